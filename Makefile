@@ -1,0 +1,93 @@
+# JoLA Workbench. `make app` and `make test` need nothing but Python 3.11 or newer and make; each keeps an
+# environment of its own, so that they can run at the same time.
+
+# The plain python3 when it is new enough and can make environments, else the first other one that is and can.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+  if $$python -c '$(SUITABLE)' 2>/dev/null; then echo $$python; break; fi; done)
+SUITABLE = import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+
+ARGS ?=
+WORKERS ?= 2
+# A PyTorch wheel, file or requirement to install before everything else (CONTRIBUTING.md says when).
+TORCH ?=
+
+APP := .venv
+DEV := .venv-test
+
+# One thread for each test worker: more would only fight over the cores. A worker that dies, or hangs until
+# pytest's faulthandler ends it, fails the run: replaced, it would leave `--dist loadgroup` waiting forever.
+PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
+  -n $(WORKERS) --dist loadgroup --max-worker-restart 0
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help app test test-fast lint format bench notebooks clean FORCE
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
+	@echo 'Arguments go through ARGS: make app ARGS="--port 8000", make test-fast ARGS="-k gates".'
+
+app: $(APP)/.installed ## Start the workbench on this machine and print its address
+	@echo "==> Starting the workbench"
+	@$(APP)/bin/python app.py $(ARGS)
+
+test: $(DEV)/.installed ## Run every test; fetches the default model once and opens the app in a browser
+	@echo "==> Looking for a Chromium"
+	@chromium="$$($(DEV)/bin/python tools/browser.py)" && echo "==> Testing with $$chromium" && \
+	  JOLA_CHROMIUM="$$chromium" $(PYTEST) $(ARGS)
+
+test-fast: $(DEV)/.installed ## Run the tests that need neither the default model nor a browser
+	@$(PYTEST) -m "not browser and not default_model" $(ARGS)
+
+lint: $(DEV)/.installed-dev ## Check style, formatting and types
+	$(DEV)/bin/python -m ruff check .
+	$(DEV)/bin/python -m ruff format --check .
+	$(DEV)/bin/python -m pyright --pythonpath $(DEV)/bin/python
+
+format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
+	$(DEV)/bin/python -m ruff check --fix .
+	$(DEV)/bin/python -m ruff format .
+
+bench: $(DEV)/.installed-baselines ## Time a training step against its peers
+	$(DEV)/bin/python benchmarks/train_step.py $(ARGS)
+
+notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; an exception in a cell is a failure
+	@for notebook in notebooks/*.ipynb; do \
+	  echo "==> $$notebook"; $(DEV)/bin/jupyter-execute $(ARGS) "$$notebook" || exit 1; done
+
+clean: ## Remove the environments and what the tools left behind; runs and downloads stay
+	rm -rf $(APP) $(DEV) .venv-reference build dist htmlcov .coverage .hypothesis .pytest_cache .ruff_cache
+	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+# Make the environment $(1) when it is missing or broken, then install this project and its extras $(2) into it.
+define install
+  @$(1)/bin/python -m pip --version >/dev/null 2>&1 || { \
+    python="$(PYTHON)"; \
+    if [ -z "$$python" ] || ! "$$python" -c '$(SUITABLE)' 2>/dev/null; then \
+      echo "JoLA Workbench needs Python 3.11 or newer with its venv module (on Debian: apt install python3-venv);" \
+        "where it has another name, run make with PYTHON=/path/to/python." >&2; exit 1; fi; \
+    echo "==> Making $(1) with $$("$$python" --version)"; \
+    "$$python" -m venv $$($(1)/bin/python -c '' 2>/dev/null || echo --clear) $(1); }
+  @echo "==> Installing JoLA Workbench$(2) into $(1); the first time this fetches PyTorch and takes minutes"
+  $(if $(TORCH),$(1)/bin/python -m pip install --disable-pip-version-check "$(TORCH)")
+  $(1)/bin/python -m pip install --disable-pip-version-check --editable ".$(2)"
+  @touch $@
+endef
+
+# An environment is brought up to date when pyproject.toml is newer than its stamp, or when its Python is gone.
+stale = $(if $(shell $(1)/bin/python -c '' 2>/dev/null && echo fine),,FORCE)
+
+$(APP)/.installed: pyproject.toml $(call stale,$(APP))
+	$(call install,$(APP),)
+
+$(DEV)/.installed: pyproject.toml $(call stale,$(DEV))
+	$(call install,$(DEV),[test])
+
+$(DEV)/.installed-dev: $(DEV)/.installed
+	$(call install,$(DEV),[dev])
+
+$(DEV)/.installed-baselines: $(DEV)/.installed
+	$(call install,$(DEV),[baselines])
+
+$(DEV)/.installed-notebooks: $(DEV)/.installed
+	$(call install,$(DEV),[notebooks])
