@@ -1,0 +1,282 @@
+"""Adapter directories: ``adapter_config.json``, ``adapter_model.safetensors`` and a ``README.md``.
+
+The layout is peft's; the tensors are JoLA's, which peft cannot load. The configuration says everything that would be
+silently wrong when wrong: the base model and its shape, the place of the edit, the operation, the gates and how they
+are evaluated. Loading refuses what does not fit, naming it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from jola.config import EditConfig, RunConfig
+from jola.errors import InputError
+from jola.files import disk_errors, replace_file
+from jola.interventions import HALVES, STATES, Site
+from jola.sites import Geometry, sites_of
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel
+
+CONFIG_NAME = "adapter_config.json"
+WEIGHTS_NAME = "adapter_model.safetensors"
+SCHEMA_VERSION = 1
+OPERATION = "z' = (1 + g_m·m) ⊙ z + g_a·a"
+HOOK_POINTS = {
+    Site.HEADS: "input of the attention output projection, split into query heads, at every position",
+    Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
+}
+CONFIG_LIMIT = HEADER_LIMIT = 1 << 20
+"""Bytes of the configuration and of the header of the tensors; both come from strangers."""
+SAMPLES = 64
+"""Weights of the base model that are remembered, one from each of as many tensors, to tell it from its relatives."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """The content of an adapter directory, checked for what can be checked without its model."""
+
+    folder: Path
+    base_model: str
+    revision: str | None
+    edits: EditConfig
+    geometry: Geometry
+    base_sample: dict[str, float]
+    tensors: dict[str, Tensor]
+
+
+def save_adapter(model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any] | None = None) -> Path:
+    """Write the edits of a model; `facts` (name → text) are listed in the README."""
+    folder = Path(folder)
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in _tensors(model).items()}
+    config = {
+        "peft_type": "JOLA",
+        "library_name": "jola-workbench",
+        "schema_version": SCHEMA_VERSION,
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": model.name,
+        "revision": model.revision,
+        "base_model_sample": _sample(model),
+        "geometry": asdict(model.geometry),
+        "operation": OPERATION,
+        "hook_points": {e.site: HOOK_POINTS[e.site] for e in model.gated_edits()},
+        "layers": {e.site: e.editable.any(-1).nonzero().flatten().tolist() for e in model.gated_edits()},
+        "dtype": "float32",
+        "edits": asdict(model.edit_config),
+    }
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{folder} cannot be a folder: there is a file in its place; choose another.") from error
+        replace_file(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
+        replace_file(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False).encode())
+        replace_file(folder / "README.md", _card(model, facts or {}).encode())
+    return folder
+
+
+def read_adapter(folder: Path | str) -> Adapter:
+    """Read an adapter directory.
+
+    Raises:
+        InputError: A file is missing or too large or not what it should be; a tensor is missing, unknown, of the wrong
+            shape or type, or not finite.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        geometry = _checked_geometry(config["geometry"])
+        edits = EditConfig(**config["edits"])
+        RunConfig(edits=edits).validate()
+        sample = {str(name): float(value) for name, value in config["base_model_sample"].items()}
+        if not sample:
+            raise ValueError("base_model_sample is empty")
+        for name, needs in (("operation", OPERATION), ("hook_points", {s: HOOK_POINTS[s] for s in sites_of(edits)})):
+            if config[name] != needs:
+                raise ValueError(f"{name} is {config[name]!r} where this version computes {needs!r}")
+        base_model, revision = config["base_model_name_or_path"], config.get("revision")
+        if not isinstance(base_model, str) or not base_model or not isinstance(revision, str | None):
+            raise ValueError(f"its base model is {base_model!r} of revision {revision!r}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
+    path = folder / WEIGHTS_NAME
+    if not path.is_file():
+        raise InputError(f"{folder} is not a complete adapter directory: it has no {WEIGHTS_NAME}.")
+    # Before anything of the size that a configuration claims is made in memory.
+    if geometry.num_layers * sum(math.prod(geometry.units(s)) for s in sites_of(edits)) > path.stat().st_size:
+        raise InputError(f"{path} is smaller than its configuration says; the adapter is incomplete.")
+    try:
+        expected = _expected_shapes(edits, geometry)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
+    tensors = _read_tensors(path, expected)
+    return Adapter(folder, base_model, revision, edits, geometry, sample, tensors)
+
+
+def load_adapter(
+    folder: Path | str, *, model: str | None = None, dtype: str = "auto", device: str = "auto"
+) -> "JoLAModel":
+    """Load an adapter together with its base model; see `JoLAModel.from_adapter`."""
+    from jola.model import JoLAModel
+
+    adapter = read_adapter(folder)
+    try:
+        loaded = JoLAModel.from_pretrained(
+            model or adapter.base_model,
+            revision=None if model else adapter.revision,
+            edits=adapter.edits,
+            dtype=dtype,
+            device=device,
+        )
+    except InputError as error:
+        if model:
+            raise
+        raise InputError(
+            f"The adapter in {folder} needs the model it was trained on, {adapter.base_model}; name it with --model "
+            f"if it is elsewhere now. ({error})"
+        ) from error
+    apply_adapter(loaded, adapter)
+    return loaded.eval()
+
+
+def apply_adapter(model: "JoLAModel", adapter: Adapter) -> None:
+    """Put the edits of an adapter into a model that was built for them.
+
+    Raises:
+        InputError: The adapter was trained on another model.
+    """
+    for field in fields(Geometry):
+        has, needs = getattr(model.geometry, field.name), getattr(adapter.geometry, field.name)
+        if has != needs:
+            raise InputError(
+                f"The adapter in {adapter.folder} was trained on {adapter.base_model} with {field.name} {needs}, but "
+                f"{model.name} has {has}; load the model it was trained on."
+            )
+    weights = dict(model.base.named_parameters())
+    for name, expected in adapter.base_sample.items():
+        if name not in weights or not _near(_middle(weights[name]), expected):
+            raise InputError(
+                f"The adapter in {adapter.folder} was trained on {adapter.base_model}, and {model.name} has the same "
+                f"shape but other weights (in {name}); load the model it was trained on."
+            )
+    with torch.no_grad():
+        for name, tensor in _tensors(model).items():
+            tensor.copy_(adapter.tensors[name])
+
+
+def _tensors(model: "JoLAModel") -> dict[str, Tensor]:
+    return {f"{e.site}.{name}": tensor for e in model.gated_edits() for name, tensor in e.named_parameters()}
+
+
+def _expected_shapes(edits: EditConfig, geometry: Geometry) -> dict[str, tuple[int, ...]]:
+    from jola.model import build_edits
+
+    return {f"{e.site}.{n}": tuple(t.shape) for e in build_edits(edits, geometry) for n, t in e.named_parameters()}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_NAME
+    if not path.is_file():
+        raise InputError(f"{folder} is not an adapter directory: it has no {CONFIG_NAME}.")
+    if path.stat().st_size > CONFIG_LIMIT:
+        raise InputError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB, which no adapter configuration is.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON ({error}).") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "JOLA":
+        kind = config.get("peft_type") if isinstance(config, dict) else None
+        raise InputError(f"{folder} is an adapter of type {kind or 'unknown'}, not JOLA; it cannot be loaded here.")
+    if config.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has format {config.get('schema_version')!r}, and this version reads {SCHEMA_VERSION}; update "
+            "jola-workbench."
+        )
+    return config
+
+
+def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    try:
+        with open(path, "rb") as file:
+            if int.from_bytes(file.read(8), "little") > HEADER_LIMIT:
+                raise InputError(f"{path} is not a readable safetensors file (its header is too large).")
+        with safe_open(path, framework="pt") as file:
+            found = set(file.keys())
+            if missing := sorted(set(expected) - found):
+                raise InputError(f"{path} lacks the tensor {', '.join(missing)}; the adapter is incomplete.")
+            if extra := sorted(found - set(expected)):
+                raise InputError(f"{path} holds {', '.join(extra)}, which its configuration does not describe.")
+            for name, shape in expected.items():
+                has = tuple(file.get_slice(name).get_shape())
+                if has != shape:
+                    raise InputError(f"Tensor {name} in {path} has shape {has}; {shape} is needed.")
+            tensors = {name: file.get_tensor(name) for name in expected}
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
+            raise InputError(f"Tensor {name} in {path} holds values that are not finite numbers.")
+    return tensors
+
+
+def _checked_geometry(values: dict[str, Any]) -> Geometry:
+    geometry = Geometry(**values)
+    for name, value in asdict(geometry).items():
+        if name != "architecture" and (type(value) is not int or value < 1):
+            raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
+    return geometry
+
+
+def _sample(model: "JoLAModel") -> dict[str, float]:
+    parameters = list(model.base.named_parameters())
+    step = max(1, len(parameters) // SAMPLES)
+    return {name: _middle(tensor) for name, tensor in parameters[::step][:SAMPLES]}
+
+
+def _middle(tensor: Tensor) -> float:
+    return float(tensor.detach().flatten()[tensor.numel() // 2])
+
+
+def _near(value: float, expected: float) -> bool:
+    # Wide enough for the rounding between float32, bfloat16 and float16, too narrow for another training run.
+    return abs(value - expected) <= 0.01 * abs(expected) + 1e-6
+
+
+def _card(model: "JoLAModel", facts: Mapping[str, Any]) -> str:
+    base = Path(model.name).name if Path(model.name).is_absolute() else model.name
+    data = ModelCardData(
+        base_model=base if base.count("/") == 1 else None,
+        library_name="jola-workbench",
+        tags=["jola", "activation-editing"],
+    )
+    trainable, _ = model.trainable_parameters()
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# JoLA edits for {base}",
+        "Learned edits of attention heads (Joint Localization and Activation Editing, Lai, Fraser and Titov, ICML "
+        f"2025): for each head, `{OPERATION}`.",
+        f"{trainable:,} numbers. What is on in each unit after training:",
+    ]
+    for edits in model.gated_edits():
+        counts = torch.bincount(edits.states().flatten(), minlength=len(STATES)).tolist()
+        lines.append(f"* {edits.site}: " + ", ".join(f"{n} {name}" for name, n in zip(STATES, counts, strict=True)))
+        for half in HALVES:
+            rows = (edits.gate_values()[half] > 0).sum(-1).tolist()
+            lines.append(f"  * {half} gates open by layer: {' '.join(map(str, rows))}")
+    lines += [f"* {name}: {value}" for name, value in facts.items()]
+    lines += [
+        "## Use",
+        '```python\nfrom jola import JoLAModel\n\nmodel = JoLAModel.from_adapter("path/to/this/folder")\n```',
+        "The edits fit this base model alone. They were learned from few examples: measure them on your own data.",
+    ]
+    return str(ModelCard("\n\n".join(lines)))

@@ -1,0 +1,98 @@
+"""What the command line shows: progress and notes on standard error, results on standard output."""
+
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+PHASES = {"load": "Loading model and data", "train": "Training", "evaluate": "Testing"}
+LINES = 20
+"""Progress lines of a phase when standard error is a file."""
+
+# No line breaks where a terminal would end, no ":name:" turned into a picture: what is printed is names and paths.
+errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
+output = Console(highlight=False, emoji=False, soft_wrap=True)
+WIDE = 10_000
+"""More characters than a row of any table has."""
+
+
+class ConsoleProgress:
+    """Progress of a run: a live bar in a terminal, a line now and then in a log file."""
+
+    def __init__(self) -> None:
+        self._live = errors.is_terminal
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=errors,
+            transient=True,
+        )
+        self._task: Any = None
+        self._name, self._total, self._last = "", 0, 0
+        self._since = time.monotonic()
+
+    def __enter__(self) -> "ConsoleProgress":
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Begin a phase."""
+        self._name, self._total, self._last = PHASES.get(name, name), total or 0, 0
+        self._since = time.monotonic()
+        if self._live:
+            if self._task is not None:
+                self._bar.remove_task(self._task)
+            self._task = self._bar.add_task(self._name, total=total, numbers="")
+        else:
+            errors.print(f"{self._name} …")
+
+    def advance(self, done: int, **values: float) -> None:
+        """Show how far the phase is."""
+        numbers = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+        if self._live:
+            self._bar.update(self._task, completed=done, numbers=numbers)
+        elif done == self._total or done - self._last >= max(1, self._total // LINES):
+            self._last = done
+            seconds = time.monotonic() - self._since
+            errors.print(f"{self._name}: {done} of {self._total}  {numbers}  ({seconds:.0f} s)", markup=False)
+
+    def note(self, sentence: str) -> None:
+        """Say something once."""
+        errors.print(f"note: {sentence}", markup=False)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of standard output."""
+    print_text(json.dumps(value, ensure_ascii=False))
+
+
+def print_text(text: str) -> None:
+    """A text on standard output, character for character: rich would turn its tabs into blanks."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A plain table on standard output: as wide as it needs in a file or a pipe, folded to fit in a terminal."""
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        # The first column names the row; it is what one copies.
+        table.add_column(column, overflow="fold", no_wrap=column == columns[0])
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = output if output.is_terminal else Console(width=WIDE)
+    console.print(table, soft_wrap=False)

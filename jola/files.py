@@ -1,0 +1,92 @@
+"""Writing files that another process reads at the same moment."""
+
+import errno
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jola.errors import InputError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk and a missing permission into an `InputError` that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise InputError(f"There is no space left on the disk for {path}; free some, try again.") from error
+        if error.errno in _FORBIDDEN:
+            raise InputError(f"{path} may not be written; choose another place or allow it.") from error
+        raise
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
+    """Put ``data`` at ``path`` in one step: a reader finds the old content or the new, never a part.
+
+    ``durable`` also waits until the disk has it, which survives a loss of power and costs milliseconds.
+    Raises `InputError` when the disk is full or may not be written.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(path):
+        try:
+            with open(draft, "wb") as file:
+                file.write(data)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
+            os.replace(draft, path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+
+
+def append_whole(descriptor: int, data: bytes, path: Path) -> None:
+    """Append ``data`` with a single write to a descriptor opened with ``O_APPEND``.
+
+    One write leaves at most one unfinished record when the process is killed. When the disk takes only a
+    part, the part is cut off again, so that the file still ends with a whole record, and `InputError` is
+    raised.
+    """
+    with disk_errors(path):
+        size = os.fstat(descriptor).st_size
+        written = os.write(descriptor, data)
+        if written != len(data):
+            os.ftruncate(descriptor, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def plain(value: Any) -> Any:
+    """``value`` for JSON: tensors and arrays as numbers and lists, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_bytes(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
+    """``content`` as one JSON object in UTF-8 with a line break at its end."""
+    text = json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=indent)
+    return text.encode("utf-8", errors="replace") + b"\n"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``; None when the file is missing, unfinished or holds something else."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

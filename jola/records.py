@@ -1,0 +1,292 @@
+"""Examples as people write them: the reader of JSONL, JSON, CSV and Parquet files.
+
+An example is a conversation up to the answer, and the answer. Three ways to write one are understood:
+
+============================  ==========================================================================
+columns                       meaning
+============================  ==========================================================================
+``prompt``, ``completion``    text each, or lists of ``{"role", "content"}`` as in TRL
+``messages``                  one list of ``{"role", "content"}`` whose last turn is the assistant's
+``instruction``, ``answer``   text each; a text ``input`` is put on the lines below the instruction
+============================  ==========================================================================
+
+``references`` (a text or a list of texts) may stand beside any of them; other columns are ignored. White
+space around an answer is removed: it is nearly always left over from another template, and chat templates
+remove it too.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jola.errors import InputError
+
+ROLES = ("system", "user", "assistant")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+COLUMN_SETS = (("prompt", "completion"), ("messages",), ("instruction", "answer"))
+ACCEPTED_COLUMNS = "prompt + completion, messages, or instruction + answer"
+
+CSV_FIELD_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation; ``role`` is one of ``ROLES``."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation that ends with a user's turn, and the answer to it.
+
+    ``references`` are further right answers of a generation task; they are for scoring and never trained on.
+    """
+
+    prompt: tuple[Message, ...]
+    completion: str
+    references: tuple[str, ...] = ()
+
+
+def read_examples(path: Path | str) -> list[Example]:
+    """Read all examples of one ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, in order.
+
+    Raises:
+        InputError: the file is missing, empty, not UTF-8 or not of its format, or an example is unusable; the
+            sentence names the file and, where there is one, the line, item or row (counted from 1).
+    """
+    path = Path(path).expanduser()
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise InputError(f"{path} cannot be read as examples: its name must end in {', '.join(SUFFIXES)}.")
+    examples = parse_rows(reader(path))
+    if not examples:
+        raise InputError(f"{path} holds no examples.")
+    return examples
+
+
+def parse_rows(rows: Iterable[tuple[str, Any]]) -> list[Example]:
+    """Turn rows into examples; each comes with the words for where it stands, as in "line 7 of x.jsonl"."""
+    return [_parse_row(row, where) for where, row in rows]
+
+
+def _parse_row(row: Any, where: str) -> Example:
+    if not isinstance(row, Mapping):
+        raise _refused(where, f"an object with named values is needed, not {_kind(row)}")
+    columns = next((names for names in COLUMN_SETS if all(row.get(name) is not None for name in names)), None)
+    if columns is None:
+        raise _wrong_columns(row, where)
+    if columns[0] == "messages":
+        prompt, completion = _split_messages(row["messages"], where)
+    elif columns[0] == "prompt":
+        prompt = _prompt(row["prompt"], where)
+        completion = _completion(row["completion"], where)
+    else:
+        prompt = (Message("user", _instruction(row, where)),)
+        completion = _text(row["answer"], "answer", where)
+    if not prompt or prompt[-1].role != "user":
+        raise _refused(where, "the turn before the answer must be a user's")
+    if not completion.strip():
+        raise _refused(where, "the answer is empty; every example needs one")
+    return Example(prompt, completion.strip(), _references(row.get("references"), where))
+
+
+def _wrong_columns(row: Mapping[Any, Any], where: str) -> InputError:
+    # A set of which every name is there, but not every value, is what the user meant: name the missing value.
+    for names in COLUMN_SETS:
+        if all(name in row for name in names):
+            missing = next(name for name in names if row[name] is None)
+            return _refused(where, f"'{missing}' has no value; every example needs one")
+    found = ", ".join(str(name) for name in row) or "none"
+    return _refused(where, f"the columns found are {found}, but {ACCEPTED_COLUMNS} is needed")
+
+
+def _instruction(row: Mapping[Any, Any], where: str) -> str:
+    instruction = _text(row["instruction"], "instruction", where)
+    if not instruction.strip():
+        raise _refused(where, "the instruction is empty")
+    if row.get("input") is None:
+        return instruction
+    context = _text(row["input"], "input", where)
+    return f"{instruction}\n{context}" if context.strip() else instruction
+
+
+def _prompt(value: Any, where: str) -> tuple[Message, ...]:
+    if isinstance(value, list):
+        return _messages(value, "prompt", where)
+    text = _text(value, "prompt", where)
+    if not text.strip():
+        raise _refused(where, "the prompt is empty")
+    return (Message("user", text),)
+
+
+def _completion(value: Any, where: str) -> str:
+    if not isinstance(value, list):
+        return _text(value, "completion", where)
+    messages = _messages(value, "completion", where)
+    if len(messages) != 1 or messages[0].role != "assistant":
+        raise _refused(where, "a completion written as a list must be one turn of the assistant")
+    return messages[0].content
+
+
+def _split_messages(value: Any, where: str) -> tuple[tuple[Message, ...], str]:
+    if not isinstance(value, list):
+        raise _refused(where, f"'messages' must be a list of turns, not {_kind(value)}")
+    messages = _messages(value, "messages", where)
+    if len(messages) < 2 or messages[-1].role != "assistant":
+        raise _refused(where, "'messages' must end with a turn of the assistant after a user's turn")
+    return messages[:-1], messages[-1].content
+
+
+def _messages(value: list[Any], name: str, where: str) -> tuple[Message, ...]:
+    messages = []
+    for number, turn in enumerate(value, start=1):
+        if not isinstance(turn, Mapping) or turn.get("role") is None or turn.get("content") is None:
+            raise _refused(where, f"turn {number} of '{name}' must have a 'role' and a 'content'")
+        role = turn["role"]
+        if role not in ROLES:
+            known = ", ".join(ROLES)
+            raise _refused(where, f"turn {number} of '{name}' has the role {role!r}; known are {known}")
+        messages.append(Message(role, _text(turn["content"], f"content of turn {number} of '{name}'", where)))
+    return tuple(messages)
+
+
+def _references(value: Any, where: str) -> tuple[str, ...]:
+    if value is None or value == "":
+        return ()
+    texts = value if isinstance(value, list) else [value]
+    return tuple(_text(text, "references", where) for text in texts)
+
+
+def _text(value: Any, name: str, where: str) -> str:
+    if not isinstance(value, str):
+        raise _refused(where, f"the {name} must be text, not {_kind(value)}")
+    try:
+        # JSON can write half of a surrogate pair ("\ud83d"); no tokenizer accepts it.
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _refused(where, f"the {name} has half of a surrogate pair, which is no character") from None
+    return value
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a truth value"
+    if isinstance(value, int | float):
+        return f"the number {value} (put it in quotes)"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else type(value).__name__
+
+
+def _refused(where: str, what: str) -> InputError:
+    return InputError(f"{where[:1].upper()}{where[1:]}: {what}.")
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    yield from _parse_lines(_read_text(path), path)
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    text = _read_text(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if not text.lstrip().startswith("["):
+            # Many JSON Lines files carry the name .json.
+            yield from _parse_lines(text, path)
+            return
+        raise InputError(
+            f"Line {error.lineno} of {path} is not valid JSON: {error.msg} at column {error.colno}."
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from None
+    for number, item in enumerate(content if isinstance(content, list) else [content], start=1):
+        yield f"item {number} of {path}", item
+
+
+def _parse_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
+    # Not str.splitlines: U+2028 and its like may stand inside a JSON text.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"line {number} of {path}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Line {number} of {path} is not valid JSON: {error.msg} at column {error.colno}."
+            ) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Line {number} of {path} is not valid JSON: {error}.") from None
+        yield where, row
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
+    # The csv module and not pandas: every cell stays the text it is, so "NA", "007" and "true" are answers.
+    text = _read_text(path)
+    old_limit = csv.field_size_limit(CSV_FIELD_LIMIT)
+    try:
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        for number, row in enumerate(rows, start=1):
+            where = f"row {number} of {path}"
+            if row.pop(None, None) is not None:  # DictReader keeps surplus cells under None
+                raise _refused(where, "it has more cells than the header; put texts with commas in quotes")
+            yield where, {name: value or None for name, value in row.items()}
+    except csv.Error as error:
+        raise InputError(f"{path} is not a valid CSV file: {error}.") from None
+    finally:
+        csv.field_size_limit(old_limit)
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    # Imported here because it takes half a second and only this format needs it.
+    import pyarrow
+    import pyarrow.parquet
+
+    content = _read_bytes(path)
+    try:
+        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(content)).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(f"{path} cannot be read as a Parquet file: {reason}.") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"row {number} of {path}", row
+
+
+def _read_text(path: Path) -> str:
+    content = _read_bytes(path)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # The error counts from behind a byte order mark.
+        position = len(content) - len(error.object) + error.start
+        raise InputError(
+            f"{path} is not UTF-8 text: byte {position} (0x{content[position]:02x}) belongs to no character; "
+            "save the file as UTF-8."
+        ) from None
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"There is no file {path}.") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, but a file is needed.") from None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from None
+    if not content.strip():
+        raise InputError(f"{path} is empty.")
+    return content

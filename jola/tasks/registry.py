@@ -1,0 +1,32 @@
+"""The tasks that have a name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jola.tasks import sentiment
+from jola.tasks.sources import Parts
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task that has a name. ``load`` gives every example of it and may fetch data the first time."""
+
+    name: str
+    title: str
+    description: str
+    labels: tuple[str, ...] | None
+    load: Callable[[], Parts]
+
+
+REGISTRY: dict[str, TaskInfo] = {
+    info.name: info
+    for info in (
+        TaskInfo(
+            name="sentiment",
+            title="Movie-review sentiment",
+            description=sentiment.DESCRIPTION,
+            labels=sentiment.LABELS,
+            load=sentiment.load,
+        ),
+    )
+}
