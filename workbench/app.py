@@ -1,0 +1,155 @@
+"""The app: its page, and the server that shows it on this computer."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+# Read by gradio, huggingface_hub and transformers when they are imported: nothing is reported to anybody.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import tyro
+from rich.console import Console
+
+from jola.errors import InputError
+from workbench.settings import Settings
+
+if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings need none of it
+    import gradio as gr
+
+    from workbench.bench import Workbench
+
+_BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
+<span class="jw-running" aria-hidden="true"></span></div>"""
+
+_BAR_SCRIPT = """
+document.addEventListener("jola-run", ({ detail: run }) => {
+  const place = element.querySelector(".jw-running");
+  place.dataset.active = String(run.active);
+  place.textContent = run.state === "training" ? `training, step ${run.facts.step}` : run.state;
+});
+"""
+
+
+def build(bench: "Workbench") -> "gr.Blocks":
+    """The page, not served yet."""
+    import gradio as gr
+
+    from workbench.tabs import playground, train
+    from workbench.theme import ICON
+
+    with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as page:
+        # Both names are given: gradio's own change with every start, and the browser would forget.
+        remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
+        icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
+        gr.HTML(_BAR.format(icon=icon), js_on_load=_BAR_SCRIPT, apply_default_css=False, elem_id="bar")
+        with gr.Tabs(elem_id="places"):
+            with gr.Tab("Train", id="train"):
+                train_tab = train.build(bench, remembered)
+            with gr.Tab("Playground", id="playground") as playground_place:
+                playground_tab = playground.build(bench, page)
+
+        def on_load(last: str | None, request: gr.Request) -> tuple[Any, ...]:
+            run = bench.choose_run(dict(request.query_params).get("run"), last)
+            id = run.id if run is not None else ""
+            return *train.show(bench, id), *playground.offer(bench, None, id)
+
+        def on_offer(chosen: str | None, current: str) -> tuple[Any, ...]:
+            return playground.offer(bench, chosen, current)
+
+        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        offering = [playground_tab.run, train_tab.view], playground_tab.choosing()
+        page.load(on_load, remembered, [*train_tab.showing(), *playground_tab.choosing()], **private).then(
+            None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
+        )
+        playground_place.select(on_offer, *offering, **private)
+        train_tab.view.ended(on_offer, *offering, **private)
+    return page
+
+
+def launch(page: "gr.Blocks", settings: Settings) -> str:
+    """Serve the page in threads of its own; returns its address. `InputError` when the port is taken."""
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    from workbench.theme import ICON, STYLE, theme
+
+    _talk_to_ourselves_directly()
+    middleware = []
+    if settings.loopback:
+        # A page elsewhere whose name is made to point here (DNS rebinding) sends its own name as the host.
+        hosts = ["127.0.0.1", "localhost", "[::1]", "::1", settings.host]
+        middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
+    page.queue(default_concurrency_limit=8, max_size=64)
+    try:
+        _, address, _ = page.launch(
+            server_name=settings.host,
+            server_port=settings.claim_port(),
+            auth=settings.credentials,
+            prevent_thread_lock=True,
+            share=False,
+            quiet=True,
+            inbrowser=settings.open_browser,
+            ssr_mode=False,
+            run_history=False,
+            footer_links=[],
+            enable_monitoring=False,
+            pwa=False,
+            mcp_server=False,
+            show_error=settings.loopback,
+            strict_cors=True,
+            max_file_size=settings.limits.upload_bytes,
+            allowed_paths=[],
+            favicon_path=str(ICON),
+            theme=theme(),
+            head=f"<style>{STYLE}</style>",
+            app_kwargs={"middleware": middleware},
+            _frontend=False,  # gradio would give up when its own page takes more than 3 seconds on a busy computer
+        )
+    except OSError as error:
+        raise InputError(f"Port {settings.port} on {settings.host} is taken; choose another with --port.") from error
+    return address
+
+
+def _talk_to_ourselves_directly() -> None:
+    """Keep a proxy of the environment out of gradio's first question to its own server."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = [*filter(None, os.environ.get(name, "").split(",")), "127.0.0.1", "localhost", "::1"]
+        os.environ[name] = ",".join(dict.fromkeys(hosts))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``jola-workbench``: serve until Ctrl-C or SIGTERM. Exit code 2 for settings that cannot be used."""
+    settings = tyro.cli(Settings, prog="jola-workbench", args=arguments)
+    console = Console(stderr=True, highlight=False)
+    try:
+        settings.validate().claim_port()
+        with console.status("Starting JoLA Workbench …"):
+            import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
+
+            from workbench.bench import Workbench
+
+            bench = Workbench.from_settings(settings)
+            page = build(bench)
+            address = launch(page, settings)
+    except InputError as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return 2
+    console.print(f"JoLA Workbench is at {address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+    active = bench.jobs.active()
+    bench.session.close()
+    page.close(verbose=False)
+    if active is not None:
+        console.print(f"The run {active.id} goes on training; the app shows it when it is started again.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

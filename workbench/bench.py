@@ -1,0 +1,89 @@
+"""What all tabs work with, and the questions about runs that more than one of them asks."""
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from jola.errors import InputError
+from jola.paths import cache_home
+from jola.records import read_examples
+from jola.runs import Run, RunStore
+from workbench.follow import Followers
+from workbench.jobs import Jobs
+from workbench.session import Session
+from workbench.settings import Settings
+
+_LISTED_RUNS = 200
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The parts of the running app."""
+
+    settings: Settings
+    store: RunStore
+    jobs: Jobs
+    followers: Followers
+    session: Session
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Workbench":
+        """The app's parts over the run folder of the settings; nothing is loaded yet."""
+        store = RunStore(settings.runs_root)
+        jobs = Jobs(store)
+        session = Session(settings.limits, training=lambda: jobs.active() is not None)
+        return cls(settings, store, jobs, Followers(store), session)
+
+    def find(self, id: str | None) -> Run | None:
+        """The run with this id, or None."""
+        if not id:
+            return None
+        try:
+            return self.store.get(id)
+        except InputError:
+            return None
+
+    def choose_run(self, asked: str | None = None, remembered: str | None = None) -> Run | None:
+        """The run to show: the one in the address, the one shown last, the one at work, or the newest."""
+        for id in (asked, remembered):
+            run = self.find(id)
+            if run is not None:
+                return run
+        runs = self.store.list()[:_LISTED_RUNS]
+        return next((run for run in runs if run.alive), runs[0] if runs else None)
+
+    def run_choices(self, *, with_adapter: bool = False) -> list[tuple[str, str]]:
+        """(words, id) of the newest runs for a list, newest first; ``with_adapter`` only those that can answer."""
+        runs = self.store.list()[:_LISTED_RUNS]
+        return [(describe_run(run), run.id) for run in runs if not with_adapter or has_adapter(run)]
+
+
+def has_adapter(run: Run) -> bool:
+    """Whether a model can be loaded with the edits of the run."""
+    return (run.adapter_dir / "adapter_model.safetensors").is_file() and not run.alive
+
+
+def describe_run(run: Run) -> str:
+    """Task, outcome and time of a run in one line."""
+    summary = run.summary()
+    began = datetime.fromtimestamp(summary["created"]).strftime("%d %b %H:%M:%S")
+    accuracy = (summary["accuracy"] or {}).get("accuracy")
+    outcome = f"{100 * accuracy:.1f} %" if accuracy is not None else summary["state"]
+    return f"{summary['task'] or summary['id']} · {outcome} · {began}"
+
+
+def keep_upload(source: Path) -> tuple[Path, int]:
+    """Check an uploaded data file and keep it in the cache; its place and the number of its examples.
+
+    Training reads the file later, when the upload folder may be gone. `InputError` when it cannot be used.
+    """
+    examples = read_examples(source)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).lstrip(".-") or f"data{source.suffix}"
+    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    place = cache_home() / "uploads" / digest / name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, place)
+    return place, len(examples)

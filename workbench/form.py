@@ -1,0 +1,115 @@
+"""The form of the Train page, made from the dataclasses that are also the flags of ``jola train``."""
+
+import dataclasses
+import math
+import re
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gradio as gr
+
+from jola.config import RunConfig, flag
+from jola.errors import InputError
+
+# The app chooses the directory itself, and a tracker asks for an account in a terminal: both are for the command line.
+_LEFT_OUT = frozenset({"output", "report_to"})
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of the form."""
+
+    name: str
+    group: str
+    help: str
+    unit: str
+    advanced: bool
+    kind: Any
+    """Type of the value, as annotated."""
+    default: Any
+
+    @property
+    def label(self) -> str:
+        """``l0_weight`` → ``L0 weight``, with its unit."""
+        return self.title + (f" ({self.unit})" if self.unit and self.unit not in self.title.lower() else "")
+
+    @property
+    def title(self) -> str:
+        return self.name.replace("_", " ").capitalize()
+
+
+def settings() -> list[Setting]:
+    """The settings of a run that the form shows, in the order of the dataclasses."""
+    return [
+        Setting(
+            name=field.name,
+            group=group.name,
+            help=field.metadata["help"],
+            unit=field.metadata.get("unit", ""),
+            advanced=field.metadata.get("advanced", True),
+            kind=typing.get_type_hints(type(part))[field.name],
+            default=getattr(part, field.name),
+        )
+        for group, part in zip(dataclasses.fields(RunConfig), RunConfig().parts(), strict=True)
+        for field in dataclasses.fields(part)
+        if field.name not in _LEFT_OUT
+    ]
+
+
+def component(setting: Setting, **options: Any) -> gr.components.Component:
+    """The input of one setting."""
+    common: dict[str, Any] = {
+        "label": setting.label,
+        "info": setting.help,
+        "elem_id": f"setting-{setting.name.replace('_', '-')}",
+        "elem_classes": ["setting"],
+        **options,
+    }
+    if typing.get_origin(setting.kind) is Literal:
+        return gr.Dropdown(list(typing.get_args(setting.kind)), value=setting.default, **common)
+    if setting.kind is bool:
+        return gr.Checkbox(value=setting.default, **common)
+    if setting.kind in (int, float):
+        step = 1 if setting.kind is int or not setting.default else 10 ** math.floor(math.log10(setting.default))
+        return gr.Number(value=setting.default, step=step, **common)
+    return gr.Textbox(value=setting.default or "", max_lines=1, **common)
+
+
+def read_form(values: Mapping[str, Any]) -> RunConfig:
+    """The settings in the form, checked. `InputError` names the field as the form labels it."""
+    groups: dict[str, dict[str, Any]] = {}
+    for setting in settings():
+        if setting.name in values:
+            groups.setdefault(setting.group, {})[setting.name] = _read(setting, values[setting.name])
+    try:
+        return RunConfig.from_dict(groups)
+    except InputError as error:
+        raise InputError(in_form_words(str(error))) from error
+
+
+def in_form_words(sentence: str, shown: Iterable[Setting] | None = None) -> str:
+    """A sentence about flags as one about the fields of the form: ``--l0-weight`` → ``L0 weight``."""
+    titles = {flag(setting.name): setting.title for setting in (shown or settings())}
+    return re.sub(r"--[a-z0-9][a-z0-9-]*", lambda found: titles.get(found[0], found[0]), sentence)
+
+
+def _read(setting: Setting, value: Any) -> Any:
+    """What the component gave, as a value of the setting's type."""
+    if setting.kind in (int, float):
+        if value is None or value == "":
+            raise InputError(f"{setting.title} is empty; give a number.")
+        if setting.kind is float:
+            return float(value)
+        if float(value) != int(value):
+            raise InputError(f"{setting.title} is {value:g}; it must be a whole number.")
+        return int(value)
+    if isinstance(value, str):
+        value = value.strip()
+        if not value:
+            if type(None) in typing.get_args(setting.kind):
+                return None
+            if setting.default:
+                raise InputError(f"{setting.title} is empty; the default is '{setting.default}'.")
+    return value

@@ -1,0 +1,12 @@
+"""The layer × head map of the gates: markup, script and style.
+
+The script draws and listens, and nothing else; `workbench.run_view` puts it on the Train page and feeds it.
+"""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+MARKUP = (_HERE / "gate_map.html").read_text(encoding="utf-8")
+SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("cividis.js", "gate_map.js"))
+STYLE = (_HERE / "gate_map.css").read_text(encoding="utf-8")

@@ -1,0 +1,95 @@
+"""Small pieces of HTML. Everything that comes from people, files or models goes through `escape`."""
+
+import difflib
+import html
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from workbench.session import TokenChange
+
+# Share of common words, twice the number in common ÷ all words, from which differences are worth marking.
+_ALIKE = 0.4
+
+
+def escape(text: object) -> str:
+    """Text that means nothing to HTML, nor to the templates in which it is put."""
+    escaped = html.escape(str(text), quote=True)
+    for character in "{}$`":
+        escaped = escaped.replace(character, f"&#{ord(character)};")
+    return escaped
+
+
+def note(text: str, kind: Literal["error", "good", "plain", "busy"] = "plain") -> str:
+    """One sentence; an error is announced by screen readers at once. Empty text gives nothing."""
+    if not text:
+        return ""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="jw-note jw-{kind}" role="{role}">{escape(text)}</p>'
+
+
+def section(title: str) -> str:
+    """A heading inside a column."""
+    return f'<h2 class="jw-section">{escape(title)}</h2>'
+
+
+def answer(text: str | None, other: str | None = None, *, writing: bool = False) -> str:
+    """A generated answer; words that ``other`` lacks are marked. None is an answer that nobody asked for yet."""
+    if text is None:
+        return '<p class="jw-answer jw-empty">–</p>'
+    body = _marked(text, other) if other is not None else escape(text)
+    if not text and not writing:
+        body = '<span class="jw-empty">(an empty answer)</span>'
+    cursor = '<span class="jw-cursor" aria-hidden="true"></span>' if writing else ""
+    return f'<p class="jw-answer" aria-busy="{"true" if writing else "false"}">{body}{cursor}</p>'
+
+
+def _marked(text: str, other: str) -> str:
+    """Two answers that share little are left unmarked: a page full of marks shows nothing."""
+    words, others = (re.findall(r"\s+|\S+", part) for part in (text, other))
+    pieces = []
+    matcher = difflib.SequenceMatcher(a=others, b=words, autojunk=False)
+    if matcher.ratio() < _ALIKE:
+        return escape(text)
+    for kind, _, _, start, end in matcher.get_opcodes():
+        piece = escape("".join(words[start:end]))
+        if piece.strip() and kind != "equal":
+            piece = f"<mark>{piece}</mark>"
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def token_table(changes: Sequence[TokenChange]) -> str:
+    """The likeliest next tokens, base beside edited, with the change in percentage points."""
+    if not changes:
+        return ""
+    rows = "".join(_token_row(change) for change in changes)
+    return (
+        '<table class="jw-tokens"><caption>Next token: the likeliest ones before and after the edits</caption>'
+        '<thead><tr><th scope="col">Token</th><th scope="col">Base</th><th scope="col">Edited</th>'
+        f'<th scope="col">Change, points</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _token_row(change: TokenChange) -> str:
+    difference = 100 * (change.edited - change.base)
+    direction = "up" if difference > 0 else "down"
+    return (
+        f'<tr><th scope="row"><code>{escape(visible(change.token))}</code></th>'
+        f"<td>{_bar(change.base, 'base')}</td><td>{_bar(change.edited, 'edited')}</td>"
+        f'<td class="jw-{direction}">{difference:+.1f}</td></tr>'
+    )
+
+
+def _bar(probability: float, side: str) -> str:
+    percent = 100 * probability
+    return (
+        '<span class="jw-bar-track" aria-hidden="true">'
+        f'<span class="jw-bar-fill jw-bar-{side}" style="--share:{percent:.2f}%"></span></span>'
+        f'<span class="jw-percent">{percent:.1f} %</span>'
+    )
+
+
+def visible(token: str) -> str:
+    """A token with its blanks and line breaks made visible."""
+    return "".join({" ": "␣", "\n": "⏎", "\t": "⇥"}.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in token)

@@ -1,0 +1,260 @@
+/* One run on the page: map, figures, curves and the slider over its history, fed by a long poll.
+ *
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stand gate_map.js
+ * and curves.js. Everything that came from a file or a person is written with textContent.
+ */
+const find = (selector) => element.querySelector(selector);
+const root = find(".rv");
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+const view = {
+  run: null,          // id on the page
+  token: "",          // what the server last told; sent back so that it answers when there is more
+  site: "",
+  snapshot: null,
+  shown: null,        // record that the slider holds, or null while it follows the run
+  shownStep: null,
+  wanted: null,       // record asked for while another request is on its way
+  fetching: false,
+  wasActive: null,
+};
+
+const map = new GateMap(find(".gm"));
+element.gateMap = map;
+find(".gm-ramp").style.background =
+  `linear-gradient(to right, ${CIVIDIS.filter((_, index) => index % 15 === 0).join(", ")})`;
+
+const chartTheme = () => {
+  const style = getComputedStyle(document.body);
+  const read = (name) => style.getPropertyValue(name).trim();
+  return {
+    ...map.theme,
+    train: read("--jw-train"), validation: read("--jw-validation"),
+    states: ["none", "offset", "scale", "both"].map((state) => read(`--jw-state-${state}`)),
+  };
+};
+
+const setText = (selector, text) => {
+  const node = find(selector);
+  if (node.textContent !== text) node.textContent = text;
+};
+
+// Drawing what the snapshot says
+
+const showFrame = (frame) => {
+  const decoded = { ...frame, offset: decodeGates(frame.offset), scale: decodeGates(frame.scale) };
+  map.show(decoded);
+  root.dataset.step = frame.step;
+  root.dataset.open = decoded.offset.filter(gateOpen).length + decoded.scale.filter(gateOpen).length;
+  ["none", "offset", "scale", "both"].forEach((state, index) => {
+    setText(`.rv-count-${state}`, frame.counts[index].toLocaleString("en"));
+  });
+  setText(".rv-shown", `step ${frame.step.toLocaleString("en")}`);
+  if (find(".rv-table").open) showTable();
+};
+
+const showTable = () => {
+  const body = find(".gm-table-body");
+  if (!map.frame) return;
+  const key = `${view.run} ${map.frame.site} ${map.frame.step}`;
+  if (body.dataset.key === key) return;
+  body.dataset.key = key;
+  body.replaceChildren(...gateTables(map.frame).map((table) => {
+    const scroller = document.createElement("div");
+    scroller.tabIndex = 0;
+    scroller.setAttribute("role", "region");
+    scroller.setAttribute("aria-label", table.caption.textContent);
+    scroller.append(table);
+    return scroller;
+  }));
+};
+
+const drawCurves = () => {
+  const snapshot = view.snapshot;
+  if (!snapshot) return;
+  const theme = chartTheme();
+  const { train, validation } = snapshot.curves;
+  const steps = Math.max(snapshot.total, snapshot.step, 1);
+  drawLoss(find(".rv-loss"), theme, { train, validation, steps, marker: view.shownStep });
+  const states = snapshot.states || { steps: [], counts: [] };
+  drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker: view.shownStep });
+};
+
+const showResult = (rows) => {
+  const list = find(".rv-result");
+  list.replaceChildren(...rows.flatMap(([what, figure]) => {
+    const term = document.createElement("dt"), value = document.createElement("dd");
+    term.textContent = what;
+    const [strong, rest] = figure.split(" (");
+    const bold = document.createElement("b");
+    bold.textContent = strong;
+    value.append(bold, rest ? ` (${rest}` : "");
+    return [term, value];
+  }));
+  find(".rv-result-box").hidden = rows.length === 0;
+};
+
+const showSites = (sites, chosen) => {
+  const box = find(".rv-sites");
+  box.hidden = sites.length < 2;
+  const key = `${sites.join()} ${chosen}`;
+  if (box.hidden || box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(...sites.map((site) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = site === "heads" ? "Attention heads" : site === "mlp" ? "MLP outputs" : site;
+    button.setAttribute("aria-pressed", String(site === chosen));
+    button.addEventListener("click", () => {
+      view.site = site;
+      view.token = "";
+      follow();
+    });
+    return button;
+  }));
+};
+
+const apply = (snapshot) => {
+  view.snapshot = snapshot;
+  view.token = snapshot.token;
+  Object.assign(root.dataset, { run: snapshot.run, state: snapshot.state, records: snapshot.records || 0 });
+  setText(".rv-message", snapshot.message);
+  setText(".rv-about", snapshot.about);
+  for (const [name, value] of Object.entries(snapshot.facts)) setText(`.rv-fact-${name}`, value);
+  const done = snapshot.total ? Math.min(1, snapshot.step / snapshot.total) : 0;
+  const progress = find(".rv-progress");
+  progress.style.setProperty("--done", `${(100 * done).toFixed(1)}%`);
+  progress.setAttribute("aria-valuenow", String(Math.round(100 * done)));
+  progress.hidden = !snapshot.active;
+  showResult(snapshot.result);
+  showSites(snapshot.sites, snapshot.frame?.site);
+  find(".rv-log").hidden = !snapshot.log;
+  setText(".rv-log pre", snapshot.log);
+  const records = snapshot.records || 0;
+  const slider = find(".rv-slider");
+  slider.max = String(Math.max(0, records - 1));
+  slider.disabled = records < 2;
+  if (snapshot.frame && view.shown === null) {
+    slider.value = slider.max;
+    showFrame(snapshot.frame);
+  }
+  find(".rv-follow").hidden = view.shown === null;
+  setText(".rv-follow", snapshot.active ? "Follow the run" : "Back to the end");
+  showEmpty(snapshot);
+  drawCurves();
+  tellOthers(snapshot);
+};
+
+const showEmpty = (snapshot) => {
+  const waiting = snapshot && !snapshot.frame;
+  find(".rv-first").hidden = Boolean(snapshot);
+  find(".rv-waiting").hidden = !waiting;
+  find(".rv-body").hidden = !snapshot || waiting;
+  find(".rv-rail").hidden = !snapshot;
+  for (const chart of root.querySelectorAll(".rv-chart")) chart.hidden = !snapshot?.frame;
+  if (waiting) {
+    setText(".rv-waiting-words", snapshot.active
+      ? `${snapshot.message} … The map appears with the first step.`
+      : `${snapshot.message} This run recorded no gates.`);
+    setText(".rv-waiting-note", snapshot.note);
+  }
+};
+
+/* The top bar, and the buttons, which only the server can switch. */
+const tellOthers = (snapshot) => {
+  document.dispatchEvent(new CustomEvent("jola-run", { detail: snapshot }));
+  if (view.wasActive && !snapshot.active) trigger("ended", { run: snapshot.run });
+  view.wasActive = snapshot.active;
+};
+
+// The slider over the history
+
+const follow = () => {
+  view.shown = view.wanted = view.shownStep = null;
+  find(".rv-follow").hidden = true;
+  if (view.snapshot?.frame && view.snapshot.frame.site === (view.site || view.snapshot.frame.site)) {
+    find(".rv-slider").value = find(".rv-slider").max;
+    showFrame(view.snapshot.frame);
+  }
+  drawCurves();
+};
+
+/* One request at a time; of those asked for in between, the last one counts. */
+const showRecord = async (record) => {
+  view.shown = view.wanted = record;
+  find(".rv-follow").hidden = false;
+  if (view.fetching) return;
+  view.fetching = true;
+  while (view.wanted !== null) {
+    const wanted = view.wanted, run = view.run;
+    const frame = await server.frame([run, view.snapshot.frame.site, wanted]);
+    if (view.wanted === wanted) view.wanted = null;
+    if (frame && run === view.run && view.shown !== null) {
+      view.shownStep = frame.step;
+      showFrame(frame);
+      drawCurves();
+    }
+  }
+  view.fetching = false;
+};
+
+find(".rv-slider").addEventListener("input", (event) => showRecord(Number(event.target.value)));
+find(".rv-follow").addEventListener("click", () => {
+  follow();
+  find(".rv-slider").focus();
+});
+find(".rv-table").addEventListener("toggle", showTable);
+new ResizeObserver(drawCurves).observe(find(".rv-rail"));
+new MutationObserver(drawCurves).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+// The long poll
+
+const setConnection = (state) => {
+  root.dataset.connection = state;
+  const words = {
+    lost: "The connection to the app is lost; trying again …",
+    gone: "This run is not in the run folder any more.",
+  };
+  setText(".rv-connection", words[state] || "");
+};
+
+const openRun = (id) => {
+  if (view.run === id) return;
+  Object.assign(view, { run: id, token: "", site: "", snapshot: null, wasActive: null });
+  follow();
+  map.clear();
+  setConnection("");
+  root.dataset.run = "";
+  showEmpty(null);
+};
+
+/* Mounting again retires the loop of the mount before. */
+const generation = (window.jolaRunView = (window.jolaRunView || 0) + 1);
+const poll = async () => {
+  let wait = 250;
+  while (element.isConnected && generation === window.jolaRunView) {
+    const id = view.run;
+    if (!id || document.hidden) {
+      await sleep(150);
+      continue;
+    }
+    // A failed call gives undefined instead of an exception.
+    const answer = await server.follow([id, view.token, view.site]).catch(() => undefined);
+    if (id !== view.run) continue;
+    if (!answer) {
+      setConnection("lost");
+      await sleep(wait);
+      wait = Math.min(8000, wait * 2);
+      continue;
+    }
+    wait = 250;
+    setConnection(answer.gone ? "gone" : "live");
+    if (answer.snapshot) apply(answer.snapshot);
+    if (answer.gone) await sleep(2000);
+  }
+};
+
+watch("value", () => openRun(props.value || ""));
+openRun(props.value || "");
+showEmpty(null);
+poll();

@@ -1,0 +1,100 @@
+"""Settings of the app: where it listens, where the runs are, and its limits."""
+
+import ipaddress
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jola.errors import InputError
+from jola.paths import runs_home
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for."""
+
+    prompt_tokens: int = 1024
+    new_tokens: int = 256
+    generation_seconds: float = 120.0
+    loaded_models: int = 2
+    upload_bytes: int = 50 * 2**20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Serve the JoLA Workbench."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but this computer needs --auth."""
+    port: int = 7860
+    """Port to listen on; 0 takes a free one."""
+    runs: Path | None = None
+    """Folder of the training runs; the default is the one that `jola runs` lists."""
+    open_browser: bool = False
+    """Open the page in the default browser."""
+    auth: str | None = None
+    """user:password that the page asks for."""
+    limits: Annotated[Limits, tyro.conf.Suppress] = Limits()
+
+    @property
+    def runs_root(self) -> Path:
+        """Folder of the training runs, absolute."""
+        return (self.runs or runs_home()).expanduser().resolve()
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this computer can reach the app."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def credentials(self) -> tuple[str, str] | None:
+        """(user, password), or None when nobody is asked."""
+        if self.auth is None:
+            return None
+        user, _, password = self.auth.partition(":")
+        return user, password
+
+    def validate(self) -> "Settings":
+        """Return self, or raise `InputError` naming the setting that cannot be used."""
+        if not 0 <= self.port <= 65535:
+            raise InputError(f"--port is {self.port}; it must be from 0 to 65535.")
+        if self.credentials is not None and not all(self.credentials):
+            raise InputError("--auth must be user:password, with neither part empty.")
+        if not self.loopback and self.credentials is None:
+            raise InputError(
+                f"--host {self.host} lets other computers reach the app; "
+                "protect it with --auth user:password, or leave out --host."
+            )
+        if self.runs_root.exists() and not self.runs_root.is_dir():
+            raise InputError(f"--runs {self.runs_root} is a file; name a folder.")
+        return self
+
+    def claim_port(self) -> int:
+        """The port to serve on, free at this moment. `InputError` when it is taken or may not be used."""
+        try:
+            info = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
+        except socket.gaierror as error:
+            raise InputError(f"--host {self.host} is not an address of this computer.") from error
+        family, kind, protocol, _, address = info
+        with socket.socket(family, kind, protocol) as probe:
+            # As the server does: a port in the last moments of an earlier connection can be used again.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(address)
+            except PermissionError as error:
+                raise InputError(
+                    f"Port {self.port} needs rights that you do not have; choose one above 1023."
+                ) from error
+            except OSError as error:
+                raise InputError(
+                    f"Port {self.port} on {self.host} is taken or not of this computer; choose another with --port."
+                ) from error
+            return probe.getsockname()[1]

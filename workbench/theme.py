@@ -1,0 +1,80 @@
+"""How the page looks: gradio's theme reduced to our palette, and the style sheet that names the colours."""
+
+import inspect
+from pathlib import Path
+
+import gradio as gr
+
+from workbench import run_view
+
+_HERE = Path(__file__).parent
+
+ICON = _HERE / "icon.svg"
+
+STYLE = (_HERE / "style.css").read_text(encoding="utf-8") + run_view.STYLE
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plainest theme in the colours of ``style.css``, with the fonts that gradio brings along.
+
+    Only weights 400 and 700 are used: the other bundled files hold a part of the characters.
+    """
+    names = {
+        "body_background_fill": "surface",
+        "body_text_color": "text",
+        "body_text_color_subdued": "quiet",
+        "block_label_text_color": "text",
+        "block_title_text_color": "text",
+        "block_info_text_color": "quiet",
+        "border_color_primary": "line",
+        "border_color_accent": "accent",
+        "color_accent": "accent",
+        "color_accent_soft": "panel",
+        "input_background_fill": "surface",
+        "input_background_fill_focus": "surface",
+        "input_border_color": "edge",
+        "input_border_color_focus": "accent",
+        "input_placeholder_color": "quiet",
+        "button_primary_background_fill": "accent",
+        "button_primary_background_fill_hover": "accent",
+        "button_primary_text_color": "on-accent",
+        "button_secondary_background_fill": "surface",
+        "button_secondary_background_fill_hover": "panel",
+        "button_secondary_border_color": "edge",
+        "button_secondary_text_color": "text",
+        "slider_color": "accent",
+        "loader_color": "accent",
+        "background_fill_primary": "surface",
+        "background_fill_secondary": "panel",
+        "link_text_color": "accent",
+    }
+    known = inspect.signature(gr.themes.Base.set).parameters
+    colours = {
+        name + mode: f"var(--jw-{colour})"
+        for name, colour in names.items()
+        for mode in ("", "_dark")
+        if name + mode in known  # a name without a dark twin holds for both
+    }
+    return gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="slate",
+        spacing_size="sm",
+        radius_size="sm",
+        text_size="sm",
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700)), "ui-monospace", "monospace"],
+    ).set(
+        **colours,
+        block_title_text_weight="400",
+        block_label_text_weight="400",
+        button_large_text_weight="700",
+        button_medium_text_weight="400",
+        button_small_text_weight="400",
+        button_border_width="1px",
+        input_border_width="1px",
+        block_border_width="0px",
+        block_shadow="none",
+        input_shadow="none",
+        input_shadow_focus="none",
+        layout_gap="0px",
+    )
