@@ -1,0 +1,157 @@
+"""A real app and a real Chromium. A page that reports an error or asks for anything outside the app fails its test."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.paths import HOME_VARIABLE
+from tools.browser import NoBrowser, ensure
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+PATIENCE = 30_000
+"""Milliseconds that a page may take: the tests share their cores."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All browser tests run in one worker, so that they share one browser and one app."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("browser")
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@dataclass(frozen=True)
+class App:
+    """A served app: its address, and the home in which its runs lie."""
+
+    address: str
+    home: Path
+    process: "subprocess.Popen[str]"
+
+    @property
+    def runs(self) -> Path:
+        return self.home / "runs"
+
+
+@contextmanager
+def serve(home: Path, *flags: str) -> Iterator[App]:
+    """The app in a process of its own, on a free port, in a home of its own."""
+    environment = {**os.environ, HOME_VARIABLE: str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", *flags]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            found = [word for word in line.split() if word.startswith("http://")]
+            if found:
+                break
+        else:
+            pytest.fail("The app did not start:\n" + "".join(lines))
+        try:
+            yield App(found[0].rstrip("/"), home, process)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """One app for all tests that open a run of their own by its address."""
+    with serve(tmp_path_factory.mktemp("home")) as app:
+        yield app
+
+
+@pytest.fixture
+def new_app(home: Path) -> Iterator[App]:
+    """An app with no runs, for this test alone."""
+    with serve(home) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    try:
+        chromium = ensure()
+    except NoBrowser as error:
+        pytest.fail(str(error))
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[OpenPage]:
+    """``open_page(app, run="", **context options)``: a page that is ready, in a context of its own."""
+    contexts, faults = [], []
+
+    def watch(page: Any, address: str) -> None:
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on("console", lambda entry: entry.type == "error" and faults.append(f"console: {entry.text}"))
+        page.on("dialog", lambda dialog: faults.append(f"dialog: {dialog.message}"))
+        inside = (address, "data:", "blob:")
+        page.on("request", lambda asked: asked.url.startswith(inside) or faults.append(f"outside: {asked.url}"))
+
+    def make(app: App, run: str = "", **options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        contexts.append(context)
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        watch(page, app.address)
+        page.goto(f"{app.address}/?run={run}" if run else app.address)
+        ready(page)
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert faults == []
+
+
+def ready(page: Any) -> None:
+    """Wait until the page has got its first answer from the server."""
+    page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def shown(page: Any, **facts: Any) -> None:
+    """Wait until the run view says all of this: ``shown(page, run="one", step=12)``. A failed run ends the wait."""
+    conditions = "".join(f'[data-{name}="{value}"]' for name, value in facts.items())
+    page.wait_for_selector(f"#run-view .rv:is({conditions}, [data-state=failed])", state="attached")
+    assert page.locator(f"#run-view .rv{conditions}").count(), page.inner_text(".rv-message")
+
+
+def recorded(page: Any, records: int) -> None:
+    """Wait until that many records of the gates have reached the page. A failed run ends the wait."""
+    page.wait_for_function(
+        "(wanted) => { const { records, state } = document.querySelector('#run-view .rv').dataset; "
+        "return Number(records) >= wanted || state === 'failed'; }",
+        arg=records,
+    )
+    assert int(page.get_attribute("#run-view .rv", "data-records")) >= records, page.inner_text(".rv-message")
+
+
+def gate_map(page: Any, expression: str, *arguments: Any) -> Any:
+    """The value of an expression in ``map``, the widget on the page, and ``args``."""
+    find = "document.querySelector('#run-view .rv').parentElement.gateMap"
+    return page.evaluate(f"(args) => {{ const map = {find}; return {expression}; }}", list(arguments))

@@ -1,0 +1,264 @@
+"""The Train page in a browser: the map of a run, live and afterwards."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
+from tests.workbench.recorded import Recorder, gate_values
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def record(app: App, name: str, **shape: int) -> Recorder:
+    return Recorder(app.runs / name, **{"steps": 40, "layers": 6, "units": 4, **shape})
+
+
+def cell(page: Any, half: str, layer: int, unit: int) -> tuple[float, float]:
+    """Where a cell is in the window."""
+    x, y = gate_map(page, "map.position(...args)", half, layer, unit)
+    return x, y
+
+
+def colour(page: Any, half: str, layer: int, unit: int) -> list[int]:
+    """Red, green and blue of a cell, from the canvas itself."""
+    x, y = gate_map(
+        page, "(box => [box.x + box.width / 2, box.y + box.height / 2])(map.cell(...args))", half, layer, unit
+    )
+    pixel = "Array.from(map.context.getImageData(...args.map(at => Math.round(at * devicePixelRatio)), 1, 1).data)"
+    return gate_map(page, pixel, x, y)[:3]
+
+
+def test_a_newcomer_is_told_what_to_do(new_app: App, open_page: OpenPage) -> None:
+    page = open_page(new_app)
+    assert page.locator(".rv-first").is_visible()
+    assert "Start training" in page.inner_text(".rv-first")
+    assert page.locator("#start").is_visible() and not page.locator("#cancel").is_visible()
+    assert not page.locator(".rv-rail").is_visible()
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("text=Train one first")
+
+
+def test_a_recorded_run_is_shown(app: App, open_page: OpenPage) -> None:
+    record(app, "recorded").until(40).finish()
+    page = open_page(app, "recorded")
+    shown(page, run="recorded", state="finished", step=40, records=41)
+    assert "86.0 %" in page.inner_text(".rv-result") and "n = 500" in page.inner_text(".rv-result")
+    assert page.inner_text(".rv-message") == "Finished"
+    gates = gate_values(40, 40, 6, 4)
+    counts = [int(page.inner_text(f".rv-count-{state}")) for state in ("none", "offset", "scale", "both")]
+    assert sum(counts) == 24
+    assert counts[1] + counts[3] == int((gates["offset_gate"] > 0).sum())
+    closed = [(layer, unit) for layer in range(6) for unit in range(4) if gates["scale_gate"][layer, unit] == 0]
+    assert colour(page, "scale", *closed[0]) == [0, 34, 78]
+
+
+def test_pointing_at_a_cell_reads_it(app: App, open_page: OpenPage) -> None:
+    record(app, "pointing").until(10)
+    page = open_page(app, "pointing")
+    shown(page, run="pointing", step=10)
+    page.mouse.move(*cell(page, "scale", 3, 2))
+    value = gate_values(10, 40, 6, 4)["offset_gate"][3, 2]
+    page.wait_for_function("() => !document.querySelector('.gm-tip').hidden")
+    read = page.inner_text(".gm-readout")
+    assert read.startswith("Layer 3, head 2: offset gate ")
+    assert float(re.findall(r"offset gate ([\d.]+)", read)[0]) == pytest.approx(value, abs=0.006)
+    assert "Layer 3, head 2" in page.inner_text(".gm-tip")
+    page.mouse.move(5, 5)
+    page.wait_for_function("() => document.querySelector('.gm-tip').hidden")
+
+
+def test_the_map_is_read_by_keyboard(app: App, open_page: OpenPage) -> None:
+    record(app, "keyboard").until(10)
+    page = open_page(app, "keyboard")
+    shown(page, run="keyboard", step=10)
+    page.focus(".gm-canvas")
+    for key in ("ArrowDown", "ArrowDown", "End", "m"):
+        page.keyboard.press(key)
+    said = page.locator(".gm-say")
+    assert said.get_attribute("aria-live") == "polite"
+    assert said.inner_text().startswith("scale half. Layer 2, head 3: offset gate")
+    page.keyboard.press("Shift+ArrowDown")
+    assert "Layer 5, head 3" in said.inner_text()
+    page.keyboard.press("Home")
+    page.keyboard.press("PageUp")
+    assert "Layer 0, head 0" in said.inner_text()
+
+
+def test_everything_is_reached_by_tab(app: App, open_page: OpenPage) -> None:
+    record(app, "tabbing").until(10)
+    page = open_page(app, "tabbing")
+    shown(page, run="tabbing", step=10)
+    wanted = {"setting-model", "setting-task", "setting-epochs", "cancel", "gm-canvas", "rv-slider"}
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        places = page.evaluate(
+            "() => { let node = document.activeElement, names = []; for (; node; node = node.parentElement) "
+            "names.push(node.id, ...node.classList); return names; }"
+        )
+        wanted -= set(places)
+        if not wanted:
+            break
+    assert wanted == set()
+
+
+def test_a_growing_run_appears_on_the_map(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "growing").until(3)
+    page = open_page(app, "growing")
+    shown(page, run="growing", step=3, state="training")
+    before = page.get_attribute("#run-view .rv", "data-open")
+    assert page.locator("#cancel").is_visible() and not page.locator("#start").is_visible()
+    mounted = page.evaluate("() => { document.querySelector('.gm-canvas').mark = 1; return window.jolaRunView; }")
+    for step in range(4, 40):
+        recorder.step(step)
+    shown(page, step=39, records=40)
+    page.wait_for_selector(".rv-fact-step:text-is('39 / 40')")
+    assert int(page.get_attribute("#run-view .rv", "data-open")) < int(before)
+    # The canvas is the same one: nothing was taken away and put back, which would flicker.
+    assert page.evaluate("() => [document.querySelector('.gm-canvas').mark, window.jolaRunView]") == [1, mounted]
+    recorder.step(40)
+    recorder.finish()
+    shown(page, state="finished", step=40)
+    page.wait_for_selector("#start")
+    assert not page.locator("#cancel").is_visible()
+
+
+def test_a_run_without_gates_says_what_it_waits_for(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "waiting")
+    page = open_page(app, "waiting")
+    shown(page, run="waiting")
+    assert "first step" in page.inner_text(".rv-waiting")
+    recorder.until(1)
+    shown(page, step=1)
+    assert page.locator(".gm-canvas").is_visible() and not page.locator(".rv-waiting").is_visible()
+
+
+def test_replay_shows_any_step_and_returns(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "replay").until(20)
+    page = open_page(app, "replay")
+    shown(page, run="replay", step=20)
+    page.focus(".rv-slider")
+    page.keyboard.press("Home")
+    shown(page, step=0)
+    page.keyboard.press("ArrowRight")
+    shown(page, step=1)
+    recorder.step(21)
+    shown(page, step=1, records=22)  # the run goes on, the map stays
+    page.click(".rv-follow")
+    shown(page, step=21)
+
+
+def test_reload_attaches_to_the_same_run(app: App, open_page: OpenPage) -> None:
+    record(app, "reload-old").until(5).finish()
+    recorder = record(app, "reload").until(5)
+    record(app, "reload-newer").until(2).finish()
+    page = open_page(app, "reload")
+    shown(page, run="reload", step=5)
+    page.reload()
+    ready(page)
+    shown(page, run="reload", step=5)
+    recorder.step(6)
+    shown(page, run="reload", step=6)
+    # Without the address, this browser still remembers.
+    page.goto(app.address)
+    ready(page)
+    shown(page, run="reload")
+    recorder.finish("cancelled")
+
+
+def test_another_run_is_picked_from_the_list(app: App, open_page: OpenPage) -> None:
+    record(app, "other").until(4).finish("cancelled")
+    record(app, "picked").until(7).finish("cancelled")
+    page = open_page(app, "other")
+    shown(page, run="other", step=4)
+    page.focus("#run-picker input")
+    page.keyboard.press("ArrowUp")  # the list is newest first
+    page.keyboard.press("Enter")
+    shown(page, run="picked", step=7)
+    page.wait_for_url("**/?run=picked")
+
+
+def test_the_table_holds_the_same_numbers(app: App, open_page: OpenPage) -> None:
+    record(app, "table").until(30)
+    page = open_page(app, "table")
+    shown(page, run="table", step=30)
+    page.click(".rv-table summary")
+    tables = page.locator(".gm-table-body table")
+    tables.first.wait_for()
+    assert tables.count() == 2
+    rows = tables.nth(1).locator("tbody tr")
+    assert rows.count() == 6
+    gates = gate_values(30, 40, 6, 4)["scale_gate"][2]
+    texts = rows.nth(2).locator("td").all_inner_texts()
+    assert int(texts[0]) == int((gates > 0).sum())
+    for text, gate in zip(texts[1:], gates, strict=True):
+        assert (text == "closed") == (gate == 0)
+        assert text in ("closed", "< 0.01") or float(text) == pytest.approx(gate, abs=0.006)
+        assert text != "< 0.01" or gate < 0.01
+
+
+def test_a_large_map_stays_sharp_and_readable(app: App, open_page: OpenPage) -> None:
+    record(app, "large", layers=80, units=64).until(5)
+    page = open_page(app, "large")
+    shown(page, run="large", step=5)
+    page.mouse.move(*cell(page, "scale", 79, 63))
+    page.wait_for_function("() => document.querySelector('.gm-readout').textContent.startsWith('Layer 79, head 63')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_follows_the_colour_scheme(app: App, open_page: OpenPage, scheme: str) -> None:
+    record(app, f"scheme-{scheme}").until(5)
+    page = open_page(app, f"scheme-{scheme}", color_scheme=scheme)
+    shown(page, run=f"scheme-{scheme}", step=5)
+    ground = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert ground == {"light": "rgb(255, 255, 255)", "dark": "rgb(15, 19, 24)"}[scheme]
+    assert gate_map(page, "map.theme.surface") == {"light": "#ffffff", "dark": "#0f1318"}[scheme]
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (1024, 768), (700, 900)])
+def test_nothing_is_wider_than_the_window(app: App, open_page: OpenPage, width: int, height: int) -> None:
+    record(app, f"width-{width}").until(5).finish()
+    page = open_page(app, f"width-{width}", viewport={"width": width, "height": height})
+    shown(page, run=f"width-{width}", step=5)
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    assert page.locator(".gm-canvas").is_visible()
+
+
+def test_a_failed_run_shows_its_sentence_and_its_log(app: App, open_page: OpenPage) -> None:
+    run = record(app, "failed").until(3).finish("failed")
+    run.write_status(message=f"There is no file {HOSTILE}.")
+    run.log_path.write_text(f"Loading\n{HOSTILE}\n")
+    page = open_page(app, "failed")
+    shown(page, run="failed", state="failed")
+    assert page.inner_text(".rv-message") == f"Failed: There is no file {HOSTILE}."
+    page.click(".rv-log summary")
+    assert HOSTILE in page.inner_text(".rv-log pre")
+
+
+def test_start_with_a_value_that_cannot_be_used(new_app: App, open_page: OpenPage) -> None:
+    page = open_page(new_app)
+    page.fill("#setting-epochs input", "0")
+    page.keyboard.press("Tab")
+    page.click("#start")
+    page.wait_for_selector("#start-message [role=alert]")
+    assert page.inner_text("#start-message") == "Epochs is 0; it must be at least 1."
+    assert page.locator("#start").is_visible()
+    assert not any(new_app.runs.glob("*"))
+
+
+def test_upload_of_a_broken_file_and_of_a_good_one(new_app: App, open_page: OpenPage) -> None:
+    page = open_page(new_app)
+    good = {"prompt": "Good or bad?", "completion": "good"}
+    broken = (json.dumps(good) + '\n{"prompt": \n').encode()
+    chooser = page.locator("input[type=file]")
+    chooser.set_input_files([{"name": "broken.jsonl", "mimeType": "text/plain", "buffer": broken}])
+    page.wait_for_selector("#upload-message [role=alert]")
+    assert page.inner_text("#upload-message").startswith("Line 2 of broken.jsonl is not valid JSON")
+    assert page.input_value("#setting-task input") == "Movie-review sentiment"
+    rows = "\n".join([json.dumps(good)] * 3).encode()
+    chooser.set_input_files([{"name": "good.jsonl", "mimeType": "text/plain", "buffer": rows}])
+    page.wait_for_selector("#upload-message [role=status]")
+    assert page.inner_text("#upload-message") == "good.jsonl: 3 examples."
+    assert page.input_value("#setting-task input").endswith("good.jsonl")

@@ -1,0 +1,155 @@
+"""Real training from the page: started, watched, cancelled, and its edits tried in the Playground."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.runs import RunStore
+from tests.browser.conftest import App, OpenPage, gate_map, ready, recorded, serve, shown
+
+TRAINING = 600_000
+"""Milliseconds in which a process may start, load its libraries and make its first steps beside other tests."""
+
+
+def set_number(page: Any, name: str, value: float) -> None:
+    page.fill(f"#setting-{name} input", str(value))
+
+
+def type_choice(page: Any, name: str, value: str) -> None:
+    """Type into a list that also takes other values."""
+    page.fill(f"#setting-{name} input", value)
+    page.keyboard.press("Enter")
+
+
+def run_of(page: Any) -> str:
+    page.wait_for_url(re.compile(r"\?run=."))
+    return page.url.split("run=")[1]
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Path:
+    """A folder with a tiny task."""
+    folder = tmp_path / "reviews"
+    folder.mkdir()
+    for part, count in (("train", 24), ("validation", 4), ("test", 4)):
+        rows = [
+            {"prompt": f"Good or bad? Film {number} <b>bold</b>", "completion": ("good", "bad")[number % 2]}
+            for number in range(count)
+        ]
+        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
+def both_answered(page: Any) -> None:
+    """Wait until both answers have been written to their end."""
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#answers .jw-answer')].every("
+        "answer => answer.getAttribute('aria-busy') === 'false' && answer.textContent.trim())"
+    )
+    page.wait_for_selector("#answer")
+
+
+def fill_tiny(page: Any, model: Path, task: Path, epochs: int) -> None:
+    type_choice(page, "model", str(model))
+    type_choice(page, "task", str(task))
+    set_number(page, "epochs", epochs)
+
+
+def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder: Path, task: Path) -> None:
+    page = open_page(new_app)
+    fill_tiny(page, tiny_folder, task, 2)
+    page.click("#start")
+    page.wait_for_selector("#cancel")
+    id = run_of(page)
+    page.set_default_timeout(TRAINING)
+    shown(page, run=id, state="finished")
+    page.wait_for_selector("#start")
+    assert "n = 4" in page.inner_text(".rv-result")
+
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("#playground-run input")
+    page.click("#example")
+    page.wait_for_selector("#right-answer [role=status]")
+    assert page.inner_text("#right-answer") in ("Right answer: good", "Right answer: bad")
+    assert "<b>bold</b>" in page.input_value("#prompt textarea")
+    page.fill("#answer-length input", "6")
+    page.click("#answer")
+    page.wait_for_selector("#tokens tbody tr")
+    assert page.locator("#tokens tbody tr").count() == 10
+    both_answered(page)
+
+    page.fill("#prompt textarea", " ")
+    page.click("#answer")
+    page.wait_for_selector("#playground-message [role=alert]")
+    assert "The prompt is empty" in page.inner_text("#playground-message")
+
+
+def test_cancel_reload_and_a_second_start(new_app: App, open_page: OpenPage, tiny_folder: Path, task: Path) -> None:
+    page = open_page(new_app)
+    page.set_default_timeout(TRAINING)
+    fill_tiny(page, tiny_folder, task, 5000)
+    page.click("#start")
+    page.wait_for_selector("#cancel")
+    id = run_of(page)
+    shown(page, run=id, state="training")
+    recorded(page, 4)
+
+    page.reload()
+    ready(page)
+    shown(page, run=id, state="training")
+
+    # A second page without an address finds the run that trains.
+    other = open_page(new_app)
+    shown(other, run=id, state="training")
+
+    page.click("#cancel")
+    shown(page, run=id, state="cancelled")
+    page.wait_for_selector("#start")
+    shown(other, run=id, state="cancelled")
+    run = RunStore(new_app.runs).get(id)
+    assert run.status()["step"] < run.status()["total_steps"]
+    assert (run.adapter_dir / "adapter_model.safetensors").is_file()
+
+
+def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPage, tiny_folder: Path) -> None:
+    page = open_page(new_app)
+    page.set_default_timeout(TRAINING)
+    fill_tiny(page, tiny_folder, Path("/no/such/task"), 1)
+    page.click("#start")
+    shown(page, state="failed")
+    assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-message")
+    page.wait_for_selector("#start")
+
+
+@pytest.fixture
+def default_app(default_assets: Path) -> Iterator[App]:
+    """An app with the default model and data in its cache."""
+    with serve(default_assets) as app:
+        yield app
+
+
+@pytest.mark.default_model
+def test_one_click_on_the_default_model(default_app: App, open_page: OpenPage) -> None:
+    page = open_page(default_app)
+    page.set_default_timeout(TRAINING)
+    set_number(page, "train-size", 16)
+    set_number(page, "test-size", 8)
+    set_number(page, "epochs", 1)
+    page.click("#start")
+    id = run_of(page)
+    recorded(page, 2)
+    assert gate_map(page, "[map.frame.layers, map.frame.units]") == [30, 9]
+    shown(page, run=id, state="finished")
+    assert "n = 8" in page.inner_text(".rv-result")
+
+    page.get_by_role("tab", name="Playground").click()
+    page.click("#example")
+    page.wait_for_selector("#right-answer [role=status]")
+    page.fill("#answer-length input", "4")
+    page.click("#answer")
+    page.wait_for_selector("#tokens tbody tr")
+    both_answered(page)

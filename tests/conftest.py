@@ -1,0 +1,79 @@
+"""What all tests share: a home of their own, tiny models, and the default model where a test asks for it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from jola.config import EditConfig
+from jola.model import JoLAModel
+from jola.paths import HOME_VARIABLE, cache_home
+from tests.tiny import make_model, make_tokenizer
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+SHARED_CACHE = cache_home()
+"""Where fetched assets lie for this user: tests may fill and read it, and write nowhere else outside their folders."""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home for runs and assets, for this test alone."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv(HOME_VARIABLE, str(folder))
+    torch.set_num_threads(1)
+    return folder
+
+
+@pytest.fixture
+def default_assets(home: Path) -> Path:
+    """The home of this test with the default model and data in it, fetched once for all tests."""
+    home.mkdir(parents=True, exist_ok=True)
+    SHARED_CACHE.mkdir(parents=True, exist_ok=True)
+    (home / "cache").symlink_to(SHARED_CACHE, target_is_directory=True)
+    from jola import assets
+
+    for name in assets.ASSETS:
+        assets.ensure(name, progress=False)
+    return home
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tiny tokenizer with a chat template."""
+    return make_tokenizer()
+
+
+@pytest.fixture
+def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., JoLAModel]:
+    """Factory of tiny edited models: ``tiny("llama")``, ``tiny("qwen3", EditConfig(sites="both"))``."""
+
+    def make(architecture: str = "llama", edits: EditConfig | None = None, *, trained: bool = True) -> JoLAModel:
+        model = JoLAModel(make_model(architecture), tokenizer, edits, name=f"tiny-{architecture}")
+        if trained:
+            spread_edits(model)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture
+def tiny_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[Path]:
+    """A tiny Llama saved as a model folder, for commands that load by name."""
+    folder = tmp_path / "tiny-llama"
+    make_model("llama").save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    yield folder
+
+
+def spread_edits(model: JoLAModel, seed: int = 1) -> None:
+    """Give edits and gates values as after training: large enough to matter, some gates closed, some fully open."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for edits in model.gated_edits():
+            for parameter in edits.edit_parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+            for parameter in edits.gate_parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 3)

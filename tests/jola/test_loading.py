@@ -1,0 +1,174 @@
+"""Loading a base model: from a folder that is whole, and one sentence for every folder that is not."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from jola.errors import InputError
+from jola.loading import load_base, pick_attention, pick_device, pick_dtype
+from jola.model import JoLAModel
+from tests.tiny import CONFIGS, make_model
+
+IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])
+
+
+def edit_json(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    change(tensors)
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def refusal(folder: Path, **arguments: Any) -> str:
+    with pytest.raises(InputError) as error:
+        load_base(str(folder), **arguments)
+    message = str(error.value)
+    assert "\n" not in message and "Traceback" not in message
+    return message
+
+
+class TestFolder:
+    def test_is_the_model_that_was_saved(self, tiny_folder: Path) -> None:
+        plain = make_model("llama")
+        attention = plain.config._attn_implementation
+        model = JoLAModel.from_pretrained(str(tiny_folder), dtype="float32", attn_implementation=attention)
+        with torch.no_grad(), model.disable_edits():
+            assert torch.equal(model(IDS).logits, plain(IDS).logits)
+        assert not model.training
+
+    def test_edits_depend_on_the_seed(self, tiny_folder: Path) -> None:
+        first, again, other = (JoLAModel.from_pretrained(str(tiny_folder), seed=s).state_dict() for s in (1, 1, 2))
+        assert all(torch.equal(first[name], again[name]) for name in first)
+        assert not any(torch.equal(first[name], other[name]) for name in first)
+
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+    def test_in_the_precision_asked_for_with_edits_in_float32(self, tiny_folder: Path, dtype: str) -> None:
+        model = JoLAModel.from_pretrained(str(tiny_folder), dtype=dtype)
+        assert model.base.dtype == getattr(torch, dtype)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+    def test_by_a_relative_path_is_remembered_by_its_absolute_one(
+        self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tiny_folder.parent)
+        assert JoLAModel.from_pretrained(tiny_folder.name).name == str(tiny_folder)
+
+    def test_with_tied_weights_lacks_nothing(self, tmp_path: Path, tokenizer: Any) -> None:
+        model = make_model("llama")
+        model.config.tie_word_embeddings = True
+        model.tie_weights()
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+        base, _, _ = load_base(str(tmp_path), dtype="float32")
+        assert base.get_output_embeddings().weight is base.get_input_embeddings().weight
+
+
+class TestDamage:
+    """Each of these would otherwise be a traceback, or worse: random weights in the place of trained ones."""
+
+    def test_a_weight_is_missing(self, tiny_folder: Path) -> None:
+        edit_weights(tiny_folder, lambda tensors: tensors.__delitem__("model.layers.1.mlp.up_proj.weight"))
+        message = refusal(tiny_folder)
+        assert "its files lack 1 weights, the first is model.layers.1.mlp.up_proj.weight" in message
+        assert "check the files of the folder" in message
+
+    def test_a_weight_has_another_shape(self, tiny_folder: Path) -> None:
+        edit_weights(tiny_folder, lambda tensors: tensors.update({"model.norm.weight": torch.ones(31)}))
+        assert "model.norm.weight has shape (31,) where (32,) is needed" in refusal(tiny_folder)
+
+    def test_the_configuration_is_of_a_deeper_model(self, tiny_folder: Path) -> None:
+        edit_json(tiny_folder / "config.json", num_hidden_layers=4)
+        assert "the first is model.layers.3" in refusal(tiny_folder)
+
+    @pytest.mark.parametrize("content", [b"", b"x" * 1000, b"\xff" * 8], ids=["empty", "garbage", "huge header"])
+    def test_the_weights_are_no_safetensors(self, tiny_folder: Path, content: bytes) -> None:
+        (tiny_folder / "model.safetensors").write_bytes(content)
+        assert "tiny-llama cannot be loaded" in refusal(tiny_folder)
+
+    def test_the_weights_are_cut_short(self, tiny_folder: Path) -> None:
+        path = tiny_folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:-100])
+        assert "file not fully covered" in refusal(tiny_folder)
+
+    def test_pickled_weights_are_not_read(self, tiny_folder: Path) -> None:
+        (tiny_folder / "model.safetensors").unlink()
+        torch.save(make_model("llama").state_dict(), tiny_folder / "pytorch_model.bin")
+        assert "no file named model.safetensors" in refusal(tiny_folder)
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"hidden_size": "x"},
+            {"num_attention_heads": 0},
+            {"num_attention_heads": 3},
+            {"dtype": "nonsense"},
+            {"quantization_config": {"quant_method": "gptq"}},
+        ],
+        ids=str,
+    )
+    def test_the_configuration_makes_no_sense(self, tiny_folder: Path, values: dict[str, Any]) -> None:
+        edit_json(tiny_folder / "config.json", **values)
+        assert "tiny-llama cannot be loaded" in refusal(tiny_folder)
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+    def test_a_file_is_no_object(self, tiny_folder: Path, name: str, content: bytes) -> None:
+        (tiny_folder / name).write_bytes(content)
+        refusal(tiny_folder)
+
+    def test_there_is_no_tokenizer(self, tiny_folder: Path) -> None:
+        (tiny_folder / "tokenizer.json").unlink()
+        assert "tokenizer" in refusal(tiny_folder)
+
+    def test_the_architecture_is_not_known(self, tiny_folder: Path) -> None:
+        edit_json(tiny_folder / "config.json", model_type="bert")
+        assert re.search("architecture 'bert', which is not known; known are .*llama", refusal(tiny_folder))
+
+    @pytest.mark.parametrize("content", [b"GGUF", b"GGUF" + b"\0" * 60, b"GGUF" + b"\xff" * 60])
+    def test_a_gguf_file_is_damaged(self, tmp_path: Path, content: bytes) -> None:
+        path = tmp_path / "model.gguf"
+        path.write_bytes(content)
+        assert "cannot be loaded" in refusal(path)
+
+    def test_there_is_no_such_model_here_and_no_network(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(InputError, match=r"nobody/nothing cannot be loaded .* use --model default\."):
+            load_base("nobody/nothing")
+
+
+class TestChoices:
+    def test_unknown_device(self, tiny_folder: Path) -> None:
+        assert "There is no device 'nonsense' on this machine; use --device auto or cpu." in refusal(
+            tiny_folder, device="nonsense"
+        )
+
+    def test_unknown_precision(self, tiny_folder: Path) -> None:
+        assert "dtype is 'float8'; choose 'auto' or one of float32" in refusal(tiny_folder, dtype="float8")
+
+    def test_unknown_attention_code(self, tiny_folder: Path) -> None:
+        assert "nonsense" in refusal(tiny_folder, attn_implementation="nonsense")
+
+    def test_auto_is_one_that_works_here(self) -> None:
+        device = pick_device("auto")
+        assert torch.ones(2, dtype=pick_dtype("auto", device), device=device).sum() == 2
+        assert pick_dtype("auto", torch.device("meta")) == torch.float32
+
+    @pytest.mark.parametrize("architecture", sorted(CONFIGS))
+    @pytest.mark.parametrize("device", ["cpu", "cuda"])
+    def test_auto_attention_exists_for_the_architecture(self, architecture: str, device: str) -> None:
+        config = CONFIGS[architecture]
+        assert pick_attention("auto", config, torch.device(device)) in ("eager", "sdpa")
+        assert pick_attention("eager", config, torch.device(device)) == "eager"
+        if architecture == "gemma2":  # soft-capping of its scores has no fused form
+            assert pick_attention("auto", config, torch.device(device)) == "eager"

@@ -1,0 +1,316 @@
+"""The rules of the layout, checked on the syntax tree of every file.
+
+Ruff keeps most of them while one types (``banned-api`` in pyproject.toml), but it lifts them for a whole file
+or not at all; here they hold exactly. Each rule is a function from a source to its violations, so that the
+last tests can show it a violation and see it found.
+"""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import jola
+
+ROOT = Path(__file__).resolve().parents[1]
+MAX_LINES = 450
+
+NNSIGHT_HOME = "jola/model.py"
+ABOVE = {
+    "jola": {"workbench", "gradio", "plotly", "app", "tests", "tools", "benchmarks"},
+    "workbench": {"app", "tests", "tools", "benchmarks"},
+}
+UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
+UNPICKLING_CALLS = {"torch.load", "pandas.read_pickle", "pandas.io.pickle.read_pickle"}
+IMPORTING_CALLS = {"__import__", "importlib.import_module"}
+
+# Packages that are imported under another name than they are installed.
+DISTRIBUTIONS = {"yaml": "pyyaml"}
+
+# The names of XML namespaces are no addresses: nothing is loaded from them.
+ADDRESS = re.compile(r"https?://(?!www\.w3\.org/)|(?:url\(|@import|\bsrc\s*=|\bfrom|\bimport\(?)\s*[\"']?//\w")
+LOADING_MARKUP = re.compile(
+    r"(?:\bsrc\s*=|<link\b[^>]*\bhref\s*=|@import|url\()\s*(?:url\()?[\"']?\s*(?:https?://|//\w)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of the repository: its path from the root, with forward slashes, and its text."""
+
+    path: str
+    text: str
+
+    @property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.text, self.path)
+
+    @property
+    def top(self) -> str:
+        """The package or folder that the file is in; for a file in the root its name without suffix."""
+        return self.path.split("/")[0].removesuffix(".py")
+
+
+Violations = Iterator[tuple[int, str]]
+Rule = Callable[[Source], Violations]
+
+
+def sources(*patterns: str) -> list[Source]:
+    """Files that match, without those in hidden folders; a notebook becomes the Python in its cells."""
+    paths = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
+    relative = sorted(path.relative_to(ROOT) for path in paths)
+    return [
+        Source(
+            path.as_posix(),
+            notebook_code(ROOT / path) if path.suffix == ".ipynb" else (ROOT / path).read_text("utf-8"),
+        )
+        for path in relative
+        if not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+    ]
+
+
+def notebook_code(path: Path) -> str:
+    """The code cells of a notebook, one after the other, with its magics and shell lines left out."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code").splitlines()
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
+
+
+def imported_names(source: Source) -> Iterator[tuple[int, str, str]]:
+    """(line, local name, full dotted name) of everything that is imported, relative imports resolved."""
+    package = source.path.removesuffix(".py").split("/")[:-1]
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                local = alias.asname or alias.name.partition(".")[0]
+                yield node.lineno, local, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield node.lineno, alias.asname or alias.name, f"{module}.{alias.name}"
+
+
+def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
+    """Every call of a dotted name, in full: ``t.load()`` is torch.load where torch is imported as t."""
+    known = {local: full if local != full.partition(".")[0] else local for _, local, full in imported_names(source)}
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Call) and (name := dotted(node.func)):
+            first, dot, rest = name.partition(".")
+            yield node, known.get(first, first) + dot + rest
+
+
+def dotted(node: ast.expr) -> str | None:
+    """``a.b.c`` of a chain of attributes; None for anything else."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (owner := dotted(node.value)):
+        return f"{owner}.{node.attr}"
+    return None
+
+
+def imports(source: Source) -> Iterator[tuple[int, str]]:
+    """(line, full dotted name) of everything imported, by statement or by a call with a literal name."""
+    for line, _, full in imported_names(source):
+        yield line, full
+    for node, name in calls(source):
+        if name in IMPORTING_CALLS and node.args and isinstance(node.args[0], ast.Constant):
+            yield node.lineno, str(node.args[0].value)
+
+
+def import_direction(source: Source) -> Violations:
+    """app → workbench → jola, and never back; jola needs neither gradio nor plotly."""
+    for line, name in imports(source):
+        if name.partition(".")[0] in ABOVE.get(source.top, set()):
+            yield line, f"{source.top} imports {name}"
+
+
+def nnsight_in_one_file(source: Source) -> Violations:
+    """One file talks to nnsight, so that a change of its interface is a change of one file."""
+    for line, name in imports(source):
+        if name.partition(".")[0] == "nnsight" and source.path != NNSIGHT_HOME:
+            yield line, f"imports {name} outside {NNSIGHT_HOME}"
+
+
+def no_unpickling(source: Source) -> Violations:
+    """Unpickling a file runs the code in it; files are safetensors, JSON or Parquet."""
+    for line, name in imports(source):
+        if name.partition(".")[0] in UNPICKLERS or name in UNPICKLING_CALLS:
+            yield line, f"imports {name}"
+    for node, name in calls(source):
+        allows = any(
+            keyword.arg == "allow_pickle" and not (isinstance(keyword.value, ast.Constant) and not keyword.value.value)
+            for keyword in node.keywords
+        )
+        if name in UNPICKLING_CALLS or allows:
+            yield node.lineno, f"calls {name}{' with allow_pickle' if allows else ''}"
+
+
+def no_backward_on_the_line_of_a_with(source: Source) -> Violations:
+    """nnsight takes a `with` on the line of a backward call for a trace: the call silently does nothing."""
+    for node in ast.walk(source.tree):
+        if not isinstance(node, ast.With | ast.AsyncWith):
+            continue
+        header_end = max(item.context_expr.end_lineno or node.lineno for item in node.items)
+        for statement in node.body:
+            calls_backward = any(isinstance(n, ast.Attribute) and n.attr == "backward" for n in ast.walk(statement))
+            if statement.lineno == header_end and calls_backward:
+                yield statement.lineno, "calls backward on the line of its with; give it a line of its own"
+
+
+def no_long_file(source: Source) -> Violations:
+    """A file that one cannot read in one sitting is two files."""
+    lines = len(source.text.splitlines())
+    if lines > MAX_LINES:
+        yield lines, f"has {lines} lines, more than {MAX_LINES}"
+
+
+def no_address_in_an_asset(source: Source) -> Violations:
+    """Scripts and styles of the interface work without a network, and tell nobody that it is used."""
+    for number, line in enumerate(source.text.splitlines(), 1):
+        if ADDRESS.search(line):
+            yield number, f"names an address: {line.strip()[:80]}"
+
+
+def no_markup_that_loads(source: Source) -> Violations:
+    """Nor does HTML written in Python load anything; a link that a reader may follow is fine."""
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and LOADING_MARKUP.search(node.value):
+            yield node.lineno, "loads something from the network"
+    for node, name in calls(source):
+        if name.rpartition(".")[2] == "GoogleFont":
+            yield node.lineno, "loads a font from the network"
+
+
+def public_things_are_documented(source: Source) -> Violations:
+    """Every public module, class and function of jola says what it is for."""
+    if not ast.get_docstring(source.tree):
+        yield 1, "the module has no docstring"
+    for node in source.tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            overload = any((dotted(d) or "").rpartition(".")[2] == "overload" for d in node.decorator_list)
+            if not node.name.startswith("_") and not overload and not ast.get_docstring(node):
+                yield node.lineno, f"{node.name} has no docstring"
+
+
+PRODUCT = ("jola/**/*.py", "workbench/**/*.py", "app.py")
+EVERYTHING = (*PRODUCT, "tests/**/*.py", "tools/**/*.py", "benchmarks/**/*.py", "notebooks/**/*.ipynb")
+
+RULES: list[tuple[Rule, tuple[str, ...]]] = [
+    (import_direction, PRODUCT),
+    (nnsight_in_one_file, (*PRODUCT, "tools/**/*.py", "notebooks/**/*.ipynb")),
+    (no_unpickling, (*PRODUCT, "tools/**/*.py", "notebooks/**/*.ipynb")),
+    (no_backward_on_the_line_of_a_with, EVERYTHING),
+    (
+        no_long_file,
+        tuple(f"{package}/**/*.{kind}" for package in ABOVE for kind in ("py", "js", "css", "html")),
+    ),
+    (no_address_in_an_asset, tuple(f"workbench/**/*.{kind}" for kind in ("js", "css", "html", "svg"))),
+    (no_markup_that_loads, ("workbench/**/*.py", "app.py")),
+    (public_things_are_documented, ("jola/**/*.py",)),
+]
+
+
+@pytest.mark.parametrize(("rule", "patterns"), RULES, ids=[rule.__name__ for rule, _ in RULES])
+def test_rule(rule: Rule, patterns: tuple[str, ...]) -> None:
+    found = sources(*patterns)
+    assert found, f"no file matches {patterns}"
+    violations = [f"{source.path}:{line}: {what}" for source in found for line, what in rule(source)]
+    assert not violations, "\n".join([rule.__doc__ or "", *violations])
+
+
+def test_jola_imports_without_the_interface() -> None:
+    """Every module of jola can be imported where gradio and plotly are not installed."""
+    program = """
+import importlib, pkgutil, sys
+for name in ("gradio", "plotly", "workbench"):
+    sys.modules[name] = None  # an import of it raises ModuleNotFoundError
+import jola
+for module in pkgutil.walk_packages(jola.__path__, "jola."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_imported_package_is_declared() -> None:
+    """A package that comes along with another one may stop coming along."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["baselines"]]
+    declared = {re.split(r"[^\w.-]", text)[0].lower().replace("-", "_") for text in requirements}
+    known = declared | sys.stdlib_module_names | {"jola", "workbench"}
+    undeclared = [
+        f"{source.path}:{line}: {name}"
+        for source in sources(*PRODUCT)
+        for line, name in imports(source)
+        if (top := name.partition(".")[0]) and DISTRIBUTIONS.get(top, top) not in known
+    ]
+    assert not undeclared, "\n".join(undeclared)
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == jola.__version__
+
+
+VIOLATIONS: list[tuple[Rule, str, str]] = [
+    (import_direction, "jola/a.py", "import gradio as gr"),
+    (import_direction, "jola/methods/a.py", "from workbench.figures import heatmap"),
+    (import_direction, "jola/a.py", "def f():\n    import plotly.graph_objects"),
+    (import_direction, "jola/a.py", "from importlib import import_module\nimport_module('gradio')"),
+    (import_direction, "workbench/a.py", "from app import main"),
+    (nnsight_in_one_file, "jola/a.py", "from nnsight.intervention import x"),
+    (nnsight_in_one_file, "workbench/a.py", "__import__('nnsight')"),
+    (no_unpickling, "jola/a.py", "import pickle"),
+    (no_unpickling, "jola/a.py", "import torch as t\nt.load('x')"),
+    (no_unpickling, "jola/a.py", "from torch import load"),
+    (no_unpickling, "workbench/a.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
+    (no_backward_on_the_line_of_a_with, "tests/a.py", "with lock: loss.backward()"),
+    (no_backward_on_the_line_of_a_with, "tests/a.py", "with a(\n    1\n): x = 1; loss.backward()"),
+    (no_long_file, "jola/a.py", "x = 1\n" * (MAX_LINES + 1)),
+    (no_address_in_an_asset, "workbench/a.js", "import x from 'https://example.org/x.js'"),
+    (no_address_in_an_asset, "workbench/a.css", "@import '//example.org/x.css'"),
+    (no_address_in_an_asset, "workbench/a.css", "a { background: url(//example.org/x.png) }"),
+    (no_markup_that_loads, "workbench/a.py", "x = '<script src=\"https://example.org/x.js\"></script>'"),
+    (no_markup_that_loads, "workbench/a.py", "x = f'<link rel=stylesheet href=https://{host}/x.css>'"),
+    (no_markup_that_loads, "workbench/a.py", "import gradio as gr\ngr.themes.GoogleFont('Inter')"),
+    (public_things_are_documented, "jola/a.py", "x = 1"),
+    (public_things_are_documented, "jola/a.py", "'''A module.'''\ndef f(): ..."),
+    (public_things_are_documented, "jola/a.py", "'''A module.'''\nclass C: ..."),
+]
+
+ALLOWED: list[tuple[Rule, str, str]] = [
+    (import_direction, "jola/a.py", "from jola.gates import x\nfrom . import gates"),
+    (import_direction, "workbench/a.py", "import gradio\nimport jola\nfrom .figures import x"),
+    (nnsight_in_one_file, NNSIGHT_HOME, "import nnsight"),
+    (no_unpickling, "jola/a.py", "import json\njson.load(open('x'))\nnp.load('x', allow_pickle=False)"),
+    (no_backward_on_the_line_of_a_with, "tests/a.py", "with lock:\n    loss.backward()"),
+    (no_backward_on_the_line_of_a_with, "tests/a.py", "with lock: loss.item()"),
+    (
+        no_address_in_an_asset,
+        "workbench/a.js",
+        "// a comment\nconst NS = 'http://www.w3.org/2000/svg'; a = b // c",
+    ),
+    (no_markup_that_loads, "workbench/a.py", "x = '<a href=\"https://arxiv.org\">paper</a>'"),
+    (public_things_are_documented, "jola/a.py", "'''A module.'''\ndef _f(): ..."),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), VIOLATIONS)
+def test_rule_finds_a_violation(rule: Rule, path: str, text: str) -> None:
+    assert list(rule(Source(path, text)))
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), ALLOWED)
+def test_rule_allows_what_is_right(rule: Rule, path: str, text: str) -> None:
+    assert not list(rule(Source(path, text)))

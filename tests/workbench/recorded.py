@@ -1,0 +1,73 @@
+"""A small training run, written through the writer that real training uses."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jola.config import RunConfig
+from jola.gate_history import FIELDS
+from jola.runs import Run
+
+ACCURACY = {"accuracy": 0.86, "n": 500, "low": 0.827, "high": 0.888}
+
+
+def gate_values(step: int, steps: int, layers: int, units: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Gates that start open and close, the scale gates sooner: every field as (layers, units)."""
+    rng = np.random.default_rng(seed)
+    depth = np.linspace(0, 1, layers)[:, None]
+    need = np.exp(-(((depth - 0.62) / 0.2) ** 2)) * rng.random((layers, units)) + 0.3 * rng.random((layers, units))
+    done = step / steps
+    values = {}
+    for half, bar in (("offset", 0.12), ("scale", 0.45)):
+        goal = np.where(need > bar, np.clip(0.25 + need, 0, 1), -1.2 - 2 * rng.random((layers, units)))
+        jitter = 0.03 * np.sin(step * rng.random((layers, units)))
+        gate = np.clip(0.96 + (goal - 0.96) * done**0.7 + jitter, 0, 1)
+        values |= {f"{half}_gate": gate, f"{half}_open": np.clip(gate + 0.05, 0, 1), f"{half}_norm": gate * 0.4}
+    return {name: values[name].astype(np.float32) for name in FIELDS}
+
+
+class Recorder:
+    """Writes a run step by step, as training does."""
+
+    def __init__(
+        self, path: Path, *, steps: int = 200, layers: int = 30, units: int = 9, config: RunConfig | None = None
+    ) -> None:
+        self.steps, self.layers, self.units = steps, layers, units
+        task = {"name": "sentiment", "n_train": 200, "n_validation": 100, "n_test": 500}
+        self.run = Run.create(path, config or RunConfig(), {"task": task})
+        self.begun = time.time() - 1.2 * steps
+        self.run.write_status(state="training", total_steps=steps, started=self.begun)
+
+    def step(self, step: int) -> None:
+        """Record one step; step 0 is the state before training."""
+        noise = np.random.default_rng(step).normal(0, 0.12)
+        cross_entropy = float(max(0.05, 0.3 + 3.2 * np.exp(-step / 14) + noise))
+        gates = gate_values(step, self.steps, self.layers, self.units)
+        if step:
+            entry = {"step": step, "time": self.begun + 1.2 * step, "epoch": 8 * step / self.steps}
+            penalty = 0.3 * float(gates["offset_open"].mean() + gates["scale_open"].mean())
+            self.run.append_metrics(
+                entry | {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy, "penalty": penalty}
+            )
+            if step % max(1, self.steps // 8) == 0:
+                validation = 0.33 + 1.1 * float(np.exp(-step / 30))
+                self.run.append_metrics({**entry, "validation_cross_entropy": validation})
+        with self.run.gate_writer("heads", self.layers, self.units) as writer:
+            writer.append(step, gates)
+        self.run.write_status(step=step)
+
+    def until(self, step: int, begin: int = 0) -> "Recorder":
+        """Record all steps from ``begin`` to ``step``."""
+        for number in range(begin, step + 1):
+            self.step(number)
+        return self
+
+    def finish(self, state: str = "finished") -> Run:
+        """End the run; a finished one has a result and the files of an adapter."""
+        if state == "finished":
+            self.run.write_result({"test": ACCURACY, "closed": {"offset": 0.19, "scale": 0.74}, "seconds": 245.0})
+            self.run.adapter_dir.mkdir(exist_ok=True)
+            (self.run.adapter_dir / "adapter_model.safetensors").write_bytes(b"")
+        self.run.write_status(state=state, message="" if state != "failed" else "The disk is full.")
+        return self.run

@@ -1,0 +1,82 @@
+"""The served app: its exit codes, what it tells strangers, and how it ends."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = [sys.executable, str(ROOT / "app.py")]
+
+
+def run_app(*flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*APP, *flags], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def app(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A running app and its address."""
+    with subprocess.Popen([*APP, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = next(word for line in process.stderr for word in line.split() if word.startswith("http"))
+        yield process, address.rstrip("/")
+        process.kill()
+
+
+def test_a_taken_port_is_one_sentence_and_exit_code_2() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        ended = run_app("--port", str(port))
+    assert ended.returncode == 2
+    assert ended.stderr == f"error: Port {port} on 127.0.0.1 is taken or not of this computer; " + (
+        "choose another with --port.\n"
+    )
+    assert ended.stdout == ""
+
+
+def test_a_public_address_without_a_password_is_refused() -> None:
+    ended = run_app("--host", "0.0.0.0")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: --host 0.0.0.0") and ended.stderr.count("\n") == 1
+
+
+def test_help_is_complete_and_quick_to_load() -> None:
+    ended = run_app("--help")
+    assert ended.returncode == 0
+    for flag in ("--host", "--port", "--runs", "--open-browser", "--auth"):
+        assert flag in ended.stdout
+
+
+def test_the_served_app(app: tuple[subprocess.Popen[str], str]) -> None:
+    process, address = app
+    page = httpx.get(address)
+    assert page.status_code == 200 and "JoLA Workbench" in page.text
+    # No function of the page is offered to programs.
+    assert httpx.get(f"{address}/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    # A name that somebody made point here (DNS rebinding) is no name of this computer.
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+    # Files of this computer are not served.
+    assert httpx.get(f"{address}/gradio_api/file={ROOT / 'pyproject.toml'}").status_code == 403
+    begin = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+    assert time.monotonic() - begin < 10
+
+
+def test_importing_the_app_reports_to_nobody() -> None:
+    program = (
+        "import workbench.app, os; print(os.environ['GRADIO_ANALYTICS_ENABLED'], 'gradio' in __import__('sys').modules)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=60
+    )
+    assert ended.stdout.split() == ["False", "False"], ended.stderr

@@ -1,0 +1,184 @@
+"""Training as a process: started, found, cancelled, and its failures told."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jola.config import RunConfig, TrainingConfig
+from jola.errors import InputError
+from jola.runs import Run, RunStore
+from workbench.jobs import Jobs, last_sentence, log_tail
+
+# Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
+TRAINS = """
+import signal, sys, time
+from pathlib import Path
+from jola.config import RunConfig
+from jola.runs import Run
+stopped = []
+signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
+run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig())
+run.write_status(state="training", total_steps=1000)
+print("flags", *sys.argv[1:], flush=True)
+for step in range(1, 1001):
+    if stopped:
+        break
+    run.write_status(step=step)
+    time.sleep(0.02)
+run.write_status(state="cancelled" if stopped else "finished")
+"""
+REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
+CRASHES = "raise RuntimeError('out of memory')"
+SLEEPS = "import time; time.sleep(60)"
+
+MakeJobs = Callable[[str], Jobs]
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[MakeJobs]:
+    made: list[Jobs] = []
+
+    def make(program: str) -> Jobs:
+        made.append(Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", program]))
+        return made[-1]
+
+    yield make
+    for one in made:
+        for run in one.store.list():
+            pid = run.status()["pid"]
+            if run.alive and pid != os.getpid():
+                os.kill(pid, signal.SIGKILL)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_a_run_trains_in_its_own_process_and_cancel_stops_it_at_a_step(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    run = one.start(RunConfig(training=TrainingConfig(epochs=3)))
+    assert run.state == "starting"
+    wait_for(lambda: run.status()["step"] > 2)
+    pid = run.status()["pid"]
+    assert pid != os.getpid() and os.getsid(pid) != os.getsid(0)
+    assert f"--epochs 3 --output {run.path}" in log_tail(run)
+    active = one.active()
+    assert active is not None and active.id == run.id
+
+    one.cancel(run.id)
+    assert one.wait(run.id, 30)
+    assert run.state == "cancelled"
+    assert run.status()["step"] < 1000
+    assert one.active() is None
+    one.cancel(run.id)  # a second time does nothing
+    assert run.state == "cancelled"
+
+
+def test_a_second_start_names_the_run_that_trains(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    run = one.start(RunConfig())
+    with pytest.raises(InputError, match=run.id):
+        one.start(RunConfig())
+    assert len(one.store.list()) == 1
+
+
+def test_another_app_finds_and_cancels_the_same_run(jobs: MakeJobs) -> None:
+    run = jobs(TRAINS).start(RunConfig())
+    wait_for(lambda: run.state == "training")
+    other = jobs(TRAINS)
+    assert other.active() is not None
+    other.cancel(run.id)
+    assert other.wait(run.id, 30)
+    assert run.state == "cancelled"
+
+
+def test_settings_that_cannot_be_used_start_nothing(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    with pytest.raises(InputError, match="epochs"):
+        one.start(RunConfig(training=TrainingConfig(epochs=0)))
+    assert one.store.list() == []
+
+
+def test_a_refusal_becomes_the_message_of_the_failed_run(jobs: MakeJobs) -> None:
+    run = jobs(REFUSES).start(RunConfig())
+    wait_for(lambda: run.state == "failed")
+    assert run.status()["message"] == "There is no task x."
+    assert "Loading" in log_tail(run)
+
+
+def test_a_crash_shows_its_last_line(jobs: MakeJobs) -> None:
+    run = jobs(CRASHES).start(RunConfig())
+    wait_for(lambda: run.state == "failed")
+    assert run.status()["message"] == "RuntimeError: out of memory"
+
+
+def test_cancel_before_training_began_leaves_a_cancelled_run(jobs: MakeJobs) -> None:
+    one = jobs(SLEEPS)
+    run = one.start(RunConfig())
+    one.cancel(run.id)
+    wait_for(lambda: run.state == "cancelled")
+
+
+def test_a_killed_process_leaves_a_killed_run(jobs: MakeJobs) -> None:
+    run = jobs(TRAINS).start(RunConfig())
+    wait_for(lambda: run.status()["step"] > 0)
+    os.kill(run.status()["pid"], signal.SIGKILL)
+    wait_for(lambda: run.state == "killed")
+
+
+def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    one = Jobs(RunStore(tmp_path), ["/no/such/program"])
+    with pytest.raises(InputError, match="could not be started"):
+        one.start(RunConfig())
+    assert [run.state for run in one.store.list()] == ["failed"]
+    assert one.active() is None
+
+
+def test_cancel_never_touches_the_app_itself(tmp_path: Path) -> None:
+    one = Jobs(RunStore(tmp_path))
+    run = Run(tmp_path / one.store.new_id())  # reserved, and no process started for it yet
+    assert run.status()["pid"] == os.getpid()
+    one.cancel(run.id)
+
+
+def test_the_run_goes_on_when_the_app_is_killed(tmp_path: Path) -> None:
+    app = f"""
+import sys, time
+from pathlib import Path
+from jola.config import RunConfig
+from jola.runs import RunStore
+from workbench.jobs import Jobs
+print(Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}]).start(RunConfig()).id, flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", app], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        id = process.stdout.readline().strip()
+        run = Run.open(tmp_path / id)
+        wait_for(lambda: run.status()["step"] > 0)
+        process.kill()
+    step = run.status()["step"]
+    wait_for(lambda: run.status()["step"] > step + 2)
+    again = Jobs(RunStore(tmp_path))
+    assert again.active() is not None
+    again.cancel(id)
+    assert again.wait(id, 30)
+
+
+def test_a_long_log_is_shown_from_its_end(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log_path.write_text("".join(f"line {number}\n" for number in range(5000)) + "error: the end.\n\n")
+    tail = log_tail(run)
+    assert tail.endswith("line 4999\nerror: the end.")
+    assert tail.startswith("line ") and len(tail) < 20_000
+    assert last_sentence(run) == "the end."
+    assert log_tail(Run(tmp_path / "none")) == ""

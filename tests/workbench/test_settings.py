@@ -1,0 +1,75 @@
+"""Where the app listens, and what it refuses."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jola.errors import InputError
+from workbench.settings import Settings
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_the_defaults_serve_this_computer_alone() -> None:
+    settings = Settings().validate()
+    assert settings.loopback
+    assert settings.credentials is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
+def test_loopback_needs_no_password(host: str) -> None:
+    assert Settings(host=host).validate().loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.20", "example.org"])
+def test_any_other_address_needs_a_password(host: str) -> None:
+    with pytest.raises(InputError, match=r"--auth"):
+        Settings(host=host).validate()
+    assert Settings(host=host, auth="ada:secret:x").validate().credentials == ("ada", "secret:x")
+
+
+@pytest.mark.parametrize("auth", ["", "ada", "ada:", ":secret"])
+def test_a_password_without_its_parts_is_refused(auth: str) -> None:
+    with pytest.raises(InputError, match="user:password"):
+        Settings(auth=auth).validate()
+
+
+@pytest.mark.parametrize("port", [-1, 65536])
+def test_a_port_out_of_range_is_refused(port: int) -> None:
+    with pytest.raises(InputError, match=str(port)):
+        Settings(port=port).validate()
+
+
+def test_a_taken_port_is_named(taken_port: int) -> None:
+    with pytest.raises(InputError, match=f"Port {taken_port} .*--port"):
+        Settings(port=taken_port).claim_port()
+
+
+def test_port_0_takes_a_free_one() -> None:
+    port = Settings(port=0).claim_port()
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", port))
+
+
+def test_a_host_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match=r"no\.such\.host\.invalid"):
+        Settings(host="no.such.host.invalid", auth="a:b").claim_port()
+
+
+def test_the_run_folder_follows_the_home_and_the_flag(home: Path, tmp_path: Path) -> None:
+    assert Settings().runs_root == home.resolve() / "runs"
+    assert Settings(runs=tmp_path / "mine").runs_root == (tmp_path / "mine").resolve()
+
+
+def test_a_file_as_run_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        Settings(runs=tmp_path / "file").validate()

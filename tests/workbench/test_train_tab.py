@@ -1,0 +1,99 @@
+"""What the buttons of the Train page do, without a browser."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jola.paths import cache_home, runs_home
+from tests.workbench.recorded import Recorder
+from workbench.bench import Workbench, describe_run
+from workbench.jobs import Jobs
+from workbench.settings import Settings
+from workbench.tabs import train
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
+ROWS = '{"prompt": "Good or bad? Fine.", "completion": "good"}\n' * 3
+
+
+@pytest.fixture
+def bench() -> Workbench:
+    bench = Workbench.from_settings(Settings())
+    return replace(bench, jobs=Jobs(bench.store, SLEEPS))
+
+
+def test_start_gives_the_run_and_cancel_ends_it(bench: Workbench) -> None:
+    id, sentence = train.start(bench, {"epochs": 2, "model": "default"})
+    assert sentence == ""
+    assert id is not None and bench.store.get(id).state == "starting"
+    again, refusal = train.start(bench, {})
+    assert again is None and id in refusal
+    assert "stops" in train.cancel(bench, id)
+    assert bench.jobs.wait(id, 30)
+
+
+def test_start_with_a_bad_value_is_a_sentence_and_no_run(bench: Workbench) -> None:
+    id, sentence = train.start(bench, {"batch_size": 0})
+    assert id is None
+    assert sentence == "Batch size is 0; it must be at least 1."
+    assert bench.store.list() == []
+
+
+def test_cancel_of_an_unknown_run_is_a_sentence(bench: Workbench) -> None:
+    assert "no run" in train.cancel(bench, "nothing").lower()
+
+
+def test_an_upload_is_checked_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "my data (1).jsonl"
+    file.write_text(ROWS)
+    kept, sentence = train.accept_upload(str(file))
+    assert sentence == "my data (1).jsonl: 3 examples."
+    assert kept is not None
+    file.unlink()
+    assert Path(kept).read_text() == ROWS
+    assert Path(kept).is_relative_to(cache_home())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("broken.jsonl", b'{"prompt": "a", "completion": "b"}\n{"prompt": \n', "2"),
+        ("empty.jsonl", b"", "empty"),
+        ("latin.csv", "prompt,completion\né,b\n".encode("latin-1"), "UTF-8"),
+        ("columns.csv", b"question,label\na,b\n", "question"),
+    ],
+)
+def test_a_broken_upload_is_a_sentence_with_the_file_s_name(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    kept, sentence = train.accept_upload(str(file))
+    assert kept is None
+    assert name in sentence and words in sentence
+    assert str(tmp_path) not in sentence
+
+
+def test_the_run_to_show(bench: Workbench) -> None:
+    assert bench.choose_run("", None) is None
+    old = Recorder(runs_home() / "old", steps=2, layers=2, units=2).until(1)
+    old.run.write_status(started=1.0)
+    new = Recorder(runs_home() / "new", steps=2, layers=2, units=2).until(2).finish()
+
+    def chosen(asked: str | None = None, remembered: str | None = None) -> str | None:
+        run = bench.choose_run(asked, remembered)
+        return run and run.id
+
+    assert chosen("new", "old") == "new"
+    assert chosen("../old", "old") == "old"
+    assert chosen("gone", "gone too") == "old"  # the one at work
+    old.finish("cancelled")
+    assert chosen() == bench.store.list()[0].id
+    assert new.id in [id for _, id in bench.run_choices()]
+
+
+def test_a_run_in_a_list_tells_its_outcome() -> None:
+    run = Recorder(runs_home() / "one", steps=2, layers=2, units=2).until(1)
+    assert describe_run(run.run).startswith("sentiment · training · ")
+    assert describe_run(run.finish()).startswith("sentiment · 86.0 % · ")
