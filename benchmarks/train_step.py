@@ -1,0 +1,344 @@
+"""The cost of one training step of JoLA, as ratios against its peers measured in the same run.
+
+    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2]
+
+Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. Every peer is a process of its
+own; in each round every one of them does one step, one after the other, and a ratio is the median over the rounds of
+the two times of a round, so that a noisy machine disturbs both sides alike. Needs the `baselines` extra; the reference
+package's environment is made in the repository's folder when it is not there yet.
+
+* plain: forward and backward of the frozen model with logits at all positions, in the same number format
+* hooks: the same JoLA step with hand-written PyTorch hooks instead of nnsight
+* reference: the reference package as it runs (float32); reference_float32: JoLA in float32 against it
+* peft_lora: LoRA of peft, r = 8 on the query and value projections
+* trainer: a step of `JoLATrainer` with `GateRecorder` ÷ the bare JoLA step
+* reference_memory: peak memory of the process, JoLA ÷ the reference package
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH, TOKENS, ANSWER = 8, 96, 4
+WARM_UP = 2
+
+
+def main() -> None:
+    """Run all peers, or (for internal use) be one of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every process")
+    parser.add_argument("--reference", type=Path, default=ROOT / ".venv-reference", help="the reference's environment")
+    parser.add_argument("--without-reference", action="store_true", help="leave the reference package out")
+    parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", default="auto", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        _work(options.worker, options.dtype, options.threads)
+        return
+    report = measure(options)
+    if options.json:
+        print(json.dumps(report))
+        return
+    for name, ratio in report["ratios"].items():
+        low, high = report["spread"].get(name, (ratio, ratio))
+        print(f"{name:18} {ratio:.3f}   (quartiles {low:.3f}–{high:.3f}, n = {report['rounds']} rounds)")
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Start every peer, let them step in turn, and compare."""
+    from jola.assets import resolve_model
+
+    model = resolve_model("default").path_or_id
+    names = ("jola", "plain", "hooks", "peft_lora", "trainer")
+    commands = {name: _worker_command(name, options.threads) for name in names}
+    commands["jola_float32"] = _worker_command("jola", options.threads, "float32")
+    if not options.without_reference:
+        python = options.reference / "bin" / "python"
+        if not python.exists():
+            make = ROOT / "benchmarks/reference/environment.py"
+            subprocess.run([sys.executable, make, options.reference], check=True)
+        commands["reference"] = [
+            str(python), str(ROOT / "benchmarks/reference/step.py"),
+            "--model", model, "--threads", str(options.threads),
+        ]  # fmt: skip
+    peers = {name: Peer(command) for name, command in commands.items()}
+    try:
+        for _ in range(WARM_UP):
+            for peer in peers.values():
+                peer.step()
+        rounds = [{name: peer.step() for name, peer in peers.items()} for _ in range(options.rounds)]
+    finally:
+        for peer in peers.values():
+            peer.quit()
+
+    pairs = {
+        "plain": ("jola", "plain"),
+        "hooks": ("jola", "hooks"),
+        "reference": ("jola", "reference"),
+        "reference_float32": ("jola_float32", "reference"),
+        "peft_lora": ("jola", "peft_lora"),
+        "trainer": ("trainer", "jola"),
+    }
+    ratios, spread = {}, {}
+    for name, (ours, theirs) in pairs.items():
+        if theirs in peers:
+            quotients = [step[ours] / step[theirs] for step in rounds]
+            ratios[name] = statistics.median(quotients)
+            quartiles = statistics.quantiles(quotients, n=4)
+            spread[name] = (quartiles[0], quartiles[2])
+    if "reference" in peers:
+        ratios["reference_memory"] = peers["jola"].peak / peers["reference"].peak
+    seconds = {name: statistics.median(step[name] for step in rounds) for name in peers}
+    return {
+        "ratios": ratios,
+        "spread": spread,
+        "seconds": seconds,
+        "peak_mb": {name: peer.peak for name, peer in peers.items()},
+        "rounds": options.rounds,
+        "threads": options.threads,
+        "dtype": peers["jola"].hello.get("dtype"),
+    }
+
+
+class Peer:
+    """A process that does one training step when it is told to."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+        self.hello = self._read()
+        self.peak = 0.0
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("step\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        self.peak = answer["peak_rss_mb"]
+        return answer["seconds"]
+
+    def quit(self) -> None:
+        """End the process."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise SystemExit(f"A peer ended early: {' '.join(map(str, self.process.args))}")
+
+
+def _worker_command(name: str, threads: int, dtype: str = "auto") -> list[str]:
+    return [sys.executable, __file__, "--worker", name, "--threads", str(threads), "--dtype", dtype]
+
+
+def _work(name: str, dtype: str, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    WORKERS[name](dtype)
+
+
+def _serve(step: Callable[[], None], dtype: str) -> None:
+    _say({"ready": True, "dtype": dtype})
+    for line in sys.stdin:
+        if line.strip() == "quit":
+            return
+        start = time.perf_counter()
+        step()
+        _say({"seconds": time.perf_counter() - start, "peak_rss_mb": _peak_mb()})
+
+
+def _say(message: dict[str, Any]) -> None:
+    print(json.dumps(message), flush=True)
+
+
+def _peak_mb() -> float:
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+
+
+def _batch(vocabulary: int) -> dict[str, Any]:
+    import torch
+
+    ids = torch.randint(0, vocabulary, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
+    labels = torch.full_like(ids, -100)
+    labels[:, -ANSWER:] = ids[:, -ANSWER:]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def _model(dtype: str) -> Any:
+    from jola import JoLAModel
+
+    return JoLAModel.from_pretrained(dtype=dtype).train()
+
+
+def _optimiser(groups: Any) -> Any:
+    import torch
+
+    return torch.optim.AdamW(groups)
+
+
+def _jola_step(model: Any, forward: Callable[[dict[str, Any]], Any]) -> Callable[[], None]:
+    import torch
+
+    from jola.objective import paper_penalty
+
+    batch = _batch(model.config.vocab_size)
+    edits = model.gated_edits()
+    groups = [
+        {"params": [p for e in edits for p in e.edit_parameters()], "lr": 5e-3},
+        {"params": [p for e in edits for p in e.gate_parameters()], "lr": 5e-2},
+    ]
+    optimiser = _optimiser(groups)
+
+    def step() -> None:
+        loss = forward(batch) + paper_penalty(edits, 1e-3)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def work_jola(dtype: str) -> None:
+    """The step of JoLA, through nnsight."""
+    model = _model(dtype)
+    _serve(_jola_step(model, lambda batch: model(**batch).loss), str(model.base.dtype))
+
+
+def work_hooks(dtype: str) -> None:
+    """The same step with hooks of PyTorch on the same modules."""
+    import torch.nn.functional as F
+
+    from jola.interventions import Site
+    from jola.sites import module_path
+
+    model = _model(dtype)
+    base = model.base
+
+    def forward(batch: dict[str, Any]) -> Any:
+        rows = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
+        hooks = [
+            base.get_submodule(module_path(base, Site.HEADS, layer)).register_forward_pre_hook(
+                lambda module, inputs, edit=edit: (edit(inputs[0]),)
+            )
+            for layer, edit in model.edits.prepare().items()
+        ]
+        hooks.append(base.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
+        try:
+            logits = base(batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return F.cross_entropy(logits.float(), batch["labels"][:, 1:][rows[:, :-1]])
+
+    _serve(_jola_step(model, forward), str(base.dtype))
+
+
+def work_plain(dtype: str) -> None:
+    """Forward and backward of the frozen model, logits at all positions, gradients down to the embeddings."""
+    model = _model(dtype).base
+    batch = _batch(model.config.vocab_size)
+    embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_(True)
+
+    def step() -> None:
+        loss = model(
+            inputs_embeds=embedded, attention_mask=batch["attention_mask"], labels=batch["labels"], use_cache=False
+        ).loss
+        loss.backward()
+        embedded.grad = None
+
+    _serve(step, str(model.dtype))
+
+
+def work_peft_lora(dtype: str) -> None:
+    """LoRA as peft does it."""
+    from peft import LoraConfig, get_peft_model
+
+    base = _model(dtype).base
+    model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
+    model.train()
+    batch = _batch(base.config.vocab_size)
+    optimiser = _optimiser([p for p in model.parameters() if p.requires_grad])
+
+    def step() -> None:
+        loss = model(**batch, use_cache=False).loss
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    _serve(step, str(base.dtype))
+
+
+def work_trainer(dtype: str) -> None:
+    """Steps inside `JoLATrainer`, with every gate recorded at every step."""
+    from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+    from jola import GateRecorder, JoLATrainer
+    from jola.examples import Encoded
+    from jola.gate_history import GateWriter
+
+    model = _model(dtype)
+    batch = _batch(model.config.vocab_size)
+    rows = [Encoded(ids.tolist(), TOKENS - ANSWER) for ids in batch["input_ids"]]
+
+    class Stepper(TrainerCallback):
+        """Begin a step when told to; it ends where the next one would begin, logging and recording included."""
+
+        def __init__(self) -> None:
+            self.start: float | None = None
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if self.start is None:
+                _say({"ready": True, "dtype": str(model.base.dtype)})
+            else:
+                _say({"seconds": time.perf_counter() - self.start, "peak_rss_mb": _peak_mb()})
+            if not sys.stdin.readline():
+                raise SystemExit
+            self.start = time.perf_counter()
+
+    with tempfile.TemporaryDirectory() as folder:
+        writers = {e.site: GateWriter(Path(folder) / "gates", e.site, e.layers, e.units) for e in model.gated_edits()}
+        args = TrainingArguments(
+            output_dir=folder,
+            max_steps=100_000,
+            per_device_train_batch_size=BATCH,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            dataloader_pin_memory=False,
+            remove_unused_columns=False,
+        )
+        trainer = JoLATrainer(model, args, rows, callbacks=[GateRecorder(writers), Stepper()])
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+WORKERS: dict[str, Callable[[str], None]] = {
+    "jola": work_jola,
+    "hooks": work_hooks,
+    "plain": work_plain,
+    "peft_lora": work_peft_lora,
+    "trainer": work_trainer,
+}
+
+if __name__ == "__main__":
+    main()
