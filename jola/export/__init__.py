@@ -1,0 +1,40 @@
+"""Edits leave the workbench: as plain weights, adapters of other libraries, scripts and tables.
+
+from jola.export import export_merged
+
+report = export_merged(model, "my-model", dtype="float16")
+print(report.describe())
+"""
+
+from jola.export.affine import Affine, affine_edits
+from jola.export.compact import AdapterReport, export_adapter, push_to_hub
+from jola.export.exactness import PROMPTS, Deviation
+from jola.export.fold import LOST_LIMIT, FoldReport, export_merged, merge
+from jola.export.gguf_file import GGUFReport, export_gguf
+from jola.export.ia3 import IA3Report, export_ia3
+from jola.export.source import load_zip
+from jola.export.standalone import StandaloneReport, export_standalone
+from jola.export.tables import TableReport, export_edits
+
+__all__ = [
+    "LOST_LIMIT",
+    "PROMPTS",
+    "AdapterReport",
+    "Affine",
+    "Deviation",
+    "FoldReport",
+    "GGUFReport",
+    "IA3Report",
+    "StandaloneReport",
+    "TableReport",
+    "affine_edits",
+    "export_adapter",
+    "export_edits",
+    "export_gguf",
+    "export_ia3",
+    "export_merged",
+    "export_standalone",
+    "load_zip",
+    "merge",
+    "push_to_hub",
+]

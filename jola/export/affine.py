@@ -1,0 +1,110 @@
+"""Edits as plain affine maps: what each site of each layer is multiplied by and what is added there.
+
+Every export starts from these: gates at their evaluation value, masks and strength are worked in, and several edits at
+one site are one map.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from jola.errors import InputError
+from jola.interventions import EditMask, GatedEdits, Intervention, Site
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel, Masks
+
+Place = tuple[Site, int]
+"""A site of a layer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """z ↦ scale ⊙ z + offset at one site of one layer; both (units · width), float64, on the processor."""
+
+    scale: Tensor
+    offset: Tensor
+
+    @property
+    def scales(self) -> bool:
+        """Whether it multiplies by anything other than 1."""
+        return bool((self.scale != 1).any())
+
+    @property
+    def offsets(self) -> bool:
+        """Whether it adds anything."""
+        return bool((self.offset != 0).any())
+
+    def then(self, second: "Affine") -> "Affine":
+        """The map that does this one and then the second."""
+        return Affine(second.scale * self.scale, second.scale * self.offset + second.offset)
+
+
+Affines = Mapping[Place, Affine]
+"""The maps of a model; places without one are not edited."""
+
+
+def affine_edits(model: "JoLAModel", mask: "Masks" = None, strength: float = 1.0) -> dict[Place, Affine]:
+    """The edits in use as maps, at the places where they do anything.
+
+    Args:
+        mask: As for `JoLAModel.forward`, the same for all rows of a batch.
+        strength: Factor on every edit.
+
+    Raises:
+        InputError: An intervention in use is not a `GatedEdits` at heads or MLPs, or the mask is for rows of a batch,
+            or the strength is no finite number.
+        ValueError: The mask does not fit the edits.
+    """
+    return combined(model.in_use, model.masks(mask), strength)
+
+
+def combined(
+    interventions: Sequence[Intervention], masks: Sequence[EditMask | None], strength: float = 1.0
+) -> dict[Place, Affine]:
+    """The maps of interventions that act one after the other, each with its mask; see `affine_edits`."""
+    if not math.isfinite(strength):
+        raise InputError(f"The strength is {strength}; it must be a finite number.")
+    result: dict[Place, Affine] = {}
+    for intervention, mask in zip(interventions, masks, strict=True):
+        if not isinstance(intervention, GatedEdits) or intervention.site not in (Site.HEADS, Site.MLP):
+            raise InputError(
+                f"An intervention of type {type(intervention).__name__} at '{intervention.site}' is not a fixed scale "
+                "and offset of heads or MLPs, and cannot be exported; keep it in Python."
+            )
+        scale, offset = (vectors(intervention, half, mask, strength).double().cpu() for half in ("scale", "offset"))
+        for layer in range(intervention.layers):
+            affine = Affine(1 + scale[layer].flatten(), offset[layer].flatten())
+            place = intervention.site, layer
+            result[place] = result[place].then(affine) if place in result else affine
+    return {place: affine for place, affine in result.items() if affine.scales or affine.offsets}
+
+
+@torch.no_grad()
+def vectors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
+    """g·m or g·a of all units with mask and strength worked in: (layers, units, width), float32; 0 where closed."""
+    factor = edits.gate_values()[half] * factors(edits, half, mask, strength)
+    shape = edits.layers, edits.units, edits.width
+    vector = edits.get_parameter(half) if half in edits.halves else factor.new_zeros(shape)
+    factor = factor.unsqueeze(-1)
+    # What is closed is nothing, whatever its vector holds.
+    return torch.where(factor == 0, torch.zeros_like(vector), factor * vector)
+
+
+def factors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
+    """What mask and strength multiply one half of each unit by: (layers, units)."""
+    ones = torch.ones(edits.layers, edits.units, device=edits.editable.device)
+    if mask is None:
+        return ones * strength
+    given: Tensor = getattr(mask, half).to(ones)
+    if given.dim() == 3:
+        raise InputError("A mask for the rows of a batch cannot be exported; give one for all of them.")
+    if given.shape != ones.shape:
+        raise ValueError(
+            f"The mask has shape {tuple(given.shape)}; the edits at {edits.site} need {tuple(ones.shape)}."
+        )
+    return given * strength

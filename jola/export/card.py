@@ -1,0 +1,68 @@
+"""The README of what is exported: what it is, how to load it, what was measured."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from jola.catalogue import ASSETS
+from jola.export.exactness import percent
+
+if TYPE_CHECKING:
+    from jola.export.fold import FoldReport
+    from jola.model import JoLAModel
+
+METHOD = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
+
+
+def portable_name(name: str) -> str:
+    """The name of a base model without the folders of this machine."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
+def hub_id(name: str) -> str | None:
+    """The name where it is one on the Hub; None for local folders and for the models that come with the project."""
+    return name if name.count("/") == 1 and not Path(name).exists() and name not in ASSETS else None
+
+
+def header(model: "JoLAModel", tags: list[str], library: str) -> str:
+    """The front matter of a card."""
+    data = ModelCardData(base_model=hub_id(model.name), library_name=library, pipeline_tag="text-generation", tags=tags)
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def folded_card(model: "JoLAModel", report: "FoldReport") -> str:
+    """README of a folded checkpoint."""
+    base = portable_name(model.name)
+    before, after = report.before_cast, report.after_cast
+    converted = (
+        f" Its architecture is {report.architecture} instead of {report.converted_from}, which computes the same and "
+        "can hold the offsets."
+        if report.converted_from
+        else ""
+    )
+    lines = [
+        header(model, ["jola", "activation-editing"], "transformers"),
+        f"# {base} with folded JoLA edits",
+        f"{base} with learned edits of attention heads ({METHOD}), folded into its weights: a plain checkpoint that "
+        f"needs no other code.{converted}",
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n```',
+        f"Measured on {report.prompts} prompts with {report.tokens} tokens, in float32 arithmetic, against the model "
+        "with the edits at run time:",
+        "\n".join(
+            [
+                "| | max \\|Δlogit\\| | share of the edits' effect lost |",
+                "|---|---|---|",
+                f"| folded, float32 | {before.largest:.2g} | {percent(before.lost)} |",
+                f"| folded, {report.dtype} (these files) | {after.largest:.2g} | {percent(after.lost)} |",
+            ]
+        ),
+        f"The edits change logits by up to {report.effect:.3g}, and {report.dtype} alone changes those of the frozen "
+        f"model by up to {report.base_rounding:.2g}. The most likely token is the same at {after.same_top} of "
+        f"{report.tokens} positions.",
+        "The licence of the base model holds for this one too. The edits were learned from few examples: measure them "
+        "on your own data.",
+    ]
+    return str(ModelCard("\n\n".join(lines) + "\n"))

@@ -1,0 +1,270 @@
+"""Fold edits into plain weights: a checkpoint that transformers loads, and runs as fast, without any code of ours.
+
+With y = W z + b the attention output projection and z' = s ⊙ z + c an edit of its input,
+
+    y = W (s ⊙ z + c) + b = (W diag(s)) z + (b + W c),
+
+so that scales go into columns of W and offsets into its bias; an edit of the MLP's output goes into rows and bias of
+its last projection. This is exact. What can go wrong is the number format: in bfloat16 a scale of 1.001 rounds back to
+1. `export_merged` therefore measures what it wrote (see `jola.export.exactness`) and refuses what lost the edits.
+"""
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from jola.errors import InputError
+from jola.export import exactness
+from jola.export.affine import Affines, affine_edits
+from jola.export.card import folded_card
+from jola.export.exactness import Deviation, percent
+from jola.export.folders import new_folder, quiet_transformers, size_of
+from jola.export.projections import target_of
+from jola.export.rebuild import rebuild
+from jola.files import disk_errors
+from jola.following import Progress, Quiet
+from jola.loading import DTYPES
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel, Masks
+
+LOST_LIMIT = 0.1
+"""Largest share of the edits' effect that an export may lose (`jola.export.exactness`)."""
+
+
+@dataclass(frozen=True)
+class FoldReport:
+    """What was written and how exact it is.
+
+    |Δlogit| are over all positions of `prompts` prompts with `tokens` tokens together, in float32 arithmetic.
+    """
+
+    folder: str
+    base_model: str
+    architecture: str
+    converted_from: str | None
+    """Architecture of the frozen model, where the checkpoint has another one."""
+    dtype: str
+    bytes: int
+    added_numbers: int
+    """Weights that the checkpoint has and the frozen model has not: biases."""
+    prompts: int
+    tokens: int
+    effect: float
+    """Largest |Δlogit| between the edited and the frozen model."""
+    before_cast: Deviation
+    """The folded weights in float32 against the edited model."""
+    after_cast: Deviation
+    """The weights in the written files against the edited model."""
+    base_rounding: float
+    """Largest |Δlogit| that the number format makes in the frozen model, without any edit."""
+    seconds: float
+
+    @property
+    def lossy(self) -> bool:
+        """Whether more of the edits' effect was lost than `LOST_LIMIT`."""
+        return not max(self.before_cast.lost, self.after_cast.lost) <= LOST_LIMIT
+
+    def describe(self) -> str:
+        """A few lines for people."""
+        kind = self.architecture + (f", converted from {self.converted_from}" if self.converted_from else "")
+        n = f"n = {self.prompts} prompts, {self.tokens} tokens"
+        after = self.after_cast
+        rounding = f" ({self.base_rounding:.2g} of it without any edit)" if self.base_rounding else ""
+        return "\n".join(
+            [
+                f"checkpoint      {self.folder}",
+                f"model           {self.base_model} ({kind}), {self.dtype}, {self.bytes / 1e6:.1f} MB, "
+                f"{self.added_numbers:,} numbers added as biases",
+                f"edits change    logits by up to {self.effect:.3g} ({n})",
+                f"before the cast max |Δlogit| {self.before_cast.largest:.2g}, {percent(self.before_cast.lost)} of the "
+                "edits' effect lost",
+                f"after the cast  max |Δlogit| {after.largest:.2g}{rounding}, {percent(after.lost)} of it lost; "
+                f"same most likely token at {after.same_top} of {self.tokens} positions",
+            ]
+        )
+
+
+def merge(
+    model: "JoLAModel", mask: "Masks" = None, strength: float = 1.0, *, dtype: str | torch.dtype | None = None
+) -> PreTrainedModel:
+    """The edited model as a plain one: a new model, the given one stays as it is.
+
+    Args:
+        mask: Switches and strengths of single edits, as for `JoLAModel.forward`; they are folded in.
+        strength: Factor on every edit.
+        dtype: Number format of the new model; None keeps that of the frozen one. A 16-bit format may round small
+            scales away: `export_merged` measures it.
+
+    Returns:
+        A model of the same class, or Llama for Qwen2 and Mistral with offsets, on the device of the frozen model.
+
+    Raises:
+        InputError: The architecture cannot hold the edits; the message says what to do instead.
+    """
+    with quiet_transformers():
+        return rebuild(model.base, affine_edits(model, mask, strength), _dtype(dtype, model))
+
+
+def export_merged(
+    model: "JoLAModel",
+    folder: Path | str,
+    dtype: str | torch.dtype | None = None,
+    prompts: Sequence[str] | None = None,
+    safe: bool = True,
+    *,
+    mask: "Masks" = None,
+    strength: float = 1.0,
+    progress: Progress | None = None,
+) -> FoldReport:
+    """Write the edited model as a plain Hugging Face checkpoint, with its tokenizer, and measure it.
+
+    The folder appears complete or not at all. What is measured is what was written: it is loaded again with
+    ``AutoModelForCausalLM``.
+
+    Args:
+        folder: A new folder.
+        dtype: Number format of the weights; None keeps that of the frozen model as it is loaded.
+        prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
+        safe: Refuse a checkpoint that loses more than `LOST_LIMIT` of the edits' effect; False writes it and warns.
+        mask, strength: As for `merge`.
+
+    Raises:
+        InputError: The architecture cannot hold the edits, the number format loses them, or the folder is there already
+            or cannot be written.
+    """
+    began, progress = time.monotonic(), progress or Quiet()
+    form = _dtype(dtype, model)
+    edits = affine_edits(model, mask, strength)
+    target = target_of(model.base, edits)  # refuses before anything takes time
+    rows = exactness.encode_prompts(model, prompts)
+    with new_folder(folder) as draft, quiet_transformers():
+        progress.phase("Measuring", (4 if _rounds(model, form) else 3) * len(rows))
+        steps = exactness.Steps(progress)
+        edited, base = references(model, rows, mask, strength, steps)
+        rounded_base = base
+        if _rounds(model, form):
+            plain = rebuild(model.base, {}, torch.float32, rounding=form)
+            rounded_base = steps.through(exactness.plain_logits(plain), rows)
+            del plain
+        merged = rebuild(model.base, edits, torch.float32)
+        before = exactness.deviation(edited, base, steps.through(exactness.plain_logits(merged), rows))
+        del merged
+        progress.phase("Writing the checkpoint")
+        added = _write(model, edits, form, draft)
+        progress.phase("Measuring what was written", len(rows))
+        steps = exactness.Steps(progress)
+        written = steps.through(exactness.plain_logits(_reload(draft, model)), rows)
+        after = exactness.deviation(edited, base, written, rounded_base)
+        report = FoldReport(
+            folder=str(folder),
+            base_model=model.name,
+            architecture=target.config.model_type,
+            converted_from=target.converted_from,
+            dtype=str(form).removeprefix("torch."),
+            bytes=size_of(draft),
+            added_numbers=added,
+            prompts=len(rows),
+            tokens=sum(ids.shape[1] for ids in rows),
+            effect=exactness.largest_difference(edited, base),
+            before_cast=before,
+            after_cast=after,
+            base_rounding=exactness.largest_difference(rounded_base, base),
+            seconds=time.monotonic() - began,
+        )
+        _judge(report, safe, progress)
+        with disk_errors(draft):
+            (draft / "README.md").write_text(folded_card(model, report), encoding="utf-8")
+            for file in draft.iterdir():  # transformers writes some of them for the owner's eyes alone
+                file.chmod((draft / "README.md").stat().st_mode)
+    return report
+
+
+def references(
+    model: "JoLAModel", rows: Sequence[Tensor], mask: "Masks", strength: float, steps: exactness.Steps
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Logits of the edited model and of the frozen one, in float32."""
+    wide, used = _in_float32(model)
+    with used:
+        edited = steps.through(exactness.edited_logits(wide, mask, strength), rows)
+    with wide.disable_edits():
+        return edited, steps.through(exactness.edited_logits(wide), rows)
+
+
+def _in_float32(model: "JoLAModel") -> tuple["JoLAModel", AbstractContextManager[Any]]:
+    """The model itself, or a copy with a wider base, and the block in which its edits are the ones in use."""
+    if model.base.dtype == torch.float32:
+        return model, model.using(model.in_use)
+    wide = type(model)(rebuild(model.base, {}, torch.float32), model.tokenizer, model.edit_config, name=model.name)
+    return wide, wide.using(model.in_use)
+
+
+def _rounds(model: "JoLAModel", form: torch.dtype) -> bool:
+    """Whether the number format may change the frozen weights."""
+    return form != torch.float32 and form != model.base.dtype
+
+
+def _write(model: "JoLAModel", edits: Affines, form: torch.dtype, draft: Path) -> int:
+    """Write weights, configurations and tokenizer; returns how many numbers the model has more than the frozen one."""
+    merged = rebuild(model.base, edits, form)
+    with disk_errors(draft):
+        try:
+            merged.save_pretrained(draft)
+        except ValueError as error:  # of a generation configuration that contradicts itself
+            raise InputError(
+                f"The generation settings of this model cannot be written ({str(error).splitlines()[0]}); change "
+                "model.base.generation_config and export it again."
+            ) from error
+        model.tokenizer.save_pretrained(draft)
+    return sum(p.numel() for p in merged.parameters()) - sum(p.numel() for p in model.base.parameters())
+
+
+def _reload(folder: Path, model: "JoLAModel") -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation=model.base.config._attn_implementation,
+        use_safetensors=True,
+        output_loading_info=True,
+    )
+    merged, report = loaded
+    if problems := [str(key) for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])]:
+        raise InputError(
+            f"What was written cannot be read back ({', '.join(problems[:3])} missing or unexpected); export the "
+            "adapter instead."
+        )
+    return merged.to(model.device).eval()
+
+
+def _judge(report: FoldReport, safe: bool, progress: Progress) -> None:
+    if not report.lossy:
+        return
+    before, after = report.before_cast, report.after_cast
+    what = (
+        f"in {report.dtype} the checkpoint loses {percent(after.lost)} of the edits' effect on the logits, and "
+        f"{percent(LOST_LIMIT)} is the limit: max |Δlogit| is {before.largest:.2g} before the cast and "
+        f"{after.largest:.2g} after it where the edits change up to {report.effect:.2g} (n = {report.prompts} prompts, "
+        f"{report.tokens} tokens)"
+    )
+    if safe:
+        finer = "float16 or float32" if report.dtype == "bfloat16" else "float32"
+        raise InputError(f"Nothing was written: {what}; export {finer}, or allow it with safe=False.")
+    progress.note(what)
+    warnings.warn(what, stacklevel=3)
+
+
+def _dtype(dtype: str | torch.dtype | None, model: "JoLAModel") -> torch.dtype:
+    if dtype is None:
+        return model.base.dtype
+    form = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if form is None or form not in DTYPES.values():
+        raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}.")
+    return form

@@ -1,0 +1,110 @@
+"""The multiplicative half of the edits as an IA3 adapter, which any installation of peft loads.
+
+IA3 multiplies activations by learned vectors: the input of modules that it calls feed-forward, the output of others.
+The attention output projection as a "feed-forward" module is therefore exactly the scale of heads, and the last
+projection of the MLP as another module that of an MLP. Offsets have no place in it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save
+
+from jola.errors import InputError
+from jola.export.affine import Affine, Place
+from jola.export.card import METHOD
+from jola.export.folders import new_folder, size_of
+from jola.export.projections import LLAMA_LIKE_MLP, MLP_PROJECTIONS
+from jola.export.source import source_of
+from jola.files import disk_errors
+from jola.interventions import Site
+from jola.run_contents import portable_name
+from jola.sites import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel, Masks
+
+_LOSES = "the folded checkpoint, the standalone script and the adapter hold both halves"
+
+
+@dataclass(frozen=True)
+class IA3Report:
+    """What was written, and what was left out because IA3 cannot hold it."""
+
+    folder: str
+    bytes: int
+    scales: int
+    """Places (a site of a layer) that are multiplied."""
+    offsets_left_out: int
+    """Places at which the edits also add something, which this adapter does not."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        left = f"; offsets at {self.offsets_left_out} sites are left out ({_LOSES})" if self.offsets_left_out else ""
+        return f"IA3 adapter  {self.folder}, {self.bytes:,} bytes, scales at {self.scales} sites of layers{left}"
+
+
+def export_ia3(
+    what: "JoLAModel | Path | str", folder: Path | str, *, mask: "Masks" = None, strength: float = 1.0
+) -> IA3Report:
+    """Write the scales as a peft adapter of type IA3: ``PeftModel.from_pretrained(base, folder)``.
+
+    Args:
+        what: A model, an adapter directory or a zip file.
+        folder: A new folder.
+        mask, strength: As for `jola.export.merge`.
+
+    Raises:
+        InputError: No scale is open, or the folder is there already or cannot be written.
+    """
+    source = source_of(what, mask, strength)
+    edits = source.affines()
+    kind = source.geometry.architecture
+    paths = {Site.HEADS: ARCHITECTURES[kind].heads, Site.MLP: MLP_PROJECTIONS.get(kind, LLAMA_LIKE_MLP)}
+    scaled = {place: affine for place, affine in edits.items() if affine.scales}
+    if not scaled:
+        raise InputError(f"No scale of these edits is open, and IA3 holds nothing else; {_LOSES}.")
+    sites = [site for site in (Site.HEADS, Site.MLP) if any(place[0] is site for place in scaled)]
+    tensors = {}
+    for site in sites:
+        for layer in range(source.geometry.num_layers):  # peft names modules by their ends: in all layers, or in none
+            path = f"base_model.model.{ARCHITECTURES[kind].layers}.{layer}.{paths[site]}.ia3_l"
+            tensors[path] = _vector(scaled.get((site, layer)), source.geometry.units(site), site)
+    config = {
+        "peft_type": "IA3",
+        "task_type": "CAUSAL_LM",
+        "inference_mode": True,
+        "base_model_name_or_path": portable_name(source.base_model),
+        "revision": source.revision,
+        "target_modules": [paths[site] for site in sites],
+        "feedforward_modules": [paths[site] for site in sites if site is Site.HEADS],
+        "fan_in_fan_out": kind == "gpt2",
+        "init_ia3_weights": True,
+        "modules_to_save": None,
+    }
+    with new_folder(folder) as draft, disk_errors(Path(folder)):
+        (draft / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
+        (draft / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (draft / "README.md").write_text(_card(config["base_model_name_or_path"], edits), encoding="utf-8")
+    return IA3Report(str(folder), size_of(Path(folder)), len(scaled), sum(affine.offsets for affine in edits.values()))
+
+
+def _vector(affine: Affine | None, shape: tuple[int, int], site: Site) -> torch.Tensor:
+    width = shape[0] * shape[1]
+    scale = torch.ones(width) if affine is None else affine.scale.float()
+    return scale.view(1, width) if site is Site.HEADS else scale.view(width, 1)
+
+
+def _card(base: str, edits: dict[Place, Affine]) -> str:
+    left_out = sum(affine.offsets for affine in edits.values())
+    return (
+        f"---\nlibrary_name: peft\ntags:\n- jola\n- activation-editing\n---\n\n# Scales of JoLA edits for {base}\n\n"
+        f"The multiplicative half of learned edits ({METHOD}) as an IA3 adapter. Offsets at {left_out} sites of layers "
+        "belong to the edits and are not in it.\n\n"
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
+        'base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")\n'
+        'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n```\n'
+    )

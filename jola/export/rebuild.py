@@ -1,0 +1,129 @@
+"""Build a plain model of transformers out of a frozen one and its edits, weight by weight."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from jola.errors import InputError
+from jola.export.affine import Affine, Affines, Place
+from jola.export.projections import projection, projection_path, target_of
+from jola.interventions import Site
+
+
+@torch.no_grad()
+def rebuild(
+    base: PreTrainedModel, edits: Affines, dtype: torch.dtype, rounding: torch.dtype | None = None
+) -> PreTrainedModel:
+    """A new model with the edits folded in; the given one is only read. No edits give a copy.
+
+    Folding is done in float64, layer by layer, and every weight is rounded once.
+
+    Args:
+        dtype: Number format of the new model.
+        rounding: Number format through which all weights pass before, None is `dtype`: with float32 as `dtype` it
+            shows what that format loses, without its arithmetic.
+
+    Raises:
+        InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
+            does not fit the number format.
+    """
+    target = target_of(base, edits)
+    state, known = _state(base, edits), set(base.state_dict())
+    rounding = rounding or dtype
+    for name, tensor in state.items():
+        rounded = tensor.to(rounding)
+        if not bool(torch.isfinite(rounded).all()):
+            raise InputError(
+                f"{name} holds numbers that do not exist in {_name(rounding)}; export bfloat16 or float32, and check "
+                "the edits when that fails too."
+            )
+        narrow = rounded.to(dtype)
+        # `from_pretrained` keeps the very tensors it is given, and they would be those of the frozen model.
+        state[name] = narrow.clone() if narrow is tensor else narrow
+    with torch.device("meta"):
+        empty = target.kind(copy.deepcopy(target.config))
+    for name, tensor in empty.state_dict().items():
+        if name not in known and name not in state:
+            # A switch for one bias gives some to its neighbours.
+            if not name.endswith(".bias"):
+                raise InputError(f"A plain {target.config.model_type} model needs {name}, which this model lacks.")
+            state[name] = torch.zeros(tensor.shape, dtype=dtype)
+    target.config.dtype = dtype
+    loaded: Any = target.kind.from_pretrained(
+        None,
+        config=target.config,
+        state_dict=state,
+        dtype=dtype,
+        attn_implementation=base.config._attn_implementation,
+        output_loading_info=True,
+    )
+    model, report = loaded
+    for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(map(str, report[problem])):
+            raise InputError(
+                f"The weights of this {base.config.model_type} model do not fill a plain {target.config.model_type} "
+                f"model ({problem.replace('_', ' ')}: {', '.join(names[:3])}); export the adapter instead."
+            )
+    model.generation_config = copy.deepcopy(base.generation_config)
+    return model.to(base.device).eval().requires_grad_(False)
+
+
+def _state(base: PreTrainedModel, edits: Affines) -> dict[str, Tensor]:
+    """The weights by name, on the processor, with the folded ones in float64; a tied weight once."""
+    state: dict[str, Tensor] = {}
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    for name, tensor in base.state_dict().items():
+        if not tensor.is_floating_point() or tensor.is_meta:
+            raise InputError(
+                f"{name} is not held as plain float numbers; load the model without quantisation and offloading, and "
+                "export it again."
+            )
+        where = tensor.data_ptr(), tuple(tensor.shape)
+        if where in seen and base.config.tie_word_embeddings:
+            continue
+        seen.add(where)
+        state[name] = tensor.detach().cpu()
+    for place, affine in edits.items():
+        path = projection_path(base, *place)
+        module = projection(base, *place)
+        weight, bias = _folded(
+            state[f"{path}.weight"].double(),
+            state[f"{path}.bias"].double() if f"{path}.bias" in state else None,
+            place,
+            affine,
+            isinstance(module, Conv1D),
+        )
+        state[f"{path}.weight"] = weight
+        if bias is not None:
+            state[f"{path}.bias"] = bias
+    return state
+
+
+def _folded(
+    weight: Tensor, bias: Tensor | None, place: Place, affine: Affine, transposed: bool
+) -> tuple[Tensor, Tensor | None]:
+    """W and b of a projection that does the edit as well.
+
+    With y = W z + b: an edit of z gives W diag(s) and b + W c, with the W from before; an edit of y gives diag(s) W
+    and s ⊙ b + c. GPT-2 stores W transposed.
+    """
+    matrix = weight.T if transposed else weight
+    if place[0] is Site.HEADS:
+        folded, added, kept = matrix * affine.scale, matrix @ affine.offset, bias
+    else:
+        folded, added, kept = (
+            affine.scale[:, None] * matrix,
+            affine.offset,
+            None if bias is None else affine.scale * bias,
+        )
+    if kept is not None or affine.offsets:
+        kept = added if kept is None else kept + added
+    return (folded.T if transposed else folded).contiguous(), kept
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

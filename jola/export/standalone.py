@@ -1,0 +1,112 @@
+"""A Python file of one page that puts the edits on a plain model, for whoever has transformers and nothing of ours."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from safetensors.torch import save
+from torch import Tensor
+
+from jola.catalogue import ASSETS
+from jola.errors import InputError
+from jola.export.card import hub_id, portable_name
+from jola.export.folders import new_folder, quiet_transformers, size_of
+from jola.export.rebuild import rebuild
+from jola.export.source import Source, source_of
+from jola.files import disk_errors
+from jola.interventions import Site
+from jola.sites import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel, Masks
+
+SCRIPT_NAME, EDITS_NAME, MODEL_FOLDER = "jola_edits.py", "edits.safetensors", "model"
+_TEMPLATE = Path(__file__).with_name("standalone_template.txt")
+
+
+@dataclass(frozen=True)
+class StandaloneReport:
+    """What was written."""
+
+    folder: str
+    bytes: int
+    sites: int
+    """Places (a site of a layer) with an edit."""
+    model_included: bool
+
+    def describe(self) -> str:
+        """Two lines for people."""
+        model = "with the base model" if self.model_included else "without the base model"
+        return (
+            f"script  {Path(self.folder) / SCRIPT_NAME}, edits at {self.sites} sites of layers, {model}, "
+            f'{self.bytes:,} bytes\nrun     python {Path(self.folder) / SCRIPT_NAME} "a prompt"'
+        )
+
+
+def export_standalone(
+    what: "JoLAModel | Path | str",
+    folder: Path | str,
+    *,
+    include_model: bool | None = None,
+    mask: "Masks" = None,
+    strength: float = 1.0,
+) -> StandaloneReport:
+    """Write a script with the edits beside it: ``attach(model)`` of it, or the script itself, uses them.
+
+    Args:
+        what: A loaded model, or an adapter directory or zip file when the base model is not to be included.
+        folder: A new folder.
+        include_model: Put the frozen model into the folder; None does so when it is one that comes with this project,
+            which is found nowhere else.
+        mask, strength: As for `jola.export.merge`.
+
+    Raises:
+        InputError: No edit is open, or the model is to be included and is not loaded, or the folder cannot be written.
+    """
+    source = source_of(what, mask, strength)
+    edits = source.affines()
+    if not edits:
+        raise InputError("No edit is open; there is nothing to export.")
+    if include_model is None:
+        include_model = source.base_model in ASSETS
+    if include_model and isinstance(what, str | Path):
+        raise InputError(
+            f"The base model {source.base_model} is to be in the folder; load it first with JoLAModel.from_adapter, or "
+            "pass include_model=False."
+        )
+    tensors: dict[str, Tensor] = {}
+    for (site, layer), affine in edits.items():
+        tensors[f"{site}.{layer}.scale"] = affine.scale.float()
+        tensors[f"{site}.{layer}.offset"] = affine.offset.float()
+    with new_folder(folder) as draft, disk_errors(Path(folder)):
+        (draft / EDITS_NAME).write_bytes(save(tensors, metadata={"format": "pt"}))
+        (draft / SCRIPT_NAME).write_text(_script(source, include_model), encoding="utf-8")
+        if include_model and not isinstance(what, str | Path):
+            with quiet_transformers():
+                rebuild(what.base, {}, what.base.dtype).save_pretrained(draft / MODEL_FOLDER)
+            what.tokenizer.save_pretrained(draft / MODEL_FOLDER)
+    return StandaloneReport(str(folder), size_of(Path(folder)), len(edits), include_model)
+
+
+def _script(source: Source, include_model: bool) -> str:
+    architecture = ARCHITECTURES[source.geometry.architecture]
+    places = {
+        site: f"{architecture.layers}.{{}}.{path}"
+        for site, path in ((Site.HEADS, architecture.heads), (Site.MLP, architecture.mlp))
+    }
+    model = hub_id(source.base_model)
+    # A name comes from the adapter of somebody else, and this is Python: as a literal it is nothing but text.
+    title = "".join(c for c in portable_name(source.base_model) if c.isalnum() or c in "/._- ")
+    return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        base=title or "a model",
+        script=SCRIPT_NAME,
+        model=f'HERE / "{MODEL_FOLDER}"' if include_model else _literal(model),
+        revision=_literal(None if include_model or model is None else source.revision),
+        places=json.dumps({str(site): path for site, path in places.items()}),
+    )
+
+
+def _literal(value: str | None) -> str:
+    return "None" if value is None else json.dumps(value)

@@ -1,0 +1,126 @@
+"""Edits and masks as a table or a JSON file, for statistics and for programs of other people."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jola.errors import InputError
+from jola.export.affine import factors, vectors
+from jola.export.folders import new_file
+from jola.export.source import Source, source_of
+from jola.files import disk_errors, json_bytes
+from jola.interventions import GatedEdits
+from jola.masks import HeadMask
+from jola.run_contents import portable_name
+
+if TYPE_CHECKING:
+    from jola.model import JoLAModel, Masks
+
+COLUMNS = ("site", "layer", "unit", "half", "gate", "open_probability", "norm", "factor", "effective_norm")
+"""Of the table, before one column for each mask: `norm` is that of a or m, `factor` what mask and strength multiply it
+by, and `effective_norm` that of what the model computes with, gate · factor · norm."""
+
+
+@dataclass(frozen=True)
+class TableReport:
+    """What was written."""
+
+    path: str
+    bytes: int
+    rows: int
+    """Halves of edits."""
+    open: int
+    """Of these, those that do something."""
+    masks: int
+
+    def describe(self) -> str:
+        """One line for people."""
+        masks = f", {self.masks} masks" if self.masks else ""
+        return f"edits  {self.path}, {self.rows} halves of edits, {self.open} of them open{masks}, {self.bytes:,} bytes"
+
+
+def export_edits(
+    what: "JoLAModel | Path | str",
+    file: Path | str,
+    *,
+    mask: "Masks" = None,
+    strength: float = 1.0,
+    masks: Mapping[str, Mapping[str, HeadMask]] | None = None,
+) -> TableReport:
+    """Write every half of every edit, one to a row, as CSV or JSON by the name of the file.
+
+    JSON holds the vectors as well, and what model they belong to. Units that may not be edited are left out.
+
+    Args:
+        what: A model, an adapter directory or a zip file.
+        file: A new file whose name ends in ``.csv`` or ``.json``.
+        mask, strength: As for `jola.export.merge`.
+        masks: Saved masks by name and site: their factors become columns.
+
+    Raises:
+        InputError: The name has another ending, or a mask another shape, or the file is there already or cannot be
+            written.
+    """
+    file = Path(file)
+    if file.suffix not in (".csv", ".json"):
+        raise InputError(f"{file.name} says neither CSV nor JSON; end its name in .csv or .json.")
+    source, masks = source_of(what, mask, strength), masks or {}
+    rows = list(_rows(source, masks, with_vectors=file.suffix == ".json"))
+    if file.suffix == ".json":
+        data = json_bytes(
+            {
+                "base_model": portable_name(source.base_model),
+                "revision": source.revision,
+                "geometry": asdict(source.geometry),
+                "operation": "z' = (1 + gate·factor·m) ⊙ z + gate·factor·a; m is the vector of scale, a of offset",
+                "masks": list(masks),
+                "edits": rows,
+            }
+        )
+    else:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, [*COLUMNS, *(_column(name) for name in masks)], lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        data = text.getvalue().encode()
+    with new_file(file) as draft, disk_errors(file):
+        draft.write_bytes(data)
+    return TableReport(str(file), len(data), len(rows), sum(row["effective_norm"] > 0 for row in rows), len(masks))
+
+
+def _rows(source: Source, masks: Mapping[str, Mapping[str, HeadMask]], with_vectors: bool) -> Iterator[dict[str, Any]]:
+    for edits, own in zip(source.interventions, source.masks, strict=True):
+        if not isinstance(edits, GatedEdits):
+            raise InputError(f"An intervention of type {type(edits).__name__} has no table; keep it in Python.")
+        saved = {name: by_site[edits.site] for name, by_site in masks.items() if edits.site in by_site}
+        for name, mask in saved.items():
+            if mask.shape != (edits.layers, edits.units):
+                raise InputError(f"The mask '{name}' is for {mask.layers} × {mask.units} units at {edits.site}.")
+        gates, probability, norms = edits.gate_values(), edits.open_probability(), edits.norms()
+        for half in edits.halves:
+            factor, effective = factors(edits, half, own, source.strength), vectors(edits, half, own, source.strength)
+            for layer, unit in edits.editable.nonzero().tolist():
+                at = layer, unit
+                row = {
+                    "site": str(edits.site),
+                    "layer": layer,
+                    "unit": unit,
+                    "half": half,
+                    "gate": float(gates[half][at]),
+                    "open_probability": float(probability[half][at]),
+                    "norm": float(norms[half][at]),
+                    "factor": float(factor[at]),
+                    "effective_norm": float(effective[at].norm()),
+                }
+                for name in masks:
+                    row[_column(name)] = float(getattr(saved[name], half)[at]) if name in saved else None
+                if with_vectors:
+                    row["vector"] = edits.get_parameter(half)[at].detach().tolist()
+                yield row
+
+
+def _column(name: str) -> str:
+    return f"mask {name}"

@@ -1,0 +1,84 @@
+"""What the tests of exports share: edited tiny models of every architecture."""
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    Olmo2Config,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    SmolLM3Config,
+)
+
+from jola.config import EditConfig
+from jola.model import JoLAModel
+from tests.conftest import spread_edits
+from tests.tiny import _GROUPED, CONFIGS, VOCABULARY, make_model
+
+# Architectures that tests/tiny.py leaves out.
+MORE: dict[str, PretrainedConfig] = {
+    "gemma": GemmaConfig(**_GROUPED, head_dim=12),
+    "olmo2": Olmo2Config(**_GROUPED),
+    "smollm3": SmolLM3Config(**_GROUPED),
+}
+ARCHITECTURES = sorted([*CONFIGS, *MORE])
+MLP_BIAS = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "smollm3")
+"""Architectures whose MLPs can hold an offset."""
+BATCH = torch.randint(3, VOCABULARY, (2, 13), generator=torch.Generator().manual_seed(5))
+
+
+def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A model with large random weights, biases and gains of norms included."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def plain(architecture: str) -> PreTrainedModel:
+    """The frozen model alone."""
+    if architecture in CONFIGS:
+        model = make_model(architecture)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() == 1:  # biases of a fresh model are zero, and would hide where they go
+                    parameter.add_(torch.randn(parameter.shape) * 0.1)
+        return model
+    config = type(MORE[architecture]).from_dict(MORE[architecture].to_dict())
+    config.eos_token_id, config.pad_token_id, config.bos_token_id = 2, 0, None
+    config.tie_word_embeddings = False
+    return random_model(config)
+
+
+@torch.no_grad()
+def rounded(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The same model with weights that the number format has; unlike ``to`` it leaves buffers alone."""
+    for parameter in base.parameters():
+        parameter.copy_(parameter.to(dtype))
+    return base
+
+
+def edited(
+    base: PreTrainedModel | str, tokenizer: PreTrainedTokenizerFast, edits: EditConfig | None = None, seed: int = 1
+) -> JoLAModel:
+    """A model with edits as after training."""
+    name = base if isinstance(base, str) else base.config.model_type
+    model = JoLAModel(plain(base) if isinstance(base, str) else base, tokenizer, edits, name=f"tiny-{name}")
+    spread_edits(model, seed)
+    return model.eval()
+
+
+@torch.no_grad()
+def greedy(model: JoLAModel | PreTrainedModel, ids: Tensor = BATCH, count: int = 8) -> Tensor:
+    return model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=count, do_sample=False)
+
+
+@torch.no_grad()
+def largest(one: JoLAModel | PreTrainedModel, other: JoLAModel | PreTrainedModel, ids: Tensor = BATCH) -> float:
+    """Largest |Δlogit|."""
+    return float((one(ids).logits - other(ids).logits).abs().max())
