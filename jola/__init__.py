@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jola.adapter import load_edits
     from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
     from jola.errors import InputError
     from jola.evaluation import exact_match, option_likelihood
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "adapter": ("load_edits",),
     "config": ("DataConfig", "EditConfig", "ModelConfig", "RunConfig", "TrainingConfig"),
     "errors": ("InputError",),
     "evaluation": ("exact_match", "option_likelihood"),
@@ -65,6 +67,7 @@ __all__ = [
     "TrainingConfig",
     "data_from_list",
     "exact_match",
+    "load_edits",
     "load_task",
     "make_data_collator",
     "option_likelihood",

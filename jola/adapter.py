@@ -21,7 +21,7 @@ from torch import Tensor
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.files import disk_errors, replace_file
-from jola.interventions import HALVES, STATES, Site
+from jola.interventions import HALVES, STATES, GatedEdits, Site
 from jola.sites import Geometry, sites_of
 
 if TYPE_CHECKING:
@@ -35,6 +35,25 @@ HOOK_POINTS = {
     Site.HEADS: "input of the attention output projection, split into query heads, at every position",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
 }
+CONFIG_KEYS = frozenset(
+    (
+        "peft_type",
+        "library_name",
+        "schema_version",
+        "task_type",
+        "inference_mode",
+        "base_model_name_or_path",
+        "revision",
+        "base_model_sample",
+        "geometry",
+        "operation",
+        "hook_points",
+        "layers",
+        "dtype",
+        "edits",
+    )
+)
+"""What a configuration says, all of it; a key beyond them may mean something that would be computed wrongly."""
 CONFIG_LIMIT = HEADER_LIMIT = 1 << 20
 """Bytes of the configuration and of the header of the tensors; both come from strangers."""
 SAMPLES = 64
@@ -57,7 +76,9 @@ class Adapter:
 def save_adapter(model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any] | None = None) -> Path:
     """Write the edits of a model; `facts` (name → text) are listed in the README."""
     folder = Path(folder)
-    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in _tensors(model).items()}
+    tensors = {
+        name: tensor.detach().float().cpu().contiguous() for name, tensor in _tensors(model.gated_edits()).items()
+    }
     config = {
         "peft_type": "JOLA",
         "library_name": "jola-workbench",
@@ -149,12 +170,49 @@ def load_adapter(
     return loaded.eval()
 
 
+def load_edits(folder: Path | str, model: "JoLAModel") -> list[GatedEdits]:
+    """The edits in an adapter directory, for a model that is loaded: `JoLAModel.using` edits with them.
+
+    They lie on the device of the model, in evaluation mode, and do not train.
+
+    Raises:
+        InputError: As `read_adapter`, or the adapter was trained on another model.
+    """
+    from jola.model import build_edits
+
+    adapter = read_adapter(folder)
+    _check_model(model, adapter)
+    edits = build_edits(adapter.edits, adapter.geometry)
+    _fill(edits, adapter)
+    return [e.to(model.device).eval().requires_grad_(False) for e in edits]
+
+
+def read_edits(folder: Path | str) -> list[GatedEdits]:
+    """The edits in an adapter directory for looking at, without its model; they lie on the processor.
+
+    Raises:
+        InputError: As `read_adapter`.
+    """
+    from jola.model import build_edits
+
+    adapter = read_adapter(folder)
+    edits = build_edits(adapter.edits, adapter.geometry)
+    _fill(edits, adapter)
+    return [e.eval().requires_grad_(False) for e in edits]
+
+
 def apply_adapter(model: "JoLAModel", adapter: Adapter) -> None:
     """Put the edits of an adapter into a model that was built for them.
 
     Raises:
         InputError: The adapter was trained on another model.
     """
+    _check_model(model, adapter)
+    _fill(model.gated_edits(), adapter)
+
+
+def _check_model(model: "JoLAModel", adapter: Adapter) -> None:
+    """Refuse a model of another shape or with other weights than the one that the adapter was trained on."""
     for field in fields(Geometry):
         has, needs = getattr(model.geometry, field.name), getattr(adapter.geometry, field.name)
         if has != needs:
@@ -169,19 +227,22 @@ def apply_adapter(model: "JoLAModel", adapter: Adapter) -> None:
                 f"The adapter in {adapter.folder} was trained on {adapter.base_model}, and {model.name} has the same "
                 f"shape but other weights (in {name}); load the model it was trained on."
             )
+
+
+def _fill(edits: list[GatedEdits], adapter: Adapter) -> None:
     with torch.no_grad():
-        for name, tensor in _tensors(model).items():
+        for name, tensor in _tensors(edits).items():
             tensor.copy_(adapter.tensors[name])
 
 
-def _tensors(model: "JoLAModel") -> dict[str, Tensor]:
-    return {f"{e.site}.{name}": tensor for e in model.gated_edits() for name, tensor in e.named_parameters()}
+def _tensors(edits: list[GatedEdits]) -> dict[str, Tensor]:
+    return {f"{e.site}.{name}": tensor for e in edits for name, tensor in e.named_parameters()}
 
 
 def _expected_shapes(edits: EditConfig, geometry: Geometry) -> dict[str, tuple[int, ...]]:
     from jola.model import build_edits
 
-    return {f"{e.site}.{n}": tuple(t.shape) for e in build_edits(edits, geometry) for n, t in e.named_parameters()}
+    return {name: tuple(tensor.shape) for name, tensor in _tensors(build_edits(edits, geometry)).items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -201,6 +262,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} has format {config.get('schema_version')!r}, and this version reads {SCHEMA_VERSION}; update "
             "jola-workbench."
+        )
+    if unknown := sorted(set(config) - CONFIG_KEYS):
+        raise InputError(
+            f"{path} says {', '.join(repr(name[:40]) for name in unknown[:3])}, which this version does not know and "
+            "may compute wrongly; update jola-workbench, or take it out."
         )
     return config
 

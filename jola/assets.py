@@ -239,7 +239,7 @@ def _install(asset: Asset, folder: Path, report: Progress | None) -> None:
     _clear([path for path in _leftovers(asset) if path.is_dir()])
     archive = fetch(asset.release, _home(), report)
     if report is not None:
-        report("preparing", 0, 0)
+        report("converting" if asset.kind == "model" else "preparing", 0, 0)
     draft = _draft(asset)
     try:
         asset.build(archive, draft)
@@ -353,6 +353,10 @@ class _Display:
     def __call__(self, what: str, done: int, total: int) -> None:
         if total == 0:
             self.close()
+            if not self.console.is_terminal:
+                # A status animates, and leaves nothing in a file that somebody follows.
+                self.console.print(f"{what.capitalize()} {self.title} …")
+                return
             self.shown = self.console.status(f"{what} {self.title} …")
             self.shown.start()
             return

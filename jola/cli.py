@@ -20,6 +20,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from jola import console
+from jola.cli_runs import Json, Runs, accuracy_words, find_run, runs
 from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 
@@ -43,7 +44,6 @@ def _train_flags() -> type:
 TrainFlags = _train_flags()
 TrainFlags.__doc__ = "Train edits and gates on a task, keep the adapter and test it."
 
-Json = Annotated[bool, arg(help="Print one JSON object.")]
 ModelName = Annotated[str | None, arg(help="Base model, when it is not where the adapter says.")]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], arg(help="Number format of the model.")]
 Device = Annotated[str, arg(help="Device of the model.")]
@@ -80,39 +80,6 @@ class Generate:
     dtype: Dtype = "auto"
     device: Device = "auto"
     json: Json = False
-
-
-@dataclass
-class RunsList:
-    """All runs, newest first."""
-
-    json: Json = False
-
-
-@dataclass
-class RunsShow:
-    """Settings, state and result of one run."""
-
-    run: Positional[Annotated[str, arg(help="Id or directory of a run.")]]
-    json: Json = False
-
-
-@dataclass
-class RunsRemove:
-    """Delete runs with everything in them."""
-
-    run: Positional[Annotated[tuple[str, ...], arg(help="Ids of runs.")]]
-
-
-@dataclass
-class Runs:
-    """The runs of this machine: list, show, remove."""
-
-    action: (
-        Annotated[RunsList, subcommand("list")]
-        | Annotated[RunsShow, subcommand("show")]
-        | Annotated[RunsRemove, subcommand("remove")]
-    ) = dataclasses.field(default_factory=RunsList)
 
 
 @dataclass
@@ -158,8 +125,10 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command line; exits with 0, with 2 for bad input, with 130 when interrupted."""
-    command = tyro.cli(
-        Command,
+    # A union of annotated types, which tyro takes and type checkers have no word for.
+    kinds: Any = Command
+    command: Any = tyro.cli(
+        kinds,
         prog="jola",
         description="Joint Localization and Activation Editing: train edits of attention heads, see and use them.",
         args=arguments,
@@ -177,8 +146,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _train(flags: Any) -> None:
     given = dataclasses.asdict(flags)
-    parts = [type(part)(**{f.name: given[f.name] for f in dataclasses.fields(part)}) for part in RunConfig().parts()]
-    config = RunConfig(*parts).validate()
+    config = RunConfig.from_dict(
+        {
+            group.name: {field.name: given[field.name] for field in dataclasses.fields(part)}
+            for group, part in zip(dataclasses.fields(RunConfig), RunConfig().parts(), strict=True)
+        }
+    )
     with _quiet_libraries(), console.ConsoleProgress() as progress:
         from jola.training import run_training
 
@@ -200,12 +173,14 @@ def _train(flags: Any) -> None:
     else:
         console.output.print(f"run       {run.path}\nadapter   {run.adapter_dir}", markup=False)
         if result.get("test"):
-            console.output.print(f"accuracy  {_accuracy(result['test'])}", markup=False)
+            console.output.print(f"accuracy  {accuracy_words(result['test'])}", markup=False)
         if result.get("closed"):
-            closed = "  ".join(f"{half} {share:.0%}" for half, share in result["closed"].items())
+            shares = result["closed"].items()
+            closed = "  ".join(f"{half} {'not trained' if share is None else f'{share:.0%}'}" for half, share in shares)
             console.output.print(f"closed    {closed} of the gates are exactly 0", markup=False)
-    if run.state == "cancelled":
-        console.errors.print(f"stopped; `jola train --resume --output {run.path}` goes on", markup=False)
+    if run.state in ("cancelled", "paused"):
+        what = "stopped" if run.state == "cancelled" else "paused"
+        console.errors.print(f"{what}; `jola train --resume --output {run.path}` goes on", markup=False)
         sys.exit(130)
 
 
@@ -246,7 +221,7 @@ def _evaluate(command: Evaluate) -> None:
         console.print_json(result)
         return
     rows = [
-        [name, kind.replace("_", " "), _accuracy(value)]
+        [name, kind.replace("_", " "), accuracy_words(value)]
         for name in ("edited", "base")
         for kind, value in result.get(name, {}).items()
     ]
@@ -282,7 +257,7 @@ def _generate(command: Generate) -> None:
                 do_sample=False,
                 eos_token_id=template.end_token_ids,
             )
-            return model.tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True).strip()
+            return str(model.tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True)).strip()
 
         answers: dict[str, str] = {}
         if command.show != "edited":
@@ -299,51 +274,6 @@ def _generate(command: Generate) -> None:
     else:
         for name, text in answers.items():
             console.print_text(f"── {name}\n{text}")
-
-
-def _runs(command: Runs) -> None:
-    from jola.runs import RunStore
-
-    store, action = RunStore(), command.action
-    if isinstance(action, RunsRemove):
-        if not action.run:
-            raise InputError("Name the runs to remove; `jola runs` lists their ids.")
-        for run_id in action.run:
-            store.remove(run_id)
-            console.output.print(f"removed {run_id}", markup=False)
-    elif isinstance(action, RunsShow):
-        run = _find_run(action.run)
-        content = {"summary": run.summary(), "config": run.config(), "status": run.status(), "result": run.result()}
-        if action.json:
-            console.print_json(content)
-        else:
-            console.output.print_json(data=content)
-    else:
-        summaries = [run.summary() for run in store.list()]
-        if action.json:
-            console.print_json({"runs": summaries})
-        elif not summaries:
-            console.output.print(f"No runs yet in {store.root}; `jola train` makes the first.", markup=False)
-        else:
-            console.print_table(
-                ["run", "state", "task", "model", "n", "seed", "accuracy", "closed offset/scale", "step"],
-                [_run_row(summary) for summary in summaries],
-            )
-
-
-def _run_row(summary: Any) -> list[str]:
-    closed = summary["closed"]
-    return [
-        summary["id"],
-        summary["state"],
-        str(summary["task"] or ""),
-        str(summary["model"] or ""),
-        str(summary["n_train"] or ""),
-        str(summary["seed"] if summary["seed"] is not None else ""),
-        _accuracy(summary["accuracy"]) if summary["accuracy"] else "",
-        f"{closed['offset']:.0%} / {closed['scale']:.0%}" if closed else "",
-        f"{summary['step']}/{summary['total_steps']}",
-    ]
 
 
 def _assets(command: Assets) -> None:
@@ -367,12 +297,6 @@ def _assets(command: Assets) -> None:
         console.print_table(["asset", "what it is", "licence", "version", "size"], rows)
 
 
-def _find_run(name: str) -> Any:
-    from jola.runs import Run, RunStore
-
-    return Run.open(name) if Path(name).is_dir() else RunStore().get(name)
-
-
 def _find_adapter(name: str) -> tuple[Path, Any]:
     """The adapter directory that a name means, and the run it belongs to when there is one."""
     from jola.adapter import CONFIG_NAME
@@ -382,14 +306,10 @@ def _find_adapter(name: str) -> tuple[Path, Any]:
     if (folder / CONFIG_NAME).is_file():
         parent = folder.resolve().parent
         return folder, Run.open(parent) if (parent / "status.json").is_file() else None
-    run = _find_run(name)
+    run = find_run(name)
     if not (run.adapter_dir / CONFIG_NAME).is_file():
         raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait for its end or choose another.")
     return run.adapter_dir, run
-
-
-def _accuracy(value: dict[str, Any]) -> str:
-    return f"{value['accuracy']:.3f} (n = {value['n']}, 95 % interval {value['low']:.3f}–{value['high']:.3f})"
 
 
 @contextmanager
@@ -408,6 +328,6 @@ _COMMANDS: dict[type, Any] = {
     TrainFlags: _train,
     Evaluate: _evaluate,
     Generate: _generate,
-    Runs: _runs,
+    Runs: runs,
     Assets: _assets,
 }

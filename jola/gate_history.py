@@ -120,8 +120,8 @@ class GateWriter:
         """Append the record of ``step``: every name of `FIELDS` with its (layers, units) array or CPU tensor.
 
         A step that was recorded already is left as it is, and False is returned: the last step of a run often
-        coincides with a regular record. NaN marks a half that the run does not train. Raises `ValueError` for
-        an earlier step, a missing field or a wrong shape, and `InputError` when the disk is full.
+        coincides with a regular record. NaN marks what the run does not train: a half, or a unit. Raises
+        `ValueError` for an earlier step, a missing field or a wrong shape, and `InputError` when the disk is full.
         """
         last = self.last_step
         if last is not None and step <= last:
@@ -173,8 +173,11 @@ class GateHistory:
     fields: dict[str, Array]
 
     @classmethod
-    def read(cls, folder: Path | str, site: str = "heads") -> "GateHistory":
-        """Read what is there so far; safe while the run writes. `InputError` when no history was begun."""
+    def read(cls, folder: Path | str, site: str = "heads", start: int = 0, stop: int | None = None) -> "GateHistory":
+        """Read what is there so far; safe while the run writes. `InputError` when no history was begun.
+
+        ``start`` and ``stop`` choose records by their number, counted from 0, as a slice does.
+        """
         folder = Path(folder)
         layout = _read_layout(folder, site)
         if layout is None:
@@ -183,7 +186,10 @@ class GateHistory:
         # Read, not mapped: a run that resumes shortens the file, and touching a mapped page beyond its end
         # kills the reader.
         try:
-            data = np.fromfile(folder / f"{site}.f32", dtype="<f4")
+            with open(folder / f"{site}.f32", "rb") as file:
+                there = os.fstat(file.fileno()).st_size // layout.bytes
+                wanted = max(0, (there if stop is None else min(stop, there)) - start)
+                data = np.fromfile(file, dtype="<f4", count=wanted * layout.floats, offset=start * layout.bytes)
         except FileNotFoundError:
             data = np.empty(0, dtype="<f4")
         records = data[: len(data) // layout.floats * layout.floats].reshape(-1, layout.floats)
@@ -213,8 +219,8 @@ class GateHistory:
     def closed(self, step: int | None = None) -> dict[str, float]:
         """Fraction of the evaluation gates that are exactly 0, at ``step`` or at the last record.
 
-        Keys ``offset`` and ``scale``. Halves that the run does not train (NaN) are left out of the fraction,
-        which is NaN when there is nothing to count.
+        Keys ``offset`` and ``scale``. What the run does not train (NaN) is left out of the fraction, which is NaN
+        when there is nothing to count.
         """
         index = self._index(step)
         fractions = {}

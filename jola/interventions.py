@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from jola.gate_history import STATES as STATES
 from jola.gates import HardConcrete, probability_open
 
 INITIAL_STD = 1e-3
@@ -23,9 +24,6 @@ INITIAL_STD = 1e-3
 
 HALVES = ("offset", "scale")
 """The two halves of an edit; names of masks, gates, counts and columns everywhere."""
-
-STATES = ("none", "offset", "scale", "both")
-"""What is on in a unit, by the code in `GatedEdits.states`."""
 
 
 class Site(StrEnum):

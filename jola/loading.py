@@ -43,8 +43,13 @@ def load_base(
     where = {key: value for key, value in where.items() if value is not None}
     try:
         config = AutoConfig.from_pretrained(source.path_or_id, **where)
-        # Multi-modal configurations hold the language model's own configuration.
-        kind = config.get_text_config().model_type
+        kind = config.model_type
+        # A multi-modal configuration holds the language model's own configuration.
+        if kind not in ARCHITECTURES and config.get_text_config().model_type in ARCHITECTURES:
+            raise InputError(
+                f"{source.display} is a multi-modal model of architecture {kind!r}; only language models alone can be "
+                f"loaded, so give its language model, {config.get_text_config().model_type!r}, as a model of its own."
+            )
         if kind not in ARCHITECTURES:
             raise InputError(
                 f"{source.display} is a model of architecture {kind!r}, which is not known; known are "

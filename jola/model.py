@@ -1,24 +1,14 @@
-"""`JoLAModel`: a frozen language model and the interventions that edit it, run through nnsight.
-
-This is the only file that imports nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one thread at
-a time (`JoLAModel.lock`), and an intervention in a generation loop has to be written inside ``tracer.iter[:]``, or it
-edits the prompt alone.
-"""
+"""`JoLAModel`: a frozen language model and the interventions that edit it; `jola.tracing` runs the passes."""
 
 import inspect
 import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-# nnsight gives every Python object a `save` attribute, after which this module cannot be imported any more.
-import anyio.streams.file  # noqa: F401  # imported for that reason alone
-import nnsight
 import torch
 import torch.nn.functional as F
-from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
@@ -28,9 +18,13 @@ from jola.errors import InputError
 from jola.examples import IGNORED
 from jola.interventions import Edit, EditMask, GatedEdits, Intervention, Site
 from jola.loading import load_base
-from jola.sites import Geometry, geometry_of, head_path, module_path, sites_of
+from jola.sites import Geometry, sites_of
+from jola.tracing import Plan, TracedModel
 
-Masks = EditMask | Mapping[str, EditMask] | None
+Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
+"""One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
+
+_ORDER = {site: position for position, site in enumerate(Site)}
 
 
 class JoLAModel(nn.Module):
@@ -69,12 +63,11 @@ class JoLAModel(nn.Module):
         self.name = name or base.config.name_or_path or ""
         self.revision = revision
         self.edit_config = RunConfig(edits=edits or EditConfig()).validate().edits
-        self.geometry: Geometry = geometry_of(base)
-        self.lock = threading.RLock()
-        self._wrap()
+        self.traced = TracedModel(base, tokenizer)
+        """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
+        self.geometry: Geometry = self.traced.geometry
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
-        self._check_sites()
         self.interventions = nn.ModuleList(build_edits(self.edit_config, self.geometry))
         self.reset_edits(seed)
         self.interventions.to(base.device)
@@ -165,8 +158,13 @@ class JoLAModel(nn.Module):
             embeddings = self.base.resize_token_embeddings(size)
             # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
             self.base.requires_grad_(False)
-            self._wrap()
+            self.traced.wrap()
         return embeddings
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held during every pass; hold it to make several passes without another thread's in between."""
+        return self.traced.lock
 
     @property
     def device(self) -> torch.device:
@@ -193,19 +191,30 @@ class JoLAModel(nn.Module):
         for position, edits in enumerate(self.gated_edits()):
             edits.noise.manual_seed(seed + position)
 
+    @property
+    def in_use(self) -> tuple[Intervention, ...]:
+        """The interventions that edit the passes of the calling thread: the model's own, or those of `using`."""
+        own: Any = self.interventions
+        chosen = getattr(self._calling_thread, "in_use", None)
+        return tuple(own) if chosen is None else chosen
+
     @contextmanager
-    def disable_edits(self) -> Iterator[None]:
-        """Inside the block the model is the plain base model, for the thread that runs it; others are not affected."""
-        before = self._edits_on
-        self._calling_thread.edits_on = False
+    def using(self, interventions: Sequence[Intervention]) -> Iterator[None]:
+        """Inside the block other interventions edit the model, for the thread that runs it; others are not affected.
+
+        Several at one site edit one after the other: the second gets what the first made. None at all leaves the
+        plain base model. They are not moved: `jola.load_edits` gives edits that are where the model is.
+        """
+        before = getattr(self._calling_thread, "in_use", None)
+        self._calling_thread.in_use = tuple(interventions)
         try:
             yield
         finally:
-            self._calling_thread.edits_on = before
+            self._calling_thread.in_use = before
 
-    @property
-    def _edits_on(self) -> bool:
-        return getattr(self._calling_thread, "edits_on", True)
+    def disable_edits(self) -> AbstractContextManager[None]:
+        """Inside the block the model is the plain base model, for the thread that runs it; others are not affected."""
+        return self.using(())
 
     def trainable_parameters(self) -> tuple[int, int]:
         """(numbers that train, numbers in the frozen model)."""
@@ -228,6 +237,7 @@ class JoLAModel(nn.Module):
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
         *,
+        positions: Tensor | Literal["last"] | None = None,
         mask: Masks = None,
         strength: float = 1.0,
         reduction: Literal["token", "answer"] = "token",
@@ -239,23 +249,24 @@ class JoLAModel(nn.Module):
             attention_mask: (batch, tokens), 1 on real tokens; padding may be left or right.
             labels: (batch, tokens), −100 where there is no loss. The language-model head then runs only at the
                 positions whose next token has a label.
-            mask: Switches and strengths of single edits, for this call alone; one for each site when there are several.
+            positions: Where logits are wanted when there are no labels: (batch, tokens) of bool, or 'last' for the last
+                real token of each row. The language-model head runs nowhere else.
+            mask: Switches and strengths of single edits, for this call alone: one for all interventions in use, one
+                for each site, or a sequence with one (or None) for each intervention in use.
             strength: Factor on every edit.
             reduction: Cross-entropy as the mean over answer tokens, or summed over each answer and averaged over the
                 batch, which is the negative log-likelihood of an answer.
 
         Returns:
-            Without labels ``logits`` is (batch, tokens, vocabulary). With labels it is (answer tokens, vocabulary), in
-            row-major order of the batch, and ``loss`` is their cross-entropy in nats.
+            Without labels ``logits`` is (batch, tokens, vocabulary), or (chosen positions, vocabulary). With labels it
+            is (answer tokens, vocabulary), and ``loss`` is their cross-entropy in nats. Chosen positions and answer
+            tokens are in row-major order of the batch.
         """
-        inputs = {"input_ids": input_ids.to(self.device)}
-        if attention_mask is not None:
-            inputs["attention_mask"] = attention_mask.to(self.device)
-            if "position_ids" in self._forward_arguments and not bool(attention_mask[:, 0].all()):
-                # Left padding: positions count real tokens, as in an unpadded pass.
-                inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        inputs = self.inputs(input_ids, attention_mask)
         if labels is None:
-            return CausalLMOutput(logits=self._run(inputs, None, mask, strength))
+            return CausalLMOutput(logits=self._run(inputs, self._rows(inputs, positions), mask, strength))
+        if positions is not None:
+            raise ValueError("Give labels or positions, not both: labels say where logits are made.")
         answers = labels[:, 1:].to(self.device)
         rows = answers != IGNORED
         if not bool(rows.any()):
@@ -290,112 +301,63 @@ class JoLAModel(nn.Module):
             torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask.to(self.device)
         )
         arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
-        generate: Any = self.base.generate
         with self.lock:
-            plan = self._plan(mask, strength, len(input_ids))
-            if not plan:
-                return generate(**inputs, **arguments)
-            answer: list[Tensor] = []
+            return self.traced.generate(inputs, self.plan(mask, strength, len(input_ids)), arguments)
 
-            def run(**kwargs: Any) -> None:
-                answer.append(generate(**kwargs, **arguments))
+    def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The arguments of one pass of the frozen model, on its device; see `forward`."""
+        inputs = {"input_ids": input_ids.to(self.device)}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask.to(self.device)
+            if "position_ids" in self._forward_arguments and not bool(attention_mask[:, 0].all()):
+                # Left padding: positions count real tokens, as in an unpadded pass.
+                inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        return inputs
 
-            with warnings.catch_warnings():
-                # The loop below asks for one step more than the model makes; that is how it ends.
-                warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
-                with self._nn.trace(fn=run, **inputs) as tracer:
-                    for _ in tracer.iter[:]:
-                        for envoy, site, edit in plan:
-                            if site is Site.HEADS:
-                                envoy.input = edit(envoy.input)
-                            else:
-                                envoy.output = _on_hidden(edit, envoy.output)
-            return answer[0]
+    def plan(self, mask: Masks, strength: float, batch: int) -> Plan:
+        """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
 
-    def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
-        with self.lock:
-            plan = self._plan(mask, strength, len(inputs["input_ids"]))
-            answer: list[Tensor] = []
-
-            def run(**kwargs: Any) -> None:
-                answer.append(self.base(**kwargs, use_cache=False).logits)
-
-            if not plan and rows is None:
-                run(**inputs)
-                return answer[0]
-            with self._nn.trace(fn=run, **inputs):
-                for envoy, site, edit in plan:
-                    if site is Site.HEADS:
-                        envoy.input = edit(envoy.input)
-                    else:
-                        envoy.output = _on_hidden(edit, envoy.output)
-                if rows is not None:
-                    # A 2-D tensor: on a 3-D one PyTorch would expand the weight of the head.
-                    self._head.input = self._head.input[rows]
-            return answer[0]
-
-    def _plan(self, mask: Masks, strength: float, batch: int) -> list[tuple[Any, Site, Edit]]:
-        """The edits of one pass in the order in which the pass reaches them."""
-        if isinstance(mask, Mapping) and (unknown := set(mask) - {e.site for e in self.gated_edits()}):
-            sites = " and ".join(e.site for e in self.gated_edits())
-            raise ValueError(f"There is a mask for {', '.join(sorted(unknown))}, but this model has edits at {sites}.")
-        if not self._edits_on:
-            return []
-        order = list(Site)
-        plan = []
-        for intervention in self.interventions:
-            assert isinstance(intervention, Intervention)
-            own = mask if isinstance(mask, EditMask) or mask is None else mask.get(intervention.site)
+        Raises:
+            ValueError: The mask does not fit the interventions in use.
+        """
+        edits: dict[tuple[int, Site], Edit] = {}
+        for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
             if own is not None and own.offset.dim() == 3 and len(own.offset) not in (1, batch):
                 raise ValueError(f"The mask has {len(own.offset)} rows, but the batch has {batch}.")
             for layer, edit in intervention.prepare(own, strength).items():
-                plan.append((layer, order.index(intervention.site), intervention.site, edit))
-        plan.sort(key=lambda step: step[:2])
-        return [(self._site_envoy(site, layer), site, edit) for layer, _, site, edit in plan]
+                place = layer, intervention.site
+                edits[place] = _then(edits[place], edit) if place in edits else edit
+        return dict(sorted(edits.items(), key=lambda item: (item[0][0], _ORDER[item[0][1]])))
 
-    def _wrap(self) -> None:
-        """Give the frozen model to nnsight, as it is now."""
-        wrapped = nnsight.TransformersModel(self.base, task="text-generation", tokenizer=self.tokenizer)
-        object.__setattr__(self, "_nn", wrapped)
-        self._nn: Any
-        self._envoys: dict[tuple[Site, int], Any] = {}
-        self._head = self._envoy(head_path(self.base))
+    def masks(self, mask: Masks) -> list[EditMask | None]:
+        """The mask of each intervention in use."""
+        used = self.in_use
+        if not used or mask is None or isinstance(mask, EditMask):
+            return [mask if isinstance(mask, EditMask) else None] * len(used)
+        if not isinstance(mask, Mapping):
+            if len(mask) != len(used):
+                raise ValueError(f"There are {len(mask)} masks for {len(used)} interventions; give one for each.")
+            return list(mask)
+        if unknown := set(mask) - {i.site for i in used}:
+            sites = " and ".join(dict.fromkeys(i.site for i in used))
+            raise ValueError(f"There is a mask for {', '.join(sorted(unknown))}, but this model has edits at {sites}.")
+        return [mask.get(i.site) for i in used]
 
-    def _site_envoy(self, site: Site, layer: int) -> Any:
-        if (site, layer) not in self._envoys:
-            self._envoys[site, layer] = self._envoy(module_path(self.base, site, layer))
-        return self._envoys[site, layer]
+    def _rows(self, inputs: dict[str, Tensor], positions: Tensor | Literal["last"] | None) -> Tensor | None:
+        if positions is None:
+            return None
+        ids = inputs["input_ids"]
+        if isinstance(positions, Tensor):
+            if positions.shape != ids.shape or positions.dtype is not torch.bool:
+                raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, as the tokens are.")
+            return positions.to(ids.device)
+        real = inputs.get("attention_mask", torch.ones_like(ids))
+        counted = real.long().cumsum(-1)
+        return (counted == counted[:, -1:]) & (real > 0)
 
-    def _envoy(self, path: str) -> Any:
-        return self._nn.get(path)
-
-    @torch.no_grad()
-    def _check_sites(self) -> None:
-        """Run two tokens and compare the shapes at every site with the geometry; refuse what does not fit."""
-        geometry, shapes = self.geometry, []
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
-
-        def run(**kwargs: Any) -> None:
-            self.base(**kwargs, use_cache=False)
-
-        try:
-            with self.lock:
-                with self._nn.trace(fn=run, input_ids=tokens, attention_mask=torch.ones_like(tokens)):
-                    for layer in range(geometry.num_layers):
-                        shapes.append((Site.HEADS, layer, self._site_envoy(Site.HEADS, layer).input.shape[-1]))
-                        shapes.append((Site.MLP, layer, _hidden(self._site_envoy(Site.MLP, layer).output).shape[-1]))
-        except (AttributeError, OutOfOrderError) as error:
-            raise InputError(
-                f"A pass of this {geometry.architecture} model does not go through the attention projection and then "
-                f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/sites.py does not describe it rightly."
-            ) from error
-        for site, layer, found in shapes:
-            units, width = geometry.units(site)
-            if found != units * width:
-                raise InputError(
-                    f"Layer {layer} of this {geometry.architecture} model has {found} numbers at site '{site}' where "
-                    f"{units} × {width} were expected; jola/sites.py does not describe this model rightly."
-                )
+    def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
+        with self.lock:
+            return self.traced.run(inputs, self.plan(mask, strength, len(inputs["input_ids"])), rows)
 
 
 def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:
@@ -430,12 +392,5 @@ def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:
     return result
 
 
-def _hidden(output: Any) -> Tensor:
-    """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _on_hidden(edit: Edit, output: Any) -> Any:
-    """Apply an edit to the hidden states in a sub-layer's output."""
-    edited = edit(_hidden(output))
-    return (edited, *output[1:]) if isinstance(output, tuple) else edited
+def _then(first: Edit, second: Edit) -> Edit:
+    return lambda z: second(first(z))

@@ -102,21 +102,25 @@ class ResponseCollator:
 
     def __call__(self, rows: list[Any]) -> dict[str, Tensor]:
         """One batch, padded on the right."""
-        return collate([self.encode(row) for row in rows], self.tokenizer_.pad_token_id)
+        pad = self.tokenizer_.pad_token_id
+        if not isinstance(pad, int):
+            raise InputError("The tokenizer has no padding token; set tokenizer.pad_token.")
+        return collate([self.encode(row) for row in rows], pad)
 
     def encode(self, row: Any) -> Encoded:
         """Tokens of one row, the prompt and the answer made separately."""
         if isinstance(row, Encoded):
             return row
-        text = row["text"] if "text" in row else self.tokenizer_.decode(row["input_ids"], skip_special_tokens=True)
+        decode = self.tokenizer_.decode
+        text = str(row["text"] if "text" in row else decode(row["input_ids"], skip_special_tokens=True))
         prompt, found, answer = text.rpartition(self.response_template)
         if not found or not answer:
             raise InputError(
                 f"A training text has no answer behind {self.response_template!r}; it begins with {text[:40]!r}."
             )
-        start = self.tokenizer_(prompt + found)["input_ids"]
-        end = self.tokenizer_.eos_token or ""
-        return Encoded(start + self.tokenizer_(answer + end, add_special_tokens=False)["input_ids"], len(start))
+        start: list[int] = list(self.tokenizer_(prompt + found)["input_ids"])
+        end = str(self.tokenizer_.eos_token or "")
+        return Encoded(start + list(self.tokenizer_(answer + end, add_special_tokens=False)["input_ids"]), len(start))
 
 
 def make_data_collator(

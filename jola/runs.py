@@ -7,6 +7,7 @@ One process writes a run; any number of others read it at any moment, also after
     metrics.jsonl   one JSON object a line; an unfinished last line is ignored
     gates/          the binary history of each site, see `jola.gate_history`
     result.json     test accuracy, share of closed gates, seconds
+    notes.json      the label and the note that somebody gave it, see `jola.run_notes`
     adapter/  checkpoints/  log.txt
 
 There is no database and no lock: the files are the interface, and every number in them is in plain units
@@ -15,15 +16,11 @@ There is no database and no lock: the files are the interface, and every number 
 
 import json
 import os
-import re
-import secrets
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any
 
 from jola.config import RunConfig
 from jola.errors import InputError
@@ -31,8 +28,12 @@ from jola.files import append_whole, disk_errors, json_bytes, read_json, replace
 from jola.gate_history import Array, GateHistory, GateWriter, read_last, recorded_sites, truncate_history
 from jola.paths import runs_home
 from jola.processes import own_identity, process_alive
+from jola.run_ids import fresh_id, is_plain_name
+from jola.run_notes import RunNotes, read_notes, write_notes
+from jola.run_summary import WAITING, RunSummary, State, summarise
+from jola.run_trash import Trash, TrashedRun
 
-State = Literal["starting", "training", "evaluating", "finished", "cancelled", "failed", "killed"]
+__all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
 
 UNFINISHED: frozenset[str] = frozenset({"starting", "training", "evaluating"})
 """States in which a process is at work; a run says so of itself until the process is gone."""
@@ -52,27 +53,6 @@ _STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when i
 _STARTING_GRACE = 30.0  # seconds in which a directory without a readable status counts as being made
 
 
-class RunSummary(TypedDict):
-    """One row of a table of runs; None where it is not known (yet)."""
-
-    id: str
-    state: State
-    task: str | None
-    model: str | None
-    method: str
-    n_train: int | None
-    seed: int | None
-    accuracy: dict[str, Any] | None
-    """``{"accuracy", "n", "low", "high"}`` on the test examples."""
-    closed: dict[str, float] | None
-    """Fraction of gates at exactly 0: ``{"offset", "scale"}``."""
-    seconds: float | None
-    created: float
-    """Seconds since the epoch."""
-    step: int
-    total_steps: int
-
-
 class Run:
     """One training run: a view of its directory, which readers and the writer use alike."""
 
@@ -88,7 +68,7 @@ class Run:
         run = cls(path)
         if not run.path.is_dir():
             raise InputError(f"There is no run directory {path}; `jola runs` lists the runs there are.")
-        if not run._is_run():
+        if not run.is_run():
             raise InputError(f"{path} is not a run directory: it has neither config.json nor status.json.")
         return run
 
@@ -145,14 +125,15 @@ class Run:
             except FileExistsError:
                 pass
         state, pid = self.state, self.status()["pid"]
-        if state in UNFINISHED and pid != os.getpid():
+        if state in UNFINISHED and pid not in (os.getpid(), os.getppid()):  # or the parent made it for this one
             writer = "another process" if pid is None else f"process {pid}"
             raise InputError(f"{self.path} is being written by {writer}; wait for it or cancel it first.")
         if not resume:
             raise InputError(f"{self.path} already holds a run ({state}); resume it or choose another directory.")
         return False
 
-    def _is_run(self) -> bool:
+    def is_run(self) -> bool:
+        """Whether the directory is that of a run."""
         return (self.path / "config.json").is_file() or (self.path / "status.json").is_file()
 
     # Reading
@@ -180,9 +161,10 @@ class Run:
     @property
     def created(self) -> float:
         """When the run was first made, seconds since the epoch."""
-        return self._created(self._config(), self.status())
+        return self.created_at(self.raw_config(), self.status())
 
-    def _created(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
+    def created_at(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
+        """`created`, by a configuration and a status that were read already."""
         for value in (config.get("created"), status.get("started")):
             if isinstance(value, int | float) and value > 0:
                 return float(value)
@@ -191,7 +173,8 @@ class Run:
         except OSError:
             return 0.0
 
-    def _config(self) -> dict[str, Any]:
+    def raw_config(self) -> dict[str, Any]:
+        """Content of ``config.json``, empty when it is missing or damaged."""
         return read_json(self.path / "config.json") or {}
 
     def config(self) -> dict[str, Any]:
@@ -220,11 +203,12 @@ class Run:
     @property
     def state(self) -> State:
         """The state now: what the run says, or ``killed`` when it is unfinished and its process is gone."""
-        return self._state(self.status())
+        return self.state_of(self.status())
 
-    def _state(self, status: Mapping[str, Any]) -> State:
+    def state_of(self, status: Mapping[str, Any]) -> State:
+        """`state`, by a status that was read already."""
         state, pid = status["state"], status["pid"]
-        if state in _ENDED:
+        if state in _ENDED | WAITING:
             return state
         if pid is None:
             try:
@@ -283,6 +267,20 @@ class Run:
         """
         return self.status()["writes"] + self._appended()
 
+    def mark(self) -> tuple[Any, ...] | None:
+        """Something that changes with the files of the run, without reading them; None when it is no run.
+
+        A run's own writes replace its status, and an adapter or other files that appear change the directory.
+        """
+        marks: list[Any] = []
+        for name in ("status.json", "config.json", "result.json", "notes.json", ""):
+            try:
+                found = os.stat(self.path / name)
+                marks.append((found.st_mtime_ns, found.st_ino))
+            except OSError:
+                marks.append(None)
+        return None if marks[0] is None and marks[1] is None else tuple(marks)
+
     def _appended(self) -> int:
         """Bytes in the files that grow or appear."""
         size = 0
@@ -295,43 +293,34 @@ class Run:
 
     def summary(self) -> RunSummary:
         """The run as one row of a table; never raises for a run that is unfinished or damaged."""
-        config, status, result = self._config(), self.status(), self.result() or {}
+        return summarise(self)
 
-        def setting(part: str, name: str) -> Any:
-            section = config.get(part)
-            return section.get(name) if isinstance(section, dict) else None
+    # The label and the note, which anybody may change at any moment: the directory keeps its name.
 
-        started, updated = status["started"], status["updated"]
-        seconds = result.get("seconds")
-        if seconds is None and started is not None and updated is not None:
-            seconds = max(0.0, updated - started)
-        return {
-            "id": self.id,
-            "state": self._state(status),
-            "task": setting("task", "name") or setting("data", "task"),
-            "model": setting("model", "model"),
-            "method": "JoLA",
-            "n_train": setting("task", "n_train"),
-            "seed": setting("training", "seed"),
-            "accuracy": result.get("test"),
-            "closed": result.get("closed"),
-            "seconds": seconds,
-            "created": self._created(config, status),
-            "step": status["step"],
-            "total_steps": status["total_steps"],
-        }
+    def notes(self) -> RunNotes:
+        """The label and the note of the run, empty ones when it has none."""
+        return read_notes(self.path)
+
+    def annotate(self, *, label: str | None = None, note: str | None = None) -> RunNotes:
+        """Give the run another label, another note, or both; an empty text takes it away. Returns both.
+
+        `InputError` for a text that is too long, and when the disk is full or read-only.
+        """
+        notes = self.notes().changed(label=label, note=note)
+        write_notes(self.path, notes)
+        return notes
 
     # Writing: for the one process that owns the run. A full disk is an `InputError` everywhere.
 
     def write_status(self, **changes: Any) -> None:
         """Change ``status.json`` in one step; costs a small file, so call it a few times a second at most."""
         state = changes.get("state")
-        if state is not None and state not in UNFINISHED | _ENDED:
+        if state is not None and state not in UNFINISHED | _ENDED | WAITING:
             raise ValueError(f"unknown state {state!r}")
         status = self.status() | changes
         status["updated"] = time.time()
         status["writes"] += 1
-        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in _ENDED)
+        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in _ENDED | WAITING)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -374,35 +363,73 @@ class RunStore:
 
     def __init__(self, root: Path | str | None = None) -> None:
         self.root = Path(os.path.abspath(runs_home() if root is None else root))
+        self._known: dict[str, tuple[Any, RunSummary]] = {}
 
-    def list(self) -> list[Run]:
-        """All runs, newest first. Reads two small files of each; what is not a run is passed over."""
+    def _directories(self) -> Iterator[Run]:
         try:
             entries = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
         except (FileNotFoundError, NotADirectoryError):
-            return []
-        runs = [Run(self.root / entry.name) for entry in entries if not entry.name.startswith(".")]
-        return sorted((run for run in runs if run._is_run()), key=lambda run: run.created, reverse=True)
+            return
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield Run(self.root / entry.name)
+
+    def list(self) -> list[Run]:
+        """All runs, newest first. Reads two small files of each; what is not a run is passed over."""
+        runs = [run for run in self._directories() if run.is_run()]
+        return sorted(runs, key=lambda run: run.created, reverse=True)
+
+    def summaries(self) -> "list[RunSummary]":
+        """All runs as rows of a table, newest first.
+
+        A run whose files did not change since the last call is not read again, only looked at.
+        """
+        rows: list[RunSummary] = []
+        known: dict[str, tuple[Any, RunSummary]] = {}
+        for run in self._directories():
+            mark = run.mark()
+            if mark is None:
+                continue
+            before, row = self._known.get(run.id, (None, None))
+            if row is None or before != mark:
+                row = run.summary()
+            elif row["state"] in UNFINISHED:
+                row = row.copy()
+                row["state"] = run.state
+            known[run.id] = (mark, row)
+            rows.append(row)
+        self._known = known
+        return sorted(rows, key=lambda row: row["created"], reverse=True)
 
     def get(self, run_id: str) -> Run:
         """The run with this id. `InputError` when there is none, or when the id leads out of the store."""
-        path = self.root / run_id if _is_plain_name(run_id) else None
+        path = self.root / run_id if is_plain_name(run_id) else None
         if path is None or path.is_symlink() or path.resolve().parent != self.root.resolve():
             raise InputError(f"{run_id!r} is not the id of a run; `jola runs` lists the ids there are.")
         if not path.is_dir():
             raise InputError(f"There is no run '{run_id}' in {self.root}; `jola runs` lists the runs there are.")
         return Run.open(path)
 
-    def remove(self, run_id: str) -> None:
-        """Delete a run and everything in its directory. `InputError` while a process is at work on it."""
+    @property
+    def trash(self) -> Trash:
+        """The deleted runs of this store."""
+        return Trash(self.root)
+
+    def remove(self, run_id: str) -> TrashedRun:
+        """Move a run to the trash, from where `restore` brings it back. `InputError` while a process is at work on it.
+
+        What has been in the trash for a week, or does not fit there, is deleted for good.
+        """
         run = self.get(run_id)
         if run.alive:
             raise InputError(f"The run '{run_id}' is {run.state}; cancel it before removing it.")
-        # Renamed first, so that no reader meets half a run.
-        doomed = self.root / f".removing-{run_id}-{secrets.token_hex(4)}"
-        with disk_errors(run.path):
-            run.path.rename(doomed)
-            shutil.rmtree(doomed)
+        removed = self.trash.put(run.path)
+        self.trash.purge()
+        return removed
+
+    def restore(self, run_id: str) -> Run:
+        """Bring a deleted run back. `InputError` when the trash has none of this id, or the store has one again."""
+        return Run(self.trash.restore(run_id))
 
     def new_id(self, task: str = "run") -> str:
         """Reserve a new run and return its id, such as ``20260102-150405-sentiment-3f2a``.
@@ -410,11 +437,10 @@ class RunStore:
         The directory exists afterwards, in state ``starting``, and belongs to this process until `Run.create`
         makes a run of it, here or in a process that is given its path.
         """
-        name = re.sub(r"[^a-z0-9]+", "-", Path(task.split(":")[-1]).stem.lower()).strip("-")[:32].strip("-")
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)
             while True:
-                run_id = f"{datetime.now():%Y%m%d-%H%M%S}-{name or 'run'}-{secrets.token_hex(2)}"
+                run_id = fresh_id(task)
                 try:
                     (self.root / run_id).mkdir()
                     break
@@ -422,10 +448,3 @@ class RunStore:
                     continue
         Run(self.root / run_id).write_status(**own_identity(), started=time.time())
         return run_id
-
-
-def _is_plain_name(run_id: str) -> bool:
-    """Whether the id names something directly in a folder, on any platform."""
-    return (
-        bool(run_id) and len(run_id) <= 200 and not run_id.startswith(".") and not re.search(r"[/\\:\x00-\x1f]", run_id)
-    )

@@ -5,7 +5,7 @@ Everything that is not the method is transformers': resuming, `accelerate launch
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
 import torch
@@ -88,10 +88,11 @@ class JoLATrainer(Trainer):
             objective, l0_schedule, loss_reduction = "reference", REFERENCE_SCHEDULES[gate_scheduler], "token"
             gate_learning_rate = args.learning_rate
         text = TextDataset(tokenizer or model.tokenizer, data_collator, dataset_text_field, max_seq_length)
-        train_dataset = encode_texts(train_dataset, text, "training")
-        eval_dataset = encode_texts(eval_dataset, text, "validation")
-        if eval_dataset is None and args.eval_strategy != "no" and train_dataset is not None:
-            train_dataset, eval_dataset = hold_out(train_dataset, args.seed)
+        # Trainer takes any sequence of rows, whatever its annotations say.
+        training_rows: Any = encode_texts(train_dataset, text, "training")
+        validation_rows: Any = encode_texts(eval_dataset, text, "validation")
+        if validation_rows is None and args.eval_strategy != "no" and training_rows is not None:
+            training_rows, validation_rows = hold_out(training_rows, args.seed)
         self.gate_learning_rate = gate_learning_rate or 10 * args.learning_rate
         self.penalty = PENALTIES[objective]
         self.loss_reduction = loss_reduction
@@ -100,11 +101,12 @@ class JoLATrainer(Trainer):
         self.l0_weight = l0_weight
         """λ of the last training step."""
         pad = model.tokenizer.pad_token_id
+        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=training_rows,
+            eval_dataset=validation_rows,
             data_collator=lambda rows: collate(rows, pad),
             callbacks=callbacks,
             **others,
@@ -141,7 +143,9 @@ class JoLATrainer(Trainer):
             ]
             if gates:
                 groups.append({"params": gates, "lr": self.gate_learning_rate, "weight_decay": 0.0})
-            optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, self.edited)
+            # Trainer asks for a model of transformers and looks at the names of its modules alone.
+            edited: Any = self.edited
+            optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, edited)
             self.optimizer = optimizer(groups, **arguments)
         return self.optimizer
 
@@ -183,8 +187,9 @@ class JoLATrainer(Trainer):
             logs |= dict(zip(("cross_entropy", "penalty"), mean.tolist(), strict=True))
             logs["l0_weight"] = self.l0_weight
             logs["expected_open"] = float(expected_open(self.edited.gated_edits()).detach())
-            if self.lr_scheduler is not None:
-                rates = self.lr_scheduler.get_last_lr()
+            last_rates = getattr(self.lr_scheduler, "get_last_lr", None)  # that of DeepSpeed may have none
+            if last_rates is not None:
+                rates = last_rates()
                 logs["learning_rate"], logs["gate_learning_rate"] = float(rates[0]), float(rates[-1])
         super().log(logs, start_time)
 
@@ -217,7 +222,7 @@ class JoLATrainer(Trainer):
     def _total_steps(self) -> int:
         if self.args.max_steps > 0:
             return self.args.max_steps
-        if self.train_dataset is None:
+        if not isinstance(self.train_dataset, Sized):
             return 1
         batch = self.args.train_batch_size * self.args.world_size
         batches = -(-len(self.train_dataset) // batch)
@@ -295,16 +300,25 @@ class GateRecorder(TrainerCallback):
         self.record(kwargs["model"], state)
 
     def record(self, model: nn.Module, state: TrainerState) -> None:
-        """Append one record for each site; plain numbers, so that no graph or activation is held."""
+        """Append one record for each site; NaN where no edit is trained.
+
+        Plain numbers, so that no graph or activation is held.
+        """
         if not state.is_world_process_zero:
             return
         unwrapped = getattr(model, "module", model)
         assert isinstance(unwrapped, JoLAModel)
         for edits in unwrapped.gated_edits():
-            values, opened, norms = edits.gate_values(), edits.open_probability(), edits.norms()
+            kinds = {"gate": edits.gate_values(), "open": edits.open_probability(), "norm": edits.norms()}
+            untrained = ~edits.editable
             self.writers[edits.site].append(
                 state.global_step,
-                {f"{half}_gate": values[half].cpu().numpy() for half in HALVES}
-                | {f"{half}_open": opened[half].cpu().numpy() for half in HALVES}
-                | {f"{half}_norm": norms[half].cpu().numpy() for half in HALVES},
+                {
+                    f"{half}_{kind}": values[half]
+                    .masked_fill(untrained if half in edits.halves else torch.ones_like(untrained), math.nan)
+                    .cpu()
+                    .numpy()
+                    for kind, values in kinds.items()
+                    for half in HALVES
+                },
             )

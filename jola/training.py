@@ -5,7 +5,6 @@ run's directory at once, where any number of readers follow it.
 """
 
 import errno
-import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,65 +12,43 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import (
     PrinterCallback,
     TrainerCallback,
-    TrainerControl,
-    TrainerState,
     TrainingArguments,
 )
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 
 from jola.config import RunConfig, flag
-from jola.distributed import by_first, in_any, meet, processes
+from jola.distributed import by_first, meet, processes
 from jola.errors import InputError
 from jola.evaluation import exact_match
 from jola.examples import EncodedSet, Example, Template, encode_examples
 from jola.files import disk_errors, read_json
+from jola.following import (
+    PAUSE_FILE,
+    Progress,
+    Quiet,
+    RunFollower,
+    pause_requested,
+    peak_memory,
+    stop_on_signal,
+)
 from jola.gate_history import truncate_history
 from jola.interventions import HALVES
 from jola.model import JoLAModel
+from jola.processes import machine
 from jola.runs import Run, RunStore
 from jola.tasks import Task, load_task
 from jola.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
 
-STATUS_INTERVAL = 0.2
-"""Seconds between two writes of the status file, at least."""
-
 _DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_container.cc", "iostream error")
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
-
-
-class Progress(Protocol):
-    """What a caller may want to see: phases, steps, notes."""
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        """A new phase begins: 'load', 'train', 'evaluate', with its number of steps when it is known."""
-
-    def advance(self, done: int, **values: float) -> None:
-        """`done` of the phase's total, with numbers worth showing."""
-
-    def note(self, sentence: str) -> None:
-        """Something the user should know."""
-
-
-class Quiet:
-    """Progress that goes nowhere."""
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        """Ignore a phase."""
-
-    def advance(self, done: int, **values: float) -> None:
-        """Ignore a step."""
-
-    def note(self, sentence: str) -> None:
-        """Ignore a note."""
 
 
 def run_training(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Run:
@@ -87,8 +64,8 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
         progress: Told what happens.
 
     Returns:
-        The run, in state ``finished`` or ``cancelled`` (SIGINT or SIGTERM stops at the next step and keeps what is
-        asked for in ``training.keep``).
+        The run, in state ``finished``; or ``cancelled``, after SIGINT or SIGTERM, or ``paused``, after `request_pause`.
+        Both stop at the next step, with a checkpoint to go on from, and keep what is asked for in ``training.keep``.
 
     Raises:
         InputError: A setting, the model or the data cannot be used. The run is then ``failed`` with that sentence.
@@ -104,17 +81,22 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
         used = _settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
+        if not Run(path).alive:  # whoever made it for this process may have asked it to pause since
+            (path / PAUSE_FILE).unlink(missing_ok=True)
         return Run.create(path, used, resume=resume), used
 
     run, config = by_first(create, first)
     try:
-        with _stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             _train(run, config, resume, first, progress, stop)
     except BaseException as error:
         sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         if first:
             run.write_status(state="cancelled" if isinstance(error, KeyboardInterrupt) else "failed", message=sentence)
         raise
+    finally:
+        if first:
+            (run.path / PAUSE_FILE).unlink(missing_ok=True)
     return run
 
 
@@ -133,15 +115,19 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     if first:
         Run.create(run.path, config, _facts(task, train, model), resume=True)
     if first and resume:
+        interrupted = bool(run.metrics())  # and not only queued
         run.truncate_after(step)
         if step % config.training.record_every:
             # The end of the interrupted run was recorded, and an unbroken run would not have recorded this step.
             for site in run.sites():
                 truncate_history(run.gates_dir, site, step - 1)
-        progress.note(f"Going on from step {step}." if step else "No checkpoint yet: starting from the beginning.")
+        if step:
+            progress.note(f"Going on from step {step}.")
+        elif interrupted:
+            progress.note("No checkpoint yet: starting from the beginning.")
     with ExitStack() as stack:
         writers = {
-            e.site: stack.enter_context(run.gate_writer(e.site, e.layers, e.units))
+            str(e.site): stack.enter_context(run.gate_writer(e.site, e.layers, e.units))
             for e in (model.gated_edits() if first else ())
         }
         follower = RunFollower(run, progress, stop)
@@ -159,19 +145,25 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         return
     trained = time.time() - started
     run.write_status(step=trainer.state.global_step)
+    if follower.paused and not stop.is_set():
+        model.save_pretrained(run.adapter_dir)
+        run.write_status(state="paused")
+        return
     result: dict[str, Any] = {
         "closed": closed_fractions(model),
         "seconds": trained,
         "steps": trainer.state.global_step,
         "kept_step": kept_step(trainer),
         "n_train": len(train.rows),
+        "peak_memory": peak_memory(model.device),
         "test": None,
     }
     facts = {"Task": f"{task.name}, {len(train.rows)} training examples, seed {config.training.seed}"}
 
     def advance(done: int, total: int) -> None:
         progress.advance(done)
-        if stop.is_set() and done < total:
+        follower.paused = follower.paused or pause_requested(run)
+        if (stop.is_set() or follower.paused) and done < total:
             raise _Stopped
 
     if task.test and not stop.is_set():
@@ -182,6 +174,9 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
             result["test"] = match.accuracy.to_dict()
             facts["Test accuracy (exact match)"] = str(match.accuracy)
     model.save_pretrained(run.adapter_dir, facts)
+    if follower.paused and not stop.is_set() and result["test"] is None:
+        run.write_status(state="paused")
+        return
     run.write_result(result)
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
@@ -254,66 +249,16 @@ def kept_step(trainer: JoLATrainer) -> int:
     return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
 
 
-def closed_fractions(model: JoLAModel) -> dict[str, float]:
-    """Share of the gates of each half whose evaluation value is exactly 0, over all editable units of all sites."""
-    edits = model.gated_edits()
-    return {
-        half: float(torch.cat([(e.gate_values()[half] == 0)[e.editable].float() for e in edits]).mean())
-        for half in HALVES
-    }
+def closed_fractions(model: JoLAModel) -> dict[str, float | None]:
+    """Share of the gates of each half whose evaluation value is exactly 0, over all editable units of all sites.
 
-
-class RunFollower(TrainerCallback):
-    """Writes status and metrics of a run while it trains, reports progress, and stops it on request."""
-
-    def __init__(self, run: Run, progress: Progress, stop: threading.Event) -> None:
-        self.run, self.progress, self.stop = run, progress, stop
-        self._written = 0.0
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The run is training from now on."""
-        if state.is_world_process_zero:
-            self.run.write_status(state="training", step=state.global_step, total_steps=state.max_steps)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tell how far it is, and stop when that was asked for."""
-        if state.is_world_process_zero and time.monotonic() - self._written >= STATUS_INTERVAL:
-            self._written = time.monotonic()
-            self.run.write_status(step=state.global_step)
-        if in_any(self.stop.is_set(), args.device):
-            self.stop.set()
-            control.should_training_stop = True
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Keep a stop within an epoch from validating: an unbroken run, which a resumed one repeats, would not."""
-        if control.should_training_stop and (state.epoch or 0) % 1:
-            control.should_evaluate = False
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Append the numbers of a step, or of a validation, to the metrics."""
-        if not state.is_world_process_zero or not logs:
-            return
-        entry: dict[str, Any] = {"step": state.global_step, "time": time.time(), "epoch": state.epoch}
-        if "eval_loss" in logs:
-            self.run.append_metrics(entry | {"validation_cross_entropy": logs["eval_loss"]})
-        elif "cross_entropy" in logs:
-            names = (
-                "loss", "cross_entropy", "penalty", "l0_weight", "expected_open", "learning_rate", "gate_learning_rate",
-                "grad_norm",
-            )  # fmt: skip
-            self.run.append_metrics(entry | {name: logs[name] for name in names if name in logs})
-            self.progress.advance(state.global_step, loss=logs["loss"], expected_open=logs["expected_open"])
+    None for a half that is not trained.
+    """
+    fractions: dict[str, float | None] = {}
+    for half in HALVES:
+        closed = [(e.gate_values()[half] == 0)[e.editable].float() for e in model.gated_edits() if half in e.halves]
+        fractions[half] = float(torch.cat(closed).mean()) if closed else None
+    return fractions
 
 
 def _check_tracker(name: str) -> None:
@@ -321,27 +266,6 @@ def _check_tracker(name: str) -> None:
     installed = ["none", "all", *get_available_reporting_integrations()]
     if name not in installed:
         raise InputError(f"--report-to is {name!r}, which is not installed here; choose one of {', '.join(installed)}.")
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _encode(
@@ -359,6 +283,7 @@ def _encode(
 def _facts(task: Task, train: EncodedSet, model: JoLAModel) -> dict[str, Any]:
     return {
         "versions": {name: _version(name) for name in PACKAGES},
+        "machine": machine(),
         "task": {
             "name": task.name,
             "n_train": len(train.rows),

@@ -9,13 +9,18 @@ from jola.tasks.sources import Parts
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task that has a name. ``load`` gives every example of it and may fetch data the first time."""
+    """A task that has a name.
+
+    ``load`` gives every example of it and may fetch data the first time; ``prompt`` is one that is not among them, in
+    the same form, to try a model with.
+    """
 
     name: str
     title: str
     description: str
     labels: tuple[str, ...] | None
     load: Callable[[], Parts]
+    prompt: str
 
 
 REGISTRY: dict[str, TaskInfo] = {
@@ -27,6 +32,7 @@ REGISTRY: dict[str, TaskInfo] = {
             description=sentiment.DESCRIPTION,
             labels=sentiment.LABELS,
             load=sentiment.load,
+            prompt=sentiment.PROMPT,
         ),
     )
 }

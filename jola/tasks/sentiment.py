@@ -23,6 +23,8 @@ from jola.tasks.sources import Parts
 LABELS = ("negative", "positive")
 DESCRIPTION = "Is a sentence of a movie review positive or negative? Rated by people (Hutto & Gilbert, 2014)."
 INSTRUCTION = "Is the sentiment of this movie review positive or negative?"
+PROMPT = f"{INSTRUCTION}\nThe story takes its time, but the cast is so warm that you forgive it everything."
+"""Not of the data: a review of ours."""
 
 SMALLEST_MEAN = 1.0
 """Smallest magnitude of the mean rating of a snippet that is kept, on the scale from -4 to 4."""

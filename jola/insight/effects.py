@@ -1,0 +1,377 @@
+r"""What each edit does to the log-probability of an answer.
+
+For an edit half e that is on, with everything else as it is,
+
+    effect(e) = ln p(answer | prompt; all edits) − ln p(answer | prompt; all edits but e)        in nats
+
+An edit of layer l changes nothing before it. So one pass with all edits keeps the residual stream that enters each
+layer, and a pass without e starts there. Passes are batched: rows whose edit lies deeper join those under way when
+their layer is reached. The last MLP and the head run at the positions of the answer alone. The numbers are those of one
+pass for each edit.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from threading import Event
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+
+from jola.errors import InputError
+from jola.examples import Example, Template
+from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, batch_of, prompt_ids, shared_mask
+from jola.interventions import HALVES, EditMask, GatedEdits
+from jola.model import JoLAModel, Masks
+from jola.tracing import Plan, Wanted
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is, in edits."""
+
+Stop = Event | Callable[[], bool]
+"""Asked between passes whether to end."""
+
+CHUNK_TOKENS = {"cpu": 512}
+"""Tokens of all rows in a pass, by kind of device: more would leave the processor's cache."""
+CHUNK_TOKENS_ELSEWHERE = 16384
+
+ROUNDING_ROWS = 8
+"""Passes that differ in rounding alone, from which its size is estimated."""
+
+CONFIDENCE = 0.95
+
+
+class Stopped(Exception):
+    """The caller's `stop` asked to end before all was computed."""
+
+
+@dataclass(frozen=True)
+class EditRef:
+    """One half of one edit; `intervention` is its position among the interventions in use (`JoLAModel.in_use`)."""
+
+    site: str
+    layer: int
+    unit: int
+    half: str
+    intervention: int = 0
+
+
+@dataclass(frozen=True)
+class EditEffects:
+    """Effects of switching off single edit halves, in the order of `edits`; arrays have one number for each, in nats.
+
+    `base` and `edited` are ln p(answer) of the plain model and with all edits (means over the examples). With one
+    prompt `low` and `high` are NaN; over `n` examples they bound the 95 % interval of the mean (Student's t).
+    `rounding` is about the standard deviation that the model's number format alone gives to ln p(answer), for one
+    prompt: an effect within two of it may be nothing but rounding. It is 0 in float32, where it is below 1e-4, and NaN
+    for a mean, whose interval has it in it. `seconds` and `passes` are what it took in all; `one_by_one_seconds`
+    estimates one full pass for each edit and example, from the pass with all edits, which was timed.
+    """
+
+    edits: tuple[EditRef, ...]
+    effect: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    n: int
+    base: float
+    edited: float
+    rounding: float
+    seconds: float
+    passes: int
+    one_by_one_seconds: float
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each edit half: where it is, its effect in nats, the interval, and n."""
+        frame = _places(self.edits)
+        return frame.assign(effect_nats=self.effect, low_nats=self.low, high_nats=self.high, n=self.n)
+
+
+def open_edits(model: JoLAModel, mask: Masks = None, strength: float = 1.0) -> tuple[EditRef, ...]:
+    """The edit halves that are on: in use, gate above 0, and not switched off by the mask; by layer."""
+    if strength == 0:
+        return ()
+    found = []
+    for position, (edits, own) in enumerate(zip(model.in_use, shared_mask(model, mask), strict=True)):
+        if not isinstance(edits, GatedEdits):
+            continue
+        for half, gate in edits.gate_values().items():
+            on = gate != 0 if own is None else (gate != 0) & (getattr(own, half).to(gate.device) != 0)
+            found += [EditRef(str(edits.site), layer, unit, half, position) for layer, unit in on.nonzero().tolist()]
+    return tuple(sorted(found, key=lambda e: (e.layer, e.intervention, e.site, e.unit, HALVES.index(e.half))))
+
+
+def edit_effects(
+    model: JoLAModel,
+    prompt: Prompt,
+    answer: str | None = None,
+    *,
+    mask: Masks = None,
+    strength: float = 1.0,
+    template: Template | None = None,
+    only: Collection[EditRef] | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> EditEffects:
+    """The effect of every edit that is on, for one prompt.
+
+    Args:
+        prompt: A user's turn, an example, or token ids.
+        answer: The answer, without its end token, which counts too; None is the example's.
+        mask, strength: As in `JoLAModel.forward`, without a dimension of the batch.
+        template: How prompts are written; None is what suits the tokenizer.
+        only: Measure no others than these.
+        progress, stop: Called between passes.
+
+    Raises:
+        InputError: There is no answer, or the prompt is empty.
+        Stopped: `stop` asked to end.
+    """
+    template = template or Template(model.tokenizer)
+    ids, answer_tokens = prompt_ids(model, prompt, template), answer_ids(model, answer_of(prompt, answer), template)
+    started = time.perf_counter()
+    with at_rest(model):
+        edits = _chosen(open_edits(model, mask, strength), only)
+        masks, watch = shared_mask(model, mask), _Watch(progress, stop)
+        one = _measure(model, ids, answer_tokens, edits, masks, strength, watch, rounding=True)
+    nothing = np.full(len(edits), np.nan)
+    return EditEffects(
+        edits=edits,
+        effect=one.effect,
+        low=nothing,
+        high=nothing.copy(),
+        n=1,
+        base=one.base,
+        edited=one.edited,
+        rounding=one.rounding,
+        seconds=time.perf_counter() - started,
+        passes=one.passes,
+        one_by_one_seconds=one.pass_seconds * len(edits),
+    )
+
+
+def mean_edit_effects(
+    model: JoLAModel,
+    examples: Sequence[Example],
+    *,
+    mask: Masks = None,
+    strength: float = 1.0,
+    template: Template | None = None,
+    only: Collection[EditRef] | None = None,
+    progress: Progress | None = None,
+    stop: Stop | None = None,
+) -> EditEffects:
+    """The mean effect of every edit that is on over examples and their right answers, with its 95 % interval.
+
+    The interval is for the mean over examples like these, one edit at a time; among many edits some intervals miss.
+    Arguments and errors as for `edit_effects`.
+    """
+    if not examples:
+        raise InputError("There are no examples; give at least one.")
+    template = template or Template(model.tokenizer)
+    encoded = [template.encode(example) for example in examples]
+    started = time.perf_counter()
+    with at_rest(model):
+        edits, masks = _chosen(open_edits(model, mask, strength), only), shared_mask(model, mask)
+        watch = _Watch(progress, stop, len(examples))
+        ones = [
+            _measure(
+                model,
+                row.input_ids[: row.completion_start],
+                row.input_ids[row.completion_start :],
+                edits,
+                masks,
+                strength,
+                watch,
+            )
+            for row in encoded
+        ]
+    effects = np.stack([one.effect for one in ones])
+    mean, low, high = _interval(effects)
+    return EditEffects(
+        edits=edits,
+        effect=mean,
+        low=low,
+        high=high,
+        n=len(ones),
+        base=float(np.mean([one.base for one in ones])),
+        edited=float(np.mean([one.edited for one in ones])),
+        rounding=float("nan"),
+        seconds=time.perf_counter() - started,
+        passes=sum(one.passes for one in ones),
+        one_by_one_seconds=sum(one.pass_seconds for one in ones) * len(edits),
+    )
+
+
+@dataclass(frozen=True)
+class _One:
+    """Effects for one prompt; `pass_seconds` is what the pass with all edits took."""
+
+    effect: NDArray[np.float64]
+    base: float
+    edited: float
+    rounding: float
+    passes: int
+    pass_seconds: float
+
+
+class _Watch:
+    """Reports progress and asks whether to stop."""
+
+    def __init__(self, progress: Progress | None, stop: Stop | None, examples: int = 1) -> None:
+        self._progress, self._examples, self._done = progress, examples, 0
+        self._stop = stop.is_set if isinstance(stop, Event) else stop
+
+    def check(self) -> None:
+        """Raise `Stopped` when asked to."""
+        if self._stop is not None and self._stop():
+            raise Stopped("Stopped before all edits were measured.")
+
+    def add(self, done: int, total: int) -> None:
+        """`done` more edits are measured, of `total` for each example."""
+        self._done += done
+        if self._progress is not None:
+            self._progress(self._done, total * self._examples)
+
+
+def _measure(
+    model: JoLAModel,
+    ids: Sequence[int],
+    answer: Sequence[int],
+    edits: Sequence[EditRef],
+    masks: Sequence[EditMask | None],
+    strength: float,
+    watch: _Watch,
+    rounding: bool = False,
+) -> _One:
+    watch.check()
+    scorer = _Scorer(model, ids, answer)
+    base = float(scorer.score({}))
+    watch.check()
+    plan, places = model.plan(masks, strength, 1), sorted({e.layer for e in edits})
+    # After the pass of the plain model, so that what only a first pass costs is not in the time.
+    started = time.perf_counter()
+    record = model.traced.record(scorer.inputs, plan, Wanted(entering=places), rows=scorer.rows(1))
+    edited = float(scorer.log_probability(record.logits, 1))
+    pass_seconds = time.perf_counter() - started
+
+    size = max(1, CHUNK_TOKENS.get(model.device.type, CHUNK_TOKENS_ELSEWHERE) // scorer.tokens)
+    without, passes, noise = [], 2, 0.0
+    if rounding and edits and model.base.dtype is not torch.float32:
+        noise, passes = _rounding(scorer, plan, places[0], record.entering[places[0]]), 3
+    for chunk in _chunks(edits, size):
+        watch.check()
+        entering = {
+            layer: record.entering[layer].expand(count, -1, -1)
+            for layer, count in Counter(e.layer for e in chunk).items()
+        }
+        off = _plan_without(model, chunk, masks, strength, plan)
+        without += scorer.score(off, entering).tolist()
+        passes += 1
+        watch.add(len(chunk), len(edits))
+    return _One(edited - np.array(without, dtype=np.float64), base, edited, noise, passes, pass_seconds)
+
+
+def _rounding(scorer: "_Scorer", plan: Plan, layer: int, hidden: Tensor) -> float:
+    """Standard deviation of ln p(answer) when the numbers that enter a layer move by a rounding step or not at all."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randint(-1, 2, (ROUNDING_ROWS, *hidden.shape[1:]), generator=generator).to(hidden)
+    return float(scorer.score(plan, {layer: hidden * (1 + steps * torch.finfo(hidden.dtype).eps / 2)}).std())
+
+
+def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
+    """Rows of one pass, by layer; as even as may be, for a pass with one row costs nearly as much as a full one."""
+    count = -(-len(edits) // size)
+    for part in range(count):
+        yield edits[part * len(edits) // count : (part + 1) * len(edits) // count]
+
+
+def _plan_without(
+    model: JoLAModel, chunk: Sequence[EditRef], masks: Sequence[EditMask | None], strength: float, plan: Plan
+) -> Plan:
+    """The edits of a pass in which each row lacks the edit of its own place in `chunk`, which is sorted by layer.
+
+    At the layers where rows join, those under way and those that join have masks of their own; at all others every row
+    has the edits of `plan`.
+    """
+    result = dict(plan)
+    for layer in {e.layer for e in chunk}:
+        under_way = [e for e in chunk if e.layer <= layer]
+        own = model.plan(masks_without(model, under_way, masks), strength, len(under_way))
+        for place in list(result):
+            if place[0] == layer:
+                del result[place]
+        result.update({place: edit for place, edit in own.items() if place[0] == layer})
+    return result
+
+
+def masks_without(
+    model: JoLAModel, edits: Sequence[EditRef], masks: Sequence[EditMask | None]
+) -> list[EditMask | None]:
+    """Masks with one row for each edit, in which it is off, beside what `masks` switch off."""
+    result: list[EditMask | None] = []
+    for position, (own, given) in enumerate(zip(model.in_use, masks, strict=True)):
+        if not isinstance(own, GatedEdits):
+            result.append(given)
+            continue
+        given = given or EditMask.all(own)
+        halves = {half: getattr(given, half).float().repeat(len(edits), 1, 1) for half in HALVES}
+        for row, edit in enumerate(edits):
+            if edit.intervention == position:
+                halves[edit.half][row, edit.layer, edit.unit] = 0
+        result.append(EditMask(**halves))
+    return result
+
+
+class _Scorer:
+    """ln p of one answer after one prompt, for plans of edits."""
+
+    def __init__(self, model: JoLAModel, ids: Sequence[int], answer: Sequence[int]) -> None:
+        self._model = model
+        # What the last token of the answer foretells, nobody asks.
+        tokens = [*ids, *answer][:-1]
+        self.tokens = len(tokens)
+        self.inputs = model.inputs(batch_of(tokens))
+        self._answer = torch.tensor(list(answer), device=model.device)
+        self._rows = torch.arange(self.tokens, device=model.device)[None] >= len(ids) - 1
+
+    def rows(self, count: int) -> Tensor:
+        """(count, tokens): where tokens of the answer are foretold."""
+        return self._rows.expand(count, -1)
+
+    def score(self, plan: Plan, start: dict[int, Tensor] | None = None) -> Tensor:
+        """(rows,) of ln p(answer), float64 on the CPU."""
+        count = sum(len(rows) for rows in start.values()) if start else 1
+        record = self._model.traced.record(self.inputs, plan, rows=self.rows(count), start=start)
+        return self.log_probability(record.logits, count)
+
+    def log_probability(self, logits: Tensor, count: int) -> Tensor:
+        """The same of logits at the answer's positions, (count · answer tokens, vocabulary)."""
+        each = logits.float().log_softmax(-1).view(count, len(self._answer), -1)
+        chosen = each.gather(-1, self._answer.expand(count, -1)[..., None])
+        return chosen.sum((-2, -1)).double().cpu()
+
+
+def _chosen(edits: tuple[EditRef, ...], only: Collection[EditRef] | None) -> tuple[EditRef, ...]:
+    if only is None:
+        return edits
+    wanted = set(only)
+    return tuple(edit for edit in edits if edit in wanted)
+
+
+def _interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over the rows and the bounds of its interval, by column; NaN bounds where there is one row."""
+    mean, n = values.mean(0), len(values)
+    if n < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+    return mean, mean - half, mean + half
+
+
+def _places(edits: Sequence[EditRef]) -> pd.DataFrame:
+    columns = ("site", "layer", "unit", "half", "intervention")
+    return pd.DataFrame({name: [getattr(edit, name) for edit in edits] for name in columns})

@@ -1,0 +1,125 @@
+"""What the functions of `jola.insight` are asked about: prompts and answers as tokens, and tokens as text."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from jola.errors import InputError
+from jola.examples import Example, Message, Template
+from jola.interventions import EditMask
+from jola.model import JoLAModel, Masks
+
+Prompt = str | Example | Sequence[int]
+"""One turn of a user in the model's template, a conversation (its answer plays no part), or token ids as they are."""
+
+# A character takes at most four tokens, one a byte.
+_BYTES = 4
+
+
+def prompt_ids(model: JoLAModel, prompt: Prompt, template: Template | None = None) -> list[int]:
+    """Token ids of a prompt up to where the answer begins.
+
+    Raises:
+        InputError: The prompt is empty, or an id is not in the vocabulary.
+    """
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise InputError("The prompt is empty; write one.")
+        prompt = Example((Message("user", prompt),), "")
+    if isinstance(prompt, Example):
+        return (template or Template(model.tokenizer)).encode_prompt(prompt)
+    return checked_ids(model, prompt)
+
+
+def checked_ids(model: JoLAModel, ids: Sequence[int]) -> list[int]:
+    """The ids as a list; InputError when there is none or one that the model does not have."""
+    result, size = [int(token) for token in ids], model.base.config.get_text_config().vocab_size
+    if not result:
+        raise InputError("The text has no tokens; write something.")
+    if bad := next((token for token in result if not 0 <= token < size), None):
+        raise InputError(f"There is no token {bad}; the vocabulary has ids 0 to {size - 1}.")
+    return result
+
+
+def answer_ids(model: JoLAModel, answer: str, template: Template | None = None) -> list[int]:
+    """Token ids of an answer as it is trained: with what the template puts around it and the end token."""
+    encoded = (template or Template(model.tokenizer)).encode(Example((Message("user", "?"),), answer))
+    return encoded.input_ids[encoded.completion_start :]
+
+
+def answer_of(prompt: Prompt, answer: str | None) -> str:
+    """The answer given, or that of the example; InputError when there is neither."""
+    if answer is None and isinstance(prompt, Example):
+        answer = prompt.completion
+    if not answer:
+        raise InputError("The answer is empty; write the answer whose probability is wanted.")
+    return answer
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The text of each token of a sequence; of bytes that are a part of a character, the tokenizer's name for them."""
+    # A token is decoded after those before it: tokenizers of the SentencePiece family drop the blank of a token that
+    # stands alone.
+    return [_text_after(tokenizer, ids[max(0, i - _BYTES) : i], token) for i, token in enumerate(ids)]
+
+
+def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The text of a token within a text, its blank included."""
+    return _text_after(tokenizer, tokenizer("a", add_special_tokens=False)["input_ids"], token)
+
+
+def _text_after(tokenizer: PreTrainedTokenizerBase, before: Sequence[int], token: int) -> str:
+    start, whole = _decode(tokenizer, before), _decode(tokenizer, [*before, token])
+    text = whole.removeprefix(start)
+    if whole.startswith(start) and text and "\N{REPLACEMENT CHARACTER}" not in text:
+        return text
+    name: Any = tokenizer.convert_ids_to_tokens(token)
+    return name if isinstance(name, str) else text
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    text: Any = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text
+
+
+def batch_of(ids: Sequence[int]) -> Tensor:
+    """(1, tokens)."""
+    return torch.tensor([list(ids)])
+
+
+@contextmanager
+def at_rest(model: JoLAModel) -> Iterator[None]:
+    """Inside the block nothing learns and the gates have no noise, whatever mode the edits are in."""
+    training = [i for i in model.in_use if i.training]
+    with torch.no_grad():
+        if not training:
+            yield
+            return
+        with model.lock:
+            for intervention in training:
+                intervention.eval()
+            try:
+                yield
+            finally:
+                for intervention in training:
+                    intervention.train()
+
+
+def shared_mask(model: JoLAModel, mask: Masks) -> list[EditMask | None]:
+    """The mask of each intervention in use, for a single prompt: without a dimension of the batch.
+
+    Raises:
+        ValueError: A mask does not fit, or has several rows.
+    """
+    masks: list[EditMask | None] = []
+    for own in model.masks(mask):
+        if own is not None and own.offset.dim() == 3:
+            if len(own.offset) != 1:
+                raise ValueError(f"The mask has {len(own.offset)} rows, but there is one prompt.")
+            own = EditMask(own.offset[0], own.scale[0])
+        masks.append(own)
+    return masks
