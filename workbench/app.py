@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 # Read by gradio, huggingface_hub and transformers when they are imported: nothing is reported to anybody.
@@ -22,6 +22,9 @@ if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings
 
     from workbench.bench import Workbench
 
+PLACES = ("train", "playground", "runs")
+"""Names of the places in an address, as in ``?tab=playground``."""
+
 _BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
 <span class="jw-running" aria-hidden="true"></span></div>"""
 
@@ -38,7 +41,8 @@ def build(bench: "Workbench") -> "gr.Blocks":
     """The page, not served yet."""
     import gradio as gr
 
-    from workbench.tabs import playground, train
+    from workbench import api
+    from workbench.tabs import playground, runs, train
     from workbench.theme import ICON
 
     with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as page:
@@ -46,27 +50,52 @@ def build(bench: "Workbench") -> "gr.Blocks":
         remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
         icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
         gr.HTML(_BAR.format(icon=icon), js_on_load=_BAR_SCRIPT, apply_default_css=False, elem_id="bar")
-        with gr.Tabs(elem_id="places"):
+        with gr.Tabs(elem_id="places") as places:
             with gr.Tab("Train", id="train"):
                 train_tab = train.build(bench, remembered)
             with gr.Tab("Playground", id="playground") as playground_place:
                 playground_tab = playground.build(bench, page)
 
-        def on_load(last: str | None, request: gr.Request) -> tuple[Any, ...]:
-            run = bench.choose_run(dict(request.query_params).get("run"), last)
-            id = run.id if run is not None else ""
-            return *train.show(bench, id), *playground.offer(bench, None, id)
-
-        def on_offer(chosen: str | None, current: str) -> tuple[Any, ...]:
-            return playground.offer(bench, chosen, current)
+            with gr.Tab("Runs", id="runs"):
+                runs_tab = runs.build(bench)
 
         private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        offering = [playground_tab.run, train_tab.view], playground_tab.choosing()
-        page.load(on_load, remembered, [*train_tab.showing(), *playground_tab.choosing()], **private).then(
+
+        def on_load(last: str | None, request: gr.Request) -> tuple[Any, ...]:
+            asked = dict(request.query_params)
+            run = bench.choose_run(asked.get("run"), last)
+            place = asked.get("tab") if asked.get("tab") in PLACES else "train"
+            return gr.Tabs(selected=place), *train.show(bench, run.id if run is not None else "")
+
+        def on_address(current: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            """Open the Playground as the address says; at other places nothing is loaded before it is looked at."""
+            asked = dict(request.query_params)
+            if asked.get("tab") == "playground":
+                wanted = asked.get("run") or current
+                masks, text = asked.get("mask", ""), asked.get("prompt", "")
+                yield from playground.offer(playground_tab, bench, request, wanted, masks, text)
+            bench.session.warm_up()
+
+        def on_offer(current: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            before = playground_tab.wiring.state(request).run
+            yield from playground.offer(playground_tab, bench, request, before or current)
+
+        offering = [train_tab.view], playground_tab.outputs()
+        page.load(on_load, remembered, [places, *train_tab.showing()], **private).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
-        )
+        ).then(on_address, *offering, **private)
         playground_place.select(on_offer, *offering, **private)
-        train_tab.view.ended(on_offer, *offering, **private)
+
+        def open_in_train(event: gr.EventData) -> tuple[Any, ...]:
+            return gr.Tabs(selected="train"), *train.show(bench, runs.chosen(event))
+
+        def open_in_playground(event: gr.EventData, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            for values in playground.offer(playground_tab, bench, request, runs.chosen(event)):
+                yield gr.Tabs(selected="playground"), *values
+
+        runs_tab.table.train(open_in_train, None, [places, *train_tab.showing()], **private)
+        runs_tab.table.playground(open_in_playground, None, [places, *playground_tab.outputs()], **private)
+        api.install(bench)
     return page
 
 
@@ -130,9 +159,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with console.status("Starting JoLA Workbench …"):
             import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
 
+            from workbench import sample
             from workbench.bench import Workbench
 
             bench = Workbench.from_settings(settings)
+            sample.install(bench.store)
             page = build(bench)
             address = launch(page, settings)
     except InputError as error:

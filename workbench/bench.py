@@ -46,6 +46,13 @@ class Workbench:
         except InputError:
             return None
 
+    def must_find(self, id: str) -> Run:
+        """The run with this id. `InputError` when there is none."""
+        run = self.find(id)
+        if run is None:
+            raise InputError(f"There is no run {id!r}; `runs` lists those there are.")
+        return run
+
     def choose_run(self, asked: str | None = None, remembered: str | None = None) -> Run | None:
         """The run to show: the one in the address, the one shown last, the one at work, or the newest."""
         for id in (asked, remembered):
@@ -62,17 +69,24 @@ class Workbench:
 
 
 def has_adapter(run: Run) -> bool:
-    """Whether a model can be loaded with the edits of the run."""
-    return (run.adapter_dir / "adapter_model.safetensors").is_file() and not run.alive
+    """Whether a model can be loaded with the edits of the run; a run at work keeps its best edits so far."""
+    return (run.adapter_dir / "adapter_model.safetensors").is_file()
 
 
 def describe_run(run: Run) -> str:
-    """Task, outcome and time of a run in one line."""
+    """Label or task, outcome and time of a run in one line."""
     summary = run.summary()
     began = datetime.fromtimestamp(summary["created"]).strftime("%d %b %H:%M:%S")
     accuracy = (summary["accuracy"] or {}).get("accuracy")
     outcome = f"{100 * accuracy:.1f} %" if accuracy is not None else summary["state"]
-    return f"{summary['task'] or summary['id']} · {outcome} · {began}"
+    return f"{summary['label'] or summary['task'] or summary['id']} · {outcome} · {began}"
+
+
+def short_name(run: Run) -> str:
+    """Label, or task and time: enough to tell runs apart in the heading of a column."""
+    summary = run.summary()
+    began = datetime.fromtimestamp(summary["created"]).strftime("%H:%M:%S")
+    return summary["label"] or f"{summary['task'] or 'run'} {began}"
 
 
 def keep_upload(source: Path) -> tuple[Path, int]:

@@ -1,89 +1,42 @@
-"""What the page shows of a run, read from its directory while it is written.
+"""What the page shows of a run, read from its directory while it is written."""
 
-A gate value in [0, 1] crosses to the page as one byte: 0 is a gate at exactly 0, 1 to 254 are the open ones in equal
-steps, and 255 stands for a half of an edit that the run does not train.
-"""
-
-import base64
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jola.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.gate_history import STATES, GateHistory
 from jola.runs import UNFINISHED, Run, RunStore
-from workbench.jobs import last_sentence, log_tail
+from workbench.jobs import PAUSE_FILE, RESUMABLE, last_sentence, log_tail
+from workbench.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
+from workbench.waiting import Waiting
 
-UNTRAINED = 255
-_OPEN_LEVELS = 254
+__all__ = ["UNTRAINED", "Follower", "Followers", "encode_gates", "state_counts"]
+
 _CURVE_POINTS = 240
 _FOLLOWED = 8
-# Reading a long history again may cost at most this share of the time.
-_READING_SHARE = 0.05
-
-Codes = NDArray[np.uint8]
-
-
-def encode_gates(gates: NDArray[np.float32]) -> Codes:
-    """Gate values in [0, 1], any shape, as bytes."""
-    open_levels = np.clip(np.rint(np.nan_to_num(gates) * _OPEN_LEVELS), 1, _OPEN_LEVELS)
-    codes = np.where(gates > 0, open_levels, 0)
-    return np.where(np.isnan(gates), UNTRAINED, codes).astype(np.uint8)
-
-
-def state_counts(offset: Codes, scale: Codes) -> list[int]:
-    """How many units have no edit, the offset alone, the scale alone, and both."""
-    on = [(codes > 0) & (codes < UNTRAINED) for codes in (offset, scale)]
-    return np.bincount((on[0] + 2 * on[1]).ravel(), minlength=len(STATES)).tolist()
-
-
-class _History:
-    """The gates of one site at every record, as bytes; reads anew what was added, within a bounded share of time."""
-
-    def __init__(self, run: Run, site: str) -> None:
-        self._run, self._site = run, site
-        self._next_read = 0.0
-        self.steps: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self.codes: list[tuple[Codes, Codes]] = []
-        self.counts: list[list[int]] = []
-
-    def refresh(self, *, now: bool = False) -> None:
-        begin = time.monotonic()
-        if begin < self._next_read and not now:
-            return
-        history = self._run.gates(self._site)
-        known = len(self.codes)
-        if known > len(history) or not np.array_equal(self.steps, history.steps[:known]):
-            self.codes, self.counts, known = [], [], 0  # the run went back to a checkpoint
-        self._add(history, known)
-        self.steps = history.steps
-        self._next_read = begin + max(0.1, (time.monotonic() - begin) / _READING_SHARE)
-
-    def _add(self, history: GateHistory, known: int) -> None:
-        for index in range(known, len(history)):
-            offset, scale = (encode_gates(history.fields[f"{half}_gate"][index]) for half in ("offset", "scale"))
-            self.codes.append((offset, scale))
-            self.counts.append(state_counts(offset, scale))
 
 
 class Follower:
     """Reads one run for the page."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, waiting: Waiting | None = None) -> None:
         self.run = run
+        self._waiting = waiting or Waiting(RunStore(run.path.parent))
         self._lock = threading.Lock()
-        self._histories: dict[str, _History] = {}
+        self._histories: dict[str, History] = {}
 
     def token(self) -> str:
-        """Changes whenever the run wrote something or its process died."""
-        return f"{self.run.version()}:{self.run.state}"
+        """Changes whenever the run wrote something, its process died, or the queue of runs changed."""
+        return f"{self.run.version()}:{self._pausing()}:{self._waiting.mark()}:{self.run.state}"
+
+    def _pausing(self) -> bool:
+        return (self.run.path / PAUSE_FILE).exists() and self.run.alive
 
     def snapshot(self, site: str = "") -> dict[str, Any]:
         """Everything the run view shows; ``site`` empty or unknown means the first recorded one."""
@@ -94,6 +47,8 @@ class Follower:
             site = site if site in sites else next(iter(sites), "")
             metrics = run.metrics()
             active = state in UNFINISHED
+            queue = self._waiting.ids()
+            place = queue.index(run.id) if run.id in queue else None
             try:
                 config = run.config()
             except InputError:
@@ -105,10 +60,12 @@ class Follower:
                 "active": active,
                 "step": status["step"],
                 "total": status["total_steps"],
-                "message": describe_message(state, status["message"]),
+                "message": describe_message(state, status["message"], place, self._pausing()),
+                "can": actions(state, self._pausing()),
+                "queue": [{"id": id, "about": self._about(id)} for id in queue],
                 "about": describe_config(config),
                 "facts": facts(status, state, metrics, config),
-                "result": result_facts(run.result()),
+                "result": result_facts(run.result(), self._trained_gates),
                 "curves": curves(metrics),
                 "note": last_sentence(run) if state == "starting" else "",
                 "log": log_tail(run) if not active and state != "finished" else "",
@@ -118,46 +75,45 @@ class Follower:
             if site:
                 history = self._history(site)
                 history.refresh(now=not active)
-                view["records"] = len(history.codes)
+                view["records"] = len(history)
                 view["states"] = _thin_states(history)
                 view["frame"] = self._last_frame(site)
             return view
+
+    def _trained_gates(self, half: str) -> int:
+        """How many gates of a half the run trains, over all sites."""
+        records = [self.run.last_gates(site) for site in self.run.sites()]
+        return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
+
+    def _about(self, id: str) -> str:
+        return describe_config(Run(self._waiting.store.root / id).raw_config())
 
     def frame(self, site: str, record: int) -> dict[str, Any] | None:
         """The gates at one record, counted from 0; None when there is no such record."""
         with self._lock:
             history = self._history(site)
-            if not history.codes:
+            if not len(history):
                 history.refresh(now=True)
-            if not 0 <= record < len(history.codes):
-                return None
-            return _frame(site, int(history.steps[record]), *history.codes[record])
+            return history.frame(record)
 
-    def _history(self, site: str) -> _History:
+    def course(self, site: str) -> list[dict[str, Any]]:
+        """The gates at a few steps over the run, for P(closed) at chosen steps (paper, figure 7)."""
+        with self._lock:
+            history = self._history(site)
+            history.refresh(now=True)
+            frames = [history.frame(record) for record in chosen_records(len(history))]
+            return [frame for frame in frames if frame is not None]
+
+    def _history(self, site: str) -> History:
         if site not in self._histories:
             if site not in self.run.sites():
                 raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
-            self._histories[site] = _History(self.run, site)
+            self._histories[site] = History(self.run, site)
         return self._histories[site]
 
     def _last_frame(self, site: str) -> dict[str, Any] | None:
         last = self.run.last_gates(site)
-        if last is None:
-            return None
-        step, fields = last
-        return _frame(site, step, *(encode_gates(fields[f"{half}_gate"]) for half in ("offset", "scale")))
-
-
-def _frame(site: str, step: int, offset: Codes, scale: Codes) -> dict[str, Any]:
-    return {
-        "site": site,
-        "step": step,
-        "layers": offset.shape[0],
-        "units": offset.shape[1],
-        "offset": base64.b64encode(offset.tobytes()).decode("ascii"),
-        "scale": base64.b64encode(scale.tobytes()).decode("ascii"),
-        "counts": state_counts(offset, scale),
-    }
+        return None if last is None else self._history(site).encode(*last)
 
 
 class Followers:
@@ -165,6 +121,7 @@ class Followers:
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
+        self._waiting = Waiting(store)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Follower] = OrderedDict()
 
@@ -175,7 +132,7 @@ class Followers:
         except InputError:
             return None
         with self._lock:
-            follower = self._known.setdefault(id, Follower(run))
+            follower = self._known.setdefault(id, Follower(run, self._waiting))
             self._known.move_to_end(id)
             while len(self._known) > _FOLLOWED:
                 self._known.popitem(last=False)
@@ -185,6 +142,8 @@ class Followers:
 # In words and numbers
 
 _STATE_WORDS = {
+    "queued": "Waiting for its turn",
+    "paused": "Paused",
     "starting": "Loading the model and the data",
     "training": "Training",
     "evaluating": "Measuring test accuracy",
@@ -195,9 +154,14 @@ _STATE_WORDS = {
 }
 
 
-def describe_message(state: str, message: str) -> str:
-    """The state in plain words, with what the run says of itself."""
+def describe_message(state: str, message: str, place: int | None = None, pausing: bool = False) -> str:
+    """The state in plain words, with its place in the queue or what the run says of itself."""
     words = _STATE_WORDS.get(state, state)
+    if state == "queued" and place is not None:
+        before = "next in line" if place == 0 else f"{place + 1}. in line"
+        return f"{words}: {before}"
+    if pausing:
+        return f"{words}: pauses at the next step"
     return f"{words}: {message}" if message and state != "finished" else words
 
 
@@ -215,13 +179,34 @@ def describe_config(config: Mapping[str, Any]) -> str:
     return " · ".join(str(piece) for piece in pieces if piece)
 
 
-def seconds_left(metrics: Sequence[Mapping[str, Any]], total: int) -> float | None:
-    """Seconds of training that remain, from the pace since the first step; None before the second step."""
+def actions(state: str, pausing: bool) -> list[str]:
+    """What can be done with a run in this state: ``pause``, ``resume``, ``cancel``."""
+    if state in UNFINISHED:
+        return ["cancel"] if pausing else ["pause", "cancel"]
+    if state == "queued":
+        return ["cancel"]
+    can = ["resume"] if state in RESUMABLE else []
+    return [*can, "cancel"] if state == "paused" else can
+
+
+def step_pace(metrics: Sequence[Mapping[str, Any]], since: float | None = None) -> float | None:
+    """Seconds of one step, validations included, over the steps after ``since``; None before the second of them."""
     steps = [(m["step"], m["time"]) for m in metrics if "loss" in m and "time" in m]
-    if len(steps) < 2 or not total:
+    # The gap of a pause is no pace.
+    steps = [(step, at) for step, at in steps if since is None or at >= since]
+    if len(steps) < 2 or steps[-1][0] <= steps[0][0]:
         return None
     (first, begin), (last, end) = steps[0], steps[-1]
-    return (end - begin) / (last - first) * max(0, total - last) if last > first else None
+    return (end - begin) / (last - first)
+
+
+def seconds_left(metrics: Sequence[Mapping[str, Any]], total: int, since: float | None = None) -> float | None:
+    """Seconds of training that remain, from the pace since the first step; None before the second step."""
+    pace = step_pace(metrics, since)
+    if pace is None or not total:
+        return None
+    last = max(m["step"] for m in metrics if "loss" in m and "time" in m)
+    return pace * max(0, total - last)
 
 
 def clock(seconds: float) -> str:
@@ -246,7 +231,7 @@ def facts(
     active = state in UNFINISHED
     started, end = status["started"], time.time() if active else status["updated"]
     validation = [m["validation_cross_entropy"] for m in metrics if m.get("validation_cross_entropy") is not None]
-    left = seconds_left(metrics, status["total_steps"]) if state == "training" else None
+    left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
     return {
         "step": f"{status['step']:,} / {status['total_steps']:,}" if status["total_steps"] else "–",
@@ -259,8 +244,11 @@ def facts(
     }
 
 
-def result_facts(result: Mapping[str, Any] | None) -> list[tuple[str, str]]:
-    """(what, figure) of a finished run: accuracies with n and interval, share of closed gates."""
+def result_facts(result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None) -> list[tuple[str, str]]:
+    """(what, figure) of a finished run: accuracies with n and interval, share of closed gates.
+
+    ``gates`` tells how many gates of a half there are, where that is known.
+    """
     if not result:
         return []
     rows = []
@@ -276,14 +264,26 @@ def result_facts(result: Mapping[str, Any] | None) -> list[tuple[str, str]]:
             )
     closed = result.get("closed") or {}
     for half in ("offset", "scale"):
-        if closed.get(half) is not None:
-            rows.append((f"{half.capitalize()} gates closed", f"{100 * closed[half]:.1f} %"))
+        if half in closed:
+            share, n = closed[half], gates(half) if gates else 0
+            figure = "not trained" if share is None else f"{100 * share:.1f} %" + (f" (n = {n:,})" if n else "")
+            rows.append((f"{half.capitalize()} gates closed", figure))
     return rows
 
 
 # Curves
 
 Points = list[tuple[float, float]]
+
+CURVES = {
+    "train": "cross_entropy",
+    "validation": "validation_cross_entropy",
+    "penalty": "penalty",
+    "edit_rate": "learning_rate",
+    "gate_rate": "gate_learning_rate",
+    "l0_weight": "l0_weight",
+}
+"""Name on the page and in ``metrics.jsonl``."""
 
 
 def _thin(points: Points) -> Points:
@@ -296,18 +296,22 @@ def _thin(points: Points) -> Points:
 
 
 def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Points (step, value) of cross-entropy and validation cross-entropy."""
+    """Points (step, value) of the parts of the loss, of the learning rates and of λ."""
 
     def series(name: str) -> Points:
-        return [(m["step"], round(m[name], 5)) for m in metrics if m.get(name) is not None and "step" in m]
+        return [(m["step"], float(f"{m[name]:.6g}")) for m in metrics if m.get(name) is not None and "step" in m]
 
-    return {"train": _thin(series("cross_entropy")), "validation": _thin(series("validation_cross_entropy"))}
+    return {name: _thin(series(metric)) for name, metric in CURVES.items()}
 
 
-def _thin_states(history: _History) -> dict[str, Any]:
+def _thin_states(history: History) -> dict[str, Any]:
     """Step and the counts of the four states at no more than `_CURVE_POINTS` of the records."""
     count = len(history.counts)
     chosen: Sequence[int] = range(count)
     if count > _CURVE_POINTS:
         chosen = np.linspace(0, count - 1, _CURVE_POINTS, dtype=int).tolist()
-    return {"steps": [int(history.steps[i]) for i in chosen], "counts": [history.counts[i] for i in chosen]}
+    return {
+        "steps": [history.steps[i] for i in chosen],
+        "counts": [history.counts[i] for i in chosen],
+        "closed": [history.closed[i] for i in chosen],
+    }

@@ -3,10 +3,7 @@
 import difflib
 import html
 import re
-from collections.abc import Sequence
 from typing import Literal
-
-from workbench.session import TokenChange
 
 # Share of common words, twice the number in common ÷ all words, from which differences are worth marking.
 _ALIKE = 0.4
@@ -57,37 +54,6 @@ def _marked(text: str, other: str) -> str:
             piece = f"<mark>{piece}</mark>"
         pieces.append(piece)
     return "".join(pieces)
-
-
-def token_table(changes: Sequence[TokenChange]) -> str:
-    """The likeliest next tokens, base beside edited, with the change in percentage points."""
-    if not changes:
-        return ""
-    rows = "".join(_token_row(change) for change in changes)
-    return (
-        '<table class="jw-tokens"><caption>Next token: the likeliest ones before and after the edits</caption>'
-        '<thead><tr><th scope="col">Token</th><th scope="col">Base</th><th scope="col">Edited</th>'
-        f'<th scope="col">Change, points</th></tr></thead><tbody>{rows}</tbody></table>'
-    )
-
-
-def _token_row(change: TokenChange) -> str:
-    difference = 100 * (change.edited - change.base)
-    direction = "up" if difference > 0 else "down"
-    return (
-        f'<tr><th scope="row"><code>{escape(visible(change.token))}</code></th>'
-        f"<td>{_bar(change.base, 'base')}</td><td>{_bar(change.edited, 'edited')}</td>"
-        f'<td class="jw-{direction}">{difference:+.1f}</td></tr>'
-    )
-
-
-def _bar(probability: float, side: str) -> str:
-    percent = 100 * probability
-    return (
-        '<span class="jw-bar-track" aria-hidden="true">'
-        f'<span class="jw-bar-fill jw-bar-{side}" style="--share:{percent:.2f}%"></span></span>'
-        f'<span class="jw-percent">{percent:.1f} %</span>'
-    )
 
 
 def visible(token: str) -> str:

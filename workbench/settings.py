@@ -8,8 +8,11 @@ from typing import Annotated
 
 import tyro
 
+from jola.catalogue import ASSETS
+from jola.config import RunConfig
 from jola.errors import InputError
 from jola.paths import runs_home
+from jola.tasks.registry import REGISTRY
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,10 @@ class Settings:
     """Open the page in the default browser."""
     auth: str | None = None
     """user:password that the page asks for."""
+    models: tuple[str, ...] = ()
+    """Hub ids that may be trained besides the default model when other computers reach the app."""
+    folders: tuple[Path, ...] = ()
+    """Folders whose models and data may be used when other computers reach the app."""
     limits: Annotated[Limits, tyro.conf.Suppress] = Limits()
 
     @property
@@ -76,6 +83,31 @@ class Settings:
         if self.runs_root.exists() and not self.runs_root.is_dir():
             raise InputError(f"--runs {self.runs_root} is a file; name a folder.")
         return self
+
+    def check_sources(self, config: RunConfig, uploads: Path | None = None) -> None:
+        """Refuse a model or data that a page may not ask for.
+
+        On this computer whoever opens the page may read the same files as the app. When other computers reach it, the
+        default model and the tasks with a name are open to all, and everything else is named at the start of the app.
+        `InputError` says how.
+        """
+        if self.loopback:
+            return
+        roots = [folder.expanduser().resolve() for folder in (*self.folders, *([uploads] if uploads else []))]
+
+        def inside(path: str) -> bool:
+            place = Path(path).expanduser()
+            return place.exists() and any(place.resolve().is_relative_to(root) for root in roots)
+
+        model, task = config.model.model, config.data.task
+        if model not in ("default", *ASSETS, *self.models) and not inside(model):
+            raise InputError(
+                f"The model {model!r} is not open to this page; start the app with --models or --folders to allow it."
+            )
+        if task not in REGISTRY and not inside(task):
+            raise InputError(
+                f"The data {task!r} are not open to this page; upload them, or start the app with --folders."
+            )
 
     def claim_port(self) -> int:
         """The port to serve on, free at this moment. `InputError` when it is taken or may not be used."""

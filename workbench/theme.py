@@ -5,13 +5,23 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench import run_view
+from workbench import edit_map, run_table, run_view, view_tools
 
 _HERE = Path(__file__).parent
 
 ICON = _HERE / "icon.svg"
 
-STYLE = (_HERE / "style.css").read_text(encoding="utf-8") + run_view.STYLE
+STYLE = "\n".join(
+    (
+        (_HERE / "style.css").read_text(encoding="utf-8"),
+        run_view.STYLE,
+        edit_map.STYLE,
+        run_table.STYLE,
+        view_tools.STYLE,
+        (_HERE / "playground" / "playground.css").read_text(encoding="utf-8"),
+        (_HERE / "tabs" / "train.css").read_text(encoding="utf-8"),
+    )
+)
 
 
 def theme() -> gr.themes.Base:

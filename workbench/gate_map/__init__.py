@@ -8,5 +8,6 @@ from pathlib import Path
 _HERE = Path(__file__).parent
 
 MARKUP = (_HERE / "gate_map.html").read_text(encoding="utf-8")
-SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("cividis.js", "gate_map.js"))
+_SCRIPTS = ("cividis.js", "gate_codes.js", "gate_map.js", "gate_table.js")
+SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
 STYLE = (_HERE / "gate_map.css").read_text(encoding="utf-8")

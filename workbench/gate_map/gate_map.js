@@ -1,32 +1,8 @@
-/* The layer × head map: two halves, offset gates and scale gates, on one canvas.
+/* The layer × head map: two halves side by side, or the states of both on one, on one canvas.
  *
  * Drawing and input alone: it knows neither where frames come from nor what the page does with a chosen head.
- * A frame is {site, layers, units, step, offset, scale}, the last two Uint8Array(layers * units) with
- * 0 = closed, 1..254 = open in equal steps up to 1, 255 = not trained. CIVIDIS comes from cividis.js.
+ * gate_codes.js says what a frame is, and what `shows` may be: what colour means.
  */
-const GATE_OPEN_LEVELS = 254;
-const GATE_UNTRAINED = 255;
-const HALVES = ["offset", "scale"];
-
-const decodeGates = (text) => Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
-
-const gateValue = (code) => code / GATE_OPEN_LEVELS;
-const gateOpen = (code) => code > 0 && code < GATE_UNTRAINED;
-const gateColour = (code) => CIVIDIS[Math.round((code / GATE_OPEN_LEVELS) * 255)];
-
-/* Red, green, blue and opacity of every code; what is not trained is left transparent. */
-const GATE_PIXELS = Uint8ClampedArray.from({ length: 4 * 256 }, (_, index) => {
-  const code = index >> 2, channel = index & 3;
-  if (code === GATE_UNTRAINED) return 0;
-  return channel === 3 ? 255 : parseInt(gateColour(code).slice(1 + 2 * channel, 3 + 2 * channel), 16);
-});
-
-const gateWords = (code) => {
-  if (code === GATE_UNTRAINED) return "not trained";
-  if (code === 0) return "closed";
-  return gateValue(code) < 0.005 ? "< 0.01" : gateValue(code).toFixed(2);
-};
-
 class GateMap {
   /* root holds .gm-canvas, .gm-tip, .gm-readout and .gm-say; onPick(half, layer, unit) is called on click and Enter. */
   constructor(root, onPick = () => {}) {
@@ -42,6 +18,7 @@ class GateMap {
     this.hover = null;
     this.plots = {};
     this.pending = false;
+    this.shows = "gate";
     this.readTheme();
     this.listen();
   }
@@ -50,6 +27,13 @@ class GateMap {
     const grew = !this.frame || this.frame.layers !== frame.layers || this.frame.units !== frame.units;
     this.frame = frame;
     if (grew) this.cursor = { half: "offset", layer: 0, unit: 0 };
+    this.invalidate();
+    this.writeReadout();
+  }
+
+  /* Change what colour means: a name in MEANINGS. */
+  colourBy(shows) {
+    this.shows = shows;
     this.invalidate();
     this.writeReadout();
   }
@@ -79,7 +63,9 @@ class GateMap {
       text: read("--jw-text"), quiet: read("--jw-quiet"), line: read("--jw-line"), surface: read("--jw-surface"),
       accent: read("--jw-accent"), bar: read("--jw-bar"), font: read("--font") || "sans-serif",
       mono: read("--font-mono") || "monospace",
+      states: ["none", "offset", "scale", "both"].map((state) => read(`--jw-state-${state}`)),
     };
+    this.statePixels = null;
   }
 
   // Layout
@@ -95,14 +81,15 @@ class GateMap {
     this.context.setTransform(density, 0, 0, density, 0, 0);
     const { layers, units } = this.frame || { layers: 1, units: 1 };
     const left = 40, top = 28, bottom = 32, margin = 50, between = 20;
-    const room = (width - left - between - 2 * margin) / 2;
+    const single = this.shows === "state";
+    const room = single ? width - left - margin : (width - left - between - 2 * margin) / 2;
     // Few layers or heads do not make giant cells.
     const cellWidth = Math.min(64, room / units);
     const cellHeight = Math.min(36, (height - top - bottom) / layers);
     const plot = { top, width: cellWidth * units, height: cellHeight * layers, cellWidth, cellHeight };
     this.plots = {
       offset: { ...plot, left },
-      scale: { ...plot, left: left + plot.width + margin + between },
+      scale: { ...plot, left: single ? left : left + plot.width + margin + between },
     };
     this.size = { width, height };
   }
@@ -145,30 +132,46 @@ class GateMap {
     this.measure();
     this.context.clearRect(0, 0, this.size.width, this.size.height);
     if (!this.frame) return;
-    for (const half of HALVES) this.drawHalf(half, this.frame[half]);
+    if (this.shows === "state") this.drawStates();
+    else for (const half of HALVES) this.drawHalf(half);
     this.drawLayerAxis();
     if (this.hover) for (const half of HALVES) this.outline({ ...this.hover, half }, 1);
     if (document.activeElement === this.canvas || this.picked) this.outline(this.cursor, 2);
   }
 
-  drawHalf(half, codes) {
+  drawHalf(half) {
+    const opens = this.frame[half], codes = this.frame.fields[`${half}_${MEANINGS[this.shows].field}`];
+    const trained = opens.some((code) => code !== GATE_UNTRAINED);
+    const total = opens.filter((code) => code !== GATE_UNTRAINED).length;
+    const open = opens.filter(gateOpen).length;
+    const paint = { colour: gateColour, pixels: GATE_PIXELS };
+    this.drawPanel(half, codes, opens, paint, trained ? `${open} of ${total} open` : "not trained");
+  }
+
+  /* Both halves at once. What a state is shows in its sign too, where there is room for one. */
+  drawStates() {
+    const states = stateCodes(this.frame), colours = this.theme.states;
+    this.statePixels ||= pixelTable((code) => colours[code]);
+    const trained = states.filter((code) => code !== GATE_UNTRAINED).length;
+    const edited = states.filter(gateOpen).length;
+    const paint = { colour: (code) => colours[code], pixels: this.statePixels, sign: true };
+    this.drawPanel("offset", states, states, paint, `${edited} of ${trained} edited`);
+  }
+
+  drawPanel(half, codes, opens, paint, words) {
     const { context, theme, frame } = this;
     const plot = this.plots[half];
-    const trained = codes.some((code) => code !== GATE_UNTRAINED);
     const gap = plot.cellWidth >= 7 && plot.cellHeight >= 6 ? 1 : 0;
     context.textBaseline = "alphabetic";
     context.fillStyle = theme.text;
     context.textAlign = "left";
     context.font = `700 13px ${theme.font}`;
-    context.fillText(half === "offset" ? "Offset gates" : "Scale gates", plot.left, plot.top - 10);
+    context.fillText(MEANINGS[this.shows].title(capital(half)), plot.left, plot.top - 10);
 
-    if (gap) this.drawCells(half, codes);
-    else this.drawPixels(plot, codes);
-    let open = 0;
+    if (gap) this.drawCells(half, codes, paint);
+    else this.drawPixels(plot, codes, paint.pixels);
     for (let layer = 0; layer < frame.layers; layer++) {
-      const openInLayer = codes.subarray(layer * frame.units, (layer + 1) * frame.units).filter(gateOpen).length;
-      open += openInLayer;
-      this.drawOpenBar(plot, layer, openInLayer);
+      this.drawOpenBar(plot, layer, opens.subarray(layer * frame.units, (layer + 1) * frame.units).filter(gateOpen).length);
     }
     if (!gap) {
       context.strokeStyle = theme.line;
@@ -178,32 +181,47 @@ class GateMap {
     context.fillStyle = theme.quiet;
     context.font = `12px ${theme.font}`;
     context.textAlign = "right";
-    const total = frame.layers * frame.units;
-    context.fillText(trained ? `${open} of ${total} open` : "not trained", plot.left + plot.width - gap, plot.top - 10);
+    // Above a narrow panel there is no room for both.
+    if (plot.width > 190) context.fillText(words, plot.left + plot.width - gap, plot.top - 10);
     this.drawUnitAxis(plot);
   }
 
   /* Cells with a line between them. */
-  drawCells(half, codes) {
+  drawCells(half, codes, { colour, sign = false }) {
     const { context, theme, frame } = this;
-    context.strokeStyle = theme.line;
     context.lineWidth = 1;
     for (let layer = 0; layer < frame.layers; layer++) {
       for (let unit = 0; unit < frame.units; unit++) {
         const code = codes[layer * frame.units + unit];
         const { x, y, width, height } = this.cell(half, layer, unit);
         if (code === GATE_UNTRAINED) {
+          context.strokeStyle = theme.line;
           context.strokeRect(x + 0.5, y + 0.5, width - 2, height - 2);
-        } else {
-          context.fillStyle = gateColour(code);
-          context.fillRect(x, y, width - 1, height - 1);
+          continue;
         }
+        context.fillStyle = colour(code);
+        context.fillRect(x, y, width - 1, height - 1);
+        if (sign && code && width >= 9 && height >= 8) this.drawSign(code, x + (width - 1) / 2, y + (height - 1) / 2);
       }
     }
   }
 
+  /* + for an offset, × for a scale, both of them for both. */
+  drawSign(code, x, y) {
+    const { context, theme } = this, reach = 3;
+    context.strokeStyle = code === 3 ? theme.surface : "#ffffff";
+    context.lineWidth = 1.25;
+    context.beginPath();
+    const strokes = [...(code & 1 ? [[1, 0], [0, 1]] : []), ...(code & 2 ? [[0.7, 0.7], [0.7, -0.7]] : [])];
+    for (const [dx, dy] of strokes) {
+      context.moveTo(x - reach * dx, y - reach * dy);
+      context.lineTo(x + reach * dx, y + reach * dy);
+    }
+    context.stroke();
+  }
+
   /* Thousands of small cells: one pixel each, enlarged without smoothing. */
-  drawPixels(plot, codes) {
+  drawPixels(plot, codes, table) {
     const { layers, units } = this.frame;
     this.pixels ||= document.createElement("canvas");
     if (this.pixels.width !== units || this.pixels.height !== layers) {
@@ -212,7 +230,8 @@ class GateMap {
     }
     const target = this.pixels.getContext("2d");
     const image = target.createImageData(units, layers);
-    codes.forEach((code, index) => image.data.set(GATE_PIXELS.subarray(4 * code, 4 * code + 4), 4 * index));
+    const pixels = new Uint32Array(image.data.buffer);
+    for (let index = 0; index < codes.length; index++) pixels[index] = table[codes[index]];
     target.putImageData(image, 0, 0);
     this.context.imageSmoothingEnabled = false;
     this.context.drawImage(this.pixels, plot.left, plot.top, plot.width, plot.height);
@@ -279,18 +298,24 @@ class GateMap {
 
   // Words
 
-  code(half, { layer, unit }) {
-    return this.frame[half][layer * this.frame.units + unit];
-  }
-
   place({ layer, unit }) {
     return this.frame.site === "heads" ? `Layer ${layer}, head ${unit}` : `Layer ${layer}, ${this.frame.site}`;
   }
 
+  /* Everything that is known of a cell, in pieces: the state, and one piece for each half. */
+  facts(cell) {
+    const at = cell.layer * this.frame.units + cell.unit, { fields, norm_top: top } = this.frame;
+    const halves = HALVES.map((half) => {
+      const [gate, open, norm] = ["gate", "open", "norm"].map((kind) => fields[`${half}_${kind}`][at]);
+      if (gate === GATE_UNTRAINED) return `${half} not trained`;
+      return `${half} gate ${gateWords(gate)}, P(open) ${openWords(open)}, norm ${normWords(norm, top)}`;
+    });
+    return [STATE_WORDS[gateOpen(this.frame.offset[at]) + 2 * gateOpen(this.frame.scale[at])], ...halves];
+  }
+
   describe(cell) {
-    const [offset, scale] = HALVES.map((half) => this.code(half, cell));
-    const state = ["no edit", "offset only", "scale only", "both edits"][gateOpen(offset) + 2 * gateOpen(scale)];
-    return `${this.place(cell)}: offset gate ${gateWords(offset)}, scale gate ${gateWords(scale)} (${state})`;
+    const [state, offset, scale] = this.facts(cell);
+    return `${this.place(cell)}: ${offset}; ${scale} (${state})`;
   }
 
   writeReadout() {
@@ -340,7 +365,8 @@ class GateMap {
     this.hover = event && this.at(event.clientX, event.clientY);
     this.tip.hidden = !this.hover;
     if (this.hover) {
-      this.tip.textContent = this.describe(this.hover).replace(": ", "\n").replace(", scale", "\nscale").replace(" (", "\n(");
+      const [state, ...halves] = this.facts(this.hover);
+      this.tip.textContent = [`${this.place(this.hover)} – ${state}`, ...halves].join("\n");
       const bounds = this.root.getBoundingClientRect();
       const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
       const width = this.tip.offsetWidth, height = this.tip.offsetHeight;
@@ -387,33 +413,3 @@ class GateMap {
     this.announce();
   }
 }
-
-/* The smallest round number of cells between two labels that lie at least `room` pixels apart. */
-const tickEvery = (cell, room) => [1, 2, 4, 5, 8, 10, 16, 20, 32].find((every) => every * cell >= room) || 64;
-
-/* The same numbers as text: one table for each half, layers as rows. */
-const gateTables = (frame) => {
-  const make = (tag, text, attributes = {}) => {
-    const node = document.createElement(tag);
-    if (text !== undefined) node.textContent = text;
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
-  };
-  return HALVES.map((half) => {
-    const table = make("table");
-    table.append(make("caption", `${half === "offset" ? "Offset" : "Scale"} gates at step ${frame.step}`));
-    const head = table.createTHead().insertRow();
-    head.append(make("th", "layer", { scope: "col" }), make("th", "open", { scope: "col" }));
-    for (let unit = 0; unit < frame.units; unit++) {
-      head.append(make("th", frame.site === "heads" ? `head ${unit}` : frame.site, { scope: "col" }));
-    }
-    const body = table.createTBody();
-    for (let layer = 0; layer < frame.layers; layer++) {
-      const row = body.insertRow();
-      const codes = frame[half].subarray(layer * frame.units, (layer + 1) * frame.units);
-      row.append(make("th", layer, { scope: "row" }), make("td", codes.filter(gateOpen).length));
-      for (const code of codes) row.append(make("td", gateWords(code)));
-    }
-    return table;
-  });
-};

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio.to_thread
 import gradio as gr
 
 from jola.errors import InputError
 from workbench import gate_map
-from workbench.follow import Followers
+from workbench.export import gates_csv, metrics_csv
+from workbench.follow import Follower, Followers
+from workbench.recipe import reproduce
 
 _HERE = Path(__file__).parent
 
@@ -21,9 +24,8 @@ HOLD_SECONDS = 2.0
 _LOOK_SECONDS = 0.1
 
 STYLE = gate_map.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
-_SCRIPT = "\n".join(
-    (gate_map.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in ("curves.js", "run_view.js")))
-)
+_SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
+_SCRIPT = "\n".join((gate_map.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
 
 _MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", gate_map.MARKUP)
 
@@ -54,27 +56,61 @@ async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
         return {"gone": True}
 
 
+Answer = TypeVar("Answer")
+
+
+async def _ask(followers: Followers, id: Any, question: Callable[[Follower], Answer]) -> Answer | None:
+    """The answer to a question about a run; None when there is no such run, or nothing that answers it."""
+
+    def ask() -> Answer | None:
+        follower = followers.get(str(id))
+        try:
+            return None if follower is None else question(follower)
+        except (InputError, OSError, ValueError):
+            return None
+
+    return await anyio.to_thread.run_sync(ask)
+
+
 def run_view(followers: Followers) -> gr.HTML:
-    """The component. Its value is the id of the run on the page; its event ``ended`` tells that this run ended."""
+    """The component. Its value is the id of the run on the page.
+
+    Its events: ``began`` and ``ended`` tell that a process began to work on this run, or ended; ``pauserun``,
+    ``resumerun`` and ``cancelrun`` ask for that; ``openrun`` asks for the run in its data. What the page asks by itself
+    changes nothing, for such a question can come from any page that the browser shows.
+    """
 
     async def follow(data: Any) -> dict[str, Any]:
         return await _follow(followers, data)
 
     async def frame(data: Any) -> dict[str, Any] | None:
         id, site, record = data
-        follower = await anyio.to_thread.run_sync(followers.get, str(id))
-        if follower is None:
-            return None
-        try:
-            return await anyio.to_thread.run_sync(follower.frame, str(site), int(record))
-        except InputError:
-            return None
+        return await _ask(followers, id, lambda follower: follower.frame(str(site), int(record)))
+
+    async def course(data: Any) -> list[dict[str, Any]] | None:
+        id, site = data
+        return await _ask(followers, id, lambda follower: follower.course(str(site)))
+
+    async def recipe(data: Any) -> dict[str, str] | None:
+        return await _ask(followers, data[0], lambda follower: reproduce(follower.run))
+
+    async def gates_table(data: Any) -> dict[str, Any] | None:
+        id, site, start = data
+
+        def table(follower: Follower) -> dict[str, Any]:
+            text, more = gates_csv(follower.run, str(site), max(0, int(start)))
+            return {"text": text, "more": more}
+
+        return await _ask(followers, id, table)
+
+    async def metrics_table(data: Any) -> str | None:
+        return await _ask(followers, data[0], lambda follower: metrics_csv(follower.run))
 
     return gr.HTML(
         "",
         html_template=_MARKUP,
         js_on_load=_SCRIPT,
         apply_default_css=False,
-        server_functions=[follow, frame],
+        server_functions=[follow, frame, course, recipe, gates_table, metrics_table],
         elem_id="run-view",
     )

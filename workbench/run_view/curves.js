@@ -1,7 +1,7 @@
-/* Two small charts on canvases: lines over steps, and a stack of the four states over steps. */
+/* Small charts on canvases: lines over steps, a stack of the four states over steps, and maps at chosen steps. */
 
 /* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. */
-const chartFrame = (canvas, theme, { steps, top, bottom = 0, format }) => {
+const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format }) => {
   const density = window.devicePixelRatio || 1;
   const width = Math.max(160, canvas.clientWidth), height = Math.max(60, canvas.clientHeight);
   if (canvas.width !== Math.round(width * density) || canvas.height !== Math.round(height * density)) {
@@ -11,7 +11,7 @@ const chartFrame = (canvas, theme, { steps, top, bottom = 0, format }) => {
   const context = canvas.getContext("2d");
   context.setTransform(density, 0, 0, density, 0, 0);
   context.clearRect(0, 0, width, height);
-  const plot = { left: 34, right: width - 4, top: 6, bottom: height - 16 };
+  const plot = { left, right: width - 4, top: 6, bottom: height - 16 };
   const x = (step) => plot.left + (step / Math.max(1, steps)) * (plot.right - plot.left);
   const y = (value) => plot.bottom - ((value - bottom) / Math.max(1e-9, top - bottom)) * (plot.bottom - plot.top);
   context.font = `10px ${theme.mono}`;
@@ -73,12 +73,17 @@ const strokeLine = ({ context, x, y }, points, colour, width, alpha = 1) => {
   context.globalAlpha = 1;
 };
 
-/* train, validation: arrays of [step, value]. */
-const drawLoss = (canvas, theme, { train, validation, steps, marker }) => {
-  const highest = [...train, ...validation].reduce((most, [, value]) => Math.max(most, value), 0);
-  const top = roundUp(highest);
-  const format = (value) => (value === 0 ? "0" : Number(value.toPrecision(2)).toString());
-  const chart = chartFrame(canvas, theme, { steps, top, format });
+const shortNumber = (value) => (value === 0 ? "0" : Number(value.toPrecision(2)).toString());
+
+const highest = (...series) => series.flat().reduce((most, [, value]) => Math.max(most, value), 0);
+
+/* train, validation, penalty: arrays of [step, value]. The penalty is dashed, validations are dots. */
+const drawLoss = (canvas, theme, { train, validation, penalty, steps, marker }) => {
+  const top = roundUp(highest(train, validation, penalty));
+  const chart = chartFrame(canvas, theme, { steps, top, format: shortNumber });
+  chart.context.setLineDash([4, 3]);
+  strokeLine(chart, penalty, theme.quiet, 1.25);
+  chart.context.setLineDash([]);
   strokeLine(chart, train, theme.train, 1, 0.35);
   strokeLine(chart, smooth(train), theme.train, 1.75);
   strokeLine(chart, validation, theme.validation, 1.5);
@@ -108,4 +113,74 @@ const drawStates = (canvas, theme, { at, counts, steps, marker }) => {
     context.fill();
   }
   chartMarker(chart, theme, marker);
+};
+
+/* One line over the steps: a learning rate, or λ. */
+const drawRate = (canvas, theme, { points, steps, marker }) => {
+  const chart = chartFrame(canvas, theme, { steps, top: roundUp(highest(points)), left: 48, format: shortNumber });
+  strokeLine(chart, points, theme.train, 1.5);
+  chartMarker(chart, theme, marker);
+};
+
+/* closed: for each of the steps `at` the mean P(closed) of the offset and of the scale gates, null where not trained. */
+const drawClosed = (canvas, theme, { at, closed, steps, marker }) => {
+  const chart = chartFrame(canvas, theme, { steps, top: 1, format: shortNumber });
+  [0, 1].forEach((half) => {
+    const points = at.map((step, index) => [step, closed[index][half]]).filter(([, value]) => value !== null);
+    if (half) chart.context.setLineDash([5, 3]);
+    strokeLine(chart, points, theme.states[1 + half], 1.75);
+  });
+  chart.context.setLineDash([]);
+  chartMarker(chart, theme, marker);
+};
+
+/* Mean P(closed) of one half in a frame; null when it is not trained. */
+const meanClosed = (codes) => {
+  const trained = codes.filter((code) => code !== GATE_UNTRAINED);
+  return trained.length ? 1 - trained.reduce((sum, code) => sum + gateValue(code), 0) / trained.length : null;
+};
+
+/* P(closed) of both halves, one below the other, at the steps of the frames from left to right. */
+const drawCourse = (canvas, theme, frames) => {
+  const density = window.devicePixelRatio || 1;
+  const width = Math.max(240, canvas.clientWidth), left = 52, gap = 14, foot = 20, head = 18;
+  const each = Math.min(190, (width - left - gap * Math.max(0, frames.length - 1)) / Math.max(1, frames.length));
+  const tall = Math.max(60, Math.min(190, each * 1.35));
+  const height = head + 2 * (tall + foot);
+  canvas.style.height = `${height}px`;
+  canvas.width = Math.round(width * density);
+  canvas.height = Math.round(height * density);
+  const context = canvas.getContext("2d");
+  context.setTransform(density, 0, 0, density, 0, 0);
+  context.clearRect(0, 0, width, height);
+  context.imageSmoothingEnabled = false;
+  const closedPixels = pixelTable((code) => (code === GATE_UNTRAINED ? null : gateColour(GATE_OPEN_LEVELS - code)));
+  const small = document.createElement("canvas");
+  frames.forEach((frame, column) => {
+    const x = left + column * (each + gap);
+    context.fillStyle = theme.text;
+    context.font = `12px ${theme.font}`;
+    context.textAlign = "center";
+    context.fillText(`step ${frame.step.toLocaleString("en")}`, x + each / 2, 12);
+    HALVES.forEach((half, row) => {
+      const y = head + row * (tall + foot), codes = frame.fields[`${half}_open`];
+      small.width = frame.units;
+      small.height = frame.layers;
+      const target = small.getContext("2d"), image = target.createImageData(frame.units, frame.layers);
+      const pixels = new Uint32Array(image.data.buffer);
+      for (let index = 0; index < codes.length; index++) pixels[index] = closedPixels[codes[index]];
+      target.putImageData(image, 0, 0);
+      context.drawImage(small, x, y, each, tall);
+      context.strokeStyle = theme.line;
+      context.strokeRect(x - 0.5, y - 0.5, each + 1, tall + 1);
+      const mean = meanClosed(codes);
+      context.fillStyle = theme.quiet;
+      const n = codes.filter((code) => code !== GATE_UNTRAINED).length;
+      const words = mean === null ? "not trained" : `${mean.toFixed(2)} (n = ${n.toLocaleString("en")})`;
+      context.fillText(words, x + each / 2, y + tall + 14);
+    });
+  });
+  context.fillStyle = theme.text;
+  context.textAlign = "left";
+  HALVES.forEach((half, row) => context.fillText(capital(half), 0, head + row * (tall + foot) + tall / 2 + 4));
 };

@@ -1,7 +1,7 @@
 /* One run on the page: map, figures, curves and the slider over its history, fed by a long poll.
  *
  * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stand gate_map.js
- * and curves.js. Everything that came from a file or a person is written with textContent.
+ * and curves.js, below it run_tools.js. Everything that came from a file or a person is written with textContent.
  */
 const find = (selector) => element.querySelector(selector);
 const root = find(".rv");
@@ -42,24 +42,46 @@ const setText = (selector, text) => {
 // Drawing what the snapshot says
 
 const showFrame = (frame) => {
-  const decoded = { ...frame, offset: decodeGates(frame.offset), scale: decodeGates(frame.scale) };
+  const decoded = decodeFrame(frame);
   map.show(decoded);
+  showLegend();
   root.dataset.step = frame.step;
   root.dataset.open = decoded.offset.filter(gateOpen).length + decoded.scale.filter(gateOpen).length;
   ["none", "offset", "scale", "both"].forEach((state, index) => {
     setText(`.rv-count-${state}`, frame.counts[index].toLocaleString("en"));
   });
   setText(".rv-shown", `step ${frame.step.toLocaleString("en")}`);
-  if (find(".rv-table").open) showTable();
+  if (!find(".rv-table").hidden) showTable();
 };
+
+/* What colour means: the chosen button, and the words at the ends of the scale. */
+const showLegend = () => {
+  for (const button of root.querySelectorAll(".gm-colours button")) {
+    button.setAttribute("aria-pressed", String(button.dataset.shows === map.shows));
+  }
+  const states = map.shows === "state", [low, high] = MEANINGS[map.shows].ends(map.frame);
+  find(".gm-scale").hidden = states;
+  find(".gm-states").hidden = !states;
+  setText(".rv-meaning", `Each cell is one ${map.frame?.site === "mlp" ? "MLP" : "attention head"}. ${MEANINGS[map.shows].about}`);
+  setText(".gm-low", low);
+  setText(".gm-high", high);
+  root.dataset.shows = map.shows;
+};
+for (const button of root.querySelectorAll(".gm-colours button")) {
+  button.addEventListener("click", () => {
+    map.colourBy(button.dataset.shows);
+    showLegend();
+    if (!find(".rv-table").hidden) showTable();
+  });
+}
 
 const showTable = () => {
   const body = find(".gm-table-body");
   if (!map.frame) return;
-  const key = `${view.run} ${map.frame.site} ${map.frame.step}`;
+  const key = `${view.run} ${map.frame.site} ${map.frame.step} ${map.shows}`;
   if (body.dataset.key === key) return;
   body.dataset.key = key;
-  body.replaceChildren(...gateTables(map.frame).map((table) => {
+  body.replaceChildren(...gateTables(map.frame, map.shows).map((table) => {
     const scroller = document.createElement("div");
     scroller.tabIndex = 0;
     scroller.setAttribute("role", "region");
@@ -73,12 +95,21 @@ const drawCurves = () => {
   const snapshot = view.snapshot;
   if (!snapshot) return;
   const theme = chartTheme();
-  const { train, validation } = snapshot.curves;
-  const steps = Math.max(snapshot.total, snapshot.step, 1);
-  drawLoss(find(".rv-loss"), theme, { train, validation, steps, marker: view.shownStep });
-  const states = snapshot.states || { steps: [], counts: [] };
-  drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker: view.shownStep });
+  const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = snapshot.curves;
+  const steps = Math.max(snapshot.total, snapshot.step, 1), marker = view.shownStep;
+  drawLoss(find(".rv-loss"), theme, { train, validation, penalty, steps, marker });
+  const states = snapshot.states || { steps: [], counts: [], closed: [] };
+  drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker });
+  if (find(".rv-rates").open) {
+    drawRate(find(".rv-rate-edits"), theme, { points: edits, steps, marker });
+    drawRate(find(".rv-rate-gates"), theme, { points: gates, steps, marker });
+    drawRate(find(".rv-rate-l0"), theme, { points: l0, steps, marker });
+  }
+  if (!find(".rv-course").hidden) {
+    drawClosed(find(".rv-closed"), theme, { at: states.steps, closed: states.closed, steps, marker });
+  }
 };
+find(".rv-rates").addEventListener("toggle", () => drawCurves());
 
 const showResult = (rows) => {
   const list = find(".rv-result");
@@ -114,6 +145,42 @@ const showSites = (sites, chosen) => {
   }));
 };
 
+/* What can be done with the run now; the server does it and the next news show it. */
+const deeds = {
+  pause: () => trigger("pauserun", { run: view.run }),
+  resume: () => trigger("resumerun", { run: view.run }),
+  cancel: () => trigger("cancelrun", { run: view.run }),
+};
+for (const button of root.querySelectorAll(".rv-controls button")) {
+  button.addEventListener("click", () => {
+    button.disabled = true;
+    deeds[button.dataset.do]();
+    setTimeout(() => (button.disabled = false), 1500);
+  });
+}
+
+const showControls = (can) => {
+  for (const button of root.querySelectorAll(".rv-controls button")) button.hidden = !can.includes(button.dataset.do);
+  find(".rv-controls").hidden = can.length === 0;
+};
+
+const showQueue = (waiting) => {
+  find(".rv-queue").hidden = waiting.length === 0;
+  const list = find(".rv-queue-list"), key = JSON.stringify([waiting, view.run]);
+  if (list.dataset.key === key) return;
+  list.dataset.key = key;
+  list.replaceChildren(...waiting.map(({ id, about }) => {
+    const item = document.createElement("li"), button = document.createElement("button");
+    button.type = "button";
+    button.textContent = about;
+    button.title = id;
+    if (id === view.run) button.setAttribute("aria-current", "true");
+    button.addEventListener("click", () => trigger("openrun", { run: id }));
+    item.append(button);
+    return item;
+  }));
+};
+
 const apply = (snapshot) => {
   view.snapshot = snapshot;
   view.token = snapshot.token;
@@ -126,6 +193,8 @@ const apply = (snapshot) => {
   progress.style.setProperty("--done", `${(100 * done).toFixed(1)}%`);
   progress.setAttribute("aria-valuenow", String(Math.round(100 * done)));
   progress.hidden = !snapshot.active;
+  showControls(snapshot.can);
+  showQueue(snapshot.queue);
   showResult(snapshot.result);
   showSites(snapshot.sites, snapshot.frame?.site);
   find(".rv-log").hidden = !snapshot.log;
@@ -142,6 +211,7 @@ const apply = (snapshot) => {
   setText(".rv-follow", snapshot.active ? "Follow the run" : "Back to the end");
   showEmpty(snapshot);
   drawCurves();
+  refreshCourse();
   tellOthers(snapshot);
 };
 
@@ -151,11 +221,11 @@ const showEmpty = (snapshot) => {
   find(".rv-waiting").hidden = !waiting;
   find(".rv-body").hidden = !snapshot || waiting;
   find(".rv-rail").hidden = !snapshot;
-  for (const chart of root.querySelectorAll(".rv-chart")) chart.hidden = !snapshot?.frame;
+  for (const chart of root.querySelectorAll(".rv-chart, .rv-rates")) chart.hidden = !snapshot?.frame;
   if (waiting) {
-    setText(".rv-waiting-words", snapshot.active
-      ? `${snapshot.message} … The map appears with the first step.`
-      : `${snapshot.message} This run recorded no gates.`);
+    const words = snapshot.active || snapshot.state === "queued"
+      ? "The map appears with the first step." : "This run recorded no gates.";
+    setText(".rv-waiting-words", `${snapshot.message}${snapshot.active ? " …" : "."} ${words}`);
     setText(".rv-waiting-note", snapshot.note);
   }
 };
@@ -164,6 +234,7 @@ const showEmpty = (snapshot) => {
 const tellOthers = (snapshot) => {
   document.dispatchEvent(new CustomEvent("jola-run", { detail: snapshot }));
   if (view.wasActive && !snapshot.active) trigger("ended", { run: snapshot.run });
+  if (view.wasActive === false && snapshot.active) trigger("began", { run: snapshot.run });
   view.wasActive = snapshot.active;
 };
 
@@ -203,7 +274,6 @@ find(".rv-follow").addEventListener("click", () => {
   follow();
   find(".rv-slider").focus();
 });
-find(".rv-table").addEventListener("toggle", showTable);
 new ResizeObserver(drawCurves).observe(find(".rv-rail"));
 new MutationObserver(drawCurves).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
@@ -223,6 +293,7 @@ const openRun = (id) => {
   Object.assign(view, { run: id, token: "", site: "", snapshot: null, wasActive: null });
   follow();
   map.clear();
+  forgetCourse();
   setConnection("");
   root.dataset.run = "";
   showEmpty(null);
@@ -253,8 +324,3 @@ const poll = async () => {
     if (answer.gone) await sleep(2000);
   }
 };
-
-watch("value", () => openRun(props.value || ""));
-openRun(props.value || "");
-showEmpty(null);
-poll();

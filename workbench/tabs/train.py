@@ -11,8 +11,9 @@ from jola.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.records import SUFFIXES
 from jola.tasks import REGISTRY
-from workbench import form, markup
+from workbench import estimate, form, markup
 from workbench.bench import Workbench, keep_upload
+from workbench.preview import load_preview, preview_html
 from workbench.run_view import run_view
 
 _GROUPS = {"model": "Model", "edits": "Edits", "data": "Data", "training": "Training"}
@@ -28,20 +29,73 @@ _PUT_RUN_IN_ADDRESS = """(run) => {
 
 
 def start(bench: Workbench, values: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Start a run with the values of the form: (its id, nothing), or (None, why not)."""
+    """Start a run with the values of the form, or queue it: (its id, what to tell), or (None, why not)."""
     try:
-        return bench.jobs.start(form.read_form(values)).id, ""
+        run = bench.jobs.start(form.read_form(values))
     except InputError as error:
         return None, form.in_form_words(str(error))
+    return run.id, waiting_words(bench, run.id)
+
+
+def waiting_words(bench: Workbench, id: str) -> str:
+    """What to tell of a run that waits; nothing of one that does not."""
+    place = bench.jobs.waiting.place(id)
+    if place is None:
+        return ""
+    before = "the run that trains now" if place == 0 else f"{place + 1} runs"
+    return f"Queued: it starts by itself after {before}, also when this page is closed."
 
 
 def cancel(bench: Workbench, id: str) -> str:
-    """Ask a run to stop; what to tell the user."""
+    """Ask a run to stop, or take it out of the queue; what to tell the user."""
     try:
+        waits = bench.jobs.waiting.place(id) is not None
         bench.jobs.cancel(id)
     except InputError as error:
         return str(error)
+    if waits:
+        return "The run is out of the queue."
     return "The run stops at its next step and keeps the best edits so far."
+
+
+def pause(bench: Workbench, id: str) -> str:
+    """Ask a run to pause; what to tell the user."""
+    try:
+        bench.jobs.pause(id)
+    except InputError as error:
+        return str(error)
+    return "The run pauses at its next step. Its memory is freed; Resume goes on from there."
+
+
+def resume(bench: Workbench, id: str) -> str:
+    """Let a run go on; what to tell the user."""
+    try:
+        bench.jobs.resume(id)
+    except InputError as error:
+        return str(error)
+    return waiting_words(bench, id)
+
+
+def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
+    """What a run with the values of the form will cost, in HTML; what is wrong with them when they cannot be used."""
+    try:
+        config = form.read_form(values)
+    except InputError as error:
+        return markup.note(str(error), "plain")
+    facts = estimate.describe(estimate.estimate(config, bench.store))
+    rows = "".join(
+        f"<dt>{what}</dt><dd>{markup.escape(amount)}; {markup.escape(why)}</dd>" for what, amount, why in facts
+    )
+    short = ", ".join(markup.escape(amount) for _, amount, _ in facts)
+    return f'<details class="jw-cost"><summary>{short}</summary><dl>{rows}</dl></details>'
+
+
+def preview(values: Mapping[str, Any]) -> tuple[str, str]:
+    """(examples as the model will see them, nothing), or (nothing, why there are none)."""
+    try:
+        return preview_html(load_preview(form.read_form(values))), ""
+    except InputError as error:
+        return "", form.in_form_words(str(error))
 
 
 def accept_upload(path: str) -> tuple[str | None, str]:
@@ -64,61 +118,95 @@ class TrainTab:
     view: gr.HTML
     picker: gr.Dropdown
     start: gr.Button
-    cancel: gr.Button
     remembered: gr.BrowserState
 
     def showing(self) -> list[Any]:
         """The outputs of `show`."""
-        return [self.view, self.picker, self.start, self.cancel, self.remembered]
+        return [self.view, self.picker, self.start, self.remembered]
 
 
 def show(bench: Workbench, id: str) -> tuple[Any, ...]:
     """Put a run on the page: updates for `TrainTab.showing`."""
     run = bench.find(id)
-    active = run is not None and run.alive
     choices = bench.run_choices()
     picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
-    ready = gr.Button(visible=not active, interactive=True)
-    return id, picker, ready, gr.Button(visible=active, interactive=True), id
+    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids()
+    return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
 
 
 def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     """Lay the place out and connect its own events."""
+    bench.jobs.continue_queue()
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
             inputs = _basic_settings(bench)
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
                 inputs |= _more_settings()
             with gr.Column(elem_classes="jw-go"):
+                cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="start-message")
-                # Waits for the page's first answer, which would overwrite what a click before it brought.
-                start_button = gr.Button("Start training", variant="primary", interactive=False, elem_id="start")
-                cancel_button = gr.Button("Cancel", visible=False, elem_id="cancel")
+                with gr.Row(elem_classes="jw-buttons"):
+                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    start_button = gr.Button("Start training", variant="primary", interactive=False, elem_id="start")
+                    preview_button = gr.Button("Preview", elem_id="preview-open")
         with gr.Column(elem_classes="jw-work", scale=1):
             picker = gr.Dropdown(
                 [], label="Run", container=False, filterable=False, visible=False, elem_id="run-picker"
             )
             view = run_view(bench.followers)
-    tab = TrainTab(view, picker, start_button, cancel_button, remembered)
+            with gr.Column(visible=False, elem_classes="pv", elem_id="preview") as preview_box:
+                with gr.Row(elem_classes="pv-head"):
+                    gr.HTML("<h1>Examples as the model will see them</h1>", apply_default_css=False)
+                    close_button = gr.Button("Close", size="sm", elem_id="preview-close")
+                preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
+    tab = TrainTab(view, picker, start_button, remembered)
+    fields = list(inputs.values())
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
+
+    def given(values: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(inputs, values, strict=True))
 
     def on_start(*values: Any) -> tuple[Any, ...]:
-        id, sentence = start(bench, dict(zip(inputs, values, strict=True)))
+        id, sentence = start(bench, given(values))
         if id is None:
-            return markup.note(sentence, "error"), *[gr.skip()] * len(tab.showing())
-        return "", *show(bench, id)
-
-    def on_cancel(id: str) -> tuple[str, Any]:
-        return markup.note(cancel(bench, id), "busy"), gr.Button(interactive=False)
+            return markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
+        return markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
 
     def on_ended(id: str) -> tuple[Any, ...]:
         return "", *show(bench, id)
 
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
-    start_button.click(on_start, list(inputs.values()), [message, *tab.showing()], **private).then(**address)
-    cancel_button.click(on_cancel, view, [message, cancel_button], **private)
+    def on_began(id: str) -> tuple[Any, ...]:
+        return gr.skip(), *show(bench, id)
+
+    def on_resume(id: str) -> tuple[Any, ...]:
+        return markup.note(resume(bench, id), "busy"), *show(bench, id)
+
+    def on_cancel(id: str) -> tuple[Any, ...]:
+        return markup.note(cancel(bench, id), "busy"), *show(bench, id)
+
+    def on_open(event: gr.EventData) -> tuple[Any, ...]:
+        run = bench.find(str((event._data or {}).get("run", "")))
+        return show(bench, run.id) if run is not None else tuple(gr.skip() for _ in tab.showing())
+
+    def on_preview(*values: Any) -> tuple[Any, ...]:
+        text, sentence = preview(given(values))
+        if not text:
+            return markup.note(sentence, "error"), gr.skip(), gr.skip(), gr.skip()
+        return "", gr.Column(visible=True), text, cost(bench, given(values))
+
+    showing = [message, *tab.showing()]
+    start_button.click(on_start, fields, [message, preview_box, *tab.showing()], **private).then(**address)
+    preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
+    close_button.click(lambda: gr.Column(visible=False), None, preview_box, **private)
+    gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **private)
     picker.input(lambda id: show(bench, id), picker, tab.showing(), **private).then(**address)
-    view.ended(on_ended, view, [message, *tab.showing()], **private)
+    view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **private)
+    view.resumerun(on_resume, view, showing, **private)
+    view.cancelrun(on_cancel, view, showing, **private)
+    view.openrun(on_open, None, tab.showing(), **private).then(**address)
+    view.began(on_began, view, showing, **private)
+    view.ended(on_ended, view, showing, **private)
     return tab
 
 

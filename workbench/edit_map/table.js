@@ -1,0 +1,105 @@
+/* The same edits as text: a row for each head with an open edit, a checkbox for each half. It is made when it is opened,
+ * some rows at first, and brought up to date in place, so that the focus stays where it is. */
+const TABLE_ROWS = 300;
+
+class EditTable {
+  constructor(place, map) {
+    this.place = place;
+    this.map = map;
+    this.made = null;
+    this.boxes = [];
+    place.addEventListener("change", (event) => this.switch(event.target));
+    place.addEventListener("click", (event) => this.press(event.target.closest("button")));
+  }
+
+  /* Show the edits of the map, when they are other ones than before, or their present state. */
+  show() {
+    if (!this.map.data) return;
+    if (this.made !== this.map.data) this.build();
+    for (const { box, state, index, cell } of this.boxes) {
+      const on = this.map.isOn(index, cell);
+      box.checked = on;
+      const words = strengthWords(on, this.map.strengthAt(index, cell));
+      if (state.textContent !== words) state.textContent = words;
+    }
+  }
+
+  heads() {
+    const { layers, units } = this.map.frame;
+    return this.map.cellsIn({ from: { layer: 0, unit: 0 }, to: { layer: layers - 1, unit: units - 1 } })
+      .filter((cell) => this.map.isOpen(0, cell) || this.map.isOpen(1, cell));
+  }
+
+  build() {
+    this.made = this.map.data;
+    this.boxes = [];
+    this.left = this.heads();
+    const effects = Boolean(this.map.data.effect);
+    const table = this.node("table");
+    const head = table.createTHead().insertRow();
+    const columns = ["Layer", this.map.frame.site === "heads" ? "Head" : "Unit"];
+    for (const half of ["Offset", "Scale"]) columns.push(half, "State", "Gate", "Norm", ...(effects ? ["Effect, nats"] : []));
+    for (const name of columns) head.append(this.node("th", name, { scope: "col" }));
+    this.body = table.createTBody();
+    this.more = this.node("button", "", { type: "button", class: "em-more" });
+    if (this.left.length) this.place.replaceChildren(table, this.more);
+    else this.place.replaceChildren(this.node("p", "All gates are closed: there is no edit to switch."));
+    this.addRows();
+  }
+
+  addRows() {
+    for (const cell of this.left.splice(0, TABLE_ROWS)) this.addRow(cell);
+    this.more.hidden = this.left.length === 0;
+    this.more.textContent = `Show more (${this.left.length} heads)`;
+  }
+
+  addRow(cell) {
+    const { map } = this, row = this.body.insertRow(), where = map.place(cell);
+    const card = this.node("button", cell.unit, { type: "button", "aria-label": `${where}: open`, title: "Open this head" });
+    Object.assign(card.dataset, cell);
+    const name = this.node("th", undefined, { scope: "row" });
+    name.append(card);
+    row.append(this.node("td", cell.layer), name);
+    HALVES.forEach((half, index) => {
+      const open = map.isOpen(index, cell), at = map.cellIndex(cell), { effect } = map.data;
+      const columns = effect ? 4 : 3;
+      if (!open) {
+        row.append(this.node("td", "–", { class: "em-closed" }), this.node("td", "closed", { class: "em-closed", colspan: columns }));
+        return;
+      }
+      const box = this.node("input", undefined, { type: "checkbox", "aria-label": `${where}, ${half}` });
+      Object.assign(box.dataset, { ...cell, half });
+      const held = this.node("td"), state = this.node("td");
+      held.append(box);
+      this.boxes.push({ box, state, index, cell });
+      row.append(held, state, this.node("td", gateWords(map.data.gate[index][at])), this.node("td", figure(map.data.norm[index][at])));
+      if (effect) {
+        const value = effect.value[index][at];
+        row.append(this.node("td", Number.isNaN(value) ? "–" : map.effectWords(index, at)[0].replace(/^effect | nats/g, "")));
+      }
+    });
+  }
+
+  switch(box) {
+    const { half, layer, unit } = box.dataset;
+    this.map.switchCells([{ layer: Number(layer), unit: Number(unit) }], half, box.checked ? "on" : "off");
+  }
+
+  press(button) {
+    if (!button) return;
+    if (button === this.more) {
+      this.addRows();
+      this.show();
+    } else {
+      const { layer, unit } = button.dataset, cell = { layer: Number(layer), unit: Number(unit) };
+      this.map.openCard({ ...cell, half: this.map.isOpen(0, cell) ? "offset" : "scale" });
+    }
+  }
+
+  node(tag, text, attributes = {}) {
+    const node = document.createElement(tag);
+    if (text !== undefined) node.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  }
+}

@@ -1,0 +1,350 @@
+"""How every figure looks: colours of ``style.css``, fonts, titles, panels, and text that is no markup.
+
+Figures are read with two versions of plotly.js, that of a notebook and the older one that gradio brings along, so only
+attributes are used that both know.
+"""
+
+import json
+import math
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import plotly.graph_objects as go
+import plotly.io
+from plotly.colors import sequential
+from plotly.subplots import make_subplots
+
+SANS = "IBM Plex Sans, system-ui, sans-serif"
+MONO = "IBM Plex Mono, ui-monospace, monospace"
+
+CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
+    "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "jola-figure"},
+}
+"""Settings of plotly's tool bar: a picture at twice the size, zoom, pan and reset; no logo."""
+
+CIVIDIS: list[str] = list(sequential.Cividis)
+"""Colours of gates and probabilities: dark is 0, bright is 1."""
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one mode of the page, under the names of ``style.css``; see `LIGHT` and `DARK`."""
+
+    surface: str
+    panel: str
+    text: str
+    quiet: str
+    line: str
+    edge: str
+    accent: str
+    bar: str
+    train: str
+    validation: str
+    state_none: str
+    state_offset: str
+    state_scale: str
+    state_both: str
+    diverging: tuple[str, ...]
+    """From negative over zero, which is nearly the background, to positive."""
+    categories: tuple[str, ...]
+    """For runs: colours that the colour-blind tell apart (after Okabe and Ito), readable on this background."""
+
+    @property
+    def states(self) -> tuple[str, str, str, str]:
+        """The colours of `jola.gate_history.STATES`."""
+        return self.state_none, self.state_offset, self.state_scale, self.state_both
+
+    def half(self, half: str) -> str:
+        """The colour of one half of the edits."""
+        return self.state_offset if half == "offset" else self.state_scale
+
+    @property
+    def negative(self) -> str:
+        """The colour of a bar below zero."""
+        return self.diverging[1]
+
+    @property
+    def positive(self) -> str:
+        """The colour of a bar above zero."""
+        return self.diverging[-2]
+
+
+LIGHT = Palette(
+    surface="#ffffff", panel="#f6f8fa", text="#17202b", quiet="#536070", line="#d8dee6", edge="#7f8b9a",
+    accent="#1a5fb4", bar="#5f7fa6", train="#0067b0", validation="#b84a00",
+    state_none="#cdd5de", state_offset="#0072b2", state_scale="#d55e00", state_both="#1d2733",
+    diverging=("#08427a", "#3d84c0", "#a6c8e4", "#eceef1", "#f3c08d", "#d9781f", "#7f3b00"),
+    categories=("#0072b2", "#d55e00", "#007f5f", "#a8407f", "#7a6a00", "#3f97c9", "#5b4b9a", "#536070"),
+)  # fmt: skip
+DARK = Palette(
+    surface="#0f1318", panel="#141a21", text="#e4e9ef", quiet="#9ba7b5", line="#29313b", edge="#6b7686",
+    accent="#6ea8fe", bar="#6d8fb8", train="#56a8ec", validation="#f0954a",
+    state_none="#38424e", state_offset="#3f97dd", state_scale="#e67e22", state_both="#f1f4f8",
+    diverging=("#a9d4ff", "#4d9be0", "#24527d", "#222a33", "#7a4716", "#e08a35", "#ffd0a0"),
+    categories=("#56a8ec", "#f0954a", "#3fc79a", "#e08cc0", "#d9c64a", "#9bd6f5", "#a99be8", "#9ba7b5"),
+)  # fmt: skip
+
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
+HALF_DASH = {"offset": "solid", "scale": "dash"}
+HALF_SYMBOL = {"offset": "circle", "scale": "diamond"}
+
+
+def palette(dark: bool) -> Palette:
+    """The colours of the dark or of the light page."""
+    return DARK if dark else LIGHT
+
+
+class Figure(go.Figure):
+    """A plotly figure that brings `CONFIG` along wherever it is shown: in a notebook, or in a page as JSON."""
+
+    def to_json(self, *args: Any, **kwargs: Any) -> str:
+        """As plotly writes it, with ``config`` beside ``data`` and ``layout``; gradio's Plot takes it from there."""
+        written = super().to_json(*args, **kwargs)
+        assert isinstance(written, str)
+        return f'{written.rstrip().removesuffix("}")},"config":{json.dumps(CONFIG)}}}'
+
+    def show(self, *args: Any, **kwargs: Any) -> Any:
+        """As plotly shows it, with `CONFIG` unless another ``config`` is given."""
+        return super().show(*args, **{"config": CONFIG, **kwargs})
+
+    def _ipython_display_(self) -> None:
+        if plotly.io.renderers.render_on_display and plotly.io.renderers.default:
+            self.show()
+        else:
+            super()._ipython_display_()
+
+
+# Text
+
+# Plotly takes a few HTML tags, what stands between dollar signs, and %{…} in hover texts as markup.
+_ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;"), ("%{", "&#37;{"))
+_BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
+
+
+def text(value: object, limit: int = 0) -> str:
+    """Text that plotly shows as it is: no markup, no formula. Longer than ``limit`` characters, its middle is cut out.
+
+    In titles, labels and hover texts alike plotly drops the tags that it does not know; entities it turns back.
+    """
+    words = str(value)
+    if limit and len(words) > limit:
+        head = (limit - 1) * 2 // 3
+        words = f"{words[:head]}…{words[len(words) - (limit - 1 - head) :]}"
+    for character, entity in _ENTITIES:
+        words = words.replace(character, entity)
+    return " ".join(words.split())
+
+
+def token(value: object, limit: int = 0) -> str:
+    """A token as `text`, its blanks and control characters made visible; what is too long loses its end."""
+    seen = "".join(_BLANKS.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in str(value)) or "∅"
+    return text(f"{seen[: limit - 1]}…" if limit and len(seen) > limit else seen)
+
+
+def word_ticks(labels: Sequence[str], colour: str, *, mono: bool = False, size: int = 12) -> dict[str, Any]:
+    """An axis that has a word at each of 0, 1, 2, …, with a small gap between the words and the panel."""
+    font = {"size": size, "color": colour} | ({"family": MONO} if mono else {})
+    return {
+        "tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": list(labels), "tickfont": font,
+        "ticks": "outside", "ticklen": 5, "tickcolor": "rgba(0,0,0,0)",
+    }  # fmt: skip
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for reading; a dash when there is none."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}".replace("-", "−")
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """``1 step``, ``1,200 steps``."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def unit_name(site: str) -> str:
+    """What one unit of a site is called; markup, as what `text` gives."""
+    return {"heads": "head", "mlp": "MLP"}.get(site) or text(site, 40)
+
+
+def place(site: str, layer: int, unit: int, half: str = "") -> str:
+    """``layer 3, head 2, offset``; a site with one unit a layer needs no number."""
+    words = f"layer {layer}, head {unit}" if site == "heads" else f"layer {layer}, {unit_name(site)}"
+    return f"{words}, {text(half)}" if half else words
+
+
+# Frame
+
+_NOTE = 92
+"""Characters in one line below the title."""
+
+
+def _template(colours: Palette) -> go.layout.Template:
+    axis = {
+        "showgrid": True, "gridcolor": colours.line, "gridwidth": 1, "zeroline": False, "showline": False,
+        "ticks": "outside", "ticklen": 3, "tickcolor": colours.line, "automargin": True,
+        "tickfont": {"size": 11, "color": colours.quiet},
+        "title": {"font": {"size": 12, "color": colours.quiet}, "standoff": 8},
+    }  # fmt: skip
+    layout = {
+        "font": {"family": SANS, "size": 12, "color": colours.text},
+        "paper_bgcolor": colours.surface, "plot_bgcolor": "rgba(0,0,0,0)",
+        "colorway": list(colours.categories), "xaxis": axis, "yaxis": axis,
+        "hoverlabel": {
+            "bgcolor": colours.text, "bordercolor": colours.text, "align": "left",
+            "font": {"family": SANS, "size": 12, "color": colours.surface},
+        },
+        "legend": {
+            "orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)",
+            "font": {"size": 12, "color": colours.quiet}, "itemsizing": "trace", "tracegroupgap": 0,
+        },
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": colours.edge, "activecolor": colours.accent},
+        "annotationdefaults": {"font": {"size": 12, "color": colours.quiet}, "showarrow": False},
+    }  # fmt: skip
+    return go.layout.Template(layout=layout)
+
+
+def panels(rows: int = 1, cols: int = 1, **kwargs: Any) -> Figure:
+    """An empty figure of some panels, as `plotly.subplots.make_subplots` lays them out."""
+    figure = make_subplots(rows=rows, cols=cols, figure=Figure(), **kwargs)
+    assert isinstance(figure, Figure)
+    return figure
+
+
+def finish(
+    figure: Figure,
+    title: str,
+    note: str = "",
+    *,
+    dark: bool,
+    height: int = 320,
+    headed: bool = True,
+    left: int = 48,
+    right: int = 12,
+    bottom: int = 44,
+) -> Figure:
+    """Give a figure its title, the line below it (what n is), its frame and its colours.
+
+    ``title`` and ``note`` are markup: what comes from people, files or models has gone through `text`. ``headed`` makes
+    room for headings or a legend above the panels.
+    """
+    colours = palette(dark)
+    # Plotly puts the first of several lines 11 pixels higher than a single one.
+    lines = textwrap.wrap(note, _NOTE, break_long_words=False, break_on_hyphens=False)
+    below = "".join(f'<br><span style="font-size:12px;color:{colours.quiet}">{line}</span>' for line in lines)
+    figure.update_layout(
+        template=_template(colours),
+        height=height,
+        margin={"l": left, "r": right, "t": 34 + 17 * len(lines) + (22 if headed else 4), "b": bottom},
+        title={
+            "text": f"<b>{title}</b>{below}",
+            "font": {"size": 14, "color": colours.text},
+            "x": 0, "xref": "container", "xanchor": "left", "pad": {"l": 8},
+            "y": 1 - (9 + (11 if lines else 0)) / height, "yref": "container", "yanchor": "top",
+        },
+        hovermode="closest",
+    )  # fmt: skip
+    return figure
+
+
+def blank(title: str, sentence: str, *, dark: bool, height: int = 200) -> Figure:
+    """A figure that says in one sentence why there is nothing to see."""
+    figure = Figure()
+    figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
+    say(figure, sentence, dark=dark)
+    return finish(figure, title, dark=dark, height=height, headed=False, left=12, bottom=12)
+
+
+def say(figure: Figure, sentence: str, *, dark: bool, panel: int = 0) -> None:
+    """Write a sentence into the middle of a panel, counted from 1; 0 is the whole figure."""
+    across, up = ("paper", "paper") if not panel else (f"{_axis('x', panel)} domain", f"{_axis('y', panel)} domain")
+    figure.add_annotation(
+        text="<br>".join(textwrap.wrap(sentence, 80 if not panel else 24)),
+        x=0.5, y=0.5, xref=across, yref=up, xanchor="center", yanchor="middle",
+        showarrow=False, font={"size": 12, "color": palette(dark).quiet},
+    )  # fmt: skip
+
+
+def heading(figure: Figure, panel: int, words: str, aside: str = "", *, dark: bool) -> None:
+    """Bold words above the left end of a panel, and quiet ones above its right end."""
+    colours = palette(dark)
+    entries = ((f"<b>{words}</b>" if words else "", 0, "left", colours.text), (aside, 1, "right", colours.quiet))
+    for entry, x, anchor, colour in entries:
+        if entry:
+            figure.add_annotation(
+                text=entry, x=x, y=1, xref=f"{_axis('x', panel)} domain", yref=f"{_axis('y', panel)} domain",
+                xanchor=anchor, yanchor="bottom", yshift=2, showarrow=False, font={"size": 12, "color": colour},
+            )  # fmt: skip
+
+
+def _axis(letter: str, panel: int) -> str:
+    return letter if panel == 1 else f"{letter}{panel}"
+
+
+def scale(colours: Sequence[str], power: float = 1.0) -> list[list[Any]]:
+    """Colours at equal distances, as plotly writes a colour scale; a ``power`` above 1 spreads out small values."""
+    return [[(index / (len(colours) - 1)) ** power, colour] for index, colour in enumerate(colours)]
+
+
+def half_key(half: str, *, dark: bool) -> str:
+    """The name of a half behind the mark that it has in figures."""
+    return f'<span style="color:{palette(dark).half(half)}">{"●" if half == "offset" else "◆"}</span> {half}'
+
+
+def half_pattern(half: str, *, dark: bool) -> dict[str, Any]:
+    """The filling of an area or a bar of one half: scales are striped, so that colour is not all that tells them."""
+    colours = palette(dark)
+    return {
+        "shape": "/" if half == "scale" else "", "bgcolor": colours.half(half), "fgcolor": colours.surface,
+        "fgopacity": 0.5, "size": 6, "solidity": 0.2,
+    }  # fmt: skip
+
+
+KEYED = 94
+"""Pixels below a map whose colours have a key there: axis, words, ramp."""
+
+
+def colour_key(
+    figure: Figure,
+    name: str,
+    colours: Sequence[str],
+    low: float,
+    high: float,
+    words: str,
+    *,
+    bottom: int,
+    dark: bool,
+    at: Literal["left", "right"] = "right",
+    power: float = 1.0,
+) -> None:
+    """Give the colour axis ``name`` its colours and a fixed range, with a thin ramp and its meaning below the panels.
+
+    ``bottom`` is the figure's margin there, in pixels; ``power`` as in `scale`.
+    """
+    quiet = {"size": 11, "color": palette(dark).quiet}
+    middle = (low + high) / 2
+    bar = {
+        "orientation": "h", "x": 1.0 if at == "right" else 0.0, "xanchor": at, "y": 0, "yref": "container",
+        "yanchor": "bottom", "len": 200, "lenmode": "pixels", "thickness": 8, "outlinewidth": 0, "ypad": 4, "xpad": 8,
+        "tickfont": quiet, "ticklen": 2, "tickvals": [low, middle, high],
+        "ticktext": [number(value) for value in (low, middle, high)],
+    }  # fmt: skip
+    figure.layout[name] = {"colorscale": scale(colours, power), "cmin": low, "cmax": high, "colorbar": bar}
+    figure.add_annotation(
+        text=words, x=bar["x"], xref="paper", xanchor=at, xshift=-8 if at == "right" else 8,
+        y=0, yref="paper", yanchor="middle", yshift=-(bottom - 40), showarrow=False, font=quiet,
+    )  # fmt: skip
+
+
+def round_up(value: float) -> float:
+    """A round number that is at least ``value``; 1 for nothing."""
+    if not (value > 0 and math.isfinite(value)):
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(
+        factor * power for factor in (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if factor * power >= value * (1 - 1e-9)
+    )

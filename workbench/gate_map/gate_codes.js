@@ -1,0 +1,87 @@
+/* What a frame holds and how it is read.
+ *
+ * A frame is {site, layers, units, step, norm_top, fields}: fields hold a Uint8Array(layers * units) for each of
+ * offset_gate, scale_gate, offset_open, scale_open, offset_norm, scale_norm, with 0 = exactly 0, 1..254 = equal steps up
+ * to 1 (for a norm: up to norm_top), 255 = not trained. Its offset and scale are the gates. CIVIDIS comes from cividis.js.
+ */
+const GATE_OPEN_LEVELS = 254;
+const GATE_UNTRAINED = 255;
+const HALVES = ["offset", "scale"];
+const STATE_WORDS = ["no edit", "offset only", "scale only", "both edits"];
+
+const decodeGates = (text) => {
+  const bytes = atob(text), codes = new Uint8Array(bytes.length);
+  for (let index = 0; index < bytes.length; index++) codes[index] = bytes.charCodeAt(index);
+  return codes;
+};
+
+/* A frame as the server sends it, read. */
+const decodeFrame = (frame) => {
+  const fields = Object.fromEntries(Object.entries(frame.fields).map(([name, text]) => [name, decodeGates(text)]));
+  return { ...frame, fields, offset: fields.offset_gate, scale: fields.scale_gate };
+};
+
+const gateValue = (code) => code / GATE_OPEN_LEVELS;
+const gateOpen = (code) => code > 0 && code < GATE_UNTRAINED;
+const gateColour = (code) => CIVIDIS[Math.round((code / GATE_OPEN_LEVELS) * 255)];
+
+/* Red, green, blue and opacity of each code as one number, in the order in which a canvas keeps them. */
+const pixelTable = (colourOf) => {
+  const bytes = new Uint8ClampedArray(4 * 256);
+  for (let code = 0; code < 256; code++) {
+    const colour = colourOf(code);
+    if (!colour) continue;
+    for (let channel = 0; channel < 3; channel++) {
+      bytes[4 * code + channel] = parseInt(colour.slice(1 + 2 * channel, 3 + 2 * channel), 16);
+    }
+    bytes[4 * code + 3] = 255;
+  }
+  return new Uint32Array(bytes.buffer);
+};
+const GATE_PIXELS = pixelTable((code) => (code === GATE_UNTRAINED ? null : gateColour(code)));
+
+/* The states of all units, made of both halves' gates. */
+const stateCodes = ({ offset, scale }) => offset.map((code, index) => (
+  code === GATE_UNTRAINED && scale[index] === GATE_UNTRAINED
+    ? GATE_UNTRAINED
+    : Number(gateOpen(code)) + 2 * Number(gateOpen(scale[index]))
+));
+
+const gateWords = (code) => {
+  if (code === GATE_UNTRAINED) return "not trained";
+  if (code === 0) return "closed";
+  return gateValue(code) < 0.005 ? "< 0.01" : gateValue(code).toFixed(2);
+};
+const openWords = (code) => (code === GATE_UNTRAINED ? "not trained" : gateValue(code) < 0.005 ? "< 0.01" : gateValue(code).toFixed(2));
+const normWords = (code, top) => (code === GATE_UNTRAINED ? "not trained" : Number((gateValue(code) * top).toPrecision(2)).toString());
+
+/* What colour may mean: which field, its title, the words at both ends of the scale, and a value in words. */
+const MEANINGS = {
+  gate: {
+    title: (half) => `${half} gates`, field: "gate", ends: () => ["0 closed", "1 fully open"], words: gateWords,
+    about: "Bright: its gate is open, and training adds an offset to the head's output (left) or scales it (right). "
+      + "Dark: closed, the head stays as it was.",
+  },
+  open: {
+    title: (half) => `${half}: P(open)`, field: "open", ends: () => ["0", "1 surely open"], words: openWords,
+    about: "Bright: the gate of its offset (left) or scale (right) is likely open when training draws it. The penalty of "
+      + "training counts these probabilities.",
+  },
+  norm: {
+    about: "Bright: its offset (left) or scale (right) is a long vector, and would change the head's output much if its "
+      + "gate is open.",
+    title: (half) => `${half}: norm`, field: "norm",
+    ends: (frame) => ["0", `${frame ? frame.norm_top : 1} (L2 norm)`],
+    words: (code, frame) => normWords(code, frame.norm_top),
+  },
+  state: {
+    title: () => "Edits of each head", field: null, ends: () => ["", ""], words: (code) => STATE_WORDS[code] ?? "not trained",
+    about: "Its colour and sign say which edits are on: an offset that is added to its output (+), a scale that multiplies "
+      + "it (×), both, or none.",
+  },
+};
+
+/* The smallest round number of cells between two labels that lie at least `room` pixels apart. */
+const tickEvery = (cell, room) => [1, 2, 4, 5, 8, 10, 16, 20, 32].find((every) => every * cell >= room) || 64;
+
+const capital = (word) => word[0].toUpperCase() + word.slice(1);

@@ -1,0 +1,30 @@
+/* The numbers of the map as text: one table for each half, or one for the states, layers as rows. */
+const gateTables = (frame, shows = "gate") => {
+  const make = (tag, text, attributes = {}) => {
+    const node = document.createElement(tag);
+    if (text !== undefined) node.textContent = text;
+    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+    return node;
+  };
+  const meaning = MEANINGS[shows], unitName = frame.site === "heads" ? "head" : frame.site;
+  const states = stateCodes(frame);
+  return (shows === "state" ? ["state"] : HALVES).map((half) => {
+    const codes = half === "state" ? states : frame.fields[`${half}_${meaning.field}`];
+    const opens = half === "state" ? states : frame[half];
+    const table = make("table");
+    table.append(make("caption", `${meaning.title(capital(half))} at step ${frame.step}`));
+    const head = table.createTHead().insertRow();
+    head.append(make("th", "layer", { scope: "col" }));
+    head.append(make("th", half === "state" ? "edited" : "open", { scope: "col" }));
+    for (let unit = 0; unit < frame.units; unit++) {
+      head.append(make("th", frame.site === "heads" ? `${unitName} ${unit}` : unitName, { scope: "col" }));
+    }
+    const body = table.createTBody();
+    for (let layer = 0; layer < frame.layers; layer++) {
+      const row = body.insertRow(), from = layer * frame.units, to = from + frame.units;
+      row.append(make("th", layer, { scope: "row" }), make("td", opens.subarray(from, to).filter(gateOpen).length));
+      for (const code of codes.subarray(from, to)) row.append(make("td", meaning.words(code, frame)));
+    }
+    return table;
+  });
+};

@@ -1,0 +1,155 @@
+"""The views that are computed when somebody asks: written answers, scores along a text, and the logit lens."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from workbench import figures, markup
+from workbench.calls import Stops
+from workbench.figures.frames import to_csv
+from workbench.playground import results, views
+from workbench.playground.recipe import recipe
+from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
+from workbench.view_tools import tools_value, view_tools
+
+_LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them all."
+
+
+def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button) -> None:
+    """Both answers, written before one's eyes."""
+    limits = wiring.bench.settings.limits
+    stops = Stops()
+    with gr.Column(elem_classes="jw-view"):
+        answers = gr.HTML(results.answers(None), apply_default_css=False, elem_id="answers")
+        tools = view_tools("answers-tools")
+    length = gr.Number(
+        min(48, limits.new_tokens),
+        label="Longest answer (tokens)",
+        info=f"At most {limits.new_tokens}. Always the likeliest token.",
+        minimum=1,
+        maximum=limits.new_tokens,
+        precision=0,
+        elem_classes=["setting", "jw-short"],
+        elem_id="answer-length",
+    )
+
+    def on_answer(text: str, kind: str, length: float | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        working = gr.Button(visible=False), gr.Button(visible=True)
+        ready = gr.Button(visible=True), gr.Button(visible=False)
+        name, state = page_of(request), wiring.state(request)
+        stops.stop(name)
+        view = None
+        try:
+            prompt = prompt_of(state, text, kind)
+            ways = wiring.columns(request)
+            loading = not wiring.bench.session.is_loaded(ways[0].stack[0].run)
+            yield waiting_words(0, loading), results.answers(None), None, *working
+            for view in views.write_answers(
+                wiring.bench.session, ways, prompt, int(length or 1), page=name, stops=stops
+            ):
+                words = waiting_words(view.place, False) if view.place else ""
+                yield words, results.answers(view), gr.skip(), *working
+            assert view is not None
+            yield "", results.answers(view), _answer_tools(view, ways, prompt, int(length or 1)), *ready
+        except EXPECTED as error:
+            yield failed(error), results.answers(view and view.ended()), gr.skip(), *ready
+
+    def on_stop(request: gr.Request) -> None:
+        stops.stop(page_of(request))
+
+    outputs = [wiring.message, answers, tools, go, stop]
+    go.click(on_answer, [*wiring.asking, length], outputs, **PRIVATE)
+    # Not by cancelling the event: that leaves the page as it was in the middle of a word.
+    stop.click(on_stop, None, None, **PRIVATE)
+    page.unload(on_stop)
+
+
+def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> dict[str, Any]:
+    call = (
+        "ids = Template(model.tokenizer).encode_prompt(Example((Message('user', prompt),), ''))\n"
+        f"new = model.generate(torch.tensor([ids]), max_new_tokens={length}, do_sample=False, mask=mask)\n"
+        "print(model.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True))"
+    )
+    code = "import torch\n" + recipe(ways, call, prompt).replace(
+        "from jola import JoLAModel, insight",
+        "from jola import JoLAModel\nfrom jola.examples import Example, Message, Template",
+    )
+    if len(prompt.turns) > 1 or prompt.plain:
+        ids = "prompt" if prompt.plain else "Template(model.tokenizer).encode_prompt(prompt)"
+        code = code.replace("Template(model.tokenizer).encode_prompt(Example((Message('user', prompt),), ''))", ids)
+    return tools_value("answers", to_csv(view.to_frame()), code)
+
+
+def text_panel(wiring: Wiring) -> None:
+    """What the edits change along a text that is given."""
+    gr.HTML(
+        '<p class="jw-hint">How likely each token of a text is, given what stands before it. The text is read as it '
+        "is, without a chat template.</p>",
+        apply_default_css=False,
+    )
+    text = gr.Textbox(label="Text", lines=3, max_lines=10, elem_id="scored-text")
+    with gr.Row(elem_classes="jw-actions"):
+        go = gr.Button("Score the text", size="sm", scale=0, elem_id="score")
+        copy = gr.Button("Take the prompt", size="sm", scale=0, elem_id="score-prompt")
+    with gr.Column(elem_classes="jw-view"):
+        strip = gr.HTML("", apply_default_css=False, elem_id="text-strip")
+        plot = gr.Plot(show_label=False, visible=False, elem_id="text-plot")
+        tools = view_tools("text-tools")
+
+    def on_score(text: str, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        state = wiring.state(request)
+        nothing = (gr.skip(),) * 3
+        try:
+            way = wiring.columns(request)[0]
+            ticket = views.ask_token_scores(wiring.bench.session, way.stack, text, page=page_of(request))
+            for words in wiring.wait(ticket, state):
+                yield words, *nothing
+            scores = ticket.result()
+            few = len(scores.tokens) <= 400
+            figure = gr.Plot(figures.token_scores(scores, dark=dark), visible=True) if few else gr.Plot(visible=False)
+            call = "print(insight.token_scores(model, model.tokenizer(text)['input_ids'], mask=mask).to_frame())"
+            code = recipe([way], call, text=text)
+            yield (
+                "" if few else markup.note(_LONG),
+                results.text_strip(scores),
+                figure,
+                tools_value("text", to_csv(scores.to_frame()), code),
+            )
+        except EXPECTED as error:
+            yield failed(error), *nothing
+
+    copy.click(lambda prompt: prompt, wiring.prompt, text, **PRIVATE)
+    gr.on(
+        [go.click, text.submit], on_score, [text, wiring.dark], [wiring.message, strip, plot, tools], js=DARK, **PRIVATE
+    )
+
+
+def lens_panel(wiring: Wiring) -> None:
+    """The next token as every layer has it."""
+    gr.HTML(
+        '<p class="jw-hint">What the model would say if it stopped after a layer: the final norm and the '
+        "language-model head, applied to the residual stream at the last position.</p>",
+        apply_default_css=False,
+    )
+    with gr.Row(elem_classes="jw-actions"):
+        go = gr.Button("Look through the layers", size="sm", scale=0, elem_id="lens")
+    with gr.Column(elem_classes="jw-view"):
+        plot = gr.Plot(show_label=False, visible=False, elem_id="lens-plot")
+        tools = view_tools("lens-tools")
+
+    def on_lens(text: str, kind: str, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        state = wiring.state(request)
+        try:
+            way, prompt = wiring.columns(request)[0], prompt_of(state, text, kind)
+            ticket = views.ask_logit_lens(wiring.bench.session, way.stack, prompt, page=page_of(request))
+            for words in wiring.wait(ticket, state):
+                yield words, gr.skip(), gr.skip()
+            lens = ticket.result()
+            code = recipe([way], "print(insight.logit_lens(model, prompt, mask=mask).to_frame())", prompt)
+            figure = gr.Plot(figures.logit_lens(lens, dark=dark), visible=True)
+            yield "", figure, tools_value("logit-lens", to_csv(lens.to_frame()), code)
+        except EXPECTED as error:
+            yield failed(error), gr.skip(), gr.skip()
+
+    go.click(on_lens, [*wiring.asking, wiring.dark], [wiring.message, plot, tools], js=DARK, **PRIVATE)

@@ -1,0 +1,207 @@
+"""The card of one head: its gates over training, its strength, what its offset speaks for, what it looks at."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from jola.interventions import HALVES
+from workbench import figures, markup
+from workbench.calls import Superseded
+from workbench.figures.frames import head_history, to_csv
+from workbench.playground import results, views
+from workbench.playground.edits_panel import EditsPanel, mask_updates, opened_cell
+from workbench.playground.live import LiveViews, look
+from workbench.playground.recipe import recipe
+from workbench.playground.state import STRENGTH_LIMIT, PageState, chosen_run, edits_of
+from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
+from workbench.view_tools import tools_value, view_tools
+
+EMPTY = markup.note("Alt+click a head on the map, or press i on it, to open its card.")
+
+
+@dataclass(frozen=True)
+class HeadPanel:
+    """The components of the card."""
+
+    title: gr.HTML
+    offset: gr.Slider
+    scale: gr.Slider
+    promoted: gr.HTML
+    promoted_tools: gr.HTML
+    attention: gr.Plot
+    attention_tools: gr.HTML
+    history: gr.Plot
+    history_tools: gr.HTML
+
+    def outputs(self) -> list[Any]:
+        return [
+            self.title, self.offset, self.scale, self.promoted, self.promoted_tools, self.attention,
+            self.attention_tools, self.history, self.history_tools,
+        ]  # fmt: skip
+
+
+def build() -> HeadPanel:
+    """Lay the card out."""
+    title = gr.HTML(EMPTY, apply_default_css=False, elem_id="head-title")
+    sliders = [
+        gr.Slider(
+            -STRENGTH_LIMIT, STRENGTH_LIMIT, 1.0, step=0.05, label=f"Strength of its {half}", visible=False,
+            elem_id=f"head-{half}", elem_classes="jw-slider",
+        )
+        for half in HALVES
+    ]  # fmt: skip
+    with gr.Column(elem_classes="jw-view"):
+        promoted = gr.HTML("", apply_default_css=False, elem_id="promoted", elem_classes="jw-picture")
+        promoted_tools = view_tools("promoted-tools")
+    with gr.Column(elem_classes="jw-view"):
+        attention = gr.Plot(show_label=False, visible=False, elem_id="attention-plot")
+        attention_tools = view_tools("attention-tools")
+    with gr.Column(elem_classes="jw-view"):
+        history = gr.Plot(show_label=False, visible=False, elem_id="history-plot")
+        history_tools = view_tools("history-tools")
+    return HeadPanel(title, *sliders, promoted, promoted_tools, attention, attention_tools, history, history_tools)
+
+
+def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews, places: gr.Tabs) -> None:
+    """Open the card on the map's ``card`` event, and let its sliders set the strength of the head."""
+
+    def on_card(text: str, kind: str, dark: bool, request: gr.Request, evt: gr.EventData) -> Iterator[tuple[Any, ...]]:
+        page = page_of(request)
+        keep = (gr.skip(),) * len(card.outputs())
+        try:
+            cell = opened_cell(wiring.state(request), evt._data)
+            if cell is None:
+                return
+            state = wiring.pages.change(page, lambda s: replace(s, cell=cell))
+            shown = _known(wiring, state, cell, dark)
+        except InputError as error:
+            yield gr.skip(), markup.note(str(error), "error"), *keep
+            return
+        yield gr.Tabs(selected="head"), "", *shown
+        try:
+            yield from ((gr.skip(), "", *values) for values in _asked(wiring, state, cell, text, kind, dark, page))
+        except EXPECTED as error:
+            yield gr.skip(), failed(error), *keep
+
+    def on_strength(
+        text: str, kind: str, answers: str, offset: float, scale: float, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
+        page = page_of(request)
+        nothing = (gr.skip(),) * len(panel.mask_outputs())
+
+        def change(state: PageState) -> PageState:
+            if state.cell is None:
+                raise InputError("Open the card of a head first.")
+            mask = state.mask.with_strength([state.cell], "offset", offset)
+            return state.with_mask(mask.with_strength([state.cell], "scale", scale))
+
+        try:
+            state = wiring.pages.change(page, change)
+        except InputError as error:
+            yield *nothing, markup.note(str(error), "error"), *(gr.skip(),) * 4
+            return
+        shown = mask_updates(wiring, state)
+        for values in look(wiring, state, page, text, kind, answers):
+            yield *shown, *values
+            shown = nothing
+
+    panel.map.card(
+        on_card,
+        [*wiring.asking, wiring.dark],
+        [places, wiring.message, *card.outputs()],
+        js=DARK,
+        **PRIVATE,
+    )
+    gr.on(
+        [card.offset.input, card.scale.input],
+        on_strength,
+        [*wiring.asking, wiring.answers, card.offset, card.scale],
+        [*panel.mask_outputs(), *live.outputs(wiring)],
+        **{**PRIVATE, "trigger_mode": "always_last"},
+    )
+
+
+def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) -> tuple[Any, ...]:
+    """What is known without the model: values for the outputs of the card."""
+    layer, unit = cell
+    run = chosen_run(wiring.bench, state.run)
+    edits = edits_of(run)[state.site]
+    gates, norms = edits.gate_values(), edits.norms()
+    rows = []
+    for half in HALVES:
+        if half not in edits.halves:
+            words = "not trained"
+        elif float(gates[half][cell]) == 0:
+            words = "gate closed: nothing is edited"
+        else:
+            words = f"gate {float(gates[half][cell]):.3f}, norm {float(norms[half][cell]):.3f}"
+        rows.append(f"<dt>{half}</dt><dd>{words}</dd>")
+        rows += [f"<dt>effect of the {half}</dt><dd>{text}</dd>" for text in _effects(state, cell, half)]
+    name = "Head" if state.site == "heads" else "Unit"
+    title = (
+        f'<h2 class="jw-card-title">Layer {layer}, {name.lower()} {unit}</h2>'
+        f'<dl class="jw-figures jw-card-figures">{"".join(rows)}</dl>'
+    )
+    factors = {"offset": state.mask.offset, "scale": state.mask.scale}
+    sliders = [
+        gr.Slider(value=round(float(factors[half][cell]), 2), visible=float(gates[half][cell]) != 0) for half in HALVES
+    ]
+    recorded = run.gates(state.site) if state.site in run.sites() else None
+    if recorded is None or not len(recorded):
+        history: tuple[Any, Any] = gr.Plot(visible=False), None
+    else:
+        code = f"from jola.runs import Run\nfrom workbench import figures\n\nhistory = Run.open({str(run.path)!r}).gates({state.site!r})\nfigures.head_history(history, {layer}, {unit}).show()\n"  # noqa: E501
+        frame = head_history(recorded, layer, unit)
+        name = f"layer-{layer}-head-{unit}"
+        history = (
+            gr.Plot(figures.head_history(recorded, layer, unit, dark=dark), visible=True),
+            tools_value(f"{name}-history", to_csv(frame), code),
+        )
+    return title, *sliders, "", None, gr.Plot(visible=False), None, *history
+
+
+def _effects(state: PageState, cell: tuple[int, int], half: str) -> list[str]:
+    """The measured effect of one half of the edit in words, when there is one."""
+    effects = state.effects
+    if effects is None:
+        return []
+    for index, edit in enumerate(effects.edits):
+        if (str(edit.site), edit.layer, edit.unit, edit.half) == (state.site, *cell, half):
+            value = f"{float(effects.effect[index]):+.3f} nats (n = {effects.n:,}"
+            if effects.n > 1:
+                value += f", 95 % interval {float(effects.low[index]):+.3f} to {float(effects.high[index]):+.3f}"
+            return [value + ")"]
+    return []
+
+
+def _asked(
+    wiring: Wiring, state: PageState, cell: tuple[int, int], text: str, kind: str, dark: bool, page: str
+) -> Iterator[tuple[Any, ...]]:
+    """What the model has to compute: the tokens that the offset speaks for, then what the head looks at."""
+    layer, unit = cell
+    way = wiring.columns_of(state)[0]
+    keep = (gr.skip(),) * 3
+    ticket = views.ask_promoted_tokens(wiring.bench.session, way.stack, layer, unit, state.site, page=page)
+    for words in wiring.wait(ticket, state):
+        yield *keep, words, *(gr.skip(),) * 5
+    promoted = ticket.result()
+    if promoted is not None:
+        code = recipe([way], f"print(insight.promoted_tokens(model, {layer}, {unit}, site={state.site!r}).to_frame())")
+        tools = tools_value(f"layer-{layer}-head-{unit}-tokens", to_csv(promoted.to_frame()), code)
+        yield *keep, results.promoted(promoted), tools, *(gr.skip(),) * 4
+    if not text.strip() or state.site != "heads":
+        return
+    prompt = prompt_of(state, text, kind)
+    try:
+        pattern = views.ask_attention(wiring.bench.session, way.stack, prompt, layer, unit, page=page).result()
+    except Superseded:
+        return
+    code = recipe(
+        [way], f"print(insight.attention_pattern(model, prompt, {layer}, {unit}, mask=mask).to_frame())", prompt
+    )
+    figure = gr.Plot(figures.attention_pattern(pattern, dark=dark), visible=True)
+    tools = tools_value(f"layer-{layer}-head-{unit}-attention", to_csv(pattern.to_frame()), code)
+    yield *keep, gr.skip(), gr.skip(), figure, tools, gr.skip(), gr.skip()

@@ -1,0 +1,48 @@
+"""Prompts to begin with: the run's own test examples, its labels, and a sentence of ours for tasks that have a name."""
+
+import random
+from functools import lru_cache
+
+from jola.records import Example
+from jola.runs import Run
+from jola.tasks import REGISTRY, load_task
+from workbench.session import Prompt
+
+
+def test_examples(run: Run) -> tuple[Example, ...]:
+    """The run's test data. `InputError` when they are not there any more."""
+    return _test_examples(run, str(run.run_config().data))
+
+
+@lru_cache(maxsize=4)
+def _test_examples(run: Run, _data: str) -> tuple[Example, ...]:
+    config = run.run_config()
+    return load_task(config.data, config.training.seed).test
+
+
+def draw_example(run: Run) -> tuple[Prompt, str]:
+    """A random test example and its right answer. `InputError` when there are no such data any more."""
+    example = random.choice(test_examples(run))
+    return Prompt(tuple((message.role, message.content) for message in example.prompt)), example.completion
+
+
+def labels_of(run: Run) -> tuple[str, ...]:
+    """The possible answers of the run's task, where they are known without reading its data."""
+    task = run.raw_config().get("task")
+    labels = task.get("labels") if isinstance(task, dict) else None
+    if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+        return tuple(labels)
+    info = REGISTRY.get(_task_name(run))
+    return info.labels or () if info is not None else ()
+
+
+def first_prompt(run: Run) -> str:
+    """A prompt of our own in the form of the run's task; empty for tasks that we do not know."""
+    info = REGISTRY.get(_task_name(run))
+    return info.prompt if info is not None else ""
+
+
+def _task_name(run: Run) -> str:
+    data = run.raw_config().get("data")
+    name = data.get("task") if isinstance(data, dict) else None
+    return name if isinstance(name, str) else ""

@@ -1,0 +1,86 @@
+"""The Python that gives the numbers of a view again, for a notebook or a script."""
+
+from collections.abc import Sequence
+
+from workbench.playground.state import Column
+from workbench.session import Prompt, Use
+
+
+def recipe(columns: Sequence[Column], call: str, prompt: Prompt | None = None, **names: object) -> str:
+    """Lines that load what the page uses and then make ``call``, once for each column.
+
+    ``call`` may use ``model``, ``mask`` and, when a prompt is given, ``prompt``; ``names`` are further variables.
+    """
+    imports = {"from jola import JoLAModel, insight"}
+    lines: list[str] = []
+    plain = ""
+    if prompt is not None and prompt.plain:
+        plain = f'prompt = model.tokenizer({prompt.text!r})["input_ids"]'
+    elif prompt is not None:
+        lines += _prompt_lines(prompt, imports)
+    lines += [f"{name} = {value!r}" for name, value in names.items()]
+    blocks = [_column_lines(column, call, plain, imports) for column in columns]
+    return "\n".join([*sorted(imports), "", *lines, *(line for block in blocks for line in block)]) + "\n"
+
+
+def _prompt_lines(prompt: Prompt, imports: set[str]) -> list[str]:
+    if len(prompt.turns) == 1 and prompt.turns[0][0] == "user":
+        return [f"prompt = {prompt.text!r}"]
+    imports.add("from jola.records import Example, Message")
+    turns = ", ".join(f"Message({role!r}, {content!r})" for role, content in prompt.turns)
+    return [f'prompt = Example(({turns},), "")']
+
+
+def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> list[str]:
+    first, *rest = column.stack
+    lines = [f"model = JoLAModel.from_adapter({str(first.run.adapter_dir)!r})", *filter(None, [plain])]
+    if not rest:
+        if first.strength != 1.0:
+            call = call.replace("mask=mask", f"mask=mask, strength={first.strength:g}")
+        return [*lines, *_mask_lines(first, "mask", imports), call]
+    imports.add("from jola import load_edits")
+    lines.append("edits, masks = list(model.gated_edits()), []")
+    lines += _masks_of(first, "model.gated_edits()", imports)
+    for use in rest:
+        lines.append(f"more = load_edits({str(use.run.adapter_dir)!r}, model)")
+        lines.append("edits += more")
+        lines += _masks_of(use, "more", imports)
+    return [*lines, "with model.using(edits):", "    " + call.replace("mask=mask", "mask=masks")]
+
+
+def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:
+    changed = {site: mask for site, mask in use.masks.items() if mask.changed}
+    lines = []
+    if changed:
+        imports.add("from jola.masks import HeadMask")
+    masks = {
+        site: f"HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
+        for site, mask in changed.items()
+    }
+    if not masks:
+        lines.append(f"{name} = None")
+    elif len(use.masks) == 1:
+        lines.append(f"{name} = {next(iter(masks.values()))}")
+    else:
+        lines.append(f"{name} = {{" + ", ".join(f"{site!r}: {text}" for site, text in masks.items()) + "}")
+    return lines
+
+
+def _masks_of(use: Use, edits: str, imports: set[str]) -> list[str]:
+    """One mask for each site of an adapter that lies on another, in the order of its edits."""
+    changed = {site: mask for site, mask in use.masks.items() if mask.changed}
+    if use.strength == 1.0 and not changed:
+        return [f"masks += [None] * len({edits})"]
+    imports.add("from jola.interventions import EditMask")
+    lines = []
+    if changed:
+        imports.add("from jola.masks import HeadMask")
+    own = ", ".join(
+        f"{site!r}: HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
+        for site, mask in changed.items()
+    )
+    lines.append(f"own = {{{own}}}")
+    lines.append(f"for e in {edits}:")
+    lines.append("    factors = own.get(e.site) or EditMask.all(e)")
+    lines.append(f"    masks.append(EditMask(factors.offset * {use.strength:g}, factors.scale * {use.strength:g}))")
+    return lines

@@ -1,0 +1,186 @@
+"""The views of the Playground that are tables and words. Whatever comes from people and models is escaped."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from workbench import markup
+from workbench.playground.state import PageState
+from workbench.playground.views import AnswerShares, NextToken, NextTokens, Writings
+
+if TYPE_CHECKING:
+    from jola.insight import EditEffects, PromotedTokens, TokenScores
+
+_RANKED = 12
+
+
+def token_table(view: NextTokens | None) -> str:
+    """The likeliest next tokens, base beside edited, with the change in percentage points."""
+    if view is None:
+        return markup.note("Write a prompt: the next token, without and with the edits, appears here.")
+    one = len(view.columns) == 1
+    heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in view.columns)
+    change = '<th scope="col" title="percentage points">Change</th>' if one else ""
+    rows = "".join(_token_row(token, one) for token in view.tokens)
+    divergences = ", ".join(
+        (f"{kl:.3f}" if one else f"{markup.escape(name)} {kl:.3f}")
+        for name, kl in zip(view.columns, view.kl, strict=True)
+    )
+    return (
+        '<div class="jw-picture"><table class="jw-tokens"><caption>Next token</caption>'
+        f'<thead><tr><th scope="col">Token</th><th scope="col">Base</th>{heads}{change}</tr></thead>'
+        f'<tbody>{rows}</tbody></table><p class="jw-foot">KL(edited ‖ base) over the whole vocabulary: {divergences} '
+        f"nats · prompt of {view.length:,} tokens</p></div>"
+    )
+
+
+def _token_row(token: NextToken, one: bool) -> str:
+    cells = "".join(f"<td>{share_bar(p, 'edited')}</td>" for p in token.edited)
+    change = _points(token.edited[0] - token.base) if one else ""
+    return (
+        f'<tr><th scope="row"><code>{markup.escape(markup.visible(token.token))}</code></th>'
+        f"<td>{share_bar(token.base, 'base')}</td>{cells}{change}</tr>"
+    )
+
+
+def _points(change: float) -> str:
+    direction = "up" if change > 0 else "down"
+    return f'<td class="jw-change jw-{direction}">{100 * change:+.1f}</td>'
+
+
+def share_bar(share: float, side: str) -> str:
+    """A share in [0, 1] as a bar with its figure."""
+    percent = 100 * share
+    return (
+        '<span class="jw-bar-track" aria-hidden="true">'
+        f'<span class="jw-bar-fill jw-bar-{side}" style="--share:{percent:.2f}%"></span></span>'
+        f'<span class="jw-percent">{percent:.1f} %</span>'
+    )
+
+
+def answer_table(view: AnswerShares | None, right: str = "") -> str:
+    """The share of each given answer among them, base beside edited; the right one, where it is known, is marked."""
+    if view is None:
+        return ""
+    one = len(view.columns) == 1
+    heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in view.columns)
+    shares = [view.shares(values) for values in (view.base, *view.edited)]
+    rows = []
+    for index, answer in enumerate(view.answers):
+        mark = ' <span class="jw-right">right</span>' if right and answer.strip() == right.strip() else ""
+        cells = "".join(f"<td>{share_bar(share[index], 'edited')}</td>" for share in shares[1:])
+        change = _points(shares[1][index] - shares[0][index]) if one else ""
+        rows.append(
+            f'<tr><th scope="row"><code>{markup.escape(markup.visible(answer))}</code>{mark}</th>'
+            f"<td>{share_bar(shares[0][index], 'base')}</td>{cells}{change}</tr>"
+        )
+    change = '<th scope="col" title="percentage points">Change</th>' if one else ""
+    return (
+        '<div class="jw-picture"><table class="jw-tokens"><caption>Given answers</caption>'
+        f'<thead><tr><th scope="col">Answer</th><th scope="col">Base</th>{heads}{change}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table><p class="jw-foot">Probability of the whole answer, its end included, '
+        f"relative to the {len(view.answers)} answers listed.</p></div>"
+    )
+
+
+def answers(view: Writings | None) -> str:
+    """The written answers side by side; when all are there, what differs from the base model's is marked."""
+    if view is None:
+        view = Writings(("Edited",), (None, None))
+    base = view.texts[0]
+    sections = []
+    for index, (title, text) in enumerate(zip(("Base model", *view.columns), view.texts, strict=True)):
+        title = "With the edits" if title == "Edited" else title
+        other = (view.texts[1] if index == 0 and len(view.texts) == 2 else base) if view.done else None
+        if index == 0 and len(view.texts) > 2:
+            other = None
+        body = markup.answer(text, other, writing=view.writing == index)
+        sections.append(
+            f'<section aria-labelledby="answer-title-{index}"><h2 id="answer-title-{index}" class="jw-section">'
+            f"{markup.escape(title)}</h2>{body}</section>"
+        )
+    return f'<div class="jw-answers jw-picture">{"".join(sections)}</div>'
+
+
+def text_strip(scores: "TokenScores") -> str:
+    """The text with what the edits made likelier and unlikelier: colour, and a sign for those who do not see it."""
+    pieces = []
+    for token, base, edited in zip(scores.tokens, scores.base, scores.edited, strict=True):
+        change = float(edited) - float(base)
+        if change != change:  # the first token has nothing before it
+            pieces.append(f"<span>{markup.escape(token)}</span>")
+            continue
+        depth = min(1.0, abs(change) / 3)
+        kind = "likelier" if change > 0 else "unlikelier"
+        sign = "" if abs(change) < 0.1 else f"<sup>{'+' if change > 0 else '−'}</sup>"
+        words = f"ln p {base:.2f} → {edited:.2f} ({change:+.2f})"
+        pieces.append(
+            f'<span class="jw-{kind}" style="--depth:{depth:.2f}" title="{words}">{markup.escape(token)}{sign}</span>'
+        )
+    return f'<p class="jw-strip">{"".join(pieces)}</p>'
+
+
+def effects_table(effects: "EditEffects", answer: str) -> str:
+    """The edits whose switching off changes the answer most."""
+    order = sorted(range(len(effects.edits)), key=lambda i: -abs(float(effects.effect[i])))[:_RANKED]
+    if not order:
+        return markup.note("No edit is on; switch some on, or choose a run with open gates.")
+    interval = effects.n > 1
+    rows = "".join(
+        f"<tr><td>{effects.edits[i].layer}</td><td>{effects.edits[i].unit}</td><td>{effects.edits[i].half}</td>"
+        f"<td>{float(effects.effect[i]):+.3f}</td>"
+        + (f"<td>{float(effects.low[i]):+.3f} to {float(effects.high[i]):+.3f}</td>" if interval else "")
+        + "</tr>"
+        for i in order
+    )
+    bounds = '<th scope="col">95 % interval</th>' if interval else ""
+    return (
+        '<table class="jw-rank"><caption>The edits that matter most for '
+        f"{markup.escape(answer)}</caption><thead><tr>"
+        '<th scope="col">Layer</th><th scope="col">Head</th><th scope="col">Half</th>'
+        f'<th scope="col">Effect, nats</th>{bounds}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def effects_words(effects: "EditEffects") -> str:
+    """What was measured, on how much, and how much faster than one by one."""
+    if not effects.edits:
+        return markup.note("No edit is on; switch some on, or choose a run with open gates.")
+    faster = effects.one_by_one_seconds / max(effects.seconds, 1e-9)
+    where = "this prompt" if effects.n == 1 else f"the mean of {effects.n:,} examples"
+    rounding = ""
+    if effects.rounding > 0:
+        rounding = (
+            f" The number format of the model alone moves an effect by {effects.rounding:.3f} nats (standard "
+            f"deviation): what lies within ± {2 * effects.rounding:.3f} may be rounding."
+        )
+    return markup.note(
+        f"{len(effects.edits):,} edits, {where}: {effects.seconds:.1f} s for all at once; one by one would take about "
+        f"{effects.one_by_one_seconds:.1f} s ({faster:.1f} times as long). An effect is ln p(answer) with all edits on "
+        f"minus ln p(answer) with this one off: above zero, the edit helps the answer.{rounding}"
+    )
+
+
+def promoted(tokens: "PromotedTokens | None") -> str:
+    """What a head's offset speaks for and against."""
+    if tokens is None:
+        return ""
+
+    def listed(title: str, found: Sequence[tuple[str, float]]) -> str:
+        items = "".join(
+            f"<li><code>{markup.escape(markup.visible(token))}</code> <span>{value:+.2f}</span></li>"
+            for token, value in found
+        )
+        return f'<section><h3 class="jw-section">{title}</h3><ol>{items}</ol></section>'
+
+    return (
+        '<div class="jw-promoted">'
+        + listed("Offset promotes", tokens.promoted)
+        + listed("Offset suppresses", tokens.suppressed)
+        + "</div>"
+    )
+
+
+def mask_words(state: PageState, counts: str) -> str:
+    """How many edits are on, in one sentence."""
+    strength = "" if state.strength == 1.0 else f" All edits at strength {state.strength:g}."
+    return f'<p class="jw-about" role="status">{markup.escape(counts + strength)}</p>'

@@ -1,0 +1,152 @@
+"""What one page has chosen: whose edits, which of them are on, how strongly, and beside or on top of which others.
+
+The state belongs to the page and goes with each call; no model knows of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jola.adapter import read_edits
+from jola.errors import InputError
+from jola.interventions import GatedEdits
+from jola.masks import HeadMask, History
+from jola.runs import Run
+from workbench.bench import Workbench, has_adapter, short_name
+from workbench.session import Prompt, Use
+
+if TYPE_CHECKING:
+    from jola.insight import EditEffects
+
+STRENGTH_LIMIT = 2.0
+_MOST_OTHERS = 3
+
+
+@dataclass(frozen=True)
+class Column:
+    """One way of answering that is shown beside the base model: its heading, and the adapters on top of each other."""
+
+    title: str
+    stack: tuple[Use, ...]
+
+
+@dataclass(frozen=True)
+class PageState:
+    """The choices of one page; immutable, every change gives a new one."""
+
+    run: str = ""
+    site: str = "heads"
+    histories: Mapping[str, History] = field(default_factory=dict)
+    """The mask of each site with what can be undone."""
+    seen: int = 0
+    """Number of the last gesture on the map that the masks contain."""
+    strength: float = 1.0
+    others: tuple[str, ...] = ()
+    on_top: bool = False
+    """Whether the other runs edit what this one has left, instead of answering beside it."""
+    prompt: Prompt | None = None
+    """The example that was drawn, as long as the box shows it."""
+    right: str = ""
+    """Its right answer."""
+    effects: "EditEffects | None" = None
+    cell: tuple[int, int] | None = None
+    """The head whose card is open."""
+
+    @property
+    def history(self) -> History:
+        return self.histories[self.site]
+
+    @property
+    def mask(self) -> HeadMask:
+        return self.history.mask
+
+    @property
+    def key(self) -> str:
+        """What the map belongs to."""
+        return f"{self.run}/{self.site}" if self.run else ""
+
+    def with_history(self, history: History) -> "PageState":
+        """With another mask at the present site."""
+        return replace(self, histories={**self.histories, self.site: history})
+
+    def with_mask(self, mask: HeadMask) -> "PageState":
+        """With another mask, which can be undone."""
+        return self.with_history(self.history.done(mask))
+
+
+def open_run(bench: Workbench, id: str | None, masks: str = "") -> PageState:
+    """The state of a page that begins with a run: all of its edits on, or those of a mask's text.
+
+    `InputError` when the run has no adapter, when that is damaged, or when the mask is not one of this run.
+    """
+    run = chosen_run(bench, id)
+    edits = edits_of(run)
+    histories = {site: History(HeadMask.for_edits(own)) for site, own in edits.items()}
+    state = PageState(run.id, next(iter(edits)), histories)
+    if masks:
+        for site, text in _split(masks, state.site).items():
+            if site not in edits:
+                raise InputError(f"The mask in the address is for the site '{site}', which this run does not edit.")
+            mask = HeadMask.from_text(text, edits[site].layers, edits[site].units)
+            state = replace(state, histories={**state.histories, site: histories[site].done(mask)})
+    return state
+
+
+def masks_text(state: PageState) -> str:
+    """The masks of all sites as one text for an address; empty when everything is as it was trained."""
+    changed = {site: history.mask for site, history in state.histories.items() if history.mask.changed}
+    return ",".join(f"{site}:{mask.to_text()}" for site, mask in changed.items())
+
+
+def _split(text: str, site: str) -> dict[str, str]:
+    parts = {}
+    for part in text.split(","):
+        name, colon, rest = part.partition(":")
+        parts[name if colon else site] = rest if colon else name
+    return parts
+
+
+def chosen_run(bench: Workbench, id: str | None) -> Run:
+    """The run with this id. `InputError` when there is none or it has no adapter yet."""
+    run = bench.find(id)
+    if run is None or not has_adapter(run):
+        raise InputError("Choose a run that has edits; there is none without training or importing one first.")
+    return run
+
+
+def edits_of(run: Run) -> dict[str, GatedEdits]:
+    """The edits of a run by site, read without the model. `InputError` when the adapter is missing or damaged."""
+    weights = run.adapter_dir / "adapter_model.safetensors"
+    try:
+        return _edits_in(run.adapter_dir, weights.stat().st_mtime_ns)
+    except OSError:
+        raise InputError(f"The run {run.id} has no adapter yet; choose one that has finished.") from None
+
+
+@lru_cache(maxsize=8)
+def _edits_in(folder: Path, _age: int) -> dict[str, GatedEdits]:
+    return {str(edits.site): edits for edits in read_edits(folder)}
+
+
+def open_gates(state: PageState, bench: Workbench) -> dict[str, Any]:
+    """Which halves of the shown site have a gate that is not 0: half → flags (layers, units)."""
+    edits = edits_of(chosen_run(bench, state.run))[state.site]
+    return {half: (values > 0).numpy() for half, values in edits.gate_values().items()}
+
+
+def columns(bench: Workbench, state: PageState) -> list[Column]:
+    """The ways of answering that the page compares with the base model."""
+    run = chosen_run(bench, state.run)
+    own = Use(run, {site: history.mask for site, history in state.histories.items()}, state.strength)
+    others = [Use(chosen_run(bench, id)) for id in state.others[:_MOST_OTHERS]]
+    if not others:
+        return [Column("Edited", (own,))]
+    if state.on_top:
+        return [Column(" + ".join(short_name(use.run) for use in (own, *others)), (own, *others))]
+    titles = [short_name(use.run) for use in (own, *others)]
+    return [
+        Column(title if titles.count(title) == 1 else f"{title} ({use.run.id})", (use,))
+        for title, use in zip(titles, (own, *others), strict=True)
+    ]

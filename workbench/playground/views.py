@@ -1,0 +1,342 @@
+"""The numbers behind the views of the Playground. Each function asks the session, and knows nothing of the page."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from jola.errors import InputError
+from workbench.calls import Stops, Superseded, Ticket
+from workbench.playground.state import Column
+from workbench.session import Desk, Prompt, Session, Stack
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+    from jola.insight import (
+        AnswerScores,
+        AttentionPattern,
+        DirectEffects,
+        EditEffects,
+        LogitLens,
+        PromotedTokens,
+        TokenScores,
+    )
+    from jola.records import Example
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A token that may come next: its probability without the edits, and in each column."""
+
+    token: str
+    base: float
+    edited: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """The likeliest next tokens of the base model and of each column, in the order of their largest probability.
+
+    ``kl`` is KL(edited ‖ base) over the whole vocabulary, in nats, for each column; ``length`` the number of tokens of
+    the prompt.
+    """
+
+    columns: tuple[str, ...]
+    tokens: tuple[NextToken, ...]
+    kl: tuple[float, ...]
+    length: int
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a token."""
+        import pandas as pd
+
+        rows = [(t.token, t.base, *t.edited) for t in self.tokens]
+        return pd.DataFrame(rows, columns=["token", "base", *_unique(self.columns)])
+
+
+@dataclass(frozen=True)
+class AnswerShares:
+    """ln p of whole answers, end included, without the edits and in each column: (answers), (columns, answers)."""
+
+    columns: tuple[str, ...]
+    answers: tuple[str, ...]
+    base: tuple[float, ...]
+    edited: tuple[tuple[float, ...], ...]
+
+    def shares(self, log_probabilities: Sequence[float]) -> list[float]:
+        """The probabilities of these answers when nothing else could be said; they sum to 1."""
+        top = max(log_probabilities)
+        weights = [math.exp(value - top) for value in log_probabilities]
+        return [weight / sum(weights) for weight in weights]
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an answer: ln p and share, without the edits and in each column."""
+        import pandas as pd
+
+        data: dict[str, Sequence[object]] = {"answer": self.answers}
+        for name, values in zip(["base", *_unique(self.columns)], [self.base, *self.edited], strict=True):
+            data[f"{name} ln p"], data[f"{name} share"] = values, self.shares(values)
+        return pd.DataFrame(data)
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    return [name if names.count(name) == 1 else f"{name} ({index + 1})" for index, name in enumerate(names)]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What one column says about the next token: ln p of the whole vocabulary, without and with its edits."""
+
+    base: "torch.Tensor"
+    edited: "torch.Tensor"
+    length: int
+    """Tokens of the prompt."""
+    text: Callable[[int], str]
+    """The text of a token."""
+
+
+def ask_next_tokens(
+    session: Session, columns: Sequence[Column], prompt: Prompt, *, page: str = ""
+) -> list[Ticket[Looked]]:
+    """One call for each column."""
+
+    def look(desk: Desk) -> Looked:
+        from jola.insight.prompts import token_text
+
+        ids = desk.encode(prompt)
+        return Looked(*desk.next_log_probabilities(ids), len(ids), partial(token_text, desk.model.tokenizer))
+
+    return [session.ask(column.stack, look, page=page, kind=f"next {index}") for index, column in enumerate(columns)]
+
+
+def next_tokens(columns: Sequence[Column], looked: Sequence[Looked], count: int = 10) -> NextTokens:
+    """The table out of what the columns say."""
+    import torch
+
+    base = looked[0].base.exp()
+    edited = [one.edited.exp() for one in looked]
+    top = torch.stack([base, *edited]).amax(0).topk(min(count, len(base))).indices.tolist()
+    text = looked[0].text
+    return NextTokens(
+        columns=tuple(column.title for column in columns),
+        tokens=tuple(NextToken(text(i), float(base[i]), tuple(float(e[i]) for e in edited)) for i in top),
+        kl=tuple(max(0.0, float((one.edited.exp() * (one.edited - one.base)).sum())) for one in looked),
+        length=looked[0].length,
+    )
+
+
+def ask_answer_scores(
+    session: Session, stack: Stack, prompt: Prompt, answers: Sequence[str], *, page: str = "", kind: str = ""
+) -> "Ticket[AnswerScores]":
+    """ln p of each answer without and with the edits of one stack."""
+
+    def score(desk: Desk) -> "AnswerScores":
+        from jola import insight
+
+        return insight.answer_scores(
+            desk.model, desk.encode(prompt), answers, mask=list(desk.masks), template=desk.template
+        )
+
+    return session.ask(stack, score, page=page, kind=kind)
+
+
+def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "") -> "Ticket[TokenScores]":
+    """ln p of each token of a text given what stands before it, without and with the edits."""
+
+    def score(desk: Desk) -> "TokenScores":
+        from jola import insight
+
+        ids = desk.checked(list(desk.model.tokenizer(text, verbose=False)["input_ids"]))
+        if len(ids) < 2:
+            raise InputError("A text of one token has nothing to foretell; write some words.")
+        return insight.token_scores(desk.model, ids, mask=list(desk.masks))
+
+    return session.ask(stack, score, page=page, kind="text")
+
+
+@dataclass
+class Progress:
+    """How far a call is; written by the worker thread, read by the page."""
+
+    done: int = 0
+    total: int = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+
+
+@contextmanager
+def _given_up() -> Iterator[None]:
+    """Work that was told to end is like work that nobody waits for."""
+    from jola.insight import Stopped
+
+    try:
+        yield
+    except Stopped:
+        raise Superseded from None
+
+
+def ask_edit_effects(
+    session: Session, stack: Stack, prompt: Prompt, answer: str, progress: Progress, *, page: str = ""
+) -> "Ticket[EditEffects]":
+    """What switching off each open edit changes in ln p(answer) after this prompt."""
+
+    def measure(desk: Desk) -> "EditEffects":
+        from jola import insight
+
+        with _given_up():
+            return insight.edit_effects(
+                desk.model,
+                desk.encode(prompt),
+                answer,
+                mask=list(desk.masks),
+                template=desk.template,
+                progress=progress,
+                stop=desk.stop,
+            )
+
+    return session.ask(stack, measure, page=page, kind="effects")
+
+
+def ask_mean_edit_effects(
+    session: Session, stack: Stack, examples: "Sequence[Example]", progress: Progress, *, page: str = ""
+) -> "Ticket[EditEffects]":
+    """The same as a mean over examples and their right answers."""
+
+    def measure(desk: Desk) -> "EditEffects":
+        from jola import insight
+
+        with _given_up():
+            return insight.mean_edit_effects(
+                desk.model,
+                examples,
+                mask=list(desk.masks),
+                template=desk.template,
+                progress=progress,
+                stop=desk.stop,
+            )
+
+    return session.ask(stack, measure, page=page, kind="effects")
+
+
+def ask_direct_effects(
+    session: Session, stack: Stack, prompt: Prompt, answer: str, *, page: str = ""
+) -> "Ticket[DirectEffects]":
+    """What each edit adds directly to the logit of the answer's first token."""
+
+    def measure(desk: Desk) -> "DirectEffects":
+        from jola import insight
+
+        return insight.direct_effects(
+            desk.model, desk.encode(prompt), answer, mask=list(desk.masks), template=desk.template
+        )
+
+    return session.ask(stack, measure, page=page, kind="direct")
+
+
+def ask_logit_lens(session: Session, stack: Stack, prompt: Prompt, *, page: str = "") -> "Ticket[LogitLens]":
+    """The next token as each layer has it, without and with the edits."""
+
+    def look(desk: Desk) -> "LogitLens":
+        from jola import insight
+
+        return insight.logit_lens(desk.model, desk.encode(prompt), mask=list(desk.masks))
+
+    return session.ask(stack, look, page=page, kind="lens")
+
+
+def ask_promoted_tokens(
+    session: Session, stack: Stack, layer: int, unit: int, site: str, *, page: str = ""
+) -> "Ticket[PromotedTokens | None]":
+    """What an offset promotes and suppresses; None when that offset is not trained or closed."""
+
+    def look(desk: Desk) -> "PromotedTokens | None":
+        from jola import insight
+
+        own = next((edits for edits in desk.edits if edits.site == site), None)
+        if own is None or float(own.gate_values()["offset"][layer, unit]) == 0:
+            return None
+        with desk.model.using([own]):
+            return insight.promoted_tokens(desk.model, layer, unit, site=site)
+
+    return session.ask(stack, look, page=page, kind="promoted")
+
+
+def ask_attention(
+    session: Session, stack: Stack, prompt: Prompt, layer: int, unit: int, *, page: str = ""
+) -> "Ticket[AttentionPattern]":
+    """What a head looks at, without and with the edits."""
+
+    def look(desk: Desk) -> "AttentionPattern":
+        from jola import insight
+
+        return insight.attention_pattern(desk.model, desk.encode(prompt), layer, unit, mask=list(desk.masks))
+
+    return session.ask(stack, look, page=page, kind="card")
+
+
+# Answers written by the model
+
+
+@dataclass(frozen=True)
+class Writings:
+    """What the page shows while answers are written one after the other; None is one that has not begun."""
+
+    columns: tuple[str, ...]
+    texts: tuple[str | None, ...]
+    """Of the base model, then of each column."""
+    writing: int | None = None
+    """Which one is being written."""
+    place: int = 0
+    """How many calls of others come before it."""
+
+    @property
+    def done(self) -> bool:
+        return self.writing is None and None not in self.texts
+
+    def ended(self) -> "Writings":
+        """As it stands, with nothing being written any more."""
+        return replace(self, writing=None, place=0)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row an answer."""
+        import pandas as pd
+
+        return pd.DataFrame({"edits": ["base", *_unique(self.columns)], "answer": [t or "" for t in self.texts]})
+
+
+def write_answers(
+    session: Session,
+    columns: Sequence[Column],
+    prompt: Prompt,
+    new_tokens: int,
+    *,
+    page: str = "",
+    stops: Stops | None = None,
+) -> Iterator[Writings]:
+    """Write the base model's answer, then that of each column; a stop of the page ends them where they are.
+
+    Raises `Superseded` when the page asks anew.
+    """
+    view = Writings(tuple(column.title for column in columns), (None,) * (len(columns) + 1))
+    stacks: list[Stack] = [(), *(column.stack for column in columns)]
+    for index, stack in enumerate(stacks):
+        writing = session.generate(
+            stack, prompt, new_tokens=new_tokens, page=page, kind="answer", base=columns[0].stack[0].run
+        )
+        if stops is not None:
+            stops.begin(page, "answer", writing.ticket)
+        texts = list(view.texts)
+        texts[index] = ""
+        view = replace(view, texts=tuple(texts), writing=index)
+        for text in writing.texts():
+            texts[index] = text
+            view = replace(view, texts=tuple(texts), place=writing.ticket.place)
+            yield view
+        if writing.stopped:
+            break
+    yield view.ended()

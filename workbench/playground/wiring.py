@@ -1,0 +1,96 @@
+"""What the panels of the Playground share: the prompt on the page, the page's state, and waiting in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench import markup
+from workbench.bench import Workbench
+from workbench.calls import Superseded, Ticket
+from workbench.playground.pages import Pages
+from workbench.playground.state import Column, PageState, columns
+from workbench.session import Prompt
+
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
+DARK = """(...values) => {
+  values[values.length - 1] = document.body.classList.contains("dark");
+  return values;
+}"""
+"""Fills the last input of an event, `Wiring.dark`, when it happens: a figure is drawn for the page as it is."""
+
+PLAIN = "Plain text"
+CHAT = "Chat turn"
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """The app, the states of its pages, and the components that several panels read."""
+
+    bench: Workbench
+    pages: Pages
+    prompt: gr.Textbox
+    kind: gr.Radio
+    answers: gr.Textbox
+    message: gr.HTML
+    dark: gr.Checkbox
+
+    @property
+    def asking(self) -> list[Any]:
+        """Inputs of a listener that works with the prompt."""
+        return [self.prompt, self.kind]
+
+    def state(self, request: gr.Request) -> PageState:
+        """What the asking page has chosen."""
+        return self.pages.get(page_of(request))
+
+    def columns(self, request: gr.Request) -> list[Column]:
+        """The ways of answering that the asking page compares."""
+        return self.columns_of(self.state(request))
+
+    def columns_of(self, state: PageState) -> list[Column]:
+        """The ways of answering that a state compares."""
+        return columns(self.bench, state)
+
+    def wait(self, ticket: Ticket[Any], state: PageState) -> Iterator[str]:
+        """Why nothing is there yet, as HTML, again and again until the call is done."""
+        run = self.bench.find(state.run)
+        loading = run is not None and not self.bench.session.is_loaded(run)
+        for place in ticket.waiting():
+            yield waiting_words(place, loading)
+
+
+def page_of(request: gr.Request) -> str:
+    """The name of the page that asks."""
+    return request.session_hash or ""
+
+
+def prompt_of(state: PageState, text: str, kind: str) -> Prompt:
+    """The drawn conversation while the box still shows it, else what the box holds."""
+    if kind != PLAIN and state.prompt is not None and state.prompt.text == text:
+        return state.prompt
+    return Prompt.of(text, plain=kind == PLAIN)
+
+
+def answers_of(text: str | None) -> list[str]:
+    """The answers in a box, one on each line; equal ones count once."""
+    return list(dict.fromkeys(filter(None, map(str.strip, (text or "").splitlines()))))
+
+
+def waiting_words(place: int, loading: bool) -> str:
+    """Why nothing is there yet, in one sentence."""
+    if place:
+        return markup.note(f"In the queue: {place} before you.", "busy")
+    return markup.note("Loading the model …" if loading else "Computing …", "busy")
+
+
+def failed(error: Exception) -> str:
+    """What went wrong, as HTML; nothing for an answer that nobody waits for any more."""
+    return "" if isinstance(error, Superseded) else markup.note(str(error), "error")
+
+
+EXPECTED = (InputError, Superseded)
+"""What a listener shows in words; everything else is a fault of the app."""

@@ -1,0 +1,35 @@
+"""Beneath a view: save its picture, its numbers as CSV, and show the code that gives them again.
+
+Everything happens in the browser, with what the value brought: nothing is written on the server.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+_HERE = Path(__file__).parent
+
+STYLE = (_HERE / "view_tools.css").read_text(encoding="utf-8")
+_MARKUP = (_HERE / "view_tools.html").read_text(encoding="utf-8")
+_SCRIPT = (_HERE / "view_tools.js").read_text(encoding="utf-8")
+
+
+def view_tools(elem_id: str) -> gr.HTML:
+    """The component. It belongs into the same ``.jw-view`` as the figure or the ``.jw-picture`` that it takes.
+
+    Its value is what `tools_value` makes, or None while there is nothing to take.
+    """
+    return gr.HTML(
+        None,
+        html_template=_MARKUP,
+        js_on_load=f"(() => {{\n{_SCRIPT}\n}})();",
+        apply_default_css=False,
+        elem_id=elem_id,
+        elem_classes="jw-tools",
+    )
+
+
+def tools_value(name: str, csv: str = "", code: str = "") -> dict[str, Any]:
+    """A value for `view_tools`: the name of the files, the numbers as CSV, and the code; empty ones are not offered."""
+    return {"name": name, "csv": csv, "code": code}
