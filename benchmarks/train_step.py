@@ -232,6 +232,11 @@ def work_hooks(dtype: str) -> None:
     model = _model(dtype)
     base = model.base
 
+    def spread(chosen: Any, rows: Any) -> Any:
+        full = chosen.new_zeros(*rows.shape, chosen.shape[-1])
+        full[rows] = chosen
+        return full
+
     def forward(batch: dict[str, Any]) -> Any:
         rows = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
         hooks = [
@@ -240,6 +245,10 @@ def work_hooks(dtype: str) -> None:
             )
             for layer, edit in model.edits.prepare().items()
         ]
+        # As in JoLAModel: the last MLP and the head at the positions of the answer alone.
+        last = base.get_submodule(module_path(base, Site.MLP, model.geometry.num_layers - 1))
+        hooks.append(last.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
+        hooks.append(last.register_forward_hook(lambda module, inputs, output: spread(output, rows)))
         hooks.append(base.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
         try:
             logits = base(batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits

@@ -5,6 +5,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+# huggingface_hub reads it when it is imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -13,7 +17,6 @@ from jola.model import JoLAModel
 from jola.paths import HOME_VARIABLE, cache_home
 from tests.tiny import make_model, make_tokenizer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SHARED_CACHE = cache_home()
 """Where fetched assets lie for this user: tests may fill and read it, and write nowhere else outside their folders."""
 

@@ -23,7 +23,7 @@ import jola
 ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 450
 
-NNSIGHT_HOME = "jola/model.py"
+NNSIGHT_HOME = "jola/tracing.py"
 ABOVE = {
     "jola": {"workbench", "gradio", "plotly", "app", "tests", "tools", "benchmarks"},
     "workbench": {"app", "tests", "tools", "benchmarks"},

@@ -6,10 +6,12 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    Olmo2Config,
     OPTConfig,
     PhiConfig,
     PretrainedConfig,
@@ -17,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from jola.loading import pick_attention
@@ -51,8 +54,12 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "qwen2": Qwen2Config(**_GROUPED),
     # The width of a head is not hidden_size / heads here, as in the models that were released.
     "qwen3": Qwen3Config(**_GROUPED, head_dim=16),
+    # One key and value for all heads, as in the model that was released.
+    "gemma": GemmaConfig(**_SHAPE, num_key_value_heads=1, head_dim=12),
     "gemma2": Gemma2Config(**_GROUPED, head_dim=12, sliding_window=16, query_pre_attn_scalar=12),
     "gemma3_text": Gemma3TextConfig(**_GROUPED, head_dim=12, sliding_window=16, query_pre_attn_scalar=12),
+    "olmo2": Olmo2Config(**_GROUPED),
+    "smollm3": SmolLM3Config(**_GROUPED, pad_token_id=0, no_rope_layers=[1, 0, 1]),
     "phi": PhiConfig(**_SHAPE),
     "gpt2": GPT2Config(
         vocab_size=VOCABULARY,

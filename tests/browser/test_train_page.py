@@ -2,17 +2,23 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from jola.config import RunConfig, TrainingConfig
+from jola.runs import RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
+from workbench.waiting import Waiting
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
 
-def record(app: App, name: str, **shape: int) -> Recorder:
+def record(app: App, name: str, **shape: Any) -> Recorder:
     return Recorder(app.runs / name, **{"steps": 40, "layers": 6, "units": 4, **shape})
 
 
@@ -31,14 +37,14 @@ def colour(page: Any, half: str, layer: int, unit: int) -> list[int]:
     return gate_map(page, pixel, x, y)[:3]
 
 
-def test_a_newcomer_is_told_what_to_do(new_app: App, open_page: OpenPage) -> None:
+def test_where_there_is_no_run_one_is_told_what_to_do(new_app: App, open_page: OpenPage) -> None:
+    for run in RunStore(new_app.runs).list():  # the sample
+        shutil.rmtree(run.path)
     page = open_page(new_app)
     assert page.locator(".rv-first").is_visible()
     assert "Start training" in page.inner_text(".rv-first")
     assert page.locator("#start").is_visible() and not page.locator("#cancel").is_visible()
     assert not page.locator(".rv-rail").is_visible()
-    page.get_by_role("tab", name="Playground").click()
-    page.wait_for_selector("text=Train one first")
 
 
 def test_a_recorded_run_is_shown(app: App, open_page: OpenPage) -> None:
@@ -109,7 +115,7 @@ def test_a_growing_run_appears_on_the_map(app: App, open_page: OpenPage) -> None
     page = open_page(app, "growing")
     shown(page, run="growing", step=3, state="training")
     before = page.get_attribute("#run-view .rv", "data-open")
-    assert page.locator("#cancel").is_visible() and not page.locator("#start").is_visible()
+    assert page.locator("#cancel").is_visible() and page.locator("#pause").is_visible()
     mounted = page.evaluate("() => { document.querySelector('.gm-canvas').mark = 1; return window.jolaRunView; }")
     for step in range(4, 40):
         recorder.step(step)
@@ -121,8 +127,7 @@ def test_a_growing_run_appears_on_the_map(app: App, open_page: OpenPage) -> None
     recorder.step(40)
     recorder.finish()
     shown(page, state="finished", step=40)
-    page.wait_for_selector("#start")
-    assert not page.locator("#cancel").is_visible()
+    page.wait_for_selector("#cancel", state="hidden")
 
 
 def test_a_run_without_gates_says_what_it_waits_for(app: App, open_page: OpenPage) -> None:
@@ -184,7 +189,7 @@ def test_the_table_holds_the_same_numbers(app: App, open_page: OpenPage) -> None
     record(app, "table").until(30)
     page = open_page(app, "table")
     shown(page, run="table", step=30)
-    page.click(".rv-table summary")
+    page.click("[data-panel=rv-table]")
     tables = page.locator(".gm-table-body table")
     tables.first.wait_for()
     assert tables.count() == 2
@@ -199,10 +204,150 @@ def test_the_table_holds_the_same_numbers(app: App, open_page: OpenPage) -> None
         assert text != "< 0.01" or gate < 0.01
 
 
-def test_a_large_map_stays_sharp_and_readable(app: App, open_page: OpenPage) -> None:
+def choose_colour(page: Any, shows: str) -> None:
+    page.click(f"[data-shows={shows}]")
+    page.wait_for_selector(f"#run-view .rv[data-shows={shows}]", state="attached")
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_colour_means_what_is_chosen_also_in_replay(app: App, open_page: OpenPage) -> None:
+    record(app, "colours").until(12)
+    page = open_page(app, "colours")
+    shown(page, run="colours", step=12, shows="gate")
+    gates = gate_values(12, 40, 6, 4)
+    at = np.unravel_index(np.argmax(gates["offset_norm"]), (6, 4))
+    looks = {}
+    for shows, ends in (("gate", "1 fully open"), ("open", "1 surely open"), ("norm", "0.5 (L2 norm)")):
+        choose_colour(page, shows)
+        looks[shows] = colour(page, "offset", int(at[0]), int(at[1]))
+        assert page.inner_text(".gm-high") == ends
+    # The gate is 0.96 of its scale; its norm, 0.4 times as long, is 0.77 of 0.5.
+    assert looks["open"][0] >= looks["gate"][0] > looks["norm"][0]
+    choose_colour(page, "state")
+    assert page.locator(".gm-states").is_visible() and not page.locator(".gm-scale").is_visible()
+    both = gates["offset_gate"][at] > 0 and gates["scale_gate"][at] > 0
+    colours = page.evaluate("() => getComputedStyle(document.body).getPropertyValue('--jw-state-both').trim()")
+    # Not in the middle, where its sign is.
+    corner = gate_map(page, "(box => [box.x + 2, box.y + 2])(map.cell('offset', ...args))", *map(int, at))
+    pixel = gate_map(page, "Array.from(map.context.getImageData(...args, 1, 1).data)", *corner)
+    assert both and "#" + bytes(pixel[:3]).hex() == colours
+    page.mouse.move(*cell(page, "offset", int(at[0]), int(at[1])))
+    page.wait_for_selector(".gm-tip:not([hidden])")
+    tip = page.inner_text(".gm-tip").splitlines()
+    assert tip[0].endswith("both edits") and re.fullmatch(r"offset gate .*, P\(open\) .*, norm 0\.\d+", tip[1])
+    # The slider replays any step with the chosen colours.
+    choose_colour(page, "norm")
+    page.focus(".rv-slider")
+    page.keyboard.press("Home")
+    shown(page, step=0, shows="norm")
+    assert page.inner_text(".gm-high") == "0.5 (L2 norm)"
+
+
+def test_an_untrained_half_is_said_to_be_none(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "half")
+    values = {name: v * (np.nan if name.startswith("scale") else 1) for name, v in gate_values(0, 40, 6, 4).items()}
+    with recorder.run.gate_writer("heads", 6, 4) as writer:
+        writer.append(0, values)
+    recorder.run.write_result({"closed": {"offset": 0.4, "scale": None}, "test": None})
+    recorder.run.write_status(state="finished")
+    page = open_page(app, "half")
+    shown(page, run="half", step=0)
+    assert "not trained" in page.inner_text(".rv-result")
+    page.mouse.move(*cell(page, "scale", 1, 1))
+    page.wait_for_selector(".gm-tip:not([hidden])")
+    assert page.inner_text(".gm-tip").splitlines()[2] == "scale not trained"
+
+
+def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
+    config = RunConfig(training=TrainingConfig(epochs=3))
+    run = record(app, "taking", config=config).until(40).finish()
+    page = open_page(app, "taking")
+    shown(page, run="taking", step=40)
+    page.click("[data-panel=rv-course]")
+    page.wait_for_selector(".rv-course-table tbody tr >> nth=1", state="attached")
+    first, *_, last = page.evaluate(
+        "() => [...document.querySelectorAll('.rv-course-table thead th')].map(c => c.textContent)"
+    )[1:]
+    assert (first, last) == ("0", "40")
+    expected = 1 - gate_values(40, 40, 6, 4)["offset_open"].mean()
+    shown_mean = page.evaluate("() => document.querySelector('.rv-course-table tbody tr td:last-child').textContent")
+    assert float(shown_mean) == pytest.approx(expected, abs=0.01)
+    page.click("[data-panel=rv-code]")
+    page.wait_for_selector(".rv-code-shell:not(:empty)")
+    assert page.inner_text(".rv-code-shell") == "jola train --epochs 3"
+    assert "'epochs': 3" in page.inner_text(".rv-code-python")
+
+    with page.expect_download() as download:
+        page.click("[data-take=gates]")
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert download.value.suggested_filename == "taking-heads-gates.csv"
+    assert len(lines) == 1 + 41 * 24 and lines[0].startswith("run,site,step,layer,unit,offset_gate")
+    with page.expect_download() as download:
+        page.click("[data-take=metrics]")
+    assert len(Path(download.value.path()).read_text().splitlines()) == 1 + len(run.metrics())
+    page.evaluate("() => { navigator.clipboard.write = () => Promise.reject(new Error('not allowed')); }")
+    with page.expect_download() as download:
+        page.click("[data-take=picture]")
+    assert download.value.suggested_filename == "taking-step-40.png"
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPage) -> None:
+    runs = [record(app, f"waits-{number}").run for number in range(2)]
+    line = Waiting(RunStore(app.runs))
+    for run in runs:
+        with line.locked():
+            line.add(run)
+    page = open_page(app, "waits-1")
+    shown(page, run="waits-1", state="queued")
+    assert page.inner_text(".rv-message") == "Waiting for its turn: 2. in line"
+    assert page.locator(".rv-queue-list li").count() == 2
+    page.click(".rv-queue-list li:first-child button")
+    shown(page, run="waits-0", state="queued")
+    page.wait_for_url(re.compile(r"run=waits-0"))
+    page.click("#cancel")
+    shown(page, run="waits-0", state="cancelled")
+    page.wait_for_function("() => document.querySelectorAll('.rv-queue-list li').length === 1")
+    with line.locked():
+        line.take("waits-1")
+    runs[1].write_status(state="cancelled")
+
+
+def test_examples_and_cost_before_the_start(
+    new_app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "reviews.jsonl"
+    rows = [{"prompt": f"Film {n}: {HOSTILE}?", "completion": "bad"} for n in range(30)]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    page = open_page(new_app)
+    for name, value in (("model", tiny_folder), ("task", file)):
+        page.fill(f"#setting-{name} input", str(value))
+        page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelector('#cost').textContent.includes('of memory')")
+    assert re.search(r"^\d+ steps, time known after the first steps, up to \d+ MB of memory", page.inner_text("#cost"))
+    page.click("#preview-open")
+    page.wait_for_selector(".pv-list li >> nth=9")
+    assert HOSTILE in page.inner_text(".pv-list")
+    marked = page.eval_on_selector(
+        ".pv-loss.pv-token", "node => [getComputedStyle(node).fontWeight, getComputedStyle(node).textDecorationLine]"
+    )
+    assert marked == ["700", "underline"]
+    page.click("#preview-close")
+    page.wait_for_selector(".pv-list", state="hidden")
+
+
+def test_a_large_map_stays_sharp_readable_and_quick(app: App, open_page: OpenPage) -> None:
     record(app, "large", layers=80, units=64).until(5)
     page = open_page(app, "large")
     shown(page, run="large", step=5)
+    # Reading a pixel back waits until the drawing is done.
+    draw = "map.draw(); map.context.getImageData(0, 0, 1, 1); return performance.now() - begin;"
+    measure = (
+        f"Array.from({{ length: 9 }}, () => {{ const begin = performance.now(); {draw} }}).sort((a, b) => a - b)[4]"
+    )
+    times = [gate_map(page, f"(map.colourBy('{shows}'), {measure})") for shows in ("gate", "open", "norm", "state")]
+    assert max(times) < 30, times
+    gate_map(page, "map.colourBy('gate')")
     page.mouse.move(*cell(page, "scale", 79, 63))
     page.wait_for_function("() => document.querySelector('.gm-readout').textContent.startsWith('Layer 79, head 63')")
 
@@ -238,6 +383,7 @@ def test_a_failed_run_shows_its_sentence_and_its_log(app: App, open_page: OpenPa
 
 
 def test_start_with_a_value_that_cannot_be_used(new_app: App, open_page: OpenPage) -> None:
+    before = [run.id for run in RunStore(new_app.runs).list()]
     page = open_page(new_app)
     page.fill("#setting-epochs input", "0")
     page.keyboard.press("Tab")
@@ -245,7 +391,7 @@ def test_start_with_a_value_that_cannot_be_used(new_app: App, open_page: OpenPag
     page.wait_for_selector("#start-message [role=alert]")
     assert page.inner_text("#start-message") == "Epochs is 0; it must be at least 1."
     assert page.locator("#start").is_visible()
-    assert not any(new_app.runs.glob("*"))
+    assert [run.id for run in RunStore(new_app.runs).list()] == before
 
 
 def test_upload_of_a_broken_file_and_of_a_good_one(new_app: App, open_page: OpenPage) -> None:

@@ -67,7 +67,6 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     id = run_of(page)
     page.set_default_timeout(TRAINING)
     shown(page, run=id, state="finished")
-    page.wait_for_selector("#start")
     assert "n = 4" in page.inner_text(".rv-result")
 
     page.get_by_role("tab", name="Playground").click()
@@ -106,10 +105,26 @@ def test_cancel_reload_and_a_second_start(new_app: App, open_page: OpenPage, tin
     other = open_page(new_app)
     shown(other, run=id, state="training")
 
+    # Paused, it waits for as long as one likes; going on, it is the same run.
+    page.click("#pause")
+    shown(page, run=id, state="paused")
+    step = RunStore(new_app.runs).get(id).status()["step"]
+    page.click("#resume")
+    shown(page, run=id, state="training")
+    page.wait_for_function("(step) => Number(document.querySelector('#run-view .rv').dataset.step) > step", arg=step)
+
+    # A second run waits for the first.
+    other.wait_for_function("() => !document.querySelector('#start').disabled")
+    fill_tiny(other, tiny_folder, task, 1)
+    other.click("#start")
+    other.wait_for_selector("#start-message [role=status]")
+    second = run_of(other)
+    assert "Queued" in other.inner_text("#start-message") and second != id
+    shown(other, run=second, state="queued")
+
     page.click("#cancel")
     shown(page, run=id, state="cancelled")
-    page.wait_for_selector("#start")
-    shown(other, run=id, state="cancelled")
+    shown(other, run=second, state="finished")
     run = RunStore(new_app.runs).get(id)
     assert run.status()["step"] < run.status()["total_steps"]
     assert (run.adapter_dir / "adapter_model.safetensors").is_file()
@@ -122,7 +137,7 @@ def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPag
     page.click("#start")
     shown(page, state="failed")
     assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-message")
-    page.wait_for_selector("#start")
+    assert page.locator(".rv-log").is_visible()
 
 
 @pytest.fixture

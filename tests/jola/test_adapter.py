@@ -247,6 +247,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "LoRA": (lambda a: edit_config(a, peft_type="LORA"), "is an adapter of type LORA, not JOLA"),
     "new schema": (lambda a: edit_config(a, schema_version=2), "has format 2, and this version reads 1; update"),
     "no schema": (lambda a: edit_config(a, schema_version=None), "has format None"),
+    "unknown keys": (
+        lambda a: edit_config(a, merged=True, alpha=16),
+        r"says 'alpha', 'merged', which this version does not know and may compute wrongly; update",
+    ),
     "no geometry": (lambda a: edit_config(a, geometry=None), "is not a complete JoLA configuration"),
     "odd geometry": (lambda a: edit_group(a, "geometry", experts=3), "complete JoLA configuration .*experts"),
     "layers in words": (lambda a: edit_group(a, "geometry", num_layers="3"), "num_layers is '3'"),

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3Config
 
 from jola.errors import InputError
 from jola.loading import load_base, pick_attention, pick_device, pick_dtype
@@ -127,6 +129,14 @@ class TestDamage:
         (tiny_folder / name).write_bytes(content)
         refusal(tiny_folder)
 
+    def test_a_multi_modal_model_is_refused_before_it_is_loaded(self, tmp_path: Path, tokenizer: Any) -> None:
+        config = Gemma3Config(text_config=CONFIGS["gemma3_text"].to_dict())
+        config.save_pretrained(tmp_path)  # without weights: loading them would fail
+        tokenizer.save_pretrained(tmp_path)
+        message = refusal(tmp_path)
+        assert "is a multi-modal model of architecture 'gemma3'" in message
+        assert "give its language model, 'gemma3_text', as a model of its own" in message
+
     def test_there_is_no_tokenizer(self, tiny_folder: Path) -> None:
         (tiny_folder / "tokenizer.json").unlink()
         assert "tokenizer" in refusal(tiny_folder)
@@ -172,3 +182,7 @@ class TestChoices:
         assert pick_attention("eager", config, torch.device(device)) == "eager"
         if architecture == "gemma2":  # soft-capping of its scores has no fused form
             assert pick_attention("auto", config, torch.device(device)) == "eager"
+
+
+def test_the_tests_ask_no_hub() -> None:
+    assert constants.HF_HUB_OFFLINE

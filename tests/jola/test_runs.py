@@ -497,6 +497,8 @@ class TestRun:
         run.write_status(state="finished", step=9, total_steps=9)
         assert run.summary() == {
             "id": "one",
+            "label": "",
+            "note": "",
             "state": "finished",
             "task": "snips",
             "model": "default",
@@ -505,10 +507,14 @@ class TestRun:
             "seed": 3,
             "accuracy": test,
             "closed": {"offset": 0.25, "scale": 0.75},
+            "open": None,
             "seconds": 12.5,
             "created": run.created,
             "step": 9,
             "total_steps": 9,
+            "size": sum(path.stat().st_size for path in run.path.iterdir()),
+            "adapter": False,
+            "imported": False,
         }
 
 
@@ -612,7 +618,7 @@ class TestRunStore:
         assert run.gates().steps.tolist() == [1]
         as_if_killed(run)
         store.remove("a")
-        assert list(store.root.iterdir()) == []
+        assert store.list() == []
 
     def test_the_default_folder_moves_with_the_variable(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("JOLA_HOME", str(tmp_path))

@@ -47,8 +47,10 @@ class Recorder:
         if step:
             entry = {"step": step, "time": self.begun + 1.2 * step, "epoch": 8 * step / self.steps}
             penalty = 0.3 * float(gates["offset_open"].mean() + gates["scale_open"].mean())
+            rate = (1 + np.cos(np.pi * step / self.steps)) / 2
+            rates = {"learning_rate": 0.005 * rate, "gate_learning_rate": 0.15 * rate, "l0_weight": 0.002}
             self.run.append_metrics(
-                entry | {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy, "penalty": penalty}
+                entry | rates | {"loss": cross_entropy + penalty, "cross_entropy": cross_entropy, "penalty": penalty}
             )
             if step % max(1, self.steps // 8) == 0:
                 validation = 0.33 + 1.1 * float(np.exp(-step / 30))

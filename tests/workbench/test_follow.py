@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 
 from jola.errors import InputError
+from jola.gate_history import FIELDS
 from jola.runs import RunStore
 from tests.workbench.recorded import ACCURACY, Recorder, gate_values
 from workbench import follow
-from workbench.follow import UNTRAINED, Follower, Followers, encode_gates, state_counts
+from workbench.follow import Follower, Followers
+from workbench.run_frames import UNTRAINED, encode_gates, round_up, state_counts
+from workbench.waiting import Waiting
 
 
-def decode(frame: dict[str, Any], half: str) -> np.ndarray:
-    codes = np.frombuffer(base64.b64decode(frame[half]), dtype=np.uint8)
+def decode(frame: dict[str, Any], field: str) -> np.ndarray:
+    codes = np.frombuffer(base64.b64decode(frame["fields"][field]), dtype=np.uint8)
     return codes.reshape(frame["layers"], frame["units"])
 
 
@@ -33,6 +36,95 @@ def test_a_closed_gate_and_one_nearly_closed_stay_different() -> None:
 def test_states_are_counted_per_head() -> None:
     offset, scale = np.array([0, 9, 0, 9, 9], np.uint8), np.array([0, 0, 9, 9, UNTRAINED], np.uint8)
     assert state_counts(offset, scale) == [1, 2, 1, 1]
+    assert state_counts(np.array([UNTRAINED, 9], np.uint8), np.array([UNTRAINED, 9], np.uint8)) == [0, 0, 0, 1]
+
+
+def test_one_colour_is_one_norm_at_every_step(recorder: Recorder) -> None:
+    follower = Follower(recorder.until(3).run)
+    values = gate_values(4, 40, 4, 3)
+    values["offset_norm"] = values["offset_norm"] + 0.7  # longer than any before
+    with recorder.run.gate_writer("heads", 4, 3) as writer:
+        writer.append(4, values)
+    assert [round_up(value) for value in (0.0, 0.3, 0.5, 1.01, 7)] == [1.0, 0.5, 0.5, 2.0, 10.0]
+    assert follower.snapshot()["frame"]["norm_top"] == 2.0
+    earlier = follower.frame("heads", 0)
+    assert earlier is not None and earlier["norm_top"] == 2.0
+
+
+def test_a_half_that_is_not_trained_is_neither_open_nor_closed(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "runs" / "half", steps=4, layers=2, units=2)
+    values = {name: v * (np.nan if name.startswith("scale") else 1) for name, v in gate_values(0, 4, 2, 2).items()}
+    with recorder.run.gate_writer("heads", 2, 2) as writer:
+        writer.append(0, values)
+    snapshot = Follower(recorder.run).snapshot()
+    assert (decode(snapshot["frame"], "scale_gate") == UNTRAINED).all()
+    assert (decode(snapshot["frame"], "scale_norm") == UNTRAINED).all()
+    assert snapshot["frame"]["counts"] == [0, 4, 0, 0]
+    assert snapshot["states"]["closed"][0][1] is None and snapshot["states"]["closed"][0][0] is not None
+
+
+def test_the_course_shows_few_steps_from_the_first_to_the_last(recorder: Recorder) -> None:
+    follower = Follower(recorder.until(40).run)
+    steps = [frame["step"] for frame in follower.course("heads")]
+    assert len(steps) == 5 and (steps[0], steps[-1]) == (0, 40)
+    gaps = np.diff(steps)
+    assert (np.diff(gaps) >= 0).all()
+
+
+def test_curves_hold_what_the_metrics_hold(recorder: Recorder) -> None:
+    curves = Follower(recorder.until(8).run).snapshot()["curves"]
+    metrics = [entry for entry in recorder.run.metrics() if "loss" in entry]
+    for name, metric in follow.CURVES.items():
+        if name != "validation":
+            assert curves[name] == [(m["step"], pytest.approx(m[metric], rel=1e-5)) for m in metrics]
+
+
+def test_a_waiting_run_tells_its_place_and_the_page_hears_of_the_queue(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs")
+    line = Waiting(store)
+    runs = [Recorder(tmp_path / "runs" / name, steps=2, layers=1, units=1).run for name in ("a", "b")]
+    follower = Followers(store).get("b")
+    assert follower is not None
+    tokens = {follower.token()}
+    for run in runs:
+        with line.locked():
+            line.add(run)
+        tokens.add(follower.token())
+    assert len(tokens) == 3
+    snapshot = follower.snapshot()
+    assert snapshot["message"] == "Waiting for its turn: 2. in line"
+    assert [entry["id"] for entry in snapshot["queue"]] == ["a", "b"]
+    assert snapshot["can"] == ["cancel"] and not snapshot["active"]
+    with line.locked():
+        line.take("a")
+    runs[0].write_status(state="finished")
+    assert follower.snapshot()["message"] == "Waiting for its turn: next in line"
+
+
+@pytest.mark.parametrize(
+    ("state", "can"),
+    [
+        ("training", ["pause", "cancel"]), ("starting", ["pause", "cancel"]), ("queued", ["cancel"]),
+        ("paused", ["resume", "cancel"]), ("killed", ["resume"]), ("cancelled", ["resume"]), ("finished", []),
+    ],
+)  # fmt: skip
+def test_what_can_be_done_in_each_state(state: str, can: list[str]) -> None:
+    assert follow.actions(state, pausing=False) == can
+
+
+def test_a_pause_that_was_asked_for_is_told(recorder: Recorder) -> None:
+    follower = Follower(recorder.until(2).run)
+    before = follower.token()
+    (recorder.run.path / "pause").touch()
+    assert follower.token() != before
+    snapshot = follower.snapshot()
+    assert snapshot["message"] == "Training: pauses at the next step" and snapshot["can"] == ["cancel"]
+
+
+def test_a_pause_is_no_part_of_the_pace() -> None:
+    times = [*(10 + step for step in range(5)), *(5000 + step for step in range(5, 10))]
+    metrics = [{"step": step, "time": at, "loss": 1.0} for step, at in enumerate(times)]
+    assert follow.seconds_left(metrics, 19, since=4000) == pytest.approx(10)
 
 
 def test_the_last_record_is_shown_with_its_counts(recorder: Recorder) -> None:
@@ -41,8 +133,9 @@ def test_the_last_record_is_shown_with_its_counts(recorder: Recorder) -> None:
     frame = snapshot["frame"]
     expected = gate_values(7, 40, 4, 3)
     assert (frame["site"], frame["step"], frame["layers"], frame["units"]) == ("heads", 7, 4, 3)
-    for half in ("offset", "scale"):
-        assert np.array_equal(decode(frame, half), encode_gates(expected[f"{half}_gate"]))
+    for name in FIELDS:
+        top = frame["norm_top"] if name.endswith("norm") else 1.0
+        assert np.array_equal(decode(frame, name), encode_gates(expected[name], top))
     assert sum(frame["counts"]) == 12
     assert snapshot["active"] and snapshot["state"] == "training"
     assert snapshot["records"] == 8
@@ -72,7 +165,8 @@ def test_any_earlier_record_can_be_shown(recorder: Recorder) -> None:
     follower = Follower(recorder.until(12).run)
     frame = follower.frame("heads", 5)
     assert frame is not None and frame["step"] == 5
-    assert np.array_equal(decode(frame, "offset"), encode_gates(gate_values(5, 40, 4, 3)["offset_gate"]))
+    assert np.array_equal(decode(frame, "offset_gate"), encode_gates(gate_values(5, 40, 4, 3)["offset_gate"]))
+    assert np.array_equal(decode(frame, "scale_open"), encode_gates(gate_values(5, 40, 4, 3)["scale_open"]))
     assert follower.frame("heads", 13) is None
     assert follower.frame("heads", -1) is None
     with pytest.raises(InputError, match="mlp"):
@@ -82,7 +176,7 @@ def test_any_earlier_record_can_be_shown(recorder: Recorder) -> None:
 def test_the_history_grows_and_follows_a_run_that_went_back(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(follow, "_READING_SHARE", 1e9)
+    monkeypatch.setattr("workbench.run_frames._READING_SHARE", 1e9)
     follower = Follower(recorder.until(9).run)
     assert follower.snapshot()["states"]["steps"] == list(range(10))
     recorder.run.truncate_after(4)
@@ -106,7 +200,7 @@ def test_figures_carry_n_and_interval(recorder: Recorder) -> None:
     recorder.until(40).finish()
     snapshot = Follower(recorder.run).snapshot()
     assert snapshot["result"][0] == ("Test accuracy", "86.0 % (95 % interval 82.7 to 88.8, n = 500)")
-    assert ("Scale gates closed", "74.0 %") in snapshot["result"]
+    assert ("Scale gates closed", "74.0 % (n = 12)") in snapshot["result"]
     assert snapshot["facts"]["step"] == "40 / 40"
     assert not snapshot["active"]
     assert ACCURACY["n"] == 500
@@ -114,7 +208,7 @@ def test_figures_carry_n_and_interval(recorder: Recorder) -> None:
 
 def test_a_cancelled_run_without_a_test_has_no_accuracy() -> None:
     rows = follow.result_facts({"test": None, "closed": {"offset": 0.5, "scale": None}})
-    assert rows == [("Offset gates closed", "50.0 %")]
+    assert rows == [("Offset gates closed", "50.0 %"), ("Scale gates closed", "not trained")]
     assert follow.result_facts(None) == []
 
 

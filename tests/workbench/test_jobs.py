@@ -23,15 +23,17 @@ from jola.config import RunConfig
 from jola.runs import Run
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
-run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig())
+run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig(), resume="--resume" in sys.argv)
 run.write_status(state="training", total_steps=1000)
 print("flags", *sys.argv[1:], flush=True)
-for step in range(1, 1001):
-    if stopped:
+begin, pause = run.status()["step"], run.path / "pause"
+for step in range(begin + 1, 1001):
+    if stopped or pause.exists():
         break
     run.write_status(step=step)
     time.sleep(0.02)
-run.write_status(state="cancelled" if stopped else "finished")
+run.write_status(state="cancelled" if stopped else "paused" if pause.exists() else "finished")
+pause.unlink(missing_ok=True)
 """
 REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
 CRASHES = "raise RuntimeError('out of memory')"
@@ -83,12 +85,102 @@ def test_a_run_trains_in_its_own_process_and_cancel_stops_it_at_a_step(jobs: Mak
     assert run.state == "cancelled"
 
 
-def test_a_second_start_names_the_run_that_trains(jobs: MakeJobs) -> None:
+def test_others_wait_in_line_and_each_starts_when_the_one_before_has_ended(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    first, second, third = (one.start(RunConfig(training=TrainingConfig(seed=seed))) for seed in range(3))
+    assert (second.state, third.state) == ("queued", "queued")
+    assert one.waiting.ids() == [second.id, third.id]
+    assert (one.waiting.place(third.id), one.waiting.place(first.id)) == (1, None)
+    assert second.run_config().training.seed == 1
+    wait_for(lambda: first.status()["step"] > 2)
+    assert [run.id for run in one.running()] == [first.id]
+    one.cancel(first.id)
+    wait_for(lambda: second.state == "training")
+    assert third.state == "queued" and one.waiting.ids() == [third.id]
+    assert "--seed 1" in log_tail(second)
+
+
+def test_two_may_train_at_once(tmp_path: Path) -> None:
+    one = Jobs(RunStore(tmp_path), [sys.executable, "-c", SLEEPS], at_once=2)
+    runs = [one.start(RunConfig()) for _ in range(3)]
+    assert [run.state for run in runs] == ["starting", "starting", "queued"]
+    for run in reversed(runs):
+        one.cancel(run.id)
+        assert one.wait(run.id, 30)
+
+
+def test_a_waiting_run_can_be_taken_out_or_removed(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    one.start(RunConfig())
+    second, third, fourth = (one.start(RunConfig()) for _ in range(3))
+    one.cancel(second.id)
+    assert (second.state, second.status()["message"]) == ("cancelled", "Taken out of the queue before training began.")
+    one.store.remove(third.id)
+    assert one.waiting.ids() == [fourth.id]
+
+
+def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
     one = jobs(TRAINS)
     run = one.start(RunConfig())
-    with pytest.raises(InputError, match=run.id):
-        one.start(RunConfig())
-    assert len(one.store.list()) == 1
+    wait_for(lambda: run.status()["step"] > 2)
+    one.pause(run.id)
+    assert one.wait(run.id, 30)
+    step = run.status()["step"]
+    assert run.state == "paused" and not run.alive and step < 1000
+    one.start(RunConfig())  # takes the place that became free
+    assert one.resume(run.id).state == "queued"
+    with pytest.raises(InputError, match="queued; only one that was interrupted"):
+        one.resume(run.id)
+    one.cancel(one.running()[0].id)
+    wait_for(lambda: run.status()["step"] > step + 1)
+    assert run.state == "training"
+
+
+def test_a_run_that_is_paused_may_be_cancelled(jobs: MakeJobs) -> None:
+    one = jobs(TRAINS)
+    run = one.start(RunConfig())
+    wait_for(lambda: run.status()["step"] > 2)
+    one.pause(run.id)
+    assert one.wait(run.id, 30)
+    one.cancel(run.id)
+    assert (run.state, run.status()["message"]) == ("cancelled", "")
+
+
+def test_an_app_that_is_killed_loses_no_waiting_run(tmp_path: Path) -> None:
+    app = f"""
+import sys, time
+from pathlib import Path
+from jola.config import RunConfig
+from jola.runs import RunStore
+from workbench.jobs import Jobs
+jobs = Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}])
+print(*(jobs.start(RunConfig()).id for _ in range(3)), flush=True)
+time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", app], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second, third = (Run.open(tmp_path / id) for id in process.stdout.readline().split())
+        wait_for(lambda: first.status()["step"] > 0)
+        process.kill()
+    assert first.alive
+    (tmp_path / "queue.json").write_text("half a fi")  # what no write of ours leaves, and somebody's editor may
+    again = Jobs(RunStore(tmp_path), [sys.executable, "-c", TRAINS])
+    again.continue_queue()
+    assert again.waiting.ids() == [second.id, third.id]
+    again.cancel(first.id)
+    wait_for(lambda: second.state == "training")
+    for run in (third, second):
+        again.cancel(run.id)
+        assert again.wait(run.id, 30)
+
+
+def test_names_that_lead_elsewhere_are_no_waiting_runs(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "runs")
+    Run(tmp_path / "outside").path.mkdir()
+    Run(tmp_path / "outside").write_status(state="queued")
+    store.root.mkdir()
+    (store.root / "queue.json").write_text('{"waiting": ["../outside", 7, "none"]}')
+    assert Jobs(store).waiting.ids() == []
 
 
 def test_another_app_finds_and_cancels_the_same_run(jobs: MakeJobs) -> None:

@@ -23,14 +23,50 @@ def bench() -> Workbench:
     return replace(bench, jobs=Jobs(bench.store, SLEEPS))
 
 
-def test_start_gives_the_run_and_cancel_ends_it(bench: Workbench) -> None:
+def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) -> None:
     id, sentence = train.start(bench, {"epochs": 2, "model": "default"})
     assert sentence == ""
     assert id is not None and bench.store.get(id).state == "starting"
-    again, refusal = train.start(bench, {})
-    assert again is None and id in refusal
+    second, words = train.start(bench, {})
+    assert second is not None and words.startswith("Queued: it starts by itself after the run that trains now")
+    third, words = train.start(bench, {})
+    assert third is not None and "after 2 runs" in words
+    assert train.cancel(bench, third) == train.cancel(bench, second) == "The run is out of the queue."
     assert "stops" in train.cancel(bench, id)
     assert bench.jobs.wait(id, 30)
+
+
+def test_pause_and_resume_say_what_happens(bench: Workbench) -> None:
+    run = Recorder(runs_home() / "one", steps=4, layers=2, units=2).until(2).run
+    assert "pauses at its next step" in train.pause(bench, "one")
+    assert (run.path / "pause").exists()
+    assert train.resume(bench, "one") == "The run one is training; only one that was interrupted can go on."
+    run.write_status(state="paused")
+    assert train.resume(bench, "one") == ""
+    assert run.state == "starting" and not (run.path / "pause").exists()
+    bench.jobs.cancel("one")
+    assert bench.jobs.wait("one", 30)
+    assert "no run" in train.pause(bench, "none").lower()
+
+
+def test_the_cost_is_told_before_the_start(bench: Workbench, tmp_path: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text(ROWS.replace("Fine", "Fine <b>") + "".join(ROWS.replace("Fine", f"Film {n}") for n in range(20)))
+    html = train.cost(bench, {"task": str(file), "model": "/no <i>model", "epochs": 2, "batch_size": 4})
+    assert "steps, time known after the first steps, memory not known yet" in html and "<i>" not in html
+    assert "Epochs is 0; it must be at least 1." in train.cost(bench, {"epochs": 0})
+
+
+def test_the_preview_shows_escaped_examples_with_what_bears_the_loss(tmp_path: Path, tiny_folder: Path) -> None:
+    file = tmp_path / "data.jsonl"
+    file.write_text("".join(ROWS.replace("Fine", f"<img src=x> {n}") for n in range(20)))
+    html, sentence = train.preview({"task": str(file), "model": str(tiny_folder)})
+    assert sentence == ""
+    assert "<img" not in html and "&lt;" in html
+    assert html.count("<li>") == 10
+    assert "bear the loss" in html and '<b class="pv-token pv-loss">' in html
+    html, sentence = train.preview({"task": "/no/such/file", "model": str(tiny_folder)})
+    assert html == "" and "/no/such/file" in sentence
 
 
 def test_start_with_a_bad_value_is_a_sentence_and_no_run(bench: Workbench) -> None:

@@ -1,0 +1,272 @@
+"""The Playground in a real browser: toggle edits and see the answer change, undo, share, measure, open a head."""
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.runs import Run
+from tests.browser.conftest import App, OpenPage, ready
+from tests.workbench.edited import edited_run
+from workbench.playground.state import edits_of
+
+
+@pytest.fixture
+def run(app: App, tiny_folder: Path, request: pytest.FixtureRequest) -> Run:
+    """A finished run of a tiny model, in the app that all tests share."""
+    name = re.sub(r"\W", "-", request.node.name)
+    return edited_run(app.runs / name, tiny_folder)
+
+
+@pytest.fixture
+def open_playground(app: App, open_page: OpenPage) -> Callable[..., Any]:
+    def make(run: Run, more: str = "", **options: Any) -> Any:
+        page = open_page(app, f"{run.id}&tab=playground&prompt=A fine film{more}", **options)
+        page.wait_for_selector("#tokens table")
+        page.wait_for_selector("#answer-shares table")
+        return page
+
+    return make
+
+
+def open_cells(run: Run, half: str = "offset") -> list[list[int]]:
+    return (edits_of(run)["heads"].gate_values()[half] > 0).nonzero().tolist()
+
+
+def click_cell(page: Any, half: str, cell: list[int], **options: Any) -> None:
+    place = page.evaluate(
+        "([half, layer, unit]) => "
+        "document.querySelector('#edit-map .em').parentElement.editMap.position(half, layer, unit)",
+        [half, *cell],
+    )
+    page.mouse.click(*place, **options)
+
+
+def table(page: Any) -> str:
+    return str(page.inner_text("#tokens .jw-picture"))
+
+
+def changed(page: Any, before: str) -> str:
+    """Wait until the table of next tokens is another one, and return it."""
+    page.wait_for_function("(before) => document.querySelector('#tokens .jw-picture').innerText !== before", arg=before)
+    return table(page)
+
+
+def settled(page: Any) -> None:
+    """Wait until the server has answered every gesture on the map."""
+    page.wait_for_selector("#edit-map .em[data-pending='0']")
+
+
+def test_a_click_on_the_map_changes_the_next_token_and_undo_brings_it_back(
+    run: Run, open_playground: Callable[..., Any]
+) -> None:
+    page = open_playground(run)
+    before = table(page)
+    click_cell(page, "offset", open_cells(run)[0])
+    after = changed(page, before)
+    assert "edits on" in page.inner_text("#mask-summary") or "off" in page.inner_text("#mask-summary")
+    page.click("#mask-undo")
+    assert changed(page, after) == before
+    page.click("#mask-redo")
+    assert changed(page, before) == after
+
+
+def test_with_all_edits_off_base_and_edited_are_the_same(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.click("#mask-none")
+    changed(page, before)
+    assert "0.000 nats" in page.inner_text("#tokens .jw-foot")
+    for row in page.locator("#tokens tbody tr").all():
+        assert row.locator("td").nth(0).inner_text() == row.locator("td").nth(1).inner_text()
+
+
+def test_quick_clicks_all_count(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    cells = open_cells(run)[:4]
+    for cell in cells:
+        click_cell(page, "offset", cell)
+    settled(page)
+    page.wait_for_function(
+        "(count) => document.querySelector('#mask-summary').innerText.includes(String(count))",
+        arg=len(open_cells(run)) + len(open_cells(run, "scale")) - len(cells),
+    )
+
+
+def test_the_address_keeps_the_mask_over_a_reload(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    click_cell(page, "offset", open_cells(run)[0])
+    after = changed(page, before)
+    page.wait_for_url(re.compile("mask="))
+    summary = page.inner_text("#mask-summary")
+    page.reload()
+    ready(page)
+    page.wait_for_selector("#tokens table")
+    page.wait_for_function("(after) => document.querySelector('#tokens .jw-picture').innerText === after", arg=after)
+    assert page.inner_text("#mask-summary") == summary
+
+
+def test_a_mask_is_saved_with_the_run_and_chosen_again(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.click("#mask-none")
+    off = changed(page, before)
+    page.fill("#mask-name input, #mask-name textarea", "nothing <b>on</b>")
+    page.click("#mask-save")
+    page.wait_for_selector("#playground-message .jw-good")
+    assert "nothing <b>on</b>" in page.inner_text("#playground-message")
+    page.click("#mask-all")
+    assert changed(page, off) == before
+    page.click("#saved-masks input")
+    page.get_by_role("option", name="nothing <b>on</b>").click()
+    assert changed(page, before) == off
+
+
+def test_strength_goes_from_reversed_to_double(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.fill("#strength input[type=number]", "0")
+    page.keyboard.press("Tab")
+    off = changed(page, before)
+    assert "0.000 nats" in off
+    page.fill("#strength input[type=number]", "-1")
+    page.keyboard.press("Tab")
+    assert "0.000 nats" not in changed(page, off)
+
+
+def test_the_map_works_with_the_keyboard_alone(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.focus("#edit-map canvas")
+    layer, unit = open_cells(run)[0]
+    page.keyboard.press("Control+Home")
+    for key, count in (("ArrowDown", layer), ("ArrowRight", unit)):
+        for _ in range(count):
+            page.keyboard.press(key)
+    page.keyboard.press("Space")
+    after = changed(page, before)
+    page.keyboard.press("Control+z")
+    assert changed(page, after) == before
+
+
+def test_the_table_of_edits_does_what_the_map_does(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.click("#edit-map summary")
+    page.locator("#edit-map input[type=checkbox]").first.click()
+    changed(page, before)
+
+
+def test_both_answers_are_written_and_can_be_stopped(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    page.click("#answer")
+    page.wait_for_function(
+        "() => { const answers = [...document.querySelectorAll('#answers .jw-answer')]; return answers.length === 2 && "
+        "answers.every(a => a.getAttribute('aria-busy') === 'false' && !a.matches('.jw-empty')); }"
+    )
+    page.wait_for_selector("#answer")
+    assert page.locator("#answers section").count() == 2
+
+
+def test_a_head_opens_its_card_with_history_tokens_and_attention(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    layer, unit = open_cells(run)[0]
+    page.keyboard.down("Alt")
+    click_cell(page, "offset", [layer, unit])
+    page.keyboard.up("Alt")
+    page.wait_for_selector("#head-title .jw-card-title")
+    assert page.inner_text(".jw-card-title") == f"Layer {layer}, head {unit}"
+    page.wait_for_selector("#promoted li")
+    page.wait_for_selector("#history-plot .js-plotly-plot .plot-container")
+    page.wait_for_selector("#attention-plot .js-plotly-plot .plot-container")
+
+
+def test_effects_are_measured_shown_and_put_on_the_map(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    page.get_by_role("tab", name="What edits do").click()
+    page.fill("#effect-answer input, #effect-answer textarea", "good")
+    page.click("#effects")
+    page.wait_for_selector("#effects-table table")
+    page.wait_for_selector("#effects-plot .js-plotly-plot .plot-container")
+    assert "one by one would take" in page.inner_text("#effects-words")
+    page.click("#direct")
+    page.wait_for_selector("#direct-plot .js-plotly-plot .plot-container")
+    page.locator("#edit-map .em-effect").click()
+    page.wait_for_selector("#edit-map .em[data-meaning=effect]")
+
+
+def test_a_text_is_scored_and_the_layers_are_looked_through(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    page.get_by_role("tab", name="Along a text").click()
+    page.fill("#scored-text textarea", "A fine film about small things")
+    page.click("#score")
+    page.wait_for_selector("#text-strip .jw-strip")
+    page.wait_for_selector("#text-plot .js-plotly-plot .plot-container")
+    page.get_by_role("tab", name="Layers").click()
+    page.click("#lens")
+    page.wait_for_selector("#lens-plot .js-plotly-plot .plot-container")
+
+
+def test_numbers_code_and_picture_can_be_taken(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    with page.expect_download() as download:
+        page.click("#tokens-tools .vt-csv")
+    rows = Path(download.value.path()).read_text().splitlines()
+    assert rows[0] == "token,base,Edited" and len(rows) == 11
+    page.click("#tokens-tools .vt-show")
+    assert "insight.next_tokens(model, prompt, mask=mask)" in page.inner_text("#tokens-tools pre")
+    with page.expect_download() as download:
+        page.click("#tokens-tools .vt-picture")
+    assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+
+
+def test_two_runs_answer_side_by_side(
+    run: Run, app: App, tiny_folder: Path, open_playground: Callable[..., Any]
+) -> None:
+    edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2)
+    page = open_playground(run)
+    before = table(page)
+    page.get_by_role("button", name="More adapters").click()
+    page.click("#other-runs input")
+    page.get_by_role("option").first.click()
+    changed(page, before)
+    assert page.locator("#tokens thead th").count() == 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_overflows_in_a_small_window(run: Run, open_playground: Callable[..., Any], scheme: str) -> None:
+    page = open_playground(run, viewport={"width": 1024, "height": 768}, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+
+
+def test_a_link_with_a_mask_of_another_model_says_so(run: Run, app: App, open_page: OpenPage) -> None:
+    page = open_page(app, f"{run.id}&tab=playground&mask=heads:AAAA")
+    page.wait_for_selector("#playground-message .jw-error")
+
+
+@pytest.mark.default_model
+def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open_page: OpenPage) -> None:
+    """Open, find the sample run, switch an edit off, see the probabilities change, read an answer."""
+    page = open_page(new_app)
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("#answer-shares table", timeout=120_000)
+    assert "Sample" in page.input_value("#playground-run input")
+    assert "movie review" in page.input_value("#prompt textarea")
+    before = table(page)
+    sample = Run.open(new_app.runs / "sample")
+    begin = time.monotonic()
+    click_cell(page, "offset", open_cells(sample)[0])
+    changed(page, before)
+    assert time.monotonic() - begin < 30
+    page.click("#answer")
+    page.wait_for_function(
+        "() => { const answers = [...document.querySelectorAll('#answers .jw-answer')]; return answers.length === 2 && "
+        "answers.every(a => a.getAttribute('aria-busy') === 'false' && !a.matches('.jw-empty')); }",
+        timeout=120_000,
+    )
+    assert page.locator("#answers .jw-answer").nth(1).inner_text().strip() in ("positive", "negative")

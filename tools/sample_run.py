@@ -1,0 +1,133 @@
+"""Make the sample run that comes with the app: ``python tools/sample_run.py``.
+
+Trains the default model on the default data with the settings below, thins the history of the gates, and exports the
+result to ``workbench/sample/sample.zip``, which it then imports and looks at as the app does. Takes some minutes.
+``--run FOLDER`` packs a run that was trained before with these very settings.
+
+The archive holds the adapter, gates, metrics and figures. None of these contains text of the data, and an export
+leaves out what is about the machine.
+"""
+
+import shutil
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from jola.config import DataConfig, RunConfig, TrainingConfig
+from jola.errors import InputError
+from jola.gate_history import GateWriter
+from jola.run_archive import export_adapter, import_archive
+from jola.runs import Run, RunStore
+
+ARCHIVE = Path(__file__).resolve().parents[1] / "workbench" / "sample" / "sample.zip"
+TRAIN_SIZE, SEED = 200, 42
+RECORDS = 128
+"""Records of the gates that are kept: the first, the last, that of the edits kept, and as many between them."""
+LARGEST = 1_500_000
+LABEL = "Sample"
+NOTE = "Trained with the default settings. It comes with the app: look at its gates, try its edits, or delete it."
+
+
+@dataclass
+class Options:
+    """Make the sample run."""
+
+    run: Annotated[Path | None, tyro.conf.arg(help="Pack this finished run instead of training one.")] = None
+    output: Annotated[Path, tyro.conf.arg(help="The archive.")] = ARCHIVE
+
+
+def settings() -> RunConfig:
+    """What the sample is trained with: the defaults."""
+    return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED))
+
+
+def train(folder: Path) -> Run:
+    """Train the sample into a folder."""
+    from jola.console import ConsoleProgress
+    from jola.training import run_training
+
+    config = settings()
+    config.training.output = str(folder)
+    with ConsoleProgress() as progress:
+        return run_training(config, progress=progress)
+
+
+def kept_records(steps: np.ndarray, important: set[int]) -> np.ndarray:
+    """Indices of at most `RECORDS` records: dense at the beginning, where most gates close, and the important ones."""
+    if len(steps) <= RECORDS:
+        return np.arange(len(steps))
+    spread = np.linspace(0, 1, RECORDS - len(important)) ** 1.5
+    chosen = set(np.rint(spread * (len(steps) - 1)).astype(int).tolist())
+    chosen |= {int(np.searchsorted(steps, step)) for step in important}
+    return np.array(sorted(chosen))
+
+
+def thinned(run: Run, folder: Path) -> Run:
+    """A copy of a run with few records of its gates, and without what is not exported anyway."""
+    shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", "gates", "masks.json"))
+    copy = Run(folder)
+    kept = (run.result() or {})["kept_step"]
+    for site in run.sites():
+        history = run.gates(site)
+        layers, units = history.fields["offset_gate"].shape[1:]
+        with GateWriter(copy.gates_dir, site, layers, units) as writer:
+            for index in kept_records(history.steps, {kept, int(history.steps[-1])}):
+                writer.append(int(history.steps[index]), {name: v[index] for name, v in history.fields.items()})
+    copy.annotate(label=LABEL, note=NOTE)
+    return copy
+
+
+def check(archive: Path, folder: Path, source: Run) -> str:
+    """Import the archive as the app does, compare it with its source, load its edits; what it is in one line."""
+    run = import_archive(archive, RunStore(folder), id="sample")
+    size = archive.stat().st_size
+    if size > LARGEST:
+        raise InputError(f"{archive} has {size:,} bytes, more than {LARGEST:,}; keep fewer records.")
+    if run.result() != source.result():
+        raise InputError(f"{archive} does not give the result of {source.path}.")
+    private = {str(Path.home()).encode(), str(source.path).encode(), tempfile.gettempdir().encode()}
+    with zipfile.ZipFile(archive) as content:
+        for name in content.namelist():
+            if any(word in content.read(name) for word in private if len(word) > 1):
+                raise InputError(f"{archive} holds a path of this machine in {name}.")
+    from transformers.utils import logging
+
+    from jola import JoLAModel
+
+    logging.disable_progress_bar()
+    model = JoLAModel.from_adapter(run.adapter_dir)
+    opened = {half: int((values > 0).sum()) for half, values in model.gated_edits()[0].gate_values().items()}
+    summary = run.summary()
+    if summary["open"] != {**opened, "units": summary["open"]["units"]}:
+        raise InputError(f"{archive} counts the open gates {summary['open']}, and the model has {opened}.")
+    return f"{size:,} bytes, {len(run.gates())} records, {summary['accuracy']}, open gates {opened}"
+
+
+def main() -> int:
+    """Make the sample; 2 for what cannot be used."""
+    options = tyro.cli(Options, description=__doc__)
+    try:
+        with tempfile.TemporaryDirectory() as place:
+            run = Run.open(options.run) if options.run else train(Path(place) / "trained")
+            used, wanted = run.run_config(), settings()
+            used.training.output = ""
+            if used != wanted:
+                raise InputError(f"{run.path} was trained with other settings than the sample is.")
+            archive = export_adapter(thinned(run, Path(place) / "sample"), Path(place) / "sample.zip")
+            found = check(archive, Path(place) / "runs", run)
+            shutil.copyfile(archive, options.output)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: {found}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""Make the pictures of the documentation: every place of the app, light and dark, in two sizes.
+
+    python tools/screenshots.py [--output docs/images] [--only playground]
+
+The app is started in a home of its own, in which there is the sample run and nothing else, with the default model out
+of the user's cache (fetched when it is not there). What the pictures show is computed while they are taken.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+from jola.paths import HOME_VARIABLE, cache_home
+from tools.browser import ensure
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = ((1440, 900), (1024, 768))
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync",
+]  # fmt: skip
+
+
+def show_train(page: Page) -> None:
+    """The sample run, replayed to its end."""
+    page.wait_for_selector("#run-view .rv[data-state]", state="attached")
+    page.wait_for_timeout(1500)
+
+
+def show_playground(page: Page) -> None:
+    """Some edits switched off, and the next token with what is left."""
+    page.wait_for_selector("#tokens table")
+    page.wait_for_selector("#answer-shares table")
+    places = page.evaluate(
+        "[[0, 3], [1, 4], [2, 5]].map(([layer, unit]) => "
+        "document.querySelector('#edit-map .em').parentElement.editMap.position('offset', layer, unit))"
+    )
+    for place in places:
+        if place:
+            page.mouse.click(*place)
+            page.wait_for_timeout(400)
+    page.wait_for_timeout(1500)
+
+
+def show_effects(page: Page) -> None:
+    """The effect of every edit on the answer."""
+    page.wait_for_selector("#tokens table")
+    page.get_by_role("tab", name="What edits do").click()
+    page.click("#effects")
+    page.wait_for_selector("#effects-table table", timeout=180_000)
+    page.wait_for_selector("#effects-plot .js-plotly-plot")
+    page.wait_for_timeout(1500)
+
+
+def show_runs(page: Page) -> None:
+    """The table of runs."""
+    page.wait_for_selector("#runs-table")
+    page.wait_for_timeout(1500)
+
+
+PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "train": ("train", show_train),
+    "playground": ("playground", show_playground),
+    "effects": ("playground", show_effects),
+    "runs": ("runs", show_runs),
+}
+
+
+@contextmanager
+def served(home: Path) -> Iterator[str]:
+    """The address of an app in that home."""
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0"]
+    environment = {**os.environ, HOME_VARIABLE: str(home)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stderr is not None
+        address = ""
+        for line in process.stderr:
+            address = next((word for word in line.split() if word.startswith("http://")), "")
+            if address:
+                break
+        if not address:
+            raise SystemExit("The app did not start.")
+        try:
+            yield address.rstrip("/")
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
+    parser.add_argument("--only", choices=sorted(PLACES), action="append", help="only this place")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    shared = cache_home()
+    shared.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        home = Path(folder)
+        (home / "cache").symlink_to(shared, target_is_directory=True)
+        browser = playwright.chromium.launch(executable_path=str(ensure()), args=FLAGS)
+        with served(home) as address:
+            for name in options.only or PLACES:
+                for width, height in SIZES:
+                    for scheme in ("light", "dark"):
+                        _take(browser, address, name, width, height, scheme, options.output)
+        browser.close()
+
+
+def _take(browser: Any, address: str, name: str, width: int, height: int, scheme: str, output: Path) -> None:
+    place, prepare = PLACES[name]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    page.goto(f"{address}/?tab={place}&run=sample")
+    page.wait_for_selector("html[data-ready]", state="attached")
+    prepare(page)
+    page.mouse.move(width - 1, height - 1)
+    picture = output / f"{name}-{scheme}{'' if width == SIZES[0][0] else f'-{width}'}.png"
+    page.screenshot(path=picture)
+    context.close()
+    print(picture)  # the only output of a script
+
+
+if __name__ == "__main__":
+    main()
