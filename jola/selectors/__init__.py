@@ -1,0 +1,41 @@
+"""Selectors: ways to choose the heads that are worth editing, and how they compare with JoLA's own choice.
+
+    from jola.selectors import SELECTORS
+
+    scores = SELECTORS["dsp"]()(model, task.train, k=32, seed=42)
+    scores.top(32).to_text()  # for `jola train --heads … --gates none`
+
+docs/selectors.md says what each of them computes and how they are compared.
+"""
+
+from jola.selectors.controls import Ablation, GradientImportance, JoLAGates, LoFiT, OffsetSaliency, Random
+from jola.selectors.dsp import DSP
+from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
+from jola.selectors.pass_ import PASS
+from jola.selectors.protocol import BaseSelector, Budget, Selector
+from jola.selectors.smp import SMP
+
+SELECTORS: dict[str, type[BaseSelector]] = {
+    kind.name: kind for kind in (SMP, DSP, PASS, Random, GradientImportance, OffsetSaliency, LoFiT, Ablation, JoLAGates)
+}
+"""All selectors by their names on the command line."""
+
+__all__ = [
+    "DSP",
+    "PASS",
+    "SELECTORS",
+    "SMP",
+    "Ablation",
+    "BaseSelector",
+    "Budget",
+    "Cost",
+    "GradientImportance",
+    "HeadScores",
+    "HeadSet",
+    "JoLAGates",
+    "LoFiT",
+    "OffsetSaliency",
+    "Provenance",
+    "Random",
+    "Selector",
+]

@@ -1,0 +1,248 @@
+"""`compare`: selectors × K × seeds on one task, with JoLA and the model without edits beside them.
+
+What is done is kept at once (`jola.selectors.results`); called again on the same folder, only what is missing is done.
+"""
+
+import dataclasses
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from jola.adapter import read_edits
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.evaluation import exact_match
+from jola.examples import Template
+from jola.following import Progress, Quiet
+from jola.model import JoLAModel
+from jola.selectors import SELECTORS
+from jola.selectors.controls import expected_gates, head_edits
+from jola.selectors.editing import SWAPS, Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
+from jola.selectors.heads import Cost, HeadScores, Provenance
+from jola.selectors.protocol import Selector
+from jola.selectors.results import AUTO, Cell, Comparison, cell_name
+from jola.tasks import Task, load_task
+
+DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "random")
+"""All but the head ablation effect, which has no training to compare with and is the slowest of the controls."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Args:
+        selectors: Names in `SELECTORS`, for select-then-edit.
+        swaps: Names in `SWAPS`, for the gate swap.
+        ks: Numbers of heads, or 'auto': as many as JoLA has open with the same seed.
+        seeds: Of the training examples, the edits, the data order and the selectors.
+    """
+
+    selectors: tuple[str, ...] = DEFAULT_SELECTORS
+    swaps: tuple[str, ...] = ()
+    ks: tuple[str, ...] = (AUTO,)
+    seeds: tuple[int, ...] = (42,)
+
+    def validate(self, total: int | None = None) -> "Grid":
+        """Return self, or raise InputError naming what cannot be; `total` is the number of heads, once it is known."""
+        for given, known, what in (
+            (self.selectors, SELECTORS, "selector"),
+            (self.swaps, SWAPS, "method whose gates can be swapped in"),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise InputError(f"{unknown[0]!r} is no {what}; choose among {', '.join(known)}.")
+        for k in self.ks:
+            if k != AUTO and not (k.isascii() and k.isdigit() and int(k) > 0):
+                raise InputError(f"K is {k!r}; it must be {AUTO} or a number of heads above 0.")
+            if k != AUTO and total is not None and int(k) > total:
+                raise InputError(f"K is {k}, but the model has {total} heads.")
+        if not self.ks or not self.seeds or not (self.selectors or self.swaps):
+            raise InputError("Nothing is to be compared; give selectors, a K and a seed.")
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise InputError("Seeds must be from 0 to 4294967295.")
+        return self
+
+    def cells(self) -> list[tuple[str, str, str, int]]:
+        """(protocol, method, K, seed) of everything that is trained."""
+        found: list[tuple[str, str, str, int]] = []
+        for seed in self.seeds:
+            found.append(("jola", "jola", "", seed))
+            found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
+            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
+        return found
+
+
+def compare(
+    config: RunConfig,
+    grid: Grid,
+    folder: Path | str,
+    *,
+    progress: Progress | None = None,
+    model: JoLAModel | None = None,
+) -> Comparison:
+    """Run a comparison, or go on with one.
+
+    Args:
+        config: Settings of model, data, edits and training, the same for all; ``training.seed`` is that of `grid`.
+        folder: Of the comparison; may hold one with the same settings, whose grid may be another.
+        progress: Told what happens.
+        model: The model that `config` names, when it is loaded already.
+
+    Raises:
+        InputError: A setting cannot be used, or the folder holds something else.
+    """
+    grid.validate()
+    config.validate()
+    if config.edits.sites != "heads" or config.edits.gates == "none":
+        raise InputError("Selectors choose among heads: --sites must be heads and --gates two or shared.")
+    progress = progress or Quiet()
+    comparison = Comparison(folder)
+    _claim(comparison, _settings(config), [cell_name(*cell) for cell in grid.cells()])
+    progress.phase("load")
+    model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+    grid.validate(model.geometry.num_layers * model.geometry.num_heads)
+    worker = _Worker(comparison, config, model, progress, grid)
+    cells = grid.cells()
+    for number, (protocol, method, k, seed) in enumerate(cells, 1):
+        worker.prefix = f"{number} of {len(cells)}: {cell_name(protocol, method, k, seed)}"
+        worker.work(protocol, method, k, seed)
+    return comparison
+
+
+@dataclass
+class _Worker:
+    """Does one cell after the other and keeps what it made."""
+
+    comparison: Comparison
+    config: RunConfig
+    model: JoLAModel
+    progress: Progress
+    grid: Grid
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[int, Task] = {}
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """As `Progress` has it, with the number of the cell before it."""
+        self.progress.phase(f"{self.prefix}, {name}", total)
+
+    def advance(self, done: int, **values: float) -> None:
+        """As `Progress` has it."""
+        self.progress.advance(done, **values)
+
+    def note(self, sentence: str) -> None:
+        """As `Progress` has it."""
+        self.progress.note(sentence)
+
+    def work(self, protocol: str, method: str, k: str, seed: int) -> None:
+        """Make a cell unless it is there."""
+        name = cell_name(protocol, method, k, seed)
+        if self.comparison.cell(name) is not None:
+            return
+        task, config, folder = self._task(seed), self._config(seed), self.comparison.cell_folder(name)
+        if protocol == "jola":
+            if self.comparison.cell(cell_name("base", "base", "", 0)) is None:
+                self._base(task)
+            outcome = train_jola(self.model, task, config, folder, self)
+            self._keep_gates(outcome, task, seed, folder)
+            self._keep("jola", "jola", "", seed, outcome, Cost())
+        elif protocol == "edit":
+            number = self._number(k, seed)
+            scores = self._scores(method, k, number, task, seed)
+            outcome = select_then_edit(self.model, scores.top(number), task, config, folder, self)
+            self._keep("edit", method, k, seed, outcome, scores.cost)
+        else:
+            swap = "dsp" if method == "dsp" else "pass"
+            outcome = gate_swap(self.model, swap, self._number(k, seed), task, config, folder, self)
+            self._keep("swap", method, k, seed, outcome, Cost())
+
+    def _keep(self, protocol: Any, method: str, k: str, seed: int, outcome: Outcome, selection: Cost) -> None:
+        cell = Cell(protocol, method, k, seed, outcome.heads, outcome.correct, outcome.cost, selection)
+        self.comparison.write_cell(cell)
+
+    def _base(self, task: Task) -> None:
+        self.phase("testing the model without edits", len(task.test))
+        template = Template(self.model.tokenizer, self.config.data.template)
+        with self.model.disable_edits():
+            match = exact_match(self.model, task.test, template, progress=lambda done, total: self.advance(done))
+        right = tuple(is_right(answer, example) for answer, example in zip(match.answers, task.test, strict=True))
+        self.comparison.write_cell(Cell("base", "base", "", 0, None, right, Cost(), Cost()))
+
+    def _keep_gates(self, outcome: Outcome, task: Task, seed: int, folder: Path) -> None:
+        """JoLA's gates as scores, which cost what its training did."""
+        edits = head_edits(read_edits(folder / "adapter"), str(folder))
+        provenance = Provenance.of("jola", self.model, task.train, seed, {})
+        values = expected_gates(edits).numpy()
+        self.comparison.write_scores(f"jola-seed{seed}", HeadScores(values, provenance, outcome.cost))
+
+    def _number(self, k: str, seed: int) -> int:
+        if k != AUTO:
+            return int(k)
+        jola = self.comparison.cell(cell_name("jola", "jola", "", seed))
+        assert jola is not None and jola.heads is not None, "JoLA's cell comes before all others of its seed"
+        return max(1, len(jola.heads))
+
+    def _scores(self, method: str, k: str, number: int, task: Task, seed: int) -> HeadScores:
+        kind = SELECTORS[method]
+        name = f"{method}-k{k}-seed{seed}" if kind.depends_on_k else f"{method}-seed{seed}"
+        scores = self.comparison.scores(name)
+        if scores is None:
+            selector: Selector = kind(budget=budget_of(self.config))
+            self.phase("selecting heads")
+            template, asked = Template(self.model.tokenizer, self.config.data.template), False
+
+            def tell(done: int, total: int) -> None:
+                nonlocal asked
+                if not asked:
+                    self.phase("selecting heads", total)
+                    asked = True
+                self.advance(done)
+
+            scores = selector(self.model, task.train, number, seed, template=template, progress=tell)
+            self.comparison.write_scores(name, scores)
+        return scores
+
+    def _task(self, seed: int) -> Task:
+        if seed not in self._tasks:
+            task = load_task(self.config.data, seed)
+            if not task.test:
+                raise InputError(f"The task {task.name} has no test examples.")
+            self._tasks[seed] = task
+        return self._tasks[seed]
+
+    def _config(self, seed: int) -> RunConfig:
+        return dataclasses.replace(self.config, training=dataclasses.replace(self.config.training, seed=seed))
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What all cells of a comparison have in common."""
+    settings = config.to_dict()
+    # Seeds are those of the grid, and the others change no number.
+    for name in ("seed", "output", "report_to", "record_every"):
+        del settings["training"][name]
+    return settings
+
+
+def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str]) -> None:
+    """Make the folder one of this comparison, with these cells to do, or refuse what is in it."""
+    there = comparison.settings()
+    if not there:
+        if comparison.folder.is_dir() and any(comparison.folder.iterdir()):
+            raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
+        comparison.write_settings({"settings": settings, "versions": _versions(), "planned": planned})
+        return
+    before = there.get("settings", {})
+    for group, values in settings.items():
+        for name, value in values.items():
+            if before.get(group, {}).get(name) != value:
+                raise InputError(
+                    f"The comparison in {comparison.folder} was made with {name} {before.get(group, {}).get(name)!r}, "
+                    f"not {value!r}; go on with its settings, or choose another folder."
+                )
+    comparison.write_settings(there | {"planned": planned})
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "nnsight")}

@@ -1,0 +1,225 @@
+r"""Controls: scores that need little or no training, and what JoLA itself and LoFiT think of the heads.
+
+    random        independent uniform numbers
+    gradient      E_x |∂L/∂ξ|, ξ a factor on the head's output, at 1           (Michel, Levy and Neubig, 2019)
+    offset        ‖E_x ∂L/∂a‖₂, a an offset added to the head's output, at 0
+    ablation      E_x [L without the head − L]
+    lofit         ‖A‖₂ after training z ← (1 + A) ⊙ z on all heads with λ·Σ|A|  (Yin, Ye and Durrett, 2024)
+    jola          the larger of the two expected gates of a trained adapter
+
+L is the negative log-likelihood of an answer, in nats. Differences from published code, with reasons:
+
+* Michel et al.'s code adds |gradient| over batches, so that gradients of one batch cancel before the absolute value,
+  and then divides by tokens and by the norm of a layer. Here every example has its own ξ in the batch, which is the
+  expectation of the formula; no layer is normalised, because heads of all layers compete for K places.
+* LoFiT's first stage is trained with the budget of JoLA's and with its optimiser; the offsets of its second stage are
+  what select-then-edit trains.
+* Ablation costs (layers · heads) passes for an example, so it takes only so many examples as fit into the budget
+  (`Ablation.examples`). A pass without a head starts at the head's layer.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from jola.adapter import read_edits
+from jola.errors import InputError
+from jola.examples import Encoded
+from jola.gates import expectation
+from jola.interventions import GatedEdits, Site
+from jola.selectors.heads import Cost
+from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit
+from jola.tracing import Wanted
+
+FORWARD_SHARE = 1 / 3
+"""Cost of a forward pass as a share of a training step: the backward pass is about twice as long."""
+
+
+@dataclass(frozen=True)
+class Random(BaseSelector):
+    """Uniform random scores: the K best are a random set of K heads."""
+
+    name: ClassVar[str] = "random"
+    title: ClassVar[str] = "Random"
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """Numbers that depend on the seed alone."""
+        return torch.rand(selection.shape, generator=selection.generator(), dtype=torch.float64), Cost()
+
+
+@dataclass(frozen=True)
+class GradientImportance(BaseSelector):
+    """Mean absolute gradient of the loss in a factor on each head."""
+
+    name: ClassVar[str] = "gradient"
+    title: ClassVar[str] = "Gradient importance"
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """One backward pass over the examples."""
+        total = torch.zeros(selection.shape, dtype=torch.float64)
+        done = 0
+        for rows in selection.batches():
+            factors = torch.ones(len(rows), *selection.shape, requires_grad=True)
+            # The mean of the batch times its size: a row's gradient is then that of its own loss.
+            loss = selection.loss(rows, HeadFactors(factors)) * len(rows)
+            (gradient,) = torch.autograd.grad(loss, factors)
+            total += gradient.abs().sum(0)
+            done += len(rows)
+            selection.tell(done, len(selection.rows))
+        return total / done, Cost(forward=done, backward=done)
+
+
+@dataclass(frozen=True)
+class OffsetSaliency(BaseSelector):
+    """Norm of the mean gradient of the loss in an offset on each head, where the offset is zero."""
+
+    name: ClassVar[str] = "offset"
+    title: ClassVar[str] = "Offset saliency"
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """One backward pass over the examples."""
+        edits = _fresh_edits(selection, "offset")
+        offset = edits.get_parameter("offset")
+        total = torch.zeros(offset.shape, dtype=torch.float64)
+        done = 0
+        for rows in selection.batches():
+            (gradient,) = torch.autograd.grad(selection.loss(rows, edits) * len(rows), offset)
+            total += gradient.double().cpu()
+            done += len(rows)
+            selection.tell(done, len(selection.rows))
+        return (total / done).norm(dim=-1), Cost(forward=done, backward=done)
+
+
+@dataclass(frozen=True)
+class LoFiT(BaseSelector):
+    """Norm of a scale vector trained on every head at once, with an L1 penalty."""
+
+    name: ClassVar[str] = "lofit"
+    title: ClassVar[str] = "LoFiT scaling norm"
+
+    learning_rate: float = 5e-3
+    l1_weight: float = 5e-4
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """As many steps as JoLA's training."""
+        edits = _fresh_edits(selection, "scale")
+        edits.reset(selection.generator())
+        scale = edits.edit_parameters()[0]
+        cost = fit(
+            selection,
+            lambda: edits,
+            [scale],
+            learning_rate=self.learning_rate,
+            penalty=lambda: self.l1_weight * scale.abs().sum(),
+        )
+        return scale.norm(dim=-1), cost
+
+
+@dataclass(frozen=True)
+class Ablation(BaseSelector):
+    """Rise of the loss when a head's output is set to zero, all others as they are."""
+
+    name: ClassVar[str] = "ablation"
+    title: ClassVar[str] = "Ablation effect"
+
+    examples: int = 0
+    """How many examples are used; 0 is as many as cost what JoLA's training does."""
+
+    def affordable(self, selection: Selection) -> int:
+        """Examples whose passes take as long as the steps of the budget: each takes (layers · heads) half passes."""
+        layers, heads = selection.shape
+        budget = len(selection.rows) * self.budget.epochs / FORWARD_SHARE
+        return max(1, min(len(selection.rows), math.floor(budget / (layers * heads / 2 + 1))))
+
+    @torch.no_grad()
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """Passes for some of the examples, which the seed chooses."""
+        count = min(self.examples, len(selection.rows)) or self.affordable(selection)
+        chosen = torch.randperm(len(selection.rows), generator=selection.generator())[:count].tolist()
+        total, passes = torch.zeros(selection.shape, dtype=torch.float64), 0
+        for done, index in enumerate(chosen, 1):
+            total += _ablation(selection, selection.rows[index])
+            passes += 1 + selection.shape[0] * selection.shape[1]
+            selection.tell(done, count)
+        return total / count, Cost(forward=passes)
+
+
+@dataclass(frozen=True)
+class JoLAGates(BaseSelector):
+    """The larger of the two expected gates E[g] of every head, read from a trained adapter.
+
+    The K best, with K the number of heads that have an open gate, are then the heads that JoLA edits.
+    """
+
+    name: ClassVar[str] = "jola"
+    title: ClassVar[str] = "JoLA's gates"
+
+    adapter: str = ""
+    """Directory of an adapter that was trained on the same model and task."""
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """What the adapter says; it costs nothing beyond the training that made it."""
+        edits = head_edits(read_edits(Path(self.adapter)), self.adapter)
+        if edits.open_probability()["offset"].shape != selection.shape:
+            raise InputError(f"The adapter in {self.adapter} was trained on a model of another shape.")
+        return expected_gates(edits), Cost()
+
+
+def head_edits(edits: Sequence[GatedEdits], where: str) -> GatedEdits:
+    """The gated edits of heads among these. `InputError` when there are none."""
+    for own in edits:
+        if own.site is Site.HEADS and own.gate_parameters():
+            return own
+    raise InputError(f"The adapter in {where} has no gates on heads, so it prefers no head to another.")
+
+
+def expected_gates(edits: GatedEdits) -> Tensor:
+    """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; below every open one where no edit may be."""
+    values = [expectation(parameter.detach().double()).cpu() for parameter in edits.gate_parameters()]
+    return torch.stack(values).amax(0) * edits.editable.cpu()
+
+
+def open_heads(edits: GatedEdits) -> Tensor:
+    """(layers, heads): whether either gate is open at evaluation."""
+    return (edits.states() > 0).cpu()
+
+
+def _fresh_edits(selection: Selection, operation: str) -> GatedEdits:
+    """Ungated edits of every head, all zero."""
+    units, width = selection.model.geometry.units(Site.HEADS)
+    kind = {"offset": "offset", "scale": "scale"}[operation]
+    layers = selection.model.geometry.num_layers
+    edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=kind)  # type: ignore[arg-type]
+    # In training mode no layer is passed over because its edit is zero.
+    return edits.to(selection.model.device).train()
+
+
+def _ablation(selection: Selection, row: Encoded) -> Tensor:
+    """(layers, heads): loss without the head minus loss, of one example, in nats."""
+    model, (layers, heads) = selection.model, selection.shape
+    ids = torch.tensor([row.input_ids[:-1]])
+    answer = torch.tensor(row.input_ids[row.completion_start :], device=model.device)
+    rows = torch.arange(ids.shape[1], device=model.device)[None] >= row.completion_start - 1
+    inputs = model.inputs(ids)
+
+    def loss(logits: Tensor, count: int) -> Tensor:
+        each = logits.float().log_softmax(-1).view(count, len(answer), -1)
+        return -each.gather(-1, answer.expand(count, -1)[..., None]).sum((-2, -1)).double().cpu()
+
+    full = model.traced.record(inputs, {}, Wanted(entering=range(layers)), rows=rows)
+    before = loss(full.logits, 1)
+    result = torch.zeros(layers, heads, dtype=torch.float64)
+    without = 1 - torch.eye(heads, device=model.device)
+    for layer in range(layers):
+        factors = torch.ones(heads, layers, heads, device=model.device)
+        factors[:, layer] = without
+        plan = {(layer, Site.HEADS): HeadFactors(factors).prepare()[layer]}
+        start = {layer: full.entering[layer].expand(heads, -1, -1)}
+        record = model.traced.record(inputs, plan, rows=rows.expand(heads, -1), start=start)
+        result[layer] = loss(record.logits, heads) - before
+    return result

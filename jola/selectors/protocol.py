@@ -1,0 +1,258 @@
+"""What a selector is, and what all of them share: what they may spend, their examples, and gates of whole heads.
+
+    scores = DSP()(model, task.train, k=32, seed=42)
+    heads = scores.top(32)
+
+A selector sees the frozen model alone: whatever edits the `JoLAModel` has are out of use while it works, and are as
+they were afterwards.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from jola.config import DataConfig, TrainingConfig
+from jola.errors import InputError
+from jola.examples import Encoded, Example, Template, collate, encode_examples
+from jola.interventions import Edit, EditMask, Intervention, Site
+from jola.model import JoLAModel
+from jola.selectors.heads import Cost, HeadScores, Provenance
+
+Progress = Callable[[int, int], None]
+"""Called with what is done and what there is, in a selector's own units."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a selector may spend: what JoLA's training spends, unless the selector needs less."""
+
+    epochs: int = TrainingConfig.epochs
+    batch_size: int = TrainingConfig.batch_size
+    max_length: int = DataConfig.max_length
+    max_grad_norm: float = TrainingConfig.max_grad_norm
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps over `rows` examples."""
+        return self.epochs * -(-rows // self.batch_size)
+
+
+class Selector(Protocol):
+    """Anything that scores the heads of a model on examples of a task."""
+
+    def __call__(
+        self,
+        model: JoLAModel,
+        examples: Sequence[Example],
+        k: int,
+        seed: int,
+        *,
+        template: Template | None = None,
+        progress: Progress | None = None,
+    ) -> HeadScores:
+        """Scores of shape (layers, heads), finite, higher is better; `HeadScores.top` makes the set of heads.
+
+        Args:
+            model: Its edits play no part and do not change.
+            examples: Training examples of the task.
+            k: How many heads will be chosen, for methods that have to know.
+            seed: Of everything random.
+            template: How examples are written; None is what suits the tokenizer.
+            progress: Told how far it is.
+
+        Raises:
+            InputError: There are no examples, or fewer heads than `k`.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Selection:
+    """One selection under way: the model, the encoded examples, and what they have cost so far."""
+
+    model: JoLAModel
+    rows: list[Encoded]
+    k: int
+    seed: int
+    budget: Budget
+    progress: Progress | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, heads)."""
+        return self.model.geometry.num_layers, self.model.geometry.num_heads
+
+    def generator(self) -> torch.Generator:
+        """A source of noise on the processor, fresh from the seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        """As `collate` makes it."""
+        pad = self.model.tokenizer.pad_token_id
+        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+        return collate(rows, pad)
+
+    def batches(self) -> Iterator[list[Encoded]]:
+        """All examples once, in their order."""
+        size = self.budget.batch_size
+        for start in range(0, len(self.rows), size):
+            yield self.rows[start : start + size]
+
+    def loss(self, rows: Sequence[Encoded], intervention: Intervention) -> Tensor:
+        """Mean negative log-likelihood of the answers, in nats, with `intervention` as the only edit."""
+        with self.model.using([intervention]):
+            loss = self.model(**self.batch(rows), reduction="answer").loss
+        assert loss is not None
+        return loss
+
+    def tell(self, done: int, total: int) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(done, total)
+
+
+@dataclass(frozen=True)
+class BaseSelector:
+    """What the selectors of this package have in common; `score` is what they differ in.
+
+    A field of a subclass is a setting of the method.
+    """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    """In words, for tables and figures."""
+    depends_on_k: ClassVar[bool] = False
+    """Whether other scores come out for another number of heads."""
+
+    budget: Budget = Budget()
+
+    def score(self, selection: Selection) -> tuple[Any, Cost]:
+        """Scores (layers, heads), and what they took; seconds are measured by the caller."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        model: JoLAModel,
+        examples: Sequence[Example],
+        k: int,
+        seed: int,
+        *,
+        template: Template | None = None,
+        progress: Progress | None = None,
+    ) -> HeadScores:
+        """See `Selector`."""
+        total = model.geometry.num_layers * model.geometry.num_heads
+        if not 0 < k <= total:
+            raise InputError(f"{k} heads are to be chosen, and the model has {total}; choose between 1 and {total}.")
+        rows = encode_examples(examples, template or Template(model.tokenizer), self.budget.max_length).rows
+        settings: Mapping[str, Any] = dataclasses.asdict(self) | ({"k": k} if self.depends_on_k else {})
+        provenance = Provenance.of(self.name, model, examples, seed, settings)
+        started = time.perf_counter()
+        # A caller may have switched gradients off for everything around this call.
+        with torch.enable_grad():
+            values, cost = self.score(Selection(model, rows, k, seed, self.budget, progress))
+        cost = dataclasses.replace(cost, seconds=time.perf_counter() - started)
+        return HeadScores(torch.as_tensor(values).detach().double().cpu().numpy(), provenance, cost)
+
+
+class HeadFactors(Intervention):
+    """Multiply the output of every head by a number of its own.
+
+    Equal to multiplying its attention weights, as published code does: what a head gives is linear in them.
+
+    Args:
+        factors: (layers, heads), or (batch, layers, heads) for a factor of each row; differentiable.
+    """
+
+    site = Site.HEADS
+
+    def __init__(self, factors: Tensor) -> None:
+        super().__init__()
+        self.factors = factors
+
+    def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
+        """One edit for each layer; masks and strengths play no part."""
+        layers = self.factors.shape[-2]
+        return {layer: _multiply(self.factors[..., layer, :]) for layer in range(layers)}
+
+
+def _multiply(factors: Tensor) -> Edit:
+    """`factors`: (heads,) or (batch, heads)."""
+
+    def edit(z: Tensor) -> Tensor:
+        by_head = z.unflatten(-1, (factors.shape[-1], -1))
+        shaped = factors.to(z.device, torch.float32)
+        shaped = shaped[:, None, :, None] if shaped.dim() == 2 else shaped[:, None]
+        # In float32, as edits are; the model's own format may not tell 0.999 from 1.
+        return (by_head * shaped).flatten(-2).to(z.dtype)
+
+    return edit
+
+
+def right_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, (sequences, tokens) each, of sequences padded on the right."""
+    longest = max(map(len, sequences))
+    ids = torch.tensor([[*sequence, *[pad] * (longest - len(sequence))] for sequence in sequences])
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    return ids, (torch.arange(longest) < lengths[:, None]).long()
+
+
+def last_positions(mask: Tensor) -> Tensor:
+    """(sequences, tokens) of bool: the last real token of each, for padding on the right."""
+    return torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1
+
+
+def gumbel(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Standard Gumbel noise, float64, on the processor."""
+    uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(
+        torch.finfo(torch.float64).tiny, 1 - 1e-16
+    )
+    return -(-uniform.log()).log()
+
+
+def fit(
+    selection: Selection,
+    intervention: Callable[[], Intervention],
+    parameters: Sequence[nn.Parameter],
+    *,
+    learning_rate: float,
+    decay: bool = True,
+    penalty: Callable[[], Tensor] | None = None,
+    before_step: Callable[[int, int], None] | None = None,
+) -> Cost:
+    """Train `parameters` with AdamW; the model stays as it is.
+
+    Args:
+        intervention: Gives the edit of the next pass, made of the parameters.
+        decay: Whether the rate falls linearly to zero.
+        penalty: Added to the cross-entropy of every step.
+        before_step: Called with the number of the step, from 0, and their total.
+    """
+    generator, budget = selection.generator(), selection.budget
+    total = budget.steps(len(selection.rows))
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total if decay else 1.0)
+    step = seen = 0
+    for _ in range(budget.epochs):
+        order = torch.randperm(len(selection.rows), generator=generator).tolist()
+        for start in range(0, len(order), budget.batch_size):
+            rows = [selection.rows[index] for index in order[start : start + budget.batch_size]]
+            if before_step is not None:
+                before_step(step, total)
+            loss = selection.loss(rows, intervention())
+            if penalty is not None:
+                loss = loss + penalty()
+            optimizer.zero_grad()
+            loss.backward()
+            if budget.max_grad_norm > 0:
+                nn.utils.clip_grad_norm_(parameters, budget.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            seen += len(rows)
+            step += 1
+            selection.tell(step, total)
+    return Cost(steps=step, forward=seen, backward=seen)

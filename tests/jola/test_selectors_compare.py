@@ -1,0 +1,298 @@
+"""Select-then-edit, the gate swap, whole comparisons, and the two commands."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jola.adapter import load_edits, read_edits
+from jola.cli import main
+from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.errors import InputError
+from jola.evaluation import exact_match
+from jola.examples import Template
+from jola.following import Quiet
+from jola.model import JoLAModel
+from jola.selectors import Cost, HeadSet, editing
+from jola.selectors import compare as comparing
+from jola.selectors.compare import Grid, compare
+from jola.selectors.results import Cell, Comparison, Row, summarise
+from jola.tasks import load_task
+from jola.training import run_training
+
+CHOSEN = HeadSet(3, 4, [(0, 1), (2, 2), (2, 3)])
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_folder: Path) -> RunConfig:
+    """A tiny model and a tiny task, trained for a few steps."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    answers = {"fine": "good", "warm": "good", "sad": "bad", "poor": "bad"}
+    for part, start, count in (("train", 0, 8), ("validation", 8, 4), ("test", 12, 8)):
+        rows = [(list(answers)[i % 4], i) for i in range(start, start + count)]
+        lines = [
+            json.dumps({"prompt": f"Is film {i}, a {word} one, good or bad?", "completion": answers[word]})
+            for word, i in rows
+        ]
+        (folder / f"{part}.jsonl").write_text("\n".join(lines))
+    return RunConfig(
+        model=ModelConfig(model=str(tiny_folder), dtype="float32", device="cpu"),
+        data=DataConfig(task=str(folder)),
+        training=TrainingConfig(epochs=2, l0_weight=0.05, gate_learning_rate=1.0),
+    )
+
+
+@pytest.fixture
+def model(config: RunConfig) -> JoLAModel:
+    return JoLAModel.from_pretrained(**dataclasses.asdict(config.model))
+
+
+def test_select_then_edit_trains_the_chosen_heads_alone(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    before = model.base.get_input_embeddings().weight.clone()
+    task = load_task(config.data, 42)
+    outcome = editing.select_then_edit(model, CHOSEN, task, config, tmp_path / "cell", Quiet())
+    assert outcome.heads == CHOSEN
+    assert outcome.open == {"offset": 3, "scale": 3}
+    assert outcome.cost.steps == 4
+    assert outcome.cost.forward == 16
+    assert not (tmp_path / "cell" / "checkpoints").exists()
+    (edits,) = load_edits(tmp_path / "cell" / "adapter", model)
+    moved = (edits.norms()["offset"] > 0.005).numpy()
+    assert HeadSet.from_array(moved) == CHOSEN
+    with model.using([edits]):
+        match = exact_match(model, task.test, Template(model.tokenizer))
+    right = [answer == example.completion for answer, example in zip(match.answers, task.test, strict=True)]
+    assert list(outcome.correct) == right
+    assert torch.equal(model.base.get_input_embeddings().weight, before)
+
+
+def test_jola_is_trained_as_by_a_run_of_its_own(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    outcome = editing.train_jola(model, load_task(config.data, 42), config, tmp_path / "cell", Quiet())
+    run = run_training(config)
+    one, other = (load_edits(folder, model)[0] for folder in (tmp_path / "cell" / "adapter", run.adapter_dir))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+    result = run.result()
+    assert result is not None
+    assert np.mean(outcome.correct) == result["test"]["accuracy"]
+
+
+def test_the_base_stays_usable_by_the_first_model(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    ids = torch.arange(3, 9)[None]
+    before = model(ids).logits
+    task = load_task(config.data, 42)
+    editing.select_then_edit(model, CHOSEN, task, config, tmp_path / "cell", Quiet())
+    assert torch.equal(model(ids).logits, before)
+
+
+@pytest.mark.parametrize("method", editing.SWAPS)
+def test_gate_swap_ends_with_k_of_each_half(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, method: editing.SwapMethod
+) -> None:
+    outcome = editing.gate_swap(model, method, 4, load_task(config.data, 42), config, tmp_path / "cell", Quiet())
+    assert outcome.open == {"offset": 4, "scale": 4}
+    assert 4 <= len(outcome.heads) <= 8
+    (edits,) = read_edits(tmp_path / "cell" / "adapter")
+    for half, values in edits.gate_values().items():
+        assert set(values.flatten().tolist()) == {0.0, 1.0}, half
+        assert int(values.sum()) == 4
+
+
+def test_soft_gates_move_in_training_and_are_decided_at_rest() -> None:
+    gate = editing.SoftTopKGate(3, 4, 5)
+    gate.reset(torch.Generator().manual_seed(0))
+    noise = torch.Generator().manual_seed(1)
+    gate.before_step(0, 10)
+    drawn = gate.train()(noise)
+    assert drawn.dtype == torch.float32
+    assert float(drawn.sum()) == pytest.approx(5, abs=1e-4)
+    assert float(drawn.max()) < 0.6, "hot gates are nearly alike"
+    (gradient,) = torch.autograd.grad((drawn * torch.randn(3, 4)).sum(), gate.log_alpha)
+    assert float(gradient.abs().max()) > 0
+    gate.before_step(9, 10)
+    cold = gate(noise)
+    assert torch.allclose(cold, cold.round(), atol=1e-5)
+    assert int(gate.eval()(noise).sum()) == 5
+
+
+def test_a_comparison_keeps_every_result_and_goes_on(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.training.epochs = 1
+    grid = Grid(("jola", "dsp"), (), ("auto", "2"), (1, 2))
+    trained: list[int] = []
+    train = editing.select_then_edit
+
+    def stop_after_two(*arguments: Any, **named: Any) -> Any:
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        trained.append(1)
+        return train(*arguments, **named)
+
+    monkeypatch.setattr(comparing, "select_then_edit", stop_after_two)
+    with pytest.raises(KeyboardInterrupt):
+        compare(config, grid, tmp_path / "c", model=model)
+    kept = {cell.name: cell for cell in Comparison.open(tmp_path / "c").cells()}
+    assert set(kept) == {"base-seed0", "jola-seed1", "edit-jola-kauto-seed1", "edit-jola-k2-seed1"}
+    assert Comparison(tmp_path / "c").progress() == (3, 2 * (1 + 2 * 2))
+    monkeypatch.setattr(comparing, "select_then_edit", train)
+    comparison = compare(config, grid, tmp_path / "c", model=model)
+    cells = {cell.name: cell for cell in comparison.cells()}
+    assert len(cells) == 1 + 2 * (1 + 2 * 2)
+    assert {name: cells[name] for name in kept} == kept
+    for seed in (1, 2):
+        jola = cells[f"jola-seed{seed}"].heads
+        assert jola is not None
+        assert cells[f"edit-jola-kauto-seed{seed}"].heads == jola, "JoLA's own choice is its open heads"
+        assert set(comparison.head_sets(seed, "2")) == {"jola", "dsp"}
+        assert all(len(heads) == 2 for m, heads in comparison.head_sets(seed, "2").items() if m != "jola")
+        assert set(comparison.all_scores(seed)) == {"jola", "dsp"}
+    assert cells["edit-dsp-k2-seed1"].selection.steps == 2
+    rows = {(row.protocol, row.method, row.k): row for row in comparison.rows()}
+    assert len(rows) == 1 + 1 + 2 * 2
+    assert all(row.items == 8 for row in rows.values())
+    assert rows["edit", "dsp", "2"].seeds == 2
+    assert rows["jola", "jola", ""].difference is None
+    assert len(comparison.to_frame()) == len(rows)
+    assert comparison.progress() == (10, 10)
+
+
+def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    comparing._claim(Comparison(folder), comparing._settings(config), [])
+    other = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
+    with pytest.raises(InputError, match="made with epochs 2, not 3"):
+        compare(other, Grid(("random",)), folder)
+    with pytest.raises(InputError, match="holds other files"):
+        compare(config, Grid(("random",)), tmp_path)
+    with pytest.raises(InputError, match="holds no comparison"):
+        Comparison.open(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("grid", "words"),
+    [
+        (Grid(("nonsense",)), "'nonsense' is no selector"),
+        (Grid(("random",), ("smp",)), "'smp' is no method"),
+        (Grid(("random",), ks=("0",)), "K is '0'"),
+        (Grid(("random",), ks=("many",)), "K is 'many'"),
+        (Grid(()), "Nothing"),
+        (Grid(("random",), seeds=(-1,)), "Seeds"),
+    ],
+)
+def test_a_grid_that_cannot_be_is_one_sentence(grid: Grid, words: str, config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words):
+        compare(config, grid, tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+def make_cell(protocol: Any, method: str, seed: int, right: np.ndarray, seconds: float = 0.0) -> Cell:
+    correct = tuple(bool(r) for r in right)
+    k = "auto" if protocol == "edit" else ""
+    return Cell(protocol, method, k, seed, CHOSEN, correct, Cost(4, 8, 8, 10.0), Cost(seconds=seconds))
+
+
+def test_rows_pair_with_jola_on_the_same_seeds() -> None:
+    generator = np.random.default_rng(0)
+    jola = {seed: generator.random(300) < 0.8 for seed in (1, 2)}
+    worse = {seed: right & (generator.random(300) < 0.8) for seed, right in jola.items()}
+    cells = [make_cell("jola", "jola", seed, right) for seed, right in jola.items()]
+    cells += [make_cell("edit", "dsp", seed, right, 15.0) for seed, right in worse.items()]
+    cells += [make_cell("edit", "smp", 1, jola[1], 5.0)]
+    rows = {row.method: row for row in summarise(cells)}
+    expected = np.mean([worse[s].mean() - jola[s].mean() for s in (1, 2)])
+    assert rows["dsp"].difference == pytest.approx(expected)
+    assert rows["dsp"].p_value is not None
+    assert rows["dsp"].p_holm == pytest.approx(2 * rows["dsp"].p_value)
+    assert rows["smp"].difference == 0
+    assert (rows["dsp"].cost_ratio, rows["smp"].cost_ratio) == (1.5, 0.5)
+    assert rows["jola"].accuracy == pytest.approx(np.mean([jola[s].mean() for s in (1, 2)]))
+
+
+def test_a_cell_survives_json_and_damage_is_one_sentence() -> None:
+    cell = make_cell("edit", "dsp", 1, np.array([True, False]))
+    assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+    for change in ({"correct": "012"}, {"correct": ""}, {"heads": [1]}, {"format": 2}):
+        with pytest.raises(InputError):
+            Cell.from_dict(cell.to_dict() | change)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = 0
+    try:
+        main([str(argument) for argument in arguments])
+    except SystemExit as exit:
+        code = int(exit.code or 0)
+    return (code, *capsys.readouterr())
+
+
+def flags(config: RunConfig) -> list[str]:
+    return ["--model", config.model.model, "--dtype", "float32", "--device", "cpu", "--task", config.data.task]
+
+
+def test_select_prints_heads_as_train_takes_them(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--output", tmp_path / "heads.json", "--scores", tmp_path / "scores.json"]
+    code, out, err = run(capsys, "select", "gradient", *flags(config), "--k", "3", *files)
+    assert code == 0, err
+    heads = HeadSet.load(tmp_path / "heads.json")
+    assert out == heads.to_text() + "\n"
+    assert len(heads) == 3
+    assert json.loads((tmp_path / "scores.json").read_text())["provenance"]["method"] == "gradient"
+    code, out, err = run(capsys, "select", "jola", *flags(config), "--k", "2", "--adapter", tmp_path / "none")
+    assert code == 2
+    assert str(tmp_path / "none") in err
+    code, out, _ = run(capsys, "select", "gradient", *flags(config), "--k", "3", "--json")
+    assert HeadSet.from_dict({k: v for k, v in json.loads(out).items() if k in heads.to_dict()}) == heads
+    code, _, err = run(
+        capsys, "train", *flags(config), "--heads", heads.to_text(), "--gates", "none", "--epochs", "1",
+        "--output", tmp_path / "run",
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = run(capsys, "train", *flags(config), "--epochs", "1", "--output", tmp_path / "gated")
+    assert code == 0, err
+    code, out, err = run(capsys, "select", "jola", *flags(config), "--k", "2", "--adapter", tmp_path / "gated")
+    assert code == 0, err
+    assert len(HeadSet.from_text(out.strip(), 3, 4)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["select", "nonsense"], "is no selector"),
+        (["select", "jola"], "needs --adapter"),
+        (["select", "random", "--k", "99"], "between 1 and 12"),
+        (["compare", "--output", "OUT", "--seeds", "one"], "seeds are whole numbers"),
+        (["compare", "--output", "OUT", "--gates", "none"], "--gates two or shared"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    arguments: list[str], words: str, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [str(tmp_path / "c") if argument == "OUT" else argument for argument in arguments]
+    code, out, err = run(capsys, *given, *flags(config))
+    assert (code, out) == (2, "")
+    assert words in err
+    assert "Traceback" not in err
+
+
+def test_compare_prints_a_table_and_json(config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--selectors", "random", "--swaps", "pass", "--k", "2", "--epochs", "1"]
+    command = ["compare", "--output", tmp_path / "c", *flags(config), *more]
+    code, out, err = run(capsys, *command)
+    assert code == 0, err
+    assert "select-then-edit" in out
+    assert "n = 8" in out
+    assert "gate swap" in out
+    assert "2 of 3: edit-random-k2-seed42" in err
+    code, out, err = run(capsys, *command, "--json")
+    assert code == 0, err
+    rows = json.loads(out)["rows"]
+    assert [row["protocol"] for row in rows] == ["base", "jola", "edit", "swap"]
+    assert set(rows[0]) == {field.name for field in dataclasses.fields(Row)}
