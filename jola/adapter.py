@@ -1,4 +1,4 @@
-"""Adapter directories: ``adapter_config.json``, ``adapter_model.safetensors`` and a ``README.md``.
+"""Adapter directories: ``adapter_config.json``, ``adapter_model.safetensors``, and a ``README.md`` with a picture.
 
 The layout is peft's; the tensors are JoLA's, which peft cannot load. The configuration says everything that would be
 silently wrong when wrong: the base model and its shape, the place of the edit, the operation, the gates and how they
@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from jola.adapter_card import OPERATION, PICTURE_NAME, adapter_card, heads_picture
+from jola.adapter_tensors import compacted, read_tensors, tensors_of
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.files import disk_errors, replace_file
-from jola.interventions import HALVES, STATES, GatedEdits, Site
+from jola.interventions import GatedEdits, Site
 from jola.sites import Geometry, sites_of
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 SCHEMA_VERSION = 1
-OPERATION = "z' = (1 + g_m·m) ⊙ z + g_a·a"
 HOOK_POINTS = {
     Site.HEADS: "input of the attention output projection, split into query heads, at every position",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
@@ -50,12 +49,15 @@ CONFIG_KEYS = frozenset(
         "hook_points",
         "layers",
         "dtype",
+        "compact",
         "edits",
     )
 )
 """What a configuration says, all of it; a key beyond them may mean something that would be computed wrongly."""
-CONFIG_LIMIT = HEADER_LIMIT = 1 << 20
-"""Bytes of the configuration and of the header of the tensors; both come from strangers."""
+CONFIG_LIMIT = 1 << 20
+"""Bytes of the configuration, which comes from strangers."""
+UNITS_LIMIT, NUMBERS_LIMIT = 1 << 20, 1 << 25
+"""Units and numbers in one half of all edits of an adapter: at least ten times those of the largest models."""
 SAMPLES = 64
 """Weights of the base model that are remembered, one from each of as many tensors, to tell it from its relatives."""
 
@@ -71,14 +73,23 @@ class Adapter:
     geometry: Geometry
     base_sample: dict[str, float]
     tensors: dict[str, Tensor]
+    """As in a whole file, also when it is compact."""
 
 
-def save_adapter(model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any] | None = None) -> Path:
-    """Write the edits of a model; `facts` (name → text) are listed in the README."""
+def save_adapter(
+    model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any] | None = None, *, compact: bool = False
+) -> Path:
+    """Write the edits of a model; `facts` (name → text) are listed in the README.
+
+    Args:
+        compact: Leave out the vectors of closed gates, which nothing computes with; the gates stay.
+    """
     folder = Path(folder)
     tensors = {
-        name: tensor.detach().float().cpu().contiguous() for name, tensor in _tensors(model.gated_edits()).items()
+        name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors_of(model.gated_edits()).items()
     }
+    if compact:
+        tensors = compacted(model.gated_edits(), tensors)
     config = {
         "peft_type": "JOLA",
         "library_name": "jola-workbench",
@@ -93,8 +104,10 @@ def save_adapter(model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any
         "hook_points": {e.site: HOOK_POINTS[e.site] for e in model.gated_edits()},
         "layers": {e.site: e.editable.any(-1).nonzero().flatten().tolist() for e in model.gated_edits()},
         "dtype": "float32",
+        **({"compact": True} if compact else {}),
         "edits": asdict(model.edit_config),
     }
+    card = adapter_card(model.gated_edits(), model.name, model.revision, facts)
     with disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +115,8 @@ def save_adapter(model: "JoLAModel", folder: Path | str, facts: Mapping[str, Any
             raise InputError(f"{folder} cannot be a folder: there is a file in its place; choose another.") from error
         replace_file(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
         replace_file(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False).encode())
-        replace_file(folder / "README.md", _card(model, facts or {}).encode())
+        replace_file(folder / PICTURE_NAME, heads_picture(model.gated_edits()))
+        replace_file(folder / "README.md", card.encode())
     return folder
 
 
@@ -128,29 +142,47 @@ def read_adapter(folder: Path | str) -> Adapter:
         base_model, revision = config["base_model_name_or_path"], config.get("revision")
         if not isinstance(base_model, str) or not base_model or not isinstance(revision, str | None):
             raise ValueError(f"its base model is {base_model!r} of revision {revision!r}")
+        compact = config.get("compact", False)
+        if not isinstance(compact, bool):
+            raise ValueError(f"compact is {compact!r}; it is true or false")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not a complete adapter directory: it has no {WEIGHTS_NAME}.")
     # Before anything of the size that a configuration claims is made in memory.
-    if geometry.num_layers * sum(math.prod(geometry.units(s)) for s in sites_of(edits)) > path.stat().st_size:
+    units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites_of(edits))
+    numbers = geometry.num_layers * sum(math.prod(geometry.units(site)) for site in sites_of(edits))
+    if not compact and numbers > path.stat().st_size:
         raise InputError(f"{path} is smaller than its configuration says; the adapter is incomplete.")
+    if units > UNITS_LIMIT or numbers > NUMBERS_LIMIT:
+        raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
     try:
         expected = _expected_shapes(edits, geometry)
     except InputError as error:
         raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
-    tensors = _read_tensors(path, expected)
+    tensors = read_tensors(path, expected, compact=compact)
     return Adapter(folder, base_model, revision, edits, geometry, sample, tensors)
 
 
 def load_adapter(
-    folder: Path | str, *, model: str | None = None, dtype: str = "auto", device: str = "auto"
+    adapter: Path | str,
+    *,
+    revision: str | None = None,
+    model: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
 ) -> "JoLAModel":
     """Load an adapter together with its base model; see `JoLAModel.from_adapter`."""
+    from jola.adapter_source import local_adapter
+
+    with local_adapter(adapter, revision) as folder:
+        return _load(read_adapter(folder), adapter, model, dtype, device)
+
+
+def _load(adapter: Adapter, source: Path | str, model: str | None, dtype: str, device: str) -> "JoLAModel":
     from jola.model import JoLAModel
 
-    adapter = read_adapter(folder)
     try:
         loaded = JoLAModel.from_pretrained(
             model or adapter.base_model,
@@ -163,7 +195,7 @@ def load_adapter(
         if model:
             raise
         raise InputError(
-            f"The adapter in {folder} needs the model it was trained on, {adapter.base_model}; name it with --model "
+            f"The adapter in {source} needs the model it was trained on, {adapter.base_model}; name it with --model "
             f"if it is elsewhere now. ({error})"
         ) from error
     apply_adapter(loaded, adapter)
@@ -231,18 +263,14 @@ def _check_model(model: "JoLAModel", adapter: Adapter) -> None:
 
 def _fill(edits: list[GatedEdits], adapter: Adapter) -> None:
     with torch.no_grad():
-        for name, tensor in _tensors(edits).items():
+        for name, tensor in tensors_of(edits).items():
             tensor.copy_(adapter.tensors[name])
-
-
-def _tensors(edits: list[GatedEdits]) -> dict[str, Tensor]:
-    return {f"{e.site}.{name}": tensor for e in edits for name, tensor in e.named_parameters()}
 
 
 def _expected_shapes(edits: EditConfig, geometry: Geometry) -> dict[str, tuple[int, ...]]:
     from jola.model import build_edits
 
-    return {name: tuple(tensor.shape) for name, tensor in _tensors(build_edits(edits, geometry)).items()}
+    return {name: tuple(tensor.shape) for name, tensor in tensors_of(build_edits(edits, geometry)).items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -271,30 +299,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _read_tensors(path: Path, expected: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    try:
-        with open(path, "rb") as file:
-            if int.from_bytes(file.read(8), "little") > HEADER_LIMIT:
-                raise InputError(f"{path} is not a readable safetensors file (its header is too large).")
-        with safe_open(path, framework="pt") as file:
-            found = set(file.keys())
-            if missing := sorted(set(expected) - found):
-                raise InputError(f"{path} lacks the tensor {', '.join(missing)}; the adapter is incomplete.")
-            if extra := sorted(found - set(expected)):
-                raise InputError(f"{path} holds {', '.join(extra)}, which its configuration does not describe.")
-            for name, shape in expected.items():
-                has = tuple(file.get_slice(name).get_shape())
-                if has != shape:
-                    raise InputError(f"Tensor {name} in {path} has shape {has}; {shape} is needed.")
-            tensors = {name: file.get_tensor(name) for name in expected}
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"Tensor {name} in {path} holds values that are not finite numbers.")
-    return tensors
-
-
 def _checked_geometry(values: dict[str, Any]) -> Geometry:
     geometry = Geometry(**values)
     for name, value in asdict(geometry).items():
@@ -316,33 +320,3 @@ def _middle(tensor: Tensor) -> float:
 def _near(value: float, expected: float) -> bool:
     # Wide enough for the rounding between float32, bfloat16 and float16, too narrow for another training run.
     return abs(value - expected) <= 0.01 * abs(expected) + 1e-6
-
-
-def _card(model: "JoLAModel", facts: Mapping[str, Any]) -> str:
-    base = Path(model.name).name if Path(model.name).is_absolute() else model.name
-    data = ModelCardData(
-        base_model=base if base.count("/") == 1 else None,
-        library_name="jola-workbench",
-        tags=["jola", "activation-editing"],
-    )
-    trainable, _ = model.trainable_parameters()
-    lines = [
-        f"---\n{data.to_yaml()}\n---",
-        f"# JoLA edits for {base}",
-        "Learned edits of attention heads (Joint Localization and Activation Editing, Lai, Fraser and Titov, ICML "
-        f"2025): for each head, `{OPERATION}`.",
-        f"{trainable:,} numbers. What is on in each unit after training:",
-    ]
-    for edits in model.gated_edits():
-        counts = torch.bincount(edits.states().flatten(), minlength=len(STATES)).tolist()
-        lines.append(f"* {edits.site}: " + ", ".join(f"{n} {name}" for name, n in zip(STATES, counts, strict=True)))
-        for half in HALVES:
-            rows = (edits.gate_values()[half] > 0).sum(-1).tolist()
-            lines.append(f"  * {half} gates open by layer: {' '.join(map(str, rows))}")
-    lines += [f"* {name}: {value}" for name, value in facts.items()]
-    lines += [
-        "## Use",
-        '```python\nfrom jola import JoLAModel\n\nmodel = JoLAModel.from_adapter("path/to/this/folder")\n```',
-        "The edits fit this base model alone. They were learned from few examples: measure them on your own data.",
-    ]
-    return str(ModelCard("\n\n".join(lines)))

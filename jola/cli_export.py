@@ -1,7 +1,10 @@
 """``jola export``: edits as an adapter, plain weights, an IA3 adapter, a script, a GGUF file or a table."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,8 +24,8 @@ if TYPE_CHECKING:
 PROMPTS_LIMIT = 1 << 20
 """Bytes of a file with prompts."""
 
-Source = Annotated[str, arg(help="Adapter directory or zip file, or the id or directory of a run.")]
-NewFolder = Annotated[Path, arg(help="A new folder.")]
+Source = Annotated[str, arg(metavar="SOURCE", help="Adapter directory or zip file, or the id or directory of a run.")]
+NewFolder = Annotated[Path, arg(metavar="FOLDER", help="A new folder.")]
 Mask = Annotated[str | None, arg(help="A saved mask of the run, to be worked in.")]
 Strength = Annotated[float, arg(help="Factor on every edit.")]
 Base = Annotated[str | None, arg(help="Base model, when it is not where the adapter says.")]
@@ -40,7 +43,7 @@ class ExportAdapter:
     """The edits alone, in a folder or a .zip file: what `jola` loads together with the base model."""
 
     source: Positional[Source]
-    output: Positional[Annotated[Path, arg(help="A new folder, or a new file that ends in .zip.")]]
+    output: Positional[Annotated[Path, arg(metavar="OUTPUT", help="A new folder, or a new file that ends in .zip.")]]
     whole: Annotated[bool, arg(help="Keep the vectors of closed gates too, which nothing computes with.")] = False
     mask: Mask = None
     strength: Strength = 1.0
@@ -101,7 +104,7 @@ class ExportGGUF:
     """The folded model as a GGUF file for llama.cpp (Llama, Qwen2 and Mistral), read back and measured."""
 
     source: Positional[Source]
-    output: Positional[Annotated[Path, arg(help="A new file that ends in .gguf.")]]
+    output: Positional[Annotated[Path, arg(metavar="FILE", help="A new file that ends in .gguf.")]]
     dtype: Form = "float16"
     prompts: Prompts = None
     mask: Mask = None
@@ -116,7 +119,9 @@ class ExportEdits:
     """Gates, norms and vectors of all edits, and the saved masks of the run, as CSV or JSON."""
 
     source: Positional[Source]
-    output: Positional[Annotated[Path, arg(help="A new file that ends in .csv or .json; JSON has the vectors.")]]
+    output: Positional[
+        Annotated[Path, arg(metavar="FILE", help="A new file that ends in .csv or .json; JSON has the vectors.")]
+    ]
     mask: Mask = None
     strength: Strength = 1.0
     json: Json = False
@@ -141,8 +146,9 @@ def export(command: Export) -> None:
     action: Any = command.action
     from jola import cli
 
-    with cli._quiet_libraries(), console.ConsoleProgress() as progress:
+    with _ended_like_interrupted(), cli._quiet_libraries(), console.ConsoleProgress() as progress:
         path, run = _find(action.source)
+        _check_push(action)
         report = _ACTIONS[type(action)](action, path, run, progress)
         address = _push(action, progress)
     if action.json:
@@ -151,13 +157,33 @@ def export(command: Export) -> None:
         console.print_text(report.describe() + (f"\naddress  {address}" if address else ""))
 
 
+@contextmanager
+def _ended_like_interrupted() -> Iterator[None]:
+    """SIGTERM takes away what was written, as Ctrl-C does, which a process in the background may not get."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _adapter(command: ExportAdapter, path: Path, run: "Run | None", progress: Any) -> Any:
-    from jola.export import export_adapter
+    from jola.export import export_adapter, run_facts, run_results
 
     if command.push and command.output.suffix == ".zip":
         raise InputError("The Hub shows folders and not zip files; give --push together with a folder.")
-    masks = _masks(command.mask, path, run)
-    return export_adapter(path, command.output, compact=not command.whole, mask=masks, strength=command.strength)
+    return export_adapter(
+        path,
+        command.output,
+        compact=not command.whole,
+        mask=_masks(command.mask, path, run),
+        strength=command.strength,
+        facts=run_facts(run) if run else None,
+        results=run_results(run) if run else (),
+    )
 
 
 def _merged(command: ExportMerged, path: Path, run: "Run | None", progress: Any) -> Any:
@@ -185,12 +211,12 @@ def _ia3(command: ExportIA3, path: Path, run: "Run | None", progress: Any) -> An
 
 def _standalone(command: ExportStandalone, path: Path, run: "Run | None", progress: Any) -> Any:
     from jola.adapter import read_adapter
+    from jola.adapter_source import local_adapter
     from jola.catalogue import ASSETS
     from jola.export import export_standalone
-    from jola.export.source import adapter_folder
 
     masks = _masks(command.mask, path, run)
-    with adapter_folder(path) as folder:
+    with local_adapter(path) as folder:
         ours = read_adapter(folder).base_model in ASSETS
     include = command.base == "include" or (command.base == "auto" and ours)
     what = _load(path, command.model, "cpu", progress) if include else path
@@ -229,19 +255,17 @@ def _find(name: str) -> tuple[Path, "Run | None"]:
 def _load(path: Path, model: str | None, device: str, progress: Any) -> "JoLAModel":
     """The edited model, in float32: what is exported is rounded once, when it is written."""
     from jola import JoLAModel
-    from jola.export import load_zip
 
     progress.phase("load")
-    load = load_zip if path.is_file() else JoLAModel.from_adapter
-    return load(path, model=model, dtype="float32", device=device)
+    return JoLAModel.from_adapter(path, model=model, dtype="float32", device=device)
 
 
 def _sites(path: Path) -> list[str]:
     from jola.adapter import read_adapter
-    from jola.export.source import adapter_folder
+    from jola.adapter_source import local_adapter
     from jola.sites import sites_of
 
-    with adapter_folder(path) as folder:
+    with local_adapter(path) as folder:
         return [str(site) for site in sites_of(read_adapter(folder).edits)]
 
 
@@ -279,6 +303,15 @@ def _prompts(file: Path | None) -> list[str] | None:
     except (OSError, UnicodeError) as error:
         raise InputError(f"{file} cannot be read as UTF-8 text ({error}).") from error
     return [line for line in lines if line.strip()]
+
+
+def _check_push(command: Any) -> None:
+    """Refuse before anything is written what could not be uploaded."""
+    if getattr(command, "push", None):
+        from jola.export.hub import check_repo, check_token
+
+        check_repo(command.push)
+        check_token()
 
 
 def _push(command: Any, progress: Any) -> str | None:

@@ -7,12 +7,13 @@ print(report.describe())
 """
 
 from jola.export.affine import Affine, affine_edits
-from jola.export.compact import AdapterReport, export_adapter, push_to_hub
+from jola.export.compact import AdapterReport, export_adapter
 from jola.export.exactness import PROMPTS, Deviation
-from jola.export.fold import LOST_LIMIT, FoldReport, export_merged, merge
+from jola.export.fold import LOST_LIMIT, FoldReport, export_merged, merge, merge_and_unload
 from jola.export.gguf_file import GGUFReport, export_gguf
+from jola.export.hub import push_adapter, push_to_hub
 from jola.export.ia3 import IA3Report, export_ia3
-from jola.export.source import load_zip
+from jola.export.run_facts import run_facts, run_results
 from jola.export.standalone import StandaloneReport, export_standalone
 from jola.export.tables import TableReport, export_edits
 
@@ -34,7 +35,10 @@ __all__ = [
     "export_ia3",
     "export_merged",
     "export_standalone",
-    "load_zip",
     "merge",
+    "merge_and_unload",
+    "push_adapter",
     "push_to_hub",
+    "run_facts",
+    "run_results",
 ]

@@ -1,28 +1,15 @@
 """The README of what is exported: what it is, how to load it, what was measured."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from jola.catalogue import ASSETS
+from jola.adapter_card import METHOD, hub_id, portable_name
 from jola.export.exactness import percent
 
 if TYPE_CHECKING:
     from jola.export.fold import FoldReport
     from jola.model import JoLAModel
-
-METHOD = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
-
-
-def portable_name(name: str) -> str:
-    """The name of a base model without the folders of this machine."""
-    return Path(name).name if Path(name).is_absolute() else name
-
-
-def hub_id(name: str) -> str | None:
-    """The name where it is one on the Hub; None for local folders and for the models that come with the project."""
-    return name if name.count("/") == 1 and not Path(name).exists() and name not in ASSETS else None
 
 
 def header(model: "JoLAModel", tags: list[str], library: str) -> str:

@@ -114,6 +114,46 @@ def merge(
         return rebuild(model.base, affine_edits(model, mask, strength), _dtype(dtype, model))
 
 
+def merge_and_unload(
+    model: "JoLAModel",
+    safe: bool = True,
+    *,
+    dtype: str | torch.dtype | None = None,
+    prompts: Sequence[str] | None = None,
+    mask: "Masks" = None,
+    strength: float = 1.0,
+) -> PreTrainedModel:
+    """`merge`, and with ``safe`` measured as `export_merged` measures what it writes.
+
+    Args:
+        safe: Refuse a number format that loses more than `LOST_LIMIT` of the edits' effect; False measures nothing.
+        prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
+
+    Raises:
+        InputError: As `merge`, or the number format loses the edits.
+    """
+    merged = merge(model, mask, strength, dtype=dtype)
+    if not safe:
+        return merged
+    rows, steps = exactness.encode_prompts(model, prompts), exactness.Steps(Quiet())
+    edits, form = affine_edits(model, mask, strength), merged.dtype
+    with quiet_transformers():
+        edited, base = references(model, rows, mask, strength, steps)
+
+        def logits(edits: Affines, rounding: torch.dtype) -> list[Tensor]:
+            plain = rebuild(model.base, edits, torch.float32, rounding=rounding)
+            return steps.through(exactness.plain_logits(plain), rows)
+
+        before = exactness.deviation(edited, base, logits(edits, torch.float32))
+        after = before
+        if form != torch.float32:
+            after = exactness.deviation(edited, base, logits(edits, form), logits({}, form))
+    if not max(before.lost, after.lost) <= LOST_LIMIT:
+        effect = exactness.largest_difference(edited, base)
+        raise InputError(f"Nothing was merged: {_lost(form, before, after, effect, rows)}; {_finer(form)}.")
+    return merged
+
+
 def export_merged(
     model: "JoLAModel",
     folder: Path | str,
@@ -180,7 +220,7 @@ def export_merged(
             base_rounding=exactness.largest_difference(rounded_base, base),
             seconds=time.monotonic() - began,
         )
-        _judge(report, safe, progress)
+        _judge(report, rows, safe, progress)
         with disk_errors(draft):
             (draft / "README.md").write_text(folded_card(model, report), encoding="utf-8")
             for file in draft.iterdir():  # transformers writes some of them for the owner's eyes alone
@@ -244,21 +284,28 @@ def _reload(folder: Path, model: "JoLAModel") -> PreTrainedModel:
     return merged.to(model.device).eval()
 
 
-def _judge(report: FoldReport, safe: bool, progress: Progress) -> None:
+def _judge(report: FoldReport, rows: Sequence[Tensor], safe: bool, progress: Progress) -> None:
     if not report.lossy:
         return
-    before, after = report.before_cast, report.after_cast
-    what = (
-        f"in {report.dtype} the checkpoint loses {percent(after.lost)} of the edits' effect on the logits, and "
-        f"{percent(LOST_LIMIT)} is the limit: max |Δlogit| is {before.largest:.2g} before the cast and "
-        f"{after.largest:.2g} after it where the edits change up to {report.effect:.2g} (n = {report.prompts} prompts, "
-        f"{report.tokens} tokens)"
-    )
+    form = DTYPES[report.dtype]
+    what = _lost(form, report.before_cast, report.after_cast, report.effect, rows)
     if safe:
-        finer = "float16 or float32" if report.dtype == "bfloat16" else "float32"
-        raise InputError(f"Nothing was written: {what}; export {finer}, or allow it with safe=False.")
+        raise InputError(f"Nothing was written: {what}; {_finer(form)}.")
     progress.note(what)
     warnings.warn(what, stacklevel=3)
+
+
+def _lost(form: torch.dtype, before: Deviation, after: Deviation, effect: float, rows: Sequence[Tensor]) -> str:
+    return (
+        f"in {str(form).removeprefix('torch.')} the checkpoint loses {percent(after.lost)} of the edits' effect on the "
+        f"logits, and {percent(LOST_LIMIT)} is the limit: max |Δlogit| is {before.largest:.2g} before the cast and "
+        f"{after.largest:.2g} after it where the edits change up to {effect:.2g} (n = {len(rows)} prompts, "
+        f"{sum(ids.shape[1] for ids in rows)} tokens)"
+    )
+
+
+def _finer(form: torch.dtype) -> str:
+    return f"take {'float16 or float32' if form == torch.bfloat16 else 'float32'}, or allow it with safe=False"
 
 
 def _dtype(dtype: str | torch.dtype | None, model: "JoLAModel") -> torch.dtype:

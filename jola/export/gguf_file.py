@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from jola.adapter_card import portable_name
 from jola.catalogue import gguf_options
 from jola.errors import InputError
 from jola.export import exactness
 from jola.export.affine import affine_edits
-from jola.export.card import portable_name
 from jola.export.exactness import Deviation, percent
 from jola.export.fold import LOST_LIMIT, references
 from jola.export.folders import new_file, quiet_transformers

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
+from jola.adapter_card import METHOD, portable_name
 from jola.errors import InputError
 from jola.export.affine import Affine, Place
-from jola.export.card import METHOD
 from jola.export.folders import new_folder, size_of
 from jola.export.projections import LLAMA_LIKE_MLP, MLP_PROJECTIONS
 from jola.export.source import source_of
 from jola.files import disk_errors
 from jola.interventions import Site
-from jola.run_contents import portable_name
 from jola.sites import ARCHITECTURES
 
 if TYPE_CHECKING:

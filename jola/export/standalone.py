@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 from torch import Tensor
 
+from jola.adapter_card import hub_id, portable_name
 from jola.catalogue import ASSETS
 from jola.errors import InputError
-from jola.export.card import hub_id, portable_name
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.rebuild import rebuild
 from jola.export.source import Source, source_of

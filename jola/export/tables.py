@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jola.adapter_card import portable_name
 from jola.errors import InputError
 from jola.export.affine import factors, vectors
 from jola.export.folders import new_file
@@ -14,7 +15,6 @@ from jola.export.source import Source, source_of
 from jola.files import disk_errors, json_bytes
 from jola.interventions import GatedEdits
 from jola.masks import HeadMask
-from jola.run_contents import portable_name
 
 if TYPE_CHECKING:
     from jola.model import JoLAModel, Masks

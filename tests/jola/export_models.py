@@ -2,28 +2,14 @@
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoModelForCausalLM,
-    GemmaConfig,
-    Olmo2Config,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from jola.config import EditConfig
 from jola.model import JoLAModel
 from tests.conftest import spread_edits
-from tests.tiny import _GROUPED, CONFIGS, VOCABULARY, make_model
+from tests.tiny import CONFIGS, VOCABULARY, make_model
 
-# Architectures that tests/tiny.py leaves out.
-MORE: dict[str, PretrainedConfig] = {
-    "gemma": GemmaConfig(**_GROUPED, head_dim=12),
-    "olmo2": Olmo2Config(**_GROUPED),
-    "smollm3": SmolLM3Config(**_GROUPED),
-}
-ARCHITECTURES = sorted([*CONFIGS, *MORE])
+ARCHITECTURES = sorted(CONFIGS)
 MLP_BIAS = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "smollm3")
 """Architectures whose MLPs can hold an offset."""
 BATCH = torch.randint(3, VOCABULARY, (2, 13), generator=torch.Generator().manual_seed(5))
@@ -42,17 +28,12 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 def plain(architecture: str) -> PreTrainedModel:
     """The frozen model alone."""
-    if architecture in CONFIGS:
-        model = make_model(architecture)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() == 1:  # biases of a fresh model are zero, and would hide where they go
-                    parameter.add_(torch.randn(parameter.shape) * 0.1)
-        return model
-    config = type(MORE[architecture]).from_dict(MORE[architecture].to_dict())
-    config.eos_token_id, config.pad_token_id, config.bos_token_id = 2, 0, None
-    config.tie_word_embeddings = False
-    return random_model(config)
+    model = make_model(architecture)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # biases of a fresh model are zero, and would hide where they go
+                parameter.add_(torch.randn(parameter.shape) * 0.1)
+    return model
 
 
 @torch.no_grad()

@@ -120,7 +120,7 @@ class TestRoundTrip:
         for _ in range(2):
             spread_edits(model, seed=5)
             model.save_pretrained(tmp_path / "a")
-        assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["README.md", CONFIG, WEIGHTS]
+        assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["README.md", CONFIG, WEIGHTS, "heads.png"]
         assert torch.equal(JoLAModel.from_adapter(tmp_path / "a").edits.offset, model.edits.offset)
 
     def test_on_a_base_model_in_another_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
@@ -321,7 +321,66 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+def units(**values: Any) -> Callable[[Path], Any]:
+    """Other units for the offsets of a compact adapter."""
+    return lambda a: edit_tensors(a, **{"heads.offset.units": values["to"]})
+
+
+# The same for a compact adapter.
+COMPACT_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "called whole": (lambda a: edit_config(a, compact=False), "holds heads.offset.units, heads.scale.units, which"),
+    "compact in words": (lambda a: edit_config(a, compact="yes"), "compact is 'yes'; it is true or false"),
+    "no units": (units(to=None), "lacks the tensor heads.offset.units"),
+    "a unit that is not there": (
+        lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"] + 9}),
+        "does not say which of the 12 units",
+    ),
+    "a unit below the first": (
+        lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"] - 1}),
+        "does not say which of the 12 units",
+    ),
+    "a unit twice": (
+        lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"] * 0}),
+        "does not say which of the 12 units",
+    ),
+    "units in fractions": (
+        lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"].double()}),
+        "does not say which of the 12 units",
+    ),
+    "fewer units than vectors": (
+        lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"][1:]}),
+        "does not say which of the 12 units",
+    ),
+    "vectors of another width": (
+        lambda a: edit_tensors(a, **{"heads.offset": load_file(a / WEIGHTS)["heads.offset"][:, 1:].clone()}),
+        r"heads.offset in .* has shape \(\d+, 7\); \(\d+, 8\) is needed",
+    ),
+    "a scalar": (lambda a: edit_tensors(a, **{"heads.offset": torch.tensor(1.0)}), r"has shape \(\); \(8,\) is needed"),
+    "not a number": (
+        lambda a: edit_tensors(a, **{"heads.offset": load_file(a / WEIGHTS)["heads.offset"] * torch.nan}),
+        "heads.offset in .* holds values that are not finite",
+    ),
+    # Without a vector there is nothing in the file that would have to be as large as what is claimed.
+    "endless layers": (lambda a: edit_group(a, "geometry", num_layers=10**9), "units, more than any model has"),
+    "endless vectors": (lambda a: edit_group(a, "geometry", head_dim=10**9), "units, more than any model has"),
+}
+
+
 class TestDamage:
+    @pytest.mark.parametrize("name", COMPACT_DAMAGE)
+    def test_of_a_compact_one_is_named(self, tiny: Make, tmp_path: Path, name: str) -> None:
+        model = tiny("llama")
+        with torch.no_grad():  # the first unit open, the last ones closed
+            for gate in model.edits.gate_parameters():
+                gate[0], gate[-1] = 9.0, -9.0
+        adapter = model.save_pretrained(tmp_path / "adapter", compact=True)
+        damage, says = COMPACT_DAMAGE[name]
+        read_adapter(adapter)
+        damage(adapter)
+        assert str(adapter) in refusal(lambda: read_adapter(adapter))
+        with pytest.raises(InputError, match=says):
+            read_adapter(adapter)
+
     @pytest.mark.parametrize("name", DAMAGE)
     def test_is_named(self, adapter: Path, name: str) -> None:
         damage, says = DAMAGE[name]
@@ -363,7 +422,7 @@ class TestSaving:
             message = refusal(lambda: model.save_pretrained(adapter))
         assert "no space left on the disk" in message
         assert (adapter / WEIGHTS).read_bytes() == before
-        assert sorted(p.name for p in adapter.iterdir()) == ["README.md", CONFIG, WEIGHTS]
+        assert sorted(p.name for p in adapter.iterdir()) == ["README.md", CONFIG, WEIGHTS, "heads.png"]
 
     def test_of_a_masked_call_saves_everything(self, tiny: Make, tmp_path: Path) -> None:
         model = tiny("llama")

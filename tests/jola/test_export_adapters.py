@@ -1,25 +1,31 @@
-"""Adapters to give away: compact, zipped, pushed, and as IA3 adapters of peft."""
+"""Adapters to give away: compact, zipped, pushed, fetched, and their README."""
 
 import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 import torch
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
+from PIL import Image
 from safetensors.torch import load_file
 
+from jola import adapter_source
 from jola.adapter import load_edits, read_adapter
-from jola.config import EditConfig
+from jola.config import DataConfig, EditConfig, RunConfig
 from jola.errors import InputError
-from jola.export import compact, export_adapter, export_ia3, load_zip, push_to_hub
+from jola.export import compact, export_adapter, export_ia3, push_to_hub, run_facts, run_results
 from jola.interventions import EditMask
 from jola.model import JoLAModel
 from jola.run_archive import import_archive
-from jola.runs import RunStore
+from jola.runs import Run, RunStore
 from tests.conftest import spread_edits
-from tests.jola.export_models import ARCHITECTURES, BATCH, edited, plain
+from tests.jola.export_models import BATCH
 
 EXACT = 1e-5
 VARIANTS = {
@@ -54,8 +60,8 @@ class TestCompact:
     def test_computes_the_same_to_the_bit(self, tiny_folder: Path, tmp_path: Path, name: str, ending: str) -> None:
         model = on(tiny_folder, VARIANTS[name])
         report = export_adapter(model.save_pretrained(tmp_path / "whole"), tmp_path / f"small{ending}")
-        load = load_zip if ending else JoLAModel.from_adapter
-        loaded = load(tmp_path / f"small{ending}", model=str(tiny_folder), dtype="float32", device="cpu")
+        small = tmp_path / f"small{ending}"
+        loaded = JoLAModel.from_adapter(small, model=str(tiny_folder), dtype="float32", device="cpu")
         assert torch.equal(logits(loaded), logits(model))
         assert loaded.edit_config == model.edit_config
         for before, after in zip(model.gated_edits(), loaded.gated_edits(), strict=True):
@@ -74,17 +80,33 @@ class TestCompact:
             assert not vectors[gate == 0].any() and bool((gate == 0).any())
             assert torch.equal(vectors[gate > 0], model.edits.get_parameter(half)[gate > 0])
 
-    def test_says_how_many_bytes_it_is(self, tiny_folder: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("ending", ["", ".zip"])
+    def test_is_smaller_and_says_how_many_bytes_it_is(self, tiny_folder: Path, tmp_path: Path, ending: str) -> None:
         model = on(tiny_folder)
         for gate in model.edits.gate_parameters():
             gate.data[1:] = -9.0
         whole = model.save_pretrained(tmp_path / "whole")
-        small = export_adapter(whole, tmp_path / "small.zip")
-        full = export_adapter(whole, tmp_path / "full.zip", compact=False)
-        assert small.bytes == (tmp_path / "small.zip").stat().st_size < full.bytes < small.bytes_before
+        small = export_adapter(whole, tmp_path / f"small{ending}")
+        full = export_adapter(whole, tmp_path / f"full{ending}", compact=False)
+        place = tmp_path / f"small{ending}"
+        files = [place] if ending else list(place.iterdir())
+        assert small.bytes == sum(p.stat().st_size for p in files) < full.bytes
         assert small.bytes_before == sum(p.stat().st_size for p in whole.iterdir())
         assert f"{small.bytes:,} bytes ({small.bytes_before:,} before)" in small.describe()
         assert torch.equal(read_adapter(whole).tensors["heads.offset"], model.edits.get_parameter("offset"))
+
+    def test_has_the_vectors_of_open_gates_alone(self, tiny_folder: Path, tmp_path: Path) -> None:
+        model = on(tiny_folder)
+        model.save_pretrained(tmp_path / "small", compact=True)
+        tensors = load_file(tmp_path / "small" / "adapter_model.safetensors")
+        for half, gate in model.edits.gate_values().items():
+            units = gate.flatten().nonzero().flatten()
+            assert tensors[f"heads.{half}.units"].tolist() == units.tolist()
+            assert torch.equal(tensors[f"heads.{half}"], model.edits.get_parameter(half).flatten(0, 1)[units])
+        again = export_adapter(tmp_path / "small", tmp_path / "again", compact=False)
+        assert again.kept == sum(len(tensors[f"heads.{half}.units"]) for half in ("offset", "scale"))
+        assert load_file(tmp_path / "again" / "adapter_model.safetensors")["heads.offset"].shape == (3, 4, 8)
+        assert "compact" not in json.loads((tmp_path / "again" / "adapter_config.json").read_text())
 
     def test_names_no_folder_of_this_machine(self, tiny_folder: Path, tmp_path: Path) -> None:
         whole = on(tiny_folder).save_pretrained(tmp_path / "whole")
@@ -108,7 +130,7 @@ class TestCompact:
         mask = {"heads": EditMask(*((torch.rand(3, 4, generator=generator) * 2).round() for _ in range(2)))}
         whole = model.save_pretrained(tmp_path / "whole")
         report = export_adapter(whole, tmp_path / "a.zip", mask=mask, strength=0.5)
-        loaded = load_zip(tmp_path / "a.zip", model=str(tiny_folder), dtype="float32")
+        loaded = JoLAModel.from_adapter(tmp_path / "a.zip", model=str(tiny_folder), dtype="float32")
         assert (logits(loaded) - logits(model, mask=mask, strength=0.5)).abs().max() <= EXACT
         assert report.kept < export_adapter(whole, tmp_path / "b.zip").kept
 
@@ -119,11 +141,12 @@ class TestCompact:
             gate.data.fill_(-9.0)
         export_adapter(model.save_pretrained(tmp_path / "whole"), tmp_path / "a.zip")
         with zipfile.ZipFile(tmp_path / "a.zip") as archive:
-            assert archive.namelist() == ["adapter_config.json", "adapter_model.safetensors", "README.md"]
+            names = ["adapter_config.json", "adapter_model.safetensors", "README.md", "heads.png"]
+            assert archive.namelist() == names
         with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
             compact._add(archive, "zeros", bytes(4 << 20))
         assert archive.getinfo("zeros").compress_type == zipfile.ZIP_STORED
-        loaded = load_zip(tmp_path / "a.zip", model=str(tiny_folder), dtype="float32")
+        loaded = JoLAModel.from_adapter(tmp_path / "a.zip", model=str(tiny_folder), dtype="float32")
         assert torch.equal(logits(loaded), logits(model, strength=0.0))
 
     def test_is_imported_as_a_run(self, tiny_folder: Path, tmp_path: Path) -> None:
@@ -138,115 +161,221 @@ class TestCompact:
         (tmp_path / "text.zip").write_text("no zip file")
         with zipfile.ZipFile(tmp_path / "escape.zip", "w") as archive:
             archive.writestr("../adapter_config.json", "{}")
-        for name, says in (("text.zip", "not a zip file"), ("escape.zip", "leads out"), ("none.zip", "no file")):
-            assert says in refusal(lambda n=name: load_zip(tmp_path / n))
+        for name, says in (
+            ("text.zip", "not a zip file"),
+            ("escape.zip", "leads out"),
+            ("none.zip", "is not an adapter directory"),
+        ):
+            assert says in refusal(lambda n=name: JoLAModel.from_adapter(tmp_path / n))
+
+
+class Unreachable(Exception):
+    """What an HTTP library raises without a network."""
+
+
+class Hub:
+    """A Hub that only remembers, or that has one repository."""
+
+    def __init__(self, repository: Path | None = None, token: str = "secret-token") -> None:
+        self.calls: list[Any] = []
+        self.repository, self.token = repository, token
+        self.sizes: dict[str, int] = {}
+        self.offline = False
+
+    def create_repo(self, repo: str, **arguments: Any) -> None:
+        self.calls.append(("create", repo, arguments))
+
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **arguments: Any) -> str:
+        if repo_id == "me/unreachable":
+            raise Unreachable("no route")
+        if repo_id == "me/refused":
+            raise OSError(f"403 for token {self.token}\nand a long story")
+        self.calls.append(("upload", {p.name: p.read_bytes() for p in Path(folder_path).iterdir()}))
+        return f"https://hub.example/{repo_id}"
+
+    def model_info(self, repo: str, *, revision: str | None, files_metadata: bool) -> Any:
+        if self.offline:
+            raise Unreachable("no network")
+        self.calls.append(("info", repo, revision))
+        if repo == "me/absent" or self.repository is None:
+            raise RepositoryNotFoundError(
+                "404 Client Error.\nRepository Not Found",
+                response=httpx.Response(404, request=httpx.Request("GET", "https://hub.example")),
+            )
+        sizes = {p.name: p.stat().st_size for p in self.repository.iterdir()} | self.sizes
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=n, size=s) for n, s in sizes.items()])
+
+    def snapshot_download(self, repo: str, **arguments: Any) -> str:
+        self.calls.append(("fetch", repo, arguments))
+        if arguments.get("local_files_only") and self.repository is None:
+            raise LocalEntryNotFoundError("nothing in the cache")
+        return str(self.repository)
+
+
+class TestFromTheHub:
+    """What is asked of the Hub, and what of its answers is believed."""
+
+    @pytest.fixture
+    def hub(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+        export_adapter(on(tiny_folder).save_pretrained(tmp_path / "whole"), tmp_path / "repository")
+        hub = Hub(tmp_path / "repository")
+        monkeypatch.setattr(adapter_source, "HfApi", lambda: hub)
+        return hub
+
+    def test_is_the_same_as_from_a_folder(self, hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:
+        loaded = JoLAModel.from_adapter("me/edits", revision="v1", model=str(tiny_folder), dtype="float32")
+        assert torch.equal(logits(loaded), logits(on(tiny_folder)))
+        assert hub.calls[0] == ("info", "me/edits", "v1")
+        assert hub.calls[1][2]["revision"] == "v1"
+        assert set(hub.calls[1][2]["allow_patterns"]) == {
+            "adapter_config.json", "adapter_model.safetensors", "README.md", "heads.png",
+        }  # fmt: skip
+        export_ia3("me/edits", tmp_path / "ia3")
+
+    def test_a_folder_of_that_name_comes_first(
+        self, hub: Hub, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        on(tiny_folder).save_pretrained("me/edits")
+        JoLAModel.from_adapter("me/edits", dtype="float32")
+        assert hub.calls == []
+
+    def test_without_a_network_what_was_fetched_is_taken(self, hub: Hub, tiny_folder: Path) -> None:
+        hub.offline = True
+        JoLAModel.from_adapter("me/edits", model=str(tiny_folder), dtype="float32")
+        assert hub.calls[-1][2]["local_files_only"]
+        hub.repository = None
+        assert "could be fetched from the Hub (nothing in the cache)" in refusal(
+            lambda: JoLAModel.from_adapter("me/edits")
+        )
+
+    def test_what_is_no_adapter_or_too_large_is_not_fetched(self, hub: Hub, tmp_path: Path) -> None:
+        assert "no folder or file me/absent here" in refusal(lambda: JoLAModel.from_adapter("me/absent"))
+        hub.sizes = {"adapter_model.safetensors": 1 << 40}
+        assert "larger than such a file may be" in refusal(lambda: JoLAModel.from_adapter("me/edits"))
+        hub.sizes = {}
+        (tmp_path / "repository" / "adapter_model.safetensors").unlink()
+        assert "is no adapter: it has no adapter_config" in refusal(lambda: JoLAModel.from_adapter("me/edits"))
+        assert not any(call[0] == "fetch" for call in hub.calls)
 
 
 class TestPush:
     """What is sent to the Hub, with a Hub that only remembers."""
 
     @pytest.fixture
-    def calls(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-        calls: list[Any] = []
-
-        class Hub:
-            def __init__(self, token: str) -> None:
-                calls.append(("token", token))
-
-            def create_repo(self, repo: str, **arguments: Any) -> None:
-                calls.append(("create", repo, arguments))
-
-            def upload_folder(self, **arguments: Any) -> str:
-                if arguments["repo_id"] == "me/refused":
-                    raise OSError("403 for token secret-token\nand a long story")
-                calls.append(("upload", arguments))
-                return f"https://hub.example/{arguments['repo_id']}"
-
-        monkeypatch.setattr(compact, "HfApi", Hub)
+    def hub(self, monkeypatch: pytest.MonkeyPatch) -> Hub:
         monkeypatch.setenv("HF_TOKEN", "secret-token")
-        return calls
+        return Hub()
 
-    def test_sends_the_folder(self, tiny_folder: Path, tmp_path: Path, calls: list[Any]) -> None:
-        whole = on(tiny_folder).save_pretrained(tmp_path / "whole")
-        export_adapter(whole, tmp_path / "small")
-        assert push_to_hub(tmp_path / "small", "me/edits") == "https://hub.example/me/edits"
-        assert calls[0] == ("token", "secret-token")
-        assert calls[1] == ("create", "me/edits", {"private": True, "exist_ok": True})
-        assert calls[2][1]["folder_path"] == tmp_path / "small"
+    def test_sends_the_folder(self, tiny_folder: Path, tmp_path: Path, hub: Hub) -> None:
+        export_adapter(on(tiny_folder).save_pretrained(tmp_path / "whole"), tmp_path / "small")
+        assert push_to_hub(tmp_path / "small", "me/edits", api=hub) == "https://hub.example/me/edits"  # type: ignore[arg-type]
+        assert hub.calls[0] == ("create", "me/edits", {"private": True, "exist_ok": True})
+        assert hub.calls[1][1] == {p.name: p.read_bytes() for p in (tmp_path / "small").iterdir()}
         assert not any(b"secret-token" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())
 
-    def test_refuses(
-        self, tiny_folder: Path, tmp_path: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
+    def test_of_a_model_comes_back_the_same(self, tiny_folder: Path, tmp_path: Path, hub: Hub) -> None:
+        model = on(tiny_folder)
+        assert model.push_to_hub("me/edits", private=False, api=hub) == "https://hub.example/me/edits"
+        assert hub.calls[0] == ("create", "me/edits", {"private": False, "exist_ok": True})
+        (tmp_path / "came").mkdir()
+        for name, data in hub.calls[1][1].items():
+            (tmp_path / "came" / name).write_bytes(data)
+            assert str(tmp_path).encode() not in data
+        loaded = JoLAModel.from_adapter(tmp_path / "came", model=str(tiny_folder), dtype="float32")
+        assert torch.equal(logits(loaded), logits(model))
+
+    def test_the_token_comes_from_the_environment(
+        self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        whole = on(tiny_folder).save_pretrained(tmp_path / "whole")
-        assert "names a folder of this machine" in refusal(lambda: push_to_hub(whole, "me/edits"))
-        assert "neither an adapter nor a model" in refusal(lambda: push_to_hub(tmp_path, "me/edits"))
-        export_adapter(whole, tmp_path / "small")
-        assert "no name of a repository" in refusal(lambda: push_to_hub(tmp_path / "small", "a b//c"))
-        message = refusal(lambda: push_to_hub(tmp_path / "small", "me/refused"))
-        assert "403" in message and "secret-token" not in message and "***" in message
+        export_adapter(on(tiny_folder).save_pretrained(tmp_path / "whole"), tmp_path / "small")
+        made: list[Hub] = []
+        monkeypatch.setattr("jola.export.hub.HfApi", lambda token: made.append(Hub(token=token)) or made[0])
+        monkeypatch.setenv("HF_TOKEN", "another")
+        push_to_hub(tmp_path / "small", "me/edits")
+        assert made[0].token == "another"
         monkeypatch.delenv("HF_TOKEN")
         assert "no HF_TOKEN in the environment" in refusal(lambda: push_to_hub(tmp_path / "small", "me/edits"))
-        assert not any(call[0] == "upload" for call in calls)
+
+    def test_refuses(self, tiny_folder: Path, tmp_path: Path, hub: Any) -> None:
+        whole = on(tiny_folder).save_pretrained(tmp_path / "whole")
+        assert "names a folder of this machine" in refusal(lambda: push_to_hub(whole, "me/edits", api=hub))
+        assert "neither an adapter nor a model" in refusal(lambda: push_to_hub(tmp_path, "me/edits", api=hub))
+        export_adapter(whole, tmp_path / "small")
+        for name in ("a b//c", "edits", "../../x/y"):
+            assert "no name of a repository" in refusal(lambda n=name: push_to_hub(tmp_path / "small", n, api=hub))
+        message = refusal(lambda: push_to_hub(tmp_path / "small", "me/refused", api=hub))
+        assert "403" in message and "secret-token" not in message and "***" in message
+        assert "(no route)" in refusal(lambda: push_to_hub(tmp_path / "small", "me/unreachable", api=hub))
+        (tmp_path / "small" / "adapter_config.json").write_text("[")
+        assert "cannot be read as JSON" in refusal(lambda: push_to_hub(tmp_path / "small", "me/edits", api=hub))
+        assert not any(call[0] == "upload" for call in hub.calls)
 
 
-class TestIA3:
-    @pytest.mark.parametrize("architecture", ARCHITECTURES)
-    @pytest.mark.parametrize("sites", ["heads", "both"])
-    def test_peft_computes_the_scales(self, tokenizer: Any, tmp_path: Path, architecture: str, sites: Any) -> None:
-        peft = pytest.importorskip("peft", reason="peft comes with the extra 'baselines'")
-        model = edited(architecture, tokenizer, EditConfig(sites=sites))
-        report = export_ia3(model, tmp_path / "ia3")
-        theirs = peft.PeftModel.from_pretrained(plain(architecture), str(tmp_path / "ia3")).eval()
-        scales = {
-            e.site: EditMask(torch.zeros(e.layers, e.units), torch.ones(e.layers, e.units)) for e in model.gated_edits()
+class TestCard:
+    """The README that strangers read first."""
+
+    @pytest.fixture
+    def run(self, tmp_path: Path) -> Run:
+        config = RunConfig(data=DataConfig(task="/home/somebody/reviews.csv"), edits=EditConfig())
+        extra = {
+            "task": {"name": "reviews", "n_train": 200, "n_validation": 100, "n_test": 500, "fingerprint": "abc123"},
+            "versions": {"torch": "2.13", "transformers": "5.24"},
         }
-        with torch.no_grad():
-            found = theirs(input_ids=BATCH).logits
-        expected = logits(model, mask=scales)
-        assert (found - expected).abs().max() <= EXACT
-        assert (logits(model, strength=0.0) - expected).abs().max() > 0.1
-        ones = torch.ones_like(BATCH)
-        tokens = theirs.generate(input_ids=BATCH, attention_mask=ones, max_new_tokens=6, do_sample=False)
-        assert torch.equal(tokens, model.generate(BATCH, mask=scales, max_new_tokens=6, do_sample=False))
-        assert report.offsets_left_out > 0 and "left out" in report.describe()
-        merged = theirs.merge_and_unload()
-        with torch.no_grad():
-            assert (merged(BATCH).logits - expected).abs().max() <= 2 * EXACT
+        run = Run.create(tmp_path / "run", config, extra)
+        accuracy = {"accuracy": 0.878, "n": 500, "low": 0.846, "high": 0.904}
+        run.write_result(
+            {"test": accuracy, "test_options": accuracy | {"accuracy": 0.9}, "steps": 300, "kept_step": 150}
+        )
+        return run
 
-    def test_of_an_adapter_needs_no_model(self, tiny_folder: Path, tmp_path: Path) -> None:
+    def test_is_filled_by_the_run(self, run: Run, tiny_folder: Path, tmp_path: Path) -> None:
         model = on(tiny_folder)
+        model.name, model.revision = "owner/model", "abc123f"
         whole = model.save_pretrained(tmp_path / "whole")
-        export_ia3(model, tmp_path / "a")
-        export_ia3(whole, tmp_path / "b")
-        export_adapter(whole, tmp_path / "small.zip")
-        export_ia3(tmp_path / "small.zip", tmp_path / "c")
-        tensors = [load_file(tmp_path / n / "adapter_model.safetensors") for n in "abc"]
-        for name, tensor in tensors[0].items():
-            assert torch.equal(tensor, tensors[1][name]) and torch.equal(tensor, tensors[2][name])
-        config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
-        assert config["base_model_name_or_path"] == "tiny-llama"
+        export_adapter(whole, tmp_path / "out", facts=run_facts(run), results=run_results(run))
+        text = (tmp_path / "out" / "README.md").read_text()
+        for part in (
+            "* Base model: owner/model, revision abc123f",
+            "* Data: reviews (fingerprint abc123), 200 training, 100 validation, 500 test examples",
+            "* Test accuracy, exact match: 0.878 (n = 500, 95 % interval 0.846–0.904)",
+            "* Test accuracy, choosing among the labels: 0.900 (n = 500",
+            "* Edits kept: step 150 of 300",
+            "seed 42",
+            "torch 2.13, transformers 5.24",
+            "![Map of the edits, layers from bottom to top](heads.png)",
+            'JoLAModel.from_adapter("path/to/this/folder")',
+            "## Limits",
+        ):
+            assert part in text, part
+        assert "somebody" not in text and str(tmp_path) not in text
+        card = ModelCard.load(tmp_path / "out" / "README.md")
+        assert card.data.base_model == "owner/model" and card.data.tags == ["jola", "activation-editing"]
+        assert [r.metric_value for r in card.data.eval_results or ()] == [0.878, 0.9]
+        assert (card.data.eval_results or [])[0].dataset_name == "reviews"
 
-    def test_keys_are_those_of_peft(self, tokenizer: Any, tmp_path: Path) -> None:
-        peft = pytest.importorskip("peft", reason="peft comes with the extra 'baselines'")
-        export_ia3(edited("gpt2", tokenizer, EditConfig(sites="both")), tmp_path / "ours")
-        config = peft.IA3Config.from_pretrained(str(tmp_path / "ours"))
-        config.inference_mode = False
-        peft.get_peft_model(plain("gpt2"), config).save_pretrained(str(tmp_path / "theirs"))
-        ours, theirs = (load_file(tmp_path / n / "adapter_model.safetensors") for n in ("ours", "theirs"))
-        assert {n: t.shape for n, t in ours.items()} == {n: t.shape for n, t in theirs.items()}
+    def test_the_picture_shows_what_is_open(self, tiny_folder: Path, tmp_path: Path) -> None:
+        model = on(tiny_folder, EditConfig(sites="both"))
+        folder = model.save_pretrained(tmp_path / "whole")
+        picture = Image.open(folder / "heads.png").convert("RGB")
+        wanted = {
+            colour: sum(int((e.states() == code).sum()) for e in model.gated_edits())
+            for code, colour in enumerate(((205, 213, 222), (0, 114, 178), (213, 94, 0), (29, 39, 51)))
+        }
+        counts = {colour: n for n, colour in picture.getcolors(1 << 16) or []}
+        for colour, units in wanted.items():
+            assert counts[colour] == pytest.approx(units * 17 * 17 + 12 * 12, abs=units), colour
 
-    def test_masks_are_worked_in(self, tokenizer: Any, tmp_path: Path) -> None:
-        peft = pytest.importorskip("peft", reason="peft comes with the extra 'baselines'")
-        model = edited("llama", tokenizer)
-        mask = EditMask(torch.zeros(3, 4), torch.tensor([[0.0, 1, 2, 0.5]]).expand(3, 4))
-        report = export_ia3(model, tmp_path / "a", mask=mask, strength=0.7)
-        theirs = peft.PeftModel.from_pretrained(plain("llama"), str(tmp_path / "a"))
-        with torch.no_grad():
-            assert (theirs(BATCH).logits - logits(model, mask=mask, strength=0.7)).abs().max() <= EXACT
-        assert report.offsets_left_out == 0
+    def test_a_strangers_text_stays_on_its_line(self, run: Run, tiny_folder: Path, tmp_path: Path) -> None:
+        whole = on(tiny_folder).save_pretrained(tmp_path / "whole", {"Task": "x\n---\n# Another title"})
+        text = (whole / "README.md").read_text()
+        assert "* Task: x --- # Another title" in text and "\n# Another title" not in text
 
-    def test_without_open_scales_is_refused(self, tokenizer: Any, tmp_path: Path) -> None:
-        model = edited("llama", tokenizer, EditConfig(operation="offset"))
-        assert "No scale of these edits is open" in refusal(lambda: export_ia3(model, tmp_path / "a"))
-        assert not list(tmp_path.iterdir())
+    def test_changed_edits_get_a_card_of_their_own(self, tiny_folder: Path, tmp_path: Path) -> None:
+        model = on(tiny_folder)
+        whole = model.save_pretrained(tmp_path / "whole", {"Task": "reviews"})
+        export_adapter(whole, tmp_path / "same")
+        assert (tmp_path / "same" / "README.md").read_bytes() == (whole / "README.md").read_bytes()
+        export_adapter(whole, tmp_path / "less", mask=EditMask.none(model.edits))
+        text = (tmp_path / "less" / "README.md").read_text()
+        assert "heads: 12 none, 0 offset, 0 scale, 0 both" in text and "Worked in" in text

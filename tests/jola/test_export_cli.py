@@ -1,23 +1,26 @@
 """``jola export``: every kind, with one JSON object or plain lines, and exit code 2 for what cannot be done."""
 
 import json
+import stat
+import struct
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from tyro.conf import subcommand
 
-from jola import cli, cli_export
+from jola import cli
 from jola.config import RunConfig
-from jola.export import compact
 from jola.masks import HeadMask, SavedMasks
 from jola.model import JoLAModel
 from jola.runs import Run, RunStore
 from tests.conftest import spread_edits
 from tests.jola.export_models import BATCH
+from tests.tiny import make_model
 
 
 class Result(NamedTuple):
@@ -32,11 +35,8 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def jola(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def jola(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     """Run ``jola export …`` in this process."""
-    if cli_export.Export not in cli._COMMANDS:
-        monkeypatch.setattr(cli, "Command", cli.Command | Annotated[cli_export.Export, subcommand("export")])
-        monkeypatch.setitem(cli._COMMANDS, cli_export.Export, cli_export.export)
 
     def run(*arguments: Any) -> Result:
         capsys.readouterr()
@@ -75,7 +75,7 @@ def logits(model: Any, **arguments: Any) -> torch.Tensor:
 
 
 FILES = {
-    "adapter": ("out", ["adapter_config.json", "adapter_model.safetensors", "README.md"]),
+    "adapter": ("out", ["adapter_config.json", "adapter_model.safetensors", "README.md", "heads.png"]),
     "ia3": ("out", ["adapter_config.json", "adapter_model.safetensors", "README.md"]),
     "standalone": ("out", ["jola_edits.py", "edits.safetensors"]),
     "merged": ("out", ["config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "README.md"]),
@@ -125,6 +125,12 @@ class TestEveryKind:
         sizes = [jola("adapter", run.id, tmp_path / f"{f}.zip", "--json", *f).json["bytes"] for f in ((), ("--whole",))]
         assert sizes[0] < sizes[1] and tensors.is_file()
 
+    def test_the_card_of_an_adapter_is_filled_by_its_run(self, jola: Any, run: Run, tmp_path: Path) -> None:
+        run.write_result({"test": {"accuracy": 0.5, "n": 20, "low": 0.299, "high": 0.701}})
+        assert jola("adapter", run.id, tmp_path / "a").code == 0
+        text = (tmp_path / "a" / "README.md").read_text()
+        assert "0.500 (n = 20, 95 % interval 0.299–0.701)" in text and "* Settings: sites heads" in text
+
     def test_push(self, jola: Any, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         sent: list[Any] = []
 
@@ -138,11 +144,91 @@ class TestEveryKind:
             def upload_folder(self, **arguments: Any) -> str:
                 return f"https://hub.example/{arguments['repo_id']}"
 
-        monkeypatch.setattr(compact, "HfApi", Hub)
+        monkeypatch.setattr("jola.export.hub.HfApi", Hub)
         monkeypatch.setenv("HF_TOKEN", "secret")
         done = jola("adapter", run.id, tmp_path / "a", "--push", "me/edits", "--public")
         assert done.code == 0 and "https://hub.example/me/edits" in done.out and sent == [("me/edits", False)]
         assert jola("adapter", run.id, tmp_path / "b.zip", "--push", "me/edits").code == 2
+
+
+def nan(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {"heads.scale": tensors["heads.scale"] * torch.nan}, folder / "adapter_model.safetensors")
+
+
+def more(folder: Path) -> None:
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file(tensors | {"heads.third": torch.ones(2)}, folder / "adapter_model.safetensors")
+
+
+def unknown(folder: Path) -> None:
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"alpha": 16}))
+
+
+def header(folder: Path) -> None:
+    size = 100 << 20
+    with open(folder / "adapter_model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", size))
+        file.truncate(size + 8)
+
+
+def zipped(change: Callable[[zipfile.ZipFile], Any]) -> Callable[[Path], Path]:
+    """The adapter as a zip file, with something more in it."""
+
+    def make(folder: Path) -> Path:
+        file = folder.with_suffix(".zip")
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(folder.iterdir()):
+                archive.write(path, path.name)
+            change(archive)
+        return file
+
+    return make
+
+
+def link(archive: zipfile.ZipFile) -> None:
+    info = zipfile.ZipInfo("heads.png.lnk")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive.writestr(info, "/etc/passwd")
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], Path | None], str]] = {
+    "not a number": (nan, "not finite numbers"),
+    "a tensor more": (more, "holds heads.third"),
+    "a key more": (unknown, "says 'alpha'"),
+    "a header of 100 MB": (header, "header is too large"),
+    "a way out": (zipped(lambda a: a.writestr("../out.py", "x")), "leads out"),
+    "an absolute name": (zipped(lambda a: a.writestr("/tmp/out.py", "x")), "leads out"),
+    "a link": (zipped(link), "a link"),
+    "a bomb": (zipped(lambda a: a.writestr("bomb", bytes(64 << 20))), "times its size"),
+    "a pickle": (zipped(lambda a: a.writestr("adapter_model.bin", b"\x80")), "no part of an adapter"),
+}
+
+
+class TestHostile:
+    """Adapters from strangers: one sentence, exit code 2, and nothing written, in whatever form they are asked for."""
+
+    @pytest.mark.parametrize("kind", FILES)
+    @pytest.mark.parametrize("name", HOSTILE)
+    def test_is_refused(self, jola: Any, model: JoLAModel, tmp_path: Path, name: str, kind: str) -> None:
+        folder = model.save_pretrained(tmp_path / "given" / "adapter")
+        make, says = HOSTILE[name]
+        source = make(folder) or folder
+        self.check(jola(kind, source, tmp_path / "out" / FILES[kind][0]), says, tmp_path)
+
+    @pytest.mark.parametrize("kind", ["merged", "gguf"])
+    def test_a_model_of_the_same_shape(self, jola: Any, run: Run, tokenizer: Any, tmp_path: Path, kind: str) -> None:
+        make_model("llama", seed=3).save_pretrained(tmp_path / "given")
+        tokenizer.save_pretrained(tmp_path / "given")
+        done = jola(kind, run.id, tmp_path / "out" / FILES[kind][0], "--model", tmp_path / "given")
+        self.check(done, "same shape but other weights", tmp_path)
+
+    def check(self, done: Result, says: str, place: Path) -> None:
+        assert done.code == 2 and not done.out and "Traceback" not in done.err
+        message = done.err.strip().splitlines()[-1]
+        assert message.startswith("error: ") and says in message
+        assert {path.name for path in place.iterdir()} <= {"given", "home", "tiny-llama"}
 
 
 class TestRefusals:
@@ -160,9 +246,14 @@ class TestRefusals:
             (["gguf", "{run}", "{}/a.bin"], "does not end in .gguf"),
             (["edits", "{run}", "{}/a.xlsx"], "neither CSV nor JSON"),
             (["adapter", "{}/text.zip", "{}/a"], "not a zip file"),
+            (["adapter", "{run}", "{}/a", "--push", "no name"], "no name of a repository"),
+            (["merged", "{run}", "{}/a", "--push", "me/edits"], "no HF_TOKEN in the environment"),
         ],
     )
-    def test_bad_input(self, jola: Any, run: Run, tmp_path: Path, arguments: list[str], says: str) -> None:
+    def test_bad_input(
+        self, jola: Any, run: Run, tmp_path: Path, arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("HF_TOKEN", raising=False)
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "file").touch()
         (tmp_path / "text.zip").write_text("text")
@@ -189,3 +280,8 @@ class TestRefusals:
 
     def test_a_kind_has_to_be_named(self, jola: Any) -> None:
         assert jola().code == 2
+
+    @pytest.mark.parametrize("kind", FILES)
+    def test_help_names_every_flag(self, jola: Any, kind: str) -> None:
+        done = jola(kind, "--help")
+        assert done.code == 0 and "--strength" in done.out and "--json" in done.out and "SOURCE" in done.out

@@ -136,7 +136,7 @@ class TestStandalone:
         text = (tmp_path / "out" / "jola_edits.py").read_text()
         assert "somebody" not in text
         found = runpy.run_path(str(tmp_path / "out" / "jola_edits.py"), run_name="script")
-        assert found["MODEL"] == (name if name.startswith("owner/") else None)
+        assert found["MODEL"] is None
         assert "os" not in found
 
     def test_a_hub_model_is_named_with_its_revision(self, tokenizer: Any, tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from jola.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter, read_edits
+from jola.adapter_source import local_adapter
 from jola.config import EditConfig
 from jola.errors import InputError
-from jola.export.source import adapter_folder
 from jola.model import JoLAModel
 
 COUNT = 2000
@@ -102,7 +102,11 @@ MUTATIONS: list[tuple[str, Mutation]] = [
 def adapters(tiny: Callable[..., JoLAModel], tmp_path: Path) -> list[dict[str, bytes]]:
     """Adapters of several kinds, as the bytes of their files."""
     kinds = [EditConfig(), EditConfig(sites="both", gates="shared"), EditConfig(gates="none", heads="0:1", layers="0")]
-    folders = [tiny("llama", edits).save_pretrained(tmp_path / str(i)) for i, edits in enumerate(kinds)]
+    folders = [
+        tiny("llama", edits).save_pretrained(tmp_path / f"{i}-{compact}", compact=compact)
+        for i, edits in enumerate(kinds)
+        for compact in (False, True)
+    ]
     return [{name: (folder / name).read_bytes() for name in (CONFIG_NAME, WEIGHTS_NAME)} for folder in folders]
 
 
@@ -147,7 +151,7 @@ def test_a_damaged_zip_is_read_or_refused(adapters: list[dict[str, bytes]], tmp_
         file.write_bytes(mutate_bytes(file.read_bytes(), rng))
 
         def read() -> None:
-            with adapter_folder(file) as folder:
+            with local_adapter(file) as folder:
                 read_edits(folder)
 
         try:

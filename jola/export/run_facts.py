@@ -1,0 +1,82 @@
+"""What a run says of its edits in the README of their adapter: data, settings, accuracies with n and interval."""
+
+import re
+from typing import Any
+
+from huggingface_hub import EvalResult
+
+from jola.adapter_card import portable_name
+from jola.runs import Run
+
+MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
+"""The accuracies in ``result.json``, and their names."""
+
+
+def run_facts(run: Run) -> dict[str, str]:
+    """Lines for a README, name → text; what the run does not know is left out."""
+    config, result = run.raw_config(), run.result() or {}
+    task, training, edits = (_part(config, name) for name in ("task", "training", "edits"))
+    facts: dict[str, str] = {}
+    if name := portable_name(task.get("name") or _part(config, "data").get("task")):
+        counts = [
+            f"{task[key]:,} {words}"
+            for key, words in (("n_train", "training"), ("n_validation", "validation"), ("n_test", "test"))
+            if isinstance(task.get(key), int)
+        ]
+        mark = f" (fingerprint {task['fingerprint']})" if isinstance(task.get("fingerprint"), str) else ""
+        facts["Data"] = f"{name}{mark}" + (f", {', '.join(counts)} examples" if counts else "")
+    settings = [
+        f"{words} {source[key]}"
+        for source, key, words in (
+            (edits, "sites", "sites"),
+            (edits, "gates", "gates"),
+            (edits, "operation", "operation"),
+            (training, "l0_weight", "λ"),
+            (training, "epochs", "epochs"),
+            (training, "batch_size", "batch"),
+            (training, "learning_rate", "learning rate"),
+            (training, "gate_learning_rate", "of gates"),
+            (training, "seed", "seed"),
+        )
+        if source.get(key) is not None
+    ]
+    if settings:
+        facts["Settings"] = ", ".join(settings)
+    if isinstance(result.get("kept_step"), int) and isinstance(result.get("steps"), int):
+        facts["Edits kept"] = f"step {result['kept_step']} of {result['steps']}"
+    for key, words in MEASURES.items():
+        if found := _accuracy(result, key):
+            facts[f"Test accuracy, {words}"] = (
+                f"{found['accuracy']:.3f} (n = {found['n']:,}, 95 % interval {found['low']:.3f}–{found['high']:.3f})"
+            )
+    versions = _part(config, "versions")
+    if known := [f"{name} {versions[name]}" for name in ("torch", "transformers", "nnsight") if name in versions]:
+        facts["Trained with"] = ", ".join(known)
+    return facts
+
+
+def run_results(run: Run) -> list[EvalResult]:
+    """The test accuracies as the Hub lists them."""
+    config, result = run.raw_config(), run.result() or {}
+    task = portable_name(_part(config, "task").get("name") or _part(config, "data").get("task")) or "unnamed"
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=re.sub(r"[^\w-]+", "-", task.lower()).strip("-") or "unnamed",
+            dataset_name=task,
+            metric_type="accuracy",
+            metric_name=f"{words} (n = {found['n']}, 95 % interval {found['low']:.3f} to {found['high']:.3f})",
+            metric_value=round(float(found["accuracy"]), 4),
+        )
+        for key, words in MEASURES.items()
+        if (found := _accuracy(result, key))
+    ]
+
+
+def _part(values: dict[str, Any], name: str) -> dict[str, Any]:
+    return values[name] if isinstance(values.get(name), dict) else {}
+
+
+def _accuracy(result: dict[str, Any], name: str) -> dict[str, Any] | None:
+    found = _part(result, name)
+    return found if all(isinstance(found.get(key), int | float) for key in ("accuracy", "n", "low", "high")) else None

@@ -1,0 +1,99 @@
+"""The export panel in a real Chromium: from the chosen run to a file that loads."""
+
+import csv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from jola.model import JoLAModel
+from jola.runs import RunStore
+from tests.browser.conftest import App, OpenPage, serve
+from tests.tiny import make_model, make_tokenizer
+from tests.workbench.edited import edited_run
+
+A_WHILE = 180_000
+"""Milliseconds for an export, which is a process that loads a model while other tests use the same cores."""
+IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """An app with one run of a tiny model."""
+    home = tmp_path_factory.mktemp("home")
+    make_model("llama").save_pretrained(home / "tiny")
+    make_tokenizer().save_pretrained(home / "tiny")
+    edited_run(RunStore(home / "runs").root / "one", home / "tiny")
+    with serve(home) as app:
+        yield app
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(request: pytest.FixtureRequest, app: App, open_page: OpenPage) -> Any:
+    page = open_page(app, color_scheme=request.param)
+    page.click("#places button[role=tab]:has-text('Runs')")
+    page.click(".rt tbody tr[data-id=one]")
+    page.click(".rt-export:enabled")
+    page.wait_for_selector("#export-form input:checked")
+    return page
+
+
+def choose(page: Any, title: str, help: str) -> None:
+    page.click(f"#export-form label:has-text('{title}')")
+    page.wait_for_selector(f".jw-export-help:has-text('{help}')")
+
+
+def test_a_checkpoint_is_measured_downloaded_and_loaded(page: Any, app: App, tmp_path: Path) -> None:
+    choose(page, "Plain checkpoint", "folded into the weights")
+    page.click("#export-format label:has-text('float16')")
+    with page.expect_download(timeout=A_WHILE) as download:
+        page.click("#export-go")
+        page.wait_for_selector("#export-status .jw-busy")
+        assert page.is_disabled("#export-go")
+        page.wait_for_selector("#export-status .jw-busy:has-text('Measuring')")
+    assert download.value.suggested_filename == "one-merged-float16.zip"
+    download.value.save_as(tmp_path / "a.zip")
+    facts = page.inner_text("#export-status")
+    assert "max |Δlogit|" in facts and "before the cast to float16" in facts and "n = 8 prompts" in facts
+    assert "AutoModelForCausalLM.from_pretrained" in page.inner_text("#export-code")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        archive.extractall(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "one-merged-float16", dtype=torch.float32)
+    model = JoLAModel.from_adapter(app.runs / "one" / "adapter", dtype="float32")
+    with torch.no_grad():
+        assert (loaded(IDS).logits - model(IDS).logits).abs().max() < 0.05
+        assert (model(IDS, strength=0.0).logits - model(IDS).logits).abs().max() > 0.1
+    assert page.is_enabled("#export-go")
+    page.click("#export-close")
+    page.wait_for_selector("#export", state="detached")
+
+
+def test_a_table_by_the_keyboard(page: Any, tmp_path: Path) -> None:
+    page.wait_for_function("document.activeElement?.closest('#export-form')")
+    page.focus("#export-form label:last-of-type input")
+    page.keyboard.press("Space")
+    page.wait_for_selector(".jw-export-help:has-text('saved masks')")
+    with page.expect_download(timeout=A_WHILE) as download:
+        page.focus("#export-go")
+        page.keyboard.press("Enter")
+    download.value.save_as(tmp_path / "edits.csv")
+    with open(tmp_path / "edits.csv", newline="") as file:
+        assert len(list(csv.DictReader(file))) == 24
+    assert "24, of which" in page.inner_text("#export-status")
+
+
+def test_what_cannot_be_written_is_a_sentence(page: Any, tmp_path: Path) -> None:
+    choose(page, "IA3 adapter", "The scales")
+    page.fill("#export-folder :is(input, textarea)", str(tmp_path / "none"))
+    page.click("#export-go")
+    page.wait_for_selector("#export-status .jw-error:has-text('There is no folder')")
+    page.fill("#export-folder :is(input, textarea)", str(tmp_path))
+    page.click("#export-go")
+    page.wait_for_selector(".jw-export-facts:has-text('Written to')")
+    assert (tmp_path / "one-ia3" / "adapter_config.json").is_file()
+    page.click("#export-go")
+    page.wait_for_selector("#export-status .jw-error:has-text('is there already')")
