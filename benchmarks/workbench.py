@@ -5,7 +5,8 @@
 On the sample run and the default model, in a home of its own; needs Chromium (`tools/browser.py` says which).
 
 * next_token: a click's worth of work, from the call to the finished table ÷ a plain forward pass of the same prompt;
-  click_ms is the same in Chromium, from the press of the mouse to the new table on the page
+  shown_ms is the same in Chromium, from the press of the mouse to the frame that shows the new table, and click_ms
+  what of it is not the model's pass
 * effects: all edits at once ÷ one pass for each of them
 * map_ms: what one update of the live map, 80 layers × 64 heads × 2, takes of the page's main thread
 * watched: a training step while a page watches ÷ a step while none does, in turns within one training; the page runs on
@@ -21,15 +22,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
+# A script's own folder is searched first, and this file bears the name of the package that it measures.
+sys.path[0] = str(ROOT)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MEASURES = ("next_token", "effects", "map", "watched")
-WATCHED_STEPS = 12
-"""Steps of a turn with, and then without, a page."""
+WARM = 3
+"""Rounds that do not count, before those that do."""
+CELLS = 12
+"""Edits that are clicked in turn."""
+WARM_UP_STEPS, TURN_STEPS, WATCHED_STEPS = 5, 40, 20
+"""Steps before the first turn, of a turn, and of those at its end that count: opening a page takes time."""
 
 
 def main() -> None:
@@ -101,6 +109,15 @@ def _chromium() -> Iterator[Any]:
         browser.close()
 
 
+@contextmanager
+def _page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(90_000)
+    yield page
+    context.close()
+
+
 def _summary(values: list[float], digits: int = 3) -> dict[str, Any]:
     low, _, high = statistics.quantiles(values, n=4)
     return {
@@ -116,12 +133,13 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
 
     from workbench.playground import views
     from workbench.playground.prompts import first_prompt
-    from workbench.playground.state import columns, edits_of, open_run
+    from workbench.playground.state import columns, open_run
     from workbench.session import Prompt
 
-    state = open_run(bench, "sample")
-    prompt = Prompt.of(first_prompt(bench.find("sample")))
+    run = bench.find("sample")
+    state, prompt = open_run(bench, "sample"), Prompt.of(first_prompt(run))
     ids = bench.session.ask(columns(bench, state)[0].stack, lambda desk: desk.encode(prompt)).result()
+    cells = _strongest(run)
 
     def plain(desk: Any) -> float:
         begin = time.perf_counter()
@@ -130,51 +148,78 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
 
     def click(number: int) -> float:
         begin = time.perf_counter()
-        toggled = state.with_mask(state.mask.switched([(number % 20, number % 9)], "both", False))
+        toggled = state.with_mask(state.mask.switched([cells[number % len(cells)]], "offset", False))
         ways = columns(bench, toggled)
         views.next_tokens(ways, [t.result() for t in views.ask_next_tokens(bench.session, ways, prompt)])
         return time.perf_counter() - begin
 
-    pairs = [(bench.session.ask((), plain, base=bench.find("sample")).result(), click(n)) for n in range(rounds + 3)]
-    pairs = pairs[3:]
-
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(90_000)
-    page.goto(f"{address}/?tab=playground&run=sample")
-    page.wait_for_selector("#tokens table")
-    page.wait_for_selector("#answer-shares table")
-    page.evaluate(
-        """() => {
-          addEventListener("pointerdown", () => { window.pressed = performance.now(); window.took = 0; }, true);
-          new MutationObserver(() => { window.took ||= performance.now() - window.pressed; })
-            .observe(document.querySelector("#tokens"), { subtree: true, childList: true, characterData: true });
-        }"""
-    )
-    gates = edits_of(bench.find("sample"))["heads"].gate_values()["offset"]
-    cells = [
-        page.evaluate(
-            "(cell) => document.querySelector('#edit-map .em').parentElement.editMap.position('offset', ...cell)", cell
-        )
-        for cell in (gates > 0).nonzero().tolist()
-    ]
-    clicks = []
-    for number in range(rounds + 3):
-        page.mouse.click(*cells[number % len(cells)])
-        page.wait_for_function("() => window.took > 0")
-        clicks.append(page.evaluate("() => window.took"))
-        page.wait_for_timeout(400)
-    context.close()
-    forward = 1000 * statistics.median(before for before, _ in pairs)
+    pairs = [(bench.session.ask((), plain, base=run).result(), click(n)) for n in range(rounds + WARM)][WARM:]
+    shown = _clicks(bench, address, browser, cells, rounds)
+    forward = [1000 * before for before, _ in pairs]
     return {
         "next_token": _summary([after / before for before, after in pairs]),
-        "plain_ms": {"median": round(forward, 1), "n": rounds, "prompt tokens": len(ids)},
-        "click_ms": _summary(clicks[3:], 1),
-        "page_ms": {
-            "median": round(statistics.median(clicks[3:]) - 1.5 * forward, 1),
-            "is": "click − 1.5 plain passes",
-        },
+        "plain_ms": {**_summary(forward, 1), "prompt tokens": len(ids)},
+        "click_ms": {**_summary([whole - model for whole, model in shown], 1), "is": "shown − the model's pass"},
+        "shown_ms": {**_summary([whole for whole, _ in shown], 1), "is": "from the press to the frame with the table"},
     }
+
+
+def _strongest(run: Any) -> list[tuple[int, int]]:
+    """Where the offsets with the largest g·‖a‖ are: switching one of them shows in the table."""
+    from workbench.playground.state import edits_of
+
+    edits = edits_of(run)["heads"]
+    strength = edits.gate_values()["offset"] * edits.norms()["offset"]
+    top = strength.flatten().topk(CELLS).indices.tolist()
+    return [divmod(place, edits.units) for place in top]
+
+
+def _clicks(
+    bench: Any, address: str, browser: Any, cells: list[tuple[int, int]], rounds: int
+) -> list[tuple[float, float]]:
+    """Milliseconds until a click shows in Chromium, and those of them in which the model computed, for each click."""
+    from workbench.session import Desk
+
+    computed: list[float] = []
+    look = Desk.next_log_probabilities
+
+    def timed(desk: Any, ids: list[int]) -> Any:
+        begin = time.perf_counter()
+        try:
+            return look(desk, ids)
+        finally:
+            computed.append(1000 * (time.perf_counter() - begin))
+
+    with _page(browser) as page:
+        page.goto(f"{address}/?tab=playground&run=sample")
+        page.wait_for_selector("#tokens table")
+        page.wait_for_selector("#answer-shares table")
+        page.evaluate(
+            """() => {
+              const table = () => document.querySelector("#tokens .jw-picture")?.innerHTML;
+              let pressed = 0, before = null;
+              window.took = 0;
+              addEventListener("pointerdown", () => { pressed = performance.now(); before = table(); took = 0; }, true);
+              new MutationObserver(() => {
+                if (!before || table() === before) return;
+                before = null;
+                requestAnimationFrame(() => { took = performance.now() - pressed; });
+              }).observe(document.querySelector("#tokens"), { subtree: true, childList: true, characterData: true });
+            }"""
+        )
+        where = "(cell) => document.querySelector('#edit-map .em').parentElement.editMap.position('offset', ...cell)"
+        places = [page.evaluate(where, list(cell)) for cell in cells]
+        shown: list[tuple[float, float]] = []
+        with mock.patch.object(Desk, "next_log_probabilities", timed):
+            for number in range(rounds + WARM):
+                # The shares of the answers follow each table: the next click comes when nothing is left to do.
+                bench.session.ask((), lambda desk: None, base=bench.find("sample")).result()
+                page.wait_for_timeout(300)
+                computed.clear()
+                page.mouse.click(*places[number % len(places)])
+                page.wait_for_function("() => took > 0")
+                shown.append((page.evaluate("() => took"), sum(computed)))
+    return shown[WARM:]
 
 
 def effects(bench: Any, rounds: int) -> dict[str, Any]:
@@ -189,13 +234,14 @@ def effects(bench: Any, rounds: int) -> dict[str, Any]:
         import torch
 
         from jola import insight
+        from jola.insight.prompts import answer_ids
         from jola.interventions import EditMask
 
         ids = desk.encode(prompt)
         begin = time.perf_counter()
         found = insight.edit_effects(desk.model, ids, "positive")
         together = time.perf_counter() - begin
-        answer = desk.template.encode_answer("positive")
+        answer = answer_ids(desk.model, "positive", desk.template)
         tokens = torch.tensor([ids + answer])
         labels = tokens.clone()
         labels[:, : len(ids)] = -100
@@ -208,7 +254,7 @@ def effects(bench: Any, rounds: int) -> dict[str, Any]:
         return together, time.perf_counter() - begin, len(found.edits), worst
 
     stack = columns(bench, open_run(bench, "sample"))[0].stack
-    measured = [bench.session.ask(stack, compare).result() for _ in range(max(3, rounds // 5) + 1)][1:]
+    measured = [bench.session.ask(stack, compare).result() for _ in range(max(5, rounds // 3) + 1)][1:]
     return {
         "effects": {
             **_summary([together / single for together, single, _, _ in measured]),
@@ -225,66 +271,71 @@ def live_map(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, A
     from tests.workbench.recorded import Recorder
 
     Recorder(bench.store.root / "large", steps=4, layers=80, units=64).until(4).finish("cancelled")
-    context = browser.new_context(viewport={"width": 1440, "height": 900})
-    page = context.new_page()
-    page.set_default_timeout(90_000)
-    page.goto(f"{address}/?run=large")
-    page.wait_for_selector("#run-view .rv[data-run=large]", state="attached")
-    page.wait_for_timeout(1500)
-    times = page.evaluate(
-        """(rounds) => {
-          const view = document.querySelector("#run-view .rv").parentElement;
-          return Array.from({ length: rounds + 3 }, () => view.measureUpdate()).slice(3);
-        }""",
-        max(rounds, 15),
-    )
-    context.close()
+    with _page(browser) as page:
+        page.goto(f"{address}/?run=large")
+        page.wait_for_selector("#run-view .rv[data-run=large]", state="attached")
+        page.wait_for_function("() => document.querySelector('#run-view .rv').dataset.step === '4'")
+        page.wait_for_timeout(1000)
+        times = page.evaluate(
+            """(rounds) => {
+              const view = document.querySelector("#run-view .rv").parentElement;
+              return Array.from({ length: rounds + 3 }, () => view.measureUpdate()).slice(3);
+            }""",
+            max(rounds, 15),
+        )
     return {"map_ms": _summary(times, 2)}
 
 
 def watched(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, Any]:
-    """Steps of one training, in turns with and without a page that watches."""
-    path = bench.store.root / "watched"
-    command = [sys.executable, "-m", "jola", "train", "--output", str(path), "--test-size", "1", "--epochs", "40"]
+    """The same training twice, watched in turns: what one has watched the other has not.
+
+    Steps differ in their tokens, so a step is compared with the same step of the other training.
+    """
     turns = max(4, rounds // 2)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as training:
-        try:
-            return {"watched": _turns(bench, address, browser, turns)}
-        finally:
-            training.terminate()
+    times = [_train_in_turns(bench, address, browser, turns, first) for first in (0, 1)]
+    ratios = []
+    for turn in range(turns):
+        seen, unseen = (times[0], times[1]) if turn % 2 == 0 else (times[1], times[0])
+        end = WARM_UP_STEPS + (turn + 1) * TURN_STEPS
+        ratios += [seen[step] / unseen[step] for step in range(end - WATCHED_STEPS + 1, end + 1)]
+    return {"watched": {**_summary(ratios), "n is": "steps"}}
 
 
-def _turns(bench: Any, address: str, browser: Any, turns: int) -> dict[str, Any]:
-    def steps() -> dict[int, float]:
-        run = bench.find("watched")
+def _train_in_turns(bench: Any, address: str, browser: Any, turns: int, first: int) -> dict[int, float]:
+    """Seconds of each step of a training that a page watches in every second turn, beginning with turn ``first``."""
+    name = f"watched-{first}"
+    steps = WARM_UP_STEPS + turns * TURN_STEPS
+    command = [
+        *(sys.executable, "-m", "jola", "train", "--output", str(bench.store.root / name)),
+        *("--test-size", "1", "--validation-size", "8", "--patience", "0", "--epochs", str(2 + steps // 50)),
+    ]
+
+    def times() -> dict[int, float]:
+        run = bench.find(name)
         return {m["step"]: m["time"] for m in run.metrics() if "loss" in m} if run else {}
 
-    def reach(step: int) -> int:
-        while max(steps(), default=0) < step:
+    def reach(step: int) -> None:
+        while max(times(), default=0) < step:
+            if training.poll() is not None:
+                raise SystemExit("The training ended before all turns were measured.")
             time.sleep(0.1)
-        return max(steps())
 
-    spans: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-    at = reach(5)
-    for turn in range(2 * turns):
-        context = browser.new_context(viewport={"width": 1440, "height": 900}) if turn % 2 else None
-        if context is not None:
-            page = context.new_page()
-            page.goto(f"{address}/?run=watched")
-            page.wait_for_selector("#run-view .rv[data-run=watched]", state="attached", timeout=90_000)
-        begin = reach(at + 2)
-        at = reach(begin + WATCHED_STEPS)
-        spans[turn % 2 == 1].append((begin, at))
-        if context is not None:
-            context.close()
-    times = steps()
-
-    def pace(span: tuple[int, int]) -> float:
-        known = sorted(step for step in times if span[0] <= step <= span[1])
-        return (times[known[-1]] - times[known[0]]) / (known[-1] - known[0])
-
-    ratios = [pace(seen) / pace(unseen) for unseen, seen in zip(spans[False], spans[True], strict=True)]
-    return {**_summary(ratios), "steps of a turn": WATCHED_STEPS}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT) as training:
+        try:
+            for turn in range(turns):
+                begin = WARM_UP_STEPS + turn * TURN_STEPS
+                reach(begin)
+                with _page(browser) if turn % 2 == first else nullcontext() as page:
+                    if page is not None:
+                        page.goto(f"{address}/?run={name}")
+                        page.wait_for_selector(f"#run-view .rv[data-run={name}]", state="attached")
+                    if max(times()) > begin + TURN_STEPS - WATCHED_STEPS:
+                        raise SystemExit("The page took longer to open than a turn leaves it.")
+                    reach(begin + TURN_STEPS)
+            reached = times()
+        finally:
+            training.terminate()
+    return {step: at - reached[step - 1] for step, at in reached.items() if step - 1 in reached}
 
 
 if __name__ == "__main__":

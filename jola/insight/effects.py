@@ -85,6 +85,11 @@ class EditEffects:
     passes: int
     one_by_one_seconds: float
 
+    @property
+    def times_faster(self) -> float:
+        """How many times as long one by one would take, by the estimate of `one_by_one_seconds`."""
+        return self.one_by_one_seconds / max(self.seconds, 1e-9)
+
     def to_frame(self) -> pd.DataFrame:
         """One row for each edit half: where it is, its effect in nats, the interval, and n."""
         frame = _places(self.edits)
