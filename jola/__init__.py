@@ -18,9 +18,12 @@ if TYPE_CHECKING:
     from jola.evaluation import exact_match, option_likelihood
     from jola.examples import Example, Message, Template
     from jola.interventions import EditMask, GatedEdits, Site
+    from jola.masks import HeadMask
     from jola.model import JoLAModel
     from jola.reference_api import JoLAConfig
     from jola.reference_data import JoLADataset, data_from_list, make_data_collator
+    from jola.run_archive import export_adapter, import_archive
+    from jola.run_compare import compare_runs
     from jola.runs import Run, RunStore
     from jola.tasks import load_task
     from jola.trainer import GateRecorder, JoLATrainer
@@ -35,9 +38,12 @@ _HOMES = {
     "evaluation": ("exact_match", "option_likelihood"),
     "examples": ("Example", "Message", "Template"),
     "interventions": ("EditMask", "GatedEdits", "Site"),
+    "masks": ("HeadMask",),
     "model": ("JoLAModel",),
     "reference_api": ("JoLAConfig",),
     "reference_data": ("JoLADataset", "data_from_list", "make_data_collator"),
+    "run_archive": ("export_adapter", "import_archive"),
+    "run_compare": ("compare_runs",),
     "runs": ("Run", "RunStore"),
     "tasks": ("load_task",),
     "trainer": ("GateRecorder", "JoLATrainer"),
@@ -52,6 +58,7 @@ __all__ = [
     "Example",
     "GateRecorder",
     "GatedEdits",
+    "HeadMask",
     "InputError",
     "JoLAConfig",
     "JoLADataset",
@@ -65,8 +72,11 @@ __all__ = [
     "Site",
     "Template",
     "TrainingConfig",
+    "compare_runs",
     "data_from_list",
     "exact_match",
+    "export_adapter",
+    "import_archive",
     "load_edits",
     "load_task",
     "make_data_collator",

@@ -1,6 +1,6 @@
 """The command line ``jola``, which mirrors the Python interface.
 
-    jola train · evaluate · generate · runs · assets
+    jola train · evaluate · generate · export · runs · assets
 
 The flags of ``jola train`` are the fields of the dataclasses in `jola.config`. Results go to standard output, progress
 and errors to standard error; bad input is one sentence and exit code 2.
@@ -20,7 +20,9 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from jola import console
+from jola.cli_export import Export, export
 from jola.cli_runs import Json, Runs, accuracy_words, find_run, runs
+from jola.cli_select import Compare, Select, compare, select
 from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 
@@ -118,6 +120,9 @@ Command = (
     Annotated[TrainFlags, subcommand("train")]  # type: ignore[valid-type]  # made from the settings above
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Generate, subcommand("generate")]
+    | Annotated[Select, subcommand("select")]
+    | Annotated[Compare, subcommand("compare")]
+    | Annotated[Export, subcommand("export")]
     | Annotated[Runs, subcommand("runs")]
     | Annotated[Assets, subcommand("assets")]
 )
@@ -328,6 +333,9 @@ _COMMANDS: dict[type, Any] = {
     TrainFlags: _train,
     Evaluate: _evaluate,
     Generate: _generate,
+    Select: select,
+    Compare: compare,
+    Export: export,
     Runs: runs,
     Assets: _assets,
 }

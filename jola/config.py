@@ -47,13 +47,15 @@ class EditConfig:
     """What is edited: sites, gates and operations (paper, section 3)."""
 
     sites: Literal["heads", "mlp", "both"] = setting(
-        "heads", "Edit attention heads (the method), MLP outputs, or both."
+        "heads", "Edit attention heads (the method), MLP outputs, or both.", advanced=False
     )
     gates: Literal["two", "shared", "none"] = setting(
-        "two", "One gate for each half of an edit (the method), one for both halves, or none (always open)."
+        "two",
+        "One gate for each half of an edit (the method), one for both halves, or none (always open).",
+        advanced=False,
     )
     operation: Literal["both", "offset", "scale"] = setting(
-        "both", "Learn an added offset and a multiplied scale, or one of them alone."
+        "both", "Learn an added offset and a multiplied scale, or one of them alone.", advanced=False
     )
     layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.")
     heads: str = setting("all", "Heads that may be edited: 'all' or layer:head pairs such as '3:0,3:7'.")
@@ -64,7 +66,9 @@ class EditConfig:
     gate_start: float = setting(
         2.0, "Mean of φ before training: at 2 a gate is open with probability 0.94, at 0 (published code) with 0.69."
     )
-    gate_threshold: float = setting(0.0, "Gates whose value after training is below this count as closed (ε).")
+    gate_threshold: float = setting(
+        0.0, "Gates whose value after training is below this count as closed (ε).", unit="0 to 1"
+    )
 
 
 @dataclass
@@ -94,12 +98,18 @@ class TrainingConfig:
     epochs: int = setting(8, "Passes over the training examples.", unit="epochs", advanced=False)
     batch_size: int = setting(4, "Examples in one step.", unit="examples", advanced=False)
     gradient_accumulation: int = setting(1, "Batches summed before one optimiser step.", unit="batches")
-    learning_rate: float = setting(5e-3, "Peak rate of the offsets and scales.", advanced=False)
+    learning_rate: float = setting(5e-3, "Peak rate of the offsets and scales.", unit="per step", advanced=False)
     gate_learning_rate: float = setting(
-        0.15, "Peak rate of the gates, which need a larger one to close within a few hundred steps.", advanced=False
+        0.15,
+        "Peak rate of the gates, which need a larger one to close within a few hundred steps.",
+        unit="per step",
+        advanced=False,
     )
     l0_weight: float = setting(
-        2e-3, "λ: weight of the expected number of open gates in the loss; larger closes more.", advanced=False
+        2e-3,
+        "λ: weight of the expected number of open gates in the loss; larger closes more.",
+        unit="nats per gate",
+        advanced=False,
     )
     l0_schedule: Literal["constant", "linear", "cyclic", "performance", "exponential"] = setting(
         "constant", "How λ changes over training."
@@ -110,9 +120,9 @@ class TrainingConfig:
     loss_reduction: Literal["token", "answer"] = setting(
         "answer", "Cross-entropy as a mean over answer tokens, or summed over each answer and averaged over answers."
     )
-    warmup_ratio: float = setting(0.1, "Share of the steps in which the rates rise from zero.")
+    warmup_ratio: float = setting(0.1, "Share of the steps in which the rates rise from zero.", unit="of all steps")
     weight_decay: float = setting(0.0, "AdamW weight decay of the offsets and scales.")
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 does not clip.")
+    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 does not clip.", unit="L2 norm")
     patience: int = setting(
         3, "Stop after this many epochs without a better validation cross-entropy; 0 trains to the end.", unit="epochs"
     )

@@ -30,6 +30,9 @@ FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm
 """What is recorded for each unit: the value of each gate at evaluation, the probability that it is open while
 training, and the L2 norm of the offset and of the scale."""
 
+HALVES = ("offset", "scale")
+"""The two halves of an edit; names of masks, gates, counts and columns everywhere."""
+
 STATES = ("none", "offset", "scale", "both")
 """Which halves of a unit's edit are on, in the order of `GatedEdits.states`."""
 
@@ -212,8 +215,13 @@ class GateHistory:
         return {name: values[index] for name, values in self.fields.items()}
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """How many units are in each of `STATES` at each record, (S,). A half is on when its gate is > 0."""
-        state = (self.fields["offset_gate"] > 0) + 2 * (self.fields["scale_gate"] > 0).astype(np.int64)
+        """How many units are in each of `STATES` at each record, (S,). A half is on when its gate is > 0.
+
+        Units of which the run trains neither half (NaN) are in no state.
+        """
+        offset, scale = self.fields["offset_gate"], self.fields["scale_gate"]
+        state = (offset > 0) + 2 * (scale > 0).astype(np.int64)
+        state[np.isnan(offset) & np.isnan(scale)] = -1
         return {name: (state == index).sum(axis=(1, 2)) for index, name in enumerate(STATES)}
 
     def closed(self, step: int | None = None) -> dict[str, float]:

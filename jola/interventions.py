@@ -16,14 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from jola.gate_history import HALVES as HALVES
 from jola.gate_history import STATES as STATES
 from jola.gates import HardConcrete, probability_open
 
 INITIAL_STD = 1e-3
 """Standard deviation of fresh offsets and scales, as in the reference code."""
-
-HALVES = ("offset", "scale")
-"""The two halves of an edit; names of masks, gates, counts and columns everywhere."""
 
 
 class Site(StrEnum):

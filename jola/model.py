@@ -103,23 +103,47 @@ class JoLAModel(nn.Module):
 
     @classmethod
     def from_adapter(
-        cls, folder: Path | str, *, model: str | None = None, dtype: str = "auto", device: str = "auto"
+        cls,
+        adapter: Path | str,
+        *,
+        revision: str | None = None,
+        model: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
     ) -> "JoLAModel":
-        """Load the edits in an adapter directory together with the model they were trained on.
+        """Load the edits of an adapter together with the model they were trained on.
 
         Args:
-            folder: Written by `save_pretrained`.
+            adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
+            revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model, when it is not where the adapter says.
         """
         from jola.adapter import load_adapter
 
-        return load_adapter(folder, model=model, dtype=dtype, device=device)
+        return load_adapter(adapter, revision=revision, model=model, dtype=dtype, device=device)
 
-    def save_pretrained(self, folder: Path | str, facts: Mapping[str, Any] | None = None) -> Path:
-        """Write the edits as a self-describing adapter directory; `facts` (name → text) go into its README."""
+    def save_pretrained(
+        self, folder: Path | str, facts: Mapping[str, Any] | None = None, *, compact: bool = False
+    ) -> Path:
+        """Write the edits as a self-describing adapter directory; `facts` (name → text) go into its README.
+
+        ``compact`` leaves out the vectors of closed gates, which nothing computes with.
+        """
         from jola.adapter import save_adapter
 
-        return save_adapter(self, folder, facts)
+        return save_adapter(self, folder, facts, compact=compact)
+
+    def push_to_hub(self, repo: str, **arguments: Any) -> str:
+        """Upload the edits as an adapter to the Hub; see `jola.export.push_adapter`."""
+        from jola.export import push_adapter
+
+        return push_adapter(self, repo, **arguments)
+
+    def merge_and_unload(self, safe: bool = True, **arguments: Any) -> PreTrainedModel:
+        """The edited model as a plain one of transformers; see `jola.export.merge_and_unload`."""
+        from jola.export import merge_and_unload
+
+        return merge_and_unload(self, safe, **arguments)
 
     @classmethod
     def jola_from_pretrained(

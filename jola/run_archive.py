@@ -5,6 +5,7 @@ it was trained::
 
     archive.json                    what this file is: {"format", "version", "run", "state", "step", …}
     adapter/adapter_config.json  adapter/adapter_model.safetensors  adapter/README.md
+    adapter/heads.png
     config.json  result.json  metrics.jsonl  notes.json  masks.json
     gates/<site>.json  gates/<site>.f32
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from jola.adapter import CONFIG_NAME, WEIGHTS_NAME
+from jola.adapter_card import PICTURE_NAME, portable_name
 from jola.errors import InputError
 from jola.files import disk_errors, json_bytes, read_json
 from jola.masks.saved import FILE_NAME as MASKS_NAME
@@ -37,7 +39,6 @@ from jola.run_contents import (
     Found,
     check_contents,
     limit_of,
-    portable_name,
     whole_records,
 )
 from jola.run_ids import fresh_id, is_plain_name
@@ -45,7 +46,7 @@ from jola.run_notes import NOTES_NAME
 from jola.runs import Run, RunStore
 from jola.safe_zip import MAX_RATIO, SafeZip
 
-ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md")
+ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md", PICTURE_NAME)
 RUN_FILES = (ARCHIVE_NAME, "config.json", "result.json", "metrics.jsonl", NOTES_NAME, MASKS_NAME)
 _GATES = re.compile(r"gates/[a-z][a-z0-9_]{0,31}\.(?:json|f32)")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs give equal files
@@ -100,7 +101,7 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
     adapter = read_json(run.adapter_dir / CONFIG_NAME) or {}
     adapter["base_model_name_or_path"] = name_of(adapter.get("base_model_name_or_path"))
     yield f"adapter/{CONFIG_NAME}", json_bytes(adapter, indent=2)
-    for name in (WEIGHTS_NAME, "README.md"):
+    for name in ADAPTER_FILES[1:]:
         if (run.adapter_dir / name).is_file():
             yield f"adapter/{name}", (run.adapter_dir / name).read_bytes()
     yield "config.json", json_bytes(_portable(config, name_of), indent=2)

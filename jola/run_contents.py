@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jola.adapter import CONFIG_NAME, WEIGHTS_NAME, Adapter, read_adapter
-from jola.catalogue import ASSETS
+from jola.adapter_card import portable_name
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.gate_history import GateHistory, recorded_sites
@@ -36,7 +36,6 @@ _LIMITS = {WEIGHTS_NAME: 256 << 20, "metrics.jsonl": 64 << 20, MASKS_NAME: 4 << 
 _GATES_LIMIT = 256 << 20
 _DEPTH = 12
 _LINE_LIMIT = 1 << 16
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _LONGEST_TEXT = 1000
 _TASK_TEXTS = ("name", "fingerprint")
@@ -111,17 +110,6 @@ def _checked(folder: Path, source: str, name_of: Callable[[Any], Any]) -> Found:
         result=result,
         notes=asdict(notes_from(_json(folder / NOTES_NAME))),
     )
-
-
-# Names
-
-
-def portable_name(name: Any) -> str:
-    """A name of a model or a task without the folders of a machine: of a path the last part remains."""
-    text = _text(name)
-    if text in ASSETS or _HUB_NAME.fullmatch(text.removeprefix("hf:")):
-        return text
-    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
 
 
 # JSON

@@ -5,13 +5,16 @@ projection and of the MLP within a layer. Whether the row is right is checked wh
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from jola.config import EditConfig
 from jola.errors import InputError
 from jola.interventions import Site
+
+if TYPE_CHECKING:  # seconds to import, and readers of adapters need none of it
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def sites_of(edits: EditConfig) -> list[Site]:
     return [Site.HEADS, Site.MLP] if edits.sites == "both" else [Site(edits.sites)]
 
 
-def architecture_of(model: PreTrainedModel) -> Architecture:
+def architecture_of(model: "PreTrainedModel") -> Architecture:
     """The row of `ARCHITECTURES` for a model; InputError for an architecture without one."""
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
@@ -74,7 +77,7 @@ def architecture_of(model: PreTrainedModel) -> Architecture:
     return ARCHITECTURES[kind]
 
 
-def geometry_of(model: PreTrainedModel) -> Geometry:
+def geometry_of(model: "PreTrainedModel") -> Geometry:
     """Read the geometry off the modules themselves.
 
     The width of a head is that of the projection's input divided by the heads: ``config.head_dim`` is missing for
@@ -109,7 +112,7 @@ def geometry_of(model: PreTrainedModel) -> Geometry:
     )
 
 
-def module_path(model: PreTrainedModel, site: Site, layer: int) -> str:
+def module_path(model: "PreTrainedModel", site: Site, layer: int) -> str:
     """Dotted path of the module at a site; its input is meant for HEADS, its output for MLP and BLOCK."""
     architecture = architecture_of(model)
     block = f"{architecture.layers}.{layer}"
@@ -118,7 +121,7 @@ def module_path(model: PreTrainedModel, site: Site, layer: int) -> str:
     ]
 
 
-def head_path(model: PreTrainedModel) -> str:
+def head_path(model: "PreTrainedModel") -> str:
     """Dotted path of the language-model head."""
     head = model.get_output_embeddings()
     return next(name for name, module in model.named_modules() if module is head)

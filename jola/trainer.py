@@ -1,11 +1,14 @@
-"""`JoLATrainer`: transformers' Trainer with JoLA's objective, and the callback that records the gates.
+"""`JoLATrainer`: transformers' Trainer with JoLA's objective, and the callbacks that record gates and keep edits.
 
 Everything that is not the method is transformers': resuming, `accelerate launch`, schedulers, trackers.
 """
 
 import logging
 import math
-from collections.abc import Callable, Sequence, Sized
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -14,9 +17,11 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from jola.adapter import WEIGHTS_NAME
 from jola.config import TrainingConfig
 from jola.errors import InputError
 from jola.examples import Encoded, collate
+from jola.files import disk_errors
 from jola.gate_history import GateWriter
 from jola.interventions import HALVES
 from jola.model import JoLAModel
@@ -322,3 +327,46 @@ class GateRecorder(TrainerCallback):
                     for half in HALVES
                 },
             )
+
+
+class AdapterKeeper(TrainerCallback):
+    """Write the adapter at every checkpoint whose edits would be kept if training ended there.
+
+    These are the best so far by validation where the best are kept, else the newest. Whoever opens the run while it
+    trains finds them, and so does one whose process was killed.
+
+    Args:
+        folder: The adapter directory.
+        facts: What its README lists (name → text).
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, str]) -> None:
+        self.folder, self.facts = folder, facts
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write it, if this checkpoint is one to keep."""
+        # A stop within an epoch saves without a validation: what it saves is not known to be the best.
+        best = not args.load_best_model_at_end or state.best_global_step == state.global_step
+        if best and state.is_world_process_zero:
+            model = getattr(kwargs["model"], "module", kwargs["model"])
+            assert isinstance(model, JoLAModel)
+            so_far = f"step {state.global_step:,} of {state.max_steps:,}, written while the run was training"
+            publish_adapter(model, self.folder, {**self.facts, "Edits": so_far})
+
+
+def publish_adapter(model: JoLAModel, folder: Path, facts: Mapping[str, str]) -> None:
+    """Put the adapter of a model in place of the one in `folder`, whose readers find the old tensors or the new ones.
+
+    It is written beside and moved, the tensors last: they come when everything else is there. `InputError` when the
+    disk is full.
+    """
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft, facts)
+    with disk_errors(folder):
+        if not folder.exists():
+            draft.rename(folder)
+            return
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS_NAME):
+            os.replace(path, folder / path.name)
+        draft.rmdir()

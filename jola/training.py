@@ -44,7 +44,7 @@ from jola.model import JoLAModel
 from jola.processes import machine
 from jola.runs import Run, RunStore
 from jola.tasks import Task, load_task
-from jola.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
+from jola.trainer import AdapterKeeper, CrossEntropyPatience, GateRecorder, JoLATrainer, publish_adapter
 
 _DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_container.cc", "iostream error")
 
@@ -131,7 +131,12 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
             for e in (model.gated_edits() if first else ())
         }
         follower = RunFollower(run, progress, stop)
-        callbacks: list[TrainerCallback] = [GateRecorder(writers, config.training.record_every), follower]
+        facts = {"Task": f"{task.name}, {len(train.rows)} training examples, seed {config.training.seed}"}
+        callbacks: list[TrainerCallback] = [
+            GateRecorder(writers, config.training.record_every),
+            follower,
+            AdapterKeeper(run.adapter_dir, facts),
+        ]
         if config.training.patience and validation:
             callbacks.append(CrossEntropyPatience(config.training.patience))
         trainer = make_trainer(config, model, train, validation, run.checkpoints_dir, callbacks)
@@ -146,7 +151,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     trained = time.time() - started
     run.write_status(step=trainer.state.global_step)
     if follower.paused and not stop.is_set():
-        model.save_pretrained(run.adapter_dir)
+        publish_adapter(model, run.adapter_dir, facts)
         run.write_status(state="paused")
         return
     result: dict[str, Any] = {
@@ -158,7 +163,6 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         "peak_memory": peak_memory(model.device),
         "test": None,
     }
-    facts = {"Task": f"{task.name}, {len(train.rows)} training examples, seed {config.training.seed}"}
 
     def advance(done: int, total: int) -> None:
         progress.advance(done)
@@ -173,7 +177,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
             match = exact_match(model, task.test, template, progress=advance)
             result["test"] = match.accuracy.to_dict()
             facts["Test accuracy (exact match)"] = str(match.accuracy)
-    model.save_pretrained(run.adapter_dir, facts)
+    publish_adapter(model, run.adapter_dir, facts)
     if follower.paused and not stop.is_set() and result["test"] is None:
         run.write_status(state="paused")
         return

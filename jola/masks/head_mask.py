@@ -10,15 +10,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from jola.errors import InputError
-from jola.interventions import HALVES, EditMask, GatedEdits
+from jola.gate_history import HALVES
 from jola.masks.text import TRAINED, decode, encode
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from jola.interventions import EditMask, GatedEdits
 
 Half = Literal["offset", "scale", "both"]
 Cells = Iterable[tuple[int, int]]
@@ -95,7 +96,7 @@ class HeadMask:
         return cls(np.zeros((layers, units)), np.zeros((layers, units)))
 
     @classmethod
-    def for_edits(cls, edits: GatedEdits) -> Self:
+    def for_edits(cls, edits: "GatedEdits") -> Self:
         """Every edit of these as it was trained."""
         return cls.all(edits.layers, edits.units)
 
@@ -129,8 +130,12 @@ class HeadMask:
         """Factors of the scales, (layers, units), read-only; 0 is off."""
         return self._factors[1]
 
-    def edit_mask(self) -> EditMask:
+    def edit_mask(self) -> "EditMask":
         """The mask as `JoLAModel.forward` takes it."""
+        import torch  # here, because it takes seconds to import and masks are shown without it
+
+        from jola.interventions import EditMask
+
         return EditMask(*(torch.tensor(half) for half in self._factors))
 
     @property
@@ -159,7 +164,8 @@ class HeadMask:
         if not counts.on:
             return f"All {counts.total} edits off."
         off = ~self._flags & self._marked(among)
-        halves = " and ".join(f"{int(n)} {half}s" for half, n in zip(HALVES, off.sum((1, 2)), strict=True) if n)
+        numbers = zip(HALVES, off.sum((1, 2)).tolist(), strict=True)
+        halves = " and ".join(f"{n} {half}{'s' if n > 1 else ''}" for half, n in numbers if n)
         return f"{counts.on} of {counts.total} edits on{strength}; off are {halves}."
 
     def to_text(self) -> str:

@@ -218,7 +218,7 @@ def test_it_is_described_in_a_sentence() -> None:
     assert HeadMask.none(*SHAPE).describe() == "All 24 edits off."
     assert mask.with_strength([(0, 0)], "both", 0.5).describe() == "All 24 edits on, 2 at another strength."
     mixed = mask.toggled([(0, 0), (0, 1)], "offset").with_strength([(1, 1)], "scale", 2).toggled([(2, 2)], "scale")
-    assert mixed.describe() == "21 of 24 edits on, 1 at another strength; off are 2 offsets and 1 scales."
+    assert mixed.describe() == "21 of 24 edits on, 1 at another strength; off are 2 offsets and 1 scale."
     among = {"offset": mixed.offset > 0, "scale": np.zeros(SHAPE)}
     assert mixed.describe(among) == "All 10 edits on as trained."
     assert mask.describe({"offset": np.zeros(SHAPE), "scale": np.zeros(SHAPE)}) == "There are no edits to switch."

@@ -104,6 +104,7 @@ class TestExport:
             "adapter/README.md",
             f"adapter/{CONFIG_NAME}",
             f"adapter/{WEIGHTS_NAME}",
+            "adapter/heads.png",
             "archive.json",
             "config.json",
             "gates/heads.f32",

@@ -318,6 +318,40 @@ class TestKeep:
         last = self.checkpoint(run, 18)["interventions.0.scale"].norm(dim=-1).numpy()
         np.testing.assert_allclose(scale, last, rtol=1e-6)
 
+    @pytest.mark.parametrize(("keep", "kept"), [("best", {7: 6, 13: 6, 18: 6}), ("last", {7: 6, 13: 12, 18: 12})])
+    def test_a_run_at_work_has_its_best_edits_so_far(
+        self, place: Place, tmp_path: Path, keep: str, kept: dict[int, int]
+    ) -> None:
+        rising = {"l0_schedule": "linear", "l0_weight": 10.0, "gate_learning_rate": 1e-12}
+        run, seen = Run(tmp_path / "run"), []
+        checkpoint = self.checkpoint
+
+        class Look(Quiet):
+            now = ""
+
+            def phase(self, name: str, total: int | None = None) -> None:
+                self.now = name
+
+            def advance(self, done: int, **values: float) -> None:
+                assert run.adapter_dir.exists() == (self.now == "evaluate" or done > 6)
+                if self.now == "train" and done in kept:
+                    seen.append(done)
+                    held, expected = tensors(run), checkpoint(run, kept[done])
+                    for name, tensor in expected.items():
+                        assert torch.equal(tensor, held["heads." + name.removeprefix("interventions.0.")]), (done, name)
+                    JoLAModel.from_adapter(run.adapter_dir, model=place.model)
+
+        run_training(place.settings(run.path, keep=keep, learning_rate=0.05, **rising), progress=Look())
+        assert seen == list(kept)
+
+    def test_a_killed_run_keeps_its_best_edits(self, killed: dict[str, Path]) -> None:
+        assert not Run(killed["early"]).adapter_dir.exists()
+        run = Run(killed["middle"])
+        assert run.state == "killed"
+        readme = (run.adapter_dir / "README.md").read_text()
+        assert "step 6 of 18, written while the run was training" in readme
+        assert torch.equal(tensors(run)["heads.offset"], self.checkpoint(run, 6)["interventions.0.offset"])
+
     def test_patience_ends_a_run_that_gets_no_better(self, place: Place, tmp_path: Path) -> None:
         settings = place.settings(tmp_path / "run", **STILL, patience=2, epochs=9, record_every=4)
         run = run_training(settings)
