@@ -3,25 +3,32 @@
     from gradio_client import Client
 
     app = Client("http://127.0.0.1:7860")
-    run = app.predict("sentiment", api_name="/start")["run"]
+    run = app.predict(task="sentiment", api_name="/start")["run"]
     app.predict(run, api_name="/status")
 
-Every endpoint takes and gives plain JSON. What cannot be done is an error of one sentence.
+Every endpoint takes and gives plain JSON, see `workbench.api_schema`. What cannot be done is an error of one sentence.
 """
 
-from collections.abc import Callable
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import gradio as gr
 
+from jola.config import RunConfig
 from jola.errors import InputError
+from jola.runs import RunSummary
 from workbench import form
+from workbench.api_schema import Answers, Effects, Gates, Job, Prediction, RunStatus, SiteName
 from workbench.bench import Workbench
 from workbench.calls import Superseded
 from workbench.playground import views
-from workbench.playground.state import Column, PageState, columns, open_run
+from workbench.playground.state import STRENGTH_LIMIT, Column, PageState, columns, open_run
 from workbench.playground.wiring import CHAT, PLAIN, prompt_of
 from workbench.session import Prompt
 
@@ -29,76 +36,90 @@ Parameters = ParamSpec("Parameters")
 Answer = TypeVar("Answer")
 
 ENDPOINTS = ("start", "status", "cancel", "runs", "gates", "predict", "generate", "effects")
+"""Names of all endpoints; each is called with ``api_name="/name"``."""
+MODEL_ENDPOINTS = frozenset({"predict", "generate", "effects"})
+"""Those that wait for the model."""
+
 _MOST_TOKENS = 50
+_AT_ONCE = 8
+"""Calls of programs that are under way together: each holds one of the threads that answer pages as well."""
+_EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 
 
 def install(bench: Workbench) -> None:
     """Add the endpoints to the page that is being built."""
 
-    def start(task: str = "sentiment", model: str = "default", settings: dict = {}) -> dict:  # noqa: B006  # read alone
-        """Start a training run, or put it in the queue: {"run", "state"}.
+    def start(task: str = "sentiment", model: str = "default", settings: dict = {}) -> Job:  # noqa: B006  # read alone
+        """Start a training run, or put it in the queue.
 
         `settings` holds further settings by the names that `jola train --help` lists, with underscores, such as
         {"train_size": 200, "epochs": 8, "l0_weight": 0.002}.
         """
-        known = {setting.name: setting.default for setting in form.settings()}
-        unknown = sorted(set(settings) - set(known))
-        if unknown:
-            raise InputError(f"There is no setting {', '.join(unknown)}; `jola train --help` lists them.")
-        config = form.read_form({**known, **settings, "task": task, "model": model})
-        bench.settings.check_sources(config)
-        run = bench.jobs.start(config)
+        if twice := {"task", "model"} & set(settings):
+            raise InputError(f"{' and '.join(sorted(twice))} must be given beside the settings, not among them.")
+        run = bench.jobs.start(_config({**settings, "task": task, "model": model}))
         return {"run": run.id, "state": run.state}
 
-    def status(run: str) -> dict:
-        """State and figures of a run: its row in the table of runs, with "message" and the last "metrics"."""
+    def status(run: str) -> RunStatus:
+        """State and figures of a run."""
         found = bench.must_find(run)
         metrics = found.metrics()
         return {
             **found.summary(),
             "message": found.status()["message"],
+            "before": bench.jobs.waiting.place(found.id),
             "metrics": metrics[-1] if metrics else None,
             "result": found.result(),
         }
 
-    def cancel(run: str) -> dict:
-        """Ask a run to stop at its next step, keeping its best edits so far: {"run", "state"}."""
-        bench.jobs.cancel(bench.must_find(run).id)
-        return {"run": run, "state": bench.must_find(run).state}
+    def cancel(run: str) -> Job:
+        """Ask a run to stop at its next step, keeping its best edits so far, or take it out of the queue."""
+        found = bench.must_find(run)
+        bench.jobs.cancel(found.id)
+        return {"run": found.id, "state": found.state}
 
-    def runs() -> list[dict]:
+    def runs() -> list[RunSummary]:
         """All runs, newest first, one row each."""
-        return [dict(run.summary()) for run in bench.store.list()]
+        return bench.store.summaries()
 
-    def gates(run: str, step: int = -1, site: str = "heads") -> dict:
-        """Gates of a run at its last record that is not after `step`; -1 is the last one.
-
-        {"site", "step", "steps", "offset", "scale"}: expected gates in [0, 1] as lists, layers × units, null where a
-        half is not trained; "steps" are all recorded ones.
-        """
-        history = bench.must_find(run).gates(site)
+    def gates(run: str, step: int = -1, site: SiteName = "heads") -> Gates:
+        """Gates of a run at its last record that is not after `step`; -1 is the last one."""
+        found = bench.must_find(run)
+        _within("step", step, -1, math.inf)
+        if site not in (recorded := found.sites()):
+            there = f"it has {', '.join(recorded)}" if recorded else "ask again after its first step"
+            raise InputError(f"The run {run} has recorded no gates of the site {site}; {there}.")
+        history = found.gates(site)
         if not len(history):
             raise InputError(f"The run {run} has recorded no gates yet; ask again after its first step.")
-        at = int(history.steps[-1]) if step < 0 else step
-        fields = history.at(at)
+        fields = history.at(int(history.steps[-1]) if step < 0 else step)
         return {
             "site": site,
-            "step": max(int(s) for s in history.steps if s <= at),
+            "step": int(history.steps[-1]) if step < 0 else max(int(s) for s in history.steps if s <= step),
             "steps": history.steps.tolist(),
-            **{half: _numbers(fields[f"{half}_gate"].tolist()) for half in ("offset", "scale")},
+            "offset": _numbers(fields["offset_gate"].tolist()),
+            "scale": _numbers(fields["scale_gate"].tolist()),
         }
 
     def predict(
-        run: str, prompt: str, mask: str = "", strength: float = 1.0, count: int = 10, plain: bool = False
-    ) -> dict:
+        run: str,
+        prompt: str,
+        off: list[dict] = [],  # noqa: B006  # read alone
+        mask: str = "",
+        strength: float = 1.0,
+        count: int = 10,
+        plain: bool = False,
+    ) -> Prediction:
         """The likeliest next tokens without and with the edits of a run.
 
-        `mask` switches single edits, as in the links that the Playground copies; empty is as trained. `plain` takes
-        the prompt as it is, without a chat template. {"tokens": [{"token", "base", "edited"}], "kl", "prompt_tokens"}.
+        `off` lists edits to switch off, {"layer", "unit"} with "half" and "site" where not all are meant: rows of
+        `effects` fit. `mask` is the text of a mask, as in the links that the Playground copies. `strength` is a factor
+        on all edits, from -2 to 2. `plain` takes the prompt as it is, without a chat template.
         """
-        ways, asked = _ways(bench, run, mask, strength), _prompt(prompt, plain)
+        _within("count", count, 1, _MOST_TOKENS)
+        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
         looked = [ticket.result() for ticket in views.ask_next_tokens(bench.session, ways, asked)]
-        view = views.next_tokens(ways, looked, max(1, min(count, _MOST_TOKENS)))
+        view = views.next_tokens(ways, looked, count)
         return {
             "tokens": [{"token": t.token, "base": t.base, "edited": t.edited[0]} for t in view.tokens],
             "kl": view.kl[0],
@@ -106,29 +127,44 @@ def install(bench: Workbench) -> None:
         }
 
     def generate(
-        run: str, prompt: str, mask: str = "", strength: float = 1.0, new_tokens: int = 48, plain: bool = False
-    ) -> dict:
-        """Both answers, always the likeliest token: {"base", "edited"}."""
-        ways, asked = _ways(bench, run, mask, strength), _prompt(prompt, plain)
+        run: str,
+        prompt: str,
+        off: list[dict] = [],  # noqa: B006  # read alone
+        mask: str = "",
+        strength: float = 1.0,
+        new_tokens: int = 48,
+        plain: bool = False,
+    ) -> Answers:
+        """Both answers, always the likeliest token. `off`, `mask`, `strength` and `plain` as for `predict`."""
+        _within("new_tokens", new_tokens, 1, bench.settings.limits.new_tokens)
+        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
         *_, written = views.write_answers(bench.session, ways, asked, new_tokens)
-        return {"base": written.texts[0], "edited": written.texts[1]}
+        base, edited = written.texts
+        return {"base": base or "", "edited": edited or ""}
 
-    def effects(run: str, prompt: str, answer: str, mask: str = "", strength: float = 1.0, plain: bool = False) -> dict:
+    def effects(
+        run: str,
+        prompt: str,
+        answer: str,
+        off: list[dict] = [],  # noqa: B006  # read alone
+        mask: str = "",
+        strength: float = 1.0,
+        plain: bool = False,
+    ) -> Effects:
         """What switching off each open edit takes from ln p(answer), in nats, all others staying on.
 
-        {"effects": [{"site", "layer", "unit", "half", "effect"}], "base", "edited", "n", "seconds"}, the strongest
-        first; "base" and "edited" are ln p(answer) without and with the edits.
+        `off`, `mask`, `strength` and `plain` as for `predict`.
         """
-        ways, asked = _ways(bench, run, mask, strength), _prompt(prompt, plain)
-        ticket = views.ask_edit_effects(bench.session, ways[0].stack, asked, answer, views.Progress())
-        found = ticket.result()
-        rows = [
+        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
+        if not answer.strip():
+            raise InputError("The answer is empty; write the answer whose probability is wanted.")
+        found = views.ask_edit_effects(bench.session, ways[0].stack, asked, answer.strip(), views.Progress()).result()
+        rows: list[Any] = [
             {"site": str(e.site), "layer": e.layer, "unit": e.unit, "half": e.half, "effect": float(effect)}
             for e, effect in zip(found.edits, found.effect, strict=True)
         ]
-        rows.sort(key=lambda row: -abs(row["effect"]))
         return {
-            "effects": rows,
+            "effects": sorted(rows, key=lambda row: -abs(row["effect"])),
             "base": float(found.base),
             "edited": float(found.edited),
             "n": found.n,
@@ -137,21 +173,102 @@ def install(bench: Workbench) -> None:
 
     endpoints: list[Callable[..., Any]] = [start, status, cancel, runs, gates, predict, generate, effects]
     for endpoint in endpoints:
-        gr.api(_in_words(endpoint), api_name=endpoint.__name__, concurrency_limit=None)
+        name = endpoint.__name__
+        group = "programs-model" if name in MODEL_ENDPOINTS else "programs"
+        gr.api(_in_words(_checked(endpoint)), api_name=name, concurrency_limit=_AT_ONCE, concurrency_id=group)
 
 
-def _ways(bench: Workbench, run: str, mask: str, strength: float) -> list[Column]:
-    if not -2 <= strength <= 2:
-        raise InputError(f"The strength is {strength:g}; it must be from -2 to 2.")
-    return columns(bench, replace(open_run(bench, run, mask), strength=float(strength)))
+# What is asked for
+
+
+def _config(values: Mapping[str, Any]) -> RunConfig:
+    """Settings by their names, checked. `InputError` calls them by these names too."""
+    groups: dict[str, dict[str, Any]] = {}
+    known = {setting.name: setting.group for setting in form.settings()}
+    for name, value in values.items():
+        if name not in known:
+            raise InputError(f"There is no setting {name[:80]!r}; `jola train --help` lists them.")
+        groups.setdefault(known[name], {})[name] = value
+    try:
+        return RunConfig.from_dict(groups)
+    except InputError as error:
+        raise InputError(re.sub(r"--[a-z0-9-]+", lambda f: f[0][2:].replace("-", "_"), str(error))) from error
+
+
+def _ways(bench: Workbench, run: str, off: Sequence[Any], mask: str, strength: float) -> list[Column]:
+    _within("strength", strength, -STRENGTH_LIMIT, STRENGTH_LIMIT)
+    bench.must_find(run)
+    state = open_run(bench, run, mask)
+    for edit in off:
+        state = _switched_off(bench, state, edit)
+    return columns(bench, replace(state, strength=float(strength)))
+
+
+def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
+    """The state with one more edit off. `InputError` when there is no such edit."""
+    if not isinstance(edit, dict) or not {"layer", "unit"} <= set(edit) <= _EDIT_NAMES:
+        raise InputError(
+            f"In off stands {str(edit)[:80]}; write {{'layer': 3, 'unit': 0}}, with 'half' and 'site' where needed."
+        )
+    site, half = edit.get("site", state.site), edit.get("half", "both")
+    if not isinstance(site, str) or site not in state.histories:
+        raise InputError(f"The run edits no site {str(site)[:80]!r}; it has {', '.join(state.histories)}.")
+    if half not in ("offset", "scale", "both"):
+        raise InputError(f"half is {str(half)[:80]!r}; it must be 'offset', 'scale' or 'both'.")
+    mask = state.histories[site].mask
+    for name, value, size in (("layer", edit["layer"], mask.layers), ("unit", edit["unit"], mask.units)):
+        if type(value) is not int:
+            raise InputError(f"{name} is {str(value)[:80]!r}; it must be a whole number.")
+        _within(name, value, 0, size - 1)
+    history = state.histories[site].done(mask.switched([(edit["layer"], edit["unit"])], half, False))
+    return replace(state, histories={**state.histories, site: history})
 
 
 def _prompt(text: str, plain: bool) -> Prompt:
     return prompt_of(PageState(), text, PLAIN if plain else CHAT)
 
 
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {value:g}; it must be {bounds}.")
+
+
 def _numbers(rows: list[list[float]]) -> list[list[float | None]]:
     return [[None if value != value else round(value, 6) for value in row] for row in rows]
+
+
+# What every endpoint does
+
+
+_KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "a text"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    bool: ((bool,), "true or false"),
+    dict: ((dict,), "an object of names and values"),
+    list: ((list,), "a list"),
+}
+
+
+def _checked(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """The endpoint, refusing values of another type than it declares: a client can send any JSON."""
+    signature, hints = inspect.signature(endpoint), typing.get_type_hints(endpoint)
+
+    @wraps(endpoint)
+    def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            origin = typing.get_origin(hints[name])
+            if origin is Literal:
+                if value not in (choices := typing.get_args(hints[name])):
+                    raise InputError(f"{name} is {str(value)[:80]!r}; it must be {' or '.join(map(repr, choices))}.")
+                continue
+            types, words = _KINDS[origin or hints[name]]
+            if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+                raise InputError(f"{name} is {str(value)[:80]!r}; it must be {words}.")
+        return endpoint(*args, **kwargs)
+
+    return call
 
 
 def _in_words(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
@@ -164,6 +281,6 @@ def _in_words(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, An
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Superseded:
-            raise gr.Error("The app is closing.", print_exception=False) from None
+            raise gr.Error("The app is closing; ask again when it is there.", print_exception=False) from None
 
     return call

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 # Read by gradio, huggingface_hub and transformers when they are imported: nothing is reported to anybody.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+# After every event gradio makes a table of the last 10,000 events for a page that is off: of fewer, and seldom.
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
 
 import tyro
 from rich.console import Console
@@ -32,7 +35,8 @@ _BAR_SCRIPT = """
 document.addEventListener("jola-run", ({ detail: run }) => {
   const place = element.querySelector(".jw-running");
   place.dataset.active = String(run.active);
-  place.textContent = run.state === "training" ? `training, step ${run.facts.step}` : run.state;
+  const state = run.state === "training" ? `training, step ${run.facts.step}` : run.state;
+  place.textContent = run.active || run.state === "paused" ? state : "";
 });
 """
 
@@ -67,23 +71,20 @@ def build(bench: "Workbench") -> "gr.Blocks":
             place = asked.get("tab") if asked.get("tab") in PLACES else "train"
             return gr.Tabs(selected=place), *train.show(bench, run.id if run is not None else "")
 
-        def on_address(current: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-            """Open the Playground as the address says; at other places nothing is loaded before it is looked at."""
-            asked = dict(request.query_params)
-            if asked.get("tab") == "playground":
-                wanted = asked.get("run") or current
-                masks, text = asked.get("mask", ""), asked.get("prompt", "")
-                yield from playground.offer(playground_tab, bench, request, wanted, masks, text)
-            bench.session.warm_up()
-
         def on_offer(current: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            """Open the Playground when it is first looked at: as the address says, when that names it."""
+            asked = dict(request.query_params)
             before = playground_tab.wiring.state(request).run
-            yield from playground.offer(playground_tab, bench, request, before or current)
+            if before or asked.get("tab") != "playground":
+                yield from playground.offer(playground_tab, bench, request, before or current)
+                return
+            masks, text = asked.get("mask", ""), asked.get("prompt", "")
+            yield from playground.offer(playground_tab, bench, request, asked.get("run") or current, masks, text)
 
         offering = [train_tab.view], playground_tab.outputs()
         page.load(on_load, remembered, [places, *train_tab.showing()], **private).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
-        ).then(on_address, *offering, **private)
+        ).then(bench.session.warm_up, None, None, **private)
         playground_place.select(on_offer, *offering, **private)
 
         def open_in_train(event: gr.EventData) -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,10 +14,12 @@ from jola.records import read_examples
 from jola.runs import Run, RunStore
 from workbench.follow import Followers
 from workbench.jobs import Jobs
-from workbench.session import Session
-from workbench.settings import Settings
+from workbench.session import Loader, Session
+from workbench.settings import Limits, Settings
 
 _LISTED_RUNS = 200
+_MOST_UNPACKED = 10
+"""How many times the largest upload a compressed one may have when it is unpacked."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,8 @@ class Workbench:
     def from_settings(cls, settings: Settings) -> "Workbench":
         """The app's parts over the run folder of the settings; nothing is loaded yet."""
         store = RunStore(settings.runs_root)
-        jobs = Jobs(store)
-        session = Session(settings.limits, training=lambda: jobs.active() is not None)
+        jobs = Jobs(store, check=lambda config: settings.check_sources(config, uploads_home()))
+        session = Session(settings.limits, Loader(settings.check_model), training=lambda: jobs.active() is not None)
         return cls(settings, store, jobs, Followers(store), session)
 
     def find(self, id: str | None) -> Run | None:
@@ -89,15 +92,50 @@ def short_name(run: Run) -> str:
     return summary["label"] or f"{summary['task'] or 'run'} {began}"
 
 
-def keep_upload(source: Path) -> tuple[Path, int]:
+def uploads_home() -> Path:
+    """Folder of the uploaded data files."""
+    return cache_home() / "uploads"
+
+
+def keep_upload(source: Path, limits: Limits = Limits()) -> tuple[Path, int]:  # noqa: B008  # immutable
     """Check an uploaded data file and keep it in the cache; its place and the number of its examples.
 
     Training reads the file later, when the upload folder may be gone. `InputError` when it cannot be used.
     """
+    _check_unpacked_size(source, limits)
     examples = read_examples(source)
+    if len(examples) > limits.upload_examples:
+        raise InputError(f"{source} holds {len(examples):,} examples; at most {limits.upload_examples:,} are taken.")
+    for number, example in enumerate(examples, start=1):
+        size = len(example.completion) + sum(len(turn.content) for turn in example.prompt)
+        if size > limits.upload_characters:
+            raise InputError(
+                f"Example {number:,} of {source} has {size:,} characters; at most {limits.upload_characters:,} are "
+                "taken."
+            )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).lstrip(".-") or f"data{source.suffix}"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    place = cache_home() / "uploads" / digest / name
+    place = uploads_home() / digest / name
     place.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source, place)
     return place, len(examples)
+
+
+def _check_unpacked_size(source: Path, limits: Limits) -> None:
+    """Refuse a Parquet file that is small and unpacks to far more; what is no such file is refused by its reader."""
+    if source.suffix.lower() != ".parquet":
+        return
+    import pyarrow
+    import pyarrow.parquet
+
+    most, size = _MOST_UNPACKED * limits.upload_bytes, 0
+    with suppress(pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(source) as file:
+        size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+        if size <= most:  # which the file says of itself
+            size = 0
+            for batch in file.iter_batches(batch_size=1000):
+                size += batch.nbytes
+                if size > most:
+                    break
+    if size > most:
+        raise InputError(f"{source} unpacks to more than {most >> 20:,} MB; give fewer examples.")

@@ -304,7 +304,8 @@ def describe(cost: Estimate) -> list[tuple[str, str, str]]:
     else:
         named = ", ".join(f"{name} {_size(size)}" for name, size in cost.parts if size >= 5e7)
         memory = (f"up to {_size(cost.memory)} of memory", f"counted, not measured: {named}")
-    return [("Steps", *steps), ("Time", *time), ("Memory", *memory)]
+    rows = {"Steps": steps, "Time": time, "Memory": memory}
+    return [(what, much, known) for what, (much, known) in rows.items()]
 
 
 def _span(low: float, high: float) -> str:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -60,12 +61,14 @@ class Follower:
                 "active": active,
                 "step": status["step"],
                 "total": status["total_steps"],
-                "message": describe_message(state, status["message"], place, self._pausing()),
+                "message": describe_message(state, describe_end(status, state), place, self._pausing()),
                 "can": actions(state, self._pausing()),
                 "queue": [{"id": id, "about": self._about(id)} for id in queue],
                 "about": describe_config(config),
                 "facts": facts(status, state, metrics, config),
-                "result": result_facts(run.result(), self._trained_gates),
+                "gates": gates_of(config),
+                "kept": kept_step(run.result()),
+                "result": result_facts(run.result(), self._trained_gates, gated=gates_of(config) != "none"),
                 "curves": curves(metrics),
                 "note": last_sentence(run) if state == "starting" else "",
                 "log": log_tail(run) if not active and state != "finished" else "",
@@ -86,7 +89,12 @@ class Follower:
         return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
 
     def _about(self, id: str) -> str:
-        return describe_config(Run(self._waiting.store.root / id).raw_config())
+        """A waiting run in a few words that tell it from the others."""
+        run = Run(self._waiting.store.root / id)
+        since = run.status()["started"]
+        at = f"since {datetime.fromtimestamp(since):%H:%M:%S}" if since else ""
+        label = run.notes().label
+        return " · ".join(part for part in (label, describe_config(run.raw_config()), at) if part)
 
     def frame(self, site: str, record: int) -> dict[str, Any] | None:
         """The gates at one record, counted from 0; None when there is no such record."""
@@ -95,6 +103,15 @@ class Follower:
             if not len(history):
                 history.refresh(now=True)
             return history.frame(record)
+
+    def frame_at(self, site: str, step: int) -> dict[str, Any] | None:
+        """The gates at the nearest record that is not after a step, with its number; None without records."""
+        with self._lock:
+            history = self._history(site)
+            history.refresh(now=True)
+            record = history.record_at(step)
+            frame = history.frame(record)
+            return None if frame is None else {**frame, "record": record}
 
     def course(self, site: str) -> list[dict[str, Any]]:
         """The gates at a few steps over the run, for P(closed) at chosen steps (paper, figure 7)."""
@@ -108,7 +125,8 @@ class Follower:
         if site not in self._histories:
             if site not in self.run.sites():
                 raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
-            self._histories[site] = History(self.run, site)
+            gated = gates_of(self.run.raw_config()) != "none"
+            self._histories[site] = History(self.run, site, gated=gated)
         return self._histories[site]
 
     def _last_frame(self, site: str) -> dict[str, Any] | None:
@@ -162,7 +180,22 @@ def describe_message(state: str, message: str, place: int | None = None, pausing
         return f"{words}: {before}"
     if pausing:
         return f"{words}: pauses at the next step"
-    return f"{words}: {message}" if message and state != "finished" else words
+    joint = " " if state == "finished" else ": "
+    return f"{words}{joint}{message}" if message else words
+
+
+def describe_end(status: Mapping[str, Any], state: str) -> str:
+    """What the run says of itself, and of one that ended before its last step that it did so on purpose."""
+    step, total = status["step"], status["total_steps"]
+    if state == "finished" and 0 < step < total:
+        return f"at step {step:,} of {total:,}, because validation got no better"
+    return status["message"] if state != "finished" else ""
+
+
+def kept_step(result: Mapping[str, Any] | None) -> int | None:
+    """The step whose edits were kept, where it is not the last one that was trained."""
+    kept, steps = (result or {}).get("kept_step"), (result or {}).get("steps")
+    return kept if isinstance(kept, int) and isinstance(steps, int) and kept != steps else None
 
 
 def describe_config(config: Mapping[str, Any]) -> str:
@@ -172,11 +205,18 @@ def describe_config(config: Mapping[str, Any]) -> str:
         found = config.get(section)
         return found.get(name) if isinstance(found, dict) else None
 
-    model, task, n = part("model", "model"), part("task", "name") or part("data", "task"), part("task", "n_train")
+    model, task = part("model", "model"), part("task", "name") or part("data", "task")
+    n = part("task", "n_train") or part("data", "train_size")  # before the data are read
     if model == "default":
         model = ASSETS[DEFAULT_MODEL].title
     pieces = [model, task, f"{n:,} training examples" if n else None]
     return " · ".join(str(piece) for piece in pieces if piece)
+
+
+def gates_of(config: Mapping[str, Any]) -> str:
+    """The gates of a run, a value of the setting: ``two``, ``shared`` or ``none``."""
+    edits = config.get("edits")
+    return str(edits.get("gates", "two")) if isinstance(edits, dict) else "two"
 
 
 def actions(state: str, pausing: bool) -> list[str]:
@@ -230,6 +270,8 @@ def facts(
     """The figures of the run beside the map, by the name of their place on the page."""
     active = state in UNFINISHED
     started, end = status["started"], time.time() if active else status["updated"]
+    if state == "queued":
+        started = None  # since when it waits is no time of training
     validation = [m["validation_cross_entropy"] for m in metrics if m.get("validation_cross_entropy") is not None]
     left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
@@ -244,10 +286,12 @@ def facts(
     }
 
 
-def result_facts(result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None) -> list[tuple[str, str]]:
-    """(what, figure) of a finished run: accuracies with n and interval, share of closed gates.
+def result_facts(
+    result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None, *, gated: bool = True
+) -> list[tuple[str, str]]:
+    """(what, figure) of a finished run: accuracies with n and interval, the step kept, the share of closed gates.
 
-    ``gates`` tells how many gates of a half there are, where that is known.
+    ``gates`` tells how many gates of a half there are, where that is known; ``gated`` whether there are any.
     """
     if not result:
         return []
@@ -262,7 +306,10 @@ def result_facts(result: Mapping[str, Any] | None, gates: Callable[[str], int] |
                     f"{100 * found['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {found['n']:,})",
                 )
             )
-    closed = result.get("closed") or {}
+    kept = kept_step(result)
+    if kept is not None:
+        rows.append(("Edits kept", f"step {kept:,} (lowest validation loss, penalty included)"))
+    closed = (result.get("closed") or {}) if gated else {}
     for half in ("offset", "scale"):
         if half in closed:
             share, n = closed[half], gates(half) if gates else 0

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -41,12 +41,20 @@ class Jobs:
         store: Where the runs are.
         command: What trains: the command line ``jola train``.
         at_once: Runs that train at the same time; the others wait.
+        check: Raises `InputError` for settings that this app may not train with.
     """
 
-    def __init__(self, store: RunStore, command: Sequence[str] = TRAIN_COMMAND, at_once: int = 1) -> None:
+    def __init__(
+        self,
+        store: RunStore,
+        command: Sequence[str] = TRAIN_COMMAND,
+        at_once: int = 1,
+        check: Callable[[RunConfig], None] = lambda config: None,
+    ) -> None:
         self.store = store
         self.command = tuple(command)
         self.at_once = at_once
+        self.check = check
         self.waiting = Waiting(store)
         self._cancelled: set[str] = set()
         self._attending: threading.Thread | None = None
@@ -64,9 +72,9 @@ class Jobs:
     def start(self, config: RunConfig) -> Run:
         """Make a run that trains in a process of its own: at once, or when it is first in the queue.
 
-        `InputError` when a setting cannot be used or the process cannot be started.
+        `InputError` when a setting cannot or may not be used, or the process cannot be started.
         """
-        config.validate()
+        self.check(config.validate())
         with self.waiting.locked():
             run = Run(self.store.root / self.store.new_id(config.data.task))
             config = replace(config, training=replace(config.training, output=str(run.path)))
@@ -84,7 +92,7 @@ class Jobs:
             if state not in RESUMABLE:
                 raise InputError(f"The run {id} is {state}; only one that was interrupted can go on.")
             (run.path / PAUSE_FILE).unlink(missing_ok=True)
-            run.run_config()  # damaged settings are told now and not when its turn comes
+            self.check(run.run_config())  # damaged settings are told now and not when its turn comes
             self._cancelled.discard(id)
             self.waiting.add(run)
         self._next()
@@ -129,7 +137,7 @@ class Jobs:
         return True
 
     def continue_queue(self) -> None:
-        """Go on with the queue that an earlier app left; the app calls it once when it starts."""
+        """Take up the runs that wait and are not in the queue: an earlier app left them, or they were brought back."""
         with self.waiting.locked():
             self.waiting.recover()
         if self.waiting.ids():
@@ -150,16 +158,24 @@ class Jobs:
         with self.waiting.locked():
             ids = self.waiting.ids()
             room = self.at_once - len(self.running()) if ids else 0
-            for id in ids[: max(0, room)]:
+            for id in ids:
+                if room <= 0:
+                    break
                 run = Run(self.store.root / id)
-                run.write_status(state="starting", **own_identity())
+                try:
+                    run.write_status(state="starting", **own_identity())
+                except FileNotFoundError:  # deleted a moment ago
+                    continue
                 self.waiting.take(id)
                 self._launch(run)
+                room -= 1
 
     def _launch(self, run: Run) -> None:
         """Start the process of a run that was made already, which is what ``--resume`` is for."""
         try:
-            flags = [*_in_place(run.run_config(), run).flags(), "--resume"]
+            config = run.run_config()
+            self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
+            flags = [*_in_place(config, run).flags(), "--resume"]
             with open(run.log_path, "ab") as log:
                 process = subprocess.Popen(
                     [*self.command, *flags],

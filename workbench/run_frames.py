@@ -8,6 +8,7 @@ the run so far exceeds, so that one colour means one norm at every step.
 import base64
 import math
 import time
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,17 @@ def encode_gates(gates: NDArray[np.float32], top: float = 1.0) -> Codes:
     return np.where(np.isnan(gates), UNTRAINED, codes).astype(np.uint8)
 
 
-def state_counts(offset: Codes, scale: Codes) -> list[int]:
-    """How many units have no edit, the offset alone, the scale alone, and both; units that may not be edited are
-    left out."""
+def state_counts(offset: Codes, scale: Codes) -> list[int | None]:
+    """How many units have no edit, the offset alone, the scale alone, and both.
+
+    Units that may not be edited are left out. None for a state that no unit can be in, for want of a trained half.
+    """
     on = [(codes > 0) & (codes < UNTRAINED) for codes in (offset, scale)]
-    trained = (offset < UNTRAINED) | (scale < UNTRAINED)
-    return np.bincount((on[0] + 2 * on[1])[trained], minlength=len(STATES)).tolist()
+    trained = [codes < UNTRAINED for codes in (offset, scale)]
+    counts = np.bincount((on[0] + 2 * on[1])[trained[0] | trained[1]], minlength=len(STATES)).tolist()
+    known = [bool(half.any()) for half in trained]
+    possible = (known[0] or known[1], known[0], known[1], known[0] and known[1])
+    return [count if may else None for count, may in zip(counts, possible, strict=True)]
 
 
 def round_up(value: float) -> float:
@@ -52,16 +58,17 @@ def round_up(value: float) -> float:
 class History:
     """The records of one site: their steps, what is counted of each, and any of them as a frame.
 
-    Reads what was added since the last time, within a bounded share of the time.
+    Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without
+    gates: its edits are always on, and nothing is said of the probability that a gate is open.
     """
 
-    def __init__(self, run: Run, site: str) -> None:
-        self._run, self._site = run, site
+    def __init__(self, run: Run, site: str, *, gated: bool = True) -> None:
+        self._run, self._site, self._gated = run, site, gated
         self._next_read = 0.0
         self.steps: list[int] = []
-        self.counts: list[list[int]] = []
+        self.counts: list[list[int | None]] = []
         self.closed: list[tuple[float | None, float | None]] = []
-        """Mean P(closed) of the offset and of the scale gates at each record; None for a half that is not trained."""
+        """Mean P(closed) of the offset and of the scale gates at each record; None for a half without trained gates."""
         self.norm_top = 1.0
         self._norm = 0.0
 
@@ -87,7 +94,7 @@ class History:
 
     def _add(self, history: GateHistory, skip: int) -> None:
         for index in range(skip, len(history)):
-            fields = {name: values[index] for name, values in history.fields.items()}
+            fields = self._known({name: values[index] for name, values in history.fields.items()})
             self.steps.append(int(history.steps[index]))
             self.counts.append(state_counts(encode_gates(fields["offset_gate"]), encode_gates(fields["scale_gate"])))
             self.closed.append((_mean_closed(fields["offset_open"]), _mean_closed(fields["scale_open"])))
@@ -100,6 +107,12 @@ class History:
     def _read(self, start: int, stop: int) -> GateHistory:
         return GateHistory.read(self._run.gates_dir, self._site, start, stop)
 
+    def _known(self, fields: dict[str, Array]) -> dict[str, Array]:
+        """The fields of a record, without the probabilities of gates that are not there."""
+        if self._gated:
+            return fields
+        return {name: np.full_like(v, np.nan) if name.endswith("_open") else v for name, v in fields.items()}
+
     def frame(self, record: int) -> dict[str, Any] | None:
         """The record with this number, counted from 0; None when there is no such record."""
         if record < 0:
@@ -109,8 +122,13 @@ class History:
             return None
         return self.encode(int(history.steps[0]), {name: values[0] for name, values in history.fields.items()})
 
+    def record_at(self, step: int) -> int:
+        """Number of the nearest record that is not after a step, the first one where all are; -1 without records."""
+        return min(len(self) - 1, max(0, bisect_right(self.steps, step) - 1))
+
     def encode(self, step: int, fields: dict[str, Array]) -> dict[str, Any]:
         """A record as the page takes it: every field of `FIELDS` in base64, and what says how to read it."""
+        fields = self._known(fields)
         norms = [fields[name] for name in ("offset_norm", "scale_norm")]
         highest = max((float(np.nanmax(values)) for values in norms if not np.isnan(values).all()), default=0.0)
         if highest > self.norm_top:  # newer than what was read

@@ -141,7 +141,15 @@ class Desk:
 
 
 class Loader:
-    """Where models and edits come from."""
+    """Where models and edits come from.
+
+    Args:
+        check: Raises `InputError` for the name of a model that may not be loaded: a run that was imported names what
+            its author liked.
+    """
+
+    def __init__(self, check: Callable[[str], None] = lambda name: None) -> None:
+        self._check = check
 
     def base_name(self, run: Run) -> Hashable:
         """What tells base models apart: two runs with equal names share one."""
@@ -153,9 +161,10 @@ class Loader:
         from jola.examples import Template
         from jola.model import JoLAModel
 
-        config = run.run_config()
+        config, name = run.run_config(), self._model_name(run)
+        self._check(name)
         model = JoLAModel.from_pretrained(
-            self._model_name(run),
+            name,
             revision=config.model.revision,
             dtype=config.model.dtype,
             device=config.model.device,
@@ -312,9 +321,10 @@ class Session:
         return self._bases[key]
 
     def _forget(self, model: int) -> None:
-        for kept in (self._edits, self._prompts):
-            for key in [key for key in kept if key[0] == model]:
-                del kept[key]
+        for key in [key for key in self._edits if key[0] == model]:
+            del self._edits[key]
+        for key in [key for key in self._prompts if key[0] == model]:
+            del self._prompts[key]
 
     def _edits_of(self, run: Run, key: tuple[Path, int], model: "JoLAModel") -> "tuple[GatedEdits, ...]":
         full = (id(model), *key)

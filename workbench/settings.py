@@ -1,6 +1,7 @@
 """Settings of the app: where it listens, where the runs are, and its limits."""
 
 import ipaddress
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ class Limits:
     generation_seconds: float = 120.0
     loaded_models: int = 2
     upload_bytes: int = 50 * 2**20
+    upload_examples: int = 200_000
+    upload_characters: int = 200_000
+    """Characters of one uploaded example."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +97,35 @@ class Settings:
         """
         if self.loopback:
             return
-        roots = [folder.expanduser().resolve() for folder in (*self.folders, *([uploads] if uploads else []))]
-
-        def inside(path: str) -> bool:
-            place = Path(path).expanduser()
-            return place.exists() and any(place.resolve().is_relative_to(root) for root in roots)
-
-        model, task = config.model.model, config.data.task
-        if model not in ("default", *ASSETS, *self.models) and not inside(model):
-            raise InputError(
-                f"The model {model!r} is not open to this page; start the app with --models or --folders to allow it."
-            )
-        if task not in REGISTRY and not inside(task):
+        self.check_model(config.model.model)
+        task = config.data.task
+        if task not in REGISTRY and not self._inside(task, *([uploads] if uploads else [])):
             raise InputError(
                 f"The data {task!r} are not open to this page; upload them, or start the app with --folders."
             )
+
+    def check_model(self, model: str) -> None:
+        """Refuse a model that a page may not ask for; see `check_sources`."""
+        if not self.loopback and model not in ("default", *ASSETS, *self.models) and not self._inside(model):
+            raise InputError(
+                f"The model {model!r} is not open to this page; start the app with --models or --folders to allow it."
+            )
+
+    def check_path(self, path: str) -> None:
+        """Refuse a file or folder that a page may not name; see `check_sources`."""
+        if not self.loopback and not self._inside(path):
+            raise InputError(
+                f"The path {path!r} is not open to this page; upload a zip file, or start the app with --folders."
+            )
+
+    def _inside(self, path: str, *more: Path) -> bool:
+        """Whether a path is there and in one of the folders that are open, links followed."""
+        if "\0" in path:
+            return False
+        # os.path answers "no" to texts that can be no path, where pathlib raises.
+        place = os.path.realpath(os.path.expanduser(path))
+        roots = [os.path.realpath(os.path.expanduser(folder)) for folder in (*self.folders, *more)]
+        return os.path.exists(place) and any(Path(place).is_relative_to(root) for root in roots)
 
     def claim_port(self) -> int:
         """The port to serve on, free at this moment. `InputError` when it is taken or may not be used."""

@@ -141,9 +141,8 @@ def test_strength_goes_from_reversed_to_double(run: Run, open_playground: Callab
 def test_the_map_works_with_the_keyboard_alone(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     before = table(page)
-    page.focus("#edit-map canvas")
+    page.focus("#edit-map .gm-canvas")
     layer, unit = open_cells(run)[0]
-    page.keyboard.press("Control+Home")
     for key, count in (("ArrowDown", layer), ("ArrowRight", unit)):
         for _ in range(count):
             page.keyboard.press(key)
@@ -187,7 +186,7 @@ def test_a_head_opens_its_card_with_history_tokens_and_attention(run: Run, open_
 
 def test_effects_are_measured_shown_and_put_on_the_map(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
-    page.get_by_role("tab", name="What edits do").click()
+    page.get_by_role("tab", name="Effects").click()
     page.fill("#effect-answer input, #effect-answer textarea", "good")
     page.click("#effects")
     page.wait_for_selector("#effects-table table")
@@ -201,7 +200,7 @@ def test_effects_are_measured_shown_and_put_on_the_map(run: Run, open_playground
 
 def test_a_text_is_scored_and_the_layers_are_looked_through(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
-    page.get_by_role("tab", name="Along a text").click()
+    page.get_by_role("tab", name="Text", exact=True).click()
     page.fill("#scored-text textarea", "A fine film about small things")
     page.click("#score")
     page.wait_for_selector("#text-strip .jw-strip")
@@ -230,7 +229,7 @@ def test_two_runs_answer_side_by_side(
     edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2)
     page = open_playground(run)
     before = table(page)
-    page.get_by_role("button", name="More adapters").click()
+    page.get_by_role("button", name="Compare or stack with others").click()
     page.click("#other-runs input")
     page.get_by_role("option").first.click()
     changed(page, before)
@@ -270,3 +269,23 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
         timeout=120_000,
     )
     assert page.locator("#answers .jw-answer").nth(1).inner_text().strip() in ("positive", "negative")
+
+
+def test_an_adapter_is_taken_from_a_folder(app: App, run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    page.get_by_role("button", name="Adapter from elsewhere").click()
+    page.fill("#import-folder input, #import-folder textarea", str(run.path / "nowhere"))
+    page.click("#import-take")
+    page.wait_for_selector("#import-message .jw-error")
+    assert "There is no file or folder" in page.inner_text("#import-message")
+    assert page.locator("#edit-map .em").count() == 1
+
+    before = {path.name for path in app.runs.iterdir()}
+    page.fill("#import-folder input, #import-folder textarea", str(run.adapter_dir))
+    page.click("#import-take")
+    page.wait_for_selector("#import-message .jw-good")
+    (new,) = {path.name for path in app.runs.iterdir()} - before
+    taken = Run.open(app.runs / new)
+    assert open_cells(taken) == open_cells(run)
+    page.wait_for_function("document.querySelector('#tokens .jw-picture') !== null")
+    assert re.search(r"edits on as trained", page.inner_text("#mask-summary"))

@@ -213,8 +213,10 @@ def test_two_runs_are_compared_and_let_go(page: Any) -> None:
 def test_export_and_import(page: Any, store: RunStore, tmp_path: Path) -> None:
     page.click(f"{ROWS}[data-id=sample]")
     chosen(page, "sample")
+    page.click(".rt-export")
+    page.wait_for_selector("#export-form input:checked")
     with page.expect_download() as download:
-        page.click(".rt-export")
+        page.click("#export-go")
     file = tmp_path / "gift.zip"
     download.value.save_as(file)
     assert download.value.suggested_filename == "sample.zip"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jola.config import RunConfig, TrainingConfig
+from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.runs import RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
@@ -155,6 +155,37 @@ def test_replay_shows_any_step_and_returns(app: App, open_page: OpenPage) -> Non
     shown(page, step=21)
 
 
+def test_a_link_opens_a_run_at_a_step(app: App, open_page: OpenPage) -> None:
+    record(app, "linked-other").until(3).finish()
+    recorder = record(app, "linked").until(20)
+    page = open_page(app, "linked&tab=train&step=7")
+    shown(page, run="linked", step=7, records=21)
+    assert page.get_attribute(".rv-slider", "aria-valuetext") == "step 7"
+    recorder.step(21)
+    shown(page, step=7, records=22)
+    page.focus(".rv-slider")
+    page.keyboard.press("ArrowRight")
+    shown(page, step=8)
+    page.wait_for_url(re.compile(r"run=linked&.*step=8"))
+    page.reload()
+    ready(page)
+    shown(page, step=8)
+    page.click(".rv-follow")
+    shown(page, step=21)
+    assert "step=" not in page.url
+    # A step that is yet to come follows the run; another run begins at its own end.
+    page.goto(f"{app.address}/?run=linked&step=30")
+    ready(page)
+    shown(page, step=21)
+    recorder.step(22)
+    shown(page, step=22)
+    page.focus("#run-picker input")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    shown(page, run="linked-other", step=3)
+    assert "step=" not in page.url
+
+
 def test_reload_attaches_to_the_same_run(app: App, open_page: OpenPage) -> None:
     record(app, "reload-old").until(5).finish()
     recorder = record(app, "reload").until(5)
@@ -253,9 +284,36 @@ def test_an_untrained_half_is_said_to_be_none(app: App, open_page: OpenPage) -> 
     page = open_page(app, "half")
     shown(page, run="half", step=0)
     assert "not trained" in page.inner_text(".rv-result")
+    counts = [page.inner_text(f".rv-count-{state}") for state in ("none", "offset", "scale", "both")]
+    assert counts == ["0", "24", "–", "–"]
+    spots = [
+        gate_map(page, "(box => [box.x + 3, box.y + 3])(map.cell(...args))", half, 1, 0) for half in ("offset", "scale")
+    ]
+    opaque = [gate_map(page, "map.context.getImageData(...args, 1, 1).data[3]", *map(round, spot)) for spot in spots]
+    assert opaque == [255, 0]  # nothing is drawn where nothing is trained
     page.mouse.move(*cell(page, "scale", 1, 1))
     page.wait_for_selector(".gm-tip:not([hidden])")
     assert page.inner_text(".gm-tip").splitlines()[2] == "scale not trained"
+    page.click("[data-panel=rv-table]")
+    page.locator(".gm-table-body table").first.wait_for()
+    row = page.locator(".gm-table-body table").nth(1).locator("tbody tr").first.locator("td")
+    assert row.all_inner_texts() == ["–", *["not trained"] * 4]
+
+
+def test_a_run_without_gates_says_so(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "ungated", config=RunConfig(edits=EditConfig(gates="none")))
+    values = {name: np.full_like(field, 1.0) for name, field in gate_values(0, 40, 6, 4).items()}
+    with recorder.run.gate_writer("heads", 6, 4) as writer:
+        writer.append(0, values)
+    recorder.finish()
+    page = open_page(app, "ungated")
+    shown(page, run="ungated", step=0)
+    assert "This run has no gates" in page.inner_text(".rv-meaning")
+    assert page.inner_text(".rv-count-both") == "24"
+    page.mouse.move(*cell(page, "offset", 1, 1))
+    page.wait_for_selector(".gm-tip:not([hidden])")
+    assert page.inner_text(".gm-tip").splitlines()[1] == "offset always on, it has no gate; norm 1"
+    assert "gates closed" not in page.inner_text(".rv-result").lower()
 
 
 def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
@@ -308,23 +366,26 @@ def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPag
     page.click("#cancel")
     shown(page, run="waits-0", state="cancelled")
     page.wait_for_function("() => document.querySelectorAll('.rv-queue-list li').length === 1")
+    page.click(".rv-queue-list .rv-unqueue")
+    page.wait_for_selector(".rv-queue", state="hidden")
+    assert RunStore(app.runs).get("waits-1").state == "cancelled"
+    shown(page, run="waits-0")
     with line.locked():
         line.take("waits-1")
     runs[1].write_status(state="cancelled")
 
 
-def test_examples_and_cost_before_the_start(
-    new_app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_examples_and_cost_before_the_start(app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     rows = [{"prompt": f"Film {n}: {HOSTILE}?", "completion": "bad"} for n in range(30)]
     file.write_text("\n".join(map(json.dumps, rows)))
-    page = open_page(new_app)
+    page = open_page(app)
     for name, value in (("model", tiny_folder), ("task", file)):
         page.fill(f"#setting-{name} input", str(value))
         page.keyboard.press("Enter")
     page.wait_for_function("() => document.querySelector('#cost').textContent.includes('of memory')")
-    assert re.search(r"^\d+ steps, time known after the first steps, up to \d+ MB of memory", page.inner_text("#cost"))
+    summary = page.inner_text("#cost summary")
+    assert re.fullmatch(r"\d+ steps, time known after the first steps, up to \d+ MB of memory", summary)
     page.click("#preview-open")
     page.wait_for_selector(".pv-list li >> nth=9")
     assert HOSTILE in page.inner_text(".pv-list")
@@ -336,18 +397,17 @@ def test_examples_and_cost_before_the_start(
     page.wait_for_selector(".pv-list", state="hidden")
 
 
-def test_a_large_map_stays_sharp_readable_and_quick(app: App, open_page: OpenPage) -> None:
+def test_a_large_map_stays_readable_and_tells_what_an_update_costs(app: App, open_page: OpenPage) -> None:
     record(app, "large", layers=80, units=64).until(5)
     page = open_page(app, "large")
     shown(page, run="large", step=5)
-    # Reading a pixel back waits until the drawing is done.
-    draw = "map.draw(); map.context.getImageData(0, 0, 1, 1); return performance.now() - begin;"
-    measure = (
-        f"Array.from({{ length: 9 }}, () => {{ const begin = performance.now(); {draw} }}).sort((a, b) => a - b)[4]"
-    )
-    times = [gate_map(page, f"(map.colourBy('{shows}'), {measure})") for shows in ("gate", "open", "norm", "state")]
-    assert max(times) < 30, times
-    gate_map(page, "map.colourBy('gate')")
+    first = gate_values(5, 40, 80, 64)["scale_gate"]
+    closed = np.argwhere(first == 0)[0]
+    for shows in ("state", "norm", "open", "gate"):
+        choose_colour(page, shows)
+        took = page.evaluate("() => document.querySelector('#run-view .rv').parentElement.measureUpdate()")
+        assert took > 0
+    assert colour(page, "scale", *map(int, closed)) == [0, 34, 78]
     page.mouse.move(*cell(page, "scale", 79, 63))
     page.wait_for_function("() => document.querySelector('.gm-readout').textContent.startsWith('Layer 79, head 63')")
 
@@ -378,24 +438,28 @@ def test_a_failed_run_shows_its_sentence_and_its_log(app: App, open_page: OpenPa
     page = open_page(app, "failed")
     shown(page, run="failed", state="failed")
     assert page.inner_text(".rv-message") == f"Failed: There is no file {HOSTILE}."
+    assert HOSTILE in page.inner_text(".rv-log pre")  # unfolded already
     page.click(".rv-log summary")
-    assert HOSTILE in page.inner_text(".rv-log pre")
+    run.log_path.write_text(f"Loading\n{HOSTILE}\nMore\n")
+    run.write_status(message="Another sentence.")
+    page.wait_for_function("() => document.querySelector('.rv-message').textContent === 'Failed: Another sentence.'")
+    assert not page.locator(".rv-log pre").is_visible()
 
 
-def test_start_with_a_value_that_cannot_be_used(new_app: App, open_page: OpenPage) -> None:
-    before = [run.id for run in RunStore(new_app.runs).list()]
-    page = open_page(new_app)
+def test_start_with_a_value_that_cannot_be_used(app: App, open_page: OpenPage) -> None:
+    before = [run.id for run in RunStore(app.runs).list()]
+    page = open_page(app)
     page.fill("#setting-epochs input", "0")
     page.keyboard.press("Tab")
     page.click("#start")
     page.wait_for_selector("#start-message [role=alert]")
     assert page.inner_text("#start-message") == "Epochs is 0; it must be at least 1."
     assert page.locator("#start").is_visible()
-    assert [run.id for run in RunStore(new_app.runs).list()] == before
+    assert [run.id for run in RunStore(app.runs).list()] == before
 
 
-def test_upload_of_a_broken_file_and_of_a_good_one(new_app: App, open_page: OpenPage) -> None:
-    page = open_page(new_app)
+def test_upload_of_a_broken_file_and_of_a_good_one(app: App, open_page: OpenPage) -> None:
+    page = open_page(app)
     good = {"prompt": "Good or bad?", "completion": "good"}
     broken = (json.dumps(good) + '\n{"prompt": \n').encode()
     chooser = page.locator("input[type=file]")

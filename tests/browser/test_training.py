@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jola.runs import RunStore
-from tests.browser.conftest import App, OpenPage, gate_map, ready, recorded, serve, shown
+from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, recorded, serve, shown
 
 TRAINING = 600_000
 """Milliseconds in which a process may start, load its libraries and make its first steps beside other tests."""
@@ -44,8 +44,11 @@ def task(tmp_path: Path) -> Path:
     return folder
 
 
-def both_answered(page: Any) -> None:
-    """Wait until both answers have been written to their end."""
+def answer(page: Any, length: int) -> None:
+    """Let both models answer with a few tokens, and wait until they have written them to the end."""
+    page.get_by_role("tab", name="Answers").click()
+    page.fill("#answer-length input", str(length))
+    page.click("#answer")
     page.wait_for_function(
         "() => [...document.querySelectorAll('#answers .jw-answer')].every("
         "answer => answer.getAttribute('aria-busy') === 'false' && answer.textContent.trim())"
@@ -69,17 +72,16 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     shown(page, run=id, state="finished")
     assert "n = 4" in page.inner_text(".rv-result")
 
+    page.set_default_timeout(PATIENCE)
     page.get_by_role("tab", name="Playground").click()
     page.wait_for_selector("#playground-run input")
     page.click("#example")
     page.wait_for_selector("#right-answer [role=status]")
     assert page.inner_text("#right-answer") in ("Right answer: good", "Right answer: bad")
     assert "<b>bold</b>" in page.input_value("#prompt textarea")
-    page.fill("#answer-length input", "6")
-    page.click("#answer")
     page.wait_for_selector("#tokens tbody tr")
     assert page.locator("#tokens tbody tr").count() == 10
-    both_answered(page)
+    answer(page, 6)
 
     page.fill("#prompt textarea", " ")
     page.click("#answer")
@@ -87,47 +89,75 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     assert "The prompt is empty" in page.inner_text("#playground-message")
 
 
-def test_cancel_reload_and_a_second_start(new_app: App, open_page: OpenPage, tiny_folder: Path, task: Path) -> None:
-    page = open_page(new_app)
-    page.set_default_timeout(TRAINING)
-    fill_tiny(page, tiny_folder, task, 5000)
-    page.click("#start")
-    page.wait_for_selector("#cancel")
-    id = run_of(page)
-    shown(page, run=id, state="training")
-    recorded(page, 4)
+def press(page: Any, selector: str) -> None:
+    """Press a button without a mouse."""
+    page.focus(selector)
+    page.keyboard.press("Enter")
 
-    page.reload()
-    ready(page)
-    shown(page, run=id, state="training")
 
-    # A second page without an address finds the run that trains.
-    other = open_page(new_app)
-    shown(other, run=id, state="training")
+def test_a_run_outlives_reload_tabs_pauses_and_the_app(
+    home: Path, open_page: OpenPage, tiny_folder: Path, task: Path
+) -> None:
+    with serve(home) as app:
+        page = open_page(app)
+        page.set_default_timeout(TRAINING)
+        fill_tiny(page, tiny_folder, task, 5000)
+        press(page, "#start")
+        page.wait_for_selector("#cancel")
+        id = run_of(page)
+        run = RunStore(app.runs).get(id)
+        shown(page, run=id, state="training")
+        recorded(page, 8)
 
-    # Paused, it waits for as long as one likes; going on, it is the same run.
-    page.click("#pause")
-    shown(page, run=id, state="paused")
-    step = RunStore(new_app.runs).get(id).status()["step"]
-    page.click("#resume")
-    shown(page, run=id, state="training")
-    page.wait_for_function("(step) => Number(document.querySelector('#run-view .rv').dataset.step) > step", arg=step)
+        page.reload()
+        ready(page)
+        shown(page, run=id, state="training")
 
-    # A second run waits for the first.
-    other.wait_for_function("() => !document.querySelector('#start').disabled")
-    fill_tiny(other, tiny_folder, task, 1)
-    other.click("#start")
-    other.wait_for_selector("#start-message [role=status]")
-    second = run_of(other)
-    assert "Queued" in other.inner_text("#start-message") and second != id
-    shown(other, run=second, state="queued")
+        # A second page without an address finds the run that trains.
+        other = open_page(app)
+        other.set_default_timeout(TRAINING)
+        shown(other, run=id, state="training")
 
-    page.click("#cancel")
-    shown(page, run=id, state="cancelled")
-    shown(other, run=second, state="finished")
-    run = RunStore(new_app.runs).get(id)
-    assert run.status()["step"] < run.status()["total_steps"]
-    assert (run.adapter_dir / "adapter_model.safetensors").is_file()
+        # Paused, it waits for as long as one likes; going on, it is the same run.
+        press(page, "#pause")
+        shown(page, run=id, state="paused")
+        step = run.status()["step"]
+        press(page, "#resume")
+        shown(page, run=id, state="training")
+        page.wait_for_function(
+            "(step) => Number(document.querySelector('#run-view .rv').dataset.step) > step", arg=step
+        )
+
+        # After its first epoch a run at work has edits to try.
+        assert (run.adapter_dir / "adapter_model.safetensors").is_file()
+        page.get_by_role("tab", name="Playground").click()
+        page.wait_for_function("() => document.querySelector('#playground-run input').value.includes('training')")
+
+        # A second run waits for the first.
+        other.wait_for_function("() => !document.querySelector('#start').disabled")
+        fill_tiny(other, tiny_folder, task, 1)
+        other.click("#start")
+        other.wait_for_selector("#start-message [role=status]")
+        second = run_of(other)
+        assert "Queued" in other.inner_text("#start-message") and second != id
+        shown(other, run=second, state="queued")
+        for one in (page, other):
+            one.goto("about:blank")
+
+    assert run.alive
+    with serve(home) as app:
+        page, other = open_page(app, id), open_page(app, second)
+        shown(page, run=id, state="training")
+        shown(other, run=second, state="queued")
+        page.set_default_timeout(TRAINING)
+        other.set_default_timeout(TRAINING)
+        press(page, "#cancel")
+        shown(page, run=id, state="cancelled")
+        shown(other, run=second, state="finished")
+        for one in (page, other):
+            one.goto("about:blank")
+        assert run.status()["step"] < run.status()["total_steps"]
+        assert (run.adapter_dir / "adapter_model.safetensors").is_file()
 
 
 def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPage, tiny_folder: Path) -> None:
@@ -137,7 +167,7 @@ def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPag
     page.click("#start")
     shown(page, state="failed")
     assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-message")
-    assert page.locator(".rv-log").is_visible()
+    assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-log pre")
 
 
 @pytest.fixture
@@ -158,13 +188,15 @@ def test_one_click_on_the_default_model(default_app: App, open_page: OpenPage) -
     id = run_of(page)
     recorded(page, 2)
     assert gate_map(page, "[map.frame.layers, map.frame.units]") == [30, 9]
+    looks = {gate_map(page, "map.canvas.toDataURL()")}
     shown(page, run=id, state="finished")
+    looks.add(gate_map(page, "map.canvas.toDataURL()"))
+    assert len(looks) == 2
     assert "n = 8" in page.inner_text(".rv-result")
 
+    page.set_default_timeout(PATIENCE)
     page.get_by_role("tab", name="Playground").click()
     page.click("#example")
     page.wait_for_selector("#right-answer [role=status]")
-    page.fill("#answer-length input", "4")
-    page.click("#answer")
     page.wait_for_selector("#tokens tbody tr")
-    both_answered(page)
+    answer(page, 4)

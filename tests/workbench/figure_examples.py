@@ -83,7 +83,8 @@ def token_scores(count: int = len(TOKENS)) -> TokenScores:
     base = np.r_[np.nan, -rng.exponential(2, count - 1)]
     tokens = tuple(TOKENS[index % len(TOKENS)] for index in range(count))
     kl = np.r_[np.nan, rng.exponential(0.1, count - 1)]
-    return TokenScores(tuple(range(count)), tokens, base, base + rng.normal(0, 0.3, count), kl)
+    edited = np.minimum(base + rng.normal(0, 0.3, count), -1e-3)
+    return TokenScores(tuple(range(count)), tokens, base, edited, kl)
 
 
 def promoted_tokens() -> PromotedTokens:

@@ -12,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from workbench.api import ENDPOINTS
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = [sys.executable, str(ROOT / "app.py")]
 
@@ -60,8 +62,10 @@ def test_the_served_app(app: tuple[subprocess.Popen[str], str]) -> None:
     process, address = app
     page = httpx.get(address)
     assert page.status_code == 200 and "JoLA Workbench" in page.text
-    # No function of the page is offered to programs.
-    assert httpx.get(f"{address}/gradio_api/info").json() == {"named_endpoints": {}, "unnamed_endpoints": {}}
+    # No function of the page is offered to programs, but those that are made for them.
+    offered = httpx.get(f"{address}/gradio_api/info").json()
+    assert list(offered["named_endpoints"]) == [f"/{name}" for name in ENDPOINTS]
+    assert offered["unnamed_endpoints"] == {}
     # A name that somebody made point here (DNS rebinding) is no name of this computer.
     assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
     # Files of this computer are not served.
@@ -80,3 +84,14 @@ def test_importing_the_app_reports_to_nobody() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env={**os.environ}, timeout=60
     )
     assert ended.stdout.split() == ["False", "False"], ended.stderr
+
+
+def test_the_page_is_built_without_pytorch(home: Path) -> None:
+    """It takes seconds to import, and whoever starts the app waits for a page that does not need it yet."""
+    program = (
+        "import sys, workbench.app, gradio; sys.modules['torch'] = None; from workbench.settings import Settings; "
+        "from workbench.bench import Workbench; workbench.app.build(Workbench.from_settings(Settings())); "
+        "print('built')"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert ended.stdout.split() == ["built"], ended.stderr

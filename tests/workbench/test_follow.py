@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.gate_history import FIELDS
 from jola.runs import RunStore
@@ -59,8 +60,36 @@ def test_a_half_that_is_not_trained_is_neither_open_nor_closed(tmp_path: Path) -
     snapshot = Follower(recorder.run).snapshot()
     assert (decode(snapshot["frame"], "scale_gate") == UNTRAINED).all()
     assert (decode(snapshot["frame"], "scale_norm") == UNTRAINED).all()
-    assert snapshot["frame"]["counts"] == [0, 4, 0, 0]
+    assert snapshot["frame"]["counts"] == [0, 4, None, None]
     assert snapshot["states"]["closed"][0][1] is None and snapshot["states"]["closed"][0][0] is not None
+
+
+def test_a_run_without_gates_tells_no_probability_of_a_gate(tmp_path: Path) -> None:
+    config = RunConfig(edits=EditConfig(gates="none"))
+    recorder = Recorder(tmp_path / "runs" / "ungated", steps=4, layers=2, units=2, config=config)
+    values = {name: np.ones_like(field) for name, field in gate_values(0, 4, 2, 2).items()}
+    with recorder.run.gate_writer("heads", 2, 2) as writer:
+        writer.append(0, values)
+    recorder.run.write_result({"closed": {"offset": 0.0, "scale": 0.0}, "test": None})
+    snapshot = Follower(recorder.run).snapshot()
+    assert snapshot["gates"] == "none"
+    assert (decode(snapshot["frame"], "offset_open") == UNTRAINED).all()
+    assert snapshot["frame"]["counts"] == [0, 0, 0, 4]  # the edits are on all the same
+    assert snapshot["states"]["closed"] == [(None, None)]
+    assert snapshot["result"] == []
+
+
+def test_the_record_at_a_step_is_the_nearest_one_before(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path / "runs" / "sparse", steps=9, layers=2, units=2)
+    follower = Follower(recorder.run)
+    for step in (2, 5, 9):
+        recorder.step(step)
+    found = {}
+    for step in (0, 2, 4, 5, 9, 99):
+        frame = follower.frame_at("heads", step)
+        assert frame is not None
+        found[step] = (frame["record"], frame["step"])
+    assert found == {0: (0, 2), 2: (0, 2), 4: (0, 2), 5: (1, 5), 9: (2, 9), 99: (2, 9)}
 
 
 def test_the_course_shows_few_steps_from_the_first_to_the_last(recorder: Recorder) -> None:
@@ -204,6 +233,16 @@ def test_figures_carry_n_and_interval(recorder: Recorder) -> None:
     assert snapshot["facts"]["step"] == "40 / 40"
     assert not snapshot["active"]
     assert ACCURACY["n"] == 500
+
+
+def test_a_run_that_ended_early_says_why_and_which_edits_were_kept(recorder: Recorder) -> None:
+    recorder.until(30)
+    recorder.run.write_result({"kept_step": 15, "steps": 30, "test": None})
+    recorder.run.write_status(state="finished")
+    snapshot = Follower(recorder.run).snapshot()
+    assert snapshot["message"] == "Finished at step 30 of 40, because validation got no better"
+    assert snapshot["kept"] == 15
+    assert snapshot["result"] == [("Edits kept", "step 15 (lowest validation loss, penalty included)")]
 
 
 def test_a_cancelled_run_without_a_test_has_no_accuracy() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jola.config import RunConfig, TrainingConfig
+from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs import Run, RunStore
 from workbench.jobs import Jobs, last_sentence, log_tail
@@ -117,6 +117,48 @@ def test_a_waiting_run_can_be_taken_out_or_removed(jobs: MakeJobs) -> None:
     assert (second.state, second.status()["message"]) == ("cancelled", "Taken out of the queue before training began.")
     one.store.remove(third.id)
     assert one.waiting.ids() == [fourth.id]
+
+
+def test_a_run_that_is_deleted_as_its_turn_comes_is_passed_over(
+    jobs: MakeJobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = jobs(SLEEPS)
+    first = one.start(RunConfig())
+    second, third = (one.start(RunConfig()) for _ in range(2))
+    write, gone = Run.write_status, []
+
+    def write_status(run: Run, **changes: object) -> None:
+        if run.id == second.id:
+            gone.append(one.store.remove(second.id))
+        write(run, **changes)
+
+    monkeypatch.setattr(Run, "write_status", write_status)
+    one.cancel(first.id)
+    wait_for(lambda: bool(gone) and third.alive)
+    assert not second.path.exists() and one.waiting.ids() == []
+
+
+def test_settings_that_the_app_may_not_train_with_start_nothing(tmp_path: Path) -> None:
+    def check(config: RunConfig) -> None:
+        if config.model.model != "default":
+            raise InputError("The model is not open to this page.")
+
+    store = RunStore(tmp_path)
+    one = Jobs(store, [sys.executable, "-c", TRAINS], check=check)
+    other = RunConfig(model=ModelConfig(model="/etc/model"))
+    with pytest.raises(InputError, match="not open"):
+        one.start(other)
+    assert store.list() == []
+    # A run that came from elsewhere, or that waits since the app was open to more models.
+    run = Run.create(tmp_path / "imported", other)
+    run.write_status(state="cancelled")
+    with pytest.raises(InputError, match="not open"):
+        one.resume("imported")
+    with one.waiting.locked():
+        one.waiting.add(run)
+    one.continue_queue()
+    wait_for(lambda: run.state == "failed")
+    assert run.status()["message"] == "The model is not open to this page."
 
 
 def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:

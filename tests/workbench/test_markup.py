@@ -6,7 +6,6 @@ import re
 import pytest
 
 from workbench import markup
-from workbench.session import TokenChange
 
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{constructor}} `x` \"'&"
 
@@ -22,7 +21,6 @@ def readable(fragment: str) -> str:
         markup.section(HOSTILE),
         markup.answer(HOSTILE),
         markup.answer(HOSTILE, "other words"),
-        markup.token_table([TokenChange(HOSTILE, 0.1, 0.2)]),
     ],
 )
 def test_nothing_hostile_survives(fragment: str) -> None:
@@ -51,11 +49,3 @@ def test_an_empty_answer_says_so_and_one_not_asked_for_does_not() -> None:
     assert "(an empty answer)" in markup.answer("")
     assert "empty answer" not in markup.answer(None)
     assert "empty answer" not in markup.answer("", writing=True)
-
-
-def test_the_token_table_shows_both_probabilities_and_the_change() -> None:
-    table = markup.token_table([TokenChange(" positive", 0.1, 0.875), TokenChange("\n", 0.5, 0.25)])
-    rows = [readable(row) for row in re.findall(r"<tr>.*?</tr>", table)]
-    assert rows[1] == "␣positive10.0 %87.5 %+77.5"
-    assert rows[2] == "⏎50.0 %25.0 %-25.0"
-    assert markup.token_table([]) == ""

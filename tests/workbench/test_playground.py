@@ -140,6 +140,10 @@ def test_the_measured_answer_is_the_one_written_the_right_one_or_the_first() -> 
     assert wanted_answer(state, "x", "a\nb", " mine ") == "mine"
     assert wanted_answer(state, "x", "a\nb", "") == "good"
     assert wanted_answer(state, "y", "a\nb", "") == "a"
+    state = replace(state, likeliest=("y", "b"))
+    assert wanted_answer(state, "y", "a\nb", "") == "b"
+    assert wanted_answer(state, "z", "a\nb", "") == "a"
+    assert wanted_answer(state, "y", "a\nc", "") == "a"
     with pytest.raises(InputError, match="Write the answer"):
         wanted_answer(PageState(), "x", "", "")
 
@@ -160,7 +164,7 @@ def test_examples_and_labels_come_from_the_run_s_task(bench: Workbench, tiny_fol
         rows = [{"prompt": f"Good or bad? {part} {number}", "completion": "good"} for number in range(count)]
         (data / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = edited_run(bench.store.root / "own", tiny_folder, task=str(data))
-    prompt, right = prompts.draw_example(run)
+    prompt, right = prompts.draw_example(bench, run)
     assert (prompt.text, right) == ("Good or bad? test 0", "good")
     assert prompts.first_prompt(run) == ""
     config = json.loads((run.path / "config.json").read_text())
@@ -177,7 +181,7 @@ def test_a_task_with_a_name_has_a_prompt_of_its_own_and_labels(run: Run) -> None
 def test_data_that_are_gone_are_a_sentence(bench: Workbench, tiny_folder: Path, tmp_path: Path) -> None:
     run = edited_run(bench.store.root / "lost", tiny_folder, task=str(tmp_path / "gone"))
     with pytest.raises(InputError):
-        prompts.draw_example(run)
+        prompts.draw_example(bench, run)
 
 
 # Views

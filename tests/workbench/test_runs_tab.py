@@ -53,6 +53,20 @@ class TestActions:
         assert run.notes().label == "First"
         assert runs.restore(bench, "one")["kind"] == "error"
 
+    def test_a_waiting_run_that_is_brought_back_waits_again(
+        self, bench: Workbench, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(bench.jobs, "at_once", 0)
+        monkeypatch.setattr(bench.jobs, "_attend_queue", lambda: None)
+        run.write_status(state="queued")
+        bench.jobs.continue_queue()
+        assert bench.jobs.waiting.ids() == ["one"]
+        runs.remove(bench, "one")
+        bench.jobs.waiting.take("one")
+        assert bench.jobs.waiting.ids() == []
+        runs.restore(bench, "one")
+        assert bench.jobs.waiting.ids() == ["one"]
+
     def test_a_run_at_work_is_not_deleted(self, bench: Workbench) -> None:
         Recorder(bench.store.root / "busy", steps=8, layers=3, units=4).until(2)
         refused = runs.remove(bench, "busy")
@@ -60,28 +74,7 @@ class TestActions:
         assert bench.store.get("busy").alive
         assert runs.remove(bench, "../busy")["kind"] == "error"
 
-    def test_what_is_exported_can_be_imported(self, bench: Workbench) -> None:
-        installed = sample.install(bench.store)
-        assert installed is not None
-        file, words = runs.export(bench, installed.id)
-        assert file is not None and file.endswith("sample.zip")
-        assert words["words"].startswith("Exported Sample: sample.zip, 0.")
-        imported = runs.take_in(bench.store, file)
-        back = bench.store.get(imported["chosen"])
-        assert imported["words"] == "Imported Sample."
-        assert back.id != installed.id and back.result() == installed.result()
-
-    def test_exported_files_do_not_pile_up(self, bench: Workbench) -> None:
-        assert sample.install(bench.store) is not None
-        files = [Path(str(runs.export(bench, "sample")[0])) for _ in range(10)]
-        there = [file.is_file() for file in files]
-        assert there[-1] and sum(there) == 8
-
-    def test_what_cannot_be_exported_or_imported_is_a_sentence(
-        self, bench: Workbench, run: Run, tmp_path: Path
-    ) -> None:
-        file, words = runs.export(bench, "one")  # its adapter has no configuration
-        assert file is None and "no adapter" in words["words"]
+    def test_what_cannot_be_imported_is_a_sentence(self, bench: Workbench, run: Run, tmp_path: Path) -> None:
         (tmp_path / "broken.zip").write_bytes(b"PK")
         refused = runs.take_in(bench.store, str(tmp_path / "broken.zip"))
         assert refused["kind"] == "error"

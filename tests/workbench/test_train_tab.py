@@ -57,16 +57,31 @@ def test_the_cost_is_told_before_the_start(bench: Workbench, tmp_path: Path) -> 
     assert "Epochs is 0; it must be at least 1." in train.cost(bench, {"epochs": 0})
 
 
-def test_the_preview_shows_escaped_examples_with_what_bears_the_loss(tmp_path: Path, tiny_folder: Path) -> None:
+def test_the_preview_shows_escaped_examples_with_what_bears_the_loss(
+    bench: Workbench, tmp_path: Path, tiny_folder: Path
+) -> None:
     file = tmp_path / "data.jsonl"
     file.write_text("".join(ROWS.replace("Fine", f"<img src=x> {n}") for n in range(20)))
-    html, sentence = train.preview({"task": str(file), "model": str(tiny_folder)})
+    html, sentence = train.preview(bench, {"task": str(file), "model": str(tiny_folder)})
     assert sentence == ""
     assert "<img" not in html and "&lt;" in html
     assert html.count("<li>") == 10
     assert "bear the loss" in html and '<b class="pv-token pv-loss">' in html
-    html, sentence = train.preview({"task": "/no/such/file", "model": str(tiny_folder)})
+    html, sentence = train.preview(bench, {"task": "/no/such/file", "model": str(tiny_folder)})
     assert html == "" and "/no/such/file" in sentence
+
+
+def test_a_page_that_others_reach_reads_no_file_of_this_computer(tmp_path: Path) -> None:
+    file = tmp_path / "secret.jsonl"
+    file.write_text(ROWS)
+    bench = Workbench.from_settings(Settings(host="0.0.0.0", auth="me:secret"))
+    values = {"task": str(file)}
+    for answer in (train.start(bench, values), train.preview(bench, values)):
+        assert "not open to this page" in " ".join(filter(None, answer))
+    assert "not open to this page" in train.cost(bench, values)
+    assert bench.store.list() == []
+    kept, _ = train.accept_upload(str(file))
+    assert "not open" not in train.cost(bench, {"task": kept})
 
 
 def test_start_with_a_bad_value_is_a_sentence_and_no_run(bench: Workbench) -> None:

@@ -4,14 +4,17 @@ import base64
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from jola.interventions import HALVES, GatedEdits
+from jola.gate_history import HALVES
 from jola.masks import HeadMask
 from workbench.run_frames import encode_gates
+
+if TYPE_CHECKING:
+    from jola.interventions import GatedEdits
 
 # Grows with every answer, also from one start of the app to the next.
 _revisions = itertools.count(time.time_ns() // 1000)
@@ -38,7 +41,7 @@ class Effects(Protocol):
 
 
 def edit_map_value(
-    edits: GatedEdits | Mapping[str, ArrayLike],
+    edits: "GatedEdits | Mapping[str, ArrayLike]",
     mask: HeadMask,
     *,
     key: str = "",
@@ -53,6 +56,8 @@ def edit_map_value(
     edits from others: with another key the page forgets its place and the gestures under way. ``seen`` is the number of
     the last gesture in the mask, from `apply_edits`. Raises `ValueError` when edits and mask differ in shape.
     """
+    from jola.interventions import GatedEdits  # which imports PyTorch: only what is shown needs it
+
     if isinstance(edits, GatedEdits):
         site = site or str(edits.site)
         edits = {
@@ -89,7 +94,7 @@ def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, 
     }
 
 
-def _trained_gates(edits: GatedEdits) -> dict[str, Any]:
+def _trained_gates(edits: "GatedEdits") -> dict[str, Any]:
     """Gate values with NaN in a half that these edits do not have."""
     values = edits.gate_values()
     return {half: values[half] if half in edits.halves else values[half] + np.nan for half in HALVES}

@@ -16,6 +16,7 @@ from workbench.figures.style import (
     HALF_DASH,
     HALF_SYMBOL,
     KEYED,
+    STATE_WORDS,
     Figure,
     blank,
     colour_key,
@@ -36,7 +37,6 @@ COLOURS: dict[str, str] = {"gate": "Expected gate", "open": "P(open)", "norm": "
 
 _KEYS = {"gate": "0 closed, 1 fully open", "open": "P(open)", "norm": "L2 norm"}
 _NOTHING = "No gates have been recorded yet."
-_STATES = ("no edit", "offset only", "scale only", "both")
 _SIGNS = ("", "+", "×", "+×")
 """The states without colour: an offset is added, a scale multiplies."""
 
@@ -109,10 +109,10 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
     figure.add_trace(
         heat(
             state, f"layer %{{y}}, {unit} %{{x}}: %{{customdata}}", coloraxis=None, zmin=-0.5, zmax=3.5,
-            colorscale=blocks, showscale=False, customdata=np.asarray(_STATES)[state],
+            colorscale=blocks, showscale=False, customdata=np.asarray(list(STATE_WORDS.values()))[state],
         ), row=1, col=1,
     )  # fmt: skip
-    for index, (word, colour) in enumerate(zip(_STATES, colours.states, strict=True)):
+    for index, (word, colour) in enumerate(zip(STATE_WORDS.values(), colours.states, strict=True)):
         layer, head = np.nonzero(state == index)
         if labelled and _SIGNS[index] and len(layer):
             ink = colours.surface if index == 3 or dark else "#ffffff"

@@ -16,6 +16,8 @@ import plotly.io
 from plotly.colors import sequential
 from plotly.subplots import make_subplots
 
+from jola.gate_history import STATES
+
 SANS = "IBM Plex Sans, system-ui, sans-serif"
 MONO = "IBM Plex Mono, ui-monospace, monospace"
 
@@ -93,6 +95,8 @@ DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "hexagon")
 HALF_DASH = {"offset": "solid", "scale": "dash"}
 HALF_SYMBOL = {"offset": "circle", "scale": "diamond"}
+STATE_WORDS = dict(zip(STATES, ("no edit", "offset only", "scale only", "both"), strict=True))
+"""What the states of a unit are called in figures."""
 
 
 def palette(dark: bool) -> Palette:

@@ -13,6 +13,7 @@ from workbench.figures.style import (
     DASHES,
     HALF_DASH,
     HALF_SYMBOL,
+    STATE_WORDS,
     SYMBOLS,
     Figure,
     blank,
@@ -46,8 +47,6 @@ QUANTITIES = {
 }
 """Numbers of the metrics that can be compared: title and unit."""
 
-_STATE_WORDS = {"none": "no edit", "offset": "offset only", "scale": "scale only", "both": "both"}
-
 
 def _line(x: Any, y: Any, name: str, colour: str, **kwargs: Any) -> go.Scatter:
     """A line; markers join it where there are few points, so that a single one can be seen."""
@@ -60,9 +59,13 @@ def _line(x: Any, y: Any, name: str, colour: str, **kwargs: Any) -> go.Scatter:
     )  # fmt: skip
 
 
+def _traces(figure: Figure) -> tuple[Any, ...]:
+    return tuple(figure.data)
+
+
 def _step_axes(figure: Figure, rows: int = 1) -> None:
     """Steps from 0 on, without fractions of a step where there are few."""
-    last = max((int(max(trace["x"])) for trace in figure.data if len(trace["x"])), default=0)
+    last = max((int(max(trace["x"])) for trace in _traces(figure) if len(trace["x"])), default=0)
     figure.update_xaxes(range=[-0.004 * last, 1.004 * last] if last > 8 else [-0.4, last + 0.4], tickformat=",d")
     if last <= 8:
         figure.update_xaxes(dtick=1)
@@ -124,10 +127,10 @@ def state_counts(history: GateHistory, *, dark: bool = False) -> Figure:
     if not len(frame):
         return blank(title, "No gates have been recorded yet.", dark=dark)
     colours, figure = palette(dark), panels()
-    total = int(frame[list(_STATE_WORDS)].iloc[0].sum())
-    for state, colour in zip(_STATE_WORDS, colours.states, strict=True):
-        words, counts = f"{_STATE_WORDS[state]} {frame[state].iloc[-1]:,}", frame[state]
-        hover = f"step %{{x:,}}<br>{_STATE_WORDS[state]}: %{{y:,}} of {total:,}<extra></extra>"
+    total = int(frame[list(STATE_WORDS)].iloc[0].sum())
+    for state, colour in zip(STATE_WORDS, colours.states, strict=True):
+        words, counts = f"{STATE_WORDS[state]} {frame[state].iloc[-1]:,}", frame[state]
+        hover = f"step %{{x:,}}<br>{STATE_WORDS[state]}: %{{y:,}} of {total:,}<extra></extra>"
         pattern = half_pattern(state, dark=dark) if state == "scale" else None
         if len(frame) == 1:
             marker = {"color": colour, "pattern": pattern, "line": {"width": 0}}
@@ -205,7 +208,7 @@ def compare_curves(
         return blank(title, "No chosen run recorded this.", dark=dark)
     figure.update_yaxes(title_text=unit, rangemode="tozero")
     _step_axes(figure)
-    note = counted(len(figure.data), "run")
+    note = counted(len(_traces(figure)), "run")
     if noisy:
         note += f", means over {2 * frames.SMOOTHING + 1} steps"
     if missing:
@@ -213,7 +216,7 @@ def compare_curves(
     # One line for each name below the plot: they may be long.
     key = {"orientation": "v", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(showlegend=True, legend=key)
-    below = 52 + 19 * len(figure.data)
+    below = 52 + 19 * len(_traces(figure))
     return finish(figure, title, note, dark=dark, height=260 + below, headed=False, bottom=below)
 
 

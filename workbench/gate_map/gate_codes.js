@@ -22,6 +22,7 @@ const decodeFrame = (frame) => {
 };
 
 const gateValue = (code) => code / GATE_OPEN_LEVELS;
+const gateTrained = (code) => code !== GATE_UNTRAINED;
 const gateOpen = (code) => code > 0 && code < GATE_UNTRAINED;
 const gateColour = (code) => CIVIDIS[Math.round((code / GATE_OPEN_LEVELS) * 255)];
 

@@ -140,19 +140,19 @@ class GateMap {
   }
 
   drawHalf(half) {
-    const opens = this.frame[half], codes = this.frame.fields[`${half}_${MEANINGS[this.shows].field}`];
-    const trained = opens.some((code) => code !== GATE_UNTRAINED);
-    const total = opens.filter((code) => code !== GATE_UNTRAINED).length;
-    const open = opens.filter(gateOpen).length;
+    const opens = this.frame[half], { fields } = this.frame, codes = fields[`${half}_${MEANINGS[this.shows].field}`];
+    const total = opens.filter(gateTrained).length, open = opens.filter(gateOpen).length;
+    const gated = fields[`${half}_open`].some(gateTrained);
     const paint = { colour: gateColour, pixels: GATE_PIXELS };
-    this.drawPanel(half, codes, opens, paint, trained ? `${open} of ${total} open` : "not trained");
+    if (!codes.some(gateTrained)) paint.absent = total ? "no gates" : "not trained";
+    this.drawPanel(half, codes, opens, paint, !total ? "" : gated ? `${open} of ${total} open` : `${total} always on`);
   }
 
   /* Both halves at once. What a state is shows in its sign too, where there is room for one. */
   drawStates() {
     const states = stateCodes(this.frame), colours = this.theme.states;
     this.statePixels ||= pixelTable((code) => colours[code]);
-    const trained = states.filter((code) => code !== GATE_UNTRAINED).length;
+    const trained = states.filter(gateTrained).length;
     const edited = states.filter(gateOpen).length;
     const paint = { colour: (code) => colours[code], pixels: this.statePixels, sign: true };
     this.drawPanel("offset", states, states, paint, `${edited} of ${trained} edited`);
@@ -168,12 +168,14 @@ class GateMap {
     context.font = `700 13px ${theme.font}`;
     context.fillText(MEANINGS[this.shows].title(capital(half)), plot.left, plot.top - 10);
 
-    if (gap) this.drawCells(half, codes, paint);
+    if (paint.absent) this.drawAbsent(plot, paint.absent);
+    else if (gap) this.drawCells(half, codes, paint);
     else this.drawPixels(plot, codes, paint.pixels);
     for (let layer = 0; layer < frame.layers; layer++) {
-      this.drawOpenBar(plot, layer, opens.subarray(layer * frame.units, (layer + 1) * frame.units).filter(gateOpen).length);
+      const row = opens.subarray(layer * frame.units, (layer + 1) * frame.units);
+      if (row.some(gateTrained)) this.drawOpenBar(plot, layer, row.filter(gateOpen).length);
     }
-    if (!gap) {
+    if (!gap && !paint.absent) {
       context.strokeStyle = theme.line;
       context.lineWidth = 1;
       context.strokeRect(plot.left - 0.5, plot.top - 0.5, plot.width + 1, plot.height + 1);
@@ -184,6 +186,20 @@ class GateMap {
     // Above a narrow panel there is no room for both.
     if (plot.width > 190) context.fillText(words, plot.left + plot.width - gap, plot.top - 10);
     this.drawUnitAxis(plot);
+  }
+
+  /* In place of the cells of a half that is not there. */
+  drawAbsent(plot, words) {
+    const { context, theme } = this;
+    context.strokeStyle = theme.line;
+    context.lineWidth = 1;
+    context.setLineDash([4, 4]);
+    context.strokeRect(plot.left + 0.5, plot.top + 0.5, plot.width - 1, plot.height - 1);
+    context.setLineDash([]);
+    context.fillStyle = theme.quiet;
+    context.font = `13px ${theme.font}`;
+    context.textAlign = "center";
+    context.fillText(words, plot.left + plot.width / 2, plot.top + plot.height / 2 + 4);
   }
 
   /* Cells with a line between them. */
@@ -308,6 +324,7 @@ class GateMap {
     const halves = HALVES.map((half) => {
       const [gate, open, norm] = ["gate", "open", "norm"].map((kind) => fields[`${half}_${kind}`][at]);
       if (gate === GATE_UNTRAINED) return `${half} not trained`;
+      if (open === GATE_UNTRAINED) return `${half} always on, it has no gate; norm ${normWords(norm, top)}`;
       return `${half} gate ${gateWords(gate)}, P(open) ${openWords(open)}, norm ${normWords(norm, top)}`;
     });
     return [STATE_WORDS[gateOpen(this.frame.offset[at]) + 2 * gateOpen(this.frame.scale[at])], ...halves];

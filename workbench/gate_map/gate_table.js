@@ -22,7 +22,8 @@ const gateTables = (frame, shows = "gate") => {
     const body = table.createTBody();
     for (let layer = 0; layer < frame.layers; layer++) {
       const row = body.insertRow(), from = layer * frame.units, to = from + frame.units;
-      row.append(make("th", layer, { scope: "row" }), make("td", opens.subarray(from, to).filter(gateOpen).length));
+      const near = opens.subarray(from, to);
+      row.append(make("th", layer, { scope: "row" }), make("td", near.some(gateTrained) ? near.filter(gateOpen).length : "–"));
       for (const code of codes.subarray(from, to)) row.append(make("td", meaning.words(code, frame)));
     }
     return table;

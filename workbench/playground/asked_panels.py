@@ -65,7 +65,7 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
     page.unload(on_stop)
 
 
-def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> dict[str, Any]:
+def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> str:
     call = (
         "ids = Template(model.tokenizer).encode_prompt(Example((Message('user', prompt),), ''))\n"
         f"new = model.generate(torch.tensor([ids]), max_new_tokens={length}, do_sample=False, mask=mask)\n"

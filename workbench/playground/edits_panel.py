@@ -10,7 +10,7 @@ from jola.errors import InputError
 from jola.masks import HeadMask, SavedMasks
 from workbench import markup
 from workbench.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
-from workbench.playground import results
+from workbench.playground import import_panel, results
 from workbench.playground.live import LiveViews, look
 from workbench.playground.state import (
     STRENGTH_LIMIT,
@@ -60,6 +60,7 @@ class EditsPanel:
     strongest: gr.Number
     threshold: gr.Number
     name: gr.Textbox
+    taking: import_panel.ImportPanel
 
     def mask_outputs(self) -> list[Any]:
         """What shows the mask; filled by `mask_updates`."""
@@ -83,7 +84,7 @@ def build_settings() -> dict[str, Any]:
         -STRENGTH_LIMIT, STRENGTH_LIMIT, 1.0, step=0.05, label="Strength of all edits",
         info="1 as trained, 0 off, negative the other way.", elem_id="strength", elem_classes=["jw-slider"],
     )  # fmt: skip
-    with gr.Accordion("More adapters", open=False, elem_classes="jw-more"):
+    with gr.Accordion("Compare or stack with others", open=False, elem_classes="jw-more"):
         parts["others"] = gr.Dropdown(
             [], multiselect=True, max_choices=3, label="Other runs", info="Up to three, of the same model.",
             elem_id="other-runs", elem_classes=["setting", "jw-wide"],
@@ -91,6 +92,7 @@ def build_settings() -> dict[str, Any]:
         parts["arrangement"] = gr.Radio(
             [BESIDE, ON_TOP], value=BESIDE, label="They answer", elem_id="arrangement", elem_classes="jw-radio"
         )
+    parts["taking"] = import_panel.build()
     gr.HTML(markup.section("Which are on"), apply_default_css=False)
     parts["summary"] = gr.HTML("", apply_default_css=False, elem_id="mask-summary")
     parts["site"] = gr.Radio(

@@ -40,12 +40,12 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
         apply_default_css=False,
     )
     answer = gr.Textbox(
-        label="Answer", info="Empty takes the right one, else the first of the given answers.", max_lines=1,
-        elem_id="effect-answer", elem_classes="jw-line",
+        label="Answer", info="Empty takes the right answer where it is known, else the likeliest of the given ones.",
+        max_lines=1, elem_id="effect-answer", elem_classes="jw-line",
     )  # fmt: skip
     with gr.Row(elem_classes="jw-actions"):
         go = gr.Button("Measure on this prompt", size="sm", scale=0, elem_id="effects")
-        mean = gr.Button("Mean over test examples", size="sm", scale=0, elem_id="mean-effects")
+        mean = gr.Button("Mean over examples", size="sm", scale=0, elem_id="mean-effects")
         count = gr.Number(
             20, minimum=2, maximum=_MOST_EXAMPLES, precision=0, label="Examples", show_label=False, container=False,
             elem_id="effect-examples", elem_classes="jw-count",
@@ -114,7 +114,7 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
             number = max(2, min(int(count or 2), _MOST_EXAMPLES))
             run = chosen_run(wiring.bench, state.run)
             yield "", markup.note("Reading the test examples …", "busy"), *skipped, gr.Button(visible=False)
-            examples = test_examples(run)[:number]
+            examples = test_examples(wiring.bench, run)[:number]
             progress = views.Progress()
             ticket = views.ask_mean_edit_effects(
                 wiring.bench.session, way.stack, examples, progress, page=page_of(request)
@@ -169,4 +169,5 @@ def wanted_answer(state: PageState, text: str, answers: str, answer: str) -> str
     given = answers_of(answers)
     if not given:
         raise InputError("Write the answer whose probability should be measured.")
-    return given[0]
+    seen_at, likeliest = state.likeliest
+    return likeliest if seen_at == text and likeliest in given else given[0]

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from jola.interventions import HALVES
+from jola.gate_history import HALVES
 from workbench import figures, markup
 from workbench.calls import Superseded
 from workbench.figures.frames import head_history, to_csv
@@ -46,13 +46,13 @@ class HeadPanel:
 def build() -> HeadPanel:
     """Lay the card out."""
     title = gr.HTML(EMPTY, apply_default_css=False, elem_id="head-title")
-    sliders = [
+    offset, scale = (
         gr.Slider(
             -STRENGTH_LIMIT, STRENGTH_LIMIT, 1.0, step=0.05, label=f"Strength of its {half}", visible=False,
             elem_id=f"head-{half}", elem_classes="jw-slider",
         )
         for half in HALVES
-    ]  # fmt: skip
+    )  # fmt: skip
     with gr.Column(elem_classes="jw-view"):
         promoted = gr.HTML("", apply_default_css=False, elem_id="promoted", elem_classes="jw-picture")
         promoted_tools = view_tools("promoted-tools")
@@ -62,7 +62,9 @@ def build() -> HeadPanel:
     with gr.Column(elem_classes="jw-view"):
         history = gr.Plot(show_label=False, visible=False, elem_id="history-plot")
         history_tools = view_tools("history-tools")
-    return HeadPanel(title, *sliders, promoted, promoted_tools, attention, attention_tools, history, history_tools)
+    return HeadPanel(
+        title, offset, scale, promoted, promoted_tools, attention, attention_tools, history, history_tools
+    )  # fmt: skip
 
 
 def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews, places: gr.Tabs) -> None:

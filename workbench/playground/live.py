@@ -1,7 +1,7 @@
 """The views that follow every click: the next token, and the probability of given answers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -74,6 +74,8 @@ def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answ
             tuple(map(float, scores[0].base)),
             tuple(tuple(map(float, one.edited)) for one in scores),
         )
+        likeliest = given[max(range(len(given)), key=shares.edited[0].__getitem__)]
+        wiring.pages.change(page, lambda s: replace(s, likeliest=(text, likeliest)))
         right = state.right if state.prompt is not None and state.prompt.text == text else ""
         call = "print(insight.answer_scores(model, prompt, answers, mask=mask).to_frame())"
         code = recipe(ways, call, prompt, answers=given)

@@ -6,11 +6,13 @@ from functools import lru_cache
 from jola.records import Example
 from jola.runs import Run
 from jola.tasks import REGISTRY, load_task
+from workbench.bench import Workbench
 from workbench.session import Prompt
 
 
-def test_examples(run: Run) -> tuple[Example, ...]:
-    """The run's test data. `InputError` when they are not there any more."""
+def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:
+    """The run's test data. `InputError` when they are not there any more, or not open to this page."""
+    bench.jobs.check(run.run_config())  # an imported run names what its author liked
     return _test_examples(run, str(run.run_config().data))
 
 
@@ -20,9 +22,9 @@ def _test_examples(run: Run, _data: str) -> tuple[Example, ...]:
     return load_task(config.data, config.training.seed).test
 
 
-def draw_example(run: Run) -> tuple[Prompt, str]:
-    """A random test example and its right answer. `InputError` when there are no such data any more."""
-    example = random.choice(test_examples(run))
+def draw_example(bench: Workbench, run: Run) -> tuple[Prompt, str]:
+    """A random test example and its right answer. Raises as `test_examples`."""
+    example = random.choice(test_examples(bench, run))
     return Prompt(tuple((message.role, message.content) for message in example.prompt)), example.completion
 
 

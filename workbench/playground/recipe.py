@@ -1,6 +1,7 @@
 """The Python that gives the numbers of a view again, for a notebook or a script."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from workbench.playground.state import Column
 from workbench.session import Prompt, Use
@@ -33,7 +34,7 @@ def _prompt_lines(prompt: Prompt, imports: set[str]) -> list[str]:
 
 def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> list[str]:
     first, *rest = column.stack
-    lines = [f"model = JoLAModel.from_adapter({str(first.run.adapter_dir)!r})", *filter(None, [plain])]
+    lines = [_loading_line(first), *filter(None, [plain])]
     if not rest:
         if first.strength != 1.0:
             call = call.replace("mask=mask", f"mask=mask, strength={first.strength:g}")
@@ -46,6 +47,17 @@ def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> l
         lines.append("edits += more")
         lines += _masks_of(use, "more", imports)
     return [*lines, "with model.using(edits):", "    " + call.replace("mask=mask", "mask=masks")]
+
+
+def _loading_line(use: Use) -> str:
+    """The model as the run used it: an adapter alone does not tell where a local model lies, nor the number format."""
+    asked = use.run.run_config().model
+    options = ""
+    if Path(asked.model).expanduser().exists():
+        options += f", model={asked.model!r}"
+    if asked.dtype != "auto":
+        options += f", dtype={asked.dtype!r}"
+    return f"model = JoLAModel.from_adapter({str(use.run.adapter_dir)!r}{options})"
 
 
 def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:

@@ -9,9 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jola.adapter import read_edits
 from jola.errors import InputError
-from jola.interventions import GatedEdits
 from jola.masks import HeadMask, History
 from jola.runs import Run
 from workbench.bench import Workbench, has_adapter, short_name
@@ -19,6 +17,7 @@ from workbench.session import Prompt, Use
 
 if TYPE_CHECKING:
     from jola.insight import EditEffects
+    from jola.interventions import GatedEdits
 
 STRENGTH_LIMIT = 2.0
 _MOST_OTHERS = 3
@@ -50,6 +49,8 @@ class PageState:
     """The example that was drawn, as long as the box shows it."""
     right: str = ""
     """Its right answer."""
+    likeliest: tuple[str, str] = ("", "")
+    """A prompt's text, and which of the given answers the edited model found likeliest there."""
     effects: "EditEffects | None" = None
     cell: tuple[int, int] | None = None
     """The head whose card is open."""
@@ -116,7 +117,7 @@ def chosen_run(bench: Workbench, id: str | None) -> Run:
     return run
 
 
-def edits_of(run: Run) -> dict[str, GatedEdits]:
+def edits_of(run: Run) -> "dict[str, GatedEdits]":
     """The edits of a run by site, read without the model. `InputError` when the adapter is missing or damaged."""
     weights = run.adapter_dir / "adapter_model.safetensors"
     try:
@@ -126,7 +127,9 @@ def edits_of(run: Run) -> dict[str, GatedEdits]:
 
 
 @lru_cache(maxsize=8)
-def _edits_in(folder: Path, _age: int) -> dict[str, GatedEdits]:
+def _edits_in(folder: Path, _age: int) -> "dict[str, GatedEdits]":
+    from jola.adapter import read_edits  # which imports PyTorch, and the page begins without it
+
     return {str(edits.site): edits for edits in read_edits(folder)}
 
 

@@ -76,7 +76,8 @@ def run_view(followers: Followers) -> gr.HTML:
     """The component. Its value is the id of the run on the page.
 
     Its events: ``began`` and ``ended`` tell that a process began to work on this run, or ended; ``pauserun``,
-    ``resumerun`` and ``cancelrun`` ask for that; ``openrun`` asks for the run in its data. What the page asks by itself
+    ``resumerun`` and ``cancelrun`` ask for that; ``openrun`` asks for the run in its data, and ``cancelrun`` may
+    name another run, one that waits. What the page asks by itself
     changes nothing, for such a question can come from any page that the browser shows.
     """
 
@@ -86,6 +87,10 @@ def run_view(followers: Followers) -> gr.HTML:
     async def frame(data: Any) -> dict[str, Any] | None:
         id, site, record = data
         return await _ask(followers, id, lambda follower: follower.frame(str(site), int(record)))
+
+    async def frame_at(data: Any) -> dict[str, Any] | None:
+        id, site, step = data
+        return await _ask(followers, id, lambda follower: follower.frame_at(str(site), int(step)))
 
     async def course(data: Any) -> list[dict[str, Any]] | None:
         id, site = data
@@ -111,6 +116,6 @@ def run_view(followers: Followers) -> gr.HTML:
         html_template=_MARKUP,
         js_on_load=_SCRIPT,
         apply_default_css=False,
-        server_functions=[follow, frame, course, recipe, gates_table, metrics_table],
+        server_functions=[follow, frame, frame_at, course, recipe, gates_table, metrics_table],
         elem_id="run-view",
     )

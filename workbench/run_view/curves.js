@@ -1,7 +1,8 @@
 /* Small charts on canvases: lines over steps, a stack of the four states over steps, and maps at chosen steps. */
 
-/* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. */
-const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format }) => {
+/* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. With `log` the axis of
+ * the values is logarithmic, from one power of ten to another, and lower values lie at its foot. */
+const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format, log = false }) => {
   const density = window.devicePixelRatio || 1;
   const width = Math.max(160, canvas.clientWidth), height = Math.max(60, canvas.clientHeight);
   if (canvas.width !== Math.round(width * density) || canvas.height !== Math.round(height * density)) {
@@ -13,14 +14,19 @@ const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format }
   context.clearRect(0, 0, width, height);
   const plot = { left, right: width - 4, top: 6, bottom: height - 16 };
   const x = (step) => plot.left + (step / Math.max(1, steps)) * (plot.right - plot.left);
-  const y = (value) => plot.bottom - ((value - bottom) / Math.max(1e-9, top - bottom)) * (plot.bottom - plot.top);
+  const along = (value) => (log
+    ? Math.log10(Math.max(value, bottom) / bottom) / Math.log10(top / bottom)
+    : (value - bottom) / Math.max(1e-9, top - bottom));
+  const y = (value) => plot.bottom - along(value) * (plot.bottom - plot.top);
   context.font = `10px ${theme.mono}`;
   context.fillStyle = theme.quiet;
   context.strokeStyle = theme.line;
   context.lineWidth = 1;
   context.textAlign = "right";
   context.textBaseline = "middle";
-  for (const value of [bottom, (bottom + top) / 2, top]) {
+  const powers = log ? Math.round(Math.log10(top / bottom)) : 0;
+  const lines = log ? Array.from({ length: powers + 1 }, (_, power) => bottom * 10 ** power) : [bottom, (bottom + top) / 2, top];
+  for (const value of lines) {
     const line = Math.round(y(value)) + 0.5;
     context.beginPath();
     context.moveTo(plot.left, line);
@@ -77,15 +83,24 @@ const shortNumber = (value) => (value === 0 ? "0" : Number(value.toPrecision(2))
 
 const highest = (...series) => series.flat().reduce((most, [, value]) => Math.max(most, value), 0);
 
+/* The powers of ten between which all series lie, three of them at most. */
+const decades = (...series) => {
+  const values = series.flat().map(([, value]) => value).filter((value) => value > 0);
+  if (!values.length) return [0.1, 1];
+  const most = Math.ceil(Math.log10(Math.max(...values)) - 1e-9);
+  const least = Math.floor(Math.log10(Math.min(...values)) + 1e-9);
+  return [10 ** Math.min(most - 1, Math.max(least, most - 3)), 10 ** most];
+};
+
 /* train, validation, penalty: arrays of [step, value]. The penalty is dashed, validations are dots. */
 const drawLoss = (canvas, theme, { train, validation, penalty, steps, marker }) => {
-  const top = roundUp(highest(train, validation, penalty));
-  const chart = chartFrame(canvas, theme, { steps, top, format: shortNumber });
+  const level = smooth(train), [bottom, top] = decades(level, validation, penalty);
+  const chart = chartFrame(canvas, theme, { steps, top, bottom, format: shortNumber, log: true });
   chart.context.setLineDash([4, 3]);
   strokeLine(chart, penalty, theme.quiet, 1.25);
   chart.context.setLineDash([]);
   strokeLine(chart, train, theme.train, 1, 0.35);
-  strokeLine(chart, smooth(train), theme.train, 1.75);
+  strokeLine(chart, level, theme.train, 1.75);
   strokeLine(chart, validation, theme.validation, 1.5);
   chart.context.fillStyle = theme.validation;
   for (const [step, value] of validation) {
@@ -144,7 +159,7 @@ const meanClosed = (codes) => {
 const drawCourse = (canvas, theme, frames) => {
   const density = window.devicePixelRatio || 1;
   const width = Math.max(240, canvas.clientWidth), left = 52, gap = 14, foot = 20, head = 18;
-  const each = Math.min(190, (width - left - gap * Math.max(0, frames.length - 1)) / Math.max(1, frames.length));
+  const each = Math.min(190, (width - left - 2 - gap * Math.max(0, frames.length - 1)) / Math.max(1, frames.length));
   const tall = Math.max(60, Math.min(190, each * 1.35));
   const height = head + 2 * (tall + foot);
   canvas.style.height = `${height}px`;

@@ -14,6 +14,7 @@ const view = {
   snapshot: null,
   shown: null,        // record that the slider holds, or null while it follows the run
   shownStep: null,
+  linked: null,       // step that the address asks for, until the run has a map
   wanted: null,       // record asked for while another request is on its way
   fetching: false,
   wasActive: null,
@@ -21,8 +22,9 @@ const view = {
 
 const map = new GateMap(find(".gm"));
 element.gateMap = map;
-find(".gm-ramp").style.background =
-  `linear-gradient(to right, ${CIVIDIS.filter((_, index) => index % 15 === 0).join(", ")})`;
+for (const ramp of root.querySelectorAll(".gm-ramp")) {
+  ramp.style.background = `linear-gradient(to right, ${CIVIDIS.filter((_, index) => index % 15 === 0).join(", ")})`;
+}
 
 const chartTheme = () => {
   const style = getComputedStyle(document.body);
@@ -48,10 +50,13 @@ const showFrame = (frame) => {
   root.dataset.step = frame.step;
   root.dataset.open = decoded.offset.filter(gateOpen).length + decoded.scale.filter(gateOpen).length;
   ["none", "offset", "scale", "both"].forEach((state, index) => {
-    setText(`.rv-count-${state}`, frame.counts[index].toLocaleString("en"));
+    setText(`.rv-count-${state}`, frame.counts[index]?.toLocaleString("en") ?? "–");
   });
-  setText(".rv-shown", `step ${frame.step.toLocaleString("en")}`);
-  if (!find(".rv-table").hidden) showTable();
+  const step = `step ${frame.step.toLocaleString("en")}`;
+  setText(".rv-shown", step);
+  find(".rv-slider").setAttribute("aria-valuetext", step);
+  if (view.snapshot?.active && view.shown === null) showTableSoon();
+  else showTable();
 };
 
 /* What colour means: the chosen button, and the words at the ends of the scale. */
@@ -62,7 +67,8 @@ const showLegend = () => {
   const states = map.shows === "state", [low, high] = MEANINGS[map.shows].ends(map.frame);
   find(".gm-scale").hidden = states;
   find(".gm-states").hidden = !states;
-  setText(".rv-meaning", `Each cell is one ${map.frame?.site === "mlp" ? "MLP" : "attention head"}. ${MEANINGS[map.shows].about}`);
+  const each = `Each cell is one ${map.frame?.site === "mlp" ? "MLP" : "attention head"}.`;
+  setText(".rv-meaning", [each, MEANINGS[map.shows].about, GATING[view.snapshot?.gates]].filter(Boolean).join(" "));
   setText(".gm-low", low);
   setText(".gm-high", high);
   root.dataset.shows = map.shows;
@@ -71,13 +77,19 @@ for (const button of root.querySelectorAll(".gm-colours button")) {
   button.addEventListener("click", () => {
     map.colourBy(button.dataset.shows);
     showLegend();
-    if (!find(".rv-table").hidden) showTable();
+    showTable();
   });
 }
 
+/* What is special about the gates of a run with another method. */
+const GATING = {
+  shared: "In this run both halves of an edit share one gate, so both maps of gates agree.",
+  none: "This run has no gates: every edit is always on.",
+};
+
 const showTable = () => {
   const body = find(".gm-table-body");
-  if (!map.frame) return;
+  if (!map.frame || find(".rv-table").hidden) return;
   const key = `${view.run} ${map.frame.site} ${map.frame.step} ${map.shows}`;
   if (body.dataset.key === key) return;
   body.dataset.key = key;
@@ -91,12 +103,22 @@ const showTable = () => {
   }));
 };
 
+/* Of a run at work the table is written anew once a second: a large one costs more than the map. */
+let tableTimer = 0;
+const showTableSoon = () => {
+  tableTimer ||= setTimeout(() => {
+    tableTimer = 0;
+    showTable();
+  }, 1000);
+};
+
 const drawCurves = () => {
   const snapshot = view.snapshot;
   if (!snapshot) return;
   const theme = chartTheme();
   const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = snapshot.curves;
-  const steps = Math.max(snapshot.total, snapshot.step, 1), marker = view.shownStep;
+  // A run that ended early has no empty end.
+  const steps = Math.max(snapshot.state === "finished" ? 0 : snapshot.total, snapshot.step, 1), marker = view.shownStep;
   drawLoss(find(".rv-loss"), theme, { train, validation, penalty, steps, marker });
   const states = snapshot.states || { steps: [], counts: [], closed: [] };
   drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker });
@@ -176,7 +198,13 @@ const showQueue = (waiting) => {
     button.title = id;
     if (id === view.run) button.setAttribute("aria-current", "true");
     button.addEventListener("click", () => trigger("openrun", { run: id }));
-    item.append(button);
+    const remove = document.createElement("button");
+    remove.type = "button";
+    remove.className = "rv-unqueue";
+    remove.textContent = "Remove";
+    remove.setAttribute("aria-label", `Take ${id} out of the queue`);
+    remove.addEventListener("click", () => trigger("cancelrun", { run: id }));
+    item.append(button, remove);
     return item;
   }));
 };
@@ -197,16 +225,24 @@ const apply = (snapshot) => {
   showQueue(snapshot.queue);
   showResult(snapshot.result);
   showSites(snapshot.sites, snapshot.frame?.site);
-  find(".rv-log").hidden = !snapshot.log;
+  const log = find(".rv-log");
+  log.hidden = !snapshot.log;
+  if (log.dataset.run !== `${snapshot.run} ${snapshot.state}`) {
+    log.dataset.run = `${snapshot.run} ${snapshot.state}`;
+    log.open = snapshot.state === "failed";
+  }
   setText(".rv-log pre", snapshot.log);
   const records = snapshot.records || 0;
   const slider = find(".rv-slider");
   slider.max = String(Math.max(0, records - 1));
   slider.disabled = records < 2;
+  if (snapshot.frame && view.linked !== null) showLinked(snapshot.frame);
   if (snapshot.frame && view.shown === null) {
     slider.value = slider.max;
     showFrame(snapshot.frame);
   }
+  find(".rv-kept").hidden = !snapshot.frame || snapshot.kept === null;
+  setText(".rv-kept", `Kept edits, step ${snapshot.kept?.toLocaleString("en")}`);
   find(".rv-follow").hidden = view.shown === null;
   setText(".rv-follow", snapshot.active ? "Follow the run" : "Back to the end");
   showEmpty(snapshot);
@@ -223,10 +259,12 @@ const showEmpty = (snapshot) => {
   find(".rv-rail").hidden = !snapshot;
   for (const chart of root.querySelectorAll(".rv-chart, .rv-rates")) chart.hidden = !snapshot?.frame;
   if (waiting) {
-    const words = snapshot.active || snapshot.state === "queued"
-      ? "The map appears with the first step." : "This run recorded no gates.";
-    setText(".rv-waiting-words", `${snapshot.message}${snapshot.active ? " …" : "."} ${words}`);
+    const coming = `${snapshot.message}${snapshot.active ? " …" : "."} The map appears with the first step.`;
+    const none = "This run ended before its first step, so there is no map.";
+    const advice = snapshot.state === "failed" ? " Start another one with other settings, or resume it when the cause is gone." : "";
+    setText(".rv-waiting-words", snapshot.active || snapshot.state === "queued" ? coming : none + advice);
     setText(".rv-waiting-note", snapshot.note);
+    find(".rv-waiting-hint").hidden = !snapshot.active && snapshot.state !== "queued";
   }
 };
 
@@ -250,6 +288,14 @@ const follow = () => {
   drawCurves();
 };
 
+find(".rv-kept").addEventListener("click", async () => {
+  view.linked = view.snapshot.kept;
+  await showLinked(view.snapshot.frame);
+  putStepInAddress();
+});
+
+let addressTimer = 0;
+
 /* One request at a time; of those asked for in between, the last one counts. */
 const showRecord = async (record) => {
   view.shown = view.wanted = record;
@@ -267,11 +313,45 @@ const showRecord = async (record) => {
     }
   }
   view.fetching = false;
+  clearTimeout(addressTimer);
+  addressTimer = setTimeout(putStepInAddress, 300);
+};
+
+/* The step in the address, which a link may ask for: ?run=…&step=… */
+const stepInAddress = () => {
+  const asked = new URL(location).searchParams, step = asked.get("step") || "";
+  return asked.get("run") === view.run && /^[0-9]{1,8}$/.test(step) ? Number(step) : null;
+};
+const putStepInAddress = () => {
+  const step = view.shownStep, address = new URL(location);
+  if (step === null) address.searchParams.delete("step");
+  else for (const [name, value] of [["run", view.run], ["step", step]]) address.searchParams.set(name, value);
+  history.replaceState(null, "", address);
+};
+
+/* Hold the map at the step that the address asks for; a step that is yet to come follows the run. */
+const showLinked = async (last) => {
+  const run = view.run, step = view.linked;
+  view.linked = null;
+  if (step >= last.step) return;
+  view.shown = 0;
+  const frame = await server.frame_at([run, last.site, step]).catch(() => undefined);
+  if (run !== view.run) return;
+  if (!frame) {
+    follow();
+    return;
+  }
+  Object.assign(view, { shown: frame.record, shownStep: frame.step });
+  find(".rv-slider").value = String(frame.record);
+  find(".rv-follow").hidden = false;
+  showFrame(frame);
+  drawCurves();
 };
 
 find(".rv-slider").addEventListener("input", (event) => showRecord(Number(event.target.value)));
 find(".rv-follow").addEventListener("click", () => {
   follow();
+  putStepInAddress();
   find(".rv-slider").focus();
 });
 new ResizeObserver(drawCurves).observe(find(".rv-rail"));
@@ -291,11 +371,13 @@ const setConnection = (state) => {
 const openRun = (id) => {
   if (view.run === id) return;
   Object.assign(view, { run: id, token: "", site: "", snapshot: null, wasActive: null });
+  view.linked = stepInAddress();
   follow();
   map.clear();
   forgetCourse();
   setConnection("");
   root.dataset.run = "";
+  for (const name of ["state", "step", "records", "open"]) delete root.dataset[name];
   showEmpty(null);
 };
 

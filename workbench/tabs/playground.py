@@ -11,7 +11,7 @@ from jola.errors import InputError
 from workbench import markup
 from workbench.bench import Workbench
 from workbench.follow import describe_config, result_facts
-from workbench.playground import edits_panel, head_panel, live
+from workbench.playground import edits_panel, head_panel, import_panel, live
 from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
 from workbench.playground.edits_panel import EditsPanel
 from workbench.playground.effects_panel import effects_panel
@@ -21,10 +21,9 @@ from workbench.playground.prompts import draw_example, first_prompt, labels_of, 
 from workbench.playground.state import PageState, chosen_run, open_run
 from workbench.playground.wiring import CHAT, PLAIN, PRIVATE, Wiring, page_of
 
-_HEAD = (
-    "<h1>Edits of the heads</h1><p>Bright: the gate of an edit is open. Click a cell to switch that edit off and on, "
-    "Shift+click for both halves, drag over a region, click a layer number; Alt+click opens a head's card.</p>"
-)
+_TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
+
+_HEAD = "<h1>Edits</h1><p>Bright: the gate of an edit is open, the edit acts.</p>"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def offer(
     if not prompt:
         # The box begins with something that the run was trained for; a task whose data are gone has nothing.
         with suppress(InputError):
-            prompt = first_prompt(run) or test_examples(run)[0].prompt[-1].content
+            prompt = first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
     shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
     yield run_list, others, prompt if prompt else gr.skip(), answers, *shown, message, *empty[1:]
     rest = (gr.skip(),) * (4 + len(shown))
@@ -140,9 +139,9 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 wiring = Wiring(bench, Pages(), prompt, kind, answers, message, dark)
                 with gr.Tab("Answers", id="answers"):
                     answer_panel(wiring, page, go, stop)
-                with gr.Tab("Along a text", id="text"):
+                with gr.Tab("Text", id="text"):
                     text_panel(wiring)
-                with gr.Tab("What edits do", id="effects"):
+                with gr.Tab("Effects", id="effects"):
                     effects_panel(wiring, parts["map"], page)
                 with gr.Tab("Head", id="head"):
                     card = head_panel.build()
@@ -152,13 +151,20 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
     edits_panel.connect(wiring, panel, shown, lambda id: about_run(bench, id))
     head_panel.connect(wiring, panel, card, shown, views)
     _connect_prompt(wiring, shown, draw, right)
-    go.click(lambda: gr.Tabs(selected="answers"), None, views, **PRIVATE)
+    # In the page, so that it does not wait for the answers.
+    go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
 
     def on_unload(request: gr.Request) -> None:
         wiring.pages.forget(page_of(request))
 
     page.unload(on_unload)
-    return PlaygroundTab(wiring, panel, shown)
+    tab = PlaygroundTab(wiring, panel, shown)
+
+    def opened(request: gr.Request, id: str) -> Iterator[tuple[Any, ...]]:
+        return offer(tab, bench, request, id)
+
+    import_panel.connect(bench, panel.taking, opened, tab.outputs())
+    return tab
 
 
 def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr.HTML) -> None:
@@ -178,7 +184,7 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr
         page = page_of(request)
         try:
             run = chosen_run(wiring.bench, wiring.state(request).run)
-            found, answer = draw_example(run)
+            found, answer = draw_example(wiring.bench, run)
         except InputError as error:
             yield gr.skip(), markup.note(str(error), "error"), *(gr.skip(),) * 4, ""
             return

@@ -1,8 +1,6 @@
 """Runs: all of them in a table, named, compared, deleted and brought back, given away and taken in."""
 
 import re
-import tempfile
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,9 @@ import gradio as gr
 
 from jola.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.run_archive import export_adapter, import_archive
 from jola.run_compare import Comparison, Row, compare_runs
 from jola.runs import Run, RunStore
-from workbench import figures, markup
+from workbench import export_panel, figures, markup
 from workbench.bench import Workbench
 from workbench.follow import clock
 from workbench.run_table import answer, run_table, saved
@@ -32,11 +29,6 @@ _FIGURES = {
 }
 _NOTHING = "–"
 _TIME = re.compile(r"^[0-9]{8}-[0-9]{6}-(?=.)")
-
-_KEPT_EXPORTS = 8
-_exported: deque[tempfile.TemporaryDirectory[str]] = deque()
-
-_DOWNLOAD = """() => { document.querySelector("#runs-download, #runs-download a, #runs-download button")?.click(); }"""
 
 
 # What is done to runs
@@ -67,29 +59,15 @@ def restore(bench: Workbench, id: str) -> dict[str, Any]:
         run = bench.store.restore(id)
     except InputError as error:
         return answer(str(error), "error")
+    if run.state == "queued":
+        bench.jobs.continue_queue()
     return answer(f"Restored {_name(run)}.", chosen=run.id)
-
-
-def export(bench: Workbench, id: str) -> tuple[str | None, dict[str, Any]]:
-    """(the zip file of a run, in a folder of its own, and a sentence), or (None, why not).
-
-    The app copies the file before it is fetched; the folder goes when a few later ones were made.
-    """
-    folder = tempfile.TemporaryDirectory(prefix="jola-export-")
-    _exported.append(folder)
-    if len(_exported) > _KEPT_EXPORTS:
-        _exported.popleft().cleanup()
-    try:
-        run = bench.must_find(id)
-        file = export_adapter(run, folder.name)
-    except InputError as error:
-        return None, answer(str(error), "error")
-    size = file.stat().st_size / 1e6
-    return str(file), answer(f"Exported {_name(run)}: {file.name}, {size:.1f} MB.")
 
 
 def take_in(store: RunStore, path: str) -> dict[str, Any]:
     """Import an uploaded zip file, and choose the run that it becomes."""
+    from jola.run_archive import import_archive  # which imports PyTorch, and the page begins without it
+
     try:
         run = import_archive(Path(path), store)
     except InputError as error:
@@ -234,7 +212,7 @@ def build(bench: Workbench) -> RunsTab:
     with gr.Row(elem_classes="jw-place"), gr.Column(elem_classes=["jw-work", "jw-runs"], scale=1):
         table = run_table(bench.store)
         upload = gr.UploadButton("Import …", file_types=[".zip"], size="sm", elem_id="runs-import")
-        download = gr.DownloadButton("Download", elem_id="runs-download", elem_classes="jw-hidden")
+        exporting = export_panel.build(bench)
         with gr.Column(visible=False, elem_id="runs-compared") as compared:
             tables = gr.HTML("", apply_default_css=False)
             with gr.Row(elem_classes="jw-compared-curves"):
@@ -247,9 +225,8 @@ def build(bench: Workbench) -> RunsTab:
         said = _said(event)
         return annotate(bench, chosen(event), str(said.get("label", "")), str(said.get("note", "")))
 
-    def on_export(event: gr.EventData) -> tuple[Any, Any]:
-        file, words = export(bench, chosen(event))
-        return gr.DownloadButton(value=file) if file else gr.skip(), words
+    def on_export(event: gr.EventData) -> tuple[Any, ...]:
+        return export_panel.shown(bench, chosen(event))
 
     def on_compare(event: gr.EventData) -> tuple[Any, ...]:
         said = _said(event)
@@ -272,7 +249,7 @@ def build(bench: Workbench) -> RunsTab:
     events.annotate(on_annotate, None, table, trigger_mode="multiple", **private)
     events.remove(on_remove, None, table, trigger_mode="multiple", **private)
     events.restore(on_restore, None, table, trigger_mode="multiple", **private)
-    events.export(on_export, None, [download, table], **private).then(None, None, None, js=_DOWNLOAD)
+    events.export(on_export, None, exporting.outputs(), **private).then(None, None, None, js=exporting.after)
     # One at a time: the answer to the last change of the marks is also the last one to arrive.
     events.compare(
         on_compare,

@@ -16,10 +16,11 @@ from workbench.bench import Workbench, keep_upload
 from workbench.preview import load_preview, preview_html
 from workbench.run_view import run_view
 
-_GROUPS = {"model": "Model", "edits": "Edits", "data": "Data", "training": "Training"}
+_GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
 
 _PUT_RUN_IN_ADDRESS = """(run) => {
   const address = new URL(location);
+  if (address.searchParams.get("run") !== run) address.searchParams.delete("step");
   if (run) address.searchParams.set("run", run); else address.searchParams.delete("run");
   history.replaceState(null, "", address);
 }"""
@@ -80,8 +81,9 @@ def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
     """What a run with the values of the form will cost, in HTML; what is wrong with them when they cannot be used."""
     try:
         config = form.read_form(values)
+        bench.jobs.check(config)
     except InputError as error:
-        return markup.note(str(error), "plain")
+        return markup.note(form.in_form_words(str(error)), "plain")
     facts = estimate.describe(estimate.estimate(config, bench.store))
     rows = "".join(
         f"<dt>{what}</dt><dd>{markup.escape(amount)}; {markup.escape(why)}</dd>" for what, amount, why in facts
@@ -90,10 +92,12 @@ def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
     return f'<details class="jw-cost"><summary>{short}</summary><dl>{rows}</dl></details>'
 
 
-def preview(values: Mapping[str, Any]) -> tuple[str, str]:
+def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:
     """(examples as the model will see them, nothing), or (nothing, why there are none)."""
     try:
-        return preview_html(load_preview(form.read_form(values))), ""
+        config = form.read_form(values)
+        bench.jobs.check(config)
+        return preview_html(load_preview(config)), ""
     except InputError as error:
         return "", form.in_form_words(str(error))
 
@@ -182,15 +186,15 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     def on_resume(id: str) -> tuple[Any, ...]:
         return markup.note(resume(bench, id), "busy"), *show(bench, id)
 
-    def on_cancel(id: str) -> tuple[Any, ...]:
-        return markup.note(cancel(bench, id), "busy"), *show(bench, id)
+    def on_cancel(id: str, event: gr.EventData) -> tuple[Any, ...]:
+        return markup.note(cancel(bench, _run_in(event) or id), "busy"), *show(bench, id)
 
     def on_open(event: gr.EventData) -> tuple[Any, ...]:
-        run = bench.find(str((event._data or {}).get("run", "")))
+        run = bench.find(_run_in(event))
         return show(bench, run.id) if run is not None else tuple(gr.skip() for _ in tab.showing())
 
     def on_preview(*values: Any) -> tuple[Any, ...]:
-        text, sentence = preview(given(values))
+        text, sentence = preview(bench, given(values))
         if not text:
             return markup.note(sentence, "error"), gr.skip(), gr.skip(), gr.skip()
         return "", gr.Column(visible=True), text, cost(bench, given(values))
@@ -208,6 +212,11 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     view.began(on_began, view, showing, **private)
     view.ended(on_ended, view, showing, **private)
     return tab
+
+
+def _run_in(event: gr.EventData) -> str:
+    """The id of the run that an event of the run view is about; empty when it is about the one on the page."""
+    return str((event._data or {}).get("run", ""))
 
 
 def _basic_settings(bench: Workbench) -> dict[str, gr.components.Component]:

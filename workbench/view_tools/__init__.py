@@ -3,8 +3,8 @@
 Everything happens in the browser, with what the value brought: nothing is written on the server.
 """
 
+import json
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
@@ -30,6 +30,10 @@ def view_tools(elem_id: str) -> gr.HTML:
     )
 
 
-def tools_value(name: str, csv: str = "", code: str = "") -> dict[str, Any]:
-    """A value for `view_tools`: the name of the files, the numbers as CSV, and the code; empty ones are not offered."""
-    return {"name": name, "csv": csv, "code": code}
+def tools_value(name: str, csv: str = "", code: str = "") -> str:
+    """A value for `view_tools`: the name of the files, the numbers as CSV, and the code; empty ones are not offered.
+
+    It is text, JSON: the answers of a generator reach the page as differences, which gradio applies to the object that
+    it has given to the component, so that one with keys could lose them before it is shown.
+    """
+    return json.dumps({"name": name, "csv": csv, "code": code})

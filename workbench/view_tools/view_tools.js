@@ -7,7 +7,7 @@ const say = (text) => {
   clearTimeout(say.timer);
   say.timer = setTimeout(() => { find("said").textContent = ""; }, 4000);
 };
-const value = () => props.value || {};
+const value = () => JSON.parse(props.value || "{}");
 
 const show = () => {
   const { csv, code } = value();

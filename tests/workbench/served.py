@@ -1,0 +1,53 @@
+"""The app served by this process on a free port, with runs on a tiny model."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jola.runs import Run
+from tests.tiny import make_model, make_tokenizer
+from tests.workbench.edited import edited_run
+from workbench.app import build, launch
+from workbench.bench import Workbench
+from workbench.settings import Settings
+
+
+@dataclass(frozen=True)
+class Served:
+    """A served app: its parts, its address, and the folder of the tiny model."""
+
+    bench: Workbench
+    address: str
+    model: Path
+
+    def run(self, id: str, *, seed: int = 1, task: str = "sentiment") -> Run:
+        """A finished run on the tiny model among those of the app."""
+        return edited_run(self.bench.store.root / id, self.model, seed=seed, task=task)
+
+
+@contextmanager
+def serve(folder: Path, **settings: object) -> Iterator[Served]:
+    """The app with these settings; runs and model lie in ``folder``."""
+    model = folder / "tiny-llama"
+    make_model("llama").save_pretrained(model)
+    make_tokenizer().save_pretrained(model)
+    chosen = Settings(port=0, runs=folder / "runs", **settings).validate()  # type: ignore[arg-type]
+    bench = Workbench.from_settings(chosen)
+    page = build(bench)
+    try:
+        address = launch(page, chosen).rstrip("/").replace("0.0.0.0", "127.0.0.1")
+        yield Served(bench, address, model)
+    finally:
+        bench.session.close()
+        page.close(verbose=False)
+
+
+def write_task(folder: Path, train: int = 24) -> Path:
+    """A folder with a tiny task of two answers."""
+    folder.mkdir(parents=True)
+    for part, count in (("train", train), ("validation", 4), ("test", 4)):
+        rows = [{"prompt": f"Good or bad? Film {n}", "completion": ("good", "bad")[n % 2]} for n in range(count)]
+        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder

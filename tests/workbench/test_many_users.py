@@ -1,0 +1,140 @@
+"""Eight users of one model at the same moment: nobody gets another's answer, and who waits sees a place."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+import pytest
+from gradio_client import Client
+
+from tests.workbench.served import Served, serve
+from workbench.playground import live
+from workbench.playground.pages import Pages
+from workbench.playground.state import PageState, open_run
+from workbench.playground.wiring import CHAT, Wiring
+from workbench.session import Desk, Use
+
+USERS = 8
+ROUNDS = 3
+PROMPTS = ["A fine film about small things.", "Is the question about a person?"]
+
+# What each user has switched off; no two are alike.
+OFF: list[list[dict[str, Any]]] = [
+    [],
+    [{"layer": 0, "unit": 0}],
+    [{"layer": 0, "unit": 1}, {"layer": 2, "unit": 2}],
+    [{"layer": 1, "unit": 3, "half": "offset"}],
+    [{"layer": 1, "unit": 3, "half": "scale"}],
+    [{"layer": layer, "unit": unit} for layer in range(3) for unit in range(4)],
+    [{"layer": 2, "unit": unit} for unit in range(4)],
+    [{"layer": layer, "unit": 1} for layer in range(3)],
+]
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One app with a finished run."""
+    with serve(tmp_path_factory.mktemp("app")) as app:
+        app.run("one")
+        yield app
+
+
+def together(work: Callable[[int], Any]) -> list[Any]:
+    """The answers of all users, who begin at the same moment. Raises what one of them raised."""
+    gate = threading.Barrier(USERS)
+
+    def begin(user: int) -> Any:
+        gate.wait(60)
+        return work(user)
+
+    with ThreadPoolExecutor(USERS) as pool:
+        return list(pool.map(begin, range(USERS)))
+
+
+def questions(client: Client, user: int) -> list[Any]:
+    """Everything that one user asks, one after the other."""
+    prompt, off = PROMPTS[user % len(PROMPTS)], OFF[user]
+    found = client.predict("one", prompt, off=off, strength=1 - user / 10, api_name="/predict")
+    answers = client.predict("one", prompt, off=off, new_tokens=6, api_name="/generate")
+    effects = client.predict("one", prompt, "good", off=off, api_name="/effects")
+    del effects["seconds"]
+    return [found, answers, effects]
+
+
+def test_every_program_gets_its_own_answers(app: Served) -> None:
+    clients = [Client(app.address, verbose=False) for _ in range(USERS)]
+    alone = [questions(clients[user], user) for user in range(USERS)]
+    assert len({str(found) for found, _, _ in alone}) == USERS
+    for _ in range(ROUNDS):
+        assert together(lambda user: questions(clients[user], user)) == alone
+
+
+@pytest.fixture
+def wiring(app: Served) -> Wiring:
+    with gr.Blocks(analytics_enabled=False):
+        prompt, kind, answers = gr.Textbox(), gr.Radio([CHAT]), gr.Textbox()
+        return Wiring(app.bench, Pages(), prompt, kind, answers, gr.HTML(), gr.Checkbox())
+
+
+def page_state(wiring: Wiring, user: int) -> PageState:
+    """The choices of one page, kept on the server as the page's own."""
+
+    def chosen(_: PageState) -> PageState:
+        state = open_run(wiring.bench, "one")
+        mask = state.mask
+        for edit in OFF[user]:
+            mask = mask.switched([(edit["layer"], edit["unit"])], edit.get("half", "both"), False)
+        return replace(state.with_mask(mask), strength=1 - user / 10)
+
+    return wiring.pages.change(f"page {user}", chosen)
+
+
+def look(wiring: Wiring, user: int, said: list[str] | None = None) -> list[str]:
+    """What a page shows of the next token and of two given answers in the end."""
+    page = f"page {user}"
+    tables: dict[int, str] = {}
+    for words, *shown in live.look(wiring, wiring.pages.get(page), page, PROMPTS[0], CHAT, "good\nbad"):
+        if said is not None and words:
+            said.append(words)
+        tables |= {place: value for place, value in enumerate(shown) if isinstance(value, str)}
+    return [tables[place] for place in sorted(tables)]
+
+
+def test_every_page_shows_its_own_figures(wiring: Wiring) -> None:
+    for user in range(USERS):
+        page_state(wiring, user)
+    alone = [look(wiring, user) for user in range(USERS)]
+    assert all(len(tables) == 2 for tables in alone)
+    assert len({tables[0] for tables in alone}) == USERS
+    for _ in range(ROUNDS):
+        assert together(lambda user: look(wiring, user)) == alone
+
+
+def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> None:
+    begun, door = threading.Event(), threading.Event()
+
+    def work(desk: Desk) -> None:
+        begun.set()
+        door.wait(60)
+
+    state = page_state(wiring, 0)
+    before = look(wiring, 0)
+    busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
+    assert begun.wait(60)
+    other = app.bench.session.ask([Use(app.bench.store.get("one"))], lambda desk: None)
+    said: list[str] = []
+
+    def seen() -> list[str]:
+        return look(wiring, 0, said)
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(seen)
+        while not any("In the queue: 2 before you." in words for words in said):
+            assert not waiting.done(), said
+        door.set()
+        assert waiting.result(60) == before
+    busy.result(), other.result()
+    assert wiring.pages.get("page 0").mask == state.mask

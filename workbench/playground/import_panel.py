@@ -1,0 +1,80 @@
+"""An adapter from elsewhere: a zip file that is uploaded, or a folder on the app's computer, becomes a run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench import markup
+from workbench.bench import Workbench
+from workbench.playground.wiring import PRIVATE
+
+Opened = Callable[[gr.Request, str], Iterator[tuple[Any, ...]]]
+"""Opens the run with an id: the values of all components that show it."""
+
+
+@dataclass(frozen=True)
+class ImportPanel:
+    """The components."""
+
+    folder: gr.Textbox
+    take: gr.Button
+    upload: gr.UploadButton
+    message: gr.HTML
+
+
+def build() -> ImportPanel:
+    """Lay them out."""
+    with gr.Accordion("Adapter from elsewhere", open=False, elem_classes="jw-more", elem_id="import-adapter"):
+        folder = gr.Textbox(
+            label="Folder or zip file", info="An adapter's folder on this computer; it is copied and listed as a run.",
+            max_lines=1, elem_id="import-folder", elem_classes="jw-line",
+        )  # fmt: skip
+        with gr.Row(elem_classes="jw-buttons"):
+            take = gr.Button("Open", size="sm", elem_id="import-take")
+            upload = gr.UploadButton("Upload a zip …", file_types=[".zip"], size="sm", elem_id="import-upload")
+        message = gr.HTML("", apply_default_css=False, elem_id="import-message")
+    return ImportPanel(folder, take, upload, message)
+
+
+def connect(bench: Workbench, panel: ImportPanel, opened: Opened, outputs: list[Any]) -> None:
+    """Connect the events.
+
+    Args:
+        opened: Opens what was taken in.
+        outputs: The components that ``opened`` fills.
+    """
+
+    def taken(request: gr.Request, place: Path) -> Iterator[tuple[Any, ...]]:
+        from jola.run_archive import import_archive  # which imports PyTorch, and the page begins without it
+
+        try:
+            run = import_archive(place, bench.store)
+        except InputError as error:
+            yield markup.note(str(error), "error"), *(gr.skip(),) * len(outputs)
+            return
+        message: Any = markup.note("Taken in as a run; its edits are on.", "good")
+        for values in opened(request, run.id):
+            yield message, *values
+            message = gr.skip()
+
+    def on_folder(text: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        name = text.strip()
+        try:
+            if not name:
+                raise InputError("Write the path of an adapter's folder or zip file first.")
+            bench.settings.check_path(name)
+        except InputError as error:
+            yield markup.note(str(error), "error"), *(gr.skip(),) * len(outputs)
+            return
+        yield from taken(request, Path(name).expanduser())
+
+    def on_upload(path: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        yield from taken(request, Path(path))
+
+    shown = [panel.message, *outputs]
+    gr.on([panel.take.click, panel.folder.submit], on_folder, panel.folder, shown, **PRIVATE)
+    panel.upload.upload(on_upload, panel.upload, shown, **PRIVATE)
