@@ -21,10 +21,10 @@ PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help app test test-fast lint format bench notebooks clean FORCE
+.PHONY: help app test test-fast lint format bench notebooks screenshots clean FORCE
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
 	@echo 'Arguments go through ARGS: make app ARGS="--port 8000", make test-fast ARGS="-k gates".'
 
 app: $(APP)/.installed ## Start the workbench on this machine and print its address
@@ -54,6 +54,9 @@ bench: $(DEV)/.installed-baselines ## Time a training step against its peers
 notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; an exception in a cell is a failure
 	@for notebook in notebooks/*.ipynb; do \
 	  echo "==> $$notebook"; $(DEV)/bin/jupyter-execute $(ARGS) "$$notebook" || exit 1; done
+
+screenshots: $(DEV)/.installed ## Take the pictures in docs/images, every place of the app, light and dark
+	@$(DEV)/bin/python tools/screenshots.py $(ARGS)
 
 clean: ## Remove the environments and what the tools left behind; runs and downloads stay
 	rm -rf $(APP) $(DEV) .venv-reference build dist htmlcov .coverage .hypothesis .pytest_cache .ruff_cache

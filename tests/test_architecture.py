@@ -33,7 +33,7 @@ UNPICKLING_CALLS = {"torch.load", "pandas.read_pickle", "pandas.io.pickle.read_p
 IMPORTING_CALLS = {"__import__", "importlib.import_module"}
 
 # Packages that are imported under another name than they are installed.
-DISTRIBUTIONS = {"yaml": "pyyaml"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 
 # The names of XML namespaces are no addresses: nothing is loaded from them.
 ADDRESS = re.compile(r"https?://(?!www\.w3\.org/)|(?:url\(|@import|\bsrc\s*=|\bfrom|\bimport\(?)\s*[\"']?//\w")
@@ -246,7 +246,8 @@ for module in pkgutil.walk_packages(jola.__path__, "jola."):
 def test_every_imported_package_is_declared() -> None:
     """A package that comes along with another one may stop coming along."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    requirements = [*project["dependencies"], *project["optional-dependencies"]["baselines"]]
+    extras = project["optional-dependencies"]
+    requirements = [*project["dependencies"], *extras["baselines"], *extras["lm-eval"]]
     declared = {re.split(r"[^\w.-]", text)[0].lower().replace("-", "_") for text in requirements}
     known = declared | sys.stdlib_module_names | {"jola", "workbench"}
     undeclared = [

@@ -13,9 +13,11 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from jola.paths import HOME_VARIABLE, cache_home
@@ -36,24 +38,19 @@ def show_train(page: Page) -> None:
 
 
 def show_playground(page: Page) -> None:
-    """Some edits switched off, and the next token with what is left."""
+    """The forty strongest edits alone, and the next token with them."""
     page.wait_for_selector("#tokens table")
     page.wait_for_selector("#answer-shares table")
-    places = page.evaluate(
-        "[[0, 3], [1, 4], [2, 5]].map(([layer, unit]) => "
-        "document.querySelector('#edit-map .em').parentElement.editMap.position('offset', layer, unit))"
-    )
-    for place in places:
-        if place:
-            page.mouse.click(*place)
-            page.wait_for_timeout(400)
-    page.wait_for_timeout(1500)
+    page.fill("#strongest input", "40")
+    page.click("#mask-strongest")
+    page.wait_for_function("document.querySelector('#mask-summary').innerText.startsWith('40 of')")
+    page.wait_for_timeout(2500)
 
 
 def show_effects(page: Page) -> None:
     """The effect of every edit on the answer."""
     page.wait_for_selector("#tokens table")
-    page.get_by_role("tab", name="What edits do").click()
+    page.get_by_role("tab", name="Effects").click()
     page.click("#effects")
     page.wait_for_selector("#effects-table table", timeout=180_000)
     page.wait_for_selector("#effects-plot .js-plotly-plot")
@@ -61,8 +58,9 @@ def show_effects(page: Page) -> None:
 
 
 def show_runs(page: Page) -> None:
-    """The table of runs."""
-    page.wait_for_selector("#runs-table")
+    """The table of runs, with one chosen."""
+    page.wait_for_selector(".rt tbody tr[data-id]")
+    page.click(".rt tbody tr[data-id] td:nth-child(3)")
     page.wait_for_timeout(1500)
 
 
@@ -125,7 +123,10 @@ def _take(browser: Any, address: str, name: str, width: int, height: int, scheme
     prepare(page)
     page.mouse.move(width - 1, height - 1)
     picture = output / f"{name}-{scheme}{'' if width == SIZES[0][0] else f'-{width}'}.png"
-    page.screenshot(path=picture)
+    # 256 colours are what these pages have; the file is a third as large.
+    Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+        picture, optimize=True
+    )
     context.close()
     print(picture)  # the only output of a script
 
