@@ -99,7 +99,7 @@ def look(wiring: Wiring, user: int, said: list[str] | None = None) -> list[str]:
     for words, *shown in live.look(wiring, wiring.pages.get(page), page, PROMPTS[0], CHAT, "good\nbad"):
         if said is not None and words:
             said.append(words)
-        tables |= {place: value for place, value in enumerate(shown) if isinstance(value, str)}
+        tables |= {place: value for place, value in enumerate(shown) if isinstance(value, str) and "<table" in value}
     return [tables[place] for place in sorted(tables)]
 
 
