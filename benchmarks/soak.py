@@ -16,12 +16,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+# A script's own folder is searched first, and a file in it bears the name of a package.
+sys.path[0] = str(ROOT)
+from benchmarks.serving import served_app, share_assets  # noqa: E402  # found by the line above
+
 WARM_UP = 50
 EVERY = 25
 WORDS = ["plot", "cast", "score", "camera", "dialogue", "ending", "pace", "humour", "costumes", "silence", "villain"]
@@ -37,50 +40,16 @@ def main() -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     report = {}
     with tempfile.TemporaryDirectory() as folder:
-        _share_assets(Path(folder))
-        with _app() as (bench, address):
+        share_assets(Path(folder))
+        with served_app() as (bench, address):
             for part in options.only:
-                with _training(bench) if part == "busy" else _nothing():
+                with _training(bench) if part == "busy" else nullcontext():
                     report[part] = soak(address, options.predictions)
     if options.json:
         print(json.dumps(report))
         return
     for part, figures in report.items():
         print(f"{part:6}" + "  ".join(f"{name} {value}" for name, value in figures.items()))
-
-
-def _share_assets(home: Path) -> None:
-    from jola.paths import HOME_VARIABLE, cache_home
-
-    shared = cache_home()
-    (home / "cache").symlink_to(shared, target_is_directory=True)
-    os.environ[HOME_VARIABLE] = str(home)
-
-
-@contextmanager
-def _app() -> Iterator[tuple[Any, str]]:
-    """The served app in this process, whose memory is measured."""
-    import gradio  # noqa: F401  # before anything that imports nnsight
-
-    from workbench import sample
-    from workbench.app import build, launch
-    from workbench.bench import Workbench
-    from workbench.settings import Settings
-
-    settings = Settings(port=0)
-    bench = Workbench.from_settings(settings)
-    sample.install(bench.store)
-    page = build(bench)
-    try:
-        yield bench, launch(page, settings).rstrip("/")
-    finally:
-        bench.session.close()
-        page.close(verbose=False)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager

@@ -30,6 +30,8 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 # A script's own folder is searched first, and this file bears the name of the package that it measures.
 sys.path[0] = str(ROOT)
+from benchmarks.serving import served_app, share_assets  # noqa: E402  # found by the line above
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MEASURES = ("next_token", "effects", "map", "watched")
 WARM = 3
@@ -51,8 +53,8 @@ def main() -> None:
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        _share_assets(home)
-        with _app() as (bench, address), _chromium() as browser:
+        share_assets(home)
+        with served_app() as (bench, address), _chromium() as browser:
             if "next_token" in options.only:
                 report |= next_token(bench, address, browser, options.rounds)
             if "effects" in options.only:
@@ -66,35 +68,6 @@ def main() -> None:
         return
     for name, figures in report.items():
         print(f"{name:12} " + "  ".join(f"{key} {value}" for key, value in figures.items()))
-
-
-def _share_assets(home: Path) -> None:
-    from jola.paths import HOME_VARIABLE, cache_home
-
-    shared = cache_home()
-    (home / "cache").symlink_to(shared, target_is_directory=True)
-    os.environ[HOME_VARIABLE] = str(home)
-
-
-@contextmanager
-def _app() -> Iterator[tuple[Any, str]]:
-    """The app in this process, so that a plain pass runs in the thread that answers the page."""
-    import gradio  # noqa: F401  # before anything that imports nnsight
-
-    from workbench import sample
-    from workbench.app import build, launch
-    from workbench.bench import Workbench
-    from workbench.settings import Settings
-
-    settings = Settings(port=0)
-    bench = Workbench.from_settings(settings)
-    sample.install(bench.store)
-    page = build(bench)
-    try:
-        yield bench, launch(page, settings).rstrip("/")
-    finally:
-        bench.session.close()
-        page.close(verbose=False)
 
 
 @contextmanager

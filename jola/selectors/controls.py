@@ -22,7 +22,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -189,12 +189,11 @@ def open_heads(edits: GatedEdits) -> Tensor:
     return (edits.states() > 0).cpu()
 
 
-def _fresh_edits(selection: Selection, operation: str) -> GatedEdits:
+def _fresh_edits(selection: Selection, operation: Literal["offset", "scale"]) -> GatedEdits:
     """Ungated edits of every head, all zero."""
     units, width = selection.model.geometry.units(Site.HEADS)
-    kind = {"offset": "offset", "scale": "scale"}[operation]
     layers = selection.model.geometry.num_layers
-    edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=kind)  # type: ignore[arg-type]
+    edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=operation)
     # In training mode no layer is passed over because its edit is zero.
     return edits.to(selection.model.device).train()
 

@@ -1,10 +1,15 @@
 """What the tests of exports share: edited tiny models of every architecture."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from jola.config import EditConfig
+from jola.errors import InputError
 from jola.model import JoLAModel
 from tests.conftest import spread_edits
 from tests.tiny import CONFIGS, VOCABULARY, make_model
@@ -63,3 +68,16 @@ def greedy(model: JoLAModel | PreTrainedModel, ids: Tensor = BATCH, count: int =
 def largest(one: JoLAModel | PreTrainedModel, other: JoLAModel | PreTrainedModel, ids: Tensor = BATCH) -> float:
     """Largest |Δlogit|."""
     return float((one(ids).logits - other(ids).logits).abs().max())
+
+
+@torch.no_grad()
+def logits(model: Any, **arguments: Any) -> Tensor:
+    return model(BATCH, **arguments).logits
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    """The one sentence with which a call is refused."""
+    with pytest.raises(InputError) as error:
+        call()
+    assert "\n" not in str(error.value)
+    return str(error.value)

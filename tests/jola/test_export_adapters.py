@@ -2,7 +2,6 @@
 
 import json
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +17,13 @@ from safetensors.torch import load_file
 from jola import adapter_source
 from jola.adapter import load_edits, read_adapter
 from jola.config import DataConfig, EditConfig, RunConfig
-from jola.errors import InputError
 from jola.export import compact, export_adapter, export_ia3, push_to_hub, run_facts, run_results
 from jola.interventions import EditMask
 from jola.model import JoLAModel
 from jola.run_archive import import_archive
 from jola.runs import Run, RunStore
 from tests.conftest import spread_edits
-from tests.jola.export_models import BATCH
+from tests.jola.export_models import logits, refusal
 
 EXACT = 1e-5
 VARIANTS = {
@@ -40,18 +38,6 @@ def on(folder: Path, edits: EditConfig | None = None) -> JoLAModel:
     model = JoLAModel.from_pretrained(str(folder), edits=edits, dtype="float32", device="cpu")
     spread_edits(model)
     return model
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@torch.no_grad()
-def logits(model: JoLAModel, **arguments: Any) -> torch.Tensor:
-    return model(BATCH, **arguments).logits
 
 
 class TestCompact:

@@ -1,6 +1,5 @@
 """What the number format of a folded model costs: measured, refused when it loses the edits, and reported."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +8,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jola.config import EditConfig
-from jola.errors import InputError
 from jola.export import PROMPTS, export_merged
 from jola.export.exactness import deviation
 from jola.model import JoLAModel
 from tests.conftest import spread_edits
-from tests.jola.export_models import BATCH, edited, largest, plain, rounded
+from tests.jola.export_models import BATCH, edited, largest, plain, refusal, rounded
 
 EXACT = 1e-5
 SHORT = ("a short one", "and another, somewhat longer one with 12 numbers")
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 class TestTheCast:

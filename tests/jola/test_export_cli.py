@@ -19,7 +19,7 @@ from jola.masks import HeadMask, SavedMasks
 from jola.model import JoLAModel
 from jola.runs import Run, RunStore
 from tests.conftest import spread_edits
-from tests.jola.export_models import BATCH
+from tests.jola.export_models import logits
 from tests.tiny import make_model
 
 
@@ -67,11 +67,6 @@ def run(model: JoLAModel) -> Run:
     masks.save("few", HeadMask.none(3, 4).switched([(1, 2), (2, 0)]))
     masks.save("other", HeadMask.all(3, 4))
     return run
-
-
-@torch.no_grad()
-def logits(model: Any, **arguments: Any) -> torch.Tensor:
-    return model(BATCH, **arguments).logits
 
 
 FILES = {

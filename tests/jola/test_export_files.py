@@ -6,7 +6,6 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,17 @@ from safetensors.torch import load_file, save_file
 
 from jola.catalogue import DEFAULT_MODEL
 from jola.config import EditConfig
-from jola.errors import InputError
 from jola.export import export_adapter, export_edits, export_gguf, export_standalone
 from jola.export.standalone import _TEMPLATE
 from jola.interventions import EditMask
 from jola.masks import HeadMask
 from jola.model import JoLAModel
 from tests.conftest import spread_edits
-from tests.jola.export_models import ARCHITECTURES, BATCH, edited, greedy, plain, random_model
+from tests.jola.export_models import ARCHITECTURES, BATCH, edited, greedy, logits, plain, random_model, refusal
 from tests.tiny import _GROUPED, CONFIGS, make_tokenizer
 
 EXACT = 1e-5
 SHORT = ("a short one", "and another, somewhat longer one with 12 numbers")
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@torch.no_grad()
-def logits(model: Any, **arguments: Any) -> torch.Tensor:
-    return model(BATCH, **arguments).logits
 
 
 WITHOUT_US = """

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from transformers import (
 )
 
 from jola.config import EditConfig
-from jola.errors import InputError
 from jola.export import affine_edits, export_merged, merge
 from jola.interventions import EditMask, GatedEdits, Intervention, Site
 from tests.jola.export_models import (
@@ -36,6 +34,7 @@ from tests.jola.export_models import (
     largest,
     plain,
     random_model,
+    refusal,
 )
 from tests.tiny import _GROUPED, _SHAPE
 
@@ -268,13 +267,6 @@ class TestShapes:
         assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
         assert largest(model, AutoModelForCausalLM.from_pretrained(tmp_path / "out")) <= EXACT
         assert base.config.quantization_config
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 class TestRefusals:

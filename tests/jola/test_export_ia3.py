@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jola.config import EditConfig
-from jola.errors import InputError
 from jola.export import export_adapter, export_ia3
 from jola.interventions import EditMask
 from jola.model import JoLAModel
 from tests.conftest import spread_edits
-from tests.jola.export_models import ARCHITECTURES, BATCH, edited, plain
+from tests.jola.export_models import ARCHITECTURES, BATCH, edited, logits, plain, refusal
 
 EXACT = 1e-5
 
@@ -27,18 +25,6 @@ def on(folder: Path) -> JoLAModel:
     model = JoLAModel.from_pretrained(str(folder), dtype="float32", device="cpu")
     spread_edits(model)
     return model
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(InputError) as error:
-        call()
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-@torch.no_grad()
-def logits(model: JoLAModel, **arguments: Any) -> torch.Tensor:
-    return model(BATCH, **arguments).logits
 
 
 STOCK_PEFT = """

@@ -1,0 +1,34 @@
+"""The app as the benchmarks of it serve it: in this process, on the sample run, in a home of its own."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jola.paths import HOME_VARIABLE, cache_home
+
+
+def share_assets(home: Path) -> None:
+    """Make a folder the home of runs and downloads, with what has been fetched already."""
+    (home / "cache").symlink_to(cache_home(), target_is_directory=True)
+    os.environ[HOME_VARIABLE] = str(home)
+
+
+@contextmanager
+def served_app() -> Iterator[tuple[Any, str]]:
+    """(workbench, address) of the app. Its model works in this process, where its time and memory can be measured."""
+    from workbench import sample
+    from workbench.app import build, launch
+    from workbench.bench import Workbench
+    from workbench.settings import Settings
+
+    settings = Settings(port=0)
+    bench = Workbench.from_settings(settings)
+    sample.install(bench.store)
+    page = build(bench)
+    try:
+        yield bench, launch(page, settings).rstrip("/")
+    finally:
+        bench.session.close()
+        page.close(verbose=False)
