@@ -21,7 +21,7 @@ PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help app test test-fast lint format bench notebooks screenshots clean FORCE
+.PHONY: help app test test-fast lint format bench notebooks docs screenshots clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -51,15 +51,18 @@ format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 bench: $(DEV)/.installed-baselines ## Time a training step against its peers
 	$(DEV)/bin/python benchmarks/train_step.py $(ARGS)
 
-notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; an exception in a cell is a failure
-	@for notebook in notebooks/*.ipynb; do \
-	  echo "==> $$notebook"; $(DEV)/bin/jupyter-execute $(ARGS) "$$notebook" || exit 1; done
+notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; ARGS=--store keeps what they show in them
+	@$(DEV)/bin/python tools/notebooks.py $(ARGS)
+
+docs: $(DEV)/.installed ## Build the documentation as a site into the folder site
+	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/python -m mkdocs build --strict --quiet $(ARGS)
+	@echo "==> site/index.html; to search in it, serve it: python3 -m http.server --directory site"
 
 screenshots: $(DEV)/.installed ## Take the pictures in docs/images, every place of the app, light and dark
 	@$(DEV)/bin/python tools/screenshots.py $(ARGS)
 
 clean: ## Remove the environments and what the tools left behind; runs and downloads stay
-	rm -rf $(APP) $(DEV) .venv-reference build dist htmlcov .coverage .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(APP) $(DEV) .venv-reference build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # Make the environment $(1) when it is missing or broken, then install this project and its extras $(2) into it.

@@ -1,0 +1,213 @@
+"""The reader of documentation pages, and the tiny world in which their code runs.
+
+In that world the default model is a tiny random one and the default task has a few sentences, so that everything is as
+the pages say and takes no time. `SMALLER` changes what is too large even so, and `NOT_RUN` lists what cannot run.
+"""
+
+import contextlib
+import io
+import json
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola import assets, cli
+from jola.records import Example, Message
+from jola.tasks.registry import REGISTRY
+from jola.tasks.sources import Parts
+from tests.workbench.edited import edited_run
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LANGUAGES = {"python", "sh", "json", "jsonl", "text"}
+"""``text`` is for what is read and not run: output, formulas, the layout of files, forms of commands."""
+
+SMALLER = {
+    # The tiny model has 12 heads.
+    "k=32": "k=4",
+    "top(32)": "top(4)",
+    "--k 32": "--k 4",
+    "--k auto,16,64": "--k 4 --selectors gradient --epochs 1",
+    "--seeds 42,43,44": "--seeds 42",
+    "--epochs 4": "--epochs 1",
+}
+"""What stands in a page, and what runs in its place."""
+
+NOT_RUN = {
+    "make app": "starts the app and does not end; tests/browser does that",
+    "make test": "these are the tests",
+    ". .venv/bin/activate": "changes the shell",
+    "python tools/sample_run.py": "trains the default model for minutes",
+    "python benchmarks/": "measures for minutes or hours",
+    "python -m jola.harness run": "fetches a task of the harness",
+}
+"""Beginnings of commands that are not run, and why. That there is such a program is checked."""
+
+ELSEWHERE = {"docs/api.md": "tests/workbench/test_api.py"}
+"""Pages whose code needs a running app, and the tests that run it."""
+
+OPTIONAL = ("lm_eval", "peft")
+"""Packages that may not be there; blocks that import them are left out then."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block: its language, its text, and the line where the text begins."""
+
+    language: str
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    """The fenced blocks of a page, in order."""
+    found: list[Block] = []
+    fence, begun, lines = "", 0, page.read_text("utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        if not fence and (opening := re.match(r"(`{3,})\s*(\w*)", line)):
+            fence, begun, language = opening[1], number, opening[2]
+        elif fence and line.rstrip() == fence:
+            found.append(Block(language, "\n".join(lines[begun : number - 1]) + "\n", begun + 1))
+            fence = ""
+    assert not fence, f"{page.name}: the block of line {begun} does not end"
+    return found
+
+
+def indented(page: Path) -> list[int]:
+    """Lines where a block of code is written by indenting it, which says nothing of its language."""
+    fence, before, found = False, "", []
+    for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
+        fence ^= line.startswith("```")
+        if not fence and line.startswith("    ") and not before.strip():
+            found.append(number)
+        before = line
+    return found
+
+
+def named(page: Path) -> str:
+    """A page as the repository knows it."""
+    return page.relative_to(ROOT).as_posix()
+
+
+def sentences(part: str, count: int) -> list[Example]:
+    """Examples of the tiny default task; of our own words."""
+    words = (("warm", "positive"), ("dull", "negative"))
+    prompts = [(f"Is it positive or negative? A {word} film, {part} {i}.", label) for i in range(count)
+               for word, label in words]  # fmt: skip
+    return [Example((Message("user", prompt),), label) for prompt, label in prompts]
+
+
+def make_world(home: Path, model: Path, patch: pytest.MonkeyPatch) -> None:
+    """Put the tiny default model and task in place, and what the pages take as given: runs, a model, a task."""
+    real = assets.ensure
+    patch.setattr(assets, "ensure", lambda name, *rest: model if name == assets.DEFAULT_MODEL else real(name, *rest))
+    parts = Parts(sentences("train", 4), sentences("validation", 2), sentences("test", 2))
+    info = REGISTRY["sentiment"]
+    patch.setitem(REGISTRY, "sentiment", type(info)(**{**vars(info), "load": lambda: parts}))
+    home.mkdir(parents=True, exist_ok=True)
+    for seed, name in enumerate(("old-run", "other-run", "my-run"), start=1):
+        edited_run(home / "runs" / name, model, seed=seed)
+    # An exported adapter knows its model by the name alone, without the folders.
+    for name in ("my-base", model.name):
+        shutil.copytree(model, home / name)
+    task = home / "my-task"
+    task.mkdir()
+    rows = [{"prompt": e.prompt[0].content, "completion": e.completion} for e in sentences("mine", 8)]
+    (task / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    patch.chdir(home)
+    patch.setattr(sys, "path", [*sys.path])
+
+
+class Shell:
+    """Runs the lines of a block as a shell would, within this process; remembers what it was told to leave out."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.left_out: list[str] = []
+
+    def run(self, text: str) -> None:
+        """Run a block."""
+        for line in text.replace("\\\n", " ").splitlines():
+            if command := self._expanded(line.strip()):
+                self._command(command)
+
+    def _expanded(self, line: str) -> str:
+        """The line with the output of the commands in ``$(…)``."""
+        return re.sub(r"\$\(([^)]*)\)", lambda inner: self._command(inner[1]).strip(), line)
+
+    def _command(self, line: str) -> str:
+        program, *arguments = shlex.split(line, comments=True) or [""]
+        if not program:
+            return ""
+        if reason := next((start for start in NOT_RUN if line.startswith(start)), None):
+            self.left_out.append(reason)
+            check_exists(program, arguments)
+            return ""
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            if program == "jola":
+                _ended(lambda: cli.main(arguments))
+            else:
+                assert (program, arguments[:1]) == ("python", ["-m"]), f"Nobody knows how to run {line!r}"
+                before, sys.argv = sys.argv, arguments[1:]
+                try:
+                    _ended(lambda: runpy.run_module(arguments[1], run_name="__main__"))
+                finally:
+                    sys.argv = before
+        self.ran.append(line)
+        return said.getvalue()
+
+
+def _ended(program: Any) -> None:
+    try:
+        program()
+    except SystemExit as end:
+        assert not end.code, end.code
+
+
+def check_exists(program: str, arguments: list[str]) -> None:
+    """That a command which is not run names something that there is."""
+    if program == "make":
+        makefile = (ROOT / "Makefile").read_text("utf-8")
+        assert re.search(rf"^{re.escape(arguments[0])}:", makefile, re.MULTILINE), f"make {arguments[0]}"
+    if program == "python" and arguments[0] == "-m":
+        assert (ROOT / Path(*arguments[1].split("."))).with_suffix(".py").is_file(), arguments[1]
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file(), arguments[0]
+
+
+def smaller(text: str, used: set[str]) -> str:
+    """The text with what `SMALLER` puts in its place."""
+    for written, here in SMALLER.items():
+        if written in text:
+            used.add(written)
+            text = text.replace(written, here)
+    return text
+
+
+def missing_package(text: str) -> str | None:
+    """The package that a block imports and that is not installed."""
+    imported = [name for name in OPTIONAL if re.search(rf"^(?:from|import) {name}\b", text, re.MULTILINE)]
+    return next((name for name in imported if find_spec(name) is None), None)
+
+
+def data_files(block: Block, folder: Path) -> Iterator[Path]:
+    """A task made of the examples in a block; nothing when it holds something else."""
+    if block.language == "jsonl":
+        rows: Any = [json.loads(line) for line in block.text.splitlines()]
+    else:
+        rows = json.loads(block.text)
+    if isinstance(rows, list) and {"prompt", "instruction", "messages"} & set(rows[0]):
+        folder.mkdir(parents=True)
+        for part in ("train", "validation", "test"):
+            (folder / f"{part}.{block.language}").write_text(block.text, "utf-8")
+        yield folder

@@ -1,0 +1,129 @@
+"""Write what of the documentation is made by programs.
+
+    python tools/documentation.py              # docs/settings.md, from the settings themselves
+    python tools/documentation.py --figures    # the figures of docs/method.md too, from the sample run
+
+The figures are drawn by the Chromium of the browser tests.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from jola.config import RunConfig, flag  # noqa: E402
+
+SETTINGS = ROOT / "docs" / "settings.md"
+IMAGES = ROOT / "docs" / "images"
+TITLES = {"model": "Model", "edits": "Edits", "data": "Data", "training": "Training"}
+PHIS = (-2.4, 0.0, 2.0)
+
+
+def settings_page() -> str:
+    """The reference of all settings, as Markdown."""
+    return "\n".join(_settings_lines()) + "\n"
+
+
+def _settings_lines() -> Iterator[str]:
+    yield from (
+        "# Settings",
+        "",
+        "Every setting of a training run, with its default. In Python the same names, with underscores, are fields of",
+        "dataclasses, entries of a run's `config.json`, and fields of the form in the app, where those in bold",
+        "stand in front and the others fold out. [Defaults](defaults.md) says how the values were chosen.",
+        "",
+        "This page is written from `jola/config.py` by `python tools/documentation.py`.",
+    )
+    config = RunConfig()
+    for group in dataclasses.fields(config):
+        part = getattr(config, group.name)
+        hints = typing.get_type_hints(type(part))
+        yield from ("", f"## {TITLES[group.name]}", "", f"{type(part).__doc__} In Python: `{type(part).__name__}`.", "")
+        yield from ("| flag | values | default | what it is |", "|---|---|---|---|")
+        for field in dataclasses.fields(part):
+            name = f"`{flag(field.name)}`"
+            unit = f" Unit: {field.metadata['unit']}." if field.metadata["unit"] else ""
+            yield (
+                f"| {name if field.metadata['advanced'] else f'**{name}**'} | {_values(hints[field.name])} | "
+                f"{_default(field.default)} | {field.metadata['help']}{unit} |"
+            )
+
+
+def _values(hint: Any) -> str:
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{value}`" for value in typing.get_args(hint))
+    names = {int: "whole number", float: "number", str: "text"}
+    given = [part for part in typing.get_args(hint) or (hint,) if part is not type(None)]
+    return " or ".join(names[part] for part in given)
+
+
+def _default(value: Any) -> str:
+    return "–" if value in (None, "") else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def write_figures() -> None:
+    """The figures of the method's page, from the run that comes with the app."""
+    from jola import RunStore, import_archive
+    from tools.pictures import drawing
+    from workbench import figures
+
+    with tempfile.TemporaryDirectory() as folder, drawing() as draw:
+        run = import_archive(ROOT / "workbench" / "sample" / "sample.zip", RunStore(folder))
+        history, kept = run.gates(), run.result()["kept_step"]
+        drawn = {
+            "method-gates": _gate_figure(),
+            "method-map": figures.gate_map(history, kept),
+            "method-states": figures.state_counts(history),
+            "method-closed": figures.closed_map(history),
+        }
+        for name, figure in drawn.items():
+            (IMAGES / f"{name}.png").write_bytes(draw(json.loads(figure.to_json())))
+
+
+def _gate_figure() -> Any:
+    """How a gate is distributed in training, for three φ, with its value after training."""
+    import numpy as np
+    import plotly.graph_objects as go
+    import torch
+
+    from jola import gates
+    from workbench.figures.style import finish, heading, palette, panels
+
+    colours, figure = palette(False), panels(1, len(PHIS), horizontal_spacing=0.05, shared_yaxes=True)
+    generator, edges = torch.Generator().manual_seed(0), np.linspace(0, 1, 21)
+    for panel, phi in enumerate(PHIS, start=1):
+        drawn = gates.sample(torch.full((100_000,), phi), generator=generator).numpy()
+        value = float(gates.at_test_time(torch.tensor(phi)))
+        between = np.histogram(drawn[(drawn > 0) & (drawn < 1)], edges)[0]
+        shares = np.concatenate([[np.mean(drawn == 0)], between / len(drawn), [np.mean(drawn == 1)]])
+        places = np.concatenate([[-0.025], (edges[1:] + edges[:-1]) / 2, [1.025]])
+        bars = go.Bar(x=places, y=shares, width=0.042, marker={"color": colours.bar}, showlegend=False)
+        figure.add_trace(bars, row=1, col=panel)
+        figure.add_vline(x=value, line={"color": colours.accent, "width": 2, "dash": "dash"}, row=1, col=panel)
+        heading(figure, panel, f"φ = {phi:g}", f"after training {value:.2f}", dark=False)
+    figure.update_xaxes(range=[-0.08, 1.08], tickvals=[0, 0.5, 1], title_text="gate")
+    figure.update_yaxes(title_text="share of draws", row=1, col=1)
+    note = "outermost bars: exactly 0 and 1; dashed: value after training; n = 100,000 draws each"
+    return finish(figure, "A gate in training", note, dark=False, height=280)
+
+
+def main() -> None:
+    """Write what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--figures", action="store_true", help="draw the figures too, which needs a Chromium")
+    options = parser.parse_args()
+    SETTINGS.write_text(settings_page(), encoding="utf-8")
+    if options.figures:
+        write_figures()
+
+
+if __name__ == "__main__":
+    main()

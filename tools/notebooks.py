@@ -1,0 +1,141 @@
+"""Execute the notebooks, and with ``--store`` keep what they show in them.
+
+    python tools/notebooks.py [--store] [notebooks/01_train_and_watch_the_gates.ipynb …]
+
+Each runs in a kernel of its own, in the folder where it lies; an exception in a cell ends everything. What is kept is
+text, tables, and figures as pictures, drawn by the Chromium of the browser tests, so that a page which runs no scripts
+shows them too.
+"""
+
+import argparse
+import ast
+import base64
+import json
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.pictures import WIDTH, Draw, drawing  # noqa: E402
+
+FOLDER = ROOT / "notebooks"
+PLOTLY = "application/vnd.plotly.v1+json"
+TIMEOUT = 1200
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+def notebooks() -> list[Path]:
+    """All notebooks, in their order."""
+    return sorted(FOLDER.glob("*.ipynb"))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A notebook as the JSON that it is."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def source(cell: dict[str, Any]) -> str:
+    """The text of a cell."""
+    return "".join(cell["source"])
+
+
+def is_parameters(cell: dict[str, Any]) -> bool:
+    """Whether a cell holds the settings of its notebook."""
+    return cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
+
+
+def code(notebook: dict[str, Any], **settings: Any) -> list[str]:
+    """The code cells, with other values for settings in the cell that is tagged ``parameters``.
+
+    Raises:
+        KeyError: a setting that the notebook does not have.
+    """
+    cells = [(is_parameters(cell), source(cell)) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    known = {name for tagged, text in cells if tagged for name in _settings(text)}
+    if unknown := set(settings) - known:
+        raise KeyError(f"The notebook has no setting {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}.")
+    changed = "".join(f"\n{name} = {value!r}" for name, value in settings.items())
+    return [text + changed if tagged else text for tagged, text in cells]
+
+
+def _settings(text: str) -> list[str]:
+    """Names that a cell of plain assignments gives values to."""
+    return [
+        name.id
+        for node in ast.parse(text).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        for name in ast.walk(target)
+        if isinstance(name, ast.Name)
+    ]
+
+
+def execute(path: Path) -> dict[str, Any]:
+    """The notebook with the outputs of a fresh run.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell has raised.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ["PLOTLY_RENDERER"] = "plotly_mimetype"
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=TIMEOUT, kernel_name="python3", resources=resources).execute()
+    return json.loads(nbformat.writes(notebook))
+
+
+def tidy(notebook: dict[str, Any]) -> dict[str, Any]:
+    """The notebook without what differs from one run or machine to the next, and with figures as pictures."""
+    notebook["metadata"] = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    with drawing() as draw:
+        for cell in notebook["cells"]:
+            cell["metadata"] = {name: value for name, value in cell["metadata"].items() if name == "tags"}
+            if cell["cell_type"] == "code":
+                kept = (o for o in cell["outputs"] if not (o["output_type"] == "stream" and o["name"] == "stderr"))
+                cell["outputs"] = [_tidy_output(output, draw) for output in kept]
+    return notebook
+
+
+def _tidy_output(output: dict[str, Any], draw: Draw) -> dict[str, Any]:
+    data = output.get("data", {})
+    if PLOTLY in data:
+        picture = base64.b64encode(draw(data[PLOTLY])).decode()
+        size = {"image/png": {"height": data[PLOTLY]["layout"]["height"], "width": WIDTH}}
+        return output | {"data": {"image/png": picture, "text/plain": ["Figure"]}, "metadata": size}
+    if "text/plain" in data:
+        data["text/plain"] = _ADDRESS.sub("", "".join(data["text/plain"])).splitlines(keepends=True)
+    return output
+
+
+def store(path: Path, notebook: dict[str, Any]) -> None:
+    """Write a notebook as Jupyter does."""
+    path.write_text(json.dumps(notebook, ensure_ascii=False, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Execute what is named, or everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("notebook", nargs="*", type=Path, default=notebooks())
+    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks")
+    options = parser.parse_args()
+    for path in options.notebook:
+        print(f"==> {path.name}", flush=True)
+        began = time.monotonic()
+        notebook = execute(path)
+        if options.store:
+            store(path, tidy(notebook))
+        print(f"    {time.monotonic() - began:.0f} s, {path.stat().st_size / 1000:.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
