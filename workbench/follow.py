@@ -39,8 +39,11 @@ class Follower:
     def _pausing(self) -> bool:
         return (self.run.path / PAUSE_FILE).exists() and self.run.alive
 
-    def snapshot(self, site: str = "") -> dict[str, Any]:
-        """Everything the run view shows; ``site`` empty or unknown means the first recorded one."""
+    def snapshot(self, site: str = "", *, curves: bool = True) -> dict[str, Any]:
+        """Everything the run view shows; ``site`` empty or unknown means the first recorded one.
+
+        Without ``curves`` those of a run at work are left out, most of what there is to send.
+        """
         with self._lock:
             token = self.token()
             run, status, state = self.run, self.run.status(), self.run.state
@@ -68,8 +71,8 @@ class Follower:
                 "facts": facts(status, state, metrics, config),
                 "gates": gates_of(config),
                 "kept": kept_step(run.result()),
-                "result": result_facts(run.result(), self._trained_gates, gated=gates_of(config) != "none"),
-                "curves": curves(metrics),
+                "result": result_of(run, config),
+                "curves": curves_of(metrics) if curves or not active else None,
                 "note": last_sentence(run) if state == "starting" else "",
                 "log": log_tail(run) if not active and state != "finished" else "",
                 "sites": sites,
@@ -79,14 +82,9 @@ class Follower:
                 history = self._history(site)
                 history.refresh(now=not active)
                 view["records"] = len(history)
-                view["states"] = _thin_states(history)
+                view["states"] = _thin_states(history) if view["curves"] else None
                 view["frame"] = self._last_frame(site)
             return view
-
-    def _trained_gates(self, half: str) -> int:
-        """How many gates of a half the run trains, over all sites."""
-        records = [self.run.last_gates(site) for site in self.run.sites()]
-        return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
 
     def _about(self, id: str) -> str:
         """A waiting run in a few words that tell it from the others."""
@@ -318,6 +316,16 @@ def result_facts(
     return rows
 
 
+def result_of(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """`result_facts` of a run with this configuration, with the number of gates that it trains, over all sites."""
+
+    def gates(half: str) -> int:
+        records = [run.last_gates(site) for site in run.sites()]
+        return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
+
+    return result_facts(run.result(), gates, gated=gates_of(config) != "none")
+
+
 # Curves
 
 Points = list[tuple[float, float]]
@@ -342,7 +350,7 @@ def _thin(points: Points) -> Points:
     return [(x, y) for x, y in means] + [points[-1]]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     """Points (step, value) of the parts of the loss, of the learning rates and of λ."""
 
     def series(name: str) -> Points:

@@ -110,6 +110,26 @@ def test_everything_is_reached_by_tab(app: App, open_page: OpenPage) -> None:
     assert wanted == set()
 
 
+def test_a_page_on_which_nothing_happens_draws_nothing(app: App, open_page: OpenPage) -> None:
+    Recorder(app.runs / "quiet", steps=5).until(5).finish()
+    page = open_page(app, "quiet")
+    page.add_init_script(
+        """window.frames = 0;
+        const request = window.requestAnimationFrame;
+        window.requestAnimationFrame = (callback) => { window.frames += 1; return request.call(window, callback); };"""
+    )
+    page.reload()
+    ready(page)
+    shown(page, run="quiet")
+    page.wait_for_function(
+        """async () => {
+          const before = window.frames;
+          await new Promise((resolve) => setTimeout(resolve, 1000));
+          return window.frames - before <= 2;
+        }"""
+    )
+
+
 def test_a_growing_run_appears_on_the_map(app: App, open_page: OpenPage) -> None:
     recorder = record(app, "growing").until(3)
     page = open_page(app, "growing")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ class TestRun:
             "fingerprint": "", "notes": [],
         }  # fmt: skip
         assert config["geometry"]["num_layers"] == 3
-        assert config["versions"]["torch"] == torch.__version__
+        assert config["versions"]["torch"] == version("torch")
         assert config["parameters"]["trainable"] == sum(tensor.numel() for tensor in tensors(unbroken).values())
 
     def test_its_adapter_is_the_trained_model(self, unbroken: Run, place: Place) -> None:

@@ -208,6 +208,8 @@ const save = () => {
   view.edited = false;
   if (label === found.label && note === found.note) return;
   setText(find(".rt-saved"), "Saving …");
+  // Who comes back to the run before the answer is there finds what was typed.
+  Object.assign(found, { label, note });
   act("annotate", { id: found.id, label, note });
 };
 

@@ -1,6 +1,7 @@
 """One run on the page: the live map of its gates, its figures and curves, and a slider over its history."""
 
 import asyncio
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ UPDATE_SECONDS = 0.2
 """Shortest time between two updates of the page."""
 HOLD_SECONDS = 2.0
 """A question without news is answered after this time: longer would hold up the end of the server."""
-_LOOK_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
+"""Between two looks at the files of a run, whose process wants the processor for itself."""
 
 STYLE = gate_map.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
 _SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
@@ -31,13 +33,14 @@ _MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- ga
 
 
 async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
-    """Answer the page's question for news of a run: ``[id, token it knows, site it shows]``.
+    """Answer the page's question for news of a run: ``[id, token it knows, site it shows, whether it wants curves]``.
 
-    ``{"snapshot": …}`` as soon as there is something that the token does not cover, and every two seconds while the
-    run is at work, for its clock; ``{"idle": true}`` when nothing happened to a run that has ended; ``{"gone": true}``
-    when there is no such run.
+    ``{"snapshot": …}``, in JSON within it, as soon as there is something that the token does not cover, and every two
+    seconds while the run is at work, for its clock; ``{"idle": true}`` when nothing happened to a run that has ended;
+    ``{"gone": true}`` when there is no such run.
     """
-    id, token, site = (str(part) for part in data)
+    id, token, site = (str(part) for part in data[:3])
+    curves = bool(data[3])
     follower = await anyio.to_thread.run_sync(followers.get, id)
     if follower is None:
         return {"gone": True}
@@ -51,7 +54,8 @@ async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
                     return {"idle": True}
                 break
             await asyncio.sleep(_LOOK_SECONDS)
-        return {"snapshot": await anyio.to_thread.run_sync(follower.snapshot, site)}
+        # As text: the server looks at every single number of a list before it sends it.
+        return {"snapshot": await anyio.to_thread.run_sync(lambda: json.dumps(follower.snapshot(site, curves=curves)))}
     except (InputError, OSError):  # the directory was removed or damaged in between
         return {"gone": True}
 

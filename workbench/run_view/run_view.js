@@ -112,15 +112,25 @@ const showTableSoon = () => {
   }, 1000);
 };
 
+/* Of a run at work the curves are asked for once in two seconds: they hardly change, and cost more than the map. */
+const curves = { at: -Infinity, of: null, lines: null, states: null };
+const wantsCurves = () => curves.of !== curvesOf(view.snapshot) || performance.now() - curves.at > 2000;
+const curvesOf = (snapshot) => `${snapshot?.run} ${snapshot?.frame?.site}`;
+const keepCurves = (snapshot) => {
+  if (!snapshot.curves) return false;
+  Object.assign(curves, { at: performance.now(), of: curvesOf(snapshot), lines: snapshot.curves, states: snapshot.states });
+  return true;
+};
+
 const drawCurves = () => {
   const snapshot = view.snapshot;
-  if (!snapshot) return;
+  if (!snapshot || !curves.lines) return;
   const theme = chartTheme();
-  const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = snapshot.curves;
+  const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = curves.lines;
   // A run that ended early has no empty end.
   const steps = Math.max(snapshot.state === "finished" ? 0 : snapshot.total, snapshot.step, 1), marker = view.shownStep;
   drawLoss(find(".rv-loss"), theme, { train, validation, penalty, steps, marker });
-  const states = snapshot.states || { steps: [], counts: [], closed: [] };
+  const states = curves.states || { steps: [], counts: [], closed: [] };
   drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker });
   if (find(".rv-rates").open) {
     drawRate(find(".rv-rate-edits"), theme, { points: edits, steps, marker });
@@ -246,7 +256,7 @@ const apply = (snapshot) => {
   find(".rv-follow").hidden = view.shown === null;
   setText(".rv-follow", snapshot.active ? "Follow the run" : "Back to the end");
   showEmpty(snapshot);
-  drawCurves();
+  if (keepCurves(snapshot)) drawCurves();
   refreshCourse();
   tellOthers(snapshot);
 };
@@ -371,6 +381,7 @@ const setConnection = (state) => {
 const openRun = (id) => {
   if (view.run === id) return;
   Object.assign(view, { run: id, token: "", site: "", snapshot: null, wasActive: null });
+  Object.assign(curves, { of: null, lines: null });
   view.linked = stepInAddress();
   follow();
   map.clear();
@@ -392,7 +403,7 @@ const poll = async () => {
       continue;
     }
     // A failed call gives undefined instead of an exception.
-    const answer = await server.follow([id, view.token, view.site]).catch(() => undefined);
+    const answer = await server.follow([id, view.token, view.site, wantsCurves()]).catch(() => undefined);
     if (id !== view.run) continue;
     if (!answer) {
       setConnection("lost");
@@ -402,7 +413,7 @@ const poll = async () => {
     }
     wait = 250;
     setConnection(answer.gone ? "gone" : "live");
-    if (answer.snapshot) apply(answer.snapshot);
+    if (answer.snapshot) apply(JSON.parse(answer.snapshot));
     if (answer.gone) await sleep(2000);
   }
 };

@@ -10,7 +10,7 @@ import gradio as gr
 from jola.errors import InputError
 from workbench import markup
 from workbench.bench import Workbench
-from workbench.follow import describe_config, result_facts
+from workbench.follow import describe_config, result_of
 from workbench.playground import edits_panel, head_panel, import_panel, live
 from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
 from workbench.playground.edits_panel import EditsPanel
@@ -51,9 +51,8 @@ def about_run(bench: Workbench, id: str | None) -> str:
         about = describe_config(run.config())
     except InputError as error:
         about = str(error)
-    rows = "".join(
-        f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(figure)}</dd>" for what, figure in result_facts(run.result())
-    )
+    facts = result_of(run, run.raw_config())
+    rows = "".join(f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(figure)}</dd>" for what, figure in facts)
     return f'<p class="jw-about">{markup.escape(about)}</p><dl class="jw-figures">{rows}</dl>'
 
 
