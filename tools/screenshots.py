@@ -44,6 +44,7 @@ def show_playground(page: Page) -> None:
     page.fill("#strongest input", "40")
     page.click("#mask-strongest")
     page.wait_for_function("document.querySelector('#mask-summary').innerText.startsWith('40 of')")
+    page.wait_for_function("!document.querySelector('#places').innerText.includes('Computing')")
     page.wait_for_timeout(2500)
 
 
@@ -64,11 +65,24 @@ def show_runs(page: Page) -> None:
     page.wait_for_timeout(1500)
 
 
+def show_compare(page: Page) -> None:
+    """A comparison of two quick selectors, made while the picture is waited for the first time."""
+    page.wait_for_selector('.cv[data-state="ready"]')
+    if page.get_attribute(".cv", "data-count") == "0":
+        page.click(".cv-small")
+        page.wait_for_function("document.querySelector('#compare-cost').innerText.includes('3 trainings')")
+        page.click("#compare-start")
+    page.wait_for_selector('.cv[data-work="finished"]', timeout=900_000)
+    page.wait_for_selector("#compare-heads-plot .js-plotly-plot")
+    page.wait_for_timeout(2500)
+
+
 PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "train": ("train", show_train),
     "playground": ("playground", show_playground),
     "effects": ("playground", show_effects),
     "runs": ("runs", show_runs),
+    "compare": ("compare", show_compare),
 }
 
 

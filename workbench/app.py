@@ -25,8 +25,10 @@ if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings
 
     from workbench.bench import Workbench
 
-PLACES = ("train", "playground", "runs")
+PLACES = ("train", "playground", "runs", "compare")
 """Names of the places in an address, as in ``?tab=playground``."""
+
+_QUEUE_SECONDS = 0.01
 
 _BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
 <span class="jw-running" aria-hidden="true"></span></div>"""
@@ -45,8 +47,8 @@ def build(bench: "Workbench") -> "gr.Blocks":
     """The page, not served yet."""
     import gradio as gr
 
-    from workbench import api
-    from workbench.tabs import playground, runs, train
+    from workbench import api, markup
+    from workbench.tabs import compare, playground, runs, train
     from workbench.theme import ICON
 
     with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as page:
@@ -62,6 +64,8 @@ def build(bench: "Workbench") -> "gr.Blocks":
 
             with gr.Tab("Runs", id="runs"):
                 runs_tab = runs.build(bench)
+            with gr.Tab("Compare", id="compare") as compare_place:
+                compare_tab = compare.build(bench, compare_place)
 
         private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
@@ -69,7 +73,8 @@ def build(bench: "Workbench") -> "gr.Blocks":
             asked = dict(request.query_params)
             run = bench.choose_run(asked.get("run"), last)
             place = asked.get("tab") if asked.get("tab") in PLACES else "train"
-            return gr.Tabs(selected=place), *train.show(bench, run.id if run is not None else "")
+            shown = train.show(bench, run.id if run is not None else "")
+            return gr.Tabs(selected=place), *shown, *compare.show(bench, asked.get("comparison"))
 
         def on_offer(current: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
             """Open the Playground when it is first looked at: as the address says, when that names it."""
@@ -82,7 +87,7 @@ def build(bench: "Workbench") -> "gr.Blocks":
             yield from playground.offer(playground_tab, bench, request, asked.get("run") or current, masks, text)
 
         offering = [train_tab.view], playground_tab.outputs()
-        page.load(on_load, remembered, [places, *train_tab.showing()], **private).then(
+        page.load(on_load, remembered, [places, *train_tab.showing(), *compare_tab.showing()], **private).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
         ).then(bench.session.warm_up, None, None, **private)
         playground_place.select(on_offer, *offering, **private)
@@ -96,6 +101,29 @@ def build(bench: "Workbench") -> "gr.Blocks":
 
         runs_tab.table.train(open_in_train, None, [places, *train_tab.showing()], **private)
         runs_tab.table.playground(open_in_playground, None, [places, *playground_tab.outputs()], **private)
+
+        def train_on_set(id: str, pick: str | None) -> tuple[Any, ...]:
+            try:
+                filled = train.fill(train_tab, *compare.training_on(bench, id, pick))
+            except InputError as error:
+                return gr.skip(), markup.note(str(error), "error"), *[gr.skip()] * len(train_tab.filling())
+            return gr.Tabs(selected="train"), "", *filled
+
+        def set_in_playground(id: str, pick: str | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+            shown = playground_tab.wiring.state(request).run
+            try:
+                run, masks = compare.mask_for(bench, id, pick, shown)
+            except InputError as error:
+                yield gr.skip(), markup.note(str(error), "error"), *[gr.skip()] * len(playground_tab.outputs())
+                return
+            for values in playground.offer(playground_tab, bench, request, run, masks):
+                yield gr.Tabs(selected="playground"), "", *values
+
+        said, chosen_set = compare_tab.panel.set_message, compare_tab.set()
+        compare_tab.panel.train.click(train_on_set, chosen_set, [places, said, *train_tab.filling()], **private)
+        compare_tab.panel.playground.click(
+            set_in_playground, chosen_set, [places, said, *playground_tab.outputs()], **private
+        )
         api.install(bench)
     return page
 
@@ -105,15 +133,19 @@ def launch(page: "gr.Blocks", settings: Settings) -> str:
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from workbench.first_script import FirstScript
     from workbench.theme import ICON, STYLE, theme
 
     _talk_to_ourselves_directly()
-    middleware = []
+    middleware = [Middleware(FirstScript)]
     if settings.loopback:
         # A page elsewhere whose name is made to point here (DNS rebinding) sends its own name as the host.
         hosts = ["127.0.0.1", "localhost", "[::1]", "::1", settings.host]
-        middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
     page.queue(default_concurrency_limit=8, max_size=64)
+    # Gradio looks a thousand times a second whether there is something to do, which alone takes 6 % of a core.
+    page._queue.sleep_when_free = _QUEUE_SECONDS
+    page._queue.progress_update_sleep_when_free = 10 * _QUEUE_SECONDS
     try:
         _, address, _ = page.launch(
             server_name=settings.host,
@@ -175,11 +207,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
-    active = bench.jobs.active()
+    active, comparison = bench.jobs.active(), bench.comparisons.active()
     bench.session.close()
     page.close(verbose=False)
     if active is not None:
         console.print(f"The run {active.id} goes on training; the app shows it when it is started again.")
+    if comparison is not None:
+        console.print(f"The comparison {comparison.id} goes on; the app shows it when it is started again.")
     return 0
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from jola.config import RunConfig
 from jola.errors import InputError
 from jola.paths import cache_home
 from jola.records import read_examples
 from jola.runs import Run, RunStore
+from workbench.comparisons import Comparisons
 from workbench.follow import Followers
 from workbench.jobs import Jobs
 from workbench.session import Loader, Session
@@ -31,14 +33,24 @@ class Workbench:
     jobs: Jobs
     followers: Followers
     session: Session
+    comparisons: Comparisons
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Workbench":
         """The app's parts over the run folder of the settings; nothing is loaded yet."""
         store = RunStore(settings.runs_root)
-        jobs = Jobs(store, check=lambda config: settings.check_sources(config, uploads_home()))
-        session = Session(settings.limits, Loader(settings.check_model), training=lambda: jobs.active() is not None)
-        return cls(settings, store, jobs, Followers(store), session)
+
+        def check(config: RunConfig) -> None:
+            settings.check_sources(config, uploads_home())
+
+        comparisons = Comparisons(settings.comparisons_root, store, check=check)
+        jobs = Jobs(store, check=check, held=comparisons.working)
+
+        def busy() -> bool:
+            return jobs.active() is not None or comparisons.working()
+
+        session = Session(settings.limits, Loader(settings.check_model), training=busy)
+        return cls(settings, store, jobs, Followers(store), session, comparisons)
 
     def find(self, id: str | None) -> Run | None:
         """The run with this id, or None."""

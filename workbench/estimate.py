@@ -296,7 +296,7 @@ def describe(cost: Estimate) -> list[tuple[str, str, str]]:
         time = ("time known after the first steps", "no earlier run of this model on this computer tells its pace")
     else:
         runs = f"{cost.paced_by} earlier run{'s' if cost.paced_by > 1 else ''}"
-        time = (_span(*cost.seconds), f"of training, at the pace of {runs} of this model here")
+        time = (span(*cost.seconds), f"of training, at the pace of {runs} of this model here")
     if cost.memory is None:
         memory = ("memory not known yet", "the model is not on this computer, or its files do not tell its size")
     elif cost.measured:
@@ -308,15 +308,15 @@ def describe(cost: Estimate) -> list[tuple[str, str, str]]:
     return [(what, much, known) for what, (much, known) in rows.items()]
 
 
-def _span(low: float, high: float) -> str:
-    shortest, longest = _duration(low), _duration(high)
+def span(low: float, high: float) -> str:
+    shortest, longest = duration(low), duration(high)
     if shortest == longest:
         return f"about {longest}"
     number, unit = shortest.split(" ")
     return f"{number} to {longest}" if longest.endswith(f" {unit}") else f"{shortest} to {longest}"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     for size, unit in ((3600, "h"), (60, "min")):
         if seconds >= 1.5 * size:
             amount = seconds / size

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -42,6 +43,7 @@ class Jobs:
         command: What trains: the command line ``jola train``.
         at_once: Runs that train at the same time; the others wait.
         check: Raises `InputError` for settings that this app may not train with.
+        held: Whether the waiting runs have to wait for something that is no run.
     """
 
     def __init__(
@@ -50,11 +52,13 @@ class Jobs:
         command: Sequence[str] = TRAIN_COMMAND,
         at_once: int = 1,
         check: Callable[[RunConfig], None] = lambda config: None,
+        held: Callable[[], bool] = lambda: False,
     ) -> None:
         self.store = store
         self.command = tuple(command)
         self.at_once = at_once
         self.check = check
+        self.held = held
         self.waiting = Waiting(store)
         self._cancelled: set[str] = set()
         self._attending: threading.Thread | None = None
@@ -157,7 +161,7 @@ class Jobs:
         """Start as many of the waiting runs as there is room for."""
         with self.waiting.locked():
             ids = self.waiting.ids()
-            room = self.at_once - len(self.running()) if ids else 0
+            room = self.at_once - len(self.running()) if ids and not self.held() else 0
             for id in ids:
                 if room <= 0:
                     break
@@ -182,7 +186,7 @@ class Jobs:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=_environment(),
+                    env=environment(),
                     start_new_session=True,  # Ctrl-C in the app's terminal is not meant for the training
                 )
         except InputError as error:
@@ -235,7 +239,7 @@ def _in_place(config: RunConfig, run: Run) -> RunConfig:
     return replace(config, training=replace(config.training, output=str(run.path)))
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The app's environment, with this very `jola` importable and the log written line by line."""
     import jola
 
@@ -244,8 +248,17 @@ def _environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
 
 
-def log_tail(run: Run) -> str:
-    """The end of what the training process printed; empty when there is nothing."""
+class Logged(Protocol):
+    """Something whose process writes a log: a run, a comparison."""
+
+    @property
+    def log_path(self) -> Path:
+        """The file."""
+        ...
+
+
+def log_tail(run: Logged) -> str:
+    """The end of what the process printed; empty when there is nothing."""
     try:
         with open(run.log_path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -257,7 +270,7 @@ def log_tail(run: Run) -> str:
     return "\n".join(lines[1:] if size > _LOG_TAIL_BYTES else lines).strip()
 
 
-def last_sentence(run: Run) -> str:
+def last_sentence(run: Logged) -> str:
     """The last line of the log that is not a blank one, without the ``error:`` of the command line."""
     lines = [line.strip() for line in log_tail(run).splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else ""

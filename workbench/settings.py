@@ -56,6 +56,14 @@ class Settings:
         return (self.runs or runs_home()).expanduser().resolve()
 
     @property
+    def comparisons_root(self) -> Path:
+        """Folder of the comparisons, absolute: beside the runs in our own home, else inside the folder that was named.
+
+        Nothing is written beside a folder that somebody names; in it, this one is no run.
+        """
+        return self.runs_root / "comparisons" if self.runs else self.runs_root.parent / "comparisons"
+
+    @property
     def loopback(self) -> bool:
         """Whether only this computer can reach the app."""
         if self.host == "localhost":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench import edit_map, export_panel, run_table, run_view, view_tools
+from workbench import compare_view, edit_map, export_panel, run_table, run_view, view_tools
 
 _HERE = Path(__file__).parent
 
@@ -19,6 +19,7 @@ STYLE = "\n".join(
         run_table.STYLE,
         view_tools.STYLE,
         export_panel.STYLE,
+        compare_view.STYLE,
         (_HERE / "playground" / "playground.css").read_text(encoding="utf-8"),
         (_HERE / "tabs" / "train.css").read_text(encoding="utf-8"),
     )

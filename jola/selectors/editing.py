@@ -223,9 +223,9 @@ def _train_and_test(
     trainer = make_trainer(config, model, train, validation, checkpoints, callbacks)
     prepare(trainer)
     progress.phase("train", trainer._total_steps())
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     trainer.train()
-    seconds = time.perf_counter() - started
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
     shutil.rmtree(checkpoints, ignore_errors=True)
     model.eval()
     _settle(model.edits)
@@ -241,7 +241,7 @@ def _train_and_test(
         correct=tuple(right),
         open={half: int((values[half] > 0).sum()) for half in HALVES},
         heads=HeadSet.from_array((model.edits.states() > 0).cpu().numpy()),
-        cost=Cost(steps, seen, seen, seconds),
+        cost=Cost(steps, seen, seen, seconds, busy),
         kept_step=kept_step(trainer),
     )
 

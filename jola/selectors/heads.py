@@ -33,12 +33,17 @@ _MAX_HEADS = 1 << 20  # of a file that somebody else may have written
 
 @dataclass(frozen=True)
 class Cost:
-    """What something took: optimiser steps, examples passed forward and backward, wall-clock seconds."""
+    """What something took: optimiser steps, examples passed forward and backward, and time.
+
+    `seconds` are those of a clock on the wall, `processor_seconds` those of all processor cores together, which other
+    programs on the machine do not lengthen; the work of a GPU is in the former alone.
+    """
 
     steps: int = 0
     forward: int = 0
     backward: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))

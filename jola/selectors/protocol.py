@@ -151,11 +151,12 @@ class BaseSelector:
         rows = encode_examples(examples, template or Template(model.tokenizer), self.budget.max_length).rows
         settings: Mapping[str, Any] = dataclasses.asdict(self) | ({"k": k} if self.depends_on_k else {})
         provenance = Provenance.of(self.name, model, examples, seed, settings)
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         # A caller may have switched gradients off for everything around this call.
         with torch.enable_grad():
             values, cost = self.score(Selection(model, rows, k, seed, self.budget, progress))
-        cost = dataclasses.replace(cost, seconds=time.perf_counter() - started)
+        spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - busy}
+        cost = dataclasses.replace(cost, **spent)
         return HeadScores(torch.as_tensor(values).detach().double().cpu().numpy(), provenance, cost)
 
 

@@ -199,7 +199,8 @@ class Row:
 
     `low` and `high` bound the 95 % interval of the accuracy. `difference` is that to JoLA, in accuracy, with its own
     interval; `p_value` is against none and `p_holm` the same adjusted for all rows. `cost_ratio` is the mean time of
-    the selection divided by that of JoLA's training. None where there is nothing to compare with.
+    the selection divided by that of JoLA's training, `processor_ratio` the same of processor time. None where there is
+    nothing to compare with.
     """
 
     protocol: str
@@ -220,6 +221,7 @@ class Row:
     selection_seconds: float
     training_seconds: float
     cost_ratio: float | None
+    processor_ratio: float | None
 
 
 def summarise(cells: Iterable[Cell]) -> list[Row]:
@@ -245,8 +247,7 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
     if key[0] != "jola" and shared:
         mine: Sequence[Cell] = cells[:1] * len(shared) if key[0] == "base" else [own[seed] for seed in shared]
         difference = paired_bootstrap([cell.correct for cell in mine], [jola[seed].correct for seed in shared])
-    seconds = float(np.mean([cell.selection.seconds for cell in cells]))
-    trained = [jola[seed].training.seconds for seed in shared]
+    shared_jola = [jola[seed] for seed in shared] if key[0] == "edit" else []
     counts = [len(cell.heads) for cell in cells if cell.heads is not None]
     return Row(
         *key,
@@ -261,7 +262,20 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
         difference_high=difference.high if difference else None,
         p_value=difference.p_value if difference else None,
         p_holm=None,
-        selection_seconds=seconds,
-        training_seconds=float(np.mean([cell.training.seconds for cell in cells])),
-        cost_ratio=seconds / float(np.mean(trained)) if trained and key[0] == "edit" else None,
+        selection_seconds=_mean(cell.selection.seconds for cell in cells),
+        training_seconds=_mean(cell.training.seconds for cell in cells),
+        cost_ratio=_ratio([c.selection.seconds for c in cells], [c.training.seconds for c in shared_jola]),
+        processor_ratio=_ratio(
+            [c.selection.processor_seconds for c in cells], [c.training.processor_seconds for c in shared_jola]
+        ),
     )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """Ratio of two means; None where there is nothing to divide by."""
+    whole = _mean(others) if others else 0.0
+    return _mean(values) / whole if whole else None

@@ -5,6 +5,7 @@ Distributions and tests are SciPy's. Everything random takes a seed.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -167,10 +168,21 @@ def _by_seed(correct: ArrayLike) -> NDArray[np.float64]:
 
 def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
     """(resamples,): means over items drawn with replacement, and over seeds drawn with replacement."""
-    generator = np.random.default_rng(seed)
     seeds, items = values.shape
-    # A resample of items is how often each is drawn; the mean is then a product of matrices.
-    item_counts = generator.multinomial(items, np.full(items, 1 / items), size=resamples)
-    by_seed = item_counts @ values.T / items
-    seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    item_counts, seed_counts = _draws(seeds, items, seed, resamples)
+    # Sums of small whole numbers, which are exact in float32.
+    by_seed = (item_counts @ values.T.astype(np.float32)).astype(np.float64) / items
     return (by_seed * seed_counts).sum(1) / seeds
+
+
+@lru_cache(maxsize=2)
+def _draws(seeds: int, items: int, seed: int, resamples: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """How often each item, (resamples, items), and each seed, (resamples, seeds), is drawn.
+
+    A mean over a resample is then a product of matrices. All rows of a table have the same draws, which take longer
+    than everything else.
+    """
+    generator = np.random.default_rng(seed)
+    item_counts = generator.multinomial(items, np.full(items, 1 / items), size=resamples)
+    seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    return item_counts.astype(np.float32), seed_counts

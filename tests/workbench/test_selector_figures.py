@@ -10,6 +10,7 @@ from jola.selectors.results import Cell, Comparison, summarise
 from jola.selectors.statistics import expected_jaccard
 from workbench import selector_report
 from workbench.figures import selectors as draw
+from workbench.figures.head_sets import head_sets, head_table
 from workbench.figures.style import Figure
 
 HOSTILE = "<img src=x onerror=alert(1)> $x^2$ %{y}"
@@ -117,3 +118,42 @@ def test_the_report_has_every_figure_and_needs_no_network(tmp_path: Path, capsys
         selector_report.main([str(tmp_path)])
     assert exit.value.code == 2
     assert "holds no comparison" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_sets_on_one_map_have_a_strip_a_method_and_a_count(dark: bool) -> None:
+    figure = head_sets(SETS, dark=dark)
+    ground, strips = (np.asarray(trace.z) for trace in figure.data[:2])
+    assert ground.shape == (6, 4) and ground[0, 0] == 2 and ground[2, 0] == 0
+    # Layers are every second row, heads of three methods and a room every fourth column.
+    by_method = np.stack([strips[::2, index::4] == index for index in range(3)])
+    assert np.array_equal(by_method, np.stack([heads.array() for heads in SETS.values()]))
+    assert (strips[1::2] == -1).all() and (strips[:, 3::4] == -1).all()
+    assert len(figure.data[1].x) == strips.shape[1] + 1 and len(figure.data[1].y) == strips.shape[0] + 1
+    assert figure.data[0].customdata[0][0].startswith("2 of 3: JoLA")
+    assert figure.data[0].customdata[2][0] == "chosen by none"
+    names = [trace.name for trace in figure.data if trace.showlegend is not False and trace.type == "scatter"]
+    assert names[:2] == ["JoLA's gates  4", "DSP  3"]
+    assert "n = 24 heads; 9 are chosen, 3 of them by more than one of 3 methods" in " ".join(
+        figure.layout.title.text.replace("<", " <").split()
+    )
+    assert "<img" not in figure.to_json()
+    assert "No heads" in head_sets({}, dark=dark).to_json()
+
+
+def test_the_map_of_a_large_model_is_small_enough_to_send() -> None:
+    generator = np.random.default_rng(1)
+    sets = {f"m{index}": HeadSet.from_array(generator.random((80, 64)) < 0.1) for index in range(10)}
+    figure = head_sets(sets)
+    assert np.asarray(figure.data[1].z).shape == (80, 64 * 9)
+    assert len(figure.to_json()) < 500_000
+    assert not [trace for trace in figure.data if trace.type == "scatter" and trace.mode == "text"]
+
+
+def test_the_table_of_sets_begins_where_most_agree() -> None:
+    table = head_table(SETS)
+    assert table.columns.tolist() == ["layer", "head", "methods", *SETS]
+    assert table.iloc[0, :3].tolist() == [0, 0, 2] and len(table) == 9
+    assert table["methods"].tolist() == sorted(table["methods"], reverse=True)
+    assert table[HOSTILE].sum() == 5
+    assert head_table({}).empty

@@ -71,7 +71,7 @@ def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -
     hover = [[""] * side for _ in methods]
     for (i, a), (j, b) in itertools.product(enumerate(methods), repeat=2):
         found = rank_correlation(scores[a], scores[b])
-        values[i, j], words[i][j] = found.spearman, number(found.spearman, 2)
+        values[i, j], words[i][j] = found.spearman, f"{found.spearman:.2f}".replace("-", "−").replace("nan", "–")
         hover[i][j] = (
             f"{method_name(a)} and {method_name(b)}<br>Spearman {number(found.spearman)}, p = "
             f"{number(found.spearman_p, 2)}<br>Kendall {number(found.kendall)}, p = {number(found.kendall_p, 2)}"
@@ -148,7 +148,8 @@ def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     figure.update_xaxes(title="edited heads")
     figure.update_yaxes(title="accuracy")
     items, seeds = {row.items for row in points}, {row.seeds for row in points}
-    note = f"n = {' or '.join(map(str, sorted(items)))} test examples, {' or '.join(map(str, sorted(seeds)))} seeds"
+    seeded = " or ".join(map(str, sorted(seeds))) + (" seed" if seeds == {1} else " seeds")
+    note = f"n = {' or '.join(map(str, sorted(items)))} test examples, {seeded}"
     return _with_legend(figure, title, f"{note}; bars: 95 % intervals", len(groups), dark=dark, height=380)
 
 

@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from jola.assets import ASSETS, DEFAULT_MODEL
+from jola.config import RunConfig
 from jola.errors import InputError
-from jola.records import SUFFIXES
-from jola.tasks import REGISTRY
 from workbench import estimate, form, markup
-from workbench.bench import Workbench, keep_upload
+from workbench.bench import Workbench
 from workbench.preview import load_preview, preview_html
 from workbench.run_view import run_view
+from workbench.tabs.fields import accept_upload, field
+
+__all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
 
 _GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
 
@@ -43,7 +43,8 @@ def waiting_words(bench: Workbench, id: str) -> str:
     place = bench.jobs.waiting.place(id)
     if place is None:
         return ""
-    before = "the run that trains now" if place == 0 else f"{place + 1} runs"
+    now = "the comparison that works now" if bench.comparisons.working() else "the run that trains now"
+    before = now if place == 0 else f"{place + 1} runs"
     return f"Queued: it starts by itself after {before}, also when this page is closed."
 
 
@@ -102,16 +103,6 @@ def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:
         return "", form.in_form_words(str(error))
 
 
-def accept_upload(path: str) -> tuple[str | None, str]:
-    """(the file to train on, what is in it), or (None, why it cannot be used)."""
-    name = Path(path).name
-    try:
-        kept, count = keep_upload(Path(path))
-    except InputError as error:
-        return None, str(error).replace(path, name)
-    return str(kept), f"{name}: {count:,} examples."
-
-
 # The page
 
 
@@ -123,10 +114,17 @@ class TrainTab:
     picker: gr.Dropdown
     start: gr.Button
     remembered: gr.BrowserState
+    inputs: Mapping[str, gr.components.Component]
+    """The fields of the form by the names of their settings."""
+    message: gr.HTML
 
     def showing(self) -> list[Any]:
         """The outputs of `show`."""
         return [self.view, self.picker, self.start, self.remembered]
+
+    def filling(self) -> list[Any]:
+        """The outputs of `fill`."""
+        return [self.message, *self.inputs.values()]
 
 
 def show(bench: Workbench, id: str) -> tuple[Any, ...]:
@@ -134,8 +132,14 @@ def show(bench: Workbench, id: str) -> tuple[Any, ...]:
     run = bench.find(id)
     choices = bench.run_choices()
     picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
-    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids()
+    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids() or bench.comparisons.working()
     return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
+
+
+def fill(tab: TrainTab, config: RunConfig, sentence: str) -> tuple[Any, ...]:
+    """Put settings into the form, and say where they come from: updates for `TrainTab.filling`."""
+    values = [config[name] for name in tab.inputs]
+    return markup.note(sentence, "good"), *("" if value is None else value for value in values)
 
 
 def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
@@ -143,7 +147,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     bench.jobs.continue_queue()
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
-            inputs = _basic_settings(bench)
+            inputs = _basic_settings()
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
                 inputs |= _more_settings()
             with gr.Column(elem_classes="jw-go"):
@@ -163,7 +167,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                     gr.HTML("<h1>Examples as the model will see them</h1>", apply_default_css=False)
                     close_button = gr.Button("Close", size="sm", elem_id="preview-close")
                 preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
-    tab = TrainTab(view, picker, start_button, remembered)
+    tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
     private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
@@ -173,9 +177,9 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
 
     def on_start(*values: Any) -> tuple[Any, ...]:
         id, sentence = start(bench, given(values))
-        if id is None:
-            return markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
-        return markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
+        if id is None:  # and not once more where the cost would stand
+            return "", markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
+        return gr.skip(), markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
 
     def on_ended(id: str) -> tuple[Any, ...]:
         return "", *show(bench, id)
@@ -200,7 +204,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         return "", gr.Column(visible=True), text, cost(bench, given(values))
 
     showing = [message, *tab.showing()]
-    start_button.click(on_start, fields, [message, preview_box, *tab.showing()], **private).then(**address)
+    start_button.click(on_start, fields, [cost_box, message, preview_box, *tab.showing()], **private).then(**address)
     preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
     close_button.click(lambda: gr.Column(visible=False), None, preview_box, **private)
     gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **private)
@@ -219,7 +223,7 @@ def _run_in(event: gr.EventData) -> str:
     return str((event._data or {}).get("run", ""))
 
 
-def _basic_settings(bench: Workbench) -> dict[str, gr.components.Component]:
+def _basic_settings() -> dict[str, gr.components.Component]:
     """The few settings that matter, by name."""
     inputs: dict[str, gr.components.Component] = {}
     group = ""
@@ -229,43 +233,8 @@ def _basic_settings(bench: Workbench) -> dict[str, gr.components.Component]:
         if setting.group != group:
             group = setting.group
             gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
-        if setting.name == "model":
-            inputs["model"] = _open_choice(setting, [(f"{ASSETS[DEFAULT_MODEL].title} (default)", "default")])
-        elif setting.name == "task":
-            tasks = [(info.title, info.name) for info in REGISTRY.values()]
-            inputs["task"] = _open_choice(setting, tasks)
-            _upload(inputs["task"])
-        else:
-            inputs[setting.name] = form.component(setting)
+        inputs[setting.name] = field(setting)
     return inputs
-
-
-def _open_choice(setting: form.Setting, choices: list[tuple[str, str]]) -> gr.Dropdown:
-    """A list that also takes what is typed, such as a path."""
-    return gr.Dropdown(
-        choices,
-        value=setting.default,
-        allow_custom_value=True,
-        label=setting.label,
-        info=setting.help,
-        elem_id=f"setting-{setting.name}",
-        elem_classes=["setting", "jw-wide"],
-    )
-
-
-def _upload(task: gr.components.Component) -> None:
-    button = gr.UploadButton(
-        "Upload a file …", file_types=list(SUFFIXES), size="sm", elem_id="upload", elem_classes="jw-upload"
-    )
-    note = gr.HTML("", apply_default_css=False, elem_id="upload-message")
-
-    def on_upload(path: str) -> tuple[Any, str]:
-        kept, sentence = accept_upload(path)
-        if kept is None:
-            return gr.skip(), markup.note(sentence, "error")
-        return kept, markup.note(sentence, "good")
-
-    button.upload(on_upload, button, [task, note], show_progress="hidden", api_visibility="private")
 
 
 def _more_settings() -> dict[str, gr.components.Component]:

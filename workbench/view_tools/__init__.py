@@ -30,10 +30,12 @@ def view_tools(elem_id: str) -> gr.HTML:
     )
 
 
-def tools_value(name: str, csv: str = "", code: str = "") -> str:
+def tools_value(name: str, csv: str = "", code: str = "", taken: str = "") -> str:
     """A value for `view_tools`: the name of the files, the numbers as CSV, and the code; empty ones are not offered.
+
+    ``taken`` is JSON to copy and to save, of something that is no picture.
 
     It is text, JSON: the answers of a generator reach the page as differences, which gradio applies to the object that
     it has given to the component, so that one with keys could lose them before it is shown.
     """
-    return json.dumps({"name": name, "csv": csv, "code": code})
+    return json.dumps({"name": name, "csv": csv, "code": code, "json": taken})

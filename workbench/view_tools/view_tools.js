@@ -10,9 +10,12 @@ const say = (text) => {
 const value = () => JSON.parse(props.value || "{}");
 
 const show = () => {
-  const { csv, code } = value();
-  find("said").parentElement.hidden = !csv && !code;
+  const { csv, code, json } = value();
+  find("said").parentElement.hidden = !csv && !code && !json;
+  // What is taken as JSON is data alone, without a picture of it.
+  find("picture").hidden = Boolean(json);
   find("csv").hidden = !csv;
+  find("json").hidden = find("copy-json").hidden = !json;
   find("show").hidden = !code;
   find("code").querySelector("pre").textContent = code || "";
 };
@@ -79,6 +82,20 @@ find("picture").addEventListener("click", async () => {
 find("csv").addEventListener("click", () => {
   save(new Blob([value().csv], { type: "text/csv;charset=utf-8" }), "csv");
   say("Saved as a CSV file.");
+});
+
+find("json").addEventListener("click", () => {
+  save(new Blob([value().json], { type: "application/json;charset=utf-8" }), "json");
+  say("Saved as a JSON file.");
+});
+
+find("copy-json").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(value().json);
+    say("Copied.");
+  } catch {
+    say("The browser does not let the page copy; save the file instead.");
+  }
 });
 
 find("show").addEventListener("click", () => {

@@ -1,0 +1,192 @@
+"""The Compare place in a real Chromium: on comparisons that were made up, and once on the default model."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.config import DataConfig, RunConfig
+from jola.selectors import HeadSet
+from jola.selectors.results import Comparison
+from tests.browser.conftest import PATIENCE, App, OpenPage, ready, serve, shown
+from tests.workbench.compared import make_comparison
+from workbench.comparison_plan import Plan
+
+COMPARING = 600_000
+"""Milliseconds in which three tiny trainings may be done beside other tests."""
+HOSTILE = "<img src=x onerror=alert(1)>"
+PLAN = Plan(("jola", "dsp", "gradient", "random"), (), ("auto", "3"), (1, 2))
+
+
+@pytest.fixture(scope="module")
+def stored(app: App) -> Comparison:
+    """A finished comparison in the shared app, and an older one of hostile data that was stopped."""
+    root = app.home / "comparisons"
+    config = RunConfig(data=DataConfig(task=f"/data/{HOSTILE}.jsonl"))
+    make_comparison(root / "stopped", undone=2, config=config)
+    return make_comparison(root / "stored", PLAN)
+
+
+def open_compare(open_page: OpenPage, app: App, id: str = "", **options: Any) -> Any:
+    page = open_page(app, f"&tab=compare{f'&comparison={id}' if id else ''}", **options)
+    page.wait_for_selector('.cv[data-state="ready"]')
+    return page
+
+
+def drawn(page: Any, view: str) -> None:
+    page.wait_for_selector(f"#compare-{view}-plot .js-plotly-plot .main-svg")
+
+
+def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_page: OpenPage) -> None:
+    page = open_compare(open_page, app, "stored")
+    drawn(page, "heads")
+    assert page.inner_text("#cv-title") == "JoLA's gates, DSP, Gradient importance, Random · K auto, 3 · 2 seeds"
+    assert "18 of 18 trainings done" in page.inner_text(".cv-state")
+    # The legend names the methods and how many heads each chose; the table says the same in words.
+    legend = page.text_content("#compare-heads-plot .legend")
+    assert "JoLA's gates" in legend and "Random" in legend
+    page.click("#compare-heads-text summary")
+    assert page.locator("#compare-heads-text tbody tr").count() > 8
+
+    # Another K: the sets are the small ones.
+    page.click("#compare-show-k input")
+    page.get_by_role("option", name="3", exact=True).click()
+    page.wait_for_function("() => /DSP\\s+3/.test(document.querySelector('#compare-heads-plot .legend')?.textContent)")
+    # A method less.
+    page.get_by_label("Random", exact=True).uncheck()
+    page.wait_for_function(
+        "() => !document.querySelector('#compare-heads-plot .legend')?.textContent.includes('Random')"
+    )
+    for name, views in (("Overlap", ("overlap", "ranks", "layers")), ("Accuracy", ("accuracy", "costs"))):
+        page.get_by_role("tab", name=name, exact=True).click()
+        for view in views:
+            drawn(page, view)
+    rows = page.inner_text("#compare-accuracy-text table")
+    assert "JoLA" in rows and "40 × 2" in rows and "Random" not in rows
+    page.click("#compare-accuracy-tools .vt-show")
+    assert f"Comparison.open({str(stored.folder)!r})" in page.inner_text("#compare-accuracy-tools pre")
+    with page.expect_download() as saved:
+        page.click("#compare-accuracy-tools .vt-csv")
+    assert "selection_seconds" in Path(saved.value.path()).read_text()
+
+    # The address finds it again, and names another place no longer than one is here.
+    page.reload()
+    ready(page)
+    drawn(page, "heads")
+    page.get_by_role("tab", name="Runs", exact=True).click()
+    page.wait_for_function("() => !location.search.includes('comparison')")
+
+
+def test_a_set_is_taken_along_and_trained_on(app: App, stored: Comparison, open_page: OpenPage) -> None:
+    page = open_compare(open_page, app, "stored")
+    drawn(page, "heads")
+    assert "DSP" in page.input_value("#compare-pick input")
+    with page.expect_download() as saved:
+        page.click("#compare-set-tools .vt-json")
+    heads = HeadSet.from_dict(json.loads(Path(saved.value.path()).read_text()))
+    assert heads == stored.head_sets(1, "auto")["dsp"]
+    assert heads.to_text() in page.inner_text("#compare-set-text")
+    page.click("#compare-playground")
+    page.wait_for_selector("#compare-set-message [role=alert]")
+    assert "no run here has that shape" in page.inner_text("#compare-set-message")
+    page.click("#compare-train")
+    page.wait_for_selector("#start-message [role=status]")
+    assert "9 heads of DSP (K auto, seed 1)" in page.inner_text("#start-message")
+    assert page.input_value("#setting-gates input") == "none"
+    page.get_by_text("More settings").first.click()
+    assert page.input_value("#setting-heads :is(input, textarea)") == heads.to_text()
+
+
+def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Comparison, open_page: OpenPage) -> None:
+    page = open_compare(open_page, app, "stopped")
+    page.wait_for_selector('.cv[data-id="stopped"]')
+    assert HOSTILE in page.inner_text(".cv-about")
+    assert "Stopped · 5 of 7 trainings done" in page.inner_text(".cv-state")
+    assert page.is_visible(".cv-resume") and not page.is_visible(".cv-stop")
+    page.focus(".cv-remove")
+    page.keyboard.press("Enter")
+    page.wait_for_selector('.cv[data-id="stored"][data-count="1"]')
+    page.click(".cv-undo")
+    page.wait_for_selector('.cv[data-id="stopped"][data-count="2"]')
+    page.get_by_role("button", name="JoLA's gates, DSP").click()
+    page.wait_for_selector('.cv[data-id="stored"]')
+    drawn(page, "heads")
+    page.wait_for_url(re.compile(r"comparison=stored"))
+
+
+def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, open_page: OpenPage) -> None:
+    page = open_compare(open_page, app)
+    page.fill("#compare-k :is(input, textarea)", "0")
+    page.wait_for_function("() => document.querySelector('#compare-cost').textContent.includes(\"K is '0'\")")
+    page.wait_for_selector("#compare-start:not([disabled])")
+    page.click("#compare-start")
+    page.wait_for_selector("#compare-message [role=alert]")
+    assert page.inner_text("#compare-message") == "K is '0'; it must be auto or a number of heads above 0."
+    assert page.get_attribute(".cv", "data-count") == "2"
+
+
+@pytest.fixture
+def default_app(default_assets: Path) -> Iterator[App]:
+    """An app with the default model and data in its cache."""
+    with serve(default_assets) as app:
+        yield app
+
+
+@pytest.mark.default_model
+def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: OpenPage) -> None:
+    page = open_compare(open_page, default_app)
+    assert "Which heads are worth editing?" in page.inner_text(".cv-first")
+    page.click(".cv-small")
+    page.wait_for_function("() => document.querySelector('#compare-k :is(input, textarea)').value === '16'")
+    page.fill("#compare-train-size input", "12")
+    page.fill("#compare-test-size input", "8")
+    page.wait_for_function(
+        "() => document.querySelector('#compare-cost').textContent.includes('3 trainings and 2 selections')"
+    )
+    page.click("#compare-start")
+    page.set_default_timeout(COMPARING)
+    page.wait_for_selector('.cv[data-work="working"]')
+    assert page.is_visible(".cv-stop") and page.is_visible(".cv-progress")
+    # Results appear one after the other; a reload finds the comparison again.
+    drawn(page, "heads")
+    page.reload()
+    ready(page)
+    page.wait_for_selector('.cv:is([data-work="finished"], [data-work="failed"])')
+    assert "3 of 3 trainings done" in page.inner_text(".cv-state"), page.inner_text(".cv-log")
+    page.wait_for_function(
+        "() => /Gradient importance\\s+16.*Offset saliency\\s+16/"
+        ".test(document.querySelector('#compare-heads-plot .legend')?.textContent)"
+    )
+    table = page.locator("#compare-heads-text tbody tr")
+    assert table.count() == 270  # after so short a training JoLA has closed no head
+
+    page.click("#compare-train")
+    page.wait_for_selector("#start-message [role=status]")
+    assert "16 heads of" in page.inner_text("#start-message")
+    page.click("#start")
+    page.wait_for_url(re.compile(r"run=."))
+    run = re.findall(r"run=([^&]+)", page.url)[0]
+    shown(page, run=run, state="finished")
+    config = json.loads((default_app.runs / run / "config.json").read_text())
+    chosen = next((default_app.home / "comparisons").glob("*/cells/edit-*/result.json")).parent.parent
+    sets = [json.loads((chosen / f"edit-{m}-k16-seed42" / "result.json").read_text()) for m in ("gradient", "offset")]
+    gradient, offset = (HeadSet.from_dict(cell["heads"]) for cell in sets)
+    assert config["edits"]["gates"] == "none" and config["edits"]["heads"] == gradient.to_text()
+    assert config["data"]["train_size"] == 12
+
+    # The Playground shows the other set as the mask of that run, which has edits in its own heads alone.
+    page.set_default_timeout(PATIENCE)
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    drawn(page, "heads")
+    page.click("#compare-pick input")
+    page.get_by_role("option", name="Offset saliency", exact=True).click()
+    page.wait_for_function(
+        "(heads) => document.querySelector('#compare-set-text .cv-heads')?.textContent === heads", arg=offset.to_text()
+    )
+    page.click("#compare-playground")
+    common = 2 * len(gradient & offset)
+    words = f"{common} of 32 edits on" if 0 < common < 32 else f"All 32 edits o{'n' if common else 'ff'}"
+    page.wait_for_function("(words) => document.querySelector('#mask-summary')?.innerText.startsWith(words)", arg=words)

@@ -1,0 +1,261 @@
+"""Comparisons as processes: begun, found, stopped, resumed, refused, deleted; and the runs that wait for them."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from jola.config import DataConfig, EditConfig, RunConfig, TrainingConfig
+from jola.errors import InputError
+from jola.runs import RunStore
+from jola.selectors import SELECTORS
+from jola.selectors.compare import Grid
+from jola.selectors.editing import SWAPS as REAL_SWAPS
+from jola.selectors.results import AUTO as REAL_AUTO
+from jola.selectors.results import Comparison, cell_name
+from tests.workbench.compared import make_comparison
+from workbench.comparison_plan import AUTO, METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
+from workbench.comparisons import Comparisons
+from workbench.jobs import Jobs, log_tail
+from workbench.settings import Settings
+
+# Stands for `jola compare`: the same folder and the same lines in the log, no model.
+COMPARES = """
+import json, sys, time
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("--output") + 1])
+print("flags", *sys.argv[1:], flush=True)
+names = ["jola-seed42", "edit-gradient-k2-seed42", "edit-offset-k2-seed42"]
+if not (folder / "comparison.json").exists():
+    assert not any(folder.iterdir()), "the folder belongs to the command alone"
+    settings = {"format": 1, "settings": {"data": {"task": "sentiment"}}, "planned": names}
+    (folder / "comparison.json").write_text(json.dumps(settings))
+print("Loading model and data …", flush=True)
+for number, name in enumerate(names, 1):
+    cell = folder / "cells" / name
+    if cell.is_dir():
+        continue
+    print(f"{number} of 3: {name}, train …", flush=True)
+    print(f"{number} of 3: {name}, train: 3 of 12    (2 s)", flush=True)
+    time.sleep(PACE)
+    cell.mkdir(parents=True)
+    (cell / "result.json").write_text("{}")
+"""
+REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
+SLEEPS = "import time; time.sleep(60)"
+PLAN = Plan(("gradient", "offset"), (), ("2",), (42,))
+
+Make = Callable[[str], Comparisons]
+
+
+@pytest.fixture
+def comparisons(tmp_path: Path) -> Iterator[Make]:
+    made: list[Comparisons] = []
+
+    def make(program: str) -> Comparisons:
+        store = RunStore(tmp_path / "runs")
+        made.append(Comparisons(tmp_path / "comparisons", store, [sys.executable, "-c", program]))
+        return made[-1]
+
+    yield make
+    for one in made:
+        for found in one.list():
+            if found.working:
+                os.kill(found.status()["pid"], signal.SIGKILL)
+
+
+def program(pace: float) -> str:
+    return COMPARES.replace("PACE", str(pace))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def test_the_words_of_methods_are_those_of_the_selectors() -> None:
+    assert {name: method.title for name, method in METHODS.items()} == {n: kind.title for n, kind in SELECTORS.items()}
+    assert {name: method.by_k for name, method in METHODS.items()} == {n: k.depends_on_k for n, k in SELECTORS.items()}
+    assert tuple(SWAPS) == REAL_SWAPS
+    assert AUTO == REAL_AUTO
+
+
+def test_a_plan_asks_for_the_cells_of_the_command() -> None:
+    plan = Plan.read(["random", "jola"], ["pass"], " auto, 16,16", "7, 8")
+    assert plan == Plan(("jola", "random"), ("pass",), ("auto", "16"), (7, 8))
+    grid = Grid(plan.selectors, plan.swaps, plan.ks, plan.seeds)
+    assert plan.cells() == grid.cells()
+    assert Plan.of_cells(cell_name(*cell) for cell in grid.cells()) == plan
+    assert Plan.of_cells(["../x"]) is None
+    assert cell_words("edit-dsp-k16-seed42") == "DSP, K 16"
+    assert cell_words("swap-pass-kauto-seed42", seeds=True) == "PASS gates, K auto, seed 42"
+    assert Plan(("jola", "dsp", "gradient", "random"), (), ("8", "16"), (1, 2)).selections() == 6
+
+
+@pytest.mark.parametrize(
+    ("ks", "seeds", "words"),
+    [
+        ("", "42", "K is empty"),
+        ("auto", "", "Seeds is empty"),
+        ("auto", "4.5", "Seeds names '4.5'"),
+        ("auto", ",".join(map(str, range(99))), "trainings, and one comparison takes 500 at most"),
+        ("1," * 300, "42", "K is longer than 400 characters"),
+    ],
+)
+def test_what_cannot_be_read_is_a_sentence(ks: str, seeds: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        Plan.read(METHODS, (), ks, seeds)
+
+
+def test_what_cannot_be_compared_is_refused_before_the_start(comparisons: Make) -> None:
+    one = comparisons(SLEEPS)
+    none = RunConfig(edits=EditConfig(gates="none"))
+    for config, plan, heads, words in (
+        (RunConfig(), Plan((), ()), None, "No selector is chosen"),
+        (RunConfig(), Plan(("smp",), (), ("0",)), None, "K is '0'"),
+        (RunConfig(), Plan(("smp",), (), ("300",)), 270, "K is 300, but the model has 270 heads"),
+        (none, PLAN, None, "Gates is none"),
+        (RunConfig(training=TrainingConfig(epochs=0)), PLAN, None, "epochs is 0"),
+    ):
+        with pytest.raises(InputError, match=words):
+            one.start(config, plan, heads)
+    assert one.list() == []
+
+
+def test_the_cost_counts_trainings_and_selections() -> None:
+    assert cost_words(PLAN, None, 8)[0] == "3 trainings and 2 selections, time known after the first training"
+    assert cost_words(PLAN, (60.0, 120.0), 2)[0] == "3 trainings and 2 selections, 4 to 8 min"
+    assert cost_words(Plan(("random",)), (60.0, 60.0), 2)[0] == "2 trainings, about 2 min"
+
+
+def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(comparisons: Make) -> None:
+    one = comparisons(program(1.0))
+    config = RunConfig(data=DataConfig(train_size=16), training=TrainingConfig(epochs=3))
+    found = one.start(config, PLAN)
+    assert found.state == "working" and one.working()
+    pid = found.status()["pid"]
+    assert pid != os.getpid() and os.getsid(pid) != os.getsid(0)
+    wait_for(lambda: len(found.ended_cells()) == 1)
+    # Another app sees the same, from the disk alone.
+    other = comparisons(SLEEPS)
+    again = other.get(found.id)
+    now = again.now()
+    assert again.working and now is not None
+    assert now.words == "Gradient importance, K 2: training" and (now.done, now.total) == (3, 12)
+    left = again.seconds_left()
+    assert left is not None and 0 < left < 60
+    with pytest.raises(InputError, match="Another comparison is at work"):
+        other.start(config, PLAN)
+    assert one.wait(found.id, 60)
+    wait_for(lambda: found.status().get("code") is not None)
+    assert found.state == again.state == "finished" and found.message == ""
+    expected = f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --train-size 16 --epochs 3"
+    assert expected in log_tail(found)
+    assert compare_flags(config, PLAN, "x")[:2] == ["--output", "x"]
+    with pytest.raises(InputError, match="finished"):
+        one.resume(found.id)
+
+
+def test_a_stopped_one_goes_on_with_what_is_missing(comparisons: Make) -> None:
+    one = comparisons(program(1.0))
+    found = one.start(RunConfig(), PLAN)
+    wait_for(lambda: len(found.ended_cells()) == 1)
+    with pytest.raises(InputError, match="at work; stop it"):
+        one.remove(found.id)
+    one.stop(found.id)
+    assert one.wait(found.id, 30)
+    assert found.state == "stopped" and "Resume" in found.message
+    first = found.ended_cells()
+    assert one.resume(found.id).state == "working"
+    assert one.wait(found.id, 60)
+    assert found.state == "finished"
+    assert found.ended_cells()["jola-seed42"] == first["jola-seed42"]
+    one.stop(found.id)  # after its end it does nothing
+    assert found.state == "finished"
+
+
+def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:
+    one = comparisons(REFUSES)
+    found = one.start(RunConfig(), PLAN)
+    assert one.wait(found.id, 30)
+    # The log says so as well, to an app that was not the parent.
+    assert (found.state, found.message) == ("failed", "There is no task x.")
+    wait_for(lambda: found.status().get("code") == 2)
+    assert (found.state, found.message) == ("failed", "There is no task x.")
+    broken = Comparisons(one.root, one.store, ["/no/such/program"])
+    with pytest.raises(InputError, match="could not be started"):
+        broken.start(RunConfig(), PLAN)
+    assert {one.state for one in broken.list()} == {"failed"}
+
+
+def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: Path) -> None:
+    one = comparisons(SLEEPS)
+    jobs = Jobs(one.store, [sys.executable, "-c", SLEEPS], held=one.working)
+    found = one.start(RunConfig(), PLAN)
+    run = jobs.start(RunConfig())
+    assert run.state == "queued"
+    time.sleep(1.5)
+    assert run.state == "queued"
+    one.stop(found.id)
+    wait_for(lambda: run.state == "starting")
+    with pytest.raises(InputError, match="A run is training"):
+        one.start(RunConfig(), PLAN)
+    second = jobs.start(RunConfig())
+    jobs.cancel(run.id)
+    jobs.wait(run.id, 30)
+    wait_for(lambda: second.state == "starting")
+    jobs.cancel(second.id)
+    jobs.wait(second.id, 30)
+    with one._waiting.locked():
+        one._waiting.add(second)
+    with pytest.raises(InputError, match="A run waits in the queue"):
+        one.resume(found.id)
+
+
+def test_one_that_a_shell_made_is_listed_and_can_be_deleted_and_brought_back(comparisons: Make) -> None:
+    one = comparisons(SLEEPS)
+    plan = Plan(("jola", "gradient", "random"), ("dsp",), ("auto", "3"), (1, 2))
+    make_comparison(one.root / "mine", plan)
+    make_comparison(one.root / "half", undone=2)
+    (one.root / "other").mkdir()
+    (one.root / "link").symlink_to(one.root / "mine")
+    assert {found.id for found in one.list()} == {"mine", "half"}
+    mine, half = one.get("mine"), one.get("half")
+    assert (mine.state, half.state) == ("finished", "stopped")
+    assert mine.plan() == plan and mine.config().data.task == "sentiment"
+    assert mine.mark() and mine.mark() == one.get("mine").mark() != half.mark()
+    assert Comparison.open(mine.folder).progress() == (len(plan.cells()), len(plan.cells()))
+    for id in ("../mine", "link", ".app", "none", "", "other"):
+        assert one.find(id) is None
+    one.remove("mine")
+    assert one.find("mine") is None and [found.id for found in one.list()] == ["half"]
+    assert one.restore("mine").state == "finished"
+    with pytest.raises(InputError, match="cannot be brought back"):
+        one.restore("half")
+
+
+def test_damaged_files_are_a_sentence(comparisons: Make) -> None:
+    one = comparisons(SLEEPS)
+    make_comparison(one.root / "mine")
+    (one.root / "mine" / "comparison.json").write_text('{"format": 1, "planned": ["what"], "settings": 3}')
+    found = one.get("mine")
+    with pytest.raises(InputError, match="damaged"):
+        found.config()
+    with pytest.raises(InputError, match="damaged"):
+        found.plan()
+    assert found.state == "stopped"
+
+
+def test_the_folder_is_beside_the_runs_and_never_one_of_them(home: Path, tmp_path: Path) -> None:
+    assert Settings().comparisons_root == home / "comparisons"
+    named = Settings(runs=tmp_path / "mine")
+    assert named.comparisons_root == tmp_path / "mine" / "comparisons"
+    make_comparison(named.comparisons_root / "one")
+    store = RunStore(named.runs_root)
+    assert store.list() == [] and store.summaries() == []

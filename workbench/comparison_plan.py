@@ -1,0 +1,224 @@
+"""What a comparison of selectors compares: its methods in words, its flags for ``jola compare``, its size.
+
+Nothing here imports PyTorch, so that the page can be built, and a comparison be listed, without it. A test holds the
+words against `jola.selectors.SELECTORS`.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jola.config import RunConfig, flag
+from jola.errors import InputError
+from workbench.estimate import span
+
+AUTO = "auto"
+"""As in `jola.selectors.results`: the number of heads that JoLA has open."""
+LEFT_OUT = frozenset({"seed", "output", "report_to", "record_every", "sites", "layers", "heads"})
+"""Settings of a run that a comparison does not have, or has in another form."""
+MOST_CELLS = 500
+_MOST_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose heads, in words, and how it works as far as its costs depend on that."""
+
+    title: str
+    line: str
+    by_k: bool = False
+    """Whether it chooses anew for every K."""
+    work: Literal["none", "pass", "training"] = "training"
+    """Nothing, one pass over the examples, or about as much as training JoLA."""
+
+
+METHODS: dict[str, Method] = {
+    "jola": Method("JoLA's gates", "The heads that JoLA's own gates leave open.", work="none"),
+    "dsp": Method("DSP", "A relaxed sample of K heads, trained.", by_k=True),
+    "pass": Method("PASS", "Gates trained towards exactly K open heads.", by_k=True),
+    "smp": Method("SMP", "A small network that looks at the attention maps."),
+    "lofit": Method("LoFiT scaling norm", "Size of a scale trained on every head."),
+    "gradient": Method("Gradient importance", "How much the loss reacts to a head. Quick.", work="pass"),
+    "offset": Method("Offset saliency", "How much the loss reacts to an offset. Quick.", work="pass"),
+    "ablation": Method("Ablation effect", "What switching a head off costs. Slow."),
+    "random": Method("Random", "Chance, to see what the choice is worth.", work="none"),
+}
+"""By their names on the command line, in the order of the form."""
+SWAPS: dict[str, Method] = {
+    "dsp": Method("DSP", "Edits trained jointly with DSP's mask."),
+    "pass": Method("PASS", "Edits trained jointly with PASS's mask."),
+}
+DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
+"""Chosen in a fresh form: those whose choice costs little, so that the trainings are what one waits for."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared: as `jola.selectors.compare.Grid`, which checks it."""
+
+    selectors: tuple[str, ...] = DEFAULT_SELECTORS
+    swaps: tuple[str, ...] = ()
+    ks: tuple[str, ...] = (AUTO,)
+    seeds: tuple[int, ...] = (42,)
+
+    @classmethod
+    def read(cls, selectors: Iterable[str], swaps: Iterable[str], ks: str, seeds: str) -> "Plan":
+        """The plan in a form. `InputError` names the field as the form labels it."""
+        words = _words(seeds, "Seeds")
+        if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 10)]:
+            raise InputError(f"Seeds names {bad[0]!r}; give whole numbers with commas between, such as 42,43.")
+        if not words:
+            raise InputError("Seeds is empty; give at least one whole number, such as 42.")
+        numbers = _words(ks, "K")
+        if not numbers:
+            raise InputError("K is empty; give 'auto' or numbers of heads with commas between, such as auto,16.")
+        chosen, swapped = set(selectors), set(swaps)
+        plan = cls(
+            # In the order of the form: equal choices are equal commands.
+            tuple(name for name in METHODS if name in chosen) + tuple(sorted(chosen - set(METHODS))),
+            tuple(name for name in SWAPS if name in swapped) + tuple(sorted(swapped - set(SWAPS))),
+            numbers,
+            tuple(dict.fromkeys(int(word) for word in words)),
+        )
+        if len(plan.cells()) > MOST_CELLS:
+            raise InputError(
+                f"This asks for {len(plan.cells()):,} trainings, and one comparison takes {MOST_CELLS} at most; choose "
+                "fewer selectors, K or seeds."
+            )
+        return plan
+
+    @classmethod
+    def of_cells(cls, names: Iterable[Any]) -> "Plan | None":
+        """The plan that asks for these cells, by their names; None when they are no such names."""
+        found: dict[str, dict[Any, None]] = {"edit": {}, "swap": {}, "k": {}, "seed": {}}
+        for name in names:
+            match = _CELL.fullmatch(str(name))
+            if match is None:
+                return None
+            found["seed"][int(match["seed"])] = None
+            if match["protocol"] != "jola":
+                found[match["protocol"]][match["method"]] = None
+                found["k"][match["k"]] = None
+        if not (found["edit"] or found["swap"]):
+            return None
+        return cls(tuple(found["edit"]), tuple(found["swap"]), tuple(found["k"]), tuple(found["seed"]))
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Plan":
+        """The inverse of `dataclasses.asdict` through JSON. `InputError` when it is something else."""
+        try:
+            selectors, swaps, ks = (tuple(map(str, content[part])) for part in ("selectors", "swaps", "ks"))
+            return cls(selectors, swaps, ks, tuple(int(seed) for seed in content["seeds"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
+
+    def cells(self) -> list[tuple[str, str, str, int]]:
+        """(protocol, method, K, seed) of everything that is trained, as `Grid.cells` has them."""
+        found: list[tuple[str, str, str, int]] = []
+        for seed in self.seeds:
+            found.append(("jola", "jola", "", seed))
+            found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
+            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
+        return found
+
+    def selections(self, work: str = "") -> int:
+        """How many choices of heads have to be made, or only those that are of this work."""
+        methods = [METHODS[name] for name in self.selectors if name in METHODS]
+        counted = [m for m in methods if (m.work == work if work else m.work != "none")]
+        return sum(len(self.ks) if method.by_k else 1 for method in counted) * len(self.seeds)
+
+    def flags(self) -> list[str]:
+        """Flags of ``jola compare``."""
+        swaps = ["--swaps", ",".join(self.swaps)] if self.swaps else []
+        return [
+            "--selectors", ",".join(self.selectors), *swaps, "--k", ",".join(self.ks),
+            "--seeds", ",".join(map(str, self.seeds)),
+        ]  # fmt: skip
+
+    def check(self, config: RunConfig, heads: int | None = None) -> None:
+        """Refuse what cannot be compared, in one sentence; ``heads`` are those of the model, where that is known."""
+        from jola.selectors.compare import Grid  # which imports PyTorch, and the page begins without it
+
+        if not (self.selectors or self.swaps):
+            raise InputError("No selector is chosen; tick at least one, or a gate swap.")
+        Grid(self.selectors, self.swaps, self.ks, self.seeds).validate(heads)
+        if config.edits.gates == "none":
+            raise InputError("Gates is none, and what is compared are JoLA's gates; choose two or shared.")
+
+    def words(self) -> str:
+        """What is compared, in one line."""
+        names = [METHODS[name].title if name in METHODS else name for name in self.selectors]
+        names += [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
+        seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        return f"{', '.join(names)} · K {', '.join(self.ks)} · {seeds}"
+
+
+def _words(text: Any, field: str) -> tuple[str, ...]:
+    text = str(text or "")
+    if len(text) > _MOST_CHARACTERS:
+        raise InputError(f"{field} is longer than {_MOST_CHARACTERS} characters; give fewer values.")
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+_CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
+
+
+def cell_words(name: str, *, seeds: bool = False) -> str:
+    """A cell's name in words: ``edit-dsp-k16-seed42`` is ``DSP, K 16``."""
+    match = _CELL.fullmatch(name)
+    if match is None:
+        return name
+    if match["protocol"] == "jola":
+        words = "JoLA"
+    else:
+        method = METHODS.get(match["method"] or "")
+        words = f"{method.title if method else match['method']}{' gates' if match['protocol'] == 'swap' else ''}"
+        words += f", K {match['k']}"
+    return f"{words}, seed {match['seed']}" if seeds else words
+
+
+def compare_flags(config: RunConfig, plan: Plan, output: str) -> list[str]:
+    """The flags of ``jola compare`` that differ from the defaults, and those that say what is compared."""
+    flags = ["--output", output, *plan.flags()]
+    for part in config.parts():
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if field.name not in LEFT_OUT and value != field.default:
+                name, text = flag(field.name), str(value)
+                # A text that begins with a dash would be taken for the next flag.
+                flags += [f"{name}={text}"] if text.startswith("-") else [name, text]
+    return flags
+
+
+def config_of(settings: Mapping[str, Any]) -> RunConfig:
+    """The settings of a comparison as those of a run. `InputError` when they are damaged."""
+    return RunConfig.from_dict({name: values for name, values in settings.items() if isinstance(values, dict)})
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 training``, ``9 trainings``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def cost_words(plan: Plan, seconds: tuple[float, float] | None, epochs: int) -> tuple[str, str]:
+    """(what a comparison costs in one line, how that is known); ``seconds`` of one training, where they are known."""
+    trainings = len(plan.cells())
+    short = counted(trainings, "training")
+    if selections := plan.selections():
+        short += f" and {counted(selections, 'selection')}"
+    if seconds is None:
+        return f"{short}, time known after the first training", (
+            "no earlier run of this model on this computer tells its pace"
+        )
+    # Of a selection that passes once over the examples the epochs of a training take a multiple.
+    effort = trainings + plan.selections("training") + plan.selections("pass") / max(1, epochs)
+    return f"{short}, {span(seconds[0] * effort, seconds[1] * effort)}", (
+        "at the pace of earlier runs of this model here; tests of the edits come on top"
+    )
+
+
+def joined(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))
