@@ -132,26 +132,28 @@ def _task(task: str) -> Iterable[str]:
 
 
 def _ran(task: str, done: set[str]) -> str:
-    """What of the plan there is."""
+    """What of the plan there is, by its parts and seeds."""
     from jola.selectors.compare import Grid
-
-    planned = [
-        (name, "-".join(cell[:2]) if cell[0] != "jola" else "jola")
-        for stage in STAGES.values()
-        if stage.task == task
-        for cell in Grid(stage.selectors, stage.swaps, stage.ks, SEEDS).cells()
-        for name in [_name(cell)]
-    ]
-    names = dict.fromkeys(name for name, _ in planned)
-    missing = [name for name in names if name not in done]
-    words = f"{len(names) - len(missing)} of {len(names)} planned trainings have run"
-    return f"{words}; missing: {', '.join(f'`{name}`' for name in missing)}." if missing else f"{words}."
-
-
-def _name(cell: tuple[str, str, str, int]) -> str:
     from jola.selectors.results import cell_name
 
-    return cell_name(*cell)
+    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
+    lines = [f"Trainings that have run, of those planned:\n\n| | {seeds} |\n|{'---|' * (1 + len(SEEDS))}"]
+    for stage in STAGES.values():
+        if stage.task != task:
+            continue
+        for words, selectors, swaps in (
+            ("select, then edit", stage.selectors, ()),
+            ("gate swap", (), stage.swaps),
+        ):
+            if not selectors and not swaps:
+                continue
+            counts = []
+            for seed in SEEDS:
+                cells = Grid(selectors, swaps, stage.ks, (seed,)).cells()
+                names = [cell_name(*cell) for cell in cells if cell[0] != "jola"]
+                counts.append(f"{sum(name in done for name in names)} of {len(names)}")
+            lines.append(f"| {words}, K = {', '.join(stage.ks)} | {' | '.join(counts)} |")
+    return "\n".join(lines)
 
 
 def _accuracies(comparison: Any) -> str:
