@@ -23,7 +23,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 # A script's own folder is searched first, and a file in it bears the name of a package.
 sys.path[0] = str(ROOT)
-from benchmarks.serving import served_app, share_assets  # noqa: E402  # found by the line above
 
 WARM_UP = 50
 EVERY = 25
@@ -38,6 +37,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=("idle", "busy"), default=["idle", "busy"])
     options = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from benchmarks.serving import served_app, share_assets
+
     report = {}
     with tempfile.TemporaryDirectory() as folder:
         share_assets(Path(folder))

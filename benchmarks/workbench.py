@@ -30,7 +30,6 @@ from unittest import mock
 ROOT = Path(__file__).resolve().parent.parent
 # A script's own folder is searched first, and this file bears the name of the package that it measures.
 sys.path[0] = str(ROOT)
-from benchmarks.serving import served_app, share_assets  # noqa: E402  # found by the line above
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MEASURES = ("next_token", "effects", "map", "watched")
@@ -50,6 +49,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     options = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    from benchmarks.serving import served_app, share_assets
+
     report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)

@@ -117,7 +117,7 @@ class Assets:
 
 
 Command = (
-    Annotated[TrainFlags, subcommand("train")]  # type: ignore[valid-type]  # made from the settings above
+    Annotated[TrainFlags, subcommand("train")]
     | Annotated[Evaluate, subcommand("evaluate")]
     | Annotated[Generate, subcommand("generate")]
     | Annotated[Select, subcommand("select")]

@@ -187,7 +187,7 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
         """The inverse of `to_dict`; missing settings take their defaults, unknown ones are refused."""
-        groups = {f.name: f.default_factory for f in dataclasses.fields(cls)}
+        groups: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(cls)}
         if not isinstance(values, dict):
             raise InputError(f"Settings come in the groups {', '.join(groups)}; this is no such object.")
         unknown = sorted(set(values) - set(groups))
@@ -195,14 +195,14 @@ class RunConfig:
             raise InputError(f"Unknown group of settings {', '.join(unknown)}; known are {', '.join(groups)}.")
         parts = {}
         for name, group in groups.items():
-            known = [f.name for f in dataclasses.fields(group)]  # type: ignore[arg-type]  # a dataclass, by construction
+            known = [f.name for f in dataclasses.fields(group)]
             given = values.get(name, {})
             if not isinstance(given, dict):
                 raise InputError(f"The settings in {name} are {given!r}; they must be an object of names and values.")
             unknown = sorted(set(given) - set(known))
             if unknown:
                 raise InputError(f"Unknown setting {', '.join(unknown)} in {name}; known are {', '.join(known)}.")
-            parts[name] = group(**given)  # type: ignore[call-arg,misc]
+            parts[name] = group(**given)
         return cls(**parts).validate()
 
     @classmethod

@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
 
@@ -43,27 +44,26 @@ class SafeZip:
 
     def __init__(self, file: Path, name: str | None = None) -> None:
         self.name = name or file.name
-        try:
-            self._file: IO[bytes] = open(file, "rb")  # noqa: SIM115  # closed by __exit__, or below
-        except OSError as error:
-            raise InputError(f"{self.name} cannot be read ({error.strerror}).") from error
-        try:
-            self._check_end()
-            self._zip = zipfile.ZipFile(self._file)
-            self.entries = self._checked_entries()
-        except InputError:
-            self._file.close()
-            raise
-        except (*_DAMAGED, OSError) as error:
-            self._file.close()
-            raise self._refused("is not a zip file, or a damaged one") from error
+        with ExitStack() as opened:
+            try:
+                self._file: IO[bytes] = opened.enter_context(open(file, "rb"))
+            except OSError as error:
+                raise InputError(f"{self.name} cannot be read ({error.strerror}).") from error
+            try:
+                self._check_end()
+                self._zip = opened.enter_context(zipfile.ZipFile(self._file))
+                self.entries = self._checked_entries()
+            except InputError:
+                raise
+            except (*_DAMAGED, OSError) as error:
+                raise self._refused("is not a zip file, or a damaged one") from error
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> "SafeZip":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._zip.close()
-        self._file.close()
+        self._opened.close()
 
     def _refused(self, what: str) -> InputError:
         return InputError(f"{self.name} {what}; nothing was imported.")
