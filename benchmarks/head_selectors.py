@@ -73,7 +73,8 @@ def main() -> None:
 def run(stage: Stage, seed: int) -> None:
     """Do what is missing of a stage, for one seed."""
     from jola.config import DataConfig, RunConfig, TrainingConfig
-    from jola.selectors.compare import Grid, compare
+    from jola.selector_grid import Grid
+    from jola.selectors.compare import compare
 
     config = RunConfig(
         data=DataConfig(task=stage.task, validation_size=VALIDATION_SIZE, test_size=TEST_SIZE),
@@ -133,8 +134,7 @@ def _task(task: str) -> Iterable[str]:
 
 def _ran(task: str, done: set[str]) -> str:
     """What of the plan there is, by its parts and seeds."""
-    from jola.selectors.compare import Grid
-    from jola.selectors.results import cell_name
+    from jola.selector_grid import Grid
 
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
     lines = [f"Trainings that have run, of those planned:\n\n| | {seeds} |\n|{'---|' * (1 + len(SEEDS))}"]
@@ -149,8 +149,8 @@ def _ran(task: str, done: set[str]) -> str:
                 continue
             counts = []
             for seed in SEEDS:
-                cells = Grid(selectors, swaps, stage.ks, (seed,)).cells()
-                names = [cell_name(*cell) for cell in cells if cell[0] != "jola"]
+                grid = Grid(selectors, swaps, stage.ks, (seed,))
+                names = [name for name in grid.cell_names() if not name.startswith("jola-")]
                 counts.append(f"{sum(name in done for name in names)} of {len(names)}")
             lines.append(f"| {words}, K = {', '.join(stage.ks)} | {' | '.join(counts)} |")
     return "\n".join(lines)

@@ -12,8 +12,9 @@ from jola import console
 from jola.cli_runs import Json
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
+from jola.selector_grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, Grid
 
-_SELECTORS = "smp, dsp, pass, random, gradient, offset, lofit, ablation, jola"
+_SELECTORS = ", ".join(SELECTOR_NAMES)
 _UNUSED = {"seed", "output", "report_to", "record_every", "sites", "layers", "heads"}
 """Settings of a run that have no place here, or another form."""
 
@@ -46,11 +47,11 @@ class _SelectBase:
 class _CompareBase:
     output: Annotated[Path, arg(help="Folder of the comparison; one that was interrupted goes on.")]
     selectors: Annotated[str, arg(help=f"Selectors for select-then-edit, with commas between: {_SELECTORS}.")] = (
-        "jola,smp,dsp,pass,gradient,offset,lofit,random"
+        ",".join(DEFAULT_SELECTORS)
     )
-    swaps: Annotated[str, arg(help="Methods whose gates take the place of JoLA's, with commas between: dsp, pass.")] = (
-        ""
-    )
+    swaps: Annotated[
+        str, arg(help=f"Methods whose gates take the place of JoLA's, with commas between: {', '.join(SWAP_NAMES)}.")
+    ] = ""
     k: Annotated[str, arg(help="Numbers of heads, with commas between; 'auto' is JoLA's number of open heads.")] = (
         "auto"
     )
@@ -125,7 +126,6 @@ def compare(command: Any) -> None:
 
     config = _config(command, TrainingConfig.seed)
     with cli._quiet_libraries(), console.ConsoleProgress() as progress:
-        from jola.selectors.compare import Grid
         from jola.selectors.compare import compare as run
 
         seeds = _words(command.seeds)

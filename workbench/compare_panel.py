@@ -62,18 +62,11 @@ class Panel:
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
-    def draw(
-        found: Stored | None,
-        view: str,
-        methods: Sequence[str] | None,
-        known: Any,
-        k: str | None,
-        seed: Any,
-        pick: str | None,
-        *,
-        dark: bool,
-    ) -> dict[str, Any]:
-        """Updates by name that show a comparison in one of `VIEWS`, with choices that it does not have made good."""
+    def draw(found: Stored | None, view: str, *choice: Any, dark: bool) -> dict[str, Any]:
+        """Updates by name that show a comparison in one of `VIEWS`, with choices that it does not have made good.
+
+        ``choice`` are the values of `methods`, `known`, `k`, `seed` and `pick`.
+        """
         mark = found.mark() if found is not None else ""
         if found is None or not mark:
             return {"box": gr.Column(visible=False), "known": {}}
@@ -81,7 +74,7 @@ class Panel:
 
         try:
             results = compare_results.results_of(found.folder, mark)
-            return _updates(results, found.id, view, methods, known, k, seed, pick, dark)
+            return _updates(results, found.id, dark, view, *choice)
         except InputError as error:
             return {"box": gr.Column(visible=True), "message": markup.note(str(error), "error")}
 
@@ -89,13 +82,13 @@ class Panel:
 def _updates(
     results: Any,
     id: str,
+    dark: bool,
     view: str,
     methods: Sequence[str] | None,
     known: Any,
     k: str | None,
     seed: Any,
     pick: str | None,
-    dark: bool,
 ) -> dict[str, Any]:
     from workbench import compare_results as made
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jola.errors import InputError
+from jola.selector_grid import AUTO
 from jola.selectors.heads import HeadScores, HeadSet
-from jola.selectors.results import AUTO, Cell, Comparison, Row, summarise
+from jola.selectors.results import Cell, Comparison, Row, summarise
 from jola.selectors.statistics import accuracy_interval, overlap, rank_correlation
 from workbench import markup
 from workbench.comparison_plan import METHODS, SWAPS, counted

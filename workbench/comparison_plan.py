@@ -5,17 +5,15 @@ words against `jola.selectors.SELECTORS`.
 """
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jola.config import RunConfig, flag
 from jola.errors import InputError
+from jola.selector_grid import CELL, Grid
 from workbench.estimate import span
 
-AUTO = "auto"
-"""As in `jola.selectors.results`: the number of heads that JoLA has open."""
 LEFT_OUT = frozenset({"seed", "output", "report_to", "record_every", "sites", "layers", "heads"})
 """Settings of a run that a comparison does not have, or has in another form."""
 MOST_CELLS = 500
@@ -55,13 +53,10 @@ DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is compared: as `jola.selectors.compare.Grid`, which checks it."""
+class Plan(Grid):
+    """What is compared, as a form asks for it and as the page says it."""
 
     selectors: tuple[str, ...] = DEFAULT_SELECTORS
-    swaps: tuple[str, ...] = ()
-    ks: tuple[str, ...] = (AUTO,)
-    seeds: tuple[int, ...] = (42,)
 
     @classmethod
     def read(cls, selectors: Iterable[str], swaps: Iterable[str], ks: str, seeds: str) -> "Plan":
@@ -94,7 +89,7 @@ class Plan:
         """The plan that asks for these cells, by their names; None when they are no such names."""
         found: dict[str, dict[Any, None]] = {"edit": {}, "swap": {}, "k": {}, "seed": {}}
         for name in names:
-            match = _CELL.fullmatch(str(name))
+            match = CELL.fullmatch(str(name))
             if match is None:
                 return None
             found["seed"][int(match["seed"])] = None
@@ -114,15 +109,6 @@ class Plan:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
 
-    def cells(self) -> list[tuple[str, str, str, int]]:
-        """(protocol, method, K, seed) of everything that is trained, as `Grid.cells` has them."""
-        found: list[tuple[str, str, str, int]] = []
-        for seed in self.seeds:
-            found.append(("jola", "jola", "", seed))
-            found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
-            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
-        return found
-
     def selections(self, work: str = "") -> int:
         """How many choices of heads have to be made, or only those that are of this work."""
         methods = [METHODS[name] for name in self.selectors if name in METHODS]
@@ -139,11 +125,9 @@ class Plan:
 
     def check(self, config: RunConfig, heads: int | None = None) -> None:
         """Refuse what cannot be compared, in one sentence; ``heads`` are those of the model, where that is known."""
-        from jola.selectors.compare import Grid  # which imports PyTorch, and the page begins without it
-
         if not (self.selectors or self.swaps):
             raise InputError("No selector is chosen; tick at least one, or a gate swap.")
-        Grid(self.selectors, self.swaps, self.ks, self.seeds).validate(heads)
+        self.validate(heads)
         if config.edits.gates == "none":
             raise InputError("Gates is none, and what is compared are JoLA's gates; choose two or shared.")
 
@@ -162,12 +146,9 @@ def _words(text: Any, field: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-_CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
-
-
 def cell_words(name: str, *, seeds: bool = False) -> str:
     """A cell's name in words: ``edit-dsp-k16-seed42`` is ``DSP, K 16``."""
-    match = _CELL.fullmatch(name)
+    match = CELL.fullmatch(name)
     if match is None:
         return name
     if match["protocol"] == "jola":

@@ -27,8 +27,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
-
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.files import disk_errors, json_bytes, read_json, replace_file
@@ -36,8 +34,9 @@ from jola.processes import own_identity, process_alive
 from jola.run_ids import fresh_id, is_plain_name
 from jola.run_trash import Trash
 from jola.runs import RunStore
+from workbench import detached
 from workbench.comparison_plan import Plan, cell_words, compare_flags, config_of
-from workbench.jobs import environment, last_sentence, log_tail
+from workbench.detached import last_sentence, log_tail
 from workbench.waiting import Waiting
 
 COMPARE_COMMAND = (sys.executable, "-m", "jola", "compare")
@@ -131,10 +130,9 @@ class Stored:
         if isinstance(planned, list):
             return [str(name) for name in planned if is_plain_name(str(name))]
         try:
-            cells = self.plan().cells()
+            return self.plan().cell_names()
         except InputError:
             return []
-        return ["-".join([p, *([m] if m != p else []), *([f"k{k}"] if k else []), f"seed{s}"]) for p, m, k, s in cells]
 
     def ended_cells(self) -> dict[str, float]:
         """When each result was written, by the name of its cell."""
@@ -365,23 +363,12 @@ class Comparisons:
     def _launch(self, found: Stored, config: RunConfig, plan: Plan) -> None:
         flags = compare_flags(config, plan, str(found.folder))
         try:
-            with open(found.log_path, "ab") as log:
-                process = subprocess.Popen(
-                    [*self.command, *flags],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(),
-                    start_new_session=True,  # Ctrl-C in the app's terminal is not meant for the comparison
-                )
+            process, identity = detached.start([*self.command, *flags], found.log_path)
         except OSError as error:
             sentence = f"The process of the comparison could not be started: {error}."
             found.write_status({"ended": time.time(), "failed": sentence})
             raise InputError(sentence) from error
-        created = None
-        with suppress(psutil.NoSuchProcess):
-            created = psutil.Process(process.pid).create_time()
-        found.write_status({"pid": process.pid, "pid_created": created})
+        found.write_status(identity or {"pid": process.pid, "pid_created": None})
         threading.Thread(target=self._attend, args=(found, process), name=f"attend-{found.id}", daemon=True).start()
 
     def _attend(self, found: Stored, process: subprocess.Popen[bytes]) -> None:

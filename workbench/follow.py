@@ -13,7 +13,8 @@ import numpy as np
 from jola.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.runs import UNFINISHED, Run, RunStore
-from workbench.jobs import PAUSE_FILE, RESUMABLE, last_sentence, log_tail
+from workbench.detached import last_sentence, log_tail
+from workbench.jobs import PAUSE_FILE, RESUMABLE
 from workbench.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
 from workbench.waiting import Waiting
 

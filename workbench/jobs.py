@@ -14,16 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
-
-import psutil
 
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.files import json_bytes, replace_file
 from jola.processes import own_identity, process_alive
 from jola.runs import UNFINISHED, Run, RunStore
+from workbench import detached
+from workbench.detached import last_sentence
 from workbench.waiting import Waiting
 
 TRAIN_COMMAND = (sys.executable, "-m", "jola", "train")
@@ -31,7 +29,6 @@ PAUSE_FILE = "pause"
 """As in `jola.following`, which takes seconds to import."""
 RESUMABLE = frozenset({"paused", "killed", "cancelled", "failed"})
 """States from which a run can go on with its last checkpoint."""
-_LOG_TAIL_BYTES = 16_384
 _LOOK_SECONDS = 1.0
 
 
@@ -180,23 +177,15 @@ class Jobs:
             config = run.run_config()
             self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
             flags = [*_in_place(config, run).flags(), "--resume"]
-            with open(run.log_path, "ab") as log:
-                process = subprocess.Popen(
-                    [*self.command, *flags],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(),
-                    start_new_session=True,  # Ctrl-C in the app's terminal is not meant for the training
-                )
+            process, identity = detached.start([*self.command, *flags], run.log_path)
         except InputError as error:
             run.write_status(state="failed", message=str(error))
             return
         except OSError as error:
             run.write_status(state="failed", message=f"The training process could not be started: {error}.")
             return
-        with suppress(psutil.NoSuchProcess):  # it ended at once: `_attend` says why
-            run.write_status(pid=process.pid, pid_created=psutil.Process(process.pid).create_time())
+        if identity:  # of one that ended at once `_attend` says why
+            run.write_status(**identity)
         threading.Thread(target=self._attend, args=(run, process), name=f"attend-{run.id}", daemon=True).start()
 
     def _attend(self, run: Run, process: subprocess.Popen[bytes]) -> None:
@@ -237,40 +226,3 @@ class Jobs:
 def _in_place(config: RunConfig, run: Run) -> RunConfig:
     """The settings with the directory of the run where it is now."""
     return replace(config, training=replace(config.training, output=str(run.path)))
-
-
-def environment() -> dict[str, str]:
-    """The app's environment, with this very `jola` importable and the log written line by line."""
-    import jola
-
-    source = str(Path(jola.__path__[0]).parent)
-    paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
-
-
-class Logged(Protocol):
-    """Something whose process writes a log: a run, a comparison."""
-
-    @property
-    def log_path(self) -> Path:
-        """The file."""
-        ...
-
-
-def log_tail(run: Logged) -> str:
-    """The end of what the process printed; empty when there is nothing."""
-    try:
-        with open(run.log_path, "rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _LOG_TAIL_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
-    except OSError:
-        return ""
-    lines = text.replace("\r", "\n").splitlines()
-    return "\n".join(lines[1:] if size > _LOG_TAIL_BYTES else lines).strip()
-
-
-def last_sentence(run: Logged) -> str:
-    """The last line of the log that is not a blank one, without the ``error:`` of the command line."""
-    lines = [line.strip() for line in log_tail(run).splitlines() if line.strip()]
-    return lines[-1].removeprefix("error: ") if lines else ""

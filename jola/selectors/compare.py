@@ -16,61 +16,14 @@ from jola.evaluation import exact_match
 from jola.examples import Template
 from jola.following import Progress, Quiet
 from jola.model import JoLAModel
+from jola.selector_grid import AUTO, Grid, cell_name
 from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
-from jola.selectors.editing import SWAPS, Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
+from jola.selectors.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
 from jola.selectors.heads import Cost, HeadScores, Provenance
 from jola.selectors.protocol import Selector
-from jola.selectors.results import AUTO, Cell, Comparison, cell_name
+from jola.selectors.results import Cell, Comparison
 from jola.tasks import Task, load_task
-
-DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "random")
-"""All but the head ablation effect, which has no training to compare with and is the slowest of the controls."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """What is compared.
-
-    Args:
-        selectors: Names in `SELECTORS`, for select-then-edit.
-        swaps: Names in `SWAPS`, for the gate swap.
-        ks: Numbers of heads, or 'auto': as many as JoLA has open with the same seed.
-        seeds: Of the training examples, the edits, the data order and the selectors.
-    """
-
-    selectors: tuple[str, ...] = DEFAULT_SELECTORS
-    swaps: tuple[str, ...] = ()
-    ks: tuple[str, ...] = (AUTO,)
-    seeds: tuple[int, ...] = (42,)
-
-    def validate(self, total: int | None = None) -> "Grid":
-        """Return self, or raise InputError naming what cannot be; `total` is the number of heads, once it is known."""
-        for given, known, what in (
-            (self.selectors, SELECTORS, "selector"),
-            (self.swaps, SWAPS, "method whose gates can be swapped in"),
-        ):
-            if unknown := [name for name in given if name not in known]:
-                raise InputError(f"{unknown[0]!r} is no {what}; choose among {', '.join(known)}.")
-        for k in self.ks:
-            if k != AUTO and not (k.isascii() and k.isdigit() and int(k) > 0):
-                raise InputError(f"K is {k!r}; it must be {AUTO} or a number of heads above 0.")
-            if k != AUTO and total is not None and int(k) > total:
-                raise InputError(f"K is {k}, but the model has {total} heads.")
-        if not self.ks or not self.seeds or not (self.selectors or self.swaps):
-            raise InputError("Nothing is to be compared; give selectors, a K and a seed.")
-        if any(not 0 <= seed < 2**32 for seed in self.seeds):
-            raise InputError("Seeds must be from 0 to 4294967295.")
-        return self
-
-    def cells(self) -> list[tuple[str, str, str, int]]:
-        """(protocol, method, K, seed) of everything that is trained."""
-        found: list[tuple[str, str, str, int]] = []
-        for seed in self.seeds:
-            found.append(("jola", "jola", "", seed))
-            found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
-            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
-        return found
 
 
 def compare(
@@ -98,7 +51,7 @@ def compare(
         raise InputError("Selectors choose among heads: --sites must be heads and --gates two or shared.")
     progress = progress or Quiet()
     comparison = Comparison(folder)
-    _claim(comparison, _settings(config), [cell_name(*cell) for cell in grid.cells()])
+    _claim(comparison, _settings(config), grid.cell_names())
     progress.phase("load")
     model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
     grid.validate(model.geometry.num_layers * model.geometry.num_heads)

@@ -36,7 +36,6 @@ SETTLED = 5.0
 """|φ| of a gate that was decided: its evaluation value is exactly 0 or 1."""
 
 SwapMethod = Literal["dsp", "pass"]
-SWAPS: tuple[SwapMethod, ...] = ("dsp", "pass")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from jola.errors import InputError
 from jola.files import disk_errors, json_bytes, read_json, replace_file
+from jola.selector_grid import AUTO, cell_name
 from jola.selectors.heads import Cost, HeadScores, HeadSet
 from jola.selectors.statistics import accuracy_interval, holm, paired_bootstrap
 
@@ -30,8 +31,6 @@ Protocol = Literal["base", "jola", "edit", "swap"]
 
 FORMAT = 1
 FILE = "comparison.json"
-AUTO = "auto"
-"""The K of a seed that is JoLA's number of open heads with that seed."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +88,6 @@ class Cell:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"This is no result of a comparison ({error}).") from error
-
-
-def cell_name(protocol: str, method: str, k: str, seed: int) -> str:
-    """``edit-dsp-k32-seed42``; ``jola-seed42``."""
-    parts = [protocol] + ([method] if method != protocol else []) + ([f"k{k}"] if k else []) + [f"seed{seed}"]
-    return "-".join(parts)
 
 
 class Comparison:

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,9 +17,11 @@ from jola.evaluation import exact_match
 from jola.examples import Template
 from jola.following import Quiet
 from jola.model import JoLAModel
-from jola.selectors import Cost, HeadSet, editing
+from jola.selector_grid import SELECTOR_NAMES, SWAP_NAMES, Grid
+from jola.selectors import SELECTORS, Cost, HeadSet, editing
 from jola.selectors import compare as comparing
-from jola.selectors.compare import Grid, compare
+from jola.selectors.compare import compare
+from jola.selectors.editing import SwapMethod
 from jola.selectors.results import Cell, Comparison, Row, summarise
 from jola.tasks import load_task
 from jola.training import run_training
@@ -89,7 +91,7 @@ def test_the_base_stays_usable_by_the_first_model(config: RunConfig, model: JoLA
     assert torch.equal(model(ids).logits, before)
 
 
-@pytest.mark.parametrize("method", editing.SWAPS)
+@pytest.mark.parametrize("method", SWAP_NAMES)
 def test_gate_swap_ends_with_k_of_each_half(
     config: RunConfig, model: JoLAModel, tmp_path: Path, method: editing.SwapMethod
 ) -> None:
@@ -171,6 +173,11 @@ def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig
         compare(config, Grid(("random",)), tmp_path)
     with pytest.raises(InputError, match="holds no comparison"):
         Comparison.open(tmp_path)
+
+
+def test_the_names_are_those_of_the_selectors() -> None:
+    assert tuple(SELECTORS) == SELECTOR_NAMES
+    assert get_args(SwapMethod) == SWAP_NAMES
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 
 from jola.config import RunConfig
 from jola.selectors import Cost, HeadScores, HeadSet, Provenance
-from jola.selectors.results import Cell, Comparison, cell_name
+from jola.selectors.results import Cell, Comparison
 from workbench.comparison_plan import Plan
 
 SHAPE = (6, 4)
@@ -31,7 +31,7 @@ def make_comparison(
         del settings["training"][name]
     comparison = Comparison(folder)
     cells = plan.cells()
-    comparison.write_settings({"settings": settings, "versions": {}, "planned": [cell_name(*cell) for cell in cells]})
+    comparison.write_settings({"settings": settings, "versions": {}, "planned": plan.cell_names()})
     generator = np.random.default_rng(0)
     base = generator.random(shape)
     right = generator.random(items)

@@ -43,8 +43,8 @@ def made(bench: Workbench) -> Comparison:
 
 
 def draw(bench: Workbench, id: str, view: str = "heads", **choice: Any) -> dict[str, Any]:
-    given = {"methods": None, "known": {}, "k": None, "seed": None, "pick": None, "dark": False, **choice}
-    return Panel.draw(bench.comparisons.find(id), view, **given)
+    given = {"methods": None, "known": {}, "k": None, "seed": None, "pick": None, **choice}
+    return Panel.draw(bench.comparisons.find(id), view, *given.values(), dark=False)
 
 
 def test_the_form_has_every_setting_of_a_comparison_once() -> None:

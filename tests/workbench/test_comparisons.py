@@ -12,15 +12,14 @@ import pytest
 from jola.config import DataConfig, EditConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs import RunStore
+from jola.selector_grid import SWAP_NAMES
 from jola.selectors import SELECTORS
-from jola.selectors.compare import Grid
-from jola.selectors.editing import SWAPS as REAL_SWAPS
-from jola.selectors.results import AUTO as REAL_AUTO
-from jola.selectors.results import Comparison, cell_name
+from jola.selectors.results import Comparison
 from tests.workbench.compared import make_comparison
-from workbench.comparison_plan import AUTO, METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
+from workbench.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
 from workbench.comparisons import Comparisons
-from workbench.jobs import Jobs, log_tail
+from workbench.detached import log_tail
+from workbench.jobs import Jobs
 from workbench.settings import Settings
 
 # Stands for `jola compare`: the same folder and the same lines in the log, no model.
@@ -82,16 +81,14 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 def test_the_words_of_methods_are_those_of_the_selectors() -> None:
     assert {name: method.title for name, method in METHODS.items()} == {n: kind.title for n, kind in SELECTORS.items()}
     assert {name: method.by_k for name, method in METHODS.items()} == {n: k.depends_on_k for n, k in SELECTORS.items()}
-    assert tuple(SWAPS) == REAL_SWAPS
-    assert AUTO == REAL_AUTO
+    assert tuple(SWAPS) == SWAP_NAMES
 
 
 def test_a_plan_asks_for_the_cells_of_the_command() -> None:
     plan = Plan.read(["random", "jola"], ["pass"], " auto, 16,16", "7, 8")
     assert plan == Plan(("jola", "random"), ("pass",), ("auto", "16"), (7, 8))
-    grid = Grid(plan.selectors, plan.swaps, plan.ks, plan.seeds)
-    assert plan.cells() == grid.cells()
-    assert Plan.of_cells(cell_name(*cell) for cell in grid.cells()) == plan
+    assert plan.cell_names()[:3] == ["jola-seed7", "edit-jola-kauto-seed7", "edit-jola-k16-seed7"]
+    assert Plan.of_cells(plan.cell_names()) == plan
     assert Plan.of_cells(["../x"]) is None
     assert cell_words("edit-dsp-k16-seed42") == "DSP, K 16"
     assert cell_words("swap-pass-kauto-seed42", seeds=True) == "PASS gates, K auto, seed 42"

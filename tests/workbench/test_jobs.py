@@ -13,7 +13,8 @@ import pytest
 from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs import Run, RunStore
-from workbench.jobs import Jobs, last_sentence, log_tail
+from workbench.detached import last_sentence, log_tail
+from workbench.jobs import Jobs
 
 # Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
 TRAINS = """

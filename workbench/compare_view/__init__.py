@@ -18,8 +18,8 @@ from jola.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from workbench.comparison_plan import counted
 from workbench.comparisons import Comparisons, Stored
+from workbench.detached import log_tail
 from workbench.estimate import duration
-from workbench.jobs import log_tail
 
 _HERE = Path(__file__).parent
 

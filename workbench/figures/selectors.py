@@ -1,13 +1,14 @@
 """Choices of heads side by side: overlap, rank correlation, heads by layer, accuracy against K, cost."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
 
+from jola.selector_grid import AUTO
 from jola.selectors import SELECTORS, HeadScores, HeadSet
-from jola.selectors.results import AUTO, Row
+from jola.selectors.results import Row
 from jola.selectors.statistics import overlap, rank_correlation
 from workbench.figures.cells import heat, write_cells
 from workbench.figures.style import (
@@ -42,23 +43,21 @@ def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     title, methods = "Heads that choices have in common", list(sets)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
-    side = len(methods)
-    values, words = np.full((side, side), np.nan), [[""] * side for _ in methods]
-    hover = [[""] * side for _ in methods]
-    for (i, a), (j, b) in itertools.product(enumerate(methods), repeat=2):
+
+    def pair(a: str, b: str) -> tuple[float, str]:
         found = overlap(sets[a], sets[b])
-        values[i, j], words[i][j] = found.jaccard, f"{found.jaccard:.2f}"
-        hover[i][j] = (
+        return found.jaccard, (
             f"{method_name(a)} ({len(sets[a])}) and {method_name(b)} ({len(sets[b])})<br>{found.common} heads in "
             f"common, by chance {number(found.expected_common)}<br>Jaccard {found.jaccard:.3f}, by chance "
             f"{found.expected_jaccard:.3f}<br>p = {number(found.p_value, 2)} (one-sided)"
         )
+
     pairs = itertools.combinations(methods, 2)
     chance = [overlap(sets[a], sets[b]).expected_jaccard for a, b in pairs]
     span = f"{min(chance):.2f}" if max(chance) - min(chance) < 0.005 else f"{min(chance):.2f} to {max(chance):.2f}"
     first = sets[methods[0]]
     note = f"Jaccard index; by chance {span} off the diagonal; {first.layers * first.heads} heads in the model"
-    return _matrix(title, note, methods, values, words, hover, (0.0, 1.0), "0 nothing, 1 the same heads", dark=dark)
+    return _matrix(title, note, methods, pair, (0.0, 1.0), "0 nothing, 1 the same heads", dark=dark)
 
 
 def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -> Figure:
@@ -66,19 +65,17 @@ def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -
     title, methods = "How alike methods rank the heads", list(scores)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
-    side = len(methods)
-    values, words = np.full((side, side), np.nan), [[""] * side for _ in methods]
-    hover = [[""] * side for _ in methods]
-    for (i, a), (j, b) in itertools.product(enumerate(methods), repeat=2):
+
+    def pair(a: str, b: str) -> tuple[float, str]:
         found = rank_correlation(scores[a], scores[b])
-        values[i, j], words[i][j] = found.spearman, f"{found.spearman:.2f}".replace("-", "−").replace("nan", "–")
-        hover[i][j] = (
+        return found.spearman, (
             f"{method_name(a)} and {method_name(b)}<br>Spearman {number(found.spearman)}, p = "
             f"{number(found.spearman_p, 2)}<br>Kendall {number(found.kendall)}, p = {number(found.kendall_p, 2)}"
         )
+
     n = next(iter(scores.values())).values.size
     note = f"Spearman's ρ; n = {n} heads"
-    return _matrix(title, note, methods, values, words, hover, (-1.0, 1.0), "−1 opposite, 1 the same order", dark=dark)
+    return _matrix(title, note, methods, pair, (-1.0, 1.0), "−1 opposite, 1 the same order", dark=dark)
 
 
 def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
@@ -183,15 +180,18 @@ def _matrix(
     title: str,
     note: str,
     methods: Sequence[str],
-    values: np.ndarray,
-    words: list[list[str]],
-    hover: list[list[str]],
+    pair: Callable[[str, str], tuple[float, str]],
     span: tuple[float, float],
     key: str,
     *,
     dark: bool,
 ) -> Figure:
+    """A number for each pair of methods, with what stands under the pointer; `pair` gives both."""
     colours, figure, side = palette(dark), panels(), len(methods)
+    pairs = [[pair(a, b) for b in methods] for a in methods]
+    values = np.array([[value for value, _ in row] for row in pairs], dtype=np.float64)
+    hover = [[words for _, words in row] for row in pairs]
+    words = [[f"{value:.2f}".replace("-", "−").replace("nan", "–") for value in row] for row in values]
     figure.add_trace(heat(values, "%{customdata}", customdata=hover))
     low, high = span
     ramp, filled = CIVIDIS, np.nan_to_num(values)

@@ -238,7 +238,9 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
 
     def on_start(*values: Any) -> tuple[Any, ...]:
         id, sentence = start(bench, given(values))
-        return (gr.skip(), markup.note(sentence, "error")) if id is None else (id, "")
+        if id is None:  # and not once more where the cost would stand
+            return gr.skip(), markup.note(sentence, "error"), ""
+        return id, "", gr.skip()
 
     def on_cost(*values: Any) -> str:
         return cost(bench, given(values))
@@ -264,7 +266,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
         shown, sentence = restore(bench, _said(event, "id"))
         return shown, markup.note(sentence, "error")
 
-    start_button.click(on_start, fields, [view, message], **private)
+    start_button.click(on_start, fields, [view, message, cost_box], **private)
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
     gr.on([place.select, *changes], on_cost, fields, cost_box, trigger_mode="always_last", **private)
     events.small(on_small, None, fields, **private)
