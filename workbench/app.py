@@ -143,7 +143,7 @@ def launch(page: "gr.Blocks", settings: Settings) -> str:
         hosts = ["127.0.0.1", "localhost", "[::1]", "::1", settings.host]
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
     page.queue(default_concurrency_limit=8, max_size=64)
-    # Gradio looks a thousand times a second whether there is something to do, which alone takes 6 % of a core.
+    # Gradio looks a thousand times a second whether there is something to do, on a processor that may be training.
     page._queue.sleep_when_free = _QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = 10 * _QUEUE_SECONDS
     try:
