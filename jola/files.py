@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,13 +29,18 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def draft_of(path: Path) -> Path:
+    """A hidden name beside ``path`` that nobody else, process or thread, writes to."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
     """Put ``data`` at ``path`` in one step: a reader finds the old content or the new, never a part.
 
     ``durable`` also waits until the disk has it, which survives a loss of power and costs milliseconds.
     Raises `InputError` when the disk is full or may not be written.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     with disk_errors(path):
         try:
             with open(draft, "wb") as file:

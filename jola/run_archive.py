@@ -28,7 +28,7 @@ from typing import Any
 from jola.adapter import CONFIG_NAME, WEIGHTS_NAME
 from jola.adapter_card import PICTURE_NAME, portable_name
 from jola.errors import InputError
-from jola.files import disk_errors, json_bytes, read_json
+from jola.files import disk_errors, draft_of, json_bytes, read_json
 from jola.masks.saved import FILE_NAME as MASKS_NAME
 from jola.run_contents import (
     ARCHIVE_NAME,
@@ -69,7 +69,7 @@ def export_adapter(run: Run, file: Path | str) -> Path:
         file = file / f"{run.id}.zip"
     if file.exists():
         raise InputError(f"{file} exists already; choose another name.")
-    draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    draft = draft_of(file)
     with disk_errors(file):
         try:
             with zipfile.ZipFile(draft, "w") as archive:

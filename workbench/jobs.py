@@ -191,15 +191,17 @@ class Jobs:
     def _attend(self, run: Run, process: subprocess.Popen[bytes]) -> None:
         """Wait for the process, and write down how it ended if it could not do so itself."""
         code = process.wait()
-        status = run.status()
-        if status["state"] in UNFINISHED and status["pid"] in (process.pid, os.getpid()):
-            if run.id in self._cancelled:
-                run.write_status(state="cancelled", message="Cancelled before training began.")
-            elif code >= 0:
-                message = last_sentence(run) or f"The training process ended with exit code {code} and said nothing."
-                run.write_status(state="failed", message=message)
-            elif status["pid"] == os.getpid():
-                run.write_status(state="failed", message=f"The training process was ended by signal {-code}.")
+        # Under the lock: somebody who lets the run go on at this moment does so before or after, and neither is lost.
+        with self.waiting.locked():
+            status = run.status()
+            if status["state"] in UNFINISHED and status["pid"] in (process.pid, os.getpid()):
+                if run.id in self._cancelled:
+                    run.write_status(state="cancelled", message="Cancelled before training began.")
+                elif code >= 0:
+                    silent = f"The training process ended with exit code {code} and said nothing."
+                    run.write_status(state="failed", message=last_sentence(run) or silent)
+                elif status["pid"] == os.getpid():
+                    run.write_status(state="failed", message=f"The training process was ended by signal {-code}.")
         self._news.set()
 
     def _attend_queue(self) -> None:

@@ -1,7 +1,6 @@
 """Folders and files that appear complete or not at all, and transformers kept quiet meanwhile."""
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from jola.errors import InputError
-from jola.files import disk_errors
+from jola.files import disk_errors, draft_of
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
     taken = InputError(f"{folder} is there already; choose another name, or remove it first.")
     if os.path.lexists(folder) and not _is_empty(folder):
         raise taken
-    draft = _draft(folder)
+    draft = draft_of(folder)
     with disk_errors(folder):
         try:
             draft.mkdir(parents=True)
@@ -51,7 +50,7 @@ def new_file(file: Path | str) -> Iterator[Path]:
     file = Path(file)
     if os.path.lexists(file):
         raise InputError(f"{file} is there already; choose another name, or remove it first.")
-    draft = _draft(file)
+    draft = draft_of(file)
     with disk_errors(file):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +80,6 @@ def quiet_transformers() -> Iterator[None]:
 def size_of(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-def _draft(place: Path) -> Path:
-    return place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
 
 
 def _is_empty(folder: Path) -> bool:
