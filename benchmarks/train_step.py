@@ -115,6 +115,7 @@ class Peer:
     """A process that does one training step when it is told to."""
 
     def __init__(self, command: list[str]) -> None:
+        self.command = command
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
         self.hello = self._read()
         self.peak = 0.0
@@ -139,7 +140,7 @@ class Peer:
         for line in self.process.stdout:
             if line.startswith("{"):
                 return json.loads(line)
-        raise SystemExit(f"A peer ended early: {' '.join(map(str, self.process.args))}")
+        raise SystemExit(f"A peer ended early: {' '.join(self.command)}")
 
 
 def _worker_command(name: str, threads: int, dtype: str = "auto") -> list[str]:

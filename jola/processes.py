@@ -1,11 +1,18 @@
-"""Telling whether a process is still the one it was."""
+"""Telling whether a process is still the one it was, and which ones are at work on a folder."""
 
 import hashlib
 import os
 import platform
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import psutil
+
+from jola.files import disk_errors, json_bytes, read_json, replace_file
+
+_WORKERS = "workers"
 
 _CLOCK_SLACK = 2.0  # seconds by which a process's creation time may move when the wall clock is set
 
@@ -35,3 +42,25 @@ def process_alive(pid: int, created: float | None) -> bool:
 def machine() -> str:
     """A name of this machine that says nothing about it: runs of one machine can be compared in pace."""
     return hashlib.sha256(f"{platform.node()} {uuid.getnode()}".encode()).hexdigest()[:12]
+
+
+@contextmanager
+def at_work(folder: Path) -> Iterator[None]:
+    """This process is one of `workers` of the folder while the block runs."""
+    mine = folder / _WORKERS / f"{os.getpid()}.json"
+    with disk_errors(mine):
+        mine.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(mine, json_bytes(own_identity()))
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            mine.unlink()
+            mine.parent.rmdir()  # which the last one can
+
+
+def workers(folder: Path) -> list[int]:
+    """Numbers of the processes that are in `at_work` on a folder; one that was killed counts no more."""
+    found = [read_json(path) or {} for path in sorted((folder / _WORKERS).glob("*.json"))]
+    pids = [(worker.get("pid"), worker.get("pid_created")) for worker in found]
+    return [pid for pid, created in pids if isinstance(pid, int) and process_alive(pid, created)]

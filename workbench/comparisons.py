@@ -6,9 +6,9 @@ One folder holds them, beside the runs and never among them::
     .app/ID/        status.json, asked.json and log.txt of its process
     .trash/         deleted ones that can be brought back
 
-Nothing here depends on being the parent of the process: whether a comparison works is read from its status, so that
-an app that was restarted, or a second one, sees and stops the same comparisons. A comparison that was begun in a shell
-with a folder in here as its output is listed as well.
+Nothing here depends on being the parent of the process: whether a comparison works is read from its status and its
+workers, so that an app that was restarted, or a second one, sees and stops the same comparisons, and those that a shell
+began with a folder in here as their output.
 
 A comparison and a training run would slow each other down and make both times meaningless: a comparison is refused
 while a run trains or waits, and `Jobs` holds its queue while a comparison works.
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from typing import Any, Literal
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.files import disk_errors, json_bytes, read_json, replace_file
-from jola.processes import own_identity, process_alive
+from jola.processes import own_identity, process_alive, workers
 from jola.run_ids import fresh_id, is_plain_name
 from jola.run_trash import Trash
 from jola.runs import RunStore
@@ -152,7 +152,15 @@ class Stored:
 
     @property
     def working(self) -> bool:
-        """Whether its process is at work, whoever started it."""
+        """Whether a process is at work on it, whoever started it."""
+        return self._is_run_by_an_app() or bool(workers(self.folder))
+
+    def processes(self) -> set[int]:
+        """Numbers of the processes that are at work on it."""
+        mine = {self.status()["pid"]} if self._is_run_by_an_app() else set()
+        return mine | set(workers(self.folder))
+
+    def _is_run_by_an_app(self) -> bool:
         status = self.status()
         pid, created = status.get("pid"), status.get("pid_created")
         return not status.get("ended") and isinstance(pid, int) and process_alive(pid, created)
@@ -171,10 +179,10 @@ class Stored:
         if self.working:
             return "working", ""
         status, planned = self.status(), self.planned()
-        if status.get("stopped"):
-            return "stopped", "What is done is kept; Resume begins with the training that was under way."
         if planned and set(planned) <= set(self.ended_cells()):
             return "finished", ""
+        if status.get("stopped"):
+            return "stopped", "What is done is kept; Resume begins with the training that was under way."
         text, code = log_tail(self), status.get("code")
         said = last_sentence(self)
         if (isinstance(code, int) and code > 0 and said != _INTERRUPTED) or _LAST_WORDS.search(text):
@@ -187,8 +195,8 @@ class Stored:
 
     def now(self) -> Now | None:
         """What its process does at the moment; None while it does not work."""
-        if not self.working:
-            return None
+        if not self._is_run_by_an_app():
+            return Now("At work in a shell") if self.working else None
         for line in reversed(log_tail(self).splitlines()):
             if found := _NOW.fullmatch(line.strip()):
                 seeds = len({name.rpartition("seed")[2] for name in self.planned()}) > 1
@@ -245,12 +253,15 @@ class Comparisons:
 
     def list(self) -> list[Stored]:
         """The comparisons there are, newest first, at most `LISTED`."""
-        try:
-            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return []
-        found = [Stored(self.root, name) for name in names if is_plain_name(name)]
-        return sorted((one for one in found if one.is_there()), key=lambda one: (-one.created, one.id))[:LISTED]
+        found = [one for one in self._stored() if one.is_there()]
+        return sorted(found, key=lambda one: (-one.created, one.id))[:LISTED]
+
+    def _stored(self) -> Iterator[Stored]:
+        """Every folder that may hold a comparison."""
+        with suppress(OSError):
+            for entry in os.scandir(self.root):
+                if entry.is_dir(follow_symlinks=False) and is_plain_name(entry.name):
+                    yield Stored(self.root, entry.name)
 
     def find(self, id: str | None) -> Stored | None:
         """The comparison with this id, or None."""
@@ -268,12 +279,7 @@ class Comparisons:
 
     def active(self) -> Stored | None:
         """The comparison that a process is working on, whoever started it."""
-        with suppress(OSError):
-            for entry in os.scandir(self.root / APP_FOLDER):
-                found = self.find(entry.name)
-                if found is not None and found.working:
-                    return found
-        return None
+        return next((found for found in self._stored() if found.working), None)
 
     def working(self) -> bool:
         """Whether a comparison is at work."""
@@ -316,11 +322,11 @@ class Comparisons:
     def stop(self, id: str) -> None:
         """End the process of a comparison; its results stay. Nothing happens when it has ended already."""
         found = self.get(id)
-        if not found.working:
+        pids = found.processes()
+        if not pids:
             return
-        pid = found.status()["pid"]
         found.write_status({"stopped": True})
-        if pid != os.getpid():
+        for pid in pids - {os.getpid()}:
             # Results are written in one step, so that nothing is left half done.
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)

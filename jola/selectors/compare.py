@@ -16,6 +16,7 @@ from jola.evaluation import exact_match
 from jola.examples import Template
 from jola.following import Progress, Quiet
 from jola.model import JoLAModel
+from jola.processes import at_work
 from jola.selector_grid import AUTO, Grid, cell_name
 from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
@@ -52,14 +53,15 @@ def compare(
     progress = progress or Quiet()
     comparison = Comparison(folder)
     _claim(comparison, _settings(config), grid.cell_names())
-    progress.phase("load")
-    model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
-    grid.validate(model.geometry.num_layers * model.geometry.num_heads)
-    worker = _Worker(comparison, config, model, progress, grid)
-    cells = grid.cells()
-    for number, (protocol, method, k, seed) in enumerate(cells, 1):
-        worker.prefix = f"{number} of {len(cells)}: {cell_name(protocol, method, k, seed)}"
-        worker.work(protocol, method, k, seed)
+    with at_work(comparison.folder):
+        progress.phase("load")
+        model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+        grid.validate(model.geometry.num_layers * model.geometry.num_heads)
+        worker = _Worker(comparison, config, model, progress, grid)
+        cells = grid.cells()
+        for number, (protocol, method, k, seed) in enumerate(cells, 1):
+            worker.prefix = f"{number} of {len(cells)}: {cell_name(protocol, method, k, seed)}"
+            worker.work(protocol, method, k, seed)
     return comparison
 
 

@@ -4,6 +4,7 @@
     scores/NAME.json              `HeadScores` of a selector for a seed (and K, where it depends on it)
     cells/NAME/result.json        one training with its test: a `Cell`
     cells/NAME/adapter/           its edits
+    workers/PID.json              a process that is at work on it: `jola.processes.at_work`
 
 `Comparison` reads such a folder, also while another process writes it, and makes tables of it.
 """

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from jola.evaluation import exact_match
 from jola.examples import Template
 from jola.following import Quiet
 from jola.model import JoLAModel
+from jola.processes import workers
 from jola.selector_grid import SELECTOR_NAMES, SWAP_NAMES, Grid
 from jola.selectors import SELECTORS, Cost, HeadSet, editing
 from jola.selectors import compare as comparing
@@ -130,6 +132,7 @@ def test_a_comparison_keeps_every_result_and_goes_on(
     train = editing.select_then_edit
 
     def stop_after_two(*arguments: Any, **named: Any) -> Any:
+        assert workers(tmp_path / "c") == [os.getpid()], "others see that it is at work"
         if len(trained) == 2:
             raise KeyboardInterrupt
         trained.append(1)
@@ -138,6 +141,7 @@ def test_a_comparison_keeps_every_result_and_goes_on(
     monkeypatch.setattr(comparing, "select_then_edit", stop_after_two)
     with pytest.raises(KeyboardInterrupt):
         compare(config, grid, tmp_path / "c", model=model)
+    assert workers(tmp_path / "c") == []
     kept = {cell.name: cell for cell in Comparison.open(tmp_path / "c").cells()}
     assert set(kept) == {"base-seed0", "jola-seed1", "edit-jola-kauto-seed1", "edit-jola-k2-seed1"}
     assert Comparison(tmp_path / "c").progress() == (3, 2 * (1 + 2 * 2))

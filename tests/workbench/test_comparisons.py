@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from jola.selectors.results import Comparison
 from tests.workbench.compared import make_comparison
 from workbench.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
 from workbench.comparisons import Comparisons
-from workbench.detached import log_tail
+from workbench.detached import environment, log_tail
 from workbench.jobs import Jobs
 from workbench.settings import Settings
 
@@ -235,6 +236,34 @@ def test_one_that_a_shell_made_is_listed_and_can_be_deleted_and_brought_back(com
     assert one.restore("mine").state == "finished"
     with pytest.raises(InputError, match="cannot be brought back"):
         one.restore("half")
+
+
+def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_path: Path) -> None:
+    one = comparisons(SLEEPS)
+    make_comparison(one.root / "mine", undone=1)
+    found = one.get("mine")
+    assert found.state == "stopped" and not one.working()
+    shells = "import sys, time; from pathlib import Path; from jola.processes import at_work\n"
+    shells += "with at_work(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
+    # Two, as with a process for each seed.
+    processes = [subprocess.Popen([sys.executable, "-c", shells, found.folder], env=environment()) for _ in range(2)]
+    try:
+        wait_for(lambda: len(found.processes()) == 2)
+        assert found.state == "working" and one.active() is not None
+        now = found.now()
+        assert now is not None and now.words == "At work in a shell"
+        assert found.seconds_left() is None
+        with pytest.raises(InputError, match="Another comparison is at work"):
+            one.start(RunConfig(), PLAN)
+        with pytest.raises(InputError, match="stop it before you delete it"):
+            one.remove("mine")
+        one.stop("mine")
+        assert one.wait("mine", 30)
+        assert found.state == "stopped" and not one.working()
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_damaged_files_are_a_sentence(comparisons: Make) -> None:
