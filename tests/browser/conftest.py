@@ -26,12 +26,17 @@ PATIENCE = 30_000
 """Milliseconds that a page may take: the tests share their cores."""
 
 
+WAITING = {"test_compare_page.py", "test_killed_app.py", "test_training.py"}
+"""Files whose tests wait for trainings most of the time."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All browser tests run in one worker, so that they share one browser and one app."""
+    """Browser tests run in two workers: few browsers and apps for all, and one waits while the other computes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("browser")
-            item.add_marker(pytest.mark.xdist_group("browser"))
+            waits = item.path.name in WAITING
+            item.add_marker(pytest.mark.xdist_group("browser, trainings" if waits else "browser"))
 
 
 @dataclass(frozen=True)

@@ -141,8 +141,8 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     assert "Which heads are worth editing?" in page.inner_text(".cv-first")
     page.click(".cv-small")
     page.wait_for_function("() => document.querySelector('#compare-k :is(input, textarea)').value === '16'")
-    page.fill("#compare-train-size input", "12")
-    page.fill("#compare-test-size input", "8")
+    page.fill("#compare-train-size input", "8")
+    page.fill("#compare-test-size input", "4")
     page.wait_for_function(
         "() => document.querySelector('#compare-cost').textContent.includes('3 trainings and 2 selections')"
     )
@@ -175,7 +175,7 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     sets = [json.loads((chosen / f"edit-{m}-k16-seed42" / "result.json").read_text()) for m in ("gradient", "offset")]
     gradient, offset = (HeadSet.from_dict(cell["heads"]) for cell in sets)
     assert config["edits"]["gates"] == "none" and config["edits"]["heads"] == gradient.to_text()
-    assert config["data"]["train_size"] == 12
+    assert config["data"]["train_size"] == 8
 
     # The Playground shows the other set as the mask of that run, which has edits in its own heads alone.
     page.set_default_timeout(PATIENCE)

@@ -15,6 +15,8 @@ from tests.browser.conftest import App, OpenPage
 from tests.workbench.figure_examples import HOSTILE, TOKENS, all_figures
 from workbench.figures import style
 
+LIGHT = pytest.mark.parametrize("figures_app", [False], indirect=True, ids=["light"])
+"""For what does not depend on colours."""
 READY = "() => { document.documentElement.dataset.ready = '1'; }"
 
 
@@ -61,6 +63,7 @@ def test_every_figure_is_drawn_as_it_was_made(
         assert drawn["title"], name
 
 
+@LIGHT
 def test_titles_are_inside_and_words_do_not_lie_on_each_other(
     figures_app: tuple[App, dict[str, Any], bool], open_page: OpenPage
 ) -> None:
@@ -88,6 +91,7 @@ def test_titles_are_inside_and_words_do_not_lie_on_each_other(
                 assert across < 2 or down < 4, (name, words, others)
 
 
+@LIGHT
 def test_text_of_others_is_shown_and_never_run(
     figures_app: tuple[App, dict[str, Any], bool], open_page: OpenPage
 ) -> None:
@@ -106,6 +110,7 @@ def test_text_of_others_is_shown_and_never_run(
     assert page.locator("img[src='x']").count() == 0
 
 
+@LIGHT
 def test_the_tool_bar_saves_a_picture_and_bears_no_logo(
     figures_app: tuple[App, dict[str, Any], bool], open_page: OpenPage
 ) -> None:
