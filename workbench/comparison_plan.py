@@ -5,16 +5,17 @@ words against `jola.selectors.SELECTORS`.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from jola.config import RunConfig, flag
 from jola.errors import InputError
-from jola.selector_grid import CELL, Grid
+from jola.selector_grid import CELL, Grid, cell_name
 from workbench.estimate import span
 
-LEFT_OUT = frozenset({"seed", "output", "report_to", "record_every", "sites", "layers", "heads"})
+_OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
+LEFT_OUT = _OF_A_RUN | {"sites", "layers", "heads"}
 """Settings of a run that a comparison does not have, or has in another form."""
 MOST_CELLS = 500
 _MOST_CHARACTERS = 400
@@ -109,11 +110,24 @@ class Plan(Grid):
         except (KeyError, TypeError, ValueError) as error:
             raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
 
-    def selections(self, work: str = "") -> int:
-        """How many choices of heads have to be made, or only those that are of this work."""
-        methods = [METHODS[name] for name in self.selectors if name in METHODS]
-        counted = [m for m in methods if (m.work == work if work else m.work != "none")]
-        return sum(len(self.ks) if method.by_k else 1 for method in counted) * len(self.seeds)
+    def missing(self, done: Collection[str] = ()) -> list[str]:
+        """Names of the trainings that are to do, when those that are `done` exist."""
+        return [name for name in self.cell_names() if name not in done]
+
+    def selections(self, work: str = "", done: Collection[str] = ()) -> int:
+        """How many choices of heads have to be made, or only those that are of this work.
+
+        A choice was made when a training with it is `done`.
+        """
+        count = 0
+        for name in self.selectors:
+            method = METHODS.get(name)
+            if method is None or (method.work != work if work else method.work == "none"):
+                continue
+            for seed in self.seeds:
+                made = [cell_name("edit", name, k, seed) in done for k in self.ks]
+                count += made.count(False) if method.by_k else not any(made)
+        return count
 
     def flags(self) -> list[str]:
         """Flags of ``jola compare``."""
@@ -178,23 +192,34 @@ def config_of(settings: Mapping[str, Any]) -> RunConfig:
     return RunConfig.from_dict({name: values for name, values in settings.items() if isinstance(values, dict)})
 
 
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """What all trainings of a comparison have in common: results with the same can stand beside each other."""
+    parts = (dataclasses.asdict(part) for part in config.parts())
+    return {name: value for part in parts for name, value in part.items() if name not in _OF_A_RUN}
+
+
 def counted(count: int, noun: str) -> str:
     """``1 training``, ``9 trainings``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def cost_words(plan: Plan, seconds: tuple[float, float] | None, epochs: int) -> tuple[str, str]:
-    """(what a comparison costs in one line, how that is known); ``seconds`` of one training, where they are known."""
-    trainings = len(plan.cells())
+def cost_words(
+    plan: Plan, seconds: tuple[float, float] | None, epochs: int, done: Collection[str] = ()
+) -> tuple[str, str]:
+    """(what a comparison costs in one line, how that is known).
+
+    ``seconds`` are those of one training, where they are known; the trainings that are ``done`` cost nothing.
+    """
+    trainings = len(plan.missing(done))
     short = counted(trainings, "training")
-    if selections := plan.selections():
+    if selections := plan.selections(done=done):
         short += f" and {counted(selections, 'selection')}"
     if seconds is None:
         return f"{short}, time known after the first training", (
             "no earlier run of this model on this computer tells its pace"
         )
     # Of a selection that passes once over the examples the epochs of a training take a multiple.
-    effort = trainings + plan.selections("training") + plan.selections("pass") / max(1, epochs)
+    effort = trainings + plan.selections("training", done) + plan.selections("pass", done) / max(1, epochs)
     return f"{short}, {span(seconds[0] * effort, seconds[1] * effort)}", (
         "at the pace of earlier runs of this model here; tests of the edits come on top"
     )

@@ -35,12 +35,13 @@ from jola.run_ids import fresh_id, is_plain_name
 from jola.run_trash import Trash
 from jola.runs import RunStore
 from workbench import detached
-from workbench.comparison_plan import Plan, cell_words, compare_flags, config_of
+from workbench.comparison_plan import Plan, cell_words, compare_flags, config_of, shared_settings
 from workbench.detached import last_sentence, log_tail
 from workbench.waiting import Waiting
 
 COMPARE_COMMAND = (sys.executable, "-m", "jola", "compare")
 APP_FOLDER = ".app"
+ALL_DONE = "All of this is done already; add a selector, a K or a seed."
 LISTED = 100
 
 State = Literal["working", "finished", "stopped", "failed"]
@@ -107,6 +108,13 @@ class Stored:
         if not isinstance(settings, dict):
             raise InputError(f"The settings of the comparison {self.id} are missing or damaged; delete it.")
         return config_of(settings)
+
+    def has_settings(self, config: RunConfig) -> bool:
+        """Whether a comparison with these settings could go on with its results."""
+        try:
+            return shared_settings(self.config()) == shared_settings(config)
+        except InputError:
+            return False
 
     def plan(self) -> Plan:
         """What it compares: what was asked for last, here or in a shell. `InputError` when that is damaged."""
@@ -308,11 +316,20 @@ class Comparisons:
     def resume(self, id: str) -> Stored:
         """Let a comparison that was stopped or failed go on with what is missing. `InputError` as for `start`."""
         found = self.get(id)
-        config, plan = found.config(), found.plan()
+        return self._go_on(found, found.config(), found.plan())
+
+    def extend(self, id: str, plan: Plan, heads: int | None = None) -> Stored:
+        """Let a comparison go on with another plan and do what it lacks of that. `InputError` as for `start`."""
+        found = self.get(id)
+        config = found.config()
+        plan.check(config, heads)
+        return self._go_on(found, config, plan)
+
+    def _go_on(self, found: Stored, config: RunConfig, plan: Plan) -> Stored:
         self.check(config)
         with self._waiting.locked():
-            if found.state == "finished":
-                raise InputError("This comparison is finished; begin another one to compare more.")
+            if not found.working and set(plan.cell_names()) <= set(found.ended_cells()):
+                raise InputError(ALL_DONE)
             self._must_be_free()
             now = time.time()
             found.write_status({"created": found.created, **_BEGINS, "started": now, **own_identity()})

@@ -100,6 +100,25 @@ def test_a_set_is_taken_along_and_trained_on(app: App, stored: Comparison, open_
     assert page.input_value("#setting-heads :is(input, textarea)") == heads.to_text()
 
 
+def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison, open_page: OpenPage) -> None:
+    page = open_compare(open_page, app, "stored")
+    drawn(page, "heads")
+    page.click(".cv-more")
+    page.wait_for_selector("#compare-message [role=status]")
+    assert "tick more selectors" in page.inner_text("#compare-message")
+    assert page.input_value("#compare-k :is(input, textarea)") == "auto,3"
+    assert page.input_value("#compare-seeds :is(input, textarea)") == "1,2"
+    says = "(words) => document.querySelector('#compare-cost').innerText.includes(words)"
+    page.wait_for_function(says, arg="All of this is done already")
+    page.locator("#compare-selectors").get_by_label("Offset saliency").check()
+    # A selection for each seed, a training for each K of it.
+    page.wait_for_function(says, arg="Goes on with the comparison shown: 4 trainings and 2 selections")
+    page.fill("#compare-seeds :is(input, textarea)", "1")
+    page.wait_for_function(says, arg="Goes on with the comparison shown: 2 trainings and 1 selection")
+    page.fill("#compare-epochs input", "3")
+    page.wait_for_function("() => !document.querySelector('#compare-cost').innerText.includes('Goes on')")
+
+
 def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Comparison, open_page: OpenPage) -> None:
     page = open_compare(open_page, app, "stopped")
     page.wait_for_selector('.cv[data-id="stopped"]')

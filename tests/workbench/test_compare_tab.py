@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jola.config import DataConfig, RunConfig
+from jola.config import DataConfig, EditConfig, RunConfig
 from jola.errors import InputError
 from jola.masks import HeadMask
 from jola.runs import Run
@@ -77,6 +77,36 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     assert compare.remove(bench, id) == ("", "")
     assert compare.restore(bench, id) == (id, "")
     assert "no such comparison" in compare.resume(bench, "none")
+
+
+def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbench, made: Comparison) -> None:
+    values, sentence = compare.more(bench, "one")
+    assert sentence.startswith("The form has the settings of this comparison")
+    assert (values["selectors"], values["swaps"]) == (["jola", "gradient", "random"], ["dsp"])
+    assert (values["ks"], values["seeds"], values["task"]) == ("auto,3", "1,2", "sentiment")
+    assert compare.read(values)[1] == PLAN
+    # Nothing is to do, then a selector for each K and seed.
+    assert "All of this is done already" in compare.cost(bench, values, "one")
+    assert compare.start(bench, values, "one")[0] is None
+    wider = values | {"selectors": [*values["selectors"], "offset"]}
+    assert "Goes on with the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
+    assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
+    assert compare.start(bench, wider, "one") == ("one", "")
+    compare.stop(bench, "one")
+    assert bench.comparisons.wait("one", 30)
+    # With other settings it is another comparison.
+    other = wider | {"epochs": 3}
+    assert "Goes on" not in compare.cost(bench, other, "one")
+    id, _ = compare.start(bench, other, "one")
+    assert id not in (None, "one")
+    compare.stop(bench, str(id))
+    assert bench.comparisons.wait(str(id), 30)
+
+
+def test_one_with_settings_that_the_form_lacks_goes_on_in_a_shell(bench: Workbench) -> None:
+    make_comparison(bench.comparisons.root / "late", config=RunConfig(edits=EditConfig(layers="2-4")))
+    with pytest.raises(InputError, match="go on with it in a shell"):
+        compare.more(bench, "late")
 
 
 def test_the_cost_is_told_before_the_start(bench: Workbench) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(compa
     expected = f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --train-size 16 --epochs 3"
     assert expected in log_tail(found)
     assert compare_flags(config, PLAN, "x")[:2] == ["--output", "x"]
-    with pytest.raises(InputError, match="finished"):
+    with pytest.raises(InputError, match="All of this is done already"):
         one.resume(found.id)
 
 
@@ -176,6 +177,33 @@ def test_a_stopped_one_goes_on_with_what_is_missing(comparisons: Make) -> None:
     assert found.ended_cells()["jola-seed42"] == first["jola-seed42"]
     one.stop(found.id)  # after its end it does nothing
     assert found.state == "finished"
+
+
+def test_one_goes_on_with_another_plan(comparisons: Make) -> None:
+    one = comparisons(program(0.0))
+    config = RunConfig(training=TrainingConfig(epochs=3))
+    make_comparison(one.root / "mine", Plan(("gradient",), (), ("2",), (42,)), config=config)
+    found = one.get("mine")
+    assert found.has_settings(replace(config, training=replace(config.training, seed=7, output="elsewhere")))
+    assert not found.has_settings(RunConfig())
+    with pytest.raises(InputError, match="add a selector, a K or a seed"):
+        one.extend("mine", Plan(("gradient",), (), ("2",), (42,)))
+    with pytest.raises(InputError, match="No selector is chosen"):
+        one.extend("mine", Plan((), ()))
+    assert one.extend("mine", PLAN).id == "mine"
+    assert one.wait("mine", 60)
+    assert f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --epochs 3" in log_tail(found)
+
+
+def test_what_is_done_costs_nothing() -> None:
+    plan = Plan(("jola", "dsp", "gradient"), (), ("8", "16"), (1, 2))
+    done = {"jola-seed1", "edit-gradient-k8-seed1", "edit-dsp-k8-seed1"}
+    assert len(plan.missing(done)) == len(plan.cells()) - 3
+    # DSP chooses anew for every K; gradient importance once for each seed.
+    assert (plan.selections(), plan.selections(done=done)) == (6, 4)
+    assert (plan.selections("pass", done), plan.selections("training", done)) == (1, 3)
+    assert cost_words(plan, None, 8, done)[0].startswith("11 trainings and 4 selections")
+    assert plan.missing(plan.cell_names()) == [] and plan.selections(done=plan.cell_names()) == 0
 
 
 def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:

@@ -23,9 +23,9 @@ from workbench.estimate import duration
 
 _HERE = Path(__file__).parent
 
-EVENTS = ("choose", "redraw", "remove", "restore", "resumework", "small", "stopwork")
-"""What the component tells, with the id of a comparison where it is about one that is not on the page; ``small`` asks
-for a form that is filled in with a small one."""
+EVENTS = ("choose", "more", "redraw", "remove", "restore", "resumework", "small", "stopwork")
+"""What the component tells, with the id of a comparison where it is about one that is not on the page; ``small`` and
+``more`` ask for a form that is filled in, with a small one and with the one on the page."""
 
 HOLD_SECONDS = 2.0
 """A question without news is answered after this time: longer would hold up the end of the server."""

@@ -66,6 +66,7 @@ const showChosen = (chosen) => {
   setText(find(".cv-about"), chosen.about);
   const working = chosen.state === "working";
   find(".cv-stop").hidden = !working;
+  find(".cv-more").hidden = working;
   find(".cv-resume").hidden = !["stopped", "failed"].includes(chosen.state);
   // It keeps its place, so that a second click on Stop does not delete.
   find(".cv-remove").disabled = working;
@@ -122,6 +123,7 @@ find(".cv-undo").addEventListener("click", () => {
   act("restore", { id: find(".cv-undo").dataset.id });
 });
 find(".cv-dismiss").addEventListener("click", () => { find(".cv-toast").hidden = true; });
+find(".cv-more").addEventListener("click", () => act("more"));
 find(".cv-small").addEventListener("click", () => act("small"));
 
 watch("value", () => {

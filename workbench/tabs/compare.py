@@ -14,7 +14,7 @@ from workbench.bench import Workbench, has_adapter
 from workbench.compare_panel import Panel, build_results
 from workbench.compare_view import compare_view
 from workbench.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, Plan, cost_words
-from workbench.comparisons import Stored
+from workbench.comparisons import ALL_DONE, Stored
 from workbench.playground.wiring import DARK
 from workbench.tabs.fields import field
 
@@ -40,16 +40,49 @@ def read(values: Mapping[str, Any]) -> tuple[RunConfig, Plan]:
     return config, plan
 
 
-def start(bench: Workbench, values: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Begin a comparison with the values of the form: (its id, nothing), or (None, why not)."""
+def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple[str | None, str]:
+    """Begin a comparison with the values of the form, or go on with the one shown when it has the same settings.
+
+    (Its id, nothing), or (None, why not).
+    """
     try:
         config, plan = read(values)
-        return bench.comparisons.start(config, plan, _heads_of(config)).id, ""
+        heads = _heads_of(config)
+        if before := _with_settings(bench, shown, config):
+            return bench.comparisons.extend(before.id, plan, heads).id, ""
+        return bench.comparisons.start(config, plan, heads).id, ""
     except InputError as error:
         return None, form.in_form_words(str(error))
 
 
-def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
+def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
+    """The values of a form that goes on with a comparison, and what to do with it in one sentence. `InputError`."""
+    found = bench.comparisons.get(id)
+    config, plan = found.config(), found.plan()
+    names = [setting.name for setting in _settings()]
+    values = {name: "" if config[name] is None else config[name] for name in names}
+    values |= {
+        "selectors": [name for name in plan.selectors if name in METHODS],
+        "swaps": [name for name in plan.swaps if name in SWAPS],
+        "ks": ",".join(plan.ks),
+        "seeds": ",".join(map(str, plan.seeds)),
+    }
+    if not found.has_settings(read(values)[0]):
+        raise InputError(
+            "This comparison has settings that the form does not have; go on with it in a shell: jola compare with its "
+            f"settings and --output {found.folder}."
+        )
+    sentence = "The form has the settings of this comparison: tick more selectors, or add a K or a seed, and start."
+    return values, sentence
+
+
+def _with_settings(bench: Workbench, id: str, config: RunConfig) -> Stored | None:
+    """The comparison with this id, when it has these settings."""
+    found = bench.comparisons.find(id)
+    return found if found is not None and found.has_settings(config) else None
+
+
+def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
     """What a comparison will cost, in HTML; what is wrong with the values when it cannot be begun."""
     try:
         config, plan = read(values)
@@ -58,7 +91,13 @@ def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
     except InputError as error:
         return markup.note(form.in_form_words(str(error)), "plain")
     one = estimate.estimate(config, bench.store)
-    short, known = cost_words(plan, one.seconds, config.training.epochs)
+    before = _with_settings(bench, shown, config)
+    done = before.ended_cells() if before is not None else {}
+    if before is not None and not plan.missing(done):
+        return markup.note(ALL_DONE, "plain")
+    short, known = cost_words(plan, one.seconds, config.training.epochs, done)
+    if before is not None:
+        short = f"Goes on with the comparison shown: {short}"
     rows = [
         ("Time", known),
         *((what, f"{much}; {why}") for what, much, why in estimate.describe(one) if what != "Time"),
@@ -236,17 +275,24 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     def given(values: Iterable[Any]) -> dict[str, Any]:
         return dict(zip(inputs, values, strict=True))
 
-    def on_start(*values: Any) -> tuple[Any, ...]:
-        id, sentence = start(bench, given(values))
+    def on_start(shown: str, *values: Any) -> tuple[Any, ...]:
+        id, sentence = start(bench, given(values), shown)
         if id is None:  # and not once more where the cost would stand
             return gr.skip(), markup.note(sentence, "error"), ""
         return id, "", gr.skip()
 
-    def on_cost(*values: Any) -> str:
-        return cost(bench, given(values))
+    def on_cost(shown: str, *values: Any) -> str:
+        return cost(bench, given(values), shown)
 
     def on_small() -> list[Any]:
         return [SMALL.get(name, gr.skip()) for name in inputs]
+
+    def on_more(id: str) -> list[Any]:
+        try:
+            values, sentence = more(bench, id)
+        except InputError as error:
+            return [markup.note(str(error), "error"), *(gr.skip() for _ in inputs)]
+        return [markup.note(sentence, "good"), *(values[name] for name in inputs)]
 
     def on_choose(event: gr.EventData) -> Any:
         found = bench.comparisons.find(_said(event, "id"))
@@ -266,9 +312,12 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
         shown, sentence = restore(bench, _said(event, "id"))
         return shown, markup.note(sentence, "error")
 
-    start_button.click(on_start, fields, [view, message, cost_box], **private)
+    start_button.click(on_start, [view, *fields], [view, message, cost_box], **private)
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
-    gr.on([place.select, *changes], on_cost, fields, cost_box, trigger_mode="always_last", **private)
+    costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **private}
+    gr.on([place.select, *changes], trigger_mode="always_last", **costing)
+    events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has another result
+    events.more(on_more, view, [message, *fields], **private)
     events.small(on_small, None, fields, **private)
     events.choose(on_choose, None, view, **private)
     events.stopwork(on_stop, view, message, **private)
