@@ -38,7 +38,7 @@ class ModelConfig:
     )
     device: str = setting("auto", "Device of the model: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
     attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
-        "auto", "Attention code of transformers: 'sdpa' is fast, 'eager' can show attention patterns, 'auto' picks."
+        "auto", "Attention code of transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device."
     )
 
 
@@ -84,7 +84,8 @@ class DataConfig:
     validation_size: int = setting(100, "Validation examples to use; 0 takes all.", unit="examples")
     test_size: int = setting(500, "Test examples to use; 0 takes all.", unit="examples", advanced=False)
     template: Literal["auto", "chat", "plain"] = setting(
-        "auto", "How a prompt is written: the model's chat template, the paper's plain one, or chat where there is one."
+        "auto",
+        "How a prompt is written: 'chat' by its template, 'plain' as in the paper, 'auto' chat where there is one.",
     )
     max_length: int = setting(
         512, "Longest example, prompt and answer together; longer ones are left out and counted.", unit="tokens"
@@ -129,10 +130,10 @@ class TrainingConfig:
     keep: Literal["best", "last"] = setting(
         "best", "Keep the edits of the epoch with the lowest validation loss, penalty included, or of the last step."
     )
-    seed: int = setting(42, "Seed of the edits, the data order and the gate noise.", advanced=False)
+    seed: int = setting(42, "Seed of the examples drawn, the edits, the data order and the gate noise.", advanced=False)
     record_every: int = setting(1, "Steps between two records of the gates.", unit="steps")
     report_to: str = setting("none", "Experiment tracker of transformers: 'none', 'wandb', 'tensorboard', 'trackio' …")
-    output: str = setting("", "Run directory; empty makes a new one in the run store.")
+    output: str = setting("", "Run directory; empty makes one in the run store, which `jola runs` and the app list.")
 
 
 @dataclass
