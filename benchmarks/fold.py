@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jola import JoLAModel, Template, exact_match, load_task
 from jola.cli_runs import find_run
-from jola.config import DataConfig
 from jola.export import export_merged, merge
 from jola.export.affine import affine_edits
 from jola.export.exactness import encode_prompts
@@ -51,8 +50,7 @@ def main() -> None:
 
     run = find_run(options.run)
     model = JoLAModel.from_adapter(run.adapter_dir, dtype="float32", device="cpu")
-    # As for the run's own test; its training examples are not needed.
-    data = DataConfig(task=run.run_config().data.task, train_size=0, test_size=options.test_size)
+    data = replace(run.run_config().data, test_size=options.test_size)
     task = load_task(data, seed=run.run_config().training.seed)
     result: dict[str, Any] = {"run": run.id, "task": task.name, "logits_float64": exactness_in_float64(model)}
     print(f"float64: max |Δlogit| {result['logits_float64']['largest']:.2g}", flush=True)

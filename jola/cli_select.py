@@ -84,7 +84,6 @@ def select(command: Any) -> None:
     config = _config(command, command.seed)
     with cli._quiet_libraries(), console.ConsoleProgress() as progress:
         from jola import JoLAModel, Template, load_task
-        from jola.files import json_bytes, replace_file
         from jola.selectors import SELECTORS
         from jola.selectors.editing import budget_of
 
@@ -110,14 +109,15 @@ def select(command: Any) -> None:
         template = Template(model.tokenizer, config.data.template)
         scores = selector(model, task.train, command.k, command.seed, template=template, progress=tell)
         heads = scores.top(command.k)
-        if command.output:
-            heads.save(command.output)
-        if command.scores:
-            replace_file(command.scores, json_bytes(scores.to_dict()))
+    # Printed first: it took long, and a file that cannot be written must not lose it.
     if command.json:
         console.print_json(heads.to_dict() | {"cost": dataclasses.asdict(scores.cost), "n_train": len(task.train)})
     else:
         console.print_text(heads.to_text())
+    if command.output:
+        heads.save(command.output)
+    if command.scores:
+        scores.save(command.scores)
 
 
 def compare(command: Any) -> None:

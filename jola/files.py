@@ -93,6 +93,6 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``; None when the file is missing, unfinished or holds something else."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

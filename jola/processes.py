@@ -50,6 +50,9 @@ def at_work(folder: Path) -> Iterator[None]:
     mine = folder / _WORKERS / f"{os.getpid()}.json"
     with disk_errors(mine):
         mine.parent.mkdir(parents=True, exist_ok=True)
+        for path, alive in _workers(folder):
+            if not alive:  # it was killed
+                path.unlink(missing_ok=True)
     replace_file(mine, json_bytes(own_identity()))
     try:
         yield
@@ -61,6 +64,15 @@ def at_work(folder: Path) -> Iterator[None]:
 
 def workers(folder: Path) -> list[int]:
     """Numbers of the processes that are in `at_work` on a folder; one that was killed counts no more."""
-    found = [read_json(path) or {} for path in sorted((folder / _WORKERS).glob("*.json"))]
-    pids = [(worker.get("pid"), worker.get("pid_created")) for worker in found]
-    return [pid for pid, created in pids if isinstance(pid, int) and process_alive(pid, created)]
+    return [pid for _, pid in _workers(folder) if pid]
+
+
+def _workers(folder: Path) -> list[tuple[Path, int]]:
+    """Each file with the number of its process, 0 for one that is not at work."""
+    found = []
+    for path in sorted((folder / _WORKERS).glob("*.json")):
+        worker = read_json(path) or {}
+        pid, created = worker.get("pid"), worker.get("pid_created")
+        works = isinstance(pid, int) and isinstance(created, int | float) and process_alive(pid, created)
+        found.append((path, pid if works else 0))
+    return found

@@ -143,7 +143,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         progress.phase("train", trainer._total_steps())
         if checkpoint and _patience_was_over(checkpoint, config.training.patience):
             trainer.args.max_steps = step  # it had been trained to its end, and only the test is missing
-        with _training_disk_errors(run.path):
+        with training_disk_errors(run.path):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     model.eval()
     if not first:
@@ -344,7 +344,7 @@ def _settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
 
 
 @contextmanager
-def _training_disk_errors(path: Path) -> Iterator[None]:
+def training_disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into an InputError that names `path`, whichever library met it."""
     try:
         with disk_errors(path):

@@ -317,7 +317,7 @@ def set_words(cell: Cell) -> str:
         f"{counted(int(heads.array().any(1).sum()), 'layer')} of {heads.layers}. Test accuracy of its edits "
         f"{accuracy:.3f} ({low:.3f} to {high:.3f}, n = {len(cell.correct):,}).</p>"
         f'<pre class="cv-heads" tabindex="0" aria-label="The heads as layer:head">'
-        f"{markup.escape(heads.to_text())}</pre>"
+        f"{markup.escape(heads.to_text() if len(heads) else 'none')}</pre>"
     )
 
 

@@ -16,13 +16,14 @@ while a run trains or waits, and `Jobs` holds its queue while a comparison works
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +51,8 @@ _PHASES = {"train": "training", "evaluate": "testing"}
 _NOW = re.compile(r"[0-9]+ of [0-9]+: ([\w-]+), (.+?)(?: …|: ([0-9]+) of ([0-9]+)\b.*)")
 _INTERRUPTED = "interrupted"
 _BEGINS: dict[str, Any] = {"ended": None, "stopped": False, "code": None, "failed": ""}
+_CLAIMED: set[Path] = set()
+"""Folders of the comparisons that `Stored.claimed` holds."""
 _WRITING = threading.Lock()
 """Held while a status is changed: the end of a process and a click may come at the same moment."""
 
@@ -95,9 +98,22 @@ class Stored:
                 self._own.mkdir(parents=True, exist_ok=True)
             replace_file(self._own / "status.json", json_bytes({**status, **changes}), durable=True)
 
-    def write_asked(self, config: RunConfig, plan: Plan) -> None:
+    def write_plan(self, config: RunConfig, plan: Plan) -> None:
         """Keep what was asked for, which the process writes into its own folder some seconds later."""
-        replace_file(self._own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
+        if written := self._written():
+            content = {**written, "planned": plan.cell_names()}
+            replace_file(self.folder / "comparison.json", json_bytes(content, indent=2))
+        else:
+            replace_file(self._own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """This app is about to start its process. When that fails, nobody is at work, whatever the status says."""
+        _CLAIMED.add(self.folder)
+        try:
+            yield
+        finally:
+            _CLAIMED.discard(self.folder)
 
     def _written(self) -> dict[str, Any]:
         return read_json(self.folder / "comparison.json") or {}
@@ -171,7 +187,9 @@ class Stored:
     def _is_run_by_an_app(self) -> bool:
         status = self.status()
         pid, created = status.get("pid"), status.get("pid_created")
-        return not status.get("ended") and isinstance(pid, int) and process_alive(pid, created)
+        if status.get("ended") or not isinstance(pid, int):
+            return False
+        return self.folder in _CLAIMED if pid == os.getpid() else process_alive(pid, created)
 
     @property
     def state(self) -> State:
@@ -220,7 +238,7 @@ class Stored:
         The one under way counts as a whole one minus what it has taken, and as a tenth of one when it is slower.
         """
         began = self.status().get("started")
-        if not self.working or not isinstance(began, int | float):
+        if not self._is_run_by_an_app() or not isinstance(began, int | float):
             return None
         ended = self.ended_cells()
         planned = self.planned()
@@ -307,10 +325,7 @@ class Comparisons:
                 self.root.mkdir(parents=True, exist_ok=True)
                 found = Stored(self.root, fresh_id(config.data.task))
                 found.folder.mkdir()
-            now = time.time()
-            found.write_status({"created": now, **_BEGINS, "started": now, **own_identity()})
-            found.write_asked(config, plan)
-            self._launch(found, config, plan)
+            self._begin(found, config, plan)
         return found
 
     def resume(self, id: str) -> Stored:
@@ -331,10 +346,15 @@ class Comparisons:
             if not found.working and set(plan.cell_names()) <= set(found.ended_cells()):
                 raise InputError(ALL_DONE)
             self._must_be_free()
-            now = time.time()
-            found.write_status({"created": found.created, **_BEGINS, "started": now, **own_identity()})
-            self._launch(found, config, plan)
+            self._begin(found, config, plan)
         return found
+
+    def _begin(self, found: Stored, config: RunConfig, plan: Plan) -> None:
+        now = time.time()
+        with found.claimed():
+            found.write_status({"created": found.created or now, **_BEGINS, "started": now, **own_identity()})
+            found.write_plan(config, plan)
+            self._launch(found, config, plan)
 
     def stop(self, id: str) -> None:
         """End the process of a comparison; its results stay. Nothing happens when it has ended already."""
@@ -345,8 +365,12 @@ class Comparisons:
         found.write_status({"stopped": True})
         for pid in pids - {os.getpid()}:
             # Results are written in one step, so that nothing is left half done.
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(pid, signal.SIGTERM)
+            except ProcessLookupError:
+                continue
+            except PermissionError as error:
+                raise InputError(f"Process {pid} of another user is at work on it; that user has to end it.") from error
 
     def remove(self, id: str) -> None:
         """Move a comparison to the trash, from where `restore` brings it back. `InputError` while it works."""
@@ -355,7 +379,9 @@ class Comparisons:
             raise InputError("This comparison is at work; stop it before you delete it.")
         trash = Trash(self.root)
         trash.put(found.folder)
-        trash.purge()
+        for gone in trash.purge():
+            if not (self.root / gone.id).exists():
+                shutil.rmtree(self.root / APP_FOLDER / gone.id, ignore_errors=True)
 
     def restore(self, id: str) -> Stored:
         """Bring a deleted comparison back. `InputError` when it is gone for good."""
@@ -387,12 +413,13 @@ class Comparisons:
         flags = compare_flags(config, plan, str(found.folder))
         try:
             process, identity = detached.start([*self.command, *flags], found.log_path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # of a text that no command line can hold
             sentence = f"The process of the comparison could not be started: {error}."
             found.write_status({"ended": time.time(), "failed": sentence})
             raise InputError(sentence) from error
-        found.write_status(identity or {"pid": process.pid, "pid_created": None})
         threading.Thread(target=self._attend, args=(found, process), name=f"attend-{found.id}", daemon=True).start()
+        # Of one that ended at once this undoes nothing: `_attend` waits for it.
+        found.write_status(identity or {"pid": process.pid, "pid_created": None})
 
     def _attend(self, found: Stored, process: subprocess.Popen[bytes]) -> None:
         """Wait for the process, and write down how it ended, which only its parent is told."""

@@ -7,6 +7,7 @@ such runs took, or else is counted: weights, the optimiser's numbers, and the ac
 
 import json
 import math
+import os
 import statistics
 import struct
 import sys
@@ -89,7 +90,7 @@ def look_at_data(config: RunConfig) -> DataFacts | None:
         return None
     if data.task in REGISTRY and not all(status.ready for status in assets.status() if status.kind == "data"):
         return None
-    path = Path(data.task).expanduser()
+    path = Path(os.path.expanduser(data.task))
     try:
         files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
         marks = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
@@ -207,7 +208,7 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
     if name in assets.ASSETS:
         found = next(status for status in assets.status() if status.name == name)
         return found.folder if found.ready else None
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     try:
         if path.is_dir():
             return path

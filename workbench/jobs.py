@@ -181,7 +181,7 @@ class Jobs:
         except InputError as error:
             run.write_status(state="failed", message=str(error))
             return
-        except OSError as error:
+        except (OSError, ValueError) as error:  # of a text that no command line can hold
             run.write_status(state="failed", message=f"The training process could not be started: {error}.")
             return
         if identity:  # of one that ended at once `_attend` says why

@@ -76,7 +76,7 @@ def combined(
                 f"An intervention of type {type(intervention).__name__} at '{intervention.site}' is not a fixed scale "
                 "and offset of heads or MLPs, and cannot be exported; keep it in Python."
             )
-        scale, offset = (vectors(intervention, half, mask, strength).double().cpu() for half in ("scale", "offset"))
+        scale, offset = (vectors(intervention, half, mask, strength).cpu().double() for half in ("scale", "offset"))
         for layer in range(intervention.layers):
             affine = Affine(1 + scale[layer].flatten(), offset[layer].flatten())
             place = intervention.site, layer

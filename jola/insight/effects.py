@@ -358,7 +358,7 @@ class _Scorer:
         """The same of logits at the answer's positions, (count · answer tokens, vocabulary)."""
         each = logits.float().log_softmax(-1).view(count, len(self._answer), -1)
         chosen = each.gather(-1, self._answer.expand(count, -1)[..., None])
-        return chosen.sum((-2, -1)).double().cpu()
+        return chosen.sum((-2, -1)).cpu().double()
 
 
 def _chosen(edits: tuple[EditRef, ...], only: Collection[EditRef] | None) -> tuple[EditRef, ...]:

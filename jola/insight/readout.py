@@ -155,7 +155,7 @@ def direct_effects(
             rows = before.expand(len(here), -1, -1)
             added = after - (without[layer, site](rows) if (layer, site) in without else rows)
             output = record.projected[layer][0, -1].float() if site is Site.HEADS else after[0, 0]
-            effects[here] = (reader.written(site, layer, added[:, 0], output) @ direction).double().cpu().numpy()
+            effects[here] = (reader.written(site, layer, added[:, 0], output) @ direction).cpu().double().numpy()
         logit = float(direction @ final + constant)
     return DirectEffects(edits, effects, token_text(model.tokenizer, token), logit)
 

@@ -4,16 +4,21 @@ What is done is kept at once (`jola.selectors.results`); called again on the sam
 """
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from jola.adapter import read_edits
-from jola.config import RunConfig
+from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.evaluation import exact_match
 from jola.examples import Template
+from jola.files import disk_errors
 from jola.following import Progress, Quiet
 from jola.model import JoLAModel
 from jola.processes import at_work
@@ -21,7 +26,7 @@ from jola.selector_grid import AUTO, Grid, cell_name
 from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
-from jola.selectors.heads import Cost, HeadScores, Provenance
+from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
 from jola.selectors.protocol import Selector
 from jola.selectors.results import Cell, Comparison
 from jola.tasks import Task, load_task
@@ -50,15 +55,19 @@ def compare(
     config.validate()
     if config.edits.sites != "heads" or config.edits.gates == "none":
         raise InputError("Selectors choose among heads: --sites must be heads and --gates two or shared.")
+    if (config.edits.layers, config.edits.heads) != (EditConfig.layers, EditConfig.heads):
+        raise InputError("Selectors choose among all heads: --layers and --heads must be all.")
     progress = progress or Quiet()
     comparison = Comparison(folder)
-    _claim(comparison, _settings(config), grid.cell_names())
+    _check(comparison, _settings(config))
+    # The folder is claimed when it is sure that this can be compared.
+    progress.phase("load")
+    model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+    grid.validate(model.geometry.num_layers * model.geometry.num_heads)
+    worker = _Worker(comparison, config, model, progress, grid)
+    cells = grid.cells()
+    _claim(comparison, _settings(config), grid.cell_names(), fingerprint(worker.task(grid.seeds[0]).test))
     with at_work(comparison.folder):
-        progress.phase("load")
-        model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
-        grid.validate(model.geometry.num_layers * model.geometry.num_heads)
-        worker = _Worker(comparison, config, model, progress, grid)
-        cells = grid.cells()
         for number, (protocol, method, k, seed) in enumerate(cells, 1):
             worker.prefix = f"{number} of {len(cells)}: {cell_name(protocol, method, k, seed)}"
             worker.work(protocol, method, k, seed)
@@ -94,9 +103,30 @@ class _Worker:
     def work(self, protocol: str, method: str, k: str, seed: int) -> None:
         """Make a cell unless it is there."""
         name = cell_name(protocol, method, k, seed)
-        if self.comparison.cell(name) is not None:
-            return
-        task, config, folder = self._task(seed), self._config(seed), self.comparison.cell_folder(name)
+        if self.comparison.cell(name) is None:
+            with self._alone(name):
+                if self.comparison.cell(name) is None:
+                    self._make(name, protocol, method, k, seed)
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Keep other processes away from a cell, whose checkpoints they would delete; wait for one that works on it."""
+        folder = self.comparison.cell_folder(name)
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.with_name(f".{name}.lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self.note(f"Another process is at work on {name}; this one waits for it.")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make(self, name: str, protocol: str, method: str, k: str, seed: int) -> None:
+        task, config, folder = self.task(seed), self._config(seed), self.comparison.cell_folder(name)
         if protocol == "jola":
             if self.comparison.cell(cell_name("base", "base", "", 0)) is None:
                 self._base(task)
@@ -143,6 +173,11 @@ class _Worker:
         kind = SELECTORS[method]
         name = f"{method}-k{k}-seed{seed}" if kind.depends_on_k else f"{method}-seed{seed}"
         scores = self.comparison.scores(name)
+        if scores is not None and scores.provenance.data != fingerprint(task.train):
+            raise InputError(
+                f"The training examples of {task.name} are not those that {method} chose heads with in "
+                f"{self.comparison.folder}; choose another folder."
+            )
         if scores is None:
             selector: Selector = kind(budget=budget_of(self.config))
             self.phase("selecting heads")
@@ -159,7 +194,8 @@ class _Worker:
             self.comparison.write_scores(name, scores)
         return scores
 
-    def _task(self, seed: int) -> Task:
+    def task(self, seed: int) -> Task:
+        """The examples of a seed. `InputError` when there are none to test."""
         if seed not in self._tasks:
             task = load_task(self.config.data, seed)
             if not task.test:
@@ -180,13 +216,12 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     return settings
 
 
-def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str]) -> None:
-    """Make the folder one of this comparison, with these cells to do, or refuse what is in it."""
+def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else, or results of other settings."""
     there = comparison.settings()
     if not there:
-        if comparison.folder.is_dir() and any(comparison.folder.iterdir()):
+        if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
             raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
-        comparison.write_settings({"settings": settings, "versions": _versions(), "planned": planned})
         return
     before = there.get("settings", {})
     for group, values in settings.items():
@@ -196,7 +231,18 @@ def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str])
                     f"The comparison in {comparison.folder} was made with {name} {before.get(group, {}).get(name)!r}, "
                     f"not {value!r}; go on with its settings, or choose another folder."
                 )
-    comparison.write_settings(there | {"planned": planned})
+
+
+def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str], test: str) -> None:
+    """Make the folder one of this comparison, with these cells to do; ``test`` is the fingerprint of the examples."""
+    _check(comparison, settings)
+    there = comparison.settings() or {"settings": settings, "versions": _versions()}
+    if there.get("test_examples", test) != test:
+        raise InputError(
+            f"The test examples are not those of the results in {comparison.folder}, and cannot be compared with them; "
+            "choose another folder."
+        )
+    comparison.write_settings(there | {"planned": planned, "test_examples": test})
 
 
 def _versions() -> dict[str, str]:

@@ -89,7 +89,7 @@ class OffsetSaliency(BaseSelector):
         done = 0
         for rows in selection.batches():
             (gradient,) = torch.autograd.grad(selection.loss(rows, edits) * len(rows), offset)
-            total += gradient.double().cpu()
+            total += gradient.cpu().double()
             done += len(rows)
             selection.tell(done, len(selection.rows))
         return (total / done).norm(dim=-1), Cost(forward=done, backward=done)
@@ -106,7 +106,7 @@ class LoFiT(BaseSelector):
     l1_weight: float = 5e-4
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many steps as JoLA's training."""
+        """As many passes as JoLA's training."""
         edits = _fresh_edits(selection, "scale")
         edits.reset(selection.generator())
         scale = edits.edit_parameters()[0]
@@ -180,13 +180,8 @@ def head_edits(edits: Sequence[GatedEdits], where: str) -> GatedEdits:
 
 def expected_gates(edits: GatedEdits) -> Tensor:
     """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; below every open one where no edit may be."""
-    values = [expectation(parameter.detach().double()).cpu() for parameter in edits.gate_parameters()]
+    values = [expectation(parameter.detach().cpu().double()) for parameter in edits.gate_parameters()]
     return torch.stack(values).amax(0) * edits.editable.cpu()
-
-
-def open_heads(edits: GatedEdits) -> Tensor:
-    """(layers, heads): whether either gate is open at evaluation."""
-    return (edits.states() > 0).cpu()
 
 
 def _fresh_edits(selection: Selection, operation: Literal["offset", "scale"]) -> GatedEdits:
@@ -208,7 +203,7 @@ def _ablation(selection: Selection, row: Encoded) -> Tensor:
 
     def loss(logits: Tensor, count: int) -> Tensor:
         each = logits.float().log_softmax(-1).view(count, len(answer), -1)
-        return -each.gather(-1, answer.expand(count, -1)[..., None]).sum((-2, -1)).double().cpu()
+        return -each.gather(-1, answer.expand(count, -1)[..., None]).sum((-2, -1)).cpu().double()
 
     full = model.traced.record(inputs, {}, Wanted(entering=range(layers)), rows=rows)
     before = loss(full.logits, 1)

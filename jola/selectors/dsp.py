@@ -100,7 +100,7 @@ class DSP(BaseSelector):
     cooling_share: float = COOLING_SHARE
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many steps as JoLA's training."""
+        """As many passes as JoLA's training."""
         generator = torch.Generator().manual_seed(selection.seed + 1)
         weights = nn.Parameter(torch.empty(selection.shape, dtype=torch.float64))
         nn.init.xavier_uniform_(weights, generator=generator)

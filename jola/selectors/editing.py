@@ -30,10 +30,10 @@ from jola.selectors.heads import Cost, HeadSet
 from jola.selectors.protocol import Budget, gumbel
 from jola.tasks import Task
 from jola.trainer import CrossEntropyPatience, JoLATrainer
-from jola.training import kept_step, make_trainer
+from jola.training import make_trainer, training_disk_errors
 
 SETTLED = 5.0
-"""|φ| of a gate that was decided: its evaluation value is exactly 0 or 1."""
+"""|φ| of a gate that was decided: its test-time value is exactly 0 or 1."""
 
 SwapMethod = Literal["dsp", "pass"]
 
@@ -50,7 +50,6 @@ class Outcome:
     """Heads with an open gate of either half."""
     cost: Cost
     """Of the training."""
-    kept_step: int
 
 
 def budget_of(config: RunConfig) -> Budget:
@@ -97,7 +96,9 @@ def gate_swap(
     on the way there more than `k` are on.
     """
     training = dataclasses.replace(config.training, keep="last", patience=0, gate_learning_rate=dsp.LEARNING_RATE)
-    config = dataclasses.replace(config, edits=dataclasses.replace(config.edits, gates="two"), training=training)
+    config = dataclasses.replace(
+        config, edits=dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"), training=training
+    )
     edited = fresh_model(model, config.edits, training.seed)
     edits, generator = edited.edits, torch.Generator().manual_seed(training.seed + 1)
     for half in edits.halves:
@@ -112,6 +113,8 @@ def gate_swap(
         cooled = [gate.before_step for gate in _gates(edits) if isinstance(gate, SoftTopKGate)]
         moved = [schedule.before_step for schedule in schedules] or cooled
         trainer.add_callback(_BeforeSteps(moved))
+        if method == "pass":  # gates that are reopened late have to close again
+            trainer.add_callback(_ConstantGateRate())
 
     return _train_and_test(edited, task, config, folder, progress, prepare)
 
@@ -156,6 +159,18 @@ class _BeforeSteps(TrainerCallback):
     ) -> None:
         for move in self.moved:
             move(state.global_step, state.max_steps)
+
+
+class _ConstantGateRate(TrainerCallback):
+    """Leave the rate of the gates, the last group of the optimiser, where it begins."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        schedule = kwargs["lr_scheduler"]
+        getattr(schedule, "scheduler", schedule).lr_lambdas[-1] = lambda step: 1.0
+        gates = kwargs["optimizer"].param_groups[-1]
+        gates["lr"] = gates["initial_lr"]
 
 
 class _Follow(TrainerCallback):
@@ -223,7 +238,8 @@ def _train_and_test(
     prepare(trainer)
     progress.phase("train", trainer._total_steps())
     started, busy = time.perf_counter(), time.process_time()
-    trainer.train()
+    with training_disk_errors(folder):
+        trainer.train()
     seconds, busy = time.perf_counter() - started, time.process_time() - busy
     shutil.rmtree(checkpoints, ignore_errors=True)
     model.eval()
@@ -241,7 +257,6 @@ def _train_and_test(
         open={half: int((values[half] > 0).sum()) for half in HALVES},
         heads=HeadSet.from_array((model.edits.states() > 0).cpu().numpy()),
         cost=Cost(steps, seen, seen, seconds, busy),
-        kept_step=kept_step(trainer),
     )
 
 

@@ -45,6 +45,13 @@ class Cost:
     seconds: float = 0.0
     processor_seconds: float = 0.0
 
+    @classmethod
+    def from_dict(cls, content: Any) -> "Cost":
+        """The inverse of `dataclasses.asdict`. `TypeError` when it is something else."""
+        if not all(isinstance(value, int | float) for value in content.values()):
+            raise TypeError("a cost is no number")
+        return cls(**content)
+
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
@@ -134,6 +141,10 @@ class HeadScores:
             "provenance": dataclasses.asdict(self.provenance),
             "cost": dataclasses.asdict(self.cost),
         }
+
+    def save(self, path: Path | str) -> None:
+        """Write the scores as a JSON file. `InputError` when it cannot be written there."""
+        _save(Path(path), self.to_dict())
 
     @classmethod
     def from_dict(cls, content: Any) -> "HeadScores":
@@ -272,11 +283,8 @@ class HeadSet(Collection[tuple[int, int]]):
             raise InputError(f"This is no set of heads ({error}).") from error
 
     def save(self, path: Path | str) -> None:
-        """Write the set as a JSON file."""
-        path = Path(path)
-        with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, json_bytes(self.to_dict()))
+        """Write the set as a JSON file. `InputError` when it cannot be written there."""
+        _save(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> "HeadSet":
@@ -305,6 +313,15 @@ def model_hash(model: "JoLAModel") -> str:
         numbers = flat[places.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu().numpy()
         digest.update(f"{name} {tuple(weight.shape)}".encode() + numbers.tobytes())
     return digest.hexdigest()[:32]
+
+
+def _save(path: Path, content: dict[str, Any]) -> None:
+    try:
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json_bytes(content))
+    except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose the name of a file.") from error
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

@@ -192,7 +192,7 @@ class PASS(BaseSelector):
     learning_rate: float = LEARNING_RATE
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many steps as JoLA's training, and the passes that measure confidence."""
+        """As many passes as JoLA's training, and those that measure confidence."""
         generator = torch.Generator().manual_seed(selection.seed + 1)
         log_alpha = nn.Parameter(torch.empty(selection.shape))
         nn.init.xavier_uniform_(log_alpha, generator=generator)

@@ -72,7 +72,7 @@ class Selector(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """One selection under way: the model, the encoded examples, and what they have cost so far."""
+    """One selection under way: the model, the encoded examples, and what may be spent."""
 
     model: JoLAModel
     rows: list[Encoded]
@@ -157,7 +157,7 @@ class BaseSelector:
             values, cost = self.score(Selection(model, rows, k, seed, self.budget, progress))
         spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - busy}
         cost = dataclasses.replace(cost, **spent)
-        return HeadScores(torch.as_tensor(values).detach().double().cpu().numpy(), provenance, cost)
+        return HeadScores(torch.as_tensor(values).detach().cpu().double().numpy(), provenance, cost)
 
 
 class HeadFactors(Intervention):

@@ -10,11 +10,10 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
@@ -68,7 +67,7 @@ class Cell:
             **{name: getattr(self, name) for name in ("protocol", "method", "k", "seed")},
             "accuracy": self.accuracy,
             "n": len(self.correct),
-            "heads": self.heads.to_dict() if self.heads else None,
+            "heads": self.heads.to_dict() if self.heads is not None else None,
             "training": dataclasses.asdict(self.training),
             "selection": dataclasses.asdict(self.selection),
             "correct": "".join("1" if right else "0" for right in self.correct),
@@ -80,14 +79,16 @@ class Cell:
         try:
             if content["format"] != FORMAT or set(content["correct"]) - {"0", "1"} or not content["correct"]:
                 raise ValueError("it is of another format")
+            if content["protocol"] not in get_args(Protocol) or type(content["seed"]) is not int:
+                raise ValueError("its protocol or seed is unknown")
             return cls(
                 **{name: content[name] for name in ("protocol", "method", "k", "seed")},
                 heads=HeadSet.from_dict(content["heads"]) if content["heads"] else None,
                 correct=tuple(character == "1" for character in content["correct"]),
-                training=Cost(**content["training"]),
-                selection=Cost(**content["selection"]),
+                training=Cost.from_dict(content["training"]),
+                selection=Cost.from_dict(content["selection"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"This is no result of a comparison ({error}).") from error
 
 
@@ -118,11 +119,6 @@ class Comparison:
                 raise InputError(f"{self.folder} cannot be a folder: there is a file in its place.") from error
         replace_file(self.folder / FILE, json_bytes({"format": FORMAT, **settings}, indent=2))
 
-    def progress(self) -> tuple[int, int]:
-        """Results there are, and results that the last call of `jola.selectors.compare.compare` asked for."""
-        planned = [str(name) for name in self.settings().get("planned", [])]
-        return sum((self.cell_folder(name) / "result.json").is_file() for name in planned), len(planned)
-
     def cell_folder(self, name: str) -> Path:
         """Where the cell of this name lies, or will."""
         return self.folder / "cells" / name
@@ -146,10 +142,10 @@ class Comparison:
 
     def scores(self, name: str) -> HeadScores | None:
         """The scores of this name; None while there are none."""
-        path = self.folder / "scores" / f"{name}.json"
+        content = read_json(self.folder / "scores" / f"{name}.json")
         try:
-            return HeadScores.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+            return HeadScores.from_dict(content) if content is not None else None
+        except InputError:
             return None
 
     def all_scores(self, seed: int) -> dict[str, HeadScores]:
@@ -171,8 +167,13 @@ class Comparison:
         replace_file(folder / f"{name}.json", json_bytes(scores.to_dict()))
 
     def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:
-        """The heads that each method edits with a seed and K, by method; JoLA's own among them."""
+        """The heads that each method edits with a seed and K, by method.
+
+        Those of JoLA's gates are as many as the others' where edits were trained on them, else all that it left open.
+        """
         cells = [cell for cell in self.cells() if cell.seed == seed and cell.heads is not None]
+        # A later one takes the place of an earlier one of the same method.
+        cells.sort(key=lambda cell: cell.protocol == "edit")
         sets = {c.method: c.heads for c in cells if c.protocol == "jola" or (c.protocol == "edit" and c.k == k)}
         return {method: heads for method, heads in sets.items() if heads is not None}
 

@@ -220,7 +220,7 @@ class SMP(BaseSelector):
             scorer(to_size(attention[layer], lengths).flatten(0, 1))[:, output].view(-1, heads).sum(0)
             for layer in range(layers)
         ]
-        return torch.stack(sums).double().cpu()
+        return torch.stack(sums).cpu().double()
 
     def _pass(
         self,

@@ -3,7 +3,7 @@
 Distributions and tests are SciPy's. Everything random takes a seed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +18,9 @@ from jola.selectors.heads import HeadScores, HeadSet
 
 RESAMPLES = 10_000
 """Draws of a bootstrap."""
+_BLOCK, _MOST_KEPT = 250, 20_000_000
+"""Resamples drawn at a time, and numbers of draws that are kept in memory."""
+_Draws = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -169,20 +172,29 @@ def _by_seed(correct: ArrayLike) -> NDArray[np.float64]:
 def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
     """(resamples,): means over items drawn with replacement, and over seeds drawn with replacement."""
     seeds, items = values.shape
-    item_counts, seed_counts = _draws(seeds, items, seed, resamples)
-    # Sums of small whole numbers, which are exact in float32.
-    by_seed = (item_counts @ values.T.astype(np.float32)).astype(np.float64) / items
-    return (by_seed * seed_counts).sum(1) / seeds
+    draws = _kept_draws if items * resamples <= _MOST_KEPT else _draws
+    means = []
+    for item_counts, seed_counts in draws(seeds, items, seed, resamples):
+        # Sums of small whole numbers, which are exact in float32.
+        by_seed = (item_counts @ values.T.astype(np.float32)).astype(np.float64) / items
+        means.append((by_seed * seed_counts).sum(1) / seeds)
+    return np.concatenate(means)
+
+
+def _draws(seeds: int, items: int, seed: int, resamples: int) -> Iterator[_Draws]:
+    """How often each item, (block, items), and each seed, (block, seeds), is drawn, in blocks of the resamples.
+
+    A mean over a resample is then a product of matrices.
+    """
+    generator = np.random.default_rng(seed)
+    for begin in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - begin)
+        item_counts = generator.multinomial(items, np.full(items, 1 / items), size=size)
+        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
+        yield item_counts.astype(np.float32), seed_counts
 
 
 @lru_cache(maxsize=2)
-def _draws(seeds: int, items: int, seed: int, resamples: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """How often each item, (resamples, items), and each seed, (resamples, seeds), is drawn.
-
-    A mean over a resample is then a product of matrices. All rows of a table have the same draws, which take longer
-    than everything else.
-    """
-    generator = np.random.default_rng(seed)
-    item_counts = generator.multinomial(items, np.full(items, 1 / items), size=resamples)
-    seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    return item_counts.astype(np.float32), seed_counts
+def _kept_draws(seeds: int, items: int, seed: int, resamples: int) -> list[_Draws]:
+    """All blocks: the rows of a table have the same draws, which take longer than everything else."""
+    return list(_draws(seeds, items, seed, resamples))

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from jola.adapter import load_edits, read_edits
 from jola.cli import main
@@ -24,8 +25,10 @@ from jola.selectors import SELECTORS, Cost, HeadSet, editing
 from jola.selectors import compare as comparing
 from jola.selectors.compare import compare
 from jola.selectors.editing import SwapMethod
+from jola.selectors.heads import fingerprint
 from jola.selectors.results import Cell, Comparison, Row, summarise
 from jola.tasks import load_task
+from jola.trainer import JoLATrainer
 from jola.training import run_training
 
 CHOSEN = HeadSet(3, 4, [(0, 1), (2, 2), (2, 3)])
@@ -144,7 +147,7 @@ def test_a_comparison_keeps_every_result_and_goes_on(
     assert workers(tmp_path / "c") == []
     kept = {cell.name: cell for cell in Comparison.open(tmp_path / "c").cells()}
     assert set(kept) == {"base-seed0", "jola-seed1", "edit-jola-kauto-seed1", "edit-jola-k2-seed1"}
-    assert Comparison(tmp_path / "c").progress() == (3, 2 * (1 + 2 * 2))
+    assert len(Comparison(tmp_path / "c").settings()["planned"]) == 2 * (1 + 2 * 2)
     monkeypatch.setattr(comparing, "select_then_edit", train)
     comparison = compare(config, grid, tmp_path / "c", model=model)
     cells = {cell.name: cell for cell in comparison.cells()}
@@ -155,7 +158,8 @@ def test_a_comparison_keeps_every_result_and_goes_on(
         assert jola is not None
         assert cells[f"edit-jola-kauto-seed{seed}"].heads == jola, "JoLA's own choice is its open heads"
         assert set(comparison.head_sets(seed, "2")) == {"jola", "dsp"}
-        assert all(len(heads) == 2 for m, heads in comparison.head_sets(seed, "2").items() if m != "jola")
+        assert all(len(heads) == 2 for heads in comparison.head_sets(seed, "2").values())
+        assert comparison.head_sets(seed, "auto")["jola"] == jola
         assert set(comparison.all_scores(seed)) == {"jola", "dsp"}
     assert cells["edit-dsp-k2-seed1"].selection.steps == 2
     rows = {(row.protocol, row.method, row.k): row for row in comparison.rows()}
@@ -164,12 +168,11 @@ def test_a_comparison_keeps_every_result_and_goes_on(
     assert rows["edit", "dsp", "2"].seeds == 2
     assert rows["jola", "jola", ""].difference is None
     assert len(comparison.to_frame()) == len(rows)
-    assert comparison.progress() == (10, 10)
 
 
 def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig, tmp_path: Path) -> None:
     folder = tmp_path / "c"
-    comparing._claim(Comparison(folder), comparing._settings(config), [])
+    comparing._claim(Comparison(folder), comparing._settings(config), [], "test")
     other = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     with pytest.raises(InputError, match="made with epochs 2, not 3"):
         compare(other, Grid(("random",)), folder)
@@ -177,6 +180,103 @@ def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig
         compare(config, Grid(("random",)), tmp_path)
     with pytest.raises(InputError, match="holds no comparison"):
         Comparison.open(tmp_path)
+
+
+def test_what_is_refused_changes_nothing(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    other = dataclasses.replace(config, data=dataclasses.replace(config.data, task="setniment"))
+    with pytest.raises(InputError, match="setniment"):
+        compare(other, Grid(("random",)), folder, model=model)
+    assert not folder.exists()
+    config.training.epochs = 1
+    compare(config, Grid(("random",), (), ("2",), (1,)), folder, model=model)
+    before = Comparison(folder).settings()
+    with pytest.raises(InputError, match="999"):
+        compare(config, Grid(("random",), (), ("999",), (1,)), folder, model=model)
+    limited = dataclasses.replace(config, edits=dataclasses.replace(config.edits, layers="0-1"))
+    with pytest.raises(InputError, match="--layers and --heads must be all"):
+        compare(limited, Grid(("random",)), folder, model=model)
+    assert Comparison(folder).settings() == before
+
+
+@pytest.mark.parametrize(("part", "whose"), [("test", "test examples"), ("train", "training examples")])
+def test_results_of_other_examples_are_not_mixed(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, part: str, whose: str
+) -> None:
+    config.training.epochs = 1
+    compare(config, Grid(("random",), (), ("2",), (1,)), tmp_path / "c", model=model)
+    file = Path(config.data.task) / f"{part}.jsonl"
+    file.write_text(file.read_text() + "\n" + json.dumps({"prompt": "Another, good or bad?", "completion": "bad"}))
+    with pytest.raises(InputError, match=f"The {whose} .*choose another folder"):
+        compare(config, Grid(("random",), (), ("2", "3"), (1,)), tmp_path / "c", model=model)
+
+
+def test_jola_that_closes_every_head_is_a_result(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    closed = dataclasses.replace(config.edits, gate_start=-5.0)
+    training = dataclasses.replace(config.training, epochs=1, gate_learning_rate=1e-6)
+    config = dataclasses.replace(config, edits=closed, training=training)
+    comparison = compare(config, Grid(("random",), (), ("auto",), (1,)), tmp_path / "c", model=model)
+    jola, random = comparison.cell("jola-seed1"), comparison.cell("edit-random-kauto-seed1")
+    assert jola is not None and jola.heads == HeadSet(3, 4, []) == Cell.from_dict(jola.to_dict()).heads
+    assert random is not None and random.heads is not None and len(random.heads) == 1
+    assert {row.method: row.heads for row in comparison.rows()}["jola"] == 0
+
+
+def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    config.training.epochs = 1
+    notes, grid = [], Grid(("random",), (), ("2",), (1,))
+
+    class Notes(Quiet):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+            lock.release()
+
+    (tmp_path / "c" / "cells").mkdir(parents=True)
+    comparing._claim(
+        Comparison(tmp_path / "d"), comparing._settings(config), [], fingerprint(load_task(config.data, 1).test)
+    )
+    (tmp_path / "d" / "comparison.json").rename(tmp_path / "c" / "comparison.json")
+    lock = FileLock(tmp_path / "c" / "cells" / ".edit-random-k2-seed1.lock")
+    lock.acquire()
+    comparison = compare(config, grid, tmp_path / "c", model=model, progress=Notes())
+    assert notes == ["Another process is at work on edit-random-k2-seed1; this one waits for it."]
+    assert len(comparison.cells()) == 3
+
+
+@pytest.mark.parametrize("method", SWAP_NAMES)
+def test_only_the_gates_of_pass_keep_their_rate(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, method: SwapMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are reopened late have to close again; the others follow the schedule of all trainings."""
+    trainers: list[JoLATrainer] = []
+    make = editing.make_trainer
+
+    def keep(*given: Any) -> JoLATrainer:
+        trainers.append(make(*given))
+        return trainers[-1]
+
+    monkeypatch.setattr(editing, "make_trainer", keep)
+    expecting = dataclasses.replace(config, edits=dataclasses.replace(config.edits, gate_estimator="expectation"))
+    editing.gate_swap(model, method, 4, load_task(config.data, 42), expecting, tmp_path / "cell", Quiet())
+    scheduler = trainers[0].lr_scheduler
+    assert scheduler is not None
+    edits, gates = scheduler.get_last_lr()
+    assert edits == pytest.approx(0, abs=1e-9)
+    assert gates == pytest.approx(0.5 if method == "pass" else 0, abs=1e-9)
+    (saved,) = read_edits(tmp_path / "cell" / "adapter")
+    assert {value for gate in saved.gate_values().values() for value in gate.flatten().tolist()} == {0.0, 1.0}
+
+
+def test_heads_are_not_lost_to_a_file_that_cannot_be_written(
+    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "there").mkdir()
+    code, out, err = run(capsys, "select", "random", *flags(config), "--k", "3", "--output", tmp_path / "there")
+    assert code == 2 and len(HeadSet.from_text(out.strip(), 3, 4)) == 3
+    assert "there cannot be written" in err and "Traceback" not in err
+    file = tmp_path / "new" / "scores.json"
+    code, out, err = run(capsys, "select", "random", *flags(config), "--k", "3", "--scores", file)
+    assert code == 0 and file.is_file()
 
 
 def test_the_names_are_those_of_the_selectors() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jola.config import EditConfig
 from jola.errors import InputError
+from jola.selectors import statistics
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
 from jola.selectors.statistics import (
     accuracy_interval,
@@ -155,6 +156,15 @@ def test_bootstrap_pairs_items() -> None:
     assert paired_bootstrap(better, easy) == found
     with pytest.raises(ValueError, match="Pairs"):
         paired_bootstrap(better, easy[1:])
+
+
+def test_large_tests_are_drawn_without_keeping_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.random((3, 500)) < 0.7, generator.random((3, 500)) < 0.6
+    kept = paired_bootstrap(a, b, resamples=1_100)
+    monkeypatch.setattr(statistics, "_MOST_KEPT", 0)
+    monkeypatch.setattr(statistics, "_kept_draws", None)
+    assert paired_bootstrap(a, b, resamples=1_100) == kept
 
 
 def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jola.config import DataConfig, EditConfig, RunConfig
+from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 from jola.masks import HeadMask
 from jola.runs import Run
@@ -103,17 +103,16 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert bench.comparisons.wait(str(id), 30)
 
 
-def test_one_with_settings_that_the_form_lacks_goes_on_in_a_shell(bench: Workbench) -> None:
-    make_comparison(bench.comparisons.root / "late", config=RunConfig(edits=EditConfig(layers="2-4")))
-    with pytest.raises(InputError, match="go on with it in a shell"):
-        compare.more(bench, "late")
-
-
 def test_the_cost_is_told_before_the_start(bench: Workbench) -> None:
     html = compare.cost(bench, compare.SMALL)
     assert "3 trainings and 2 selections, time known after the first training" in html
     html = compare.cost(bench, compare.SMALL | {"ks": "<b>"})
     assert "<b>" not in html and "K is &#x27;&lt;b&gt;&#x27;" in html
+
+
+def test_the_home_of_nobody_is_only_a_name(bench: Workbench) -> None:
+    for changed in ({"task": "~nobody-here/x.jsonl"}, {"model": "~nobody-here/x"}):
+        assert "3 trainings" in compare.cost(bench, compare.SMALL | changed)
 
 
 def test_a_page_that_others_reach_compares_no_file_of_this_computer(tmp_path: Path) -> None:

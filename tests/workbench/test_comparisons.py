@@ -8,18 +8,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from jola.config import DataConfig, EditConfig, RunConfig, TrainingConfig
+from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
+from jola.run_trash import Trash
 from jola.runs import RunStore
 from jola.selector_grid import SWAP_NAMES
 from jola.selectors import SELECTORS
-from jola.selectors.results import Comparison
 from tests.workbench.compared import make_comparison
 from workbench.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
-from workbench.comparisons import Comparisons
+from workbench.comparisons import APP_FOLDER, Comparisons, Stored
 from workbench.detached import environment, log_tail
 from workbench.jobs import Jobs
 from workbench.settings import Settings
@@ -195,6 +196,58 @@ def test_one_goes_on_with_another_plan(comparisons: Make) -> None:
     assert f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --epochs 3" in log_tail(found)
 
 
+def test_one_that_goes_on_and_fails_at_once_is_not_finished(comparisons: Make) -> None:
+    one = comparisons(REFUSES)
+    make_comparison(one.root / "mine", Plan(("gradient",), (), ("2",), (42,)))
+    assert one.get("mine").state == "finished"
+    found = one.extend("mine", PLAN)
+    assert one.wait("mine", 30)
+    assert (found.state, found.message) == ("failed", "There is no task x.")
+    assert found.plan() == PLAN
+
+
+def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = comparisons(SLEEPS)
+    # No command line can hold such a text.
+    with pytest.raises(InputError, match="could not be started"):
+        one.start(RunConfig(model=ModelConfig(revision="a\0b")), PLAN)
+    assert not one.working() and {found.state for found in one.list()} == {"failed"}
+
+    def full(*given: Any) -> None:
+        raise InputError("There is no space left on the disk.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stored, "write_plan", full)
+        with pytest.raises(InputError, match="no space"):
+            one.start(RunConfig(), PLAN)
+    assert not one.working()
+    found = one.start(RunConfig(), PLAN)
+    assert found.working
+    one.stop(found.id)
+    assert one.wait(found.id, 30)
+
+
+def test_a_run_that_cannot_be_started_blocks_no_other(tmp_path: Path) -> None:
+    jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS])
+    with pytest.raises(InputError, match="could not be started"):
+        jobs.start(RunConfig(model=ModelConfig(revision="a\0b")))
+    run = jobs.start(RunConfig())
+    assert run.state == "starting"
+    jobs.cancel(run.id)
+    assert jobs.wait(run.id, 30)
+
+
+def test_what_is_deleted_for_good_leaves_nothing(comparisons: Make) -> None:
+    one = comparisons(REFUSES)
+    old, new = one.start(RunConfig(), PLAN), one.start(RunConfig(), PLAN) if one.wait(one.list()[0].id, 30) else None
+    assert new is not None and one.wait(new.id, 30)
+    one.remove(old.id)
+    (gone,) = Trash(one.root).runs()
+    gone.path.rename(gone.path.with_name(f"1000-{gone.id}"))
+    one.remove(new.id)
+    assert not (one.root / APP_FOLDER / old.id).exists() and (one.root / APP_FOLDER / new.id).exists()
+
+
 def test_what_is_done_costs_nothing() -> None:
     plan = Plan(("jola", "dsp", "gradient"), (), ("8", "16"), (1, 2))
     done = {"jola-seed1", "edit-gradient-k8-seed1", "edit-dsp-k8-seed1"}
@@ -256,7 +309,7 @@ def test_one_that_a_shell_made_is_listed_and_can_be_deleted_and_brought_back(com
     assert (mine.state, half.state) == ("finished", "stopped")
     assert mine.plan() == plan and mine.config().data.task == "sentiment"
     assert mine.mark() and mine.mark() == one.get("mine").mark() != half.mark()
-    assert Comparison.open(mine.folder).progress() == (len(plan.cells()), len(plan.cells()))
+    assert mine.planned() == plan.cell_names() and set(mine.planned()) <= set(mine.ended_cells())
     for id in ("../mine", "link", ".app", "none", "", "other"):
         assert one.find(id) is None
     one.remove("mine")

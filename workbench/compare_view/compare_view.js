@@ -15,7 +15,7 @@ const make = (tag, properties = {}, ...children) => {
 };
 
 const STATE_WORDS = { working: "Working", finished: "Finished", stopped: "Stopped", failed: "Failed" };
-const view = { id: props.value || "", token: "", drawn: null, inSight: false, chosen: null };
+const view = { id: props.value || "", token: "", drawn: null, inSight: false, chosen: null, leaving: null };
 
 const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
 
@@ -89,10 +89,20 @@ const showChosen = (chosen) => {
   setText(find(".cv-log pre"), chosen.log);
 };
 
+/* Deleting may be refused: it is told when the comparison is gone. */
+const tellDeleted = (list) => {
+  if (!view.leaving || list.some((found) => found.id === view.leaving.id)) return;
+  find(".cv-undo").dataset.id = view.leaving.id;
+  setText(find(".cv-toast-words"), `Deleted the comparison of ${view.leaving.created}.`);
+  find(".cv-toast").hidden = false;
+  view.leaving = null;
+};
+
 const apply = (snapshot) => {
   view.token = snapshot.token;
   root.dataset.state = "ready";
   showList(snapshot.list);
+  tellDeleted(snapshot.list);
   showChosen(snapshot.chosen);
   redraw();
 };
@@ -113,9 +123,7 @@ find(".cv-stop").addEventListener("click", () => act("stopwork"));
 find(".cv-resume").addEventListener("click", () => act("resumework"));
 find(".cv-remove").addEventListener("click", () => {
   if (!view.chosen) return;
-  find(".cv-undo").dataset.id = view.chosen.id;
-  setText(find(".cv-toast-words"), `Deleted the comparison of ${view.chosen.created}.`);
-  find(".cv-toast").hidden = false;
+  view.leaving = view.chosen;
   act("remove");
 });
 find(".cv-undo").addEventListener("click", () => {

@@ -67,11 +67,6 @@ def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
         "ks": ",".join(plan.ks),
         "seeds": ",".join(map(str, plan.seeds)),
     }
-    if not found.has_settings(read(values)[0]):
-        raise InputError(
-            "This comparison has settings that the form does not have; go on with it in a shell: jola compare with its "
-            f"settings and --output {found.folder}."
-        )
     sentence = "The form has the settings of this comparison: tick more selectors, or add a K or a seed, and start."
     return values, sentence
 
