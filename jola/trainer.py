@@ -163,6 +163,11 @@ class JoLATrainer(Trainer):
             (self.args.seed * 1_000_003 + position * self.args.world_size + self.args.process_index) * 8 % 2**63
         )
         loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(loss)):
+            raise InputError(
+                f"The training diverged: the loss of step {self.state.global_step + 1} is no finite number. Start it "
+                "anew with a lower --learning-rate."
+            )
         if self.schedule.kind == "performance":
             # Whole loss of a batch, as the reference code compares it; Trainer has divided it by the batches.
             mean: Any = self.accelerator.reduce(loss.clone(), reduction="mean")

@@ -54,7 +54,9 @@ def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None
         temperature: τ > 0. As it goes to 0 the result goes to 1 at the `k` largest of w + noise and 0 elsewhere.
         noise: Of the shape of `weights`; None is none.
     """
-    flat = weights.double().flatten()
+    flat = weights.double().flatten().clone()
+    if flat.requires_grad:
+        flat.register_hook(_bounded)
     remaining = flat if noise is None else flat + noise.to(flat).flatten()
     mask = torch.zeros_like(flat)
     for _ in range(k):
@@ -66,6 +68,19 @@ def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None
         rest = torch.where(largest, share.masked_fill(largest, 0).sum(), 1 - share)
         remaining = remaining + rest.clamp(min=_TINY).log()
     return mask.view_as(weights)
+
+
+def _bounded(gradient: Tensor) -> Tensor:
+    """The gradient with a norm of 1 at most, or nothing where it is not finite.
+
+    Over K rounds it grows like a power of 1/τ, beyond what float32 holds, and clipped together with others it would
+    leave them nothing.
+    """
+    largest = gradient.abs().max()
+    if not bool(largest.isfinite()):
+        return torch.zeros_like(gradient)
+    gradient = gradient / largest.clamp(min=1)  # whose squares are numbers
+    return gradient / torch.linalg.vector_norm(gradient).clamp(min=1)
 
 
 def hard_top_k(weights: Tensor, k: int) -> Tensor:

@@ -167,14 +167,15 @@ class Comparison:
         replace_file(folder / f"{name}.json", json_bytes(scores.to_dict()))
 
     def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:
-        """The heads that each method edits with a seed and K, by method.
+        """The heads that each method chooses with a seed and K, by method.
 
-        Those of JoLA's gates are as many as the others' where edits were trained on them, else all that it left open.
+        Those of JoLA are all that it left open for the automatic K, and for a number the heads with its largest
+        expected gates.
         """
-        cells = [cell for cell in self.cells() if cell.seed == seed and cell.heads is not None]
-        # A later one takes the place of an earlier one of the same method.
-        cells.sort(key=lambda cell: cell.protocol == "edit")
+        cells = [cell for cell in self.cells() if cell.seed == seed]
         sets = {c.method: c.heads for c in cells if c.protocol == "jola" or (c.protocol == "edit" and c.k == k)}
+        if k != AUTO and "jola" in sets and (scores := self.scores(f"jola-seed{seed}")) is not None:
+            sets["jola"] = scores.top(int(k))
         return {method: heads for method, heads in sets.items() if heads is not None}
 
     def rows(self) -> "list[Row]":

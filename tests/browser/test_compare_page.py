@@ -176,11 +176,11 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     page.wait_for_selector('.cv:is([data-work="finished"], [data-work="failed"])')
     assert "3 of 3 trainings done" in page.inner_text(".cv-state"), page.inner_text(".cv-log")
     page.wait_for_function(
-        "() => /Gradient importance\\s+16.*Offset saliency\\s+16/"
+        "() => /JoLA's gates\\s+16.*Gradient importance\\s+16.*Offset saliency\\s+16/"
         ".test(document.querySelector('#compare-heads-plot .legend')?.textContent)"
     )
     table = page.locator("#compare-heads-text tbody tr")
-    assert table.count() == 270  # after so short a training JoLA has closed no head
+    assert 16 <= table.count() <= 3 * 16
 
     page.click("#compare-train")
     page.wait_for_selector("#start-message [role=status]")

@@ -26,6 +26,7 @@ from jola.following import request_pause
 from jola.gate_history import FIELDS
 from jola.model import JoLAModel
 from jola.runs import Run
+from jola.trainer import JoLATrainer
 from jola.training import Quiet, last_checkpoint, run_training
 from tests.tiny import make_model
 
@@ -187,6 +188,33 @@ def assert_equal_runs(run: Run, other: Run) -> None:
             np.testing.assert_array_equal(run.gates(site).fields[name], other.gates(site).fields[name])
     assert timeless(run.result()) == timeless(other.result())
     assert (run.state, run.status()["step"]) == (other.state, other.status()["step"])
+
+
+def test_a_training_that_diverges_says_so_and_leaves_no_broken_edits(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scale = 1.0
+    compute = JoLATrainer.compute_loss
+
+    def growing(self: JoLATrainer, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
+        nonlocal scale
+        scale *= 1e8 if model.training else 1
+        loss = compute(self, model, inputs, return_outputs, **named)
+        return (loss[0] * scale, loss[1]) if return_outputs else loss * scale
+
+    monkeypatch.setattr(JoLATrainer, "compute_loss", growing)
+    with pytest.raises(InputError, match=r"The training diverged: .*lower --learning-rate"):
+        run_training(place.settings(tmp_path / "run"))
+    run = Run.open(tmp_path / "run")
+    assert run.state == "failed" and "The training diverged" in run.status()["message"]
+    model = (
+        JoLAModel.from_adapter(run.adapter_dir) if run.adapter_dir.exists() else JoLAModel.from_pretrained(place.model)
+    )
+    with torch.no_grad():
+        model.edits.offset[0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"diverged: heads.offset holds"):
+        model.save_pretrained(tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
 
 
 class TestRun:
