@@ -19,6 +19,8 @@ The base is frozen (the "pipelined" variant). Differences from the official code
 * The mask multiplies what a head gives instead of its attention weights, which is the same number.
 * log(1 − p) of the largest p is taken of the sum of the others. Subtracting from 1 leaves nothing but rounding once p
   is within 1e-16 of 1, and its gradient, divided by τ, would then be the largest of all and meaningless.
+* The gradient of w is limited to a norm of 1 by itself. Over K rounds it grows like a power of 1/τ (to 1e46 for 192 of
+  270 heads), which float32 cannot hold and which would leave the edits of a gate swap nothing when both are clipped.
 * The straight-through form takes the K largest w where the official code takes those above the (K+1)-th largest: with
   equal weights that one would choose fewer.
 """
