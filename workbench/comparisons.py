@@ -417,9 +417,11 @@ class Comparisons:
             sentence = f"The process of the comparison could not be started: {error}."
             found.write_status({"ended": time.time(), "failed": sentence})
             raise InputError(sentence) from error
-        threading.Thread(target=self._attend, args=(found, process), name=f"attend-{found.id}", daemon=True).start()
-        # Of one that ended at once this undoes nothing: `_attend` waits for it.
-        found.write_status(identity or {"pid": process.pid, "pid_created": None})
+        try:
+            found.write_status(identity or {"pid": process.pid, "pid_created": None})
+        finally:  # a full disk does not end it
+            name = f"attend-{found.id}"
+            threading.Thread(target=self._attend, args=(found, process), name=name, daemon=True).start()
 
     def _attend(self, found: Stored, process: subprocess.Popen[bytes]) -> None:
         """Wait for the process, and write down how it ended, which only its parent is told."""
