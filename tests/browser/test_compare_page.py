@@ -186,7 +186,7 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     page.wait_for_selector("#start-message [role=status]")
     assert "16 heads of" in page.inner_text("#start-message")
     page.click("#start")
-    page.wait_for_url(re.compile(r"run=."))
+    page.wait_for_url(re.compile(r"run=[^&]"))
     run = re.findall(r"run=([^&]+)", page.url)[0]
     shown(page, run=run, state="finished")
     config = json.loads((default_app.runs / run / "config.json").read_text())
