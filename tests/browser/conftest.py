@@ -91,6 +91,13 @@ def new_app(home: Path) -> Iterator[App]:
         yield app
 
 
+@pytest.fixture
+def default_app(default_assets: Path) -> Iterator[App]:
+    """An app with the default model and data in its cache."""
+    with serve(default_assets) as app:
+        yield app
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium."""

@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from jola.config import DataConfig, RunConfig
 from jola.selectors import HeadSet
 from jola.selectors.results import Comparison
-from tests.browser.conftest import PATIENCE, App, OpenPage, ready, serve, shown
+from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown
 from tests.workbench.compared import make_comparison
 from workbench.comparison_plan import Plan
 
@@ -145,13 +144,6 @@ def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, ope
     page.wait_for_selector("#compare-message [role=alert]")
     assert page.inner_text("#compare-message") == "K is '0'; it must be auto or a number of heads above 0."
     assert page.get_attribute(".cv", "data-count") == "2"
-
-
-@pytest.fixture
-def default_app(default_assets: Path) -> Iterator[App]:
-    """An app with the default model and data in its cache."""
-    with serve(default_assets) as app:
-        yield app
 
 
 @pytest.mark.default_model

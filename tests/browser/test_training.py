@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -168,13 +167,6 @@ def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPag
     shown(page, state="failed")
     assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-message")
     assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-log pre")
-
-
-@pytest.fixture
-def default_app(default_assets: Path) -> Iterator[App]:
-    """An app with the default model and data in its cache."""
-    with serve(default_assets) as app:
-        yield app
 
 
 @pytest.mark.default_model

@@ -1,7 +1,7 @@
 """Compare: choices of heads beside JoLA's own. A form at the left; the comparisons and their results at the right."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import gradio as gr
@@ -109,17 +109,18 @@ def _heads_of(config: RunConfig) -> int | None:
 
 def stop(bench: Workbench, id: str) -> str:
     """End the process of a comparison; what went wrong."""
-    try:
-        bench.comparisons.stop(id)
-    except InputError as error:
-        return str(error)
-    return ""
+    return _refusal(bench.comparisons.stop, id)
 
 
 def resume(bench: Workbench, id: str) -> str:
     """Let a comparison go on; what went wrong."""
+    return _refusal(bench.comparisons.resume, id)
+
+
+def _refusal(action: Callable[[str], Any], id: str) -> str:
+    """Why something cannot be done to a comparison; empty when it was."""
     try:
-        bench.comparisons.resume(id)
+        action(id)
     except InputError as error:
         return str(error)
     return ""
