@@ -57,6 +57,11 @@ class EditMask:
                 f"scale {tuple(self.scale.shape)}."
             )
 
+    @property
+    def by_row(self) -> bool:
+        """Whether each row of a batch has its own mask."""
+        return self.offset.dim() == 3
+
     @classmethod
     def all(cls, edits: "GatedEdits") -> "EditMask":
         """Every edit on."""
@@ -72,6 +77,11 @@ class Intervention(nn.Module):
     """Base of everything that edits activations: a site, and what happens there in the layers it names."""
 
     site: Site
+
+    @property
+    def uniform(self) -> bool:
+        """Whether, without a mask by row, every position of every row is edited in the same way."""
+        return False
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """The edits of one forward pass, by layer; layers that are not named stay untouched.
@@ -121,6 +131,11 @@ class GatedEdits(Intervention):
         )
         self.noise = torch.Generator()
         """Source of the gate noise in training; seeded by the trainer for every step."""
+
+    @property
+    def uniform(self) -> bool:
+        """True: a vector is the same at all positions."""
+        return True
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Fresh edits, N(0, 0.001²), and fresh gates, all of them more open than closed."""

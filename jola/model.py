@@ -347,7 +347,7 @@ class JoLAModel(nn.Module):
         """
         edits: dict[tuple[int, Site], Edit] = {}
         for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
-            if own is not None and own.offset.dim() == 3 and len(own.offset) not in (1, batch):
+            if own is not None and own.by_row and len(own.offset) not in (1, batch):
                 raise ValueError(f"The mask has {len(own.offset)} rows, but the batch has {batch}.")
             for layer, edit in intervention.prepare(own, strength).items():
                 place = layer, intervention.site
@@ -381,8 +381,10 @@ class JoLAModel(nn.Module):
         return (counted == counted[:, -1:]) & (real > 0)
 
     def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
+        uniform = all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
         with self.lock:
-            return self.traced.run(inputs, self.plan(mask, strength, len(inputs["input_ids"])), rows)
+            plan = self.plan(mask, strength, len(inputs["input_ids"]))
+            return self.traced.run(inputs, plan, rows, uniform=uniform)
 
 
 def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:

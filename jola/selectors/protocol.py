@@ -175,6 +175,11 @@ class HeadFactors(Intervention):
         super().__init__()
         self.factors = factors
 
+    @property
+    def uniform(self) -> bool:
+        """Whether all rows share their factors."""
+        return self.factors.dim() == 2
+
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """One edit for each layer; masks and strengths play no part."""
         layers = self.factors.shape[-2]

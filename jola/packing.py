@@ -1,0 +1,188 @@
+"""A batch in one row, with nothing in it twice: no padding, and once what all rows begin with.
+
+A chat template and an instruction make the first tokens of every example the same, in short-text tasks about half of
+what an example has. Attention looks back alone, so what a layer makes of them is the same in every row. In a packed
+pass each layer sees one row: the common beginning, then the rest of each row, one after the other. Attention alone has
+to know which of them belong together. What comes out is what the batch as it was would give, gradients included.
+"""
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+WORTH = 0.1
+"""Share of a batch's places that packing must spare: taking rows apart in every layer costs about as much."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packing:
+    """Where the tokens of a batch stand when it is packed."""
+
+    source: Tensor
+    """(packed tokens,): place of each in the flattened batch."""
+    common: int
+    """Tokens that all rows begin with; they are the first of the packed ones."""
+    shape: tuple[int, int]
+    """(batch, tokens) after the common beginning, padding included."""
+    filled: Tensor
+    """(packed tokens − common,): place of each in the flattened `shape`; the other places are padding."""
+    slots: Tensor
+    """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
+
+    def inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Arguments of a packed pass: one row of tokens, and the position that each has in its own row."""
+        return {
+            "input_ids": self.pack(input_ids).unsqueeze(0),
+            "position_ids": (self.source % input_ids.shape[1]).unsqueeze(0),
+        }
+
+    def pack(self, values: Tensor) -> Tensor:
+        """(batch, tokens) → (packed tokens,)."""
+        return values.flatten()[self.source]
+
+
+def packing_of(input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -> Packing | None:
+    """How to pack a batch; None where that would not pay, and for padding on the left.
+
+    Args:
+        input_ids: (batch, tokens).
+        attention_mask: (batch, tokens) or None.
+        rows: (batch, tokens) of bool: where logits are wanted. The common beginning ends before the first of them.
+    """
+    batch, tokens = input_ids.shape
+    real = torch.ones_like(rows) if attention_mask is None else attention_mask == 1
+    padded_left = not bool(real[:, 0].all()) or bool((real.int().diff(dim=1) > 0).any())
+    if padded_left or bool((rows & ~real).any()):
+        return None
+    alike = (input_ids == input_ids[:1]).all(0) & real.all(0) & ~rows.any(0)
+    common = int(alike.int().cumprod(0).sum()) if batch > 1 else 0
+    rest = real[:, common:]
+    filled = rest.flatten().nonzero().flatten()
+    if 1 - (common + len(filled)) / real.numel() < WORTH:
+        return None
+    own = real.clone()
+    own[1:, :common] = False
+    slots = torch.zeros(rest.numel(), dtype=torch.long)
+    slots[filled] = torch.arange(len(filled))
+    return Packing(own.flatten().nonzero().flatten(), common, (batch, tokens - common), filled, slots)
+
+
+def can_pack(base: PreTrainedModel) -> bool:
+    """Whether a model might take packed passes, and is where they pay: on a processor, which takes token by token."""
+    parameters = inspect.signature(base.forward).parameters
+    passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    attention = base.config._attn_implementation
+    return base.device.type == "cpu" and "position_ids" in parameters and passes_on and attention in _NAMES
+
+
+@contextmanager
+def packed_attention(base: PreTrainedModel) -> Iterator[None]:
+    """Inside the block the model takes packed passes, told of their `Packing` by the argument ``packing``."""
+    before = base.config._attn_implementation or "eager"
+    base.set_attn_implementation(_NAMES[before])
+    try:
+        yield
+    finally:
+        base.set_attn_implementation(before)
+
+
+def _attention(
+    attend: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, Any]:
+    """Attention as transformers calls it, over the rows that a packed one consists of.
+
+    Args:
+        query, key, value: (1, heads, packed tokens, head_dim); fewer heads for key and value than for query.
+
+    Returns:
+        (1, packed tokens, heads, head_dim), and None for the weights.
+    """
+    if packing is None:
+        # An architecture that keeps its arguments to itself; `TracedModel` sees by the result that it cannot pack.
+        return attend(module, query, key, value, None, **arguments)
+    common, (batch, tokens) = packing.common, packing.shape
+    window = arguments.get("sliding_window")
+
+    def rest(packed: Tensor) -> Tensor:
+        rows: Any = _Unpack.apply(packed[0, :, common:].transpose(0, 1), packing)
+        return rows.unflatten(0, (batch, tokens)).transpose(1, 2)
+
+    def whole(packed: Tensor) -> Tensor:
+        return torch.cat([packed[:, :, :common].expand(batch, -1, -1, -1), rest(packed)], 2)
+
+    parts = []
+    if common:
+        first = (packed[:, :, :common] for packed in (query, key, value))
+        mask = _causal(0, common, window, query.dtype)
+        parts.append(attend(module, *first, mask, **arguments)[0])
+    mask = _causal(common, common + tokens, window, query.dtype)
+    own = attend(module, rest(query), whole(key), whole(value), mask, **arguments)[0]
+    parts.append(_Pack.apply(own.flatten(0, 1), packing).unsqueeze(0))
+    return torch.cat(parts, 1), None
+
+
+class _Unpack(torch.autograd.Function):
+    """(packed tokens after the common ones, …) → (batch · tokens, …); what stands at padding, nothing reads."""
+
+    @staticmethod
+    def forward(ctx: Any, packed: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return packed.index_select(0, packing.slots)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        # That of index_select would add up row by row, and slowly; here every packed token stands at one place.
+        return gradients[0].index_select(0, ctx.packing.filled), None
+
+
+class _Pack(torch.autograd.Function):
+    """The inverse of `_Unpack`."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, packing: Packing) -> Tensor:
+        ctx.packing = packing
+        return rows.index_select(0, packing.filled)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient, slots = gradients[0], ctx.packing.slots
+        rows = gradient.new_zeros(len(slots), *gradient.shape[1:])
+        return rows.index_copy_(0, ctx.packing.filled, gradient), None
+
+
+@lru_cache(maxsize=64)
+def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype) -> Tensor:
+    """(1, 1, stop − start, stop): what is added to the scores so that a position sees itself and those before it."""
+    query, key = torch.arange(start, stop).unsqueeze(1), torch.arange(stop)
+    seen = key <= query if window is None else (key <= query) & (key > query - window)
+    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
+
+
+def _attend_sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any) -> Any:
+    return _attention(ALL_ATTENTION_FUNCTIONS["sdpa"], module, query, key, value, **arguments)
+
+
+def _attend_eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any) -> Any:
+    # Every architecture of transformers has its own, in its own file.
+    eager = sys.modules[type(module).__module__].eager_attention_forward
+    return _attention(eager, module, query, key, value, **arguments)
+
+
+_NAMES = {"sdpa": "jola_packed_sdpa", "eager": "jola_packed_eager"}
+AttentionInterface.register(_NAMES["sdpa"], _attend_sdpa)
+AttentionInterface.register(_NAMES["eager"], _attend_eager)

@@ -1,0 +1,227 @@
+"""Packed passes: what they give is what each row gives alone, and they run no token twice."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from jola import packing, tracing
+from jola.config import EditConfig
+from jola.interventions import Edit, EditMask, Intervention, Site
+from jola.model import JoLAModel
+from jola.packing import packing_of
+from jola.selectors.protocol import HeadFactors
+from tests.jola.passes import CLOSE, every_architecture, with_noise
+from tests.jola.plain_hooks import hooked
+from tests.tiny import VOCABULARY, make_model
+
+Make = Callable[..., JoLAModel]
+
+COMMON, LENGTHS, ANSWER = 21, (34, 40, 29, 27), 3
+"""Longer than the attention windows of the tiny models, before and after the common beginning."""
+SEED = 11
+"""Of gate noise: some gates of each site are drawn between 0 and 1."""
+DISTINCT = COMMON + sum(LENGTHS) - len(LENGTHS) * COMMON
+
+
+def batch(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str, Tensor]:
+    """Rows that begin alike, padded on the right, with a label at the last tokens of each."""
+    generator = torch.Generator().manual_seed(5)
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+    beginning = torch.randint(3, VOCABULARY, (common,), generator=generator)
+    for row, length in enumerate(lengths):
+        rest = torch.randint(3, VOCABULARY, (length - common,), generator=generator)
+        if common < length:
+            rest[0] = 10 + row  # so that no more than the beginning is alike
+        ids[row, :length] = torch.cat([beginning, rest])
+        labels[row, length - ANSWER : length] = ids[row, length - ANSWER : length]
+        mask[row, :length] = 1
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+@contextmanager
+def tokens_seen(model: JoLAModel) -> Iterator[list[tuple[int, ...]]]:
+    """The shapes of what is embedded inside the block."""
+    shapes: list[tuple[int, ...]] = []
+    embeddings = model.base.get_input_embeddings()
+    handle = embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
+    try:
+        yield shapes
+    finally:
+        handle.remove()
+
+
+def runs_packed(model: JoLAModel, inputs: Mapping[str, Tensor] | None = None, mask: EditMask | None = None) -> bool:
+    inputs = inputs or batch()
+    model(**inputs, mask=mask)  # the first pass of a model also finds out whether it can be packed
+    with tokens_seen(model) as shapes:
+        model(**inputs, mask=mask)
+    assert len(shapes) == 1
+    return shapes[0][0] == 1 < len(inputs["input_ids"])
+
+
+@every_architecture
+@pytest.mark.parametrize("attention", ["as it comes", "eager"])
+def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architecture: str, attention: str) -> None:
+    model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
+    if attention == "eager":
+        model.base.set_attn_implementation("eager")
+    with torch.no_grad():  # gates that are seldom drawn as 0 or 1, for those learn nothing
+        for edits in model.gated_edits():
+            for gate in edits.gate_parameters():
+                gate.mul_(0.1)
+    inputs = batch()
+    model(**inputs)
+    before = model.base.config._attn_implementation
+    model.seed_gates(SEED)
+    with tokens_seen(model) as shapes:
+        found = model(**inputs)
+    found.loss.backward()
+    assert shapes == [(1, DISTINCT)]
+    assert model.base.config._attn_implementation == before
+
+    clones = {
+        e.site: {name: p.detach().clone().requires_grad_() for name, p in e.named_parameters()}
+        for e in model.gated_edits()
+    }
+    with hooked(plain, with_noise(model, SEED, clones)):
+        rows = [plain(inputs["input_ids"][row : row + 1, :length]).logits[0] for row, length in enumerate(LENGTHS)]
+    logits = torch.cat([row[-ANSWER - 1 : -1] for row in rows])
+    loss = torch.nn.functional.cross_entropy(logits, inputs["labels"][inputs["labels"] != -100])
+    loss.backward()
+    torch.testing.assert_close(found.logits, logits, **CLOSE)
+    torch.testing.assert_close(found.loss, loss, **CLOSE)
+    for edits in model.gated_edits():
+        for name, parameter in edits.named_parameters():
+            expected = clones[edits.site][name].grad
+            assert expected is not None and expected.abs().max() > 1e-5, name
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "common"),
+    [
+        ((30, 12, 9), 0),  # padding alone
+        ((16, 16, 16), 10),  # a common beginning alone
+        ((30,), 0),  # one row, so nothing to spare
+        ((16, 10, 14), 10),  # a row that is the beginning of the others: its labels shorten what they share
+        ((20, 19, 20), 1),  # little to spare
+    ],
+)
+def test_batches_of_all_kinds(
+    tiny: Make, monkeypatch: pytest.MonkeyPatch, lengths: tuple[int, ...], common: int
+) -> None:
+    model, inputs = tiny("llama"), batch(lengths, common)
+    with torch.no_grad():
+        found = model(**inputs)
+        monkeypatch.setattr(packing, "WORTH", 2.0)
+        assert not runs_packed(model, inputs)
+        expected = model(**inputs)
+    torch.testing.assert_close(found.logits, expected.logits, **CLOSE)
+    torch.testing.assert_close(found.loss, expected.loss, **CLOSE)
+
+
+def test_what_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = batch()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows = inputs["labels"].roll(-1, 1) != -100
+    packed = packing_of(ids, mask, rows)
+    assert packed is not None and packed.common == COMMON
+    assert packed.inputs(ids)["input_ids"].shape == (1, DISTINCT)
+    assert packed.inputs(ids)["position_ids"][0].tolist() == [
+        *range(COMMON),
+        *(position for length in LENGTHS for position in range(COMMON, length)),
+    ]
+    assert int(packed.pack(rows).sum()) == int(rows.sum())
+    # Logits wanted of a position make it no part of the common beginning.
+    wanted = rows.clone()
+    wanted[2, 7] = True
+    shorter = packing_of(ids, mask, wanted)
+    assert shorter is not None and shorter.common == 7
+    # Without a mask nothing is padding.
+    whole = packing_of(ids, None, rows)
+    assert whole is not None and len(whole.source) == COMMON + len(LENGTHS) * (max(LENGTHS) - COMMON)
+    spared = 1 - DISTINCT / ids.numel()
+    monkeypatch.setattr(packing, "WORTH", spared + 0.001)
+    assert packing_of(ids, mask, rows) is None
+    monkeypatch.setattr(packing, "WORTH", spared - 0.001)
+    assert packing_of(ids, mask, rows) is not None
+
+
+def test_padding_on_the_left_is_not_packed() -> None:
+    inputs = batch()
+    flipped = {name: values.flip(1) for name, values in inputs.items()}
+    assert packing_of(flipped["input_ids"], flipped["attention_mask"], flipped["labels"] != -100) is None
+
+
+class Doubled(Intervention):
+    """Doubles the heads of the first row alone."""
+
+    site = Site.HEADS
+
+    def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
+        return {0: lambda z: torch.cat([2 * z[:1], z[1:]])}
+
+
+@torch.no_grad()
+def test_edits_that_differ_by_row_are_not_packed(tiny: Make) -> None:
+    model = tiny("llama")
+    everywhere = EditMask.all(model.edits)
+    by_row = EditMask(*(torch.ones(len(LENGTHS), *everywhere.offset.shape) for _ in range(2)))
+    assert runs_packed(model) and runs_packed(model, mask=everywhere)
+    assert not runs_packed(model, mask=by_row)
+    factors = torch.rand(len(LENGTHS), *everywhere.offset.shape)
+    for intervention, packs in ((HeadFactors(factors[0]), True), (HeadFactors(factors), False), (Doubled(), False)):
+        with model.using([intervention]):
+            assert runs_packed(model) == packs
+    with model.using([Doubled()]):
+        first, second = batch(LENGTHS[:2]), batch(LENGTHS[:2])
+        second["input_ids"] = second["input_ids"].flip(0)
+        assert not torch.equal(model(**first).logits, model(**second).logits)
+
+
+@torch.no_grad()
+def test_a_model_whose_attention_goes_another_way_is_not_packed(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = tiny("llama")(**batch()).logits
+    whole = packing._attention
+
+    def deaf(*arguments: object, packing: object = None, **others: object) -> object:
+        return whole(*arguments, **others)
+
+    monkeypatch.setattr(packing, "_attention", deaf)
+    model = tiny("llama")
+    assert not runs_packed(model)
+    torch.testing.assert_close(model(**batch()).logits, expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_an_error_leaves_the_attention_as_it_was(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("llama")
+    expected = model(**batch()).logits
+
+    def broken(*arguments: object) -> object:
+        raise ArithmeticError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracing.TracedModel, "_finish", broken)
+        with pytest.raises(ArithmeticError):
+            model(**batch())
+    assert model.base.config._attn_implementation == "sdpa"
+    assert torch.equal(model(**batch()).logits, expected)
+
+
+@torch.no_grad()
+def test_in_bfloat16(tiny: Make, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    base: Any = make_model("llama")
+    low = JoLAModel(base.to(torch.bfloat16), tokenizer)
+    low.load_state_dict(tiny("llama").state_dict())
+    assert runs_packed(low)
+    found = low(**batch()).logits
+    monkeypatch.setattr(packing, "WORTH", 2.0)
+    whole = low(**batch()).logits
+    exact = tiny("llama")(**batch()).logits
+    assert (found - exact).abs().mean() < 1.5 * (whole - exact).abs().mean()
