@@ -1,11 +1,13 @@
 """The cost of one training step of JoLA, as ratios against its peers measured in the same run.
 
-    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2]
+    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random]
 
-Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. Every peer is a process of its
-own; in each round every one of them does one step, one after the other, and a ratio is the median over the rounds of
-the two times of a round, so that a noisy machine disturbs both sides alike. Needs the `baselines` extra; the reference
-package's environment is made in the repository's folder when it is not there yet.
+Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
+default task as a training sees them, so that they begin alike (`jola.packing` computes that once); with ``--tokens
+random`` they have nothing in common. All peers get the same tokens. Every peer is a process of its own; in each round
+every one of them does one step, one after the other, and a ratio is the median over the rounds of the two times of a
+round, so that a noisy machine disturbs both sides alike. Needs the `baselines` extra; the reference package's
+environment is made in the repository's folder when it is not there yet.
 
 * plain: forward and backward of the frozen model with logits at all positions, in the same number format
 * hooks: the same JoLA step with hand-written PyTorch hooks instead of nnsight
@@ -38,15 +40,20 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every process")
+    parser.add_argument("--tokens", choices=("task", "random"), default="task", help="what the rows are made of")
     parser.add_argument("--reference", type=Path, default=ROOT / ".venv-reference", help="the reference's environment")
     parser.add_argument("--without-reference", action="store_true", help="leave the reference package out")
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument("--dtype", default="auto", help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        _work(options.worker, options.dtype, options.threads)
+        _work(options.worker, options.dtype, options.threads, options.batch)
         return
-    report = measure(options)
+    with tempfile.TemporaryDirectory() as folder:
+        batch = Path(folder) / "batch.json"
+        batch.write_text(json.dumps(task_rows() if options.tokens == "task" else random_rows()), encoding="utf-8")
+        report = measure(options, batch)
     if options.json:
         print(json.dumps(report))
         return
@@ -55,14 +62,39 @@ def main() -> None:
         print(f"{name:18} {ratio:.3f}   (quartiles {low:.3f}–{high:.3f}, n = {report['rounds']} rounds)")
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
+def task_rows() -> list[list[int]]:
+    """Token ids of the first training examples of the default task that have `TOKENS` tokens."""
+    from transformers import AutoTokenizer
+
+    from jola.assets import resolve_model
+    from jola.config import DataConfig
+    from jola.examples import Template, encode_examples
+    from jola.tasks import load_task
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("default").path_or_id)
+    task = load_task(DataConfig(train_size=1_000_000), seed=0)
+    rows = [row.input_ids for row in encode_examples(task.train, Template(tokenizer), max_length=0).rows]
+    chosen = [row for row in rows if len(row) == TOKENS][:BATCH]
+    if len(chosen) < BATCH:
+        raise SystemExit(f"The default task has {len(chosen)} examples of {TOKENS} tokens; {BATCH} are needed.")
+    return chosen
+
+
+def random_rows() -> list[list[int]]:
+    """Token ids without a pattern, of any vocabulary."""
+    import torch
+
+    return torch.randint(0, 30_000, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
     """Start every peer, let them step in turn, and compare."""
     from jola.assets import resolve_model
 
     model = resolve_model("default").path_or_id
     names = ("jola", "plain", "hooks", "peft_lora", "trainer")
-    commands = {name: _worker_command(name, options.threads) for name in names}
-    commands["jola_float32"] = _worker_command("jola", options.threads, "float32")
+    commands = {name: _worker_command(name, options.threads, batch) for name in names}
+    commands["jola_float32"] = _worker_command("jola", options.threads, batch, "float32")
     if not options.without_reference:
         python = options.reference / "bin" / "python"
         if not python.exists():
@@ -70,14 +102,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             subprocess.run([sys.executable, make, options.reference], check=True)
         commands["reference"] = [
             str(python), str(ROOT / "benchmarks/reference/step.py"),
-            "--model", model, "--threads", str(options.threads),
+            "--model", model, "--threads", str(options.threads), "--batch", str(batch), "--answer", str(ANSWER),
         ]  # fmt: skip
     peers = {name: Peer(command) for name, command in commands.items()}
     try:
         for _ in range(WARM_UP):
             for peer in peers.values():
                 peer.step()
-        rounds = [{name: peer.step() for name, peer in peers.items()} for _ in range(options.rounds)]
+        rounds = [
+            {name: peers[name].step() for name in _order(list(peers), number)} for number in range(options.rounds)
+        ]
     finally:
         for peer in peers.values():
             peer.quit()
@@ -105,10 +139,17 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "spread": spread,
         "seconds": seconds,
         "peak_mb": {name: peer.peak for name, peer in peers.items()},
+        "tokens": options.tokens,
         "rounds": options.rounds,
         "threads": options.threads,
         "dtype": peers["jola"].hello.get("dtype"),
     }
+
+
+def _order(names: list[str], number: int) -> list[str]:
+    """Another peer begins in every round, and every other round goes backwards: who comes after whom changes."""
+    turned = names[number % len(names) :] + names[: number % len(names)]
+    return turned[::-1] if number % 2 else turned
 
 
 class Peer:
@@ -143,15 +184,19 @@ class Peer:
         raise SystemExit(f"A peer ended early: {' '.join(self.command)}")
 
 
-def _worker_command(name: str, threads: int, dtype: str = "auto") -> list[str]:
-    return [sys.executable, __file__, "--worker", name, "--threads", str(threads), "--dtype", dtype]
+def _worker_command(name: str, threads: int, batch: Path, dtype: str = "auto") -> list[str]:
+    own = ["--worker", name, "--threads", str(threads), "--dtype", dtype, "--batch", str(batch)]
+    return [sys.executable, __file__, *own]
 
 
-def _work(name: str, dtype: str, threads: int) -> None:
+def _work(name: str, dtype: str, threads: int, batch: Path) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    WORKERS[name](dtype)
+    ids = torch.tensor(json.loads(batch.read_text(encoding="utf-8")))
+    labels = torch.full_like(ids, -100)
+    labels[:, -ANSWER:] = ids[:, -ANSWER:]
+    WORKERS[name](dtype, {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
 
 
 def _serve(step: Callable[[], None], dtype: str) -> None:
@@ -173,15 +218,6 @@ def _peak_mb() -> float:
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
 
 
-def _batch(vocabulary: int) -> dict[str, Any]:
-    import torch
-
-    ids = torch.randint(0, vocabulary, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0))
-    labels = torch.full_like(ids, -100)
-    labels[:, -ANSWER:] = ids[:, -ANSWER:]
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-
-
 def _model(dtype: str) -> Any:
     from jola import JoLAModel
 
@@ -194,12 +230,11 @@ def _optimiser(groups: Any) -> Any:
     return torch.optim.AdamW(groups)
 
 
-def _jola_step(model: Any, forward: Callable[[dict[str, Any]], Any]) -> Callable[[], None]:
+def _jola_step(model: Any, forward: Callable[[], Any]) -> Callable[[], None]:
     import torch
 
     from jola.objective import paper_penalty
 
-    batch = _batch(model.config.vocab_size)
     edits = model.gated_edits()
     groups = [
         {"params": [p for e in edits for p in e.edit_parameters()], "lr": 5e-3},
@@ -208,7 +243,7 @@ def _jola_step(model: Any, forward: Callable[[dict[str, Any]], Any]) -> Callable
     optimiser = _optimiser(groups)
 
     def step() -> None:
-        loss = forward(batch) + paper_penalty(edits, 1e-3)
+        loss = forward() + paper_penalty(edits, 1e-3)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -217,29 +252,39 @@ def _jola_step(model: Any, forward: Callable[[dict[str, Any]], Any]) -> Callable
     return step
 
 
-def work_jola(dtype: str) -> None:
+def work_jola(dtype: str, batch: dict[str, Any]) -> None:
     """The step of JoLA, through nnsight."""
     model = _model(dtype)
-    _serve(_jola_step(model, lambda batch: model(**batch).loss), str(model.base.dtype))
+    _serve(_jola_step(model, lambda: model(**batch).loss), str(model.base.dtype))
 
 
-def work_hooks(dtype: str) -> None:
+def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
     """The same step with hooks of PyTorch on the same modules."""
+    from contextlib import nullcontext
+
     import torch.nn.functional as F
 
     from jola.interventions import Site
+    from jola.packing import packed_attention, packing_of
     from jola.sites import module_path
 
     model = _model(dtype)
     base = model.base
+    ids, attention_mask, labels = batch["input_ids"], batch["attention_mask"], batch["labels"]
+    rows = F.pad(labels[:, 1:] != -100, (0, 1))
+    answers = labels[:, 1:][rows[:, :-1]]
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": attention_mask}
+    # Packed where the JoLA step is, so that the two differ in who places the edits alone.
+    packing = packing_of(ids, attention_mask, rows)
+    if packing:
+        inputs, rows = {**packing.inputs(ids), "packing": packing}, packing.pack(rows).unsqueeze(0)
 
     def spread(chosen: Any, rows: Any) -> Any:
         full = chosen.new_zeros(*rows.shape, chosen.shape[-1])
         full[rows] = chosen
         return full
 
-    def forward(batch: dict[str, Any]) -> Any:
-        rows = F.pad(batch["labels"][:, 1:] != -100, (0, 1))
+    def forward() -> Any:
         hooks = [
             base.get_submodule(module_path(base, Site.HEADS, layer)).register_forward_pre_hook(
                 lambda module, inputs, edit=edit: (edit(inputs[0]),)
@@ -252,19 +297,19 @@ def work_hooks(dtype: str) -> None:
         hooks.append(last.register_forward_hook(lambda module, inputs, output: spread(output, rows)))
         hooks.append(base.lm_head.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
         try:
-            logits = base(batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+            with packed_attention(base) if packing else nullcontext():
+                logits = base(**inputs, use_cache=False).logits
         finally:
             for hook in hooks:
                 hook.remove()
-        return F.cross_entropy(logits.float(), batch["labels"][:, 1:][rows[:, :-1]])
+        return F.cross_entropy(logits.float(), answers)
 
     _serve(_jola_step(model, forward), str(base.dtype))
 
 
-def work_plain(dtype: str) -> None:
+def work_plain(dtype: str, batch: dict[str, Any]) -> None:
     """Forward and backward of the frozen model, logits at all positions, gradients down to the embeddings."""
     model = _model(dtype).base
-    batch = _batch(model.config.vocab_size)
     embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_(True)
 
     def step() -> None:
@@ -277,14 +322,13 @@ def work_plain(dtype: str) -> None:
     _serve(step, str(model.dtype))
 
 
-def work_peft_lora(dtype: str) -> None:
+def work_peft_lora(dtype: str, batch: dict[str, Any]) -> None:
     """LoRA as peft does it."""
     from peft import LoraConfig, get_peft_model
 
     base = _model(dtype).base
     model = get_peft_model(base, LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
     model.train()
-    batch = _batch(base.config.vocab_size)
     optimiser = _optimiser([p for p in model.parameters() if p.requires_grad])
 
     def step() -> None:
@@ -296,7 +340,7 @@ def work_peft_lora(dtype: str) -> None:
     _serve(step, str(base.dtype))
 
 
-def work_trainer(dtype: str) -> None:
+def work_trainer(dtype: str, batch: dict[str, Any]) -> None:
     """Steps inside `JoLATrainer`, with every gate recorded at every step."""
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -305,7 +349,6 @@ def work_trainer(dtype: str) -> None:
     from jola.gate_history import GateWriter
 
     model = _model(dtype)
-    batch = _batch(model.config.vocab_size)
     rows = [Encoded(ids.tolist(), TOKENS - ANSWER) for ids in batch["input_ids"]]
 
     class Stepper(TrainerCallback):
@@ -342,7 +385,7 @@ def work_trainer(dtype: str) -> None:
         trainer.train()
 
 
-WORKERS: dict[str, Callable[[str], None]] = {
+WORKERS: dict[str, Callable[[str, dict[str, Any]], None]] = {
     "jola": work_jola,
     "hooks": work_hooks,
     "plain": work_plain,

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -37,6 +38,8 @@ class Packing:
     """(packed tokens − common,): place of each in the flattened `shape`; the other places are padding."""
     slots: Tensor
     """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
+    weights: bool = False
+    """Whether attention gives its weights, (batch, heads, tokens, tokens), where it has them."""
 
     def inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Arguments of a packed pass: one row of tokens, and the position that each has in its own row."""
@@ -48,6 +51,13 @@ class Packing:
     def pack(self, values: Tensor) -> Tensor:
         """(batch, tokens) → (packed tokens,)."""
         return values.flatten()[self.source]
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(1, packed tokens, …) → (batch, tokens, …); what stands at padding means nothing."""
+        batch, rest = self.shape
+        places = torch.arange(self.common, device=packed.device).expand(batch, -1)
+        places = torch.cat([places, (self.slots + self.common).view(batch, rest)], 1)
+        return packed[0].index_select(0, places.flatten()).unflatten(0, (batch, -1))
 
 
 def packing_of(input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -> Packing | None:
@@ -110,7 +120,7 @@ def _attention(
         query, key, value: (1, heads, packed tokens, head_dim); fewer heads for key and value than for query.
 
     Returns:
-        (1, packed tokens, heads, head_dim), and None for the weights.
+        (1, packed tokens, heads, head_dim), and the weights of each row or None.
     """
     if packing is None:
         # An architecture that keeps its arguments to itself; `TracedModel` sees by the result that it cannot pack.
@@ -125,15 +135,18 @@ def _attention(
     def whole(packed: Tensor) -> Tensor:
         return torch.cat([packed[:, :, :common].expand(batch, -1, -1, -1), rest(packed)], 2)
 
-    parts = []
+    outputs, weights = [], []
     if common:
         first = (packed[:, :, :common] for packed in (query, key, value))
-        mask = _causal(0, common, window, query.dtype)
-        parts.append(attend(module, *first, mask, **arguments)[0])
+        output, weight = attend(module, *first, _causal(0, common, window, query.dtype), **arguments)
+        outputs.append(output)
+        if packing.weights:
+            weights.append(F.pad(weight, (0, tokens)).expand(batch, -1, -1, -1))
     mask = _causal(common, common + tokens, window, query.dtype)
-    own = attend(module, rest(query), whole(key), whole(value), mask, **arguments)[0]
-    parts.append(_Pack.apply(own.flatten(0, 1), packing).unsqueeze(0))
-    return torch.cat(parts, 1), None
+    output, weight = attend(module, rest(query), whole(key), whole(value), mask, **arguments)
+    outputs.append(_Pack.apply(output.flatten(0, 1), packing).unsqueeze(0))
+    weights.append(weight)
+    return torch.cat(outputs, 1), torch.cat(weights, 2) if packing.weights else None
 
 
 class _Unpack(torch.autograd.Function):

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -105,11 +105,14 @@ class TracedModel:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
         """
         with self.lock:
-            if rows is not None and uniform and self._packs:
-                packing = packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows)
-                if packing:
-                    return self._run_packed(inputs["input_ids"], plan, rows, packing)
+            if rows is not None and uniform and (packing := self.packing(inputs, rows)):
+                return self._run_packed(inputs["input_ids"], plan, rows, packing)
             return self._run(inputs, plan, rows)
+
+    def packing(self, inputs: dict[str, Tensor], rows: Tensor) -> Packing | None:
+        """How a batch is packed in passes that edit all positions alike; None where it is not."""
+        with self.lock:
+            return packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows) if self._packs else None
 
     def _run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None, **others: Any) -> Tensor:
         answer: list[Tensor] = []
@@ -183,45 +186,68 @@ class TracedModel:
         *,
         rows: Tensor | None = None,
         start: Mapping[int, Tensor] | None = None,
+        uniform: bool = False,
     ) -> Record:
         """One edited pass that keeps activations, or that starts in the middle of the model.
 
         Args:
-            inputs, plan, rows: As for `run`.
+            inputs, plan, rows, uniform: As for `run`.
             wanted: What to keep.
             start: Rows (rows, tokens, hidden) of the residual stream by the layer that they enter. Layers before the
                 first of them are skipped, and at each later one its rows join those that are under way, in this order;
                 the number of layers as a key skips all layers. `inputs` then say the tokens' positions, for a batch of
                 one, and `rows` and `plan` are for all rows that are under way.
         """
+        wanted = wanted or Wanted()
+        with self.lock:
+            if rows is not None and uniform and not start and (packing := self.packing(inputs, rows)):
+                return self._record_packed(inputs["input_ids"], plan, wanted, rows, packing)
+            return self._record(inputs, plan, wanted, rows, start or {})
+
+    def _record(
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        wanted: Wanted,
+        rows: Tensor | None,
+        start: Mapping[int, Tensor],
+        **others: Any,
+    ) -> Record:
         answer: list[Tensor] = []
 
         def run(**kwargs: Any) -> None:
-            answer.append(self.base(**kwargs, use_cache=False).logits)
+            answer.append(self.base(**kwargs, **others, use_cache=False).logits)
 
-        wanted = wanted or Wanted()
-        start = start or {}
         layers, first = self.geometry.num_layers, min(start, default=0)
         result = Record(torch.empty(0))
-        with self.lock:
-            with self._nn.trace(fn=run, **inputs):
-                for layer in range(first):
-                    self._at(layer, Site.BLOCK).skip(start[first])
-                for layer in range(first, layers):
-                    if layer in start and layer == first == 0:
-                        self._at(layer, Site.BLOCK).input = start[layer]
-                    elif layer in start and layer > first:
-                        block = self._at(layer, Site.BLOCK)
-                        block.input = torch.cat([block.input, start[layer]])
-                    self._keep_layer(layer, plan, wanted, result, rows)
-                if rows is not None and first < layers:
-                    self._finish(plan, rows, (wanted, result))
-                elif rows is not None:
-                    self._head.input = self._head.input[rows]
-            result.logits = answer[0]
+        with self._nn.trace(fn=run, **inputs):
+            for layer in range(first):
+                self._at(layer, Site.BLOCK).skip(start[first])
+            for layer in range(first, layers):
+                if layer in start and layer == first == 0:
+                    self._at(layer, Site.BLOCK).input = start[layer]
+                elif layer in start and layer > first:
+                    block = self._at(layer, Site.BLOCK)
+                    block.input = torch.cat([block.input, start[layer]])
+                self._keep_layer(layer, plan, wanted, result, rows)
+            if rows is not None and first < layers:
+                self._finish(plan, rows, (wanted, result))
+            elif rows is not None:
+                self._head.input = self._head.input[rows]
+        result.logits = answer[0]
         # The MLP of OPT sees (batch · tokens, width).
         tokens = inputs["input_ids"].shape[-1]
         result.mlp = {layer: output.reshape(-1, tokens, output.shape[-1]) for layer, output in result.mlp.items()}
+        return result
+
+    def _record_packed(self, ids: Tensor, plan: Plan, wanted: Wanted, rows: Tensor, packing: Packing) -> Record:
+        packing = replace(packing, weights=bool(wanted.attention))
+        with packed_attention(self.base):
+            result = self._record(
+                packing.inputs(ids), plan, wanted, packing.pack(rows).unsqueeze(0), {}, packing=packing
+            )
+        for kept in (result.entering, result.heads, result.projected, result.mlp):
+            kept.update({layer: packing.unpack(values) for layer, values in kept.items()})
         return result
 
     @contextmanager

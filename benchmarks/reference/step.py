@@ -1,6 +1,6 @@
 """A training step of the reference package, timed, for a driver that interleaves it with other programs.
 
-    .venv-reference/bin/python benchmarks/reference/step.py --model FOLDER [--threads N]
+    .venv-reference/bin/python benchmarks/reference/step.py --model FOLDER --batch FILE [--threads N]
 
 loads a Llama folder and prints one JSON line, {"ready": true, …, "loaded_rss_mb", "peak_rss_mb"}. Then each
 line "step" on standard input runs one step and prints {"seconds", "loss", "peak_rss_mb"}; "quit" or the end
@@ -52,10 +52,9 @@ def old_style(folder: Path, scratch: Path) -> Path:
     return converted
 
 
-def fixed_batch(vocab_size: int, batch_size: int, tokens: int, answer: int) -> dict[str, Tensor]:
-    """The batch of every step: token ids of seed 0; the last `answer` tokens of a row have labels."""
-    generator = torch.Generator().manual_seed(0)
-    input_ids = torch.randint(0, vocab_size, (batch_size, tokens), generator=generator)
+def read_batch(path: Path, answer: int) -> dict[str, Tensor]:
+    """The batch of every step, from a JSON list of rows of token ids; the last `answer` tokens of a row have labels."""
+    input_ids = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
     labels = torch.full_like(input_ids, -100)
     labels[:, -answer:] = input_ids[:, -answer:]
     return {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids), "labels": labels}
@@ -84,8 +83,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("as-runs", "float32"), default="as-runs", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=0, help="run this many steps; 0 reads commands (default)")
     parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch; 0 leaves its choice (default)")
-    parser.add_argument("--batch-size", type=int, default=8, help="rows of the batch (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=96, help="tokens of a row (default: %(default)s)")
+    parser.add_argument("--batch", type=Path, required=True, help="JSON list of rows of token ids, all of one length")
     parser.add_argument("--answer", type=int, default=4, help="tokens of a row in the loss (default: %(default)s)")
     options = parser.parse_args()
     if not (options.model / "config.json").exists():
@@ -102,9 +100,9 @@ def main() -> None:
         model = load(old_style(options.model, scratch), **choice)
         model.unfreeze_jola_params()
         model.train()
-        trainer = make_trainer(model, "expon", scratch, batch_size=options.batch_size)
+        batch = read_batch(options.batch, options.answer)
+        trainer = make_trainer(model, "expon", scratch, batch_size=len(batch["input_ids"]))
         optimizer = torch.optim.AdamW(trainable(model), lr=LEARNING_RATE, weight_decay=0.0)
-        batch = fixed_batch(model.config.vocab_size, options.batch_size, options.tokens, options.answer)
 
         def step() -> None:
             start = time.perf_counter()

@@ -133,8 +133,9 @@ class Ablation(BaseSelector):
     def affordable(self, selection: Selection) -> int:
         """Examples whose passes take as long as the steps of the budget: each takes (layers · heads) half passes."""
         layers, heads = selection.shape
-        budget = len(selection.rows) * self.budget.epochs / FORWARD_SHARE
-        return max(1, min(len(selection.rows), math.floor(budget / (layers * heads / 2 + 1))))
+        own = sum(len(row.input_ids) for row in selection.rows) / len(selection.rows)
+        budget = selection.tokens() * self.budget.epochs / FORWARD_SHARE
+        return max(1, min(len(selection.rows), math.floor(budget / own / (layers * heads / 2 + 1))))
 
     @torch.no_grad()
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:

@@ -171,7 +171,9 @@ def attention_confidence(
             # The head has to run somewhere.
             last = last_positions(mask).to(model.device)
             plan = model.plan(None, 1.0, len(ids))
-            record = model.traced.record(inputs, plan, Wanted(attention=layers), rows=last)
+            record = model.traced.record(
+                inputs, plan, Wanted(attention=layers), rows=last, uniform=all(i.uniform for i in interventions)
+            )
             for layer in layers:
                 largest = record.attention[layer].float().amax(-1)[:, :, 1:].cpu()
                 total[layer] += (largest * counted[:, None]).sum((0, 2))

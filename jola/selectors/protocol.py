@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jola.config import DataConfig, TrainingConfig
 from jola.errors import InputError
-from jola.examples import Encoded, Example, Template, collate, encode_examples
+from jola.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
 from jola.interventions import Edit, EditMask, Intervention, Site
 from jola.model import JoLAModel
 from jola.selectors.heads import Cost, HeadScores, Provenance
@@ -101,6 +102,17 @@ class Selection:
         size = self.budget.batch_size
         for start in range(0, len(self.rows), size):
             yield self.rows[start : start + size]
+
+    def tokens(self) -> int:
+        """Tokens that the model computes in `loss` of all batches: fewer than there are where batches are packed."""
+        count = 0
+        for rows in self.batches():
+            batch = self.batch(rows)
+            labels = batch.pop("labels")
+            wanted = F.pad(labels[:, 1:] != IGNORED, (0, 1))
+            packing = self.model.traced.packing(batch, wanted)
+            count += labels.numel() if packing is None else len(packing.source)
+        return count
 
     def loss(self, rows: Sequence[Encoded], intervention: Intervention) -> Tensor:
         """Mean negative log-likelihood of the answers, in nats, with `intervention` as the only edit."""

@@ -145,7 +145,7 @@ class SMP(BaseSelector):
 
     representation: Literal["last", "mean"] = "last"
     learning_rate: float = 2e-2
-    share: float = 0.5
+    share: float = 0.4
     """Share of the budget's passes over the examples: a step takes two passes and the network."""
     batch_size: int = 8
     """Prompts in one step, unless the budget's batches are larger."""
@@ -240,6 +240,7 @@ class SMP(BaseSelector):
             Wanted(attention=attention, entering=(end,)),
             # Only the last position is read: the head need not run at the others.
             rows=last if self.representation == "last" else None,
+            uniform=True,
         )
         stream = record.entering[end]
         if self.representation == "last":

@@ -14,6 +14,7 @@ from jola.interventions import Edit, EditMask, Intervention, Site
 from jola.model import JoLAModel
 from jola.packing import packing_of
 from jola.selectors.protocol import HeadFactors
+from jola.tracing import Record, Wanted
 from tests.jola.passes import CLOSE, every_architecture, with_noise
 from tests.jola.plain_hooks import hooked
 from tests.tiny import VOCABULARY, make_model
@@ -182,6 +183,42 @@ def test_edits_that_differ_by_row_are_not_packed(tiny: Make) -> None:
         first, second = batch(LENGTHS[:2]), batch(LENGTHS[:2])
         second["input_ids"] = second["input_ids"].flip(0)
         assert not torch.equal(model(**first).logits, model(**second).logits)
+
+
+@every_architecture
+@torch.no_grad()
+def test_what_is_kept_of_a_pass(tiny: Make, architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny(architecture, EditConfig(sites="both")), batch()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    rows, last = inputs["labels"].roll(-1, 1) != -100, model.geometry.num_layers - 1
+    wanted = Wanted(entering=(0, 2, last + 1), heads=(1,), projected=(0, last), mlp=(1,), attention=(0, last))
+    plan = model.plan(None, 1.0, len(ids))
+
+    def record() -> Record:
+        with model.traced.plain_attention(), tokens_seen(model) as shapes:
+            kept = model.traced.record(model.inputs(ids, mask), plan, wanted, rows=rows, uniform=True)
+        seen.append(shapes[-1])
+        return kept
+
+    seen: list[tuple[int, ...]] = []
+    found = record()
+    monkeypatch.setattr(packing, "WORTH", 2.0)
+    expected = record()
+    assert seen == [(1, DISTINCT), tuple(ids.shape)]
+    torch.testing.assert_close(found.logits, expected.logits, **CLOSE)
+    for name in ("entering", "heads", "projected", "mlp", "attention"):
+        mine, theirs = getattr(found, name), getattr(expected, name)
+        assert mine.keys() == theirs.keys() and mine
+        for layer, values in mine.items():
+            assert values.shape == theirs[layer].shape, name
+            for row, length in enumerate(LENGTHS):
+                ours, others = values[row, ..., :length, :], theirs[layer][row, ..., :length, :]
+                if name == "attention":
+                    ours, others = ours[..., :length], others[..., :length]
+                elif (name, layer) == ("entering", last + 1):
+                    # What leaves the last layer is right where logits are wanted, and nowhere else.
+                    ours, others = ours[rows[row, :length]], others[rows[row, :length]]
+                torch.testing.assert_close(ours, others, **CLOSE)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """Every selector: on every shape of model, on planted heads, and its core against an independent calculation."""
 
 import itertools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -261,9 +262,19 @@ def test_ablation_against_whole_passes(tiny: Callable[..., JoLAModel]) -> None:
 
 
 def test_ablation_takes_what_the_budget_affords(tiny: Callable[..., JoLAModel]) -> None:
-    found = selection(tiny("llama"), EXAMPLES * 20)
-    few, many = Ablation(Budget(epochs=1)), Ablation(Budget(epochs=4))
-    assert few.affordable(found) == 42  # 100 examples · 3 forward passes a step / (12 heads · half a pass + 1)
+    model = tiny("llama")
+    found = selection(model, EXAMPLES * 20)
+    seen: list[int] = []
+    model.base.get_input_embeddings().register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel()))
+    with torch.no_grad():
+        for rows in found.batches():
+            found.loss(rows, HeadFactors(torch.ones(found.shape)))
+    computed = sum(seen[-len(list(found.batches())) :])  # the first pass of a model is preceded by those of a check
+    own = sum(len(row.input_ids) for row in found.rows)
+    assert found.tokens() == computed < own
+    few, many = Ablation(Budget(epochs=1)), Ablation(Budget(epochs=6))
+    # Three forward passes a step, and (12 heads · half a pass + 1) for an example.
+    assert few.affordable(found) == math.floor(100 * computed / own * 3 / 7) > 1
     assert many.affordable(found) == 100
 
 
