@@ -327,7 +327,8 @@ class JoLAModel(nn.Module):
         )
         arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
         with self.lock:
-            return self.traced.generate(inputs, self.plan(mask, strength, len(input_ids)), arguments)
+            plan = self.plan(mask, strength, len(input_ids))
+            return self.traced.generate(inputs, plan, arguments, uniform=self._uniform(mask))
 
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """The arguments of one pass of the frozen model, on its device; see `forward`."""
@@ -381,10 +382,13 @@ class JoLAModel(nn.Module):
         return (counted == counted[:, -1:]) & (real > 0)
 
     def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
-        uniform = all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
         with self.lock:
             plan = self.plan(mask, strength, len(inputs["input_ids"]))
-            return self.traced.run(inputs, plan, rows, uniform=uniform)
+            return self.traced.run(inputs, plan, rows, uniform=self._uniform(mask))
+
+    def _uniform(self, mask: Masks) -> bool:
+        """Whether the edits in use do the same at all positions of all rows."""
+        return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
 
 
 def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:

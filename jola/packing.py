@@ -8,20 +8,23 @@ to know which of them belong together. What comes out is what the batch as it wa
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WORTH = 0.1
 """Share of a batch's places that packing must spare: taking rows apart in every layer costs about as much."""
+SPARED = 64
+"""Tokens of prompts that a pass over their common beginning must spare."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,8 @@ class Packing:
     """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
     weights: bool = False
     """Whether attention gives its weights, (batch, heads, tokens, tokens), where it has them."""
+    masks: dict[Any, Tensor] = field(default_factory=dict, repr=False)
+    """What `_causal` gave in this pass: layers share them."""
 
     def inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Arguments of a packed pass: one row of tokens, and the position that each has in its own row."""
@@ -86,6 +91,46 @@ def packing_of(input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -
     return Packing(own.flatten().nonzero().flatten(), common, (batch, tokens - common), filled, slots)
 
 
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What prompts that are padded on the left begin with, and where their tokens go when it comes first."""
+
+    tokens: int
+    """How many there are."""
+    order: Tensor
+    """(batch, tokens): the place from which each token is taken: the beginning, then padding, then the rest."""
+
+
+def beginning_of(input_ids: Tensor, attention_mask: Tensor) -> Beginning | None:
+    """What prompts begin with; None where a pass of its own would not pay.
+
+    Args:
+        input_ids, attention_mask: (batch, tokens), padded on the left.
+    """
+    batch, tokens = input_ids.shape
+    padding = (attention_mask.cumsum(1) == 0).sum(1, keepdim=True)
+    places = torch.arange(tokens, device=input_ids.device).expand(batch, -1)
+    shifted = input_ids.gather(1, (places + padding).clamp(max=tokens - 1))
+    alike = (shifted == shifted[:1]).all(0).int().cumprod(0)
+    # Something has to be left of every prompt.
+    count = min(int(alike.sum()), tokens - int(padding.max()) - 1)
+    if count * (batch - 1) < SPARED or not bool((attention_mask == (places >= padding)).all()):
+        return None
+    beginning, pad = places < count, (places >= count) & (places < count + padding)
+    order = torch.where(beginning, places + padding, torch.where(pad, places - count, places))
+    return Beginning(count, order)
+
+
+def can_share(base: PreTrainedModel) -> bool:
+    """Whether prompts may have padding behind a common beginning, and are where that pays.
+
+    A sliding window would count the padding.
+    """
+    kinds = getattr(base.config, "layer_types", None) or ["full_attention"]
+    windows = [getattr(base.config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return base.device.type == "cpu" and set(kinds) == {"full_attention"} and not any(windows)
+
+
 def can_pack(base: PreTrainedModel) -> bool:
     """Whether a model might take packed passes, and is where they pay: on a processor, which takes token by token."""
     parameters = inspect.signature(base.forward).parameters
@@ -106,27 +151,36 @@ def packed_attention(base: PreTrainedModel) -> Iterator[None]:
 
 
 def _attention(
-    attend: Callable[..., Any],
+    kind: str,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    attention_mask: Tensor | None,
     packing: Packing | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, Any]:
-    """Attention as transformers calls it, over the rows that a packed one consists of.
+    """Attention as transformers calls it; in a packed pass, over the rows that the one row consists of.
 
     Args:
+        kind: The implementation that is wrapped.
         query, key, value: (1, heads, packed tokens, head_dim); fewer heads for key and value than for query.
 
     Returns:
         (1, packed tokens, heads, head_dim), and the weights of each row or None.
     """
+    # Every architecture of transformers has eager attention of its own, in its own file.
+    eager = kind == "eager"
+    attend = sys.modules[type(module).__module__].eager_attention_forward if eager else ALL_ATTENTION_FUNCTIONS[kind]
     if packing is None:
-        # An architecture that keeps its arguments to itself; `TracedModel` sees by the result that it cannot pack.
-        return attend(module, query, key, value, None, **arguments)
+        return attend(module, query, key, value, attention_mask, **arguments)
     common, (batch, tokens) = packing.common, packing.shape
-    window = arguments.get("sliding_window")
+
+    def causal(start: int, stop: int) -> Tensor:
+        wanted = start, stop, arguments.get("sliding_window"), query.dtype
+        if wanted not in packing.masks:
+            packing.masks[wanted] = _causal(*wanted)
+        return packing.masks[wanted]
 
     def rest(packed: Tensor) -> Tensor:
         rows: Any = _Unpack.apply(packed[0, :, common:].transpose(0, 1), packing)
@@ -138,11 +192,11 @@ def _attention(
     outputs, weights = [], []
     if common:
         first = (packed[:, :, :common] for packed in (query, key, value))
-        output, weight = attend(module, *first, _causal(0, common, window, query.dtype), **arguments)
+        output, weight = attend(module, *first, causal(0, common), **arguments)
         outputs.append(output)
         if packing.weights:
             weights.append(F.pad(weight, (0, tokens)).expand(batch, -1, -1, -1))
-    mask = _causal(common, common + tokens, window, query.dtype)
+    mask = causal(common, common + tokens)
     output, weight = attend(module, rest(query), whole(key), whole(value), mask, **arguments)
     outputs.append(_Pack.apply(output.flatten(0, 1), packing).unsqueeze(0))
     weights.append(weight)
@@ -178,7 +232,6 @@ class _Pack(torch.autograd.Function):
         return rows.index_copy_(0, ctx.packing.filled, gradient), None
 
 
-@lru_cache(maxsize=64)
 def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype) -> Tensor:
     """(1, 1, stop − start, stop): what is added to the scores so that a position sees itself and those before it."""
     query, key = torch.arange(start, stop).unsqueeze(1), torch.arange(stop)
@@ -186,16 +239,8 @@ def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype) -> Te
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
 
 
-def _attend_sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any) -> Any:
-    return _attention(ALL_ATTENTION_FUNCTIONS["sdpa"], module, query, key, value, **arguments)
-
-
-def _attend_eager(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **arguments: Any) -> Any:
-    # Every architecture of transformers has its own, in its own file.
-    eager = sys.modules[type(module).__module__].eager_attention_forward
-    return _attention(eager, module, query, key, value, **arguments)
-
-
+# Outside packed passes both do what they wrap, masks included, for whoever copies a configuration during one.
 _NAMES = {"sdpa": "jola_packed_sdpa", "eager": "jola_packed_eager"}
-AttentionInterface.register(_NAMES["sdpa"], _attend_sdpa)
-AttentionInterface.register(_NAMES["eager"], _attend_eager)
+for _kind, _name in _NAMES.items():
+    AttentionInterface.register(_name, partial(_attention, _kind))
+    AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_kind])

@@ -5,6 +5,7 @@ a time (`TracedModel.lock`), and an intervention in a generation loop has to be 
 it edits the prompt alone. Within a trace the sites stand in the order in which the pass reaches them.
 """
 
+import inspect
 import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -22,11 +23,11 @@ import nnsight  # isort: skip
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from jola.errors import InputError
 from jola.interventions import Edit, Site
-from jola.packing import Packing, can_pack, packed_attention, packing_of
+from jola.packing import Beginning, Packing, beginning_of, can_pack, can_share, packed_attention, packing_of
 from jola.sites import Geometry, geometry_of, head_path, module_path
 
 Plan = Mapping[tuple[int, Site], Edit]
@@ -79,6 +80,8 @@ class TracedModel:
         self.base = base
         self.tokenizer = tokenizer
         self.geometry: Geometry = geometry_of(base)
+        # transformers renames it in 5.20.
+        self._cache_name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
         self.lock = threading.RLock()
         """Held by whoever runs the model; nnsight lets one thread at a time trace it."""
         self.wrap()
@@ -118,7 +121,7 @@ class TracedModel:
         answer: list[Tensor] = []
 
         def run(**kwargs: Any) -> None:
-            answer.append(self.base(**kwargs, **others, use_cache=False).logits)
+            answer.append(self.base(**kwargs, **{"use_cache": False, **others}).logits)
 
         if not plan and rows is None:
             run(**inputs)
@@ -154,29 +157,56 @@ class TracedModel:
             difference = self._run_packed(ids, {}, rows, packing).float() - expected
         return bool(difference.std() < 0.1 * expected.std())
 
-    def generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any]) -> Any:
-        """What ``generate`` of transformers gives, with the edits at every token, prompt and answer alike."""
+    def generate(
+        self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], *, uniform: bool = False
+    ) -> Any:
+        """What ``generate`` of transformers gives, with the edits at every token, prompt and answer alike.
+
+        With `uniform`, as for `run`, prompts that begin alike are continued from one pass over their beginning, where
+        that pays and the answers are greedy ones.
+        """
+        with self.lock:
+            if uniform and _is_greedy(arguments) and can_share(self.base):
+                beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])
+                if beginning:
+                    return self._generate_after(inputs, plan, arguments, beginning)
+            return self._generate(inputs, plan, arguments)
+
+    def _generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any]) -> Any:
         generate: Any = self.base.generate
         answer: list[Any] = []
 
         def run(**kwargs: Any) -> None:
             answer.append(generate(**kwargs, **arguments))
 
-        with self.lock:
-            if not plan:
-                return generate(**inputs, **arguments)
-            steps = [(self._at(*place), place[1], edit) for place, edit in plan.items()]
-            with warnings.catch_warnings():
-                # The loop below asks for one step more than the model makes; that is how it ends.
-                warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
-                with self._nn.trace(fn=run, **inputs) as tracer:
-                    for _ in tracer.iter[:]:
-                        for envoy, site, edit in steps:
-                            if site is Site.HEADS:
-                                envoy.input = edit(envoy.input)
-                            else:
-                                envoy.output = _on_hidden(edit, envoy.output)
-            return answer[0]
+        if not plan:
+            return generate(**inputs, **arguments)
+        steps = [(self._at(*place), place[1], edit) for place, edit in plan.items()]
+        with warnings.catch_warnings():
+            # The loop below asks for one step more than the model makes; that is how it ends.
+            warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
+            with self._nn.trace(fn=run, **inputs) as tracer:
+                for _ in tracer.iter[:]:
+                    for envoy, site, edit in steps:
+                        if site is Site.HEADS:
+                            envoy.input = edit(envoy.input)
+                        else:
+                            envoy.output = _on_hidden(edit, envoy.output)
+        return answer[0]
+
+    def _generate_after(
+        self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], beginning: Beginning
+    ) -> Tensor:
+        ids, mask = (inputs[name].gather(1, beginning.order) for name in ("input_ids", "attention_mask"))
+        first = ids[:1, : beginning.tokens]
+        cache = DynamicCache(config=self.base.config)
+        # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
+        last = torch.arange(beginning.tokens, device=ids.device).eq(beginning.tokens - 1).unsqueeze(0)
+        self._run({"input_ids": first}, plan, last, **{self._cache_name: cache}, use_cache=True)
+        cache.batch_repeat_interleave(len(ids))
+        arguments = {**arguments, self._cache_name: cache}
+        answer = self._generate({"input_ids": ids, "attention_mask": mask}, plan, arguments)
+        return torch.cat([inputs["input_ids"], answer[:, ids.shape[1] :]], 1)
 
     def record(
         self,
@@ -371,3 +401,13 @@ def _on_hidden(edit: Edit, output: Any) -> Any:
     """Apply an edit to the hidden states in a sub-layer's output."""
     edited = edit(_hidden(output))
     return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+
+def _is_greedy(arguments: Mapping[str, Any]) -> bool:
+    """Whether each new token is the likeliest one, whatever stands where in the prompt."""
+    plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
+    plain |= {"top_k": (None,), "top_p": (None,)}
+    free = {"max_new_tokens", "eos_token_id", "pad_token_id"}
+    return all(name in free or value in plain.get(name, ()) for name, value in arguments.items()) and all(
+        name in arguments for name in ("do_sample", "num_beams", "repetition_penalty")
+    )

@@ -1,18 +1,20 @@
-"""Packed passes: what they give is what each row gives alone, and they run no token twice."""
+"""Packed passes and shared beginnings: what they give is what each row gives alone, and no token runs twice."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
 
 from jola import packing, tracing
 from jola.config import EditConfig
 from jola.interventions import Edit, EditMask, Intervention, Site
 from jola.model import JoLAModel
-from jola.packing import packing_of
+from jola.packing import beginning_of, packing_of
 from jola.selectors.protocol import HeadFactors
 from jola.tracing import Record, Wanted
 from tests.jola.passes import CLOSE, every_architecture, with_noise
@@ -21,7 +23,7 @@ from tests.tiny import VOCABULARY, make_model
 
 Make = Callable[..., JoLAModel]
 
-COMMON, LENGTHS, ANSWER = 21, (34, 40, 29, 27), 3
+COMMON, LENGTHS, ANSWER = 21, (34, 40, 29, 27, 31), 3
 """Longer than the attention windows of the tiny models, before and after the common beginning."""
 SEED = 11
 """Of gate noise: some gates of each site are drawn between 0 and 1."""
@@ -224,15 +226,31 @@ def test_what_is_kept_of_a_pass(tiny: Make, architecture: str, monkeypatch: pyte
 @torch.no_grad()
 def test_a_model_whose_attention_goes_another_way_is_not_packed(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = tiny("llama")(**batch()).logits
-    whole = packing._attention
+    whole, names = packing._attention, dict.fromkeys(("sdpa", "eager"), "deaf")
 
-    def deaf(*arguments: object, packing: object = None, **others: object) -> object:
-        return whole(*arguments, **others)
+    def deaf(*arguments: Any, packing: object = None, **others: Any) -> object:
+        return whole("sdpa", *arguments, **others)
 
-    monkeypatch.setattr(packing, "_attention", deaf)
+    AttentionInterface.register("deaf", deaf)
+    AttentionMaskInterface.register("deaf", sdpa_mask)
+    monkeypatch.setattr(packing, "_NAMES", names)
     model = tiny("llama")
     assert not runs_packed(model)
     torch.testing.assert_close(model(**batch()).logits, expected, **CLOSE)
+
+
+@every_architecture
+@torch.no_grad()
+def test_a_copy_made_in_a_packed_pass_computes_as_ever(architecture: str) -> None:
+    model, inputs = make_model(architecture), batch()
+    inputs.pop("labels")
+    real = inputs["attention_mask"].bool()
+    for attention in dict.fromkeys((model.config._attn_implementation, "eager")):
+        model.set_attn_implementation(attention)
+        expected = model(**inputs).logits
+        with packing.packed_attention(model):
+            assert model.config._attn_implementation != attention
+            assert torch.equal(model(**inputs).logits[real], expected[real])
 
 
 @torch.no_grad()
@@ -262,3 +280,70 @@ def test_in_bfloat16(tiny: Make, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
     whole = low(**batch()).logits
     exact = tiny("llama")(**batch()).logits
     assert (found - exact).abs().mean() < 1.5 * (whole - exact).abs().mean()
+
+
+def prompts(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str, Tensor]:
+    """The rows of `batch`, padded on the left."""
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, (tokens, length) in enumerate(zip(batch(lengths, common)["input_ids"], lengths, strict=True)):
+        ids[row, -length:], mask[row, -length:] = tokens[:length], 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalty": 1.0, "max_new_tokens": 7}
+
+
+def shares(model: JoLAModel, inputs: Mapping[str, Tensor], **arguments: Any) -> bool:
+    """Whether what the prompts begin with is computed once."""
+    with tokens_seen(model) as shapes:
+        model.generate(**inputs, **GREEDY | arguments)
+    return shapes[0][0] == 1 < len(inputs["input_ids"])
+
+
+@every_architecture
+@torch.no_grad()
+def test_answers_are_those_to_each_prompt_alone(tiny: Make, architecture: str) -> None:
+    model, inputs = tiny(architecture, EditConfig(sites="both")), prompts()
+    windowed = architecture.startswith(("gemma2", "gemma3"))
+    for edited in (True, False):
+        with nullcontext() if edited else model.disable_edits():
+            assert shares(model, inputs) != windowed
+            answers = model.generate(**inputs, **GREEDY)
+            assert torch.equal(answers[:, : max(LENGTHS)], inputs["input_ids"])
+            for row, length in enumerate(LENGTHS):
+                alone = model.generate(inputs["input_ids"][row : row + 1, -length:], **GREEDY)
+                assert torch.equal(answers[row, -GREEDY["max_new_tokens"] :], alone[0, length:])
+    edited_answers = model.generate(**inputs, **GREEDY)
+    assert not torch.equal(edited_answers, answers)
+
+
+@torch.no_grad()
+def test_what_prompts_share_is_computed_once_where_that_is_right(tiny: Make) -> None:
+    model, inputs = tiny("llama"), prompts()
+    assert shares(model, inputs)
+    by_row = EditMask(*(torch.ones(len(LENGTHS), *model.edits.editable.shape) for _ in range(2)))
+    assert not shares(model, inputs, mask=by_row)
+    for others in ({"do_sample": True}, {"repetition_penalty": 1.2}, {"num_beams": 2}, {"no_repeat_ngram_size": 2}):
+        assert not shares(model, inputs, **others)
+    assert not shares(model, prompts((30,), 20))
+    assert not shares(model, prompts((30, 34), 20))  # too little to spare
+    # Of the shortest prompt something is left to continue from.
+    equal = {name: values[:1].expand(5, -1) for name, values in prompts((30,), 20).items()}
+    beginning = beginning_of(**equal)
+    assert beginning is not None and beginning.tokens == 29
+    answers = model.generate(**equal, **GREEDY)
+    assert torch.equal(answers, model.generate(equal["input_ids"][:1], **GREEDY).expand(5, -1))
+
+
+def test_padding_moves_behind_the_beginning() -> None:
+    inputs = prompts((9, 12, 10), 7)
+    many = {name: values.repeat(6, 1) for name, values in inputs.items()}
+    beginning = beginning_of(**many)
+    assert beginning is not None and beginning.tokens == 7
+    ids, mask = (many[name].gather(1, beginning.order) for name in ("input_ids", "attention_mask"))
+    assert mask[:3].tolist() == [[1] * 7 + [0] * 3 + [1] * 2, [1] * 12, [1] * 7 + [0] * 2 + [1] * 3]
+    for row in range(3):
+        assert torch.equal(ids[row][mask[row] == 1], many["input_ids"][row][many["attention_mask"][row] == 1])
+    right = {name: values.flip(1) for name, values in many.items()}
+    assert beginning_of(**right) is None

@@ -1,0 +1,52 @@
+"""What choosing heads takes, as a share of JoLA's training of the same budget: what docs/selectors.md says.
+
+    python benchmarks/selector_costs.py TASK [--selectors dsp pass …] [--k 100] [--seed 42] [--epochs 2]
+
+TASK is what `jola train --task` takes. 200 training and 40 validation examples, batches of 4. Each line is written as
+soon as it is known; JoLA's training, its validations included, comes first. Times are those of the processor, which
+other programs do not lengthen.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+# Only the project itself is imported from, not the folder of this script.
+sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+
+def main() -> None:
+    """Train, select, and print the quotients."""
+    from jola import JoLAModel
+    from jola.config import DataConfig, RunConfig, TrainingConfig
+    from jola.following import Quiet
+    from jola.selectors import SELECTORS
+    from jola.selectors.editing import budget_of, train_jola
+    from jola.tasks import load_task
+
+    known = [name for name in SELECTORS if name != "jola"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task")
+    parser.add_argument("--selectors", nargs="+", choices=known, default=known)
+    parser.add_argument("--k", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--epochs", type=int, default=2)
+    options = parser.parse_args()
+
+    config = RunConfig(
+        data=DataConfig(task=options.task, train_size=200, validation_size=40, test_size=1),
+        training=TrainingConfig(epochs=options.epochs, seed=options.seed),
+    )
+    model = JoLAModel.from_pretrained()
+    task = load_task(config.data, options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        training = train_jola(model, task, config, Path(folder), Quiet()).cost
+    print(f"JoLA: {training.processor_seconds:.0f} s of processor time, {training.seconds:.0f} s", flush=True)
+    for name in options.selectors:
+        cost = SELECTORS[name](budget=budget_of(config))(model, task.train, options.k, options.seed).cost
+        print(f"{name:10} {cost.processor_seconds / training.processor_seconds:.2f} of that", flush=True)
+
+
+if __name__ == "__main__":
+    main()
