@@ -395,6 +395,20 @@ def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPag
     runs[1].write_status(state="cancelled")
 
 
+def test_buttons_of_the_queue_that_are_pressed_at_once_all_count(app: App, open_page: OpenPage) -> None:
+    runs = [record(app, f"leaves-{number}").run for number in range(3)]
+    line = Waiting(RunStore(app.runs))
+    for run in runs:
+        with line.locked():
+            line.add(run)
+    page = open_page(app, "leaves-2")
+    shown(page, run="leaves-2", state="queued")
+    page.wait_for_function("() => document.querySelectorAll('.rv-unqueue').length === 3")
+    page.evaluate("() => document.querySelectorAll('.rv-unqueue').forEach((button) => button.click())")
+    page.wait_for_selector(".rv-queue", state="hidden")
+    assert [RunStore(app.runs).get(f"leaves-{number}").state for number in range(3)] == ["cancelled"] * 3
+
+
 def test_examples_and_cost_before_the_start(app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     rows = [{"prompt": f"Film {n}: {HOSTILE}?", "completion": "bad"} for n in range(30)]

@@ -318,8 +318,8 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     events.choose(on_choose, None, view, **private)
     events.stopwork(on_stop, view, message, **private)
     events.resumework(on_resume, view, message, **private)
-    events.remove(on_remove, view, [view, message], **private)
-    events.restore(on_restore, None, [view, message], **private)
+    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **private)
+    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **private)
     _connect_results(bench, view, panel, private)
     return tab
 

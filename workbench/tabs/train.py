@@ -211,8 +211,9 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     picker.input(lambda id: show(bench, id), picker, tab.showing(), **private).then(**address)
     view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **private)
     view.resumerun(on_resume, view, showing, **private)
-    view.cancelrun(on_cancel, view, showing, **private)
-    view.openrun(on_open, None, tab.showing(), **private).then(**address)
+    # The queue has a button for each run: a press counts also while the one before it is at work.
+    view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **private)
+    view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **private).then(**address)
     view.began(on_began, view, showing, **private)
     view.ended(on_ended, view, showing, **private)
     return tab
