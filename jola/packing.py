@@ -51,6 +51,8 @@ class Packing:
         return {
             "input_ids": self.pack(input_ids).unsqueeze(0),
             "position_ids": (self.source % input_ids.shape[1]).unsqueeze(0),
+            # Given one with four axes, transformers makes no mask: that of the packed row would be large, and unused.
+            "attention_mask": torch.zeros(1, 1, 1, 1),
         }
 
     def pack(self, values: Tensor) -> Tensor:

@@ -370,12 +370,17 @@ def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPage) -> None:
-    runs = [record(app, f"waits-{number}").run for number in range(2)]
+def put_in_line(app: App, name: str, count: int) -> None:
+    """Runs that wait, name-0 first."""
     line = Waiting(RunStore(app.runs))
-    for run in runs:
+    for number in range(count):
+        run = record(app, f"{name}-{number}").run
         with line.locked():
             line.add(run)
+
+
+def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPage) -> None:
+    put_in_line(app, "waits", 2)
     page = open_page(app, "waits-1")
     shown(page, run="waits-1", state="queued")
     assert page.inner_text(".rv-message") == "Waiting for its turn: 2. in line"
@@ -396,11 +401,7 @@ def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPag
 
 
 def test_buttons_of_the_queue_that_are_pressed_at_once_all_count(app: App, open_page: OpenPage) -> None:
-    runs = [record(app, f"leaves-{number}").run for number in range(3)]
-    line = Waiting(RunStore(app.runs))
-    for run in runs:
-        with line.locked():
-            line.add(run)
+    put_in_line(app, "leaves", 3)
     page = open_page(app, "leaves-2")
     shown(page, run="leaves-2", state="queued")
     page.wait_for_function("() => document.querySelectorAll('.rv-unqueue').length === 3")

@@ -18,6 +18,7 @@ from tests.jola.passes import (
     LENGTHS,
     by_hand,
     close_all_gates,
+    draw_gates_between,
     every_architecture,
     greedy,
     logits_of,
@@ -101,10 +102,7 @@ class TestEqualsPlainHooks:
     @pytest.mark.parametrize("sites", SITES)
     def test_training_and_gradients(self, tiny: Make, architecture: str, sites: str) -> None:
         model, plain = tiny(architecture, EditConfig(sites=sites)).train(), make_model(architecture)
-        with torch.no_grad():  # gates that are seldom drawn as 0 or 1, for those learn nothing
-            for edits in model.gated_edits():
-                for gate in edits.gate_parameters():
-                    gate.mul_(0.1)
+        draw_gates_between(model)
         labels = BATCH.masked_fill(torch.arange(BATCH.shape[1]) < 7, -100)
         model.seed_gates(SEED)
         found = model(BATCH, labels=labels)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from jola import packing, tracing
 from jola.config import EditConfig
@@ -17,7 +17,7 @@ from jola.model import JoLAModel
 from jola.packing import beginning_of, packing_of
 from jola.selectors.protocol import HeadFactors
 from jola.tracing import Record, Wanted
-from tests.jola.passes import CLOSE, every_architecture, with_noise
+from tests.jola.passes import CLOSE, draw_gates_between, every_architecture, with_noise
 from tests.jola.plain_hooks import hooked
 from tests.tiny import VOCABULARY, make_model
 
@@ -73,10 +73,7 @@ def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architectu
     model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
     if attention == "eager":
         model.base.set_attn_implementation("eager")
-    with torch.no_grad():  # gates that are seldom drawn as 0 or 1, for those learn nothing
-        for edits in model.gated_edits():
-            for gate in edits.gate_parameters():
-                gate.mul_(0.1)
+    draw_gates_between(model)
     inputs = batch()
     model(**inputs)
     before = model.base.config._attn_implementation
@@ -237,6 +234,17 @@ def test_a_model_whose_attention_goes_another_way_is_not_packed(tiny: Make, monk
     model = tiny("llama")
     assert not runs_packed(model)
     torch.testing.assert_close(model(**batch()).logits, expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_no_mask_is_made_of_the_packed_row(tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*arguments: Any, **others: Any) -> Tensor:
+        raise AssertionError("a mask of all packed tokens was made")
+
+    for name in packing._NAMES.values():
+        monkeypatch.setitem(ALL_MASK_ATTENTION_FUNCTIONS._global_mapping, name, never)
+    for architecture in ("llama", "gpt2", "opt"):
+        assert runs_packed(tiny(architecture))
 
 
 @every_architecture
