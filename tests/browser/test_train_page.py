@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jola.config import EditConfig, RunConfig, TrainingConfig
-from jola.runs import RunStore
+from jola.runs import Run, RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
 from workbench.waiting import Waiting
@@ -370,17 +370,18 @@ def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
     assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
 
 
-def put_in_line(app: App, name: str, count: int) -> None:
+def put_in_line(app: App, name: str, count: int) -> tuple[Waiting, list[Run]]:
     """Runs that wait, name-0 first."""
+    runs = [record(app, f"{name}-{number}").run for number in range(count)]
     line = Waiting(RunStore(app.runs))
-    for number in range(count):
-        run = record(app, f"{name}-{number}").run
+    for run in runs:
         with line.locked():
             line.add(run)
+    return line, runs
 
 
 def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPage) -> None:
-    put_in_line(app, "waits", 2)
+    line, runs = put_in_line(app, "waits", 2)
     page = open_page(app, "waits-1")
     shown(page, run="waits-1", state="queued")
     assert page.inner_text(".rv-message") == "Waiting for its turn: 2. in line"
