@@ -19,16 +19,17 @@ def share_assets(home: Path) -> None:
 def served_app() -> Iterator[tuple[Any, str]]:
     """(workbench, address) of the app. Its model works in this process, where its time and memory can be measured."""
     from workbench import sample
-    from workbench.app import build, launch
+    from workbench.app import build
     from workbench.bench import Workbench
+    from workbench.server import serve
     from workbench.settings import Settings
 
     settings = Settings(port=0)
     bench = Workbench.from_settings(settings)
     sample.install(bench.store)
-    page = build(bench)
+    server = serve(build(bench), settings)
     try:
-        yield bench, launch(page, settings).rstrip("/")
+        yield bench, server.address.rstrip("/")
     finally:
         bench.session.close()
-        page.close(verbose=False)
+        server.close()

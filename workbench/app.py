@@ -1,4 +1,4 @@
-"""The app: its page, and the server that shows it on this computer."""
+"""The app: its page, and the command that serves it."""
 
 import os
 import signal
@@ -27,8 +27,6 @@ if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings
 
 PLACES = ("train", "playground", "runs", "compare")
 """Names of the places in an address, as in ``?tab=playground``."""
-
-_QUEUE_SECONDS = 0.01
 
 _BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
 <span class="jw-running" aria-hidden="true"></span></div>"""
@@ -128,61 +126,6 @@ def build(bench: "Workbench") -> "gr.Blocks":
     return page
 
 
-def launch(page: "gr.Blocks", settings: Settings) -> str:
-    """Serve the page in threads of its own; returns its address. `InputError` when the port is taken."""
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
-
-    from workbench.first_script import FirstScript
-    from workbench.theme import ICON, STYLE, theme
-
-    _talk_to_ourselves_directly()
-    middleware = [Middleware(FirstScript)]
-    if settings.loopback:
-        # A page elsewhere whose name is made to point here (DNS rebinding) sends its own name as the host.
-        hosts = ["127.0.0.1", "localhost", "[::1]", "::1", settings.host]
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False))
-    page.queue(default_concurrency_limit=8, max_size=64)
-    # Gradio looks a thousand times a second whether there is something to do, on a processor that may be training.
-    page._queue.sleep_when_free = _QUEUE_SECONDS
-    page._queue.progress_update_sleep_when_free = 10 * _QUEUE_SECONDS
-    try:
-        _, address, _ = page.launch(
-            server_name=settings.host,
-            server_port=settings.claim_port(),
-            auth=settings.credentials,
-            prevent_thread_lock=True,
-            share=False,
-            quiet=True,
-            inbrowser=settings.open_browser,
-            ssr_mode=False,
-            run_history=False,
-            footer_links=[],
-            enable_monitoring=False,
-            pwa=False,
-            mcp_server=False,
-            show_error=settings.loopback,
-            strict_cors=True,
-            max_file_size=settings.limits.upload_bytes,
-            allowed_paths=[],
-            favicon_path=str(ICON),
-            theme=theme(),
-            head=f"<style>{STYLE}</style>",
-            app_kwargs={"middleware": middleware},
-            _frontend=False,  # gradio would give up when its own page takes more than 3 seconds on a busy computer
-        )
-    except OSError as error:
-        raise InputError(f"Port {settings.port} on {settings.host} is taken; choose another with --port.") from error
-    return address
-
-
-def _talk_to_ourselves_directly() -> None:
-    """Keep a proxy of the environment out of gradio's first question to its own server."""
-    for name in ("no_proxy", "NO_PROXY"):
-        hosts = [*filter(None, os.environ.get(name, "").split(",")), "127.0.0.1", "localhost", "::1"]
-        os.environ[name] = ",".join(dict.fromkeys(hosts))
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``jola-workbench``: serve until Ctrl-C or SIGTERM. Exit code 2 for settings that cannot be used."""
     settings = tyro.cli(Settings, prog="jola-workbench", args=arguments)
@@ -194,22 +137,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             from workbench import sample
             from workbench.bench import Workbench
+            from workbench.server import serve
 
             bench = Workbench.from_settings(settings)
             sample.install(bench.store)
             page = build(bench)
-            address = launch(page, settings)
+            server = serve(page, settings)
     except InputError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 2
-    console.print(f"JoLA Workbench is at {address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True)
+    console.print(
+        f"JoLA Workbench is at {server.address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True
+    )
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
     active, comparison = bench.jobs.active(), bench.comparisons.active()
     bench.session.close()
-    page.close(verbose=False)
+    server.close()
     if active is not None:
         console.print(f"The run {active.id} goes on training; the app shows it when it is started again.")
     if comparison is not None:

@@ -1,12 +1,16 @@
 """A script that runs before those of gradio, which its own ways of adding one do not allow."""
 
+import re
 from pathlib import Path
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from workbench.door import NONCE
+
 _SCRIPT = b"<script>" + (Path(__file__).parent / "first_script.js").read_bytes() + b"</script>"
 _HEAD = b"<head>"
+_ANY_SCRIPT = re.compile(rb"<script(?=[\s>])")
 
 
 class FirstScript:
@@ -35,6 +39,8 @@ class FirstScript:
             content, headers = b"".join(body), MutableHeaders(raw=start["headers"])
             if headers.get("content-type", "").startswith("text/html"):
                 content = content.replace(_HEAD, _HEAD + _SCRIPT, 1)
+                # The page is a template with data in it in which Gradio escapes every "<": all scripts are its own.
+                content = _ANY_SCRIPT.sub(b'<script nonce="%s"' % scope.get(NONCE, "").encode(), content)
                 if "content-length" in headers:
                     headers["content-length"] = str(len(content))
             await send(start)

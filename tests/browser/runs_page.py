@@ -7,8 +7,8 @@ import gradio as gr
 import tyro
 
 from workbench import run_table, theme
-from workbench.app import launch
 from workbench.bench import Workbench
+from workbench.server import serve
 from workbench.settings import Settings
 from workbench.tabs import runs
 
@@ -30,6 +30,6 @@ with gr.Blocks(title="Runs", fill_width=True, analytics_enabled=False) as page:
     tab.table.train(in_train, None, opened, api_visibility="private")  # pyright: ignore
     tab.table.playground(in_playground, None, opened, api_visibility="private")  # pyright: ignore
     page.load(None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }")
-sys.stderr.write(f"{launch(page, settings)}\n")
+sys.stderr.write(f"{serve(page, settings).address}\n")
 sys.stderr.flush()
 threading.Event().wait()

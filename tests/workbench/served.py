@@ -9,18 +9,21 @@ from pathlib import Path
 from jola.runs import Run
 from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run
-from workbench.app import build, launch
+from workbench.app import build
 from workbench.bench import Workbench
+from workbench.server import Server
+from workbench.server import serve as start_server
 from workbench.settings import Settings
 
 
 @dataclass(frozen=True)
 class Served:
-    """A served app: its parts, its address, and the folder of the tiny model."""
+    """A served app: its parts, its address, the folder of the tiny model, and its server."""
 
     bench: Workbench
     address: str
     model: Path
+    server: Server
 
     def run(self, id: str, *, seed: int = 1, task: str = "sentiment") -> Run:
         """A finished run on the tiny model among those of the app."""
@@ -35,13 +38,12 @@ def serve(folder: Path, **settings: object) -> Iterator[Served]:
     make_tokenizer().save_pretrained(model)
     chosen = Settings(port=0, runs=folder / "runs", **settings).validate()  # type: ignore[arg-type]
     bench = Workbench.from_settings(chosen)
-    page = build(bench)
+    server = start_server(build(bench), chosen)
     try:
-        address = launch(page, chosen).rstrip("/").replace("0.0.0.0", "127.0.0.1")
-        yield Served(bench, address, model)
+        yield Served(bench, server.address.rstrip("/").replace("0.0.0.0", "127.0.0.1"), model, server)
     finally:
         bench.session.close()
-        page.close(verbose=False)
+        server.close()
 
 
 def write_task(folder: Path, train: int = 24) -> Path:

@@ -1,0 +1,187 @@
+"""The door of the app: decides about every request before Gradio sees it.
+
+Gradio answers questions that this app never asks: it fetches URLs that stand in its file routes and relays them from
+the app's own origin, it answers preflights of foreign origins, and it reads bodies of any size. `Door` is the outermost
+layer of the server, so that none of this depends on Gradio's own checks.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+NONCE = "jola_nonce"
+"""Key in the scope of a request under which the nonce of the page's own scripts is."""
+
+BODY_BYTES = 4 * 2**20
+"""Largest body of a request that uploads no file."""
+
+_UPLOAD_ROUTE = "/gradio_api/upload"
+_MULTIPART_BYTES = 2**20
+_FILE_ROUTE = re.compile(r"/file(=|/)", re.IGNORECASE)
+_URL = re.compile(r"^\W*[a-z][a-z0-9+.-]*:|^[/\\]{2}|://", re.IGNORECASE)
+_ONE_LETTER_DRIVE = re.compile(r"^[a-z]:[/\\]", re.IGNORECASE)
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+# Parts of Gradio that the app does not use; each does something for whoever asks.
+_UNUSED = re.compile(
+    r"/(proxy=|vibe-|undo-vibe-|run-history|deep_link|process_recording|monitoring|profiling|mcp|dev/)", re.IGNORECASE
+)
+
+# 'unsafe-eval': Gradio compiles the scripts of gr.HTML components and of `js=` arguments from their text.
+# 'unsafe-inline' for styles only: components and figures set style attributes.
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self' 'unsafe-eval' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; media-src 'self' blob:; connect-src 'self'; "
+    "worker-src 'self' blob:; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+_OTHER_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True)
+class _Refusal(Exception):
+    status: int
+    sentence: str
+
+
+class Door:
+    """Outermost ASGI layer: own host, own origin, no URL in file routes, bounded bodies, security headers.
+
+    Args:
+        app: What answers the requests that are let in.
+        hosts: Names that a request may give as its host, without port; None accepts every name.
+        upload_bytes: Largest file that may be uploaded.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, upload_bytes: int) -> None:
+        self.app = app
+        self.hosts = hosts
+        self.upload_bytes = upload_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it with one sentence."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":  # a websocket, which the app does not use
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        nonce = scope[NONCE] = secrets.token_urlsafe(16)
+        dressed = _with_headers(send, scope["path"], nonce)
+        try:
+            self._check(scope)
+            await self.app(scope, _bounded(receive, self._limit(scope["path"])), dressed)
+        except _Refusal as refusal:
+            answer = PlainTextResponse(refusal.sentence, refusal.status, {"Connection": "close"})
+            await answer(scope, receive, dressed)
+
+    def _check(self, scope: Scope) -> None:
+        headers = Headers(scope=scope)
+        host = headers.get("host", "")
+        if self.hosts is not None and _name(host) not in self.hosts:
+            raise _Refusal(400, "This app answers to its own address only.")
+        self._check_origin(scope, headers, host)
+        self._check_route(scope)
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > self._limit(scope["path"]):
+            raise _Refusal(413, f"The request is larger than {self._limit(scope['path']) >> 20} MB.")
+
+    @staticmethod
+    def _check_origin(scope: Scope, headers: Headers, host: str) -> None:
+        for origin in headers.getlist("origin"):
+            if not _same_place(origin, host):
+                raise _Refusal(403, "Requests from other web pages are refused.")
+        # Browsers say where a request without Origin comes from. Following a link to the page itself is fine.
+        site = headers.get("sec-fetch-site", "none")
+        follows_link = (
+            scope["method"] == "GET"
+            and scope["path"] == "/"
+            and headers.get("sec-fetch-mode", "navigate") == "navigate"
+        )
+        if site not in ("none", "same-origin") and not follows_link:
+            raise _Refusal(403, "Requests from other web pages are refused.")
+
+    @staticmethod
+    def _check_route(scope: Scope) -> None:
+        path = _decoded(scope["path"])
+        if _UNUSED.search(path):
+            raise _Refusal(404, "There is nothing at this address.")
+        if found := _FILE_ROUTE.search(path):
+            target = path[found.end() :].strip()
+            if _URL.search(target) and not _ONE_LETTER_DRIVE.match(target):
+                raise _Refusal(403, "This app fetches no URL.")
+        if "deep_link" in parse_qs(scope["query_string"].decode("latin-1")):
+            raise _Refusal(403, "This app has no deep links.")
+
+    def _limit(self, path: str) -> int:
+        return self.upload_bytes + _MULTIPART_BYTES if path.rstrip("/") == _UPLOAD_ROUTE else BODY_BYTES
+
+
+def _name(host: str) -> str:
+    """The name in a Host header, without its port."""
+    return re.sub(r":\d*$", "", host).lower()
+
+
+def _same_place(origin: str, host: str) -> bool:
+    """Whether an Origin names the host and port that the request was sent to.
+
+    The scheme is left out of the comparison: behind a TLS proxy the page is at https and the app at http.
+    """
+    try:
+        parts = urlsplit(origin)
+        default = _DEFAULT_PORTS.get(parts.scheme)
+        if default is None or not parts.hostname:
+            return False
+        target = urlsplit(f"{parts.scheme}://{host}")
+        return (parts.hostname, parts.port or default) == (target.hostname, target.port or default)
+    except ValueError:
+        return False
+
+
+def _decoded(path: str) -> str:
+    """A path with every layer of percent-encoding removed, without control characters."""
+    for _ in range(8):
+        plain = unquote(path)
+        if plain == path:
+            break
+        path = plain
+    return "".join(character for character in path if character.isprintable())
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """`receive` that refuses a body once more than `limit` bytes of it have come, whatever its header said."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise _Refusal(413, f"The request is larger than {limit >> 20} MB.")
+        return message
+
+    return bounded
+
+
+def _with_headers(send: Send, path: str, nonce: str) -> Send:
+    """`send` that adds the security headers, and takes away what Gradio lets foreign pages read."""
+    policy = _PAGE_POLICY.format(nonce=nonce) if path == "/" else _OTHER_POLICY
+
+    async def dressed(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=message["headers"])
+            for name in [name for name in headers if name.startswith("access-control-")]:
+                del headers[name]
+            headers["Content-Security-Policy"] = policy
+            headers["X-Frame-Options"] = "DENY"
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers["Referrer-Policy"] = "same-origin"
+            headers["Cross-Origin-Opener-Policy"] = "same-origin"
+            headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        await send(message)
+
+    return dressed
