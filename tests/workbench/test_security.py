@@ -226,7 +226,7 @@ class TestModels:
     def test_what_is_open_is_used(self, exposed: Served) -> None:
         inside = exposed.bench.settings.folders[0] / "tiny"
         shutil.copytree(exposed.model, inside)
-        Served(exposed.bench, exposed.address, inside).run("open")
+        Served(exposed.bench, exposed.address, inside, exposed.server).run("open")
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
         assert client.predict("open", "A film", api_name="/predict")["tokens"]
 
