@@ -28,12 +28,12 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jola import JoLAModel, Template, exact_match, load_task
-from jola.cli_runs import find_run
+from jola.cli.runs import find_run
 from jola.export import export_merged, merge
 from jola.export.affine import affine_edits
 from jola.export.exactness import encode_prompts
 from jola.export.rebuild import rebuild
-from jola.loading import DTYPES
+from jola.model.loading import DTYPES
 
 
 def main() -> None:

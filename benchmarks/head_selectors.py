@@ -73,8 +73,8 @@ def main() -> None:
 def run(stage: Stage, seed: int) -> None:
     """Do what is missing of a stage, for one seed."""
     from jola.config import DataConfig, RunConfig, TrainingConfig
-    from jola.selector_grid import Grid
-    from jola.selectors.compare import compare
+    from jola.studies.comparison import compare
+    from jola.studies.grid import Grid
 
     config = RunConfig(
         data=DataConfig(task=stage.task, validation_size=VALIDATION_SIZE, test_size=TEST_SIZE),
@@ -102,7 +102,7 @@ class _Lines:
 
 def write_page() -> None:
     """Put the tables of all results between the marks of the page."""
-    from jola.files import replace_file
+    from jola.system.files import replace_file
 
     before, mark, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -113,7 +113,7 @@ def write_page() -> None:
 
 
 def _task(task: str) -> Iterable[str]:
-    from jola.selectors.results import Comparison
+    from jola.studies.results import Comparison
 
     if not (FOLDER / task).is_dir():
         return
@@ -134,7 +134,7 @@ def _task(task: str) -> Iterable[str]:
 
 def _ran(task: str, done: set[str]) -> str:
     """What of the plan there is, by its parts and seeds."""
-    from jola.selector_grid import Grid
+    from jola.studies.grid import Grid
 
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
     lines = [f"Trainings that have run, of those planned:\n\n| | {seeds} |\n|{'---|' * (1 + len(SEEDS))}"]
@@ -203,7 +203,7 @@ def _steps(comparison: Any) -> dict[tuple[str, str, str], str]:
 
 def _overlaps(comparison: Any, k: str) -> str:
     """Jaccard index with JoLA's heads, a mean over seeds, with what chance would give."""
-    from jola.selectors.statistics import overlap
+    from jola.studies.statistics import overlap
 
     pairs: dict[str, list[Any]] = {}
     sizes: list[int] = []
@@ -239,7 +239,7 @@ def _overlaps(comparison: Any, k: str) -> str:
 
 def _ranks(comparison: Any) -> str:
     """Rank correlation with JoLA's expected gates, and of a method with itself for another seed."""
-    from jola.selectors.statistics import rank_correlation
+    from jola.studies.statistics import rank_correlation
 
     by_seed = {seed: scores for seed in SEEDS if (scores := comparison.all_scores(seed))}
     methods = [m for m in SELECTORS if any(m in scores for scores in by_seed.values())]

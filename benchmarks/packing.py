@@ -50,8 +50,8 @@ def main() -> None:
 def measure(model: Any, task: str, batches: int, size: int) -> tuple[list[tuple[float, float]], int, int]:
     """Seconds of each batch (packed, not packed), tokens computed when packed, places in all batches."""
     from jola.config import DataConfig
-    from jola.examples import Template, collate, encode_examples
-    from jola.tasks import load_task
+    from jola.data.examples import Template, collate, encode_examples
+    from jola.data.tasks import load_task
 
     examples = load_task(DataConfig(task=task, train_size=200), seed=42).train
     rows = encode_examples(examples, Template(model.tokenizer), DataConfig.max_length).rows
@@ -73,7 +73,7 @@ def measure(model: Any, task: str, batches: int, size: int) -> tuple[list[tuple[
 
 def step(model: Any, batch: Any, *, packed: bool) -> float:
     """Seconds of a forward and a backward pass."""
-    from jola import packing
+    from jola.model import packing
 
     before = packing.WORTH
     packing.WORTH = before if packed else 2.0  # more than all places, which is never spared

@@ -20,10 +20,10 @@ def main() -> None:
     """Train, select, and print the quotients."""
     from jola import JoLAModel
     from jola.config import DataConfig, RunConfig, TrainingConfig
-    from jola.following import Quiet
+    from jola.data.tasks import load_task
     from jola.selectors import SELECTORS
-    from jola.selectors.editing import budget_of, train_jola
-    from jola.tasks import load_task
+    from jola.studies.editing import budget_of, train_jola
+    from jola.system.progress import Quiet
 
     known = [name for name in SELECTORS if name != "jola"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jola.paths import HOME_VARIABLE, cache_home
+from jola.system.paths import HOME_VARIABLE, cache_home
 
 
 def share_assets(home: Path) -> None:
@@ -18,10 +18,10 @@ def share_assets(home: Path) -> None:
 @contextmanager
 def served_app() -> Iterator[tuple[Any, str]]:
     """(workbench, address) of the app. Its model works in this process, where its time and memory can be measured."""
-    from workbench import sample
     from workbench.app import build
-    from workbench.bench import Workbench
-    from workbench.server import serve
+    from workbench.server.serve import serve
+    from workbench.service import sample
+    from workbench.service.bench import Workbench
     from workbench.settings import Settings
 
     settings = Settings(port=0)

@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random]
 
 Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
-default task as a training sees them, so that they begin alike (`jola.packing` computes that once); with ``--tokens
+default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with ``--tokens
 random`` they have nothing in common. All peers get the same tokens. Every peer is a process of its own; in each round
 every one of them does one step, one after the other, and a ratio is the median over the rounds of the two times of a
 round, so that a noisy machine disturbs both sides alike. Needs the `baselines` extra; the reference package's
@@ -66,10 +66,10 @@ def task_rows() -> list[list[int]]:
     """Token ids of the first training examples of the default task that have `TOKENS` tokens."""
     from transformers import AutoTokenizer
 
-    from jola.assets import resolve_model
     from jola.config import DataConfig
-    from jola.examples import Template, encode_examples
-    from jola.tasks import load_task
+    from jola.data.assets import resolve_model
+    from jola.data.examples import Template, encode_examples
+    from jola.data.tasks import load_task
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("default").path_or_id)
     task = load_task(DataConfig(train_size=1_000_000), seed=0)
@@ -89,7 +89,7 @@ def random_rows() -> list[list[int]]:
 
 def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
     """Start every peer, let them step in turn, and compare."""
-    from jola.assets import resolve_model
+    from jola.data.assets import resolve_model
 
     model = resolve_model("default").path_or_id
     names = ("jola", "plain", "hooks", "peft_lora", "trainer")
@@ -233,7 +233,7 @@ def _optimiser(groups: Any) -> Any:
 def _jola_step(model: Any, forward: Callable[[], Any]) -> Callable[[], None]:
     import torch
 
-    from jola.objective import paper_penalty
+    from jola.training.objective import paper_penalty
 
     edits = model.gated_edits()
     groups = [
@@ -264,9 +264,9 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
 
     import torch.nn.functional as F
 
-    from jola.interventions import Site
-    from jola.packing import packed_attention, packing_of
-    from jola.sites import module_path
+    from jola.edits.sites import Site
+    from jola.model.architectures import module_path
+    from jola.model.packing import packed_attention, packing_of
 
     model = _model(dtype)
     base = model.base
@@ -345,8 +345,8 @@ def work_trainer(dtype: str, batch: dict[str, Any]) -> None:
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
     from jola import GateRecorder, JoLATrainer
-    from jola.examples import Encoded
-    from jola.gate_history import GateWriter
+    from jola.data.examples import Encoded
+    from jola.runs.history import GateWriter
 
     model = _model(dtype)
     rows = [Encoded(ids.tolist(), TOKENS - ANSWER) for ids in batch["input_ids"]]

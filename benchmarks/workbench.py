@@ -108,7 +108,7 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
     from workbench.playground import views
     from workbench.playground.prompts import first_prompt
     from workbench.playground.state import columns, open_run
-    from workbench.session import Prompt
+    from workbench.service.session import Prompt
 
     run = bench.find("sample")
     state, prompt = open_run(bench, "sample"), Prompt.of(first_prompt(run))
@@ -152,7 +152,7 @@ def _clicks(
     bench: Any, address: str, browser: Any, cells: list[tuple[int, int]], rounds: int
 ) -> list[tuple[float, float]]:
     """Milliseconds until a click shows in Chromium, and those of them in which the model computed, for each click."""
-    from workbench.session import Desk
+    from workbench.service.session import Desk
 
     computed: list[float] = []
     look = Desk.next_log_probabilities
@@ -200,7 +200,7 @@ def effects(bench: Any, rounds: int) -> dict[str, Any]:
     """All edits of the run at once against one pass for each."""
     from workbench.playground.prompts import first_prompt
     from workbench.playground.state import columns, open_run
-    from workbench.session import Prompt
+    from workbench.service.session import Prompt
 
     prompt = Prompt.of(first_prompt(bench.find("sample")))
 
@@ -208,8 +208,8 @@ def effects(bench: Any, rounds: int) -> dict[str, Any]:
         import torch
 
         from jola import insight
+        from jola.edits.intervention import EditMask
         from jola.insight.prompts import answer_ids
-        from jola.interventions import EditMask
 
         ids = desk.encode(prompt)
         begin = time.perf_counter()

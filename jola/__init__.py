@@ -8,48 +8,34 @@ The method and everything around it that needs no interface. Names are imported 
 ``import jola`` and ``jola --help`` stay quick.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jola._lazy import lazily
+from jola._moved import install
 
 if TYPE_CHECKING:
-    from jola.adapter import load_edits
+    from jola.adapters.directory import load_edits
     from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+    from jola.data.examples import Example, Message, Template
+    from jola.data.tasks import load_task
+    from jola.edits.gated import GatedEdits
+    from jola.edits.intervention import EditMask
+    from jola.edits.masks import HeadMask
+    from jola.edits.sites import Site
     from jola.errors import InputError
-    from jola.evaluation import exact_match, option_likelihood
-    from jola.examples import Example, Message, Template
-    from jola.interventions import EditMask, GatedEdits, Site
-    from jola.masks import HeadMask
-    from jola.model import JoLAModel
-    from jola.reference_api import JoLAConfig
-    from jola.reference_data import JoLADataset, data_from_list, make_data_collator
-    from jola.run_archive import export_adapter, import_archive
-    from jola.run_compare import compare_runs
-    from jola.runs import Run, RunStore
-    from jola.tasks import load_task
-    from jola.trainer import GateRecorder, JoLATrainer
-    from jola.training import run_training
+    from jola.evaluation.scoring import exact_match, option_likelihood
+    from jola.jola_model import JoLAModel
+    from jola.reference.config import JoLAConfig
+    from jola.reference.data import JoLADataset, data_from_list, make_data_collator
+    from jola.runs.archive import export_adapter, import_archive
+    from jola.runs.compare import compare_runs
+    from jola.runs.run import Run, RunStore
+    from jola.training.run import run_training
+    from jola.training.trainer import GateRecorder, JoLATrainer
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "adapter": ("load_edits",),
-    "config": ("DataConfig", "EditConfig", "ModelConfig", "RunConfig", "TrainingConfig"),
-    "errors": ("InputError",),
-    "evaluation": ("exact_match", "option_likelihood"),
-    "examples": ("Example", "Message", "Template"),
-    "interventions": ("EditMask", "GatedEdits", "Site"),
-    "masks": ("HeadMask",),
-    "model": ("JoLAModel",),
-    "reference_api": ("JoLAConfig",),
-    "reference_data": ("JoLADataset", "data_from_list", "make_data_collator"),
-    "run_archive": ("export_adapter", "import_archive"),
-    "run_compare": ("compare_runs",),
-    "runs": ("Run", "RunStore"),
-    "tasks": ("load_task",),
-    "trainer": ("GateRecorder", "JoLATrainer"),
-    "training": ("run_training",),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+install()
 
 __all__ = [
     "DataConfig",
@@ -85,7 +71,26 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'jola' has no attribute {name!r}")
-    return getattr(import_module(f"jola.{_HOME_OF[name]}"), name)
+__getattr__ = lazily(
+    __name__,
+    {
+        "jola.adapters.directory": ("load_edits",),
+        "jola.config": ("DataConfig", "EditConfig", "ModelConfig", "RunConfig", "TrainingConfig"),
+        "jola.data.examples": ("Example", "Message", "Template"),
+        "jola.data.tasks": ("load_task",),
+        "jola.edits.gated": ("GatedEdits",),
+        "jola.edits.intervention": ("EditMask",),
+        "jola.edits.masks": ("HeadMask",),
+        "jola.edits.sites": ("Site",),
+        "jola.errors": ("InputError",),
+        "jola.evaluation.scoring": ("exact_match", "option_likelihood"),
+        "jola.jola_model": ("JoLAModel",),
+        "jola.reference.config": ("JoLAConfig",),
+        "jola.reference.data": ("JoLADataset", "data_from_list", "make_data_collator"),
+        "jola.runs.archive": ("export_adapter", "import_archive"),
+        "jola.runs.compare": ("compare_runs",),
+        "jola.runs.run": ("Run", "RunStore"),
+        "jola.training.run": ("run_training",),
+        "jola.training.trainer": ("GateRecorder", "JoLATrainer"),
+    },
+)

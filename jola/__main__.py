@@ -1,6 +1,6 @@
 """``python -m jola``: the command line."""
 
-from jola.cli import main
+from jola.cli.main import main
 
 if __name__ == "__main__":
     main()

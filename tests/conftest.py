@@ -13,8 +13,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import EditConfig
-from jola.model import JoLAModel
-from jola.paths import HOME_VARIABLE, cache_home
+from jola.jola_model import JoLAModel
+from jola.system.paths import HOME_VARIABLE, cache_home
 from tests.tiny import make_model, make_tokenizer
 
 SHARED_CACHE = cache_home()
@@ -36,7 +36,7 @@ def default_assets(home: Path) -> Path:
     home.mkdir(parents=True, exist_ok=True)
     SHARED_CACHE.mkdir(parents=True, exist_ok=True)
     (home / "cache").symlink_to(SHARED_CACHE, target_is_directory=True)
-    from jola import assets
+    from jola.data import assets
 
     for name in assets.ASSETS:
         assets.ensure(name, progress=False)

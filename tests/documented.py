@@ -20,10 +20,11 @@ from typing import Any
 
 import pytest
 
-from jola import assets, cli
-from jola.records import Example, Message
-from jola.tasks.registry import REGISTRY
-from jola.tasks.sources import Parts
+from jola.cli.main import main as cli
+from jola.data import assets
+from jola.data.records import Example, Message
+from jola.data.tasks.registry import REGISTRY
+from jola.data.tasks.sources import Parts
 from tests.workbench.edited import edited_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +49,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell",
     "python tools/sample_run.py": "trains the default model for minutes",
     "python benchmarks/": "measures for minutes or hours",
-    "python -m jola.harness run": "fetches a task of the harness",
+    "python -m jola.evaluation.harness run": "fetches a task of the harness",
 }
 """Beginnings of commands that are not run, and why. That there is such a program is checked."""
 
@@ -155,7 +156,7 @@ class Shell:
         said = io.StringIO()
         with contextlib.redirect_stdout(said):
             if program == "jola":
-                _ended(lambda: cli.main(arguments))
+                _ended(lambda: cli(arguments))
             else:
                 assert (program, arguments[:1]) == ("python", ["-m"]), f"Nobody knows how to run {line!r}"
                 before, sys.argv = sys.argv, arguments[1:]

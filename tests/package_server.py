@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from jola import assets
-from jola.catalogue import Asset
-from jola.package_index import PipSettings, Release
-from jola.paths import cache_home
+from jola.data import assets
+from jola.data.catalogue import Asset
+from jola.data.package_index import PipSettings, Release
+from jola.system.paths import cache_home
 
 FILENAME = "some_thing-1.0-py3-none-any.whl"
 CONTENT = os.urandom(600_000)

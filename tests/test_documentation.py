@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import jola
-from jola import cli
+from jola.cli.main import main as cli
 from jola.config import DataConfig
-from jola.tasks import load_task
+from jola.data.tasks import load_task
 from tests.documented import (
     ELSEWHERE,
     LANGUAGES,
@@ -82,7 +82,7 @@ def test_what_is_not_run_is_still_needed() -> None:
 def test_the_guide_to_exporting_has_every_form(capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / "docs" / "exporting.md").read_text("utf-8")
     with pytest.raises(SystemExit):
-        cli.main(["export", "--help"])
+        cli(["export", "--help"])
     forms = re.findall(r"• (\w+)", capsys.readouterr().out)
     assert len(forms) == 6
     for form in forms:

@@ -14,7 +14,7 @@ from PIL import Image
 from plotly.basedatatypes import BaseFigure
 
 import jola
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tools import notebooks, pictures
 

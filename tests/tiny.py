@@ -22,7 +22,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from jola.loading import pick_attention
+from jola.model.loading import pick_attention
 
 VOCABULARY = 300
 LAYERS = 3

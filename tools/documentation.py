@@ -94,7 +94,7 @@ def _gate_figure() -> Any:
     import plotly.graph_objects as go
     import torch
 
-    from jola import gates
+    from jola.edits import gates
     from workbench.figures.style import finish, heading, palette, panels
 
     colours, figure = palette(False), panels(1, len(PHIS), horizontal_spacing=0.05, shared_yaxes=True)

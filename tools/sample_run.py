@@ -1,7 +1,7 @@
 """Make the sample run that comes with the app: ``python tools/sample_run.py``.
 
 Trains the default model on the default data with the settings below, thins the history of the gates, and exports the
-result to ``workbench/sample/sample.zip``, which it then imports and looks at as the app does. Takes some minutes.
+result to ``workbench/service/sample/sample.zip``, which it then imports and looks at as the app does. Takes some minutes.
 ``--run FOLDER`` packs a run that was trained before with these very settings.
 
 The archive holds the adapter, gates, metrics and figures. None of these contains text of the data, and an export
@@ -21,11 +21,11 @@ import tyro
 
 from jola.config import DataConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.gate_history import GateWriter
-from jola.run_archive import export_adapter, import_archive
-from jola.runs import Run, RunStore
+from jola.runs.archive import export_adapter, import_archive
+from jola.runs.history import GateWriter
+from jola.runs.run import Run, RunStore
 
-ARCHIVE = Path(__file__).resolve().parents[1] / "workbench" / "sample" / "sample.zip"
+ARCHIVE = Path(__file__).resolve().parents[1] / "workbench" / "service" / "sample" / "sample.zip"
 TRAIN_SIZE, SEED = 200, 42
 RECORDS = 128
 """Records of the gates that are kept: the first, the last, that of the edits kept, and as many between them."""
@@ -49,8 +49,8 @@ def settings() -> RunConfig:
 
 def train(folder: Path) -> Run:
     """Train the sample into a folder."""
-    from jola.console import ConsoleProgress
-    from jola.training import run_training
+    from jola.cli.console import ConsoleProgress
+    from jola.training.run import run_training
 
     config = settings()
     config.training.output = str(folder)

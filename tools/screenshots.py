@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from jola.paths import HOME_VARIABLE, cache_home
+from jola.system.paths import HOME_VARIABLE, cache_home
 from tools.browser import ensure
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,7 +23,7 @@ from workbench.settings import Settings
 if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings need none of it
     import gradio as gr
 
-    from workbench.bench import Workbench
+    from workbench.service.bench import Workbench
 
 PLACES = ("train", "playground", "runs", "compare")
 """Names of the places in an address, as in ``?tab=playground``."""
@@ -45,9 +45,13 @@ def build(bench: "Workbench") -> "gr.Blocks":
     """The page, not served yet."""
     import gradio as gr
 
-    from workbench import api, markup
-    from workbench.tabs import compare, playground, runs, train
+    from workbench.api import endpoints as api
+    from workbench.compare import tab as compare
+    from workbench.playground import tab as playground
+    from workbench.runs import tab as runs
     from workbench.theme import ICON
+    from workbench.train import tab as train
+    from workbench.ui import markup
 
     with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as page:
         # Both names are given: gradio's own change with every start, and the browser would forget.
@@ -135,9 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with console.status("Starting JoLA Workbench …"):
             import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
 
-            from workbench import sample
-            from workbench.bench import Workbench
-            from workbench.server import serve
+            from workbench.server.serve import serve
+            from workbench.service import sample
+            from workbench.service.bench import Workbench
 
             bench = Workbench.from_settings(settings)
             sample.install(bench.store)

@@ -9,11 +9,11 @@ from typing import Annotated
 
 import tyro
 
-from jola.catalogue import ASSETS
 from jola.config import RunConfig
+from jola.data.catalogue import ASSETS
+from jola.data.tasks.registry import REGISTRY
 from jola.errors import InputError
-from jola.paths import runs_home
-from jola.tasks.registry import REGISTRY
+from jola.system.paths import runs_home
 
 
 @dataclass(frozen=True)

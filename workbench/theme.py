@@ -5,15 +5,19 @@ from pathlib import Path
 
 import gradio as gr
 
-from workbench import compare_view, edit_map, export_panel, run_table, run_view, view_tools
+from workbench.compare import compare_view
+from workbench.playground import edit_map
+from workbench.runs import export_panel, run_table
+from workbench.train import run_view
+from workbench.ui import view_tools
 
 _HERE = Path(__file__).parent
 
-ICON = _HERE / "icon.svg"
+ICON = _HERE / "ui" / "icon.svg"
 
 STYLE = "\n".join(
     (
-        (_HERE / "style.css").read_text(encoding="utf-8"),
+        (_HERE / "ui" / "style.css").read_text(encoding="utf-8"),
         run_view.STYLE,
         edit_map.STYLE,
         run_table.STYLE,
@@ -21,7 +25,7 @@ STYLE = "\n".join(
         export_panel.STYLE,
         compare_view.STYLE,
         (_HERE / "playground" / "playground.css").read_text(encoding="utf-8"),
-        (_HERE / "tabs" / "train.css").read_text(encoding="utf-8"),
+        (_HERE / "train" / "train.css").read_text(encoding="utf-8"),
     )
 )
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask, Intervention
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.interventions import EditMask, GatedEdits, Intervention, Site
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 Place = tuple[Site, int]
 """A site of a layer."""
@@ -48,11 +50,11 @@ Affines = Mapping[Place, Affine]
 """The maps of a model; places without one are not edited."""
 
 
-def affine_edits(model: "JoLAModel", mask: "Masks" = None, strength: float = 1.0) -> dict[Place, Affine]:
+def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> dict[Place, Affine]:
     """The edits in use as maps, at the places where they do anything.
 
     Args:
-        mask: As for `JoLAModel.forward`, the same for all rows of a batch.
+        mask: As for `EditedModel.forward`, the same for all rows of a batch.
         strength: Factor on every edit.
 
     Raises:

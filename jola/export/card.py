@@ -4,21 +4,21 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from jola.adapter_card import METHOD, hub_id, portable_name
+from jola.adapters.card import METHOD, hub_id, portable_name
 from jola.export.exactness import percent
 
 if TYPE_CHECKING:
     from jola.export.fold import FoldReport
-    from jola.model import JoLAModel
+    from jola.model.edited import EditedModel
 
 
-def header(model: "JoLAModel", tags: list[str], library: str) -> str:
+def header(model: "EditedModel", tags: list[str], library: str) -> str:
     """The front matter of a card."""
     data = ModelCardData(base_model=hub_id(model.name), library_name=library, pipeline_tag="text-generation", tags=tags)
     return f"---\n{data.to_yaml()}\n---"
 
 
-def folded_card(model: "JoLAModel", report: "FoldReport") -> str:
+def folded_card(model: "EditedModel", report: "FoldReport") -> str:
     """README of a folded checkpoint."""
     base = portable_name(model.name)
     before, after = report.before_cast, report.after_cast

@@ -13,19 +13,19 @@ from huggingface_hub import EvalResult
 from safetensors.torch import save
 from torch import Tensor
 
-from jola.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter
-from jola.adapter_card import PICTURE_NAME, adapter_card, heads_picture, portable_name
-from jola.adapter_source import local_adapter
-from jola.adapter_tensors import compacted
+from jola.adapters.card import PICTURE_NAME, adapter_card, heads_picture, portable_name
+from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME, read_adapter
+from jola.adapters.tensors import compacted
+from jola.edits.gated import GatedEdits
 from jola.export.affine import factors
 from jola.export.folders import new_file, new_folder, size_of
 from jola.export.source import Source, source_of
-from jola.files import disk_errors
-from jola.interventions import GatedEdits
-from jola.safe_zip import MAX_RATIO
+from jola.runs.adapter_source import local_adapter
+from jola.system.files import disk_errors
+from jola.system.safe_zip import MAX_RATIO
 
 if TYPE_CHECKING:
-    from jola.model import Masks
+    from jola.jola_model import Masks
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal adapters give equal files
 
@@ -64,8 +64,8 @@ def export_adapter(
     Args:
         adapter: An adapter directory, a zip file, or "owner/name" on the Hub.
         output: A new folder, or a new file whose name ends in ``.zip``.
-        compact: Leave out the vectors that do nothing (`jola.adapter_tensors`); the gates stay.
-        mask: Switches and strengths of single edits, as for `JoLAModel.forward`; they are worked into the vectors.
+        compact: Leave out the vectors that do nothing (`jola.adapters.tensors`); the gates stay.
+        mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are worked into the vectors.
         strength: Factor on every edit.
         facts, results: For the README, as `jola.export.run_facts` reads them from a run. Without them, the README that
             the adapter has is kept, unless edits were changed.

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from jola.data.examples import Example, Message, Template
 from jola.errors import InputError
-from jola.examples import Example, Message, Template
-from jola.following import Progress
+from jola.system.progress import Progress
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 PROMPTS = (
     "Is this review positive or negative? The plot wanders, but the two leads are a joy to watch.",
@@ -54,7 +54,7 @@ class Deviation:
     """Positions at which the most likely next token is the same."""
 
 
-def encode_prompts(model: "JoLAModel", prompts: Sequence[str] | None) -> list[Tensor]:
+def encode_prompts(model: "EditedModel", prompts: Sequence[str] | None) -> list[Tensor]:
     """Each prompt as one user turn in the model's template: token ids (1, tokens).
 
     Raises:
@@ -74,7 +74,7 @@ def encode_prompts(model: "JoLAModel", prompts: Sequence[str] | None) -> list[Te
     return rows
 
 
-def edited_logits(model: "JoLAModel", mask: "Masks" = None, strength: float = 1.0) -> Logits:
+def edited_logits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> Logits:
     """Logits of a model with its edits."""
     return torch.no_grad()(lambda ids: model(ids, mask=mask, strength=strength).logits[0].float().cpu())
 

@@ -29,12 +29,12 @@ from jola.export.exactness import Deviation, percent
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.projections import target_of
 from jola.export.rebuild import rebuild
-from jola.files import disk_errors
-from jola.following import Progress, Quiet
-from jola.loading import DTYPES
+from jola.model.loading import DTYPES
+from jola.system.files import disk_errors
+from jola.system.progress import Progress, Quiet
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 LOST_LIMIT = 0.1
 """Largest share of the edits' effect that an export may lose (`jola.export.exactness`)."""
@@ -94,12 +94,12 @@ class FoldReport:
 
 
 def merge(
-    model: "JoLAModel", mask: "Masks" = None, strength: float = 1.0, *, dtype: str | torch.dtype | None = None
+    model: "EditedModel", mask: "Masks" = None, strength: float = 1.0, *, dtype: str | torch.dtype | None = None
 ) -> PreTrainedModel:
     """The edited model as a plain one: a new model, the given one stays as it is.
 
     Args:
-        mask: Switches and strengths of single edits, as for `JoLAModel.forward`; they are folded in.
+        mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are folded in.
         strength: Factor on every edit.
         dtype: Number format of the new model; None keeps that of the frozen one. A 16-bit format may round small
             scales away: `export_merged` measures it.
@@ -115,7 +115,7 @@ def merge(
 
 
 def merge_and_unload(
-    model: "JoLAModel",
+    model: "EditedModel",
     safe: bool = True,
     *,
     dtype: str | torch.dtype | None = None,
@@ -155,7 +155,7 @@ def merge_and_unload(
 
 
 def export_merged(
-    model: "JoLAModel",
+    model: "EditedModel",
     folder: Path | str,
     dtype: str | torch.dtype | None = None,
     prompts: Sequence[str] | None = None,
@@ -229,7 +229,7 @@ def export_merged(
 
 
 def references(
-    model: "JoLAModel", rows: Sequence[Tensor], mask: "Masks", strength: float, steps: exactness.Steps
+    model: "EditedModel", rows: Sequence[Tensor], mask: "Masks", strength: float, steps: exactness.Steps
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Logits of the edited model and of the frozen one, in float32."""
     wide, used = _in_float32(model)
@@ -239,7 +239,7 @@ def references(
         return edited, steps.through(exactness.edited_logits(wide), rows)
 
 
-def _in_float32(model: "JoLAModel") -> tuple["JoLAModel", AbstractContextManager[Any]]:
+def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextManager[Any]]:
     """The model itself, or a copy with a wider base, and the block in which its edits are the ones in use."""
     if model.base.dtype == torch.float32:
         return model, model.using(model.in_use)
@@ -247,12 +247,12 @@ def _in_float32(model: "JoLAModel") -> tuple["JoLAModel", AbstractContextManager
     return wide, wide.using(model.in_use)
 
 
-def _rounds(model: "JoLAModel", form: torch.dtype) -> bool:
+def _rounds(model: "EditedModel", form: torch.dtype) -> bool:
     """Whether the number format may change the frozen weights."""
     return form != torch.float32 and form != model.base.dtype
 
 
-def _write(model: "JoLAModel", edits: Affines, form: torch.dtype, draft: Path) -> int:
+def _write(model: "EditedModel", edits: Affines, form: torch.dtype, draft: Path) -> int:
     """Write weights, configurations and tokenizer; returns how many numbers the model has more than the frozen one."""
     merged = rebuild(model.base, edits, form)
     with disk_errors(draft):
@@ -267,7 +267,7 @@ def _write(model: "JoLAModel", edits: Affines, form: torch.dtype, draft: Path) -
     return sum(p.numel() for p in merged.parameters()) - sum(p.numel() for p in model.base.parameters())
 
 
-def _reload(folder: Path, model: "JoLAModel") -> PreTrainedModel:
+def _reload(folder: Path, model: "EditedModel") -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -308,7 +308,7 @@ def _finer(form: torch.dtype) -> str:
     return f"take {'float16 or float32' if form == torch.bfloat16 else 'float32'}, or allow it with safe=False"
 
 
-def _dtype(dtype: str | torch.dtype | None, model: "JoLAModel") -> torch.dtype:
+def _dtype(dtype: str | torch.dtype | None, model: "EditedModel") -> torch.dtype:
     if dtype is None:
         return model.base.dtype
     form = DTYPES.get(dtype) if isinstance(dtype, str) else dtype

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers.utils import logging
 
 from jola.errors import InputError
-from jola.files import disk_errors, draft_of
+from jola.system.files import disk_errors, draft_of
 
 
 @contextmanager

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from jola.adapter_card import portable_name
-from jola.catalogue import gguf_options
+from jola.adapters.card import portable_name
+from jola.data.catalogue import gguf_options
 from jola.errors import InputError
 from jola.export import exactness
 from jola.export.affine import affine_edits
@@ -28,11 +28,11 @@ from jola.export.exactness import Deviation, percent
 from jola.export.fold import LOST_LIMIT, references
 from jola.export.folders import new_file, quiet_transformers
 from jola.export.rebuild import rebuild
-from jola.files import disk_errors
-from jola.following import Progress, Quiet
+from jola.system.files import disk_errors
+from jola.system.progress import Progress, Quiet
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 FORMATS = {
     "float32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
@@ -81,7 +81,7 @@ class GGUFReport:
 
 
 def export_gguf(
-    model: "JoLAModel",
+    model: "EditedModel",
     file: Path | str,
     dtype: str = "float16",
     prompts: Sequence[str] | None = None,
@@ -255,7 +255,7 @@ def _splitting(described: dict[str, Any]) -> str:
     )
 
 
-def _read(file: Path, model: "JoLAModel", switches: dict[str, bool]) -> PreTrainedModel:
+def _read(file: Path, model: "EditedModel", switches: dict[str, bool]) -> PreTrainedModel:
     """The file as transformers reads it, in float32, with biases where the switches say so."""
     where = {"gguf_file": file.name}
     config = AutoConfig.from_pretrained(file.parent, **where)

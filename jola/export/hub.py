@@ -11,13 +11,13 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import OfflineModeIsEnabled
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from jola.adapter import CONFIG_NAME, save_adapter
-from jola.adapter_card import portable_name
+from jola.adapters.card import portable_name
+from jola.adapters.directory import CONFIG_NAME, save_adapter
 from jola.errors import InputError
 from jola.export.compact import export_adapter
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel
+    from jola.model.edited import EditedModel
 
 TOKEN_VARIABLE = "HF_TOKEN"
 
@@ -67,7 +67,7 @@ def push_to_hub(folder: Path | str, repo: str, *, private: bool = True, api: HfA
 
 
 def push_adapter(
-    model: "JoLAModel", repo: str, *, private: bool = True, facts: Mapping[str, Any] | None = None, api: Any = None
+    model: "EditedModel", repo: str, *, private: bool = True, facts: Mapping[str, Any] | None = None, api: Any = None
 ) -> str:
     """Upload the edits of a model as a compact adapter, without folders of this machine; see `push_to_hub`."""
     check_repo(repo)

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
-from jola.adapter_card import METHOD, portable_name
+from jola.adapters.card import METHOD, portable_name
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import Affine, Place
 from jola.export.folders import new_folder, size_of
 from jola.export.projections import LLAMA_LIKE_MLP, MLP_PROJECTIONS
 from jola.export.source import source_of
-from jola.files import disk_errors
-from jola.interventions import Site
-from jola.sites import ARCHITECTURES
+from jola.model.architectures import ARCHITECTURES
+from jola.system.files import disk_errors
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 _LOSES = "the folded checkpoint, the standalone script and the adapter hold both halves"
 
@@ -47,7 +47,7 @@ class IA3Report:
 
 
 def export_ia3(
-    what: "JoLAModel | Path | str", folder: Path | str, *, mask: "Masks" = None, strength: float = 1.0
+    what: "EditedModel | Path | str", folder: Path | str, *, mask: "Masks" = None, strength: float = 1.0
 ) -> IA3Report:
     """Write the scales as a peft adapter of type IA3: ``PeftModel.from_pretrained(base, folder)``.
 

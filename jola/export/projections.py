@@ -14,10 +14,10 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import Affines
-from jola.interventions import Site
-from jola.sites import architecture_of, geometry_of
+from jola.model.architectures import architecture_of, geometry_of
 
 LLAMA_LIKE_MLP = "mlp.down_proj"
 MLP_PROJECTIONS = {

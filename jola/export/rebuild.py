@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import Affine, Affines, Place
 from jola.export.projections import projection, projection_path, target_of
-from jola.interventions import Site
 
 
 @torch.no_grad()

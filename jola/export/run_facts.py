@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from jola.adapter_card import portable_name
-from jola.runs import Run
+from jola.adapters.card import portable_name
+from jola.runs.run import Run
 
 MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
 """The accuracies in ``result.json``, and their names."""

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jola.adapter import read_adapter, read_edits
-from jola.adapter_source import local_adapter
+from jola.adapters.directory import read_adapter, read_edits
+from jola.edits.intervention import EditMask, Intervention
+from jola.edits.sites import Geometry
 from jola.errors import InputError
 from jola.export.affine import Affine, Place, combined
-from jola.interventions import EditMask, Intervention
-from jola.sites import Geometry
+from jola.runs.adapter_source import local_adapter
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class Source:
         return combined(self.interventions, self.masks, self.strength)
 
 
-def source_of(what: "JoLAModel | Path | str", mask: "Masks" = None, strength: float = 1.0) -> Source:
+def source_of(what: "EditedModel | Path | str", mask: "Masks" = None, strength: float = 1.0) -> Source:
     """The edits in use in a model, or those in an adapter directory, a zip file, or on the Hub.
 
     Args:
-        mask: As for `JoLAModel.forward`.
+        mask: As for `EditedModel.forward`.
         strength: Factor on every edit.
 
     Raises:

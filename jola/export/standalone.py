@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from safetensors.torch import save
 from torch import Tensor
 
-from jola.adapter_card import hub_id, portable_name
-from jola.catalogue import ASSETS
+from jola.adapters.card import hub_id, portable_name
+from jola.data.catalogue import ASSETS
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.rebuild import rebuild
 from jola.export.source import Source, source_of
-from jola.files import disk_errors
-from jola.interventions import Site
-from jola.sites import ARCHITECTURES
+from jola.model.architectures import ARCHITECTURES
+from jola.system.files import disk_errors
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 SCRIPT_NAME, EDITS_NAME, MODEL_FOLDER = "jola_edits.py", "edits.safetensors", "model"
 _TEMPLATE = Path(__file__).with_name("standalone_template.txt")
@@ -46,7 +46,7 @@ class StandaloneReport:
 
 
 def export_standalone(
-    what: "JoLAModel | Path | str",
+    what: "EditedModel | Path | str",
     folder: Path | str,
     *,
     include_model: bool | None = None,

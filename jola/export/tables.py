@@ -7,17 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jola.adapter_card import portable_name
+from jola.adapters.card import portable_name
+from jola.edits.gated import GatedEdits
+from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.export.affine import factors, vectors
 from jola.export.folders import new_file
 from jola.export.source import Source, source_of
-from jola.files import disk_errors, json_bytes
-from jola.interventions import GatedEdits
-from jola.masks import HeadMask
+from jola.system.files import disk_errors, json_bytes
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel, Masks
+    from jola.model.edited import EditedModel, Masks
 
 COLUMNS = ("site", "layer", "unit", "half", "gate", "open_probability", "norm", "factor", "effective_norm")
 """Of the table, before one column for each mask: `norm` is that of a or m, `factor` what mask and strength multiply it
@@ -43,7 +43,7 @@ class TableReport:
 
 
 def export_edits(
-    what: "JoLAModel | Path | str",
+    what: "EditedModel | Path | str",
     file: Path | str,
     *,
     mask: "Masks" = None,

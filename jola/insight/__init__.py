@@ -5,7 +5,7 @@
     model = JoLAModel.from_adapter("runs/my-run/adapter")
     insight.next_tokens(model, "Is it positive or negative? A warm and funny film.").to_frame()
 
-Every function takes the model with the interventions in use (`JoLAModel.using`), in evaluation mode, compares with the
+Every function takes the model with the interventions in use (`EditedModel.using`), in evaluation mode, compares with the
 plain model, and has ``to_frame()`` on its result. Units are nats where not said otherwise.
 """
 

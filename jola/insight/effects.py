@@ -23,12 +23,14 @@ from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor
 
+from jola.data.examples import Example, Template
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask
+from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.examples import Example, Template
 from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, batch_of, prompt_ids, shared_mask
-from jola.interventions import HALVES, EditMask, GatedEdits
-from jola.model import JoLAModel, Masks
-from jola.tracing import Plan, Wanted
+from jola.model.edited import EditedModel, Masks
+from jola.model.tracing import Plan, Wanted
 
 Progress = Callable[[int, int], None]
 """Called with what is done and what there is, in edits."""
@@ -52,7 +54,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class EditRef:
-    """One half of one edit; `intervention` is its position among the interventions in use (`JoLAModel.in_use`)."""
+    """One half of one edit; `intervention` is its position among the interventions in use (`EditedModel.in_use`)."""
 
     site: str
     layer: int
@@ -96,7 +98,7 @@ class EditEffects:
         return frame.assign(effect_nats=self.effect, low_nats=self.low, high_nats=self.high, n=self.n)
 
 
-def open_edits(model: JoLAModel, mask: Masks = None, strength: float = 1.0) -> tuple[EditRef, ...]:
+def open_edits(model: EditedModel, mask: Masks = None, strength: float = 1.0) -> tuple[EditRef, ...]:
     """The edit halves that are on: in use, gate above 0, and not switched off by the mask; by layer."""
     if strength == 0:
         return ()
@@ -111,7 +113,7 @@ def open_edits(model: JoLAModel, mask: Masks = None, strength: float = 1.0) -> t
 
 
 def edit_effects(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     answer: str | None = None,
     *,
@@ -127,7 +129,7 @@ def edit_effects(
     Args:
         prompt: A user's turn, an example, or token ids.
         answer: The answer, without its end token, which counts too; None is the example's.
-        mask, strength: As in `JoLAModel.forward`, without a dimension of the batch.
+        mask, strength: As in `EditedModel.forward`, without a dimension of the batch.
         template: How prompts are written; None is what suits the tokenizer.
         only: Measure no others than these.
         progress, stop: Called between passes.
@@ -160,7 +162,7 @@ def edit_effects(
 
 
 def mean_edit_effects(
-    model: JoLAModel,
+    model: EditedModel,
     examples: Sequence[Example],
     *,
     mask: Masks = None,
@@ -244,7 +246,7 @@ class _Watch:
 
 
 def _measure(
-    model: JoLAModel,
+    model: EditedModel,
     ids: Sequence[int],
     answer: Sequence[int],
     edits: Sequence[EditRef],
@@ -296,7 +298,7 @@ def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
 
 
 def _plan_without(
-    model: JoLAModel, chunk: Sequence[EditRef], masks: Sequence[EditMask | None], strength: float, plan: Plan
+    model: EditedModel, chunk: Sequence[EditRef], masks: Sequence[EditMask | None], strength: float, plan: Plan
 ) -> Plan:
     """The edits of a pass in which each row lacks the edit of its own place in `chunk`, which is sorted by layer.
 
@@ -315,7 +317,7 @@ def _plan_without(
 
 
 def masks_without(
-    model: JoLAModel, edits: Sequence[EditRef], masks: Sequence[EditMask | None]
+    model: EditedModel, edits: Sequence[EditRef], masks: Sequence[EditMask | None]
 ) -> list[EditMask | None]:
     """Masks with one row for each edit, in which it is off, beside what `masks` switch off."""
     result: list[EditMask | None] = []
@@ -335,7 +337,7 @@ def masks_without(
 class _Scorer:
     """ln p of one answer after one prompt, for plans of edits."""
 
-    def __init__(self, model: JoLAModel, ids: Sequence[int], answer: Sequence[int]) -> None:
+    def __init__(self, model: EditedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
         self._model = model
         # What the last token of the answer foretells, nobody asks.
         tokens = [*ids, *answer][:-1]

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jola.data.examples import Template
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.examples import Template
 from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask, token_text, token_texts
-from jola.interventions import EditMask
-from jola.model import JoLAModel, Masks
-from jola.tracing import Wanted
+from jola.model.edited import EditedModel, Masks
+from jola.model.tracing import Wanted
 
 ATTENTION_TOKENS = 256
 """Longest prompt whose attention pattern is made: it has a number for each pair of tokens."""
@@ -91,7 +91,7 @@ class AttentionPattern:
 
 
 def logit_lens(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     count: int = 5,
     *,
@@ -133,7 +133,7 @@ def logit_lens(
 
 
 def attention_pattern(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     layer: int,
     unit: int,
@@ -174,7 +174,7 @@ def attention_pattern(
 
 
 def _streams(
-    model: JoLAModel, ids: Sequence[int], kept: int, masks: list[EditMask | None] | None, strength: float
+    model: EditedModel, ids: Sequence[int], kept: int, masks: list[EditMask | None] | None, strength: float
 ) -> Tensor:
     """The residual stream before, between and after the layers, (layers + 1, tokens, hidden)."""
     layers = range(model.geometry.num_layers + 1)
@@ -183,7 +183,7 @@ def _streams(
     return torch.cat([record.entering[layer] for layer in layers])
 
 
-def _read(model: JoLAModel, ids: Sequence[int], streams: Tensor, kept: int) -> Tensor:
+def _read(model: EditedModel, ids: Sequence[int], streams: Tensor, kept: int) -> Tensor:
     """ln p (layers, positions, vocabulary) that the final norm and the head make of residual streams."""
     rows = _last_rows(model, len(ids), kept).expand(len(streams), -1)
     start = {model.geometry.num_layers: streams}
@@ -191,11 +191,11 @@ def _read(model: JoLAModel, ids: Sequence[int], streams: Tensor, kept: int) -> T
     return logits.view(len(streams), kept, -1).float().log_softmax(-1)
 
 
-def _last_rows(model: JoLAModel, tokens: int, kept: int) -> Tensor:
+def _last_rows(model: EditedModel, tokens: int, kept: int) -> Tensor:
     return torch.arange(tokens, device=model.device)[None] >= tokens - kept
 
 
-def _top(model: JoLAModel, scores: Tensor, count: int) -> list[tuple[tuple[LensToken, ...], ...]]:
+def _top(model: EditedModel, scores: Tensor, count: int) -> list[tuple[tuple[LensToken, ...], ...]]:
     top = scores.topk(min(max(count, 0), scores.shape[-1]))
     texts = {token: token_text(model.tokenizer, token) for token in set(top.indices.flatten().tolist())}
     return [

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate
 from jola.errors import InputError
-from jola.examples import IGNORED, Encoded, Example, Template, collate
 from jola.insight.prompts import (
     Prompt,
     answer_ids,
@@ -25,7 +25,7 @@ from jola.insight.prompts import (
     token_text,
     token_texts,
 )
-from jola.model import JoLAModel, Masks
+from jola.model.edited import EditedModel, Masks
 
 _ROWS = 32
 """Answers in a pass, and positions of a text whose distributions are made at once."""
@@ -109,7 +109,7 @@ class AnswerScores:
 
 
 def next_tokens(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     count: int = 10,
     *,
@@ -142,7 +142,7 @@ def next_tokens(
 
 
 def token_scores(
-    model: JoLAModel,
+    model: EditedModel,
     text: str | Example | Sequence[int],
     *,
     mask: Masks = None,
@@ -187,7 +187,7 @@ def token_scores(
 
 
 def answer_scores(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     answers: Sequence[str],
     *,

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from jola.data.examples import Example, Message, Template
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.examples import Example, Message, Template
-from jola.interventions import EditMask
-from jola.model import JoLAModel, Masks
+from jola.model.edited import EditedModel, Masks
 
 Prompt = str | Example | Sequence[int]
 """One turn of a user in the model's template, a conversation (its answer plays no part), or token ids as they are."""
@@ -20,7 +20,7 @@ Prompt = str | Example | Sequence[int]
 _BYTES = 4
 
 
-def prompt_ids(model: JoLAModel, prompt: Prompt, template: Template | None = None) -> list[int]:
+def prompt_ids(model: EditedModel, prompt: Prompt, template: Template | None = None) -> list[int]:
     """Token ids of a prompt up to where the answer begins.
 
     Raises:
@@ -35,7 +35,7 @@ def prompt_ids(model: JoLAModel, prompt: Prompt, template: Template | None = Non
     return checked_ids(model, prompt)
 
 
-def checked_ids(model: JoLAModel, ids: Sequence[int]) -> list[int]:
+def checked_ids(model: EditedModel, ids: Sequence[int]) -> list[int]:
     """The ids as a list; InputError when there is none or one that the model does not have."""
     result, size = [int(token) for token in ids], model.base.config.get_text_config().vocab_size
     if not result:
@@ -45,7 +45,7 @@ def checked_ids(model: JoLAModel, ids: Sequence[int]) -> list[int]:
     return result
 
 
-def answer_ids(model: JoLAModel, answer: str, template: Template | None = None) -> list[int]:
+def answer_ids(model: EditedModel, answer: str, template: Template | None = None) -> list[int]:
     """Token ids of an answer as it is trained: with what the template puts around it and the end token."""
     encoded = (template or Template(model.tokenizer)).encode(Example((Message("user", "?"),), answer))
     return encoded.input_ids[encoded.completion_start :]
@@ -92,7 +92,7 @@ def batch_of(ids: Sequence[int]) -> Tensor:
 
 
 @contextmanager
-def at_rest(model: JoLAModel) -> Iterator[None]:
+def at_rest(model: EditedModel) -> Iterator[None]:
     """Inside the block nothing learns and the gates have no noise, whatever mode the edits are in."""
     training = [i for i in model.in_use if i.training]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def at_rest(model: JoLAModel) -> Iterator[None]:
                     intervention.train()
 
 
-def shared_mask(model: JoLAModel, mask: Masks) -> list[EditMask | None]:
+def shared_mask(model: EditedModel, mask: Masks) -> list[EditMask | None]:
     """The mask of each intervention in use, for a single prompt: without a dimension of the batch.
 
     Raises:

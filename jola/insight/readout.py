@@ -19,8 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from jola.data.examples import Template
+from jola.edits.gated import GatedEdits
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.examples import Template
 from jola.insight.effects import EditRef, masks_without, open_edits
 from jola.insight.prompts import (
     Prompt,
@@ -32,10 +34,9 @@ from jola.insight.prompts import (
     shared_mask,
     token_text,
 )
-from jola.interventions import GatedEdits, Site
-from jola.model import JoLAModel, Masks
-from jola.sites import architecture_of, module_path
-from jola.tracing import Wanted
+from jola.model.architectures import architecture_of, module_path
+from jola.model.edited import EditedModel, Masks
+from jola.model.tracing import Wanted
 
 _VOCABULARY_ROWS = 16384
 """Rows of the head's weight that are turned into float32 at once."""
@@ -74,7 +75,7 @@ class DirectEffects:
 
 
 def promoted_tokens(
-    model: JoLAModel, layer: int, unit: int, count: int = 10, site: str = "heads", *, intervention: int | None = None
+    model: EditedModel, layer: int, unit: int, count: int = 10, site: str = "heads", *, intervention: int | None = None
 ) -> PromotedTokens:
     """The tokens that an offset speaks for and against: W_U · diag(w) · W_O · a.
 
@@ -116,7 +117,7 @@ def promoted_tokens(
 
 
 def direct_effects(
-    model: JoLAModel,
+    model: EditedModel,
     prompt: Prompt,
     answer: str | None = None,
     *,
@@ -163,7 +164,7 @@ def direct_effects(
 class _Reader:
     """The linear maps from what an edit adds to the logits, in float32."""
 
-    def __init__(self, model: JoLAModel) -> None:
+    def __init__(self, model: EditedModel) -> None:
         self._base = model.base
         if not getattr(model.base.config, "do_layer_norm_before", True):
             raise InputError(

@@ -27,14 +27,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from jola.adapter import read_edits
+from jola.adapters.directory import read_edits
+from jola.data.examples import Encoded
+from jola.edits.gated import GatedEdits
+from jola.edits.gates import expectation
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.examples import Encoded
-from jola.gates import expectation
-from jola.interventions import GatedEdits, Site
+from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit
-from jola.tracing import Wanted
 
 FORWARD_SHARE = 1 / 3
 """Cost of a forward pass as a share of a training step: the backward pass is about twice as long."""

@@ -18,13 +18,13 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from jola.config import EditConfig, parse_heads
+from jola.data.records import Example
+from jola.edits.masks import HeadMask
 from jola.errors import InputError
-from jola.files import disk_errors, json_bytes, replace_file
-from jola.masks import HeadMask
-from jola.records import Example
+from jola.system.files import disk_errors, json_bytes, replace_file
 
 if TYPE_CHECKING:
-    from jola.model import JoLAModel
+    from jola.model.edited import EditedModel
 
 FORMAT = 1
 _SAMPLED = 64  # numbers of each weight that go into the hash of a model
@@ -70,7 +70,7 @@ class Provenance:
 
     @classmethod
     def of(
-        cls, method: str, model: "JoLAModel", examples: Sequence[Example], seed: int, settings: Mapping[str, Any]
+        cls, method: str, model: "EditedModel", examples: Sequence[Example], seed: int, settings: Mapping[str, Any]
     ) -> "Provenance":
         """The provenance of a selection that is about to be made."""
         try:
@@ -301,7 +301,7 @@ def _check_format(content: Any) -> None:
         raise ValueError(f"format {FORMAT} is needed")
 
 
-def model_hash(model: "JoLAModel") -> str:
+def model_hash(model: "EditedModel") -> str:
     """A hash of the frozen model: of names, shapes and evenly spread numbers of all weights.
 
     Numbers are rounded to bfloat16, so that one model loaded in float32 and in bfloat16 is one.

@@ -1,6 +1,6 @@
 r"""PASS: probabilistic subset selection of heads (Ding, Jawahar and Lakshmanan, TMLR 2024), and PASSCONC.
 
-Every head has a Hard-Concrete gate (`jola.gates`) on its output, with parameter φ. From its three probabilities
+Every head has a Hard-Concrete gate (`jola.edits.gates`) on its output, with parameter φ. From its three probabilities
 q₀ = P(g = 0), q₁ = P(g = 1) and q = 1 − q₀ − q₁, each kept within [1e-6, 1 − 1e-6], with N heads of which K stay:
 
     R_pass = Σ q + |(N − K) − Σ q₀| + |K − Σ q₁|
@@ -39,13 +39,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from jola import gates
-from jola.examples import Encoded
-from jola.interventions import Intervention
-from jola.model import JoLAModel
+from jola.data.examples import Encoded
+from jola.edits import gates
+from jola.edits.intervention import Intervention
+from jola.model.edited import EditedModel
+from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, last_positions, right_padded
-from jola.tracing import Wanted
 
 CLIP = 5.0
 MARGIN = 1e-6
@@ -152,7 +152,7 @@ class PassSchedule:
 
 @torch.no_grad()
 def attention_confidence(
-    model: JoLAModel, rows: Sequence[Encoded], interventions: Sequence[Intervention], batch_size: int
+    model: EditedModel, rows: Sequence[Encoded], interventions: Sequence[Intervention], batch_size: int
 ) -> Tensor:
     """Mean over examples and positions of the largest attention weight of each head, (layers, heads).
 

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jola.config import DataConfig, TrainingConfig
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
+from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
-from jola.interventions import Edit, EditMask, Intervention, Site
-from jola.model import JoLAModel
+from jola.model.edited import EditedModel
 from jola.selectors.heads import Cost, HeadScores, Provenance
 
 Progress = Callable[[int, int], None]
@@ -47,7 +48,7 @@ class Selector(Protocol):
 
     def __call__(
         self,
-        model: JoLAModel,
+        model: EditedModel,
         examples: Sequence[Example],
         k: int,
         seed: int,
@@ -75,7 +76,7 @@ class Selector(Protocol):
 class Selection:
     """One selection under way: the model, the encoded examples, and what may be spent."""
 
-    model: JoLAModel
+    model: EditedModel
     rows: list[Encoded]
     k: int
     seed: int
@@ -148,7 +149,7 @@ class BaseSelector:
 
     def __call__(
         self,
-        model: JoLAModel,
+        model: EditedModel,
         examples: Sequence[Example],
         k: int,
         seed: int,

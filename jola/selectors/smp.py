@@ -37,10 +37,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from jola.interventions import Edit, Site
+from jola.edits.intervention import Edit
+from jola.edits.sites import Site
+from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, gumbel, last_positions, right_padded
-from jola.tracing import Wanted
 
 SIZE = 128
 """Width and height of the maps that the network sees."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jola.paths import HOME_VARIABLE
+from jola.system.paths import HOME_VARIABLE
 from tools.browser import NoBrowser, ensure
 
 sync_api = pytest.importorskip("playwright.sync_api")

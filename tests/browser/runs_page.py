@@ -6,11 +6,12 @@ import threading
 import gradio as gr
 import tyro
 
-from workbench import run_table, theme
-from workbench.bench import Workbench
-from workbench.server import serve
+from workbench import theme
+from workbench.runs import run_table
+from workbench.runs import tab as runs
+from workbench.server.serve import serve
+from workbench.service.bench import Workbench
 from workbench.settings import Settings
-from workbench.tabs import runs
 
 settings = tyro.cli(Settings).validate()
 bench = Workbench.from_settings(settings)

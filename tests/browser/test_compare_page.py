@@ -9,10 +9,10 @@ import pytest
 
 from jola.config import DataConfig, RunConfig
 from jola.selectors import HeadSet
-from jola.selectors.results import Comparison
+from jola.studies.results import Comparison
 from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown
 from tests.workbench.compared import make_comparison
-from workbench.comparison_plan import Plan
+from workbench.service.comparison_plan import Plan
 
 COMPARING = 600_000
 """Milliseconds in which three tiny trainings may be done beside other tests."""

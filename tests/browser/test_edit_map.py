@@ -13,11 +13,11 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from jola.interventions import HALVES
-from jola.masks import HeadMask, History
+from jola.edits.masks import HeadMask, History
+from jola.edits.names import HALVES
 from tests.browser.conftest import PATIENCE, App, OpenPage
-from workbench import edit_map as component
-from workbench.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
+from workbench.playground import edit_map as component
+from workbench.playground.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.theme import STYLE, theme
 
 KEY = "run/heads"

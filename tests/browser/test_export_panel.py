@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from jola.model import JoLAModel
-from jola.runs import RunStore
+from jola.jola_model import JoLAModel
+from jola.runs.run import RunStore
 from tests.browser.conftest import App, OpenPage, serve
 from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run

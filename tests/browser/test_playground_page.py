@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jola.runs import Run
+from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, ready
 from tests.workbench.edited import edited_run
 from workbench.playground.state import edits_of

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from jola.config import RunConfig, TrainingConfig
-from jola.paths import HOME_VARIABLE
-from jola.run_archive import export_adapter
-from jola.runs import Run, RunStore
+from jola.runs.archive import export_adapter
+from jola.runs.run import Run, RunStore
+from jola.system.paths import HOME_VARIABLE
 from tests.browser.conftest import ROOT, App, OpenPage
 from tests.workbench.recorded import Recorder
-from workbench import sample
+from workbench.service import sample
 
 TAG = "<img src=x onerror=alert(1)>"
 ROWS = ".rt tbody tr[data-id]"

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from jola.config import EditConfig, RunConfig, TrainingConfig
-from jola.runs import Run, RunStore
+from jola.runs.run import Run, RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
-from workbench.waiting import Waiting
+from workbench.service.waiting import Waiting
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from jola import assets, package_index
-from jola.catalogue import Asset
-from jola.package_index import PipSettings
+from jola.data import assets, package_index
+from jola.data.catalogue import Asset
+from jola.data.package_index import PipSettings
 from tests.package_server import ASSET, Index, use
 
 

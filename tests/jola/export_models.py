@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from jola.config import EditConfig
 from jola.errors import InputError
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.tiny import CONFIGS, VOCABULARY, make_model
 

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from jola.config import EditConfig
 from jola.insight import EditRef
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.passes import parameters_of
 from tests.jola.plain_hooks import PATHS, Edits, edits_of, evaluation_gate, hooked

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from jola.interventions import EditMask, GatedEdits
-from jola.model import JoLAModel
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask
+from jola.jola_model import JoLAModel
 from tests.jola.plain_hooks import Edits, SiteEdit, edits_of, hooked
 from tests.tiny import CONFIGS, VOCABULARY
 

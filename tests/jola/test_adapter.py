@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jola.adapter import OPERATION, load_adapter, read_adapter
+from jola.adapters.directory import OPERATION, read_adapter
 from jola.config import EditConfig
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.interventions import EditMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.tiny import CONFIGS, make_model
 
@@ -212,24 +212,24 @@ class TestWrongModel:
         config = LlamaConfig.from_dict(CONFIGS["llama"].to_dict() | {"head_dim": None} | values)
         other = self.saved(tmp_path, tokenizer, LlamaForCausalLM(config))
         with pytest.raises(InputError, match=says):
-            load_adapter(adapter, model=other)
+            JoLAModel.from_adapter(adapter, model=other)
 
     def test_of_another_architecture(self, adapter: Path, tmp_path: Path, tokenizer: Any) -> None:
         other = self.saved(tmp_path, tokenizer, make_model("mistral"))
         with pytest.raises(InputError, match=r"trained on tiny-llama with architecture llama, but .*other has mistral"):
-            load_adapter(adapter, model=other)
+            JoLAModel.from_adapter(adapter, model=other)
 
     def test_of_the_same_shape(self, adapter: Path, tmp_path: Path, tokenizer: Any) -> None:
         other = self.saved(tmp_path, tokenizer, make_model("llama", seed=1))
         with pytest.raises(InputError, match=r"same shape but other weights \(in model.*\); load the model it was"):
-            load_adapter(adapter, model=other)
+            JoLAModel.from_adapter(adapter, model=other)
 
     def test_of_one_layer_trained_on(self, adapter: Path, tmp_path: Path, tokenizer: Any) -> None:
         base = make_model("llama")
         with torch.no_grad():
             base.get_parameter("model.layers.2.mlp.down_proj.weight").add_(0.05)
         with pytest.raises(InputError, match=r"other weights \(in model\.layers\.2\.mlp\.down_proj\.weight\)"):
-            load_adapter(adapter, model=self.saved(tmp_path, tokenizer, base))
+            JoLAModel.from_adapter(adapter, model=self.saved(tmp_path, tokenizer, base))
 
 
 # What is done to an adapter directory, and what the refusal says.

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from jola import assets
-from jola.catalogue import Asset
+from jola.data import assets
+from jola.data.catalogue import Asset
 from jola.errors import InputError
-from jola.paths import cache_home
+from jola.system.paths import cache_home
 from tests.package_server import ASSET, CONTENT, FILENAME, WHEEL, Index, ensure, home_files
 
 

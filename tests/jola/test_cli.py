@@ -18,9 +18,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BloomConfig, PreTrainedTokenizerFast
 
-from jola.cli import main
+from jola.cli.main import main
 from jola.config import RunConfig, flag
-from jola.runs import Run, RunStore
+from jola.runs.run import Run, RunStore
 from tests.tiny import make_model
 
 ROOT = Path(__file__).parents[2]
@@ -597,7 +597,7 @@ class TestBadInput:
         def interrupted(*arguments: Any, **options: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("jola.training.load_task", interrupted)
+        monkeypatch.setattr("jola.training.run.load_task", interrupted)
         result = jola(*train(place))
         assert (result.code, result.out) == (130, "")
         assert result.err.splitlines()[-1] == "interrupted"

@@ -11,7 +11,7 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jola.cli import TrainFlags
+from jola.cli.main import TrainFlags
 from jola.config import EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
 from jola.errors import InputError
 

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutput
 
+from jola.data.examples import Example, Message, Template
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.evaluation import Accuracy, exact_match, option_likelihood
-from jola.examples import Example, Message, Template
-from jola.interventions import EditMask
-from jola.model import JoLAModel
+from jola.evaluation.scoring import Accuracy, exact_match, option_likelihood
+from jola.jola_model import JoLAModel
 
 CHAT = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}<end>{% endfor %}"

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from jola.errors import InputError
-from jola.examples import (
+from jola.data.examples import (
     IGNORED,
     Encoded,
     Example,
@@ -24,6 +23,7 @@ from jola.examples import (
     encode_examples,
     read_examples,
 )
+from jola.errors import InputError
 from tests.tiny import make_tokenizer
 
 QUESTION = Example((Message("user", "Is this film good?"),), "positive")

@@ -14,14 +14,14 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from PIL import Image
 from safetensors.torch import load_file
 
-from jola import adapter_source
-from jola.adapter import load_edits, read_adapter
+from jola.adapters.directory import load_edits, read_adapter
 from jola.config import DataConfig, EditConfig, RunConfig
+from jola.edits.intervention import EditMask
 from jola.export import compact, export_adapter, export_ia3, push_to_hub, run_facts, run_results
-from jola.interventions import EditMask
-from jola.model import JoLAModel
-from jola.run_archive import import_archive
-from jola.runs import Run, RunStore
+from jola.jola_model import JoLAModel
+from jola.runs import adapter_source
+from jola.runs.archive import import_archive
+from jola.runs.run import Run, RunStore
 from tests.conftest import spread_edits
 from tests.jola.export_models import logits, refusal
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from jola.config import EditConfig
 from jola.export import PROMPTS, export_merged
 from jola.export.exactness import deviation
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.export_models import BATCH, edited, largest, plain, refusal, rounded
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from jola import cli
+from jola.cli.main import main as cli
 from jola.config import RunConfig
-from jola.masks import HeadMask, SavedMasks
-from jola.model import JoLAModel
-from jola.runs import Run, RunStore
+from jola.edits.masks import HeadMask, SavedMasks
+from jola.jola_model import JoLAModel
+from jola.runs.run import Run, RunStore
 from tests.conftest import spread_edits
 from tests.jola.export_models import logits
 from tests.tiny import make_model
@@ -41,7 +41,7 @@ def jola(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
     def run(*arguments: Any) -> Result:
         capsys.readouterr()
         try:
-            cli.main(["export", *map(str, arguments)])
+            cli(["export", *map(str, arguments)])
             code = 0
         except SystemExit as exit:
             assert isinstance(exit.code, int)

@@ -13,13 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from jola.catalogue import DEFAULT_MODEL
 from jola.config import EditConfig
+from jola.data.catalogue import DEFAULT_MODEL
+from jola.edits.intervention import EditMask
+from jola.edits.masks import HeadMask
 from jola.export import export_adapter, export_edits, export_gguf, export_standalone
 from jola.export.standalone import _TEMPLATE
-from jola.interventions import EditMask
-from jola.masks import HeadMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.export_models import ARCHITECTURES, BATCH, edited, greedy, logits, plain, random_model, refusal
 from tests.tiny import _GROUPED, CONFIGS, make_tokenizer

@@ -23,8 +23,10 @@ from transformers import (
 )
 
 from jola.config import EditConfig
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask, Intervention
+from jola.edits.sites import Site
 from jola.export import affine_edits, export_merged, merge
-from jola.interventions import EditMask, GatedEdits, Intervention, Site
 from tests.jola.export_models import (
     ARCHITECTURES,
     BATCH,

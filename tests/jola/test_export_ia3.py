@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from jola.config import EditConfig
+from jola.edits.intervention import EditMask
 from jola.export import export_adapter, export_ia3
-from jola.interventions import EditMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.export_models import ARCHITECTURES, BATCH, edited, logits, plain, refusal
 

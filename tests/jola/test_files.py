@@ -4,7 +4,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from jola.files import draft_of, json_bytes, read_json, replace_file
+from jola.system.files import draft_of, json_bytes, read_json, replace_file
 
 
 def test_threads_that_replace_one_file_do_not_hinder_each_other(tmp_path: Path) -> None:

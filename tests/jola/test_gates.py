@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
 
-from jola import gates
-from jola.gates import HardConcrete
+from jola.edits import gates
+from jola.edits.gates import HardConcrete
 
 LOG_11 = math.log(11)
 

@@ -12,7 +12,7 @@ from transformers import TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from jola.config import EditConfig
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.jola.passes import (
     ARCHITECTURES,
     BATCH,

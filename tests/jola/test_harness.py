@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from jola import harness
 from jola.config import RunConfig
 from jola.errors import InputError
+from jola.evaluation import harness
 from jola.export import export_merged
-from jola.model import JoLAModel
-from jola.runs import Run, RunStore
+from jola.jola_model import JoLAModel
+from jola.runs.run import Run, RunStore
 from tests.conftest import spread_edits
 
 QUESTIONS = [
@@ -132,7 +132,7 @@ class TestTheModelType:
 class TestTheCommand:
     def run(self, *arguments: str, without: str = "") -> "subprocess.CompletedProcess[str]":
         hide = f"sys.modules[{without!r}] = None; " if without else ""
-        program = f"import sys, runpy; {hide}runpy.run_module('jola.harness', run_name='__main__')"
+        program = f"import sys, runpy; {hide}runpy.run_module('jola.evaluation.harness', run_name='__main__')"
         command = [sys.executable, "-c", program, *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ)
 

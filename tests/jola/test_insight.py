@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from jola import insight
-from jola.examples import Example, Message, Template
-from jola.interventions import EditMask, GatedEdits
-from jola.model import JoLAModel
+from jola.data.examples import Example, Message, Template
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 
 

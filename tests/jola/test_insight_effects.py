@@ -11,11 +11,11 @@ from scipy import stats
 
 from jola import insight
 from jola.config import EditConfig
+from jola.data.examples import Example, Message, Template
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.examples import Example, Message, Template
 from jola.insight import EditRef, effects
-from jola.interventions import EditMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.insight_by_hand import ANSWER, IDS, Make, all_open, answer_tokens, parts_of, score
 from tests.jola.passes import close_all_gates, every_architecture, random_masks

@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from jola.interventions import HALVES, STATES, EditMask, GatedEdits, Intervention, Site
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import EditMask, Intervention
+from jola.edits.names import HALVES, STATES
+from jola.edits.sites import Site
 from tests.jola.plain_hooks import Edits, edits_of
 
 LAYERS, UNITS, WIDTH = 3, 4, 5

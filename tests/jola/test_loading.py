@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3Config
 
 from jola.errors import InputError
-from jola.loading import load_base, pick_attention, pick_device, pick_dtype
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
+from jola.model.loading import load_base, pick_attention, pick_device, pick_dtype
 from tests.tiny import CONFIGS, make_model
 
 IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from jola.config import EditConfig
+from jola.edits.masks import HeadMask, History, SavedMasks
+from jola.edits.masks.saved import MAX_MASKS, MAX_NAME
+from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.interventions import HALVES
-from jola.masks import HeadMask, History, SavedMasks
-from jola.masks.saved import MAX_MASKS, MAX_NAME
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 
 SHAPE = 3, 4
 

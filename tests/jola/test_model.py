@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from jola.config import EditConfig
+from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.interventions import EditMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.jola.passes import (
     BATCH,
     CLOSE,

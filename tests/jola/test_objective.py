@@ -10,9 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jola.edits.gated import GatedEdits
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.interventions import GatedEdits, Site
-from jola.objective import PENALTIES, L0Schedule, expected_open, paper_penalty, reference_penalty
+from jola.training.objective import PENALTIES, L0Schedule, expected_open, paper_penalty, reference_penalty
 
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SHIFT = 0.33 * math.log(11)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jola import assets, package_index
-from jola.catalogue import Asset
+from jola.data import assets, package_index
+from jola.data.catalogue import Asset
+from jola.data.package_index import PipSettings
 from jola.errors import InputError
-from jola.package_index import PipSettings
-from jola.paths import cache_home
+from jola.system.paths import cache_home
 from tests.package_server import CONTENT, FILENAME, RELEASE, WHEEL, Index, ensure, home_files, use
 
 

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
-from jola import packing, tracing
 from jola.config import EditConfig
-from jola.interventions import Edit, EditMask, Intervention, Site
-from jola.model import JoLAModel
-from jola.packing import beginning_of, packing_of
+from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.sites import Site
+from jola.jola_model import JoLAModel
+from jola.model import packing, tracing
+from jola.model.packing import beginning_of, packing_of
+from jola.model.tracing import Record, Wanted
 from jola.selectors.protocol import HeadFactors
-from jola.tracing import Record, Wanted
 from tests.jola.passes import CLOSE, draw_gates_between, every_architecture, with_noise
 from tests.jola.plain_hooks import hooked
 from tests.tiny import VOCABULARY, make_model

@@ -4,10 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jola.files import json_bytes
-from jola.processes import at_work, own_identity, workers
+from jola.system.files import json_bytes
+from jola.system.processes import at_work, own_identity, workers
 
-BREAKS = "import os, sys; from pathlib import Path; from jola.processes import at_work\n"
+BREAKS = "import os, sys; from pathlib import Path; from jola.system.processes import at_work\n"
 BREAKS += "with at_work(Path(sys.argv[1])): os._exit(0)"
 
 

@@ -15,10 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from jola import gates
-from jola.interventions import GatedEdits, Site
-from jola.model import JoLAModel
-from jola.objective import PENALTIES, L0Schedule
+from jola.edits import gates
+from jola.edits.gated import GatedEdits
+from jola.edits.sites import Site
+from jola.jola_model import JoLAModel
+from jola.training.objective import PENALTIES, L0Schedule
 
 DATA = Path(__file__).parents[1] / "data"
 FIGURES: dict[str, Any] = json.loads((DATA / "reference_figures.json").read_text(encoding="utf-8"))

@@ -15,8 +15,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, TrainingArgumen
 
 import jola
 from jola import JoLAConfig, JoLADataset, JoLAModel, JoLATrainer, data_from_list, make_data_collator
+from jola.data.examples import IGNORED, Encoded
 from jola.errors import InputError
-from jola.examples import IGNORED, Encoded
 
 ROOT = Path(__file__).parents[2]
 

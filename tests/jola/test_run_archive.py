@@ -15,16 +15,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save, save_file
 
-from jola import run_archive
-from jola.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter
+from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME, read_adapter
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.edits.masks import HeadMask, SavedMasks
 from jola.errors import InputError
-from jola.files import append_whole
-from jola.gate_history import FIELDS
-from jola.masks import HeadMask, SavedMasks
-from jola.model import JoLAModel
-from jola.run_archive import export_adapter, import_archive
-from jola.runs import Run, RunStore
+from jola.jola_model import JoLAModel
+from jola.runs import archive as run_archive
+from jola.runs.archive import export_adapter, import_archive
+from jola.runs.history import FIELDS
+from jola.runs.run import Run, RunStore
+from jola.system.files import append_whole
 
 Make = Callable[..., JoLAModel]
 Files = dict[str, bytes]

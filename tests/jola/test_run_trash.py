@@ -8,8 +8,8 @@ import pytest
 
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.run_trash import KEEP_SECONDS, TRASH_NAME
-from jola.runs import Run, RunStore
+from jola.runs.run import Run, RunStore
+from jola.runs.trash import KEEP_SECONDS, TRASH_NAME
 
 
 @pytest.fixture

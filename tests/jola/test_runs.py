@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jola import gate_history, interventions
 from jola.config import DataConfig, RunConfig, TrainingConfig
+from jola.edits import gated as interventions
 from jola.errors import InputError
-from jola.files import append_whole
-from jola.gate_history import FIELDS, GateHistory, GateWriter
-from jola.processes import process_alive
-from jola.runs import Run, RunStore
+from jola.runs import history as gate_history
+from jola.runs.history import FIELDS, GateHistory, GateWriter
+from jola.runs.run import Run, RunStore
+from jola.system.files import append_whole
+from jola.system.processes import process_alive
 
 LAYERS, UNITS = 3, 4
 RECORD = 4 * (1 + len(FIELDS) * LAYERS * UNITS)
@@ -189,7 +190,7 @@ class TestGateHistory:
         script = f"""
 import resource, signal
 import numpy as np
-from jola.gate_history import FIELDS, GateWriter
+from jola.runs.history import FIELDS, GateWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * RECORD + 10}, {2 * RECORD + 10}))
 values = {{name: np.ones(({LAYERS}, {UNITS})) for name in FIELDS}}
@@ -329,8 +330,8 @@ class TestKill:
         script = f"""
 import numpy as np
 from jola.config import RunConfig
-from jola.gate_history import FIELDS
-from jola.runs import Run
+from jola.runs.history import FIELDS
+from jola.runs.run import Run
 run = Run.create({str(tmp_path / "run")!r}, RunConfig())
 writer = run.gate_writer("heads", {LAYERS}, {UNITS})
 step = 0
@@ -545,7 +546,7 @@ class TestRunStore:
 
     def test_ids_are_unique_for_processes_that_ask_at_once(self, store: RunStore) -> None:
         script = (
-            "import sys; from jola.runs import RunStore; store = RunStore(sys.argv[1]); "
+            "import sys; from jola.runs.run import RunStore; store = RunStore(sys.argv[1]); "
             "print(*[store.new_id('hf:owner/My Task.v2') for _ in range(50)])"
         )
         command = [sys.executable, "-c", script, str(store.root)]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jola.errors import InputError
-from jola.safe_zip import MAX_ENTRIES, SafeZip
+from jola.system.safe_zip import MAX_ENTRIES, SafeZip
 
 Change = Callable[[zipfile.ZipInfo], None]
 

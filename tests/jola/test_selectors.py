@@ -12,13 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from jola import gates
-from jola.adapter import read_edits
+from jola.adapters.directory import read_edits
 from jola.config import EditConfig
+from jola.data.examples import Example, Message, Template, encode_examples
+from jola.edits import gates
+from jola.edits.gated import GatedEdits
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.examples import Example, Message, Template, encode_examples
-from jola.interventions import GatedEdits, Site
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from jola.selectors import (
     DSP,
     PASS,

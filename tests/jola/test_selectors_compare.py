@@ -11,25 +11,26 @@ import pytest
 import torch
 from filelock import FileLock
 
-from jola.adapter import load_edits, read_edits
-from jola.cli import main
+from jola.adapters.directory import load_edits, read_edits
+from jola.cli.main import main
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.data.examples import Template
+from jola.data.tasks import load_task
 from jola.errors import InputError
-from jola.evaluation import exact_match
-from jola.examples import Template
-from jola.following import Quiet
-from jola.model import JoLAModel
-from jola.processes import workers
-from jola.selector_grid import SELECTOR_NAMES, SWAP_NAMES, Grid
-from jola.selectors import SELECTORS, Cost, HeadSet, editing
-from jola.selectors import compare as comparing
-from jola.selectors.compare import compare
-from jola.selectors.editing import SwapMethod
+from jola.evaluation.scoring import exact_match
+from jola.jola_model import JoLAModel
+from jola.selectors import SELECTORS, Cost, HeadSet
 from jola.selectors.heads import fingerprint
-from jola.selectors.results import Cell, Comparison, Row, summarise
-from jola.tasks import load_task
-from jola.trainer import JoLATrainer
-from jola.training import run_training
+from jola.studies import comparison as comparing
+from jola.studies import editing
+from jola.studies.comparison import compare
+from jola.studies.editing import SwapMethod
+from jola.studies.grid import SELECTOR_NAMES, SWAP_NAMES, Grid
+from jola.studies.results import Cell, Comparison, Row, summarise
+from jola.system.processes import workers
+from jola.system.progress import Quiet
+from jola.training.run import run_training
+from jola.training.trainer import JoLATrainer
 
 CHOSEN = HeadSet(3, 4, [(0, 1), (2, 2), (2, 3)])
 

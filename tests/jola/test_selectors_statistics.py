@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from jola.config import EditConfig
 from jola.errors import InputError
-from jola.selectors import statistics
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
-from jola.selectors.statistics import (
+from jola.studies import statistics
+from jola.studies.statistics import (
     accuracy_interval,
     expected_jaccard,
     holm,

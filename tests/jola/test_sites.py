@@ -18,11 +18,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from jola import sites
+from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
-from jola.interventions import Site
-from jola.model import JoLAModel
-from jola.sites import ARCHITECTURES, Architecture, Geometry, geometry_of, head_path, module_path
+from jola.jola_model import JoLAModel
+from jola.model import architectures as sites
+from jola.model.architectures import ARCHITECTURES, Architecture, geometry_of, head_path, module_path
 from tests.jola.plain_hooks import PATHS
 from tests.tiny import CONFIGS, LAYERS, VOCABULARY, make_model
 
@@ -95,7 +95,7 @@ def test_unknown_architectures_are_refused(
     for message in [*messages, str(error.value)]:
         assert f"architecture {config.model_type!r}" in message
         assert all(name in message for name in ARCHITECTURES)
-        assert "jola/sites.py" in message
+        assert "jola/model/architectures.py" in message
 
 
 class TestWhatDoesNotFit:
@@ -141,7 +141,7 @@ class TestWhatDoesNotFit:
     ) -> None:
         with_row(monkeypatch, **paths)
         message = refusal(make_model("llama"), tokenizer)
-        assert says in message and "llama" in message and "jola/sites.py" in message
+        assert says in message and "llama" in message and "jola/model/architectures.py" in message
         assert "\n" not in message
 
     def test_a_layer_that_no_pass_reaches(self, tokenizer: PreTrainedTokenizerBase) -> None:

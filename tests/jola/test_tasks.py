@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jola import assets
 from jola.config import DataConfig
+from jola.data import assets
+from jola.data.tasks import REGISTRY, Task, load_task
+from jola.data.tasks.sentiment import INSTRUCTION
 from jola.errors import InputError
-from jola.tasks import REGISTRY, Task, load_task
-from jola.tasks.sentiment import INSTRUCTION
 
 
 def write(path: Path, count: int, start: int = 0, answers: tuple[str, ...] = ("yes", "no")) -> Path:

@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from jola.config import EditConfig
+from jola.data.examples import Encoded
+from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.examples import Encoded
-from jola.gate_history import FIELDS, GateHistory, GateWriter
-from jola.interventions import HALVES
-from jola.model import JoLAModel
-from jola.objective import expected_open
-from jola.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
+from jola.jola_model import JoLAModel
+from jola.runs.history import FIELDS, GateHistory, GateWriter
+from jola.training.objective import expected_open
+from jola.training.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
 
 Make = Callable[..., JoLAModel]
 END = 2

@@ -19,15 +19,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
-from jola.cli import main
+from jola.cli.main import main
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.following import request_pause
-from jola.gate_history import FIELDS
-from jola.model import JoLAModel
-from jola.runs import Run
-from jola.trainer import JoLATrainer
-from jola.training import Quiet, last_checkpoint, run_training
+from jola.jola_model import JoLAModel
+from jola.runs.history import FIELDS
+from jola.runs.run import Run
+from jola.training.follower import request_pause
+from jola.training.run import Quiet, last_checkpoint, run_training
+from jola.training.trainer import JoLATrainer
 from tests.tiny import make_model
 
 # The runs that most tests here compare are made once for the module.
@@ -40,10 +40,10 @@ STEPS = 18
 
 KILLED = """
 import json, os, signal, sys
-import jola.training
+import jola.training.run
 from jola.config import RunConfig
 
-class Deadly(jola.training.Quiet):
+class Deadly(jola.training.run.Quiet):
     def __init__(self, phase, step):
         self.where, self.phase_now = (phase, step), ""
     def phase(self, name, total=None):
@@ -55,7 +55,7 @@ class Deadly(jola.training.Quiet):
 for settings, phase, step in json.loads(sys.argv[1]):
     child = os.fork()
     if child == 0:
-        jola.training.run_training(RunConfig.from_dict(settings), progress=Deadly(phase, step))
+        jola.training.run.run_training(RunConfig.from_dict(settings), progress=Deadly(phase, step))
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 """
@@ -63,11 +63,11 @@ for settings, phase, step in json.loads(sys.argv[1]):
 TOGETHER = """
 import os, sys
 from safetensors.torch import save_file
-import jola.training
-from jola.cli import main
+import jola.training.run
+from jola.cli.main import main
 
-models, load = [], jola.training.JoLAModel.from_pretrained
-jola.training.JoLAModel.from_pretrained = lambda *a, **k: models.append(load(*a, **k)) or models[-1]
+models, load = [], jola.training.run.JoLAModel.from_pretrained
+jola.training.run.JoLAModel.from_pretrained = lambda *a, **k: models.append(load(*a, **k)) or models[-1]
 for arguments in sys.argv[2:]:
     main(arguments.split("|"))
     file = f"{sys.argv[1]}/{len(models)}-{os.environ['RANK']}.safetensors"
@@ -443,7 +443,7 @@ class TestInterrupted:
         assert_equal_runs(run_training(settings, resume=True), whole)
 
     def test_while_testing(self, place: Place, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from jola import training
+        from jola.training import run as training
 
         measure = training.exact_match
         monkeypatch.setattr(training, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))
@@ -519,7 +519,7 @@ class TestPaused:
     def test_again_and_again_and_while_testing(
         self, place: Place, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jola import training
+        from jola.training import run as training
 
         measure = training.exact_match
         monkeypatch.setattr(training, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))

@@ -12,9 +12,11 @@ from torch import Tensor
 
 import jola
 from jola.config import EditConfig
+from jola.edits.gated import GatedEdits, build_edits
+from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.interventions import Edit, EditMask, GatedEdits, Intervention, Site
-from jola.model import JoLAModel, build_edits
+from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
 from tests.jola.passes import (
     BATCH,

@@ -6,8 +6,8 @@ import numpy as np
 
 from jola.config import RunConfig
 from jola.selectors import Cost, HeadScores, HeadSet, Provenance
-from jola.selectors.results import Cell, Comparison
-from workbench.comparison_plan import Plan
+from jola.studies.results import Cell, Comparison
+from workbench.service.comparison_plan import Plan
 
 SHAPE = (6, 4)
 OPEN = 9

@@ -7,12 +7,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig
-from jola.examples import Template
-from jola.model import JoLAModel
-from jola.runs import Run
+from jola.data.examples import Template
+from jola.jola_model import JoLAModel
+from jola.runs.run import Run
 from tests.conftest import spread_edits
 from tests.workbench.recorded import Recorder
-from workbench.session import Loaded, Loader
+from workbench.service.session import Loaded, Loader
 
 
 def edited_run(

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from jola.gate_history import FIELDS, GateHistory
 from jola.insight import (
     AnswerScores,
     AttentionPattern,
@@ -18,6 +17,7 @@ from jola.insight import (
     TokenChange,
     TokenScores,
 )
+from jola.runs.history import FIELDS, GateHistory
 from tests.workbench.recorded import gate_values
 from workbench import figures
 from workbench.figures import Figure

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jola.gate_history import FIELDS, GateHistory
+from jola.runs.history import FIELDS, GateHistory
 from workbench.figures import Figure
 
 STEPS = 40

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from jola.config import RunConfig
-from jola.gate_history import FIELDS
-from jola.runs import Run
+from jola.runs.history import FIELDS
+from jola.runs.run import Run
 
 ACCURACY = {"accuracy": 0.86, "n": 500, "low": 0.827, "high": 0.888}
 

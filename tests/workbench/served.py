@@ -6,13 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jola.runs import Run
+from jola.runs.run import Run
 from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run
 from workbench.app import build
-from workbench.bench import Workbench
-from workbench.server import Server
-from workbench.server import serve as start_server
+from workbench.server.serve import Server
+from workbench.server.serve import serve as start_server
+from workbench.service.bench import Workbench
 from workbench.settings import Settings
 
 

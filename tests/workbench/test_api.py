@@ -13,12 +13,13 @@ import torch
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
+from jola.edits.intervention import EditMask
+from jola.edits.masks import HeadMask
 from jola.insight import edit_effects
-from jola.interventions import EditMask
-from jola.masks import HeadMask
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
 from tests.workbench.served import Served, serve, write_task
-from workbench import api, api_schema
+from workbench.api import endpoints as api
+from workbench.api import schema as api_schema
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 PROMPT = "A fine film about small things."

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from workbench.api import ENDPOINTS
+from workbench.api.endpoints import ENDPOINTS
 
 ROOT = Path(__file__).resolve().parents[2]
 APP = [sys.executable, str(ROOT / "app.py")]
@@ -90,7 +90,7 @@ def test_the_page_is_built_without_pytorch(home: Path) -> None:
     """It takes seconds to import, and whoever starts the app waits for a page that does not need it yet."""
     program = (
         "import sys, workbench.app, gradio; sys.modules['torch'] = None; from workbench.settings import Settings; "
-        "from workbench.bench import Workbench; workbench.app.build(Workbench.from_settings(Settings())); "
+        "from workbench.service.bench import Workbench; workbench.app.build(Workbench.from_settings(Settings())); "
         "print('built')"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workbench.calls import Calls, Stops, Superseded, Ticket
+from workbench.service.calls import Calls, Stops, Superseded, Ticket
 
 
 @pytest.fixture

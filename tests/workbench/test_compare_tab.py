@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 
 from jola.config import DataConfig, RunConfig
+from jola.edits.masks import HeadMask
 from jola.errors import InputError
-from jola.masks import HeadMask
-from jola.runs import Run
+from jola.runs.run import Run
 from jola.selectors import HeadSet
-from jola.selectors.results import Comparison
+from jola.studies.results import Comparison
 from tests.workbench.compared import OPEN, SHAPE, make_comparison
 from tests.workbench.edited import edited_run
-from workbench import compare_results, compare_view, form
-from workbench.bench import Workbench
-from workbench.compare_panel import Panel
-from workbench.comparison_plan import Plan
-from workbench.comparisons import Comparisons
-from workbench.jobs import Jobs
+from workbench.compare import compare_view
+from workbench.compare import results as compare_results
+from workbench.compare import tab as compare
+from workbench.compare.panel import Panel
+from workbench.service.bench import Workbench
+from workbench.service.comparison_plan import Plan
+from workbench.service.comparisons import Comparisons
+from workbench.service.jobs import Jobs
 from workbench.settings import Settings
-from workbench.tabs import compare, train
+from workbench.train import tab as train
+from workbench.ui import form
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 HOSTILE = "<img src=x onerror=alert(1)>"

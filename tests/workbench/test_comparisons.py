@@ -14,15 +14,15 @@ import pytest
 
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.run_trash import Trash
-from jola.runs import RunStore
-from jola.selector_grid import SWAP_NAMES
+from jola.runs.run import RunStore
+from jola.runs.trash import Trash
 from jola.selectors import SELECTORS
+from jola.studies.grid import SWAP_NAMES
 from tests.workbench.compared import make_comparison
-from workbench.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
-from workbench.comparisons import APP_FOLDER, Comparisons, Stored
-from workbench.detached import environment, log_tail
-from workbench.jobs import Jobs
+from workbench.service.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
+from workbench.service.comparisons import APP_FOLDER, Comparisons, Stored
+from workbench.service.detached import environment, log_tail
+from workbench.service.jobs import Jobs
 from workbench.settings import Settings
 
 # Stands for `jola compare`: the same folder and the same lines in the log, no model.
@@ -324,7 +324,7 @@ def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_p
     make_comparison(one.root / "mine", undone=1)
     found = one.get("mine")
     assert found.state == "stopped" and not one.working()
-    shells = "import sys, time; from pathlib import Path; from jola.processes import at_work\n"
+    shells = "import sys, time; from pathlib import Path; from jola.system.processes import at_work\n"
     shells += "with at_work(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
     # Two, as with a process for each seed.
     processes = [subprocess.Popen([sys.executable, "-c", shells, found.folder], env=environment()) for _ in range(2)]

@@ -12,7 +12,7 @@ import safehttpx
 from starlette.testclient import TestClient
 
 from tests.workbench.served import Served, serve
-from workbench.door import BODY_BYTES, Door
+from workbench.server.door import BODY_BYTES, Door
 
 EVIL = "https://evil.example"
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jola.config import EditConfig
+from jola.edits.masks import HeadMask
+from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.interventions import HALVES
-from jola.masks import HeadMask
-from jola.model import JoLAModel
-from workbench import edit_map as component
-from workbench.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
+from jola.jola_model import JoLAModel
+from workbench.playground import edit_map as component
+from workbench.playground.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 
 GATES = {
     "offset_gate": np.array([[0.0, 0.5, 1.0], [0.001, np.nan, 0.25]]),

@@ -12,7 +12,7 @@ import pytest
 
 from jola.errors import InputError
 from tests.workbench.recorded import Recorder, gate_values
-from workbench import export
+from workbench.service import tables as export
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jola.errors import InputError
-from jola.model import JoLAModel
-from jola.run_archive import import_archive
-from jola.runs import Run, RunStore
+from jola.jola_model import JoLAModel
+from jola.runs.archive import import_archive
+from jola.runs.run import Run, RunStore
 from tests.workbench.edited import edited_run
-from workbench import export_panel, sample
-from workbench.bench import Workbench
-from workbench.exports import FORMS, Exported, Exports
+from workbench.runs import export_panel
+from workbench.service import sample
+from workbench.service.bench import Workbench
+from workbench.service.exports import FORMS, Exported, Exports
 from workbench.settings import Settings
 
 IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])

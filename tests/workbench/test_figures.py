@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jola.edits.names import STATES
 from jola.errors import InputError
-from jola.gate_history import STATES, GateHistory
+from jola.runs.history import GateHistory
 from tests.workbench.figure_examples import history, metrics
 from tests.workbench.figure_reading import STEPS, heatmaps, traces, words
 from workbench import figures

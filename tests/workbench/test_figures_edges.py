@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jola.gate_history import FIELDS, STATES, GateHistory
+from jola.edits.names import STATES
 from jola.insight import AnswerScores, EditRef, NextTokens, PromotedTokens, TokenScores
+from jola.runs.history import FIELDS, GateHistory
 from tests.workbench import figure_examples as examples
 from tests.workbench.figure_examples import HOSTILE, history, metrics
 from tests.workbench.figure_reading import EMPTY, STEPS, heatmaps, strings, words

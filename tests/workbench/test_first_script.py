@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from workbench.first_script import FirstScript
+from workbench.server.first_script import FirstScript
 
 PAGE = "<!doctype html><html><head><title>é</title></head><body><head></body></html>"
 

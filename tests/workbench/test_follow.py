@@ -10,13 +10,13 @@ import pytest
 
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
-from jola.gate_history import FIELDS
-from jola.runs import RunStore
+from jola.runs.history import FIELDS
+from jola.runs.run import RunStore
 from tests.workbench.recorded import ACCURACY, Recorder, gate_values
-from workbench import follow
-from workbench.follow import Follower, Followers
-from workbench.run_frames import UNTRAINED, encode_gates, round_up, state_counts
-from workbench.waiting import Waiting
+from workbench.service import follow
+from workbench.service.follow import Follower, Followers
+from workbench.service.run_frames import UNTRAINED, encode_gates, round_up, state_counts
+from workbench.service.waiting import Waiting
 
 
 def decode(frame: dict[str, Any], field: str) -> np.ndarray:
@@ -184,7 +184,7 @@ def test_the_token_changes_with_every_step_and_with_a_death(
         recorder.step(step)
         tokens.append(follower.token())
     assert follower.token() == tokens[-1]
-    monkeypatch.setattr("jola.runs.process_alive", lambda pid, created: False)
+    monkeypatch.setattr("jola.runs.run.process_alive", lambda pid, created: False)
     tokens.append(follower.token())
     assert tokens[-1].endswith("killed")
     assert len(set(tokens)) == len(tokens)
@@ -205,7 +205,7 @@ def test_any_earlier_record_can_be_shown(recorder: Recorder) -> None:
 def test_the_history_grows_and_follows_a_run_that_went_back(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.run_frames._READING_SHARE", 1e9)
+    monkeypatch.setattr("workbench.service.run_frames._READING_SHARE", 1e9)
     follower = Follower(recorder.until(9).run)
     assert follower.snapshot()["states"]["steps"] == list(range(10))
     recorder.run.truncate_after(4)

@@ -7,7 +7,7 @@ import pytest
 
 from jola.config import RunConfig, flag
 from jola.errors import InputError
-from workbench import form
+from workbench.ui import form
 
 
 def defaults() -> dict[str, Any]:

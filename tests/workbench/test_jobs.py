@@ -12,16 +12,16 @@ import pytest
 
 from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.runs import Run, RunStore
-from workbench.detached import last_sentence, log_tail
-from workbench.jobs import Jobs
+from jola.runs.run import Run, RunStore
+from workbench.service.detached import last_sentence, log_tail
+from workbench.service.jobs import Jobs
 
 # Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
 TRAINS = """
 import signal, sys, time
 from pathlib import Path
 from jola.config import RunConfig
-from jola.runs import Run
+from jola.runs.run import Run
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig(), resume="--resume" in sys.argv)
@@ -194,8 +194,8 @@ def test_an_app_that_is_killed_loses_no_waiting_run(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from jola.config import RunConfig
-from jola.runs import RunStore
-from workbench.jobs import Jobs
+from jola.runs.run import RunStore
+from workbench.service.jobs import Jobs
 jobs = Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}])
 print(*(jobs.start(RunConfig()).id for _ in range(3)), flush=True)
 time.sleep(60)
@@ -290,8 +290,8 @@ def test_the_run_goes_on_when_the_app_is_killed(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from jola.config import RunConfig
-from jola.runs import RunStore
-from workbench.jobs import Jobs
+from jola.runs.run import RunStore
+from workbench.service.jobs import Jobs
 print(Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}]).start(RunConfig()).id, flush=True)
 time.sleep(60)
 """

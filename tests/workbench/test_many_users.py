@@ -15,7 +15,7 @@ from workbench.playground import live
 from workbench.playground.pages import Pages
 from workbench.playground.state import PageState, open_run
 from workbench.playground.wiring import CHAT, Wiring
-from workbench.session import Desk, Use
+from workbench.service.session import Desk, Use
 
 USERS = 8
 ROUNDS = 3

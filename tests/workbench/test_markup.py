@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from workbench import markup
+from workbench.ui import markup
 
 HOSTILE = "<img src=x onerror=alert(1)> ${alert(1)} {{constructor}} `x` \"'&"
 

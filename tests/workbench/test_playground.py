@@ -10,18 +10,18 @@ import pandas as pd
 import pytest
 
 from jola.config import EditConfig
+from jola.edits.masks import HeadMask
 from jola.errors import InputError
-from jola.masks import HeadMask
-from jola.runs import Run
+from jola.runs.run import Run
 from tests.workbench.edited import edited_run
-from workbench.bench import Workbench
 from workbench.playground import prompts, results, views
 from workbench.playground.effects_panel import wanted_answer
 from workbench.playground.pages import Pages
 from workbench.playground.recipe import recipe
 from workbench.playground.state import Column, PageState, columns, edits_of, masks_text, open_gates, open_run
 from workbench.playground.wiring import CHAT, PLAIN, answers_of, prompt_of, waiting_words
-from workbench.session import Prompt, Session
+from workbench.service.bench import Workbench
+from workbench.service.session import Prompt, Session
 from workbench.settings import Settings
 
 QUESTION = Prompt.of("A fine film about small things.")

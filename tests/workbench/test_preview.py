@@ -10,15 +10,15 @@ import pytest
 from transformers import AutoTokenizer
 
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.data.examples import Template
+from jola.data.tasks import load_task
 from jola.errors import InputError
-from jola.examples import Template
-from jola.model import JoLAModel
-from jola.processes import machine
-from jola.runs import RunStore
-from jola.tasks import load_task
+from jola.jola_model import JoLAModel
+from jola.runs.run import RunStore
+from jola.system.processes import machine
 from tests.workbench.recorded import Recorder
-from workbench import estimate
-from workbench.preview import load_preview, preview_html
+from workbench.service import estimate
+from workbench.train.preview import load_preview, preview_html
 
 
 @pytest.fixture
@@ -146,7 +146,7 @@ class TestEstimate:
         import subprocess
 
         program = (
-            "import sys; from workbench.estimate import *; from jola.runs import RunStore; "
+            "import sys; from workbench.service.estimate import *; from jola.runs.run import RunStore; "
             "estimate(RunConfig(), RunStore()); print('torch' in sys.modules)"
         )
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)

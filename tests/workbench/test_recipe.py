@@ -9,7 +9,7 @@ import pytest
 import jola
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from tests.workbench.recorded import Recorder
-from workbench.recipe import python_lines, reproduce, shell_command
+from workbench.train.recipe import python_lines, reproduce, shell_command
 
 CONFIGS = [
     RunConfig(),
@@ -24,7 +24,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_the_command_gives_the_settings_back(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jola import cli
+    from jola.cli.main import main as cli
 
     seen: list[Any] = []
 
@@ -32,11 +32,11 @@ def test_the_command_gives_the_settings_back(config: RunConfig, monkeypatch: pyt
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jola.training.run_training", started)
+    monkeypatch.setattr("jola.training.run.run_training", started)
     program, command, *flags = shlex.split(shell_command(config))
     assert (program, command) == ("jola", "train")
     with pytest.raises(SystemExit):
-        cli.main(["train", *flags])
+        cli(["train", *flags])
     assert seen == [config]
 
 

@@ -7,14 +7,14 @@ import gradio as gr
 import pytest
 
 from jola.config import ModelConfig, RunConfig, TrainingConfig
-from jola.run_compare import compare_runs
-from jola.runs import Run
+from jola.runs.compare import compare_runs
+from jola.runs.run import Run
 from tests.workbench.recorded import ACCURACY, Recorder
-from workbench import sample
-from workbench.bench import Workbench
-from workbench.run_table import Listing
+from workbench.runs import tab as runs
+from workbench.runs.run_table import Listing
+from workbench.service import sample
+from workbench.service.bench import Workbench
 from workbench.settings import Settings
-from workbench.tabs import runs
 
 TAG = "<img src=x onerror=alert(1)>"
 

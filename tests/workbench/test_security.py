@@ -21,20 +21,22 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from safetensors.torch import load_file, save
 
-from jola.adapter import CONFIG_NAME, WEIGHTS_NAME
+from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
 from jola.errors import InputError
-from jola.model import JoLAModel
-from jola.run_archive import export_adapter
-from jola.runs import Run
+from jola.jola_model import JoLAModel
+from jola.runs.archive import export_adapter
+from jola.runs.run import Run
 from tests.workbench.figure_examples import all_figures
 from tests.workbench.served import Served, serve, write_task
-from workbench.bench import Workbench, describe_run, keep_upload
-from workbench.calls import Ticket
-from workbench.export import csv_text
-from workbench.exports import FORMS, Exported, Exports
 from workbench.playground import prompts, results, views
+from workbench.playground import tab as playground
+from workbench.runs import tab as runs
+from workbench.service.bench import Workbench, describe_run, keep_upload
+from workbench.service.calls import Ticket
+from workbench.service.exports import FORMS, Exported, Exports
+from workbench.service.tables import csv_text
 from workbench.settings import Limits, Settings
-from workbench.tabs import playground, runs, train
+from workbench.train import tab as train
 
 ROOT = Path(__file__).resolve().parents[2]
 TAG = "<img src=x onerror=alert(1)>"

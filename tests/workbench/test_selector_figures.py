@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jola.selectors import Cost, HeadScores, HeadSet, Provenance
-from jola.selectors.results import Cell, Comparison, summarise
-from jola.selectors.statistics import expected_jaccard
-from workbench import selector_report
+from jola.studies.results import Cell, Comparison, summarise
+from jola.studies.statistics import expected_jaccard
+from workbench.figures import selector_report
 from workbench.figures import selectors as draw
 from workbench.figures.head_sets import head_sets, head_table
 from workbench.figures.style import Figure

@@ -10,13 +10,13 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from jola.edits.masks import HeadMask
 from jola.errors import InputError
-from jola.masks import HeadMask
-from jola.model import JoLAModel
-from jola.runs import Run
+from jola.jola_model import JoLAModel
+from jola.runs.run import Run
 from tests.workbench.edited import CountingLoader, edited_run
-from workbench.calls import Superseded
-from workbench.session import Desk, Loaded, Loader, Prompt, Session, Use
+from workbench.service.calls import Superseded
+from workbench.service.session import Desk, Loaded, Loader, Prompt, Session, Use
 from workbench.settings import Limits
 
 QUESTION = Prompt.of("A fine film about small things.")

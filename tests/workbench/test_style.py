@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from workbench.gate_map import SCRIPT
 from workbench.theme import STYLE
+from workbench.train.gate_map import SCRIPT
 
 MODES = {"light": r":root \{(.*?)\}", "dark": r"\.dark \{(.*?)\}"}
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from jola.paths import cache_home, runs_home
+from jola.system.paths import cache_home, runs_home
 from tests.workbench.recorded import Recorder
-from workbench.bench import Workbench, describe_run
-from workbench.jobs import Jobs
+from workbench.service.bench import Workbench, describe_run
+from workbench.service.jobs import Jobs
 from workbench.settings import Settings
-from workbench.tabs import train
+from workbench.train import tab as train
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 ROWS = '{"prompt": "Good or bad? Fine.", "completion": "good"}\n' * 3

@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from jola.edits.names import STATES
 from jola.errors import InputError
-from jola.gate_history import STATES, GateHistory
+from jola.runs.history import GateHistory
 
 HALVES = ("offset", "scale")
 
 Gates = GateHistory | Mapping[str, ArrayLike]
-"""A history, or arrays (layers, units): under the names of `jola.gate_history.FIELDS`, as `Run.last_gates` gives them,
+"""A history, or arrays (layers, units): under the names of `jola.runs.history.FIELDS`, as `Run.last_gates` gives them,
 or one for each of ``offset`` and ``scale``, as `GatedEdits.gate_values` does."""
 
 Metrics = Sequence[Mapping[str, Any]]

@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jola.errors import InputError
-from jola.gate_history import GateHistory
+from jola.runs.history import GateHistory
 from workbench.figures import frames
 from workbench.figures.cells import LABELLED, empty_panel, heat, map_axes, map_height, margin, signs, untrained
 from workbench.figures.frames import HALVES, Gates, Values

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from jola.selector_grid import AUTO
 from jola.selectors import SELECTORS, HeadScores, HeadSet
-from jola.selectors.results import Row
-from jola.selectors.statistics import overlap, rank_correlation
+from jola.studies.grid import AUTO
+from jola.studies.results import Row
+from jola.studies.statistics import overlap, rank_correlation
 from workbench.figures.cells import heat, write_cells
 from workbench.figures.style import (
     CIVIDIS,

@@ -16,7 +16,7 @@ import plotly.io
 from plotly.colors import sequential
 from plotly.subplots import make_subplots
 
-from jola.gate_history import STATES
+from jola.edits.names import STATES
 
 SANS = "IBM Plex Sans, system-ui, sans-serif"
 MONO = "IBM Plex Mono, ui-monospace, monospace"
@@ -58,7 +58,7 @@ class Palette:
 
     @property
     def states(self) -> tuple[str, str, str, str]:
-        """The colours of `jola.gate_history.STATES`."""
+        """The colours of `jola.runs.history.STATES`."""
         return self.state_none, self.state_offset, self.state_scale, self.state_both
 
     def half(self, half: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from jola.gate_history import GateHistory
+from jola.runs.history import GateHistory
 from workbench.figures import frames
 from workbench.figures.frames import HALVES, Metrics
 from workbench.figures.style import (

@@ -1,1 +1,1 @@
-"""The Playground: what a page has chosen, the numbers behind its views, and the panels that show them."""
+"""The place Playground: prompts, switches of single edits, effects, insight."""

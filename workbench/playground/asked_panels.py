@@ -5,13 +5,14 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import figures, markup
-from workbench.calls import Stops
+from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results, views
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
-from workbench.view_tools import tools_value, view_tools
+from workbench.service.calls import Stops
+from workbench.ui import markup
+from workbench.ui.view_tools import tools_value, view_tools
 
 _LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them all."
 
@@ -73,7 +74,7 @@ def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> 
     )
     code = "import torch\n" + recipe(ways, call, prompt).replace(
         "from jola import JoLAModel, insight",
-        "from jola import JoLAModel\nfrom jola.examples import Example, Message, Template",
+        "from jola import JoLAModel\nfrom jola.data.examples import Example, Message, Template",
     )
     if len(prompt.turns) > 1 or prompt.plain:
         ids = "prompt" if prompt.plain else "Template(model.tokenizer).encode_prompt(prompt)"

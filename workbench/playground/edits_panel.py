@@ -6,11 +6,10 @@ from typing import Any
 
 import gradio as gr
 
+from jola.edits.masks import HeadMask, SavedMasks
 from jola.errors import InputError
-from jola.masks import HeadMask, SavedMasks
-from workbench import markup
-from workbench.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.playground import import_panel, results
+from workbench.playground.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.playground.live import LiveViews, look
 from workbench.playground.state import (
     STRENGTH_LIMIT,
@@ -22,6 +21,7 @@ from workbench.playground.state import (
     open_run,
 )
 from workbench.playground.wiring import PRIVATE, Wiring, page_of
+from workbench.ui import markup
 
 BESIDE, ON_TOP = "beside it", "on top of it, in this order"
 

@@ -7,11 +7,10 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from workbench import figures, markup
-from workbench.calls import Stops
-from workbench.edit_map import edit_map_value
+from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results, views
+from workbench.playground.edit_map import edit_map_value
 from workbench.playground.prompts import test_examples
 from workbench.playground.recipe import recipe
 from workbench.playground.state import PageState, chosen_run, edits_of
@@ -26,7 +25,9 @@ from workbench.playground.wiring import (
     prompt_of,
     waiting_words,
 )
-from workbench.view_tools import tools_value, view_tools
+from workbench.service.calls import Stops
+from workbench.ui import markup
+from workbench.ui.view_tools import tools_value, view_tools
 
 _MOST_EXAMPLES = 200
 
@@ -126,7 +127,7 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
                 "print(insight.mean_edit_effects(model, examples, mask=mask).to_frame())"
             )
             code = recipe([way], call, run=str(run.path), n=number)
-            code = "from jola.runs import Run\nfrom jola.tasks import load_task\n" + code
+            code = "from jola.runs.run import Run\nfrom jola.data.tasks import load_task\n" + code
             yield shown(request, ticket.result(), "the right answers", code, dark)
         except EXPECTED as error:
             yield failed(error), "", *skipped, gr.Button(visible=False)

@@ -6,10 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.gate_history import HALVES
-from workbench import figures, markup
-from workbench.calls import Superseded
+from workbench import figures
 from workbench.figures.frames import head_history, to_csv
 from workbench.playground import results, views
 from workbench.playground.edits_panel import EditsPanel, mask_updates, opened_cell
@@ -17,7 +16,9 @@ from workbench.playground.live import LiveViews, look
 from workbench.playground.recipe import recipe
 from workbench.playground.state import STRENGTH_LIMIT, PageState, chosen_run, edits_of
 from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
-from workbench.view_tools import tools_value, view_tools
+from workbench.service.calls import Superseded
+from workbench.ui import markup
+from workbench.ui.view_tools import tools_value, view_tools
 
 EMPTY = markup.note("Alt+click a head on the map, or press i on it, to open its card.")
 
@@ -155,7 +156,7 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
     if recorded is None or not len(recorded):
         history: tuple[Any, Any] = gr.Plot(visible=False), None
     else:
-        code = f"from jola.runs import Run\nfrom workbench import figures\n\nhistory = Run.open({str(run.path)!r}).gates({state.site!r})\nfigures.head_history(history, {layer}, {unit}).show()\n"  # noqa: E501
+        code = f"from jola.runs.run import Run\nfrom workbench import figures\n\nhistory = Run.open({str(run.path)!r}).gates({state.site!r})\nfigures.head_history(history, {layer}, {unit}).show()\n"  # noqa: E501
         frame = head_history(recorded, layer, unit)
         name = f"layer-{layer}-head-{unit}"
         history = (

@@ -8,9 +8,9 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from workbench import markup
-from workbench.bench import Workbench
 from workbench.playground.wiring import PRIVATE
+from workbench.service.bench import Workbench
+from workbench.ui import markup
 
 Opened = Callable[[gr.Request, str], Iterator[tuple[Any, ...]]]
 """Opens the run with an id: the values of all components that show it."""
@@ -49,7 +49,7 @@ def connect(bench: Workbench, panel: ImportPanel, opened: Opened, outputs: list[
     """
 
     def taken(request: gr.Request, place: Path) -> Iterator[tuple[Any, ...]]:
-        from jola.run_archive import import_archive  # which imports PyTorch, and the page begins without it
+        from jola.runs.archive import import_archive  # which imports PyTorch, and the page begins without it
 
         try:
             run = import_archive(place, bench.store)

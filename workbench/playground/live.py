@@ -11,7 +11,7 @@ from workbench.playground import results, views
 from workbench.playground.recipe import recipe
 from workbench.playground.state import PageState, columns
 from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
-from workbench.view_tools import tools_value, view_tools
+from workbench.ui.view_tools import tools_value, view_tools
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 import random
 from functools import lru_cache
 
-from jola.records import Example
-from jola.runs import Run
-from jola.tasks import REGISTRY, load_task
-from workbench.bench import Workbench
-from workbench.session import Prompt
+from jola.data.records import Example
+from jola.data.tasks import REGISTRY, load_task
+from jola.runs.run import Run
+from workbench.service.bench import Workbench
+from workbench.service.session import Prompt
 
 
 def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from workbench.playground.state import Column
-from workbench.session import Prompt, Use
+from workbench.service.session import Prompt, Use
 
 
 def recipe(columns: Sequence[Column], call: str, prompt: Prompt | None = None, **names: object) -> str:
@@ -27,7 +27,7 @@ def recipe(columns: Sequence[Column], call: str, prompt: Prompt | None = None, *
 def _prompt_lines(prompt: Prompt, imports: set[str]) -> list[str]:
     if len(prompt.turns) == 1 and prompt.turns[0][0] == "user":
         return [f"prompt = {prompt.text!r}"]
-    imports.add("from jola.records import Example, Message")
+    imports.add("from jola.data.records import Example, Message")
     turns = ", ".join(f"Message({role!r}, {content!r})" for role, content in prompt.turns)
     return [f'prompt = Example(({turns},), "")']
 
@@ -64,7 +64,7 @@ def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:
     changed = {site: mask for site, mask in use.masks.items() if mask.changed}
     lines = []
     if changed:
-        imports.add("from jola.masks import HeadMask")
+        imports.add("from jola.edits.masks import HeadMask")
     masks = {
         site: f"HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
         for site, mask in changed.items()
@@ -83,10 +83,10 @@ def _masks_of(use: Use, edits: str, imports: set[str]) -> list[str]:
     changed = {site: mask for site, mask in use.masks.items() if mask.changed}
     if use.strength == 1.0 and not changed:
         return [f"masks += [None] * len({edits})"]
-    imports.add("from jola.interventions import EditMask")
+    imports.add("from jola.edits.gated import EditMask")
     lines = []
     if changed:
-        imports.add("from jola.masks import HeadMask")
+        imports.add("from jola.edits.masks import HeadMask")
     own = ", ".join(
         f"{site!r}: HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
         for site, mask in changed.items()

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench import markup
 from workbench.playground.state import PageState
 from workbench.playground.views import AnswerShares, NextToken, NextTokens, Writings
+from workbench.ui import markup
 
 if TYPE_CHECKING:
     from jola.insight import EditEffects, PromotedTokens, TokenScores

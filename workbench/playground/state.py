@@ -9,15 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jola.edits.masks import HeadMask, History
 from jola.errors import InputError
-from jola.masks import HeadMask, History
-from jola.runs import Run
-from workbench.bench import Workbench, has_adapter, short_name
-from workbench.session import Prompt, Use
+from jola.runs.run import Run
+from workbench.service.bench import Workbench, has_adapter, short_name
+from workbench.service.session import Prompt, Use
 
 if TYPE_CHECKING:
+    from jola.edits.gated import GatedEdits
     from jola.insight import EditEffects
-    from jola.interventions import GatedEdits
 
 STRENGTH_LIMIT = 2.0
 _MOST_OTHERS = 3
@@ -128,7 +128,7 @@ def edits_of(run: Run) -> "dict[str, GatedEdits]":
 
 @lru_cache(maxsize=8)
 def _edits_in(folder: Path, _age: int) -> "dict[str, GatedEdits]":
-    from jola.adapter import read_edits  # which imports PyTorch, and the page begins without it
+    from jola.adapters.directory import read_edits  # which imports PyTorch, and the page begins without it
 
     return {str(edits.site): edits for edits in read_edits(folder)}
 

@@ -8,14 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jola.errors import InputError
-from workbench.calls import Stops, Superseded, Ticket
 from workbench.playground.state import Column
-from workbench.session import Desk, Prompt, Session, Stack
+from workbench.service.calls import Stops, Superseded, Ticket
+from workbench.service.session import Desk, Prompt, Session, Stack
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from jola.data.records import Example
     from jola.insight import (
         AnswerScores,
         AttentionPattern,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
         PromotedTokens,
         TokenScores,
     )
-    from jola.records import Example
 
 
 @dataclass(frozen=True)

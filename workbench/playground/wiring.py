@@ -7,12 +7,12 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from workbench import markup
-from workbench.bench import Workbench
-from workbench.calls import Superseded, Ticket
 from workbench.playground.pages import Pages
 from workbench.playground.state import Column, PageState, columns
-from workbench.session import Prompt
+from workbench.service.bench import Workbench
+from workbench.service.calls import Superseded, Ticket
+from workbench.service.session import Prompt
+from workbench.ui import markup
 
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jola.adapter import CONFIG_NAME, WEIGHTS_NAME, read_adapter, read_edits
-from jola.adapter_source import local_adapter
+from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME, read_adapter, read_edits
 from jola.config import EditConfig
 from jola.errors import InputError
-from jola.model import JoLAModel
+from jola.jola_model import JoLAModel
+from jola.runs.adapter_source import local_adapter
 
 COUNT = 2000
 ZIPS = 300

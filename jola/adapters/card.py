@@ -1,0 +1,156 @@
+"""The README of an adapter, and the map of its open edits as a picture beside it."""
+
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from torch import Tensor
+
+from jola.data.catalogue import ASSETS
+from jola.edits.gated import GatedEdits
+from jola.edits.names import HALVES, STATES
+from jola.edits.sites import Site
+
+PICTURE_NAME = "heads.png"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
+_LONGEST_NAME = 1000
+METHOD = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
+OPERATION = "z' = (1 + g_m·m) ⊙ z + g_a·a"
+_COLOURS = ("#cdd5de", "#0072b2", "#d55e00", "#1d2733")
+"""Of `STATES`: distinguishable for every kind of colour vision, and in grey."""
+
+
+def portable_name(name: Any) -> str:
+    """A name of a model or a task without the folders of a machine: of a path the last part remains."""
+    text = name[:_LONGEST_NAME] if isinstance(name, str) else ""
+    if text in ASSETS or _HUB_NAME.fullmatch(text.removeprefix("hf:")):
+        return text
+    return re.split(r"[/\\]", text.rstrip("/\\"))[-1]
+
+
+def hub_id(name: str) -> str | None:
+    """The name where it is one on the Hub; None for local folders and for the models that come with the project."""
+    is_hub = "/" in name and _HUB_NAME.fullmatch(name) and not Path(name).exists()
+    return name if is_hub else None
+
+
+def adapter_card(
+    edits: Sequence[GatedEdits],
+    base_model: str,
+    revision: str | None = None,
+    facts: Mapping[str, Any] | None = None,
+    results: Iterable[EvalResult] = (),
+) -> str:
+    """Markdown that says what the edits are, what they were trained and tested on, and how to use them.
+
+    Args:
+        facts: Further lines, name → text: data, numbers of examples, accuracies with n and interval.
+        results: The accuracies once more, for programs that read cards.
+    """
+    base, results = portable_name(base_model), list(results)
+    data = ModelCardData(
+        base_model=hub_id(base_model),
+        library_name="jola-workbench",
+        pipeline_tag="text-generation",
+        tags=["jola", "activation-editing"],
+        model_name=f"JoLA edits for {base}" if results else None,
+        eval_results=results or None,
+    )
+    numbers = sum(int(e.editable.sum()) * (e.width * len(e.halves) + len(e.gate_parameters())) for e in edits)
+    kept = sum(int(on.sum()) for e in edits for on in open_halves(e).values())
+    lines = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# JoLA edits for {base}",
+        f"Learned edits of a frozen language model, by {METHOD}: for each unit, `{OPERATION}`.",
+        "\n".join(
+            [
+                f"* Base model: {base}" + (f", revision {revision}" if revision else ""),
+                f"* Trained numbers: {numbers:,}; halves that are open: {kept}",
+                *(_counts(e) for e in edits),
+                *(f"* {_one_line(name)}: {_one_line(value)}" for name, value in (facts or {}).items()),
+            ]
+        ),
+        "## Which edits are open",
+        f"![Map of the edits, layers from bottom to top]({PICTURE_NAME})",
+        "\n".join(_by_layer(edits)),
+        "## Use",
+        "```python\nfrom jola import JoLAModel\n\n"
+        'model = JoLAModel.from_adapter("path/to/this/folder")  # or its name on the Hub\n```',
+        "## Limits",
+        "The edits fit this base model alone, in this revision. They were learned from few examples, and nothing was "
+        "measured but what is written above: test them on your own data before relying on them. The licence of the "
+        "base model, and what it may not be used for, hold for the edited model too.",
+    ]
+    return str(ModelCard("\n\n".join(lines) + "\n"))
+
+
+def open_halves(edits: GatedEdits) -> dict[str, Tensor]:
+    """Whether each half of each unit does something, (layers, units): its gate is open and its vector is not zero."""
+    gates, norms = edits.gate_values(), edits.norms()
+    return {half: (gates[half] > 0) & (norms[half] > 0) for half in HALVES}
+
+
+def _states(edits: GatedEdits) -> Tensor:
+    """What is on in each unit, (layers, units): an index into `STATES`."""
+    on = open_halves(edits)
+    return on["offset"].long() + 2 * on["scale"].long()
+
+
+def heads_picture(edits: Sequence[GatedEdits]) -> bytes:
+    """A PNG: a cell for each unit, layers from bottom to top, coloured by what is on in it (`STATES`)."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    columns = [(e, unit) for e in edits for unit in range(e.units)]
+    layers = max(e.layers for e in edits)
+    cell = max(4, min(18, 640 // max(len(columns), layers)))
+    left, top, bottom = 46, 12, 66
+    gap = 10  # between the sites
+    width = left + cell * len(columns) + gap * len(edits) + 12
+    picture = Image.new("RGB", (max(width, 330), top + cell * layers + bottom), "#ffffff")
+    draw, font, ink = ImageDraw.Draw(picture), ImageFont.load_default(12), "#17202b"
+    states = {id(e): _states(e).tolist() for e in edits}
+    floor, x = top + cell * layers, left
+    for position, (e, unit) in enumerate(columns):
+        if position and unit == 0:
+            x += gap
+        for layer in range(e.layers):
+            y = floor - (layer + 1) * cell
+            draw.rectangle((x, y, x + cell - 2, y + cell - 2), fill=_COLOURS[states[id(e)][layer][unit]])
+        if e.site is Site.MLP or unit % max(1, -(-26 // cell)) == 0:
+            name = "MLP" if e.site is Site.MLP else str(unit)
+            draw.text((x + cell / 2, floor + 8), name, fill=ink, font=font, anchor="mm")
+        x += cell
+    for layer in range(0, layers, max(1, -(-16 // cell))):
+        draw.text((left - 8, floor - layer * cell - cell / 2), str(layer), fill=ink, font=font, anchor="rm")
+    draw.text((left, floor + 26), "up: layer, across: unit", fill=ink, font=font, anchor="lm")
+    at = left
+    for name, colour in zip(STATES, _COLOURS, strict=True):
+        draw.rectangle((at, floor + 42, at + 11, floor + 53), fill=colour)
+        draw.text((at + 16, floor + 48), name, fill=ink, font=font, anchor="lm")
+        at += 24 + int(draw.textlength(name, font=font)) + 8
+    file = io.BytesIO()
+    picture.quantize().save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _counts(edits: GatedEdits) -> str:
+    counts = torch.bincount(_states(edits).flatten(), minlength=len(STATES)).tolist()
+    return f"* {edits.site}: " + ", ".join(f"{n} {name}" for name, n in zip(STATES, counts, strict=True))
+
+
+def _by_layer(edits: Sequence[GatedEdits]) -> list[str]:
+    """What the picture says, in words, for whoever cannot see it."""
+    return [
+        f"* {e.site}, {half} gates open by layer: {' '.join(map(str, on.sum(-1).tolist()))}"
+        for e in edits
+        for half, on in open_halves(e).items()
+    ]
+
+
+def _one_line(value: Any) -> str:
+    return " ".join(str(value).split())

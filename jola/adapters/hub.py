@@ -1,0 +1,52 @@
+"""Adapters on the Hub: which files are fetched, and how large they may be."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils import HFValidationError
+
+from jola.adapters.card import PICTURE_NAME
+from jola.adapters.directory import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_LIMIT, WEIGHTS_NAME
+from jola.errors import InputError
+
+FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md", PICTURE_NAME)
+"""All that is fetched of a repository."""
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+def fetch(repo: str, revision: str | None = None, *, api: HfApi | None = None) -> Path:
+    """The directory in the Hub's cache that holds an adapter's files, and no others; fetched when they are new.
+
+    Raises:
+        InputError: There is no such repository or revision, it holds no adapter or a file that is larger than those of
+            adapters are, or the Hub cannot be reached and has not been before.
+    """
+    api = api or HfApi()
+    name = f"{repo} at {revision}" if revision else repo
+    try:
+        try:
+            found = api.model_info(repo, revision=revision, files_metadata=True)
+        except (HFValidationError, HfHubHTTPError):
+            raise
+        except Exception:  # no network: an error of whatever HTTP library this release of the client uses
+            return Path(api.snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[*FILES]))
+        # Sizes are looked at before anything is fetched: a stranger's file may be larger than the disk.
+        sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
+        if CONFIG_NAME not in sizes or WEIGHTS_NAME not in sizes:
+            raise InputError(f"{name} on the Hub is no adapter: it has no {CONFIG_NAME} with a {WEIGHTS_NAME}.")
+        for file in FILES:
+            if sizes.get(file, 0) > (WEIGHTS_LIMIT if file == WEIGHTS_NAME else CONFIG_LIMIT):
+                raise InputError(f"{file} of {name} on the Hub is larger than such a file may be; it was not fetched.")
+        return Path(api.snapshot_download(repo, revision=revision, allow_patterns=[*FILES]))
+    except HFValidationError as error:
+        raise InputError(f"{repo!r} is no name of a repository; write owner/name.") from error
+    except InputError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"There is no folder or file {repo} here, and no adapter {name} could be fetched from the Hub ({reason})."
+        ) from error

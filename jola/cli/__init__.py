@@ -1,0 +1,1 @@
+"""The command line ``jola``: one file for each group of commands."""

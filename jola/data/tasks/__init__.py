@@ -1,0 +1,176 @@
+"""Tasks: examples in a training, a validation and a test part.
+
+A task is a registered name, a folder with files, one file, or a Hub dataset. The training examples are a
+sample that the seed of the run chooses; the test examples are the same for every seed, so that runs can be
+compared.
+"""
+
+import hashlib
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jola.config import DataConfig
+from jola.data.records import Example
+from jola.data.tasks.registry import REGISTRY, TaskInfo
+from jola.data.tasks.sources import HUB_PREFIX, Parts, load_file, load_folder, load_hub
+from jola.errors import InputError
+
+__all__ = ["REGISTRY", "Parts", "Task", "TaskInfo", "infer_labels", "load_task"]
+
+TEST_SHARE, VALIDATION_SHARE = 0.25, 0.2
+"""Largest share of the training examples that is set aside when a part is missing: first for the test, then
+of what is left for the validation."""
+
+MAX_LABELS, MAX_LABEL_LENGTH = 20, 40
+
+
+@dataclass(frozen=True)
+class Task:
+    """The chosen examples of a task.
+
+    ``labels`` are the possible answers when they are a small closed set, else None. ``notes`` say, in
+    sentences for the user, what was done that was not asked for. ``fingerprint`` is a hash of all chosen
+    examples: equal fingerprints mean equal data in the same order.
+    """
+
+    name: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    labels: tuple[str, ...] | None
+    notes: tuple[str, ...]
+    fingerprint: str
+
+
+def load_task(data: DataConfig, seed: int) -> Task:
+    """Load a task and choose its examples.
+
+    The training and the validation part are random samples without replacement which depend on ``seed``; with
+    the same seed a larger sample contains the smaller one. The test part is the head of an order that depends
+    on the examples alone. A size of 0, or one larger than the data, takes all. A missing part is carved from
+    the training examples, in the order of the test part, identical prompts staying together.
+
+    Raises:
+        InputError: no such task, or its data cannot be used.
+    """
+    name, info, parts = _find(data.task)
+    notes: list[str] = []
+    train, validation, test = parts.train, parts.validation, parts.test
+    if test is None:
+        train, test = _carve(train, data.test_size, TEST_SHARE)
+        notes.append(f"There is no test file: {len(test)} of the training examples are set aside as test part.")
+    if validation is None:
+        train, validation = _carve(train, data.validation_size, VALIDATION_SHARE)
+        notes.append(f"There is no validation file: {len(validation)} of the training examples are set aside for it.")
+    labels = info.labels if info else infer_labels(train, [*validation, *test])
+    chosen_train = _take(_shuffled(train, f"train {seed}"), data.train_size)
+    chosen_validation = _take(_shuffled(validation, f"validation {seed}"), data.validation_size)
+    chosen_test = _take(_fixed_order(test), data.test_size)
+    _note_missing(notes, "training", data.train_size, chosen_train)
+    # How many were set aside for a part that has no file has been said.
+    if parts.validation is not None:
+        _note_missing(notes, "validation", data.validation_size, chosen_validation)
+    if parts.test is not None:
+        _note_missing(notes, "test", data.test_size, chosen_test)
+    seen = {example.prompt for example in chosen_train}
+    repeated = sum(example.prompt in seen for example in chosen_test)
+    if repeated:
+        notes.append(f"{repeated} of the {len(chosen_test)} test prompts also occur in the training part.")
+    return Task(
+        name=name,
+        train=chosen_train,
+        validation=chosen_validation,
+        test=chosen_test,
+        labels=labels,
+        notes=tuple(notes),
+        fingerprint=_fingerprint((chosen_train, chosen_validation, chosen_test)),
+    )
+
+
+def infer_labels(train: Sequence[Example], others: Iterable[Example] = ()) -> tuple[str, ...] | None:
+    """The labels of a classification task in alphabetical order; None when they are no small closed set.
+
+    They are one when the training answers are 2 to 20 distinct short texts, each seen at least twice, no
+    example has references, and the other parts hold no answer outside of them.
+    """
+    counts = Counter(example.completion for example in train)
+    if not 2 <= len(counts) <= MAX_LABELS or min(counts.values()) < 2:
+        return None
+    if max(map(len, counts)) > MAX_LABEL_LENGTH or any("\n" in label for label in counts):
+        return None
+    if any(example.references for example in train):
+        return None
+    if any(example.completion not in counts for example in others):
+        return None
+    return tuple(sorted(counts))
+
+
+def _find(task: str) -> tuple[str, TaskInfo | None, Parts]:
+    if task in REGISTRY:
+        return task, REGISTRY[task], REGISTRY[task].load()
+    if task.startswith(HUB_PREFIX):
+        return task, None, load_hub(task)
+    # os.path answers "no" to texts that can be no path, where pathlib raises.
+    path = os.path.expanduser(task)
+    if os.path.isdir(path):
+        return Path(path).resolve().name, None, load_folder(Path(path))
+    if os.path.isfile(path):
+        return Path(path).stem, None, load_file(Path(path))
+    raise InputError(
+        f"There is no task, folder or file '{task}'; registered tasks are {', '.join(REGISTRY)}, "
+        "and a Hub dataset is written hf:owner/name."
+    )
+
+
+def _carve(examples: list[Example], size: int, share: float) -> tuple[list[Example], list[Example]]:
+    """Set aside about ``size`` examples, at most ``share`` of all (0: that share), and at least one."""
+    wanted = int(len(examples) * share)
+    wanted = max(1, min(size, wanted) if size > 0 else wanted)
+    groups: dict[tuple[object, ...], list[Example]] = {}
+    for example in _fixed_order(examples):
+        groups.setdefault(example.prompt, []).append(example)
+    carved: list[Example] = []
+    rest: list[Example] = []
+    for group in groups.values():
+        (carved if len(carved) < wanted else rest).extend(group)
+    if not rest:
+        raise InputError(
+            f"{len(examples)} examples with {len(groups)} different prompts are too few to set aside a "
+            "validation or a test part; add examples, or give files for these parts."
+        )
+    return rest, carved
+
+
+def _take(examples: list[Example], size: int) -> tuple[Example, ...]:
+    return tuple(examples[:size] if size > 0 else examples)
+
+
+def _note_missing(notes: list[str], part: str, size: int, chosen: Sequence[Example]) -> None:
+    if size > len(chosen):
+        notes.append(f"{size} {part} examples were asked for, and there are {len(chosen)}: all are taken.")
+
+
+def _shuffled(examples: list[Example], seed: str) -> list[Example]:
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
+    return shuffled
+
+
+def _fixed_order(examples: list[Example]) -> list[Example]:
+    """The examples ordered by a hash of their content: a shuffle without a seed, whatever their order was."""
+    return sorted(examples, key=lambda example: _fingerprint(((example,),)))
+
+
+def _fingerprint(parts: Sequence[Sequence[Example]]) -> str:
+    content = json.dumps([[_plain(example) for example in part] for part in parts], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:32]
+
+
+def _plain(example: Example) -> list[object]:
+    prompt = [[message.role, message.content] for message in example.prompt]
+    return [prompt, example.completion, list(example.references)]

@@ -1,0 +1,89 @@
+"""Where the examples of a task come from when it has no name: a folder, one file, a Hub dataset."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+from jola.data.records import SUFFIXES, Example, parse_rows, read_examples
+from jola.errors import InputError
+
+HUB_PREFIX = "hf:"
+
+PART_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test",),
+}
+"""Names under which files and Hub splits of each part are known."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """All examples of a task, before any are chosen; None where the source has no such part."""
+
+    train: list[Example]
+    validation: list[Example] | None = None
+    test: list[Example] | None = None
+
+
+def load_folder(folder: Path) -> Parts:
+    """The parts of a folder with ``train``, ``validation`` and ``test`` files; the first must be there."""
+    files = {part: _part_file(folder, part) for part in PART_NAMES}
+    if files["train"] is None:
+        raise InputError(f"{folder} has no training file; name it train{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:])}).")
+    parts = {part: read_examples(file) for part, file in files.items() if file is not None}
+    return Parts(parts["train"], parts.get("validation"), parts.get("test"))
+
+
+def load_file(path: Path) -> Parts:
+    """One file is all training part; validation and test are carved from it later."""
+    return Parts(read_examples(path))
+
+
+def load_hub(task: str) -> Parts:
+    """The parts of a Hub dataset, written ``hf:owner/name`` or ``hf:owner/name:configuration``.
+
+    Raises:
+        InputError: malformed name, no such dataset, no network, no training split, or unusable columns.
+    """
+    name, _, configuration = task.removeprefix(HUB_PREFIX).partition(":")
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise InputError(
+            f"'{task}' is not a Hub dataset; write hf:owner/name or hf:owner/name:configuration."
+        ) from None
+    # Imported here because it takes a second and only Hub datasets need it.
+    from datasets import load_dataset
+
+    try:
+        splits = load_dataset(name, configuration or None)
+    except Exception as error:
+        # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"The Hub dataset {name} could not be loaded: {reason}.") from error
+    parts = {}
+    for part, names in PART_NAMES.items():
+        split = next((split for split in names if split in splits), None)
+        if split is not None:
+            parts[part] = parse_rows(_hub_rows(splits[split], f"{task} ({split})"))
+    if not parts.get("train"):
+        raise InputError(f"The Hub dataset {name} has no train split; it has {', '.join(map(str, splits)) or 'none'}.")
+    return Parts(parts["train"], parts.get("validation") or None, parts.get("test") or None)
+
+
+def _hub_rows(split: Any, where: str) -> Iterator[tuple[str, Any]]:
+    for number, row in enumerate(split, start=1):
+        yield f"row {number} of {where}", row
+
+
+def _part_file(folder: Path, part: str) -> Path | None:
+    candidates = [folder / f"{name}{suffix}" for name in PART_NAMES[part] for suffix in SUFFIXES]
+    found = [path for path in candidates if path.is_file()]
+    if len(found) > 1:
+        names = " and ".join(path.name for path in found)
+        raise InputError(f"{folder} has {names} for the same part; keep one of them.")
+    return found[0] if found else None

@@ -1,0 +1,232 @@
+r"""`GatedEdits`: offsets and scales with Hard-Concrete gates.
+
+JoLA is `GatedEdits` at `Site.HEADS` (paper, equation 2): for the output z of head i in layer l, at every position,
+
+    z' = (1 + g_m·m) ⊙ z + g_a·a        m, a ∈ R^head_dim;  g_m, g_a ∈ [0, 1]
+
+The same class with other arguments is the ablations of the paper: one shared gate or none, offsets or scales alone,
+MLP outputs instead of heads.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from jola.config import EditConfig, parse_heads, parse_layers
+from jola.edits.gates import HardConcrete, probability_open
+from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.names import HALVES
+from jola.edits.sites import Geometry, Site, sites_of
+from jola.errors import InputError
+
+INITIAL_STD = 1e-3
+"""Standard deviation of fresh offsets and scales, as in the reference code."""
+
+
+class GatedEdits(Intervention):
+    """Offsets and scales with Hard-Concrete gates at one site of every layer.
+
+    Parameters, float32 on the device of the model: ``offset`` a and ``scale`` m of shape (layers, units, width) and
+    ``gates.offset.log_alpha``, ``gates.scale.log_alpha`` of shape (layers, units). With ``gates="shared"`` both
+    halves share ``gates.shared``; with ``"none"`` every gate is 1. `editable` (layers, units) marks the units that
+    may be edited at all; the others are never touched and never penalised.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        layers: int,
+        units: int,
+        width: int,
+        *,
+        gates: Literal["two", "shared", "none"] = "two",
+        operation: Literal["both", "offset", "scale"] = "both",
+        editable: Tensor | None = None,
+        gate_estimator: str = "test_time",
+        gate_threshold: float = 0.0,
+        gate_start: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.gate_start = gate_start
+        self.site, self.layers, self.units, self.width = site, layers, units, width
+        self.halves = HALVES if operation == "both" else (operation,)
+        if editable is None:
+            editable = torch.ones(layers, units, dtype=torch.bool)
+        self.register_buffer("editable", editable, persistent=False)
+        self.editable: Tensor
+        self._allowed: list[bool] = editable.any(-1).tolist()
+        for half in self.halves:
+            self.register_parameter(half, nn.Parameter(torch.zeros(layers, units, width)))
+        names = {"two": self.halves, "shared": ("shared",), "none": ()}[gates]
+        self.gates = nn.ModuleDict(
+            {name: HardConcrete(layers, units, gate_estimator, gate_threshold) for name in names}
+        )
+        self.noise = torch.Generator()
+        """Source of the gate noise in training; seeded by the trainer for every step."""
+
+    @property
+    def uniform(self) -> bool:
+        """True: a vector is the same at all positions."""
+        return True
+
+    def reset(self, generator: torch.Generator | None = None) -> None:
+        """Fresh edits, N(0, 0.001²), and fresh gates, all of them more open than closed."""
+        with torch.no_grad():
+            for half in self.halves:
+                edit = self.get_parameter(half)
+                edit.copy_(torch.randn(edit.shape, generator=generator) * INITIAL_STD)
+        for gate in self._gate_modules().values():
+            gate.reset(generator, self.gate_start)
+
+    def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
+        """One pass worth of edits: draws the gates in training, takes their evaluation value otherwise."""
+        drawn = {name: gate(self.noise) for name, gate in self._gate_modules().items()}
+        factors = {half: self._factor(half, drawn, mask, strength) for half in self.halves}
+        on = torch.stack([self._by_layer(factor) for factor in factors.values()]).any(0)
+        # In training a gate that happens to be drawn closed still passes a gradient to nothing: skipping its layer
+        # would change no number, but the pattern of layers would change from step to step.
+        layers = range(self.layers) if self.training else torch.nonzero(on).flatten().tolist()
+        layers = [layer for layer in layers if self._allowed[layer]]
+        scale = offset = None
+        if "scale" in factors:
+            scale = self._per_layer(1 + factors["scale"].unsqueeze(-1) * self.get_parameter("scale"))
+        if "offset" in factors:
+            offset = self._per_layer(factors["offset"].unsqueeze(-1) * self.get_parameter("offset"))
+        return {layer: _affine(scale[layer] if scale else None, offset[layer] if offset else None) for layer in layers}
+
+    def gate_values(self) -> dict[str, Tensor]:
+        """Evaluation value of the gate of each half, (layers, units), detached; 0 where no edit may be."""
+        return self._for_each_half(lambda gate: gate.value(), 1.0)
+
+    def open_probability(self) -> dict[str, Tensor]:
+        """P(g ≠ 0) of each half, (layers, units), detached."""
+        return self._for_each_half(lambda gate: probability_open(gate.log_alpha), 1.0)
+
+    def norms(self) -> dict[str, Tensor]:
+        """L2 norm of the offset a and of the scale m of each unit, (layers, units), detached."""
+        return {
+            half: self.get_parameter(half).detach().norm(dim=-1) * self.editable
+            if half in self.halves
+            else torch.zeros_like(self.editable, dtype=torch.float32)
+            for half in HALVES
+        }
+
+    def states(self) -> Tensor:
+        """What is on in each unit, (layers, units): an index into `STATES`."""
+        values = self.gate_values()
+        return (values["offset"] > 0).long() + 2 * (values["scale"] > 0).long()
+
+    def log_alphas(self) -> dict[str, Tensor]:
+        """φ of each distinct set of gates, by name, restricted to the editable units: shape (editable units,)."""
+        return {name: gate.log_alpha[self.editable] for name, gate in self._gate_modules().items()}
+
+    def edit_parameters(self) -> list[nn.Parameter]:
+        """The offsets and scales."""
+        return [self.get_parameter(half) for half in self.halves]
+
+    def gate_parameters(self) -> list[nn.Parameter]:
+        """The φ of all gates."""
+        return [gate.log_alpha for gate in self._gate_modules().values()]
+
+    def _gate_modules(self) -> dict[str, HardConcrete]:
+        return {name: gate for name, gate in self.gates.items() if isinstance(gate, HardConcrete)}
+
+    def _gate_name(self, half: str) -> str | None:
+        return next((name for name in (half, "shared") if name in self.gates), None)
+
+    def _for_each_half(self, read: Callable[[HardConcrete], Tensor], ungated: float) -> dict[str, Tensor]:
+        gates, result = self._gate_modules(), {}
+        for half in HALVES:
+            name = self._gate_name(half)
+            if half not in self.halves:
+                value = torch.zeros_like(self.editable, dtype=torch.float32)
+            elif name is None:
+                value = torch.full_like(self.editable, ungated, dtype=torch.float32)
+            else:
+                value = read(gates[name]).detach()
+            result[half] = value * self.editable
+        return result
+
+    def _factor(self, half: str, drawn: dict[str, Tensor], mask: EditMask | None, strength: float) -> Tensor:
+        """What multiplies one half of every edit: gate · mask · strength, ((batch,) layers, units)."""
+        name = self._gate_name(half)
+        factor = self.editable.float() if name is None else drawn[name] * self.editable
+        if mask is not None:
+            given: Tensor = getattr(mask, half).to(factor)
+            if given.dim() > 3 or given.shape[-2:] != factor.shape:
+                raise ValueError(
+                    f"The mask has shape {tuple(given.shape)}; the edits at {self.site} need (…, {self.layers}, "
+                    f"{self.units})."
+                )
+            factor = factor * given
+        return factor if strength == 1.0 else factor * strength
+
+    @staticmethod
+    def _by_layer(factor: Tensor) -> Tensor:
+        on = (factor != 0).any(-1)
+        return on.any(0) if on.dim() == 2 else on
+
+    def _per_layer(self, vectors: Tensor) -> tuple[Tensor, ...]:
+        """((batch,) layers, units, width) → for each layer (units · width), or (batch, 1, units · width)."""
+        flat = vectors.flatten(-2)
+        return flat.unbind(0) if flat.dim() == 2 else flat.unsqueeze(1).unbind(2)
+
+
+def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
+    """z ↦ scale ⊙ z + offset, computed in float32 and given back in the precision of z.
+
+    Float32 because a scale within 0.4 % of 1, where training starts, does not exist in bfloat16. Vectors of shape
+    (batch, 1, width) edit each row of the batch in its own way.
+    """
+
+    def edit(z: Tensor) -> Tensor:
+        if scale is not None and offset is not None:
+            edited = torch.addcmul(offset, z, scale)
+        elif scale is not None:
+            edited = z * scale
+        else:
+            edited = z if offset is None else z + offset
+        return edited.to(z.dtype)
+
+    rows = max(len(v) if v is not None and v.dim() == 3 else 0 for v in (scale, offset))
+
+    def edit_rows(z: Tensor) -> Tensor:
+        # What belongs to one row lies together in every form that z comes in: the MLP of OPT sees (batch · tokens,
+        # width), and beam search makes it (batch · beams, tokens, width).
+        return edit(z.reshape(rows, -1, z.shape[-1])).reshape(z.shape)
+
+    return edit_rows if rows else edit
+
+
+def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:
+    """The gated edits that a configuration asks for on a model of a given geometry."""
+    layers = parse_layers(config.layers, geometry.num_layers)
+    pairs = parse_heads(config.heads, geometry.num_layers, geometry.num_heads)
+    result = []
+    for site in sites_of(config):
+        units, width = geometry.units(site)
+        editable = torch.zeros(geometry.num_layers, units, dtype=torch.bool)
+        editable[layers] = True
+        if site is Site.HEADS and pairs is not None:
+            chosen = torch.zeros_like(editable)
+            chosen[tuple(zip(*pairs, strict=True))] = True
+            editable &= chosen
+        if not bool(editable.any()):
+            raise InputError("--layers and --heads together name no head; widen one of them.")
+        result.append(
+            GatedEdits(
+                site,
+                geometry.num_layers,
+                units,
+                width,
+                gates=config.gates,
+                operation=config.operation,
+                editable=editable,
+                gate_estimator=config.gate_estimator,
+                gate_threshold=config.gate_threshold,
+                gate_start=config.gate_start,
+            )
+        )
+    return result

@@ -1,0 +1,326 @@
+"""`HeadMask`: for each half of each edit whether it is on and how strongly, as a value that never changes.
+
+The model takes a factor for each half, `jola.edits.gated.EditMask`: 1 leaves an edit as it was trained, 0 switches it
+off. A `HeadMask` also remembers the strength of an edit that is off, so that switching it on again brings it back, and
+every operation gives a new mask, so that masks can be compared, undone and shared.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jola.edits.masks.text import TRAINED, decode, encode
+from jola.edits.names import HALVES
+from jola.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from jola.edits.gated import GatedEdits
+    from jola.edits.intervention import EditMask
+
+Half = Literal["offset", "scale", "both"]
+Cells = Iterable[tuple[int, int]]
+"""Units by (layer, unit)."""
+Flags = NDArray[np.bool_]
+
+STRENGTH_LIMIT = 2.0
+"""Largest strength of an edit, in either direction; strengths are multiples of 0.01."""
+
+
+@dataclass(frozen=True)
+class MaskCounts:
+    """How many halves of edits a mask leaves on and off, and how many of those on have another strength than 1."""
+
+    on: int
+    off: int
+    strength: int
+
+    @property
+    def total(self) -> int:
+        return self.on + self.off
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class HeadMask:
+    """The edits of one site, each half on or off at some strength; immutable, comparable and hashable.
+
+    ``offset`` and ``scale`` are factors of shape (layers, units), from −2 to 2, rounded to 0.01; 0 is off. Two masks
+    are equal when every half has the same state and the same strength, also the one that it has while it is off.
+    Raises `InputError` for factors that are out of range or not finite and `ValueError` for halves of unequal shape.
+    """
+
+    layers: int
+    units: int
+    # Bytes instead of arrays: they cannot change, and they compare, hash and copy by themselves.
+    _on: bytes
+    _strength: bytes
+
+    def __init__(self, offset: ArrayLike, scale: ArrayLike) -> None:
+        halves = [np.asarray(half, dtype=np.float64) for half in (offset, scale)]
+        if halves[0].ndim != 2 or halves[0].shape != halves[1].shape:
+            raise ValueError(
+                f"A mask needs two halves of one shape (layers, units); these have {halves[0].shape} and "
+                f"{halves[1].shape}."
+            )
+        hundredths = _hundredths(np.stack(halves))
+        on = hundredths != 0
+        self._set(on, np.where(on, hundredths, TRAINED))
+
+    def _set(self, on: NDArray[Any], strength: NDArray[Any]) -> None:
+        """Both of shape (2, layers, units): flags, and hundredths that are never 0."""
+        for name, value in {
+            "layers": int(on.shape[1]),
+            "units": int(on.shape[2]),
+            "_on": on.astype(np.bool_).tobytes(),
+            "_strength": strength.astype("<i2").tobytes(),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def _make(cls, on: NDArray[Any], strength: NDArray[Any]) -> Self:
+        mask = cls.__new__(cls)
+        mask._set(on, strength)
+        return mask
+
+    @classmethod
+    def all(cls, layers: int, units: int) -> Self:
+        """Every edit as it was trained."""
+        return cls(np.ones((layers, units)), np.ones((layers, units)))
+
+    @classmethod
+    def none(cls, layers: int, units: int) -> Self:
+        """Every edit off."""
+        return cls(np.zeros((layers, units)), np.zeros((layers, units)))
+
+    @classmethod
+    def for_edits(cls, edits: "GatedEdits") -> Self:
+        """Every edit of these as it was trained."""
+        return cls.all(edits.layers, edits.units)
+
+    def __repr__(self) -> str:
+        return f"<HeadMask {self.layers} × {self.units}: {self.describe()}>"
+
+    # Reading
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(layers, units)."""
+        return self.layers, self.units
+
+    @property
+    def on(self) -> dict[str, Flags]:
+        """Which edits are on, for each half (layers, units), read-only."""
+        return dict(zip(HALVES, self._flags, strict=True))
+
+    @property
+    def strength(self) -> dict[str, NDArray[np.float32]]:
+        """Strength of each edit while it is on, for each half (layers, units), read-only; never 0."""
+        return dict(zip(HALVES, self._read_only(self._hundredths / np.float32(TRAINED)), strict=True))
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """Factors of the offsets, (layers, units), read-only; 0 is off."""
+        return self._factors[0]
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """Factors of the scales, (layers, units), read-only; 0 is off."""
+        return self._factors[1]
+
+    def edit_mask(self) -> "EditMask":
+        """The mask as `JoLAModel.forward` takes it."""
+        import torch  # here, because it takes seconds to import and masks are shown without it
+
+        from jola.edits.intervention import EditMask
+
+        return EditMask(*(torch.tensor(half) for half in self._factors))
+
+    @property
+    def changed(self) -> int:
+        """How many halves are off or have another strength than 1."""
+        return int((~self._flags | (self._hundredths != TRAINED)).sum())
+
+    def counts(self, among: Mapping[str, ArrayLike] | None = None) -> MaskCounts:
+        """How many halves are on and off; ``among`` (half → flags (layers, units)) counts only those it marks."""
+        counted = self._marked(among)
+        on = self._flags & counted
+        return MaskCounts(
+            on=int(on.sum()),
+            off=int((~self._flags & counted).sum()),
+            strength=int((on & (self._hundredths != TRAINED)).sum()),
+        )
+
+    def describe(self, among: Mapping[str, ArrayLike] | None = None) -> str:
+        """The mask in one sentence; ``among`` as in `counts`, for example the gates that are not closed."""
+        counts = self.counts(among)
+        if not counts.total:
+            return "There are no edits to switch."
+        strength = f", {counts.strength} at another strength" if counts.strength else ""
+        if not counts.off:
+            return f"All {counts.total} edits on{strength or ' as trained'}."
+        if not counts.on:
+            return f"All {counts.total} edits off."
+        off = ~self._flags & self._marked(among)
+        numbers = zip(HALVES, off.sum((1, 2)).tolist(), strict=True)
+        halves = " and ".join(f"{n} {half}{'s' if n > 1 else ''}" for half, n in numbers if n)
+        return f"{counts.on} of {counts.total} edits on{strength}; off are {halves}."
+
+    def to_text(self) -> str:
+        """The mask as short text for an address: letters, digits, ``-`` and ``_``; "1" when all is as trained.
+
+        Equal masks have equal texts. Which of n halves are on takes n/6 characters at most, and a few dozen when whole
+        layers or a few heads are switched.
+        """
+        return encode(self._flags.ravel(), self._hundredths.ravel())
+
+    @classmethod
+    def from_text(cls, text: str, layers: int, units: int) -> Self:
+        """The mask that `to_text` wrote. `InputError` when the text is damaged or belongs to another shape."""
+        flags, hundredths = decode(text, 2 * layers * units, round(STRENGTH_LIMIT * TRAINED))
+        mask = cls._make(flags.reshape(2, layers, units), hundredths.reshape(2, layers, units))
+        if mask.to_text() != text:
+            raise InputError("The text of the mask is damaged; copy the whole link again.")
+        return mask
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row for each half of each edit: ``layer, unit, half, on, strength, factor``; ready for CSV and JSON."""
+        import pandas as pd  # here, because it takes longer to import than everything else in this module
+
+        half, layer, unit = (axis.ravel() for axis in np.indices(self._flags.shape))
+        return pd.DataFrame(
+            {
+                "layer": layer,
+                "unit": unit,
+                "half": np.array(HALVES)[half],
+                "on": self._flags.ravel(),
+                "strength": self._hundredths.ravel() / TRAINED,
+                "factor": self._factors.ravel(),
+            }
+        )
+
+    # New masks from this one
+
+    def switched(self, cells: Cells, half: Half = "both", on: bool = True) -> Self:
+        """These halves on or off. `InputError` for a cell that does not exist, here and below."""
+        return self._with_flags(self._at(cells, half), on)
+
+    def toggled(self, cells: Cells, half: Half = "both") -> Self:
+        """Each of these halves on if it was off, and off if it was on."""
+        chosen = self._at(cells, half)
+        return self._make(self._flags ^ chosen, self._hundredths)
+
+    def with_layer(self, layer: int, half: Half = "both", on: bool | None = None) -> Self:
+        """A whole layer on or off; None switches it off if any of these halves is on, else on."""
+        chosen = self._at([(layer, unit) for unit in range(self.units)], half)
+        if on is None:
+            on = not bool((self._flags & chosen).any())
+        return self._with_flags(chosen, on)
+
+    def inverted(self, half: Half = "both") -> Self:
+        """What is on off and what is off on; strengths are kept, so that inverting twice gives the same mask."""
+        return self._make(self._flags ^ self._rows(half), self._hundredths)
+
+    def strongest(
+        self, k: int, strength_of: Mapping[str, ArrayLike], among: Mapping[str, ArrayLike] | None = None
+    ) -> Self:
+        """The ``k`` halves with the largest absolute value in ``strength_of`` (half → (layers, units)) on, others off.
+
+        Halves whose value is NaN are off; of equal ones the first counts, offsets before scales. With ``among`` (half →
+        flags) only those that it marks compete and change, and the others stay as they are.
+        """
+        if k < 0:
+            raise InputError(f"The number of edits to keep is {k}; give 0 or more.")
+        values = np.abs(self._both(strength_of, "strength_of").astype(np.float64))
+        counted = self._marked(among)
+        values = np.where(counted & ~np.isnan(values), values, -1.0).ravel()
+        best = np.argsort(-values, kind="stable")[:k]
+        chosen = np.zeros(values.size, dtype=bool)
+        chosen[best] = values[best] >= 0
+        return self._make(np.where(counted, chosen.reshape(counted.shape), self._flags), self._hundredths)
+
+    def threshold(self, gates: Mapping[str, ArrayLike], value: float) -> Self:
+        """On where the gate (half → (layers, units)) is at least ``value``, off where it is smaller or NaN."""
+        return self._make(self._both(gates, "gates") >= value, self._hundredths)
+
+    def with_strength(self, cells: Cells, half: Half, factor: float) -> Self:
+        """These halves on at another strength, from −2 to 2; 0 switches them off."""
+        chosen, hundredths = self._at(cells, half), int(_hundredths(np.asarray(factor)))
+        if hundredths == 0:
+            return self._with_flags(chosen, False)
+        return self._make(self._flags | chosen, np.where(chosen, hundredths, self._hundredths))
+
+    def __and__(self, other: "HeadMask") -> Self:
+        """On where both masks are on; strengths are those of the first."""
+        self._check_shape(other)
+        return self._make(self._flags & other._flags, self._hundredths)
+
+    def __or__(self, other: "HeadMask") -> Self:
+        """On where either mask is on; strengths are those of the first where it is on, else of the second."""
+        self._check_shape(other)
+        return self._make(self._flags | other._flags, np.where(self._flags, self._hundredths, other._hundredths))
+
+    # Inside
+
+    @property
+    def _flags(self) -> Flags:
+        return np.frombuffer(self._on, dtype=np.bool_).reshape(2, self.layers, self.units)
+
+    @property
+    def _hundredths(self) -> NDArray[np.int16]:
+        return np.frombuffer(self._strength, dtype="<i2").reshape(2, self.layers, self.units)
+
+    @property
+    def _factors(self) -> NDArray[np.float32]:
+        return self._read_only(np.where(self._flags, self._hundredths, 0) / np.float32(TRAINED))
+
+    @staticmethod
+    def _read_only(values: NDArray[Any]) -> NDArray[np.float32]:
+        values = values.astype(np.float32)
+        values.flags.writeable = False
+        return values
+
+    def _with_flags(self, chosen: Flags, on: bool) -> Self:
+        return self._make(np.where(chosen, on, self._flags), self._hundredths)
+
+    def _rows(self, half: str) -> Flags:
+        """(2, 1, 1): which of the two halves are meant."""
+        if half not in (*HALVES, "both"):
+            raise InputError(f"'{half}' is not a half of an edit; use offset, scale or both.")
+        return np.array([half in (name, "both") for name in HALVES]).reshape(2, 1, 1)
+
+    def _at(self, cells: Cells, half: str) -> Flags:
+        """(2, layers, units): true at these cells of this half."""
+        at = np.zeros(self.shape, dtype=bool)
+        for layer, unit in cells:
+            if not (0 <= layer < self.layers and 0 <= unit < self.units):
+                raise InputError(
+                    f"There is no head {unit} in layer {layer}; the edits have {self.layers} layers of {self.units}."
+                )
+            at[layer, unit] = True
+        return self._rows(half) & at
+
+    def _both(self, values: Mapping[str, ArrayLike], what: str) -> NDArray[Any]:
+        """(2, layers, units) of a mapping from half to (layers, units)."""
+        stacked = np.stack([np.asarray(values[half]) for half in HALVES])
+        if stacked.shape != (2, *self.shape):
+            raise ValueError(f"{what} has shape {stacked.shape[1:]}; {self.shape} is needed.")
+        return stacked
+
+    def _marked(self, among: Mapping[str, ArrayLike] | None) -> Flags:
+        if among is None:
+            return np.ones((2, *self.shape), dtype=bool)
+        return self._both(among, "among").astype(bool)
+
+    def _check_shape(self, other: "HeadMask") -> None:
+        if other.shape != self.shape:
+            raise InputError(f"A mask of {self.shape} cannot be combined with one of {other.shape}.")
+
+
+def _hundredths(factors: NDArray[np.float64]) -> NDArray[np.int16]:
+    if not np.isfinite(factors).all() or (np.abs(factors) > STRENGTH_LIMIT).any():
+        raise InputError(f"The strength of an edit must be a number from −{STRENGTH_LIMIT:g} to {STRENGTH_LIMIT:g}.")
+    return np.rint(factors * TRAINED).astype(np.int16)

@@ -1,0 +1,165 @@
+"""`SavedMasks`: masks with names, kept in ``masks.json`` in the directory of their run."""
+
+import json
+import math
+import threading
+import time
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jola.edits.masks.head_mask import HeadMask
+from jola.errors import InputError
+from jola.system.files import json_bytes, replace_file
+
+FILE_NAME = "masks.json"
+MAX_MASKS = 200
+"""Masks of all sites that one run can hold."""
+MAX_NAME = 80
+"""Characters of a name."""
+
+_MAX_BYTES = 16 << 20
+_MAX_HALVES = 1 << 20  # of a mask that a file claims to hold
+_VERSION = 1
+_writing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class SavedMask:
+    """A mask with a name."""
+
+    name: str
+    site: str
+    mask: HeadMask
+    saved: float
+    """Seconds since the epoch."""
+
+
+_Entries = list[SavedMask]  # written out before `SavedMasks.list` takes the name
+
+
+class SavedMasks:
+    """The named masks of one site of a run; names are data and never become paths.
+
+    Raises `InputError` for a name that cannot be used or is taken or unknown, for one mask too many, for a damaged file
+    (which is left as it is) and when the disk is full. Threads of one process may save at once; of two processes that
+    save in the same moment, the later one wins.
+    """
+
+    def __init__(self, run: Path | str, site: str = "heads") -> None:
+        self.path = Path(run) / FILE_NAME
+        self.site = site
+
+    def list(self) -> tuple[SavedMask, ...]:
+        """All of this site, in the order in which they were first saved."""
+        return tuple(entry for entry in self._read() if entry.site == self.site)
+
+    def get(self, name: str) -> HeadMask:
+        """The mask with this name."""
+        entries = self._read()
+        return entries[self._index(entries, name)].mask
+
+    def save(self, name: str, mask: HeadMask, *, replace: bool = False) -> SavedMask:
+        """Keep a mask under a name; ``replace`` allows the name of another mask, which is then gone."""
+        entry = SavedMask(_checked_name(name), self.site, mask, time.time())
+        with _writing:
+            entries = self._read()
+            taken = [index for index, old in enumerate(entries) if self._is(old, entry.name)]
+            if taken and not replace:
+                raise InputError(f"There is a mask named '{entry.name}' already; choose another name or replace it.")
+            if taken:
+                entries[taken[0]] = entry
+            elif len(entries) >= MAX_MASKS:
+                raise InputError(f"The run holds {MAX_MASKS} masks, which is the most; remove one first.")
+            else:
+                entries.append(entry)
+            self._write(entries)
+        return entry
+
+    def rename(self, old: str, new: str) -> None:
+        """Give a mask another name."""
+        name = _checked_name(new)
+        with _writing:
+            entries = self._read()
+            index = self._index(entries, old)
+            if any(self._is(entry, name) for place, entry in enumerate(entries) if place != index):
+                raise InputError(f"There is a mask named '{name}' already; choose another name.")
+            entries[index] = replace(entries[index], name=name)
+            self._write(entries)
+
+    def remove(self, name: str) -> None:
+        """Forget a mask."""
+        with _writing:
+            entries = self._read()
+            del entries[self._index(entries, name)]
+            self._write(entries)
+
+    def _is(self, entry: SavedMask, name: str) -> bool:
+        return entry.site == self.site and entry.name == name
+
+    def _index(self, entries: Sequence[SavedMask], name: str) -> int:
+        for index, entry in enumerate(entries):
+            if self._is(entry, _normal(name)):
+                return index
+        raise InputError(f"This run has no mask named '{name}'; it may have been removed or renamed.")
+
+    def _read(self) -> _Entries:
+        try:
+            if self.path.stat().st_size > _MAX_BYTES:
+                raise ValueError("it is too large")
+            content = json.loads(self.path.read_bytes())
+            if content["version"] != _VERSION:
+                raise ValueError(f"its format is {content['version']!r}")
+            return [_entry(**item) for item in content["masks"]]
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise InputError(f"{self.path} is damaged ({error}); move it away to save masks again.") from error
+
+    def _write(self, entries: Sequence[SavedMask]) -> None:
+        masks = [
+            {
+                "name": entry.name,
+                "site": entry.site,
+                "layers": entry.mask.layers,
+                "units": entry.mask.units,
+                "mask": entry.mask.to_text(),
+                "saved": entry.saved,
+            }
+            for entry in entries
+        ]
+        try:
+            replace_file(self.path, json_bytes({"version": _VERSION, "masks": masks}, indent=1))
+        except FileNotFoundError as error:
+            raise InputError(f"{self.path.parent} is not there any more; the mask was not saved.") from error
+
+
+def _entry(*, name: Any, site: Any, layers: Any, units: Any, mask: Any, saved: Any) -> SavedMask:
+    """One entry of the file, which people can edit. Raises `ValueError` when it is not one."""
+    for number in (layers, units):
+        if type(number) is not int or number < 1:
+            raise ValueError(f"a mask of {layers!r} × {units!r}")
+    if 2 * layers * units > _MAX_HALVES:
+        raise ValueError(f"a mask of {layers} × {units}")
+    if not isinstance(site, str) or not isinstance(saved, int | float) or not math.isfinite(saved):
+        raise ValueError("an entry without site or time")
+    return SavedMask(_checked_name(name), site, HeadMask.from_text(mask, layers, units), float(saved))
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip()
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise InputError("The name of a mask must be text.")
+    name = _normal(name)
+    if not name:
+        raise InputError("The mask has no name; give it one.")
+    if len(name) > MAX_NAME:
+        raise InputError(f"The name has {len(name)} characters; {MAX_NAME} are the most.")
+    if not name.isprintable():
+        raise InputError("The name holds characters that cannot be shown, such as a line break; leave them out.")
+    return name

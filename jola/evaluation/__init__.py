@@ -1,0 +1,19 @@
+"""How good answers are: exact match, choice among options, intervals, and the harness of lm-eval."""
+
+from typing import TYPE_CHECKING
+
+from jola._lazy import lazily
+
+if TYPE_CHECKING:
+    from jola.evaluation.scoring import exact_match as exact_match
+    from jola.evaluation.scoring import option_likelihood as option_likelihood
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "jola.evaluation.scoring": (
+            "exact_match",
+            "option_likelihood",
+        ),
+    },
+)

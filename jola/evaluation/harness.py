@@ -1,0 +1,138 @@
+"""An edited model in the Language Model Evaluation Harness (lm-eval), as the model type ``jola``.
+
+    python -m jola.evaluation.harness run --model jola --model_args adapter=FOLDER --tasks hellaswag --batch_size 16
+
+runs any of its tasks on an adapter; everything behind ``jola.evaluation.harness`` is the harness's own command. Releases of the
+harness that look for entry points know the type also as ``lm_eval run --model jola``; in Python, call `register` first.
+It comes with the extra ``lm-eval``.
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jola.errors import InputError
+
+if TYPE_CHECKING:
+    from jola.jola_model import JoLAModel
+
+MODEL_TYPE = "jola"
+
+
+def register() -> None:
+    """Make the model type known to the harness in this process.
+
+    Raises:
+        InputError: The harness is not installed.
+    """
+    registry = _registry()
+    if MODEL_TYPE not in registry:
+        registry.register(MODEL_TYPE, target=f"jola.evaluation.harness:{_NAME}")
+
+
+def main() -> None:
+    """The harness's command line with the model type ``jola``; 2 is the exit code for bad input."""
+    try:
+        register()
+        from lm_eval.__main__ import cli_evaluate
+
+        cli_evaluate()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+class EditedModel:
+    """A plain model whose passes are edited, for code that knows plain models alone."""
+
+    def __init__(self, edited: "JoLAModel", strength: float = 1.0) -> None:
+        self.edited, self.strength = edited, strength
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.edited.base, name)
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None) -> Any:
+        return self.edited(input_ids, attention_mask, strength=self.strength)
+
+    def generate(self, input_ids: Any, attention_mask: Any = None, **arguments: Any) -> Any:
+        """As ``generate`` of transformers."""
+        return self.edited.generate(input_ids, attention_mask, strength=self.strength, **arguments)
+
+
+@cache
+def _model_type() -> type:
+    """The class is made when it is asked for: its base is in a package that not everybody has."""
+    _registry()
+    from lm_eval.models.huggingface import HFLM
+
+    plain_type: Any = HFLM
+
+    class JoLAHarness(plain_type):
+        """`HFLM` on an edited model.
+
+        Args:
+            adapter: Adapter directory, zip file, "owner/name" on the Hub, or the id or directory of a run.
+            revision: Of an adapter on the Hub.
+            model: The base model, when it is not where the adapter says.
+            strength: Factor on every edit; 0 is the base model.
+            dtype, device: As for `JoLAModel.from_pretrained`.
+            others: As for ``HFLM``: batch_size, max_length, add_bos_token, …
+        """
+
+        def __init__(
+            self,
+            adapter: str,
+            revision: str | None = None,
+            model: str | None = None,
+            strength: float = 1.0,
+            dtype: str = "auto",
+            device: str | None = None,
+            **others: Any,
+        ) -> None:
+            from jola.jola_model import JoLAModel
+
+            edited = JoLAModel.from_adapter(
+                _find(adapter), revision=revision, model=model, dtype=dtype, device=device or "auto"
+            )
+            plain: Any = EditedModel(edited, float(strength))
+            super().__init__(pretrained=plain, tokenizer=edited.tokenizer, backend="causal", **others)
+
+    return JoLAHarness
+
+
+_NAME = "JoLAHarness"
+
+
+def __getattr__(name: str) -> Any:
+    if name == _NAME:
+        return _model_type()
+    raise AttributeError(f"module 'jola.evaluation.harness' has no attribute {name!r}")
+
+
+def _registry() -> Any:
+    try:
+        import lm_eval.models  # noqa: F401  # its own types first
+        from lm_eval.api.registry import model_registry
+    except ImportError as error:
+        raise InputError(
+            f"The evaluation harness is not installed ({error}); pip install 'jola-workbench[lm-eval]'."
+        ) from error
+    return model_registry
+
+
+def _find(adapter: str) -> str | Path:
+    """An adapter's own place, or that of the run with this id."""
+    from jola.runs.run import Run, RunStore
+
+    path = Path(adapter)
+    if path.is_dir() and Run(path).is_run():
+        return Run(path).adapter_dir
+    try:
+        return adapter if path.exists() or "/" in adapter else RunStore().get(adapter).adapter_dir
+    except InputError as error:
+        raise InputError(f"There is neither an adapter nor a run {adapter}; `jola runs` lists the runs.") from error
+
+
+if __name__ == "__main__":
+    main()

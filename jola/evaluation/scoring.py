@@ -1,0 +1,272 @@
+"""Accuracy of an edited model, by generation and by the likelihood of the options.
+
+Exact match is the paper's measure. On a task with known labels it also asks for the wanted form: a model that
+knows the answer and phrases it differently scores 0. The likelihood of the options takes the form out of the
+question, so the two together tell what edits taught: the form, or the task.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from scipy.stats import binomtest
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate, collate_prompts
+from jola.errors import InputError
+
+if TYPE_CHECKING:
+    from jola.model.edited import EditedModel, Masks
+
+Progress = Callable[[int, int], None]
+"""Called with the number of examples done and their total."""
+
+_SPARE_TOKENS = 2  # beyond the longest right answer, so that a longer, wrong one is seen to go on
+
+# A model's generation_config may ask for sampling or punish repeated tokens (Qwen's does); greedy is neither.
+_GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "temperature": None,
+    "top_k": None,
+    "top_p": None,
+}
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``correct`` of ``n`` examples, with Wilson's 95 % interval for the proportion."""
+
+    correct: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.n or self.n == 0:
+            raise ValueError(f"{self.correct} correct of {self.n} is not a proportion")
+
+    @property
+    def value(self) -> float:
+        """The proportion."""
+        return self.correct / self.n
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return self._interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return self._interval[1]
+
+    @cached_property
+    def _interval(self) -> tuple[float, float]:
+        interval = binomtest(self.correct, self.n).proportion_ci(confidence_level=0.95, method="wilson")
+        return float(interval.low), float(interval.high)
+
+    def to_dict(self) -> dict[str, float | int]:
+        """``{"accuracy", "n", "low", "high"}``."""
+        return {"accuracy": self.value, "n": self.n, "low": self.low, "high": self.high}
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} (n = {self.n}, 95 % interval {self.low:.3f}–{self.high:.3f})"
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """Result of `exact_match`: ``answers[i]`` is what the model said to example i."""
+
+    accuracy: Accuracy
+    answers: list[str]
+
+
+@dataclass(frozen=True, eq=False)
+class OptionChoice:
+    """Result of `option_likelihood`.
+
+    ``choices[i]`` is the most likely label of example i; ``log_likelihoods`` (examples, labels), float32 on
+    the CPU, holds ln p(label | prompt) in the order of the labels given.
+    """
+
+    accuracy: Accuracy
+    choices: list[str]
+    log_likelihoods: Tensor
+
+
+def exact_match(
+    model: "EditedModel",
+    examples: Sequence[Example],
+    template: Template,
+    *,
+    batch_size: int = 32,
+    max_new_tokens: int | None = None,
+    mask: "Masks" = None,
+    progress: Progress | None = None,
+) -> ExactMatch:
+    """Let the model answer every example greedily and compare with the right answers, letter for letter.
+
+    White space around an answer does not count, and where every right answer is one line, neither does
+    anything after the model's first line. One of an example's ``references`` is as right as its completion.
+
+    Args:
+        batch_size: Prompts generated at once.
+        max_new_tokens: Longest answer; None allows the longest right one, its end token and two tokens more.
+        mask: Switches single edits off for this call, as in `EditedModel.forward`.
+
+    Raises:
+        InputError: There are no examples.
+    """
+    _refuse_none(examples)
+    prompts = [template.encode_prompt(example) for example in examples]
+    if max_new_tokens is None:
+        max_new_tokens = max(_answer_tokens(example, template) for example in examples) + _SPARE_TOKENS
+    ends = template.end_token_ids
+    pad = _pad_token_id(template.tokenizer)
+    answers = [""] * len(examples)
+    done = 0
+    with _evaluating(model):
+        for batch in _by_length(prompts, batch_size):
+            inputs = collate_prompts([prompts[index] for index in batch], pad)
+            tokens = model.generate(
+                **inputs,
+                mask=mask,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=ends,
+                pad_token_id=pad,
+                **_GREEDY,
+            )
+            new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
+            for index, ids in zip(batch, new, strict=True):
+                text = _decode_answer(ids, ends, template.tokenizer)
+                one_line = not any("\n" in right for right in _right_answers(examples[index]))
+                answers[index] = text.partition("\n")[0].strip() if one_line else text
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(examples))
+    return ExactMatch(_score(answers, examples), answers)
+
+
+def option_likelihood(
+    model: "EditedModel",
+    examples: Sequence[Example],
+    labels: Sequence[str],
+    template: Template,
+    *,
+    batch_size: int = 32,
+    mask: "Masks" = None,
+    progress: Progress | None = None,
+) -> OptionChoice:
+    """Choose, for every example, the label whose tokens the model finds most likely after the prompt.
+
+    The log-likelihood of a label is the sum over its tokens *and the end token*. Without the end token a
+    label that begins another ("no" and "no idea") could never be less likely than it, because the longer one
+    only adds factors below 1; with it, both are complete answers, and their probabilities those of events
+    that exclude each other. For the same reason the sum is not divided by the number of tokens.
+
+    Args:
+        labels: The options, at least two, the same for all examples.
+        batch_size: Sequences (prompt with one label) in a pass. The labels of one prompt always share a pass,
+            even when there are more of them than that.
+        mask: Switches single edits off for this call, as in `EditedModel.forward`.
+
+    Raises:
+        InputError: There are no examples, or fewer than two different labels.
+    """
+    _refuse_none(examples)
+    if len(set(labels)) < 2:
+        raise InputError(f"Options need at least two different labels; these were given: {list(labels)}.")
+    prompts = [template.encode_prompt(example) for example in examples]
+    # A template tokenises prompt and completion apart, so a label has the same tokens after every prompt.
+    options = [_completion_ids(replace(examples[0], completion=label), template) for label in labels]
+    pad = _pad_token_id(template.tokenizer)
+    log_likelihoods = torch.empty(len(examples), len(labels))
+    done = 0
+    with _evaluating(model):
+        for batch in _by_length(prompts, max(1, batch_size // len(labels))):
+            rows = [Encoded(prompts[index] + ids, len(prompts[index])) for index in batch for ids in options]
+            log_likelihoods[batch] = _log_likelihoods(model, rows, pad, mask).view(len(batch), len(labels))
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(examples))
+    choices = [labels[int(index)] for index in log_likelihoods.argmax(dim=1)]
+    return OptionChoice(_score(choices, examples), choices, log_likelihoods)
+
+
+def _log_likelihoods(model: "EditedModel", rows: list[Encoded], pad: int, mask: "Masks") -> Tensor:
+    """ln p(completion | prompt) of each row, (rows,), float32 on the CPU."""
+    batch = collate(rows, pad)
+    logits = model(**batch, mask=mask).logits
+    targets = batch["labels"][:, 1:]
+    answers = targets != IGNORED
+    # With labels the model gives the rows of answer tokens alone: (answer tokens, vocabulary), row-major.
+    per_token = -F.cross_entropy(logits.float(), targets[answers].to(logits.device), reduction="none").cpu()
+    return torch.zeros(len(rows)).index_add(0, answers.nonzero()[:, 0], per_token)
+
+
+def _score(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:
+    right = [answer.strip() in _right_answers(example) for answer, example in zip(answers, examples, strict=True)]
+    return Accuracy(sum(right), len(right))
+
+
+def _right_answers(example: Example) -> list[str]:
+    return [answer.strip() for answer in (example.completion, *example.references)]
+
+
+def _completion_ids(example: Example, template: Template) -> list[int]:
+    encoded = template.encode(example)
+    return encoded.input_ids[encoded.completion_start :]
+
+
+def _answer_tokens(example: Example, template: Template) -> int:
+    """Tokens of the longest right answer with its end token."""
+    answers = [example, *(replace(example, completion=reference) for reference in example.references)]
+    return max(len(_completion_ids(answer, template)) for answer in answers)
+
+
+def _decode_answer(ids: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text before the first end token, without special tokens and without white space around it."""
+    stop = next((position for position, token in enumerate(ids) if token in ends), len(ids))
+    text = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text.strip()
+
+
+def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
+    """Indices of the prompts in batches of similar length, so that little is padding.
+
+    The longest come first: a batch that does not fit into memory fails at once, and the time left is never
+    estimated from the cheap ones.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+@contextmanager
+def _evaluating(model: "EditedModel") -> Iterator[None]:
+    """Evaluation mode (gates at their evaluation value, nothing drawn) and no gradients inside the block."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _refuse_none(examples: Sequence[Example]) -> None:
+    if not examples:
+        raise InputError("There are no examples to evaluate.")
+
+
+def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Padding is masked, so any token will do where the tokenizer has none for it."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    assert isinstance(pad, int)  # a template refuses tokenizers without an end-of-text token
+    return pad

@@ -1,0 +1,143 @@
+"""`JoLAModel`: an edited model that is loaded, saved, pushed and merged."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel
+
+from jola.adapters.directory import Adapter, apply_adapter, read_adapter, save_adapter
+from jola.config import EditConfig
+from jola.errors import InputError
+from jola.model.edited import EditedModel
+from jola.model.loading import load_base
+from jola.runs.adapter_source import local_adapter
+
+
+class JoLAModel(EditedModel):
+    """A frozen causal language model with trainable edits (paper, section 3).
+
+    What it computes is `EditedModel`; here are the ways in and out: the base model and adapters from folders and the
+    Hub, adapters and merged models to them, and the names that scripts of the reference package use.
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str = "default",
+        *,
+        edits: EditConfig | None = None,
+        revision: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+        attn_implementation: str = "auto",
+        seed: int = 0,
+    ) -> "JoLAModel":
+        """Load a model with fresh edits.
+
+        Args:
+            model: 'default', a Hub id, a local folder or a GGUF file.
+            dtype: 'float32', 'bfloat16', 'float16', or 'auto': bfloat16 where the processor computes in it.
+            device: 'auto', 'cpu', 'cuda', …
+
+        Raises:
+            InputError: The model cannot be found or loaded, or its architecture is not known.
+        """
+        base, tokenizer, name = load_base(
+            model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation
+        )
+        return cls(base, tokenizer, edits, name=name, revision=revision, seed=seed)
+
+    @classmethod
+    def from_adapter(
+        cls,
+        adapter: Path | str,
+        *,
+        revision: str | None = None,
+        model: str | None = None,
+        dtype: str = "auto",
+        device: str = "auto",
+    ) -> "JoLAModel":
+        """Load the edits of an adapter together with the model they were trained on.
+
+        Args:
+            adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
+            revision: Branch, tag or commit of the adapter on the Hub.
+            model: The base model, when it is not where the adapter says.
+        """
+        with local_adapter(adapter, revision) as folder:
+            return cls._with_adapter(read_adapter(folder), adapter, model, dtype, device)
+
+    @classmethod
+    def _with_adapter(
+        cls, adapter: Adapter, source: Path | str, model: str | None, dtype: str, device: str
+    ) -> "JoLAModel":
+        try:
+            loaded = cls.from_pretrained(
+                model or adapter.base_model,
+                revision=None if model else adapter.revision,
+                edits=adapter.edits,
+                dtype=dtype,
+                device=device,
+            )
+        except InputError as error:
+            if model:
+                raise
+            raise InputError(
+                f"The adapter in {source} needs the model it was trained on, {adapter.base_model}; name it with "
+                f"--model if it is elsewhere now. ({error})"
+            ) from error
+        apply_adapter(loaded, adapter)
+        return loaded.eval()
+
+    def save_pretrained(
+        self, folder: Path | str, facts: Mapping[str, Any] | None = None, *, compact: bool = False
+    ) -> Path:
+        """Write the edits as a self-describing adapter directory; `facts` (name → text) go into its README.
+
+        ``compact`` leaves out the vectors of closed gates, which nothing computes with.
+        """
+        return save_adapter(self, folder, facts, compact=compact)
+
+    def push_to_hub(self, repo: str, **arguments: Any) -> str:
+        """Upload the edits as an adapter to the Hub; see `jola.export.push_adapter`."""
+        from jola.export import push_adapter
+
+        return push_adapter(self, repo, **arguments)
+
+    def merge_and_unload(self, safe: bool = True, **arguments: Any) -> PreTrainedModel:
+        """The edited model as a plain one of transformers; see `jola.export.merge_and_unload`."""
+        from jola.export import merge_and_unload
+
+        return merge_and_unload(self, safe, **arguments)
+
+    @classmethod
+    def jola_from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str,
+        device: str | None = None,
+        cache_dir: str | None = None,
+        applied_module: str = "attention",
+        base_model_name: str | None = None,
+        **others: Any,
+    ) -> "JoLAModel":
+        """`from_pretrained` under the reference package's name and arguments.
+
+        `cache_dir` and `base_model_name` change nothing there and nothing here; `applied_module` is 'attention', 'mlp'
+        or 'both'.
+        """
+        sites: dict[str, Literal["heads", "mlp", "both"]] = {"attention": "heads", "mlp": "mlp", "both": "both"}
+        if applied_module not in sites:
+            raise InputError(f"applied_module is {applied_module!r}; choose one of {', '.join(sites)}.")
+        edits = EditConfig(sites=sites[applied_module], gate_start=0.0)
+        return cls.from_pretrained(pretrained_model_name_or_path, edits=edits, device=device or "auto", **others)
+
+    def unfreeze_jola_params(self) -> "JoLAModel":
+        """Make the edits and gates train, and nothing else; they do from the start."""
+        self.base.requires_grad_(False)
+        return self.requires_grad_(True)
+
+    @property
+    def model(self) -> "JoLAModel":
+        """This model: scripts of the reference package say ``jola_model.model.train()``."""
+        return self

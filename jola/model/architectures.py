@@ -1,0 +1,113 @@
+"""Where the sites of an intervention are in each architecture, and the shapes found there.
+
+Adding an architecture is one row in `ARCHITECTURES`: the module paths of its layers, of the attention output
+projection and of the MLP within a layer. Whether the row is right is checked whenever such a model is loaded.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from jola.edits.sites import Geometry, Site
+from jola.errors import InputError
+
+if TYPE_CHECKING:  # seconds to import, and readers of adapters need none of it
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Module paths: `layers` from the model, `heads` and `mlp` from one layer."""
+
+    layers: str
+    heads: str
+    mlp: str
+
+
+_LLAMA_LIKE = Architecture("model.layers", "self_attn.o_proj", "mlp")
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "llama": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "qwen2": _LLAMA_LIKE,
+    "qwen3": _LLAMA_LIKE,
+    "gemma": _LLAMA_LIKE,
+    "gemma2": _LLAMA_LIKE,
+    "gemma3_text": _LLAMA_LIKE,
+    "olmo2": _LLAMA_LIKE,
+    "phi": Architecture("model.layers", "self_attn.dense", "mlp"),
+    "gpt2": Architecture("transformer.h", "attn.c_proj", "mlp"),
+    "gpt_neox": Architecture("gpt_neox.layers", "attention.dense", "mlp"),
+    "opt": Architecture("model.decoder.layers", "self_attn.out_proj", "fc2"),
+}
+"""By ``config.model_type`` of transformers."""
+
+
+def architecture_of(model: "PreTrainedModel") -> Architecture:
+    """The row of `ARCHITECTURES` for a model; InputError for an architecture without one."""
+    kind = model.config.model_type
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"Models of architecture {kind!r} are not known; known are {', '.join(sorted(ARCHITECTURES))}. "
+            "To add one, give the paths of its layers, attention output projection and MLP in jola/model/architectures.py."
+        )
+    return ARCHITECTURES[kind]
+
+
+def geometry_of(model: "PreTrainedModel") -> Geometry:
+    """Read the geometry off the modules themselves.
+
+    The width of a head is that of the projection's input divided by the heads: ``config.head_dim`` is missing for
+    some architectures and hidden_size / heads is wrong for others.
+    """
+    architecture, kind = architecture_of(model), model.config.model_type
+    try:
+        layers = model.get_submodule(architecture.layers)
+        widths = {_input_width(layer.get_submodule(architecture.heads)) for layer in layers.children()}
+    except AttributeError as error:
+        raise InputError(
+            f"This {kind} model is not built as expected ({error}); jola/model/architectures.py does not describe it rightly."
+        ) from error
+    heads = model.config.num_attention_heads
+    if len(widths) != 1 or min(widths) % heads:
+        raise InputError(
+            f"The attention of this {kind} model cannot be split into {heads} equal heads in every layer (projection "
+            f"inputs of {sorted(widths)}); such models are not supported."
+        )
+    head_dim = widths.pop() // heads
+    if (expected := getattr(model.config, "head_dim", None) or head_dim) != head_dim:
+        raise InputError(
+            f"The heads of this {kind} model have width {expected}, but {architecture.heads} takes {heads} × "
+            f"{head_dim} numbers; jola/model/architectures.py does not describe this model rightly."
+        )
+    return Geometry(
+        architecture=kind,
+        num_layers=len(list(layers.children())),
+        num_heads=heads,
+        head_dim=head_dim,
+        hidden_size=model.config.hidden_size,
+    )
+
+
+def module_path(model: "PreTrainedModel", site: Site, layer: int) -> str:
+    """Dotted path of the module at a site; its input is meant for HEADS, its output for MLP and BLOCK."""
+    architecture = architecture_of(model)
+    block = f"{architecture.layers}.{layer}"
+    return {Site.HEADS: f"{block}.{architecture.heads}", Site.MLP: f"{block}.{architecture.mlp}", Site.BLOCK: block}[
+        site
+    ]
+
+
+def head_path(model: "PreTrainedModel") -> str:
+    """Dotted path of the language-model head."""
+    head = model.get_output_embeddings()
+    return next(name for name, module in model.named_modules() if module is head)
+
+
+def _input_width(projection: nn.Module) -> int:
+    # GPT-2's Conv1D stores its weight as (in, out); nn.Linear as (out, in).
+    if isinstance(projection, nn.Linear):
+        return projection.in_features
+    return projection.get_parameter("weight").shape[0]

@@ -1,0 +1,292 @@
+"""`EditedModel`: a frozen language model and the interventions that edit it; `jola.model.tracing` runs the passes."""
+
+import inspect
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import CausalLMOutput
+
+from jola.config import EditConfig, RunConfig
+from jola.data.examples import IGNORED
+from jola.edits.gated import GatedEdits, build_edits
+from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.sites import Geometry, Site
+from jola.errors import InputError
+from jola.model.tracing import Plan, TracedModel
+
+Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
+"""One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
+
+_ORDER = {site: position for position, site in enumerate(Site)}
+
+
+class EditedModel(nn.Module):
+    """A frozen causal language model with trainable edits (paper, section 3); `jola.JoLAModel` loads and saves it.
+
+    Only the interventions have parameters as far as PyTorch is concerned: ``state_dict``, ``parameters``, optimisers
+    and checkpoints see a few thousand numbers. The frozen model is reached as `base`.
+
+    Args:
+        base: A loaded decoder of transformers; it is frozen and put into evaluation mode.
+        tokenizer: Its tokenizer.
+        edits: What may be edited; None is the method's default, all attention heads.
+        seed: Seed of the fresh edits and gates.
+    """
+
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        edits: EditConfig | None = None,
+        *,
+        name: str = "",
+        revision: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        base.requires_grad_(False)
+        base.eval()
+        # Kept out of PyTorch's registry: the frozen weights are not part of this module's state.
+        object.__setattr__(self, "base", base)
+        self.base: PreTrainedModel
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self.tokenizer = tokenizer
+        self.config = base.config
+        self.name = name or base.config.name_or_path or ""
+        self.revision = revision
+        self.edit_config = RunConfig(edits=edits or EditConfig()).validate().edits
+        self.traced = TracedModel(base, tokenizer)
+        """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
+        self.geometry: Geometry = self.traced.geometry
+        self._forward_arguments = set(inspect.signature(base.forward).parameters)
+        self._calling_thread = threading.local()
+        self.interventions = nn.ModuleList(build_edits(self.edit_config, self.geometry))
+        self.reset_edits(seed)
+        self.interventions.to(base.device)
+        # As transformers hands models out: the gates have noise only after `train()`.
+        self.eval()
+
+    def resize_token_embeddings(self, size: int) -> Any:
+        """As in transformers, on the frozen model."""
+        with self.lock:
+            embeddings = self.base.resize_token_embeddings(size)
+            # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
+            self.base.requires_grad_(False)
+            self.traced.wrap()
+        return embeddings
+
+    @property
+    def lock(self) -> threading.RLock:
+        """Held during every pass; hold it to make several passes without another thread's in between."""
+        return self.traced.lock
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the frozen model and of the edits."""
+        return self.base.device
+
+    @property
+    def edits(self) -> GatedEdits:
+        """The edits at the attention heads, or the only ones there are."""
+        return self.gated_edits()[0]
+
+    def gated_edits(self) -> list[GatedEdits]:
+        """All gated edits, in the order of their sites."""
+        return [i for i in self.interventions if isinstance(i, GatedEdits)]
+
+    def reset_edits(self, seed: int) -> None:
+        """Fresh offsets, scales and gates; the same seed gives the same numbers."""
+        generator = torch.Generator().manual_seed(seed)
+        for edits in self.gated_edits():
+            edits.reset(generator)
+
+    def seed_gates(self, seed: int) -> None:
+        """Seed the noise of the next training pass."""
+        for position, edits in enumerate(self.gated_edits()):
+            edits.noise.manual_seed(seed + position)
+
+    @property
+    def in_use(self) -> tuple[Intervention, ...]:
+        """The interventions that edit the passes of the calling thread: the model's own, or those of `using`."""
+        own: Any = self.interventions
+        chosen = getattr(self._calling_thread, "in_use", None)
+        return tuple(own) if chosen is None else chosen
+
+    @contextmanager
+    def using(self, interventions: Sequence[Intervention]) -> Iterator[None]:
+        """Inside the block other interventions edit the model, for the thread that runs it; others are not affected.
+
+        Several at one site edit one after the other: the second gets what the first made. None at all leaves the
+        plain base model. They are not moved: `jola.load_edits` gives edits that are where the model is.
+        """
+        before = getattr(self._calling_thread, "in_use", None)
+        self._calling_thread.in_use = tuple(interventions)
+        try:
+            yield
+        finally:
+            self._calling_thread.in_use = before
+
+    def disable_edits(self) -> AbstractContextManager[None]:
+        """Inside the block the model is the plain base model, for the thread that runs it; others are not affected."""
+        return self.using(())
+
+    def trainable_parameters(self) -> tuple[int, int]:
+        """(numbers that train, numbers in the frozen model)."""
+        trainable = sum(
+            int(e.editable.sum()) * (e.width * len(e.halves) + len(e.gate_parameters())) for e in self.gated_edits()
+        )
+        return trainable, sum(p.numel() for p in self.base.parameters())
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many numbers train, and their share of the model, as peft does."""
+        trainable, frozen = self.trainable_parameters()
+        sys.stdout.write(
+            f"trainable params: {trainable:,} || all params: {frozen + trainable:,} "
+            f"|| trainable%: {100 * trainable / (frozen + trainable):.4f}\n"
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        positions: Tensor | Literal["last"] | None = None,
+        mask: Masks = None,
+        strength: float = 1.0,
+        reduction: Literal["token", "answer"] = "token",
+    ) -> CausalLMOutput:
+        """One edited pass.
+
+        Args:
+            input_ids: (batch, tokens).
+            attention_mask: (batch, tokens), 1 on real tokens; padding may be left or right.
+            labels: (batch, tokens), −100 where there is no loss. The language-model head then runs only at the
+                positions whose next token has a label.
+            positions: Where logits are wanted when there are no labels: (batch, tokens) of bool, or 'last' for the last
+                real token of each row. The language-model head runs nowhere else.
+            mask: Switches and strengths of single edits, for this call alone: one for all interventions in use, one
+                for each site, or a sequence with one (or None) for each intervention in use.
+            strength: Factor on every edit.
+            reduction: Cross-entropy as the mean over answer tokens, or summed over each answer and averaged over the
+                batch, which is the negative log-likelihood of an answer.
+
+        Returns:
+            Without labels ``logits`` is (batch, tokens, vocabulary), or (chosen positions, vocabulary). With labels it
+            is (answer tokens, vocabulary), and ``loss`` is their cross-entropy in nats. Chosen positions and answer
+            tokens are in row-major order of the batch.
+        """
+        inputs = self.inputs(input_ids, attention_mask)
+        if labels is None:
+            return CausalLMOutput(logits=self._run(inputs, self._rows(inputs, positions), mask, strength))
+        if positions is not None:
+            raise ValueError("Give labels or positions, not both: labels say where logits are made.")
+        answers = labels[:, 1:].to(self.device)
+        rows = answers != IGNORED
+        if not bool(rows.any()):
+            raise InputError("No position of this batch has a label; give at least one answer token.")
+        logits = self._run(inputs, F.pad(rows, (0, 1)), mask, strength)
+        loss = F.cross_entropy(logits.float(), answers[rows], reduction="sum")
+        count = int(rows.sum()) if reduction == "token" else len(rows)
+        return CausalLMOutput(loss=loss / count, logits=logits)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        mask: Masks = None,
+        strength: float = 1.0,
+        **arguments: Any,
+    ) -> Tensor:
+        """Generate with the edits at every token, prompt and answer alike, with the key-value cache.
+
+        Args:
+            input_ids: (batch, tokens); pad on the left.
+            attention_mask: (batch, tokens).
+            arguments: As for ``generate`` of transformers: max_new_tokens, do_sample, streamer, eos_token_id, …
+
+        Returns:
+            (batch, tokens + new tokens), as transformers does.
+        """
+        inputs = {"input_ids": input_ids.to(self.device)}
+        inputs["attention_mask"] = (
+            torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask.to(self.device)
+        )
+        arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
+        with self.lock:
+            plan = self.plan(mask, strength, len(input_ids))
+            return self.traced.generate(inputs, plan, arguments, uniform=self._uniform(mask))
+
+    def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """The arguments of one pass of the frozen model, on its device; see `forward`."""
+        inputs = {"input_ids": input_ids.to(self.device)}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask.to(self.device)
+            if "position_ids" in self._forward_arguments and not bool(attention_mask[:, 0].all()):
+                # Left padding: positions count real tokens, as in an unpadded pass.
+                inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
+        return inputs
+
+    def plan(self, mask: Masks, strength: float, batch: int) -> Plan:
+        """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
+
+        Raises:
+            ValueError: The mask does not fit the interventions in use.
+        """
+        edits: dict[tuple[int, Site], Edit] = {}
+        for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
+            if own is not None and own.by_row and len(own.offset) not in (1, batch):
+                raise ValueError(f"The mask has {len(own.offset)} rows, but the batch has {batch}.")
+            for layer, edit in intervention.prepare(own, strength).items():
+                place = layer, intervention.site
+                edits[place] = _then(edits[place], edit) if place in edits else edit
+        return dict(sorted(edits.items(), key=lambda item: (item[0][0], _ORDER[item[0][1]])))
+
+    def masks(self, mask: Masks) -> list[EditMask | None]:
+        """The mask of each intervention in use."""
+        used = self.in_use
+        if not used or mask is None or isinstance(mask, EditMask):
+            return [mask if isinstance(mask, EditMask) else None] * len(used)
+        if not isinstance(mask, Mapping):
+            if len(mask) != len(used):
+                raise ValueError(f"There are {len(mask)} masks for {len(used)} interventions; give one for each.")
+            return list(mask)
+        if unknown := set(mask) - {i.site for i in used}:
+            sites = " and ".join(dict.fromkeys(i.site for i in used))
+            raise ValueError(f"There is a mask for {', '.join(sorted(unknown))}, but this model has edits at {sites}.")
+        return [mask.get(i.site) for i in used]
+
+    def _rows(self, inputs: dict[str, Tensor], positions: Tensor | Literal["last"] | None) -> Tensor | None:
+        if positions is None:
+            return None
+        ids = inputs["input_ids"]
+        if isinstance(positions, Tensor):
+            if positions.shape != ids.shape or positions.dtype is not torch.bool:
+                raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, as the tokens are.")
+            return positions.to(ids.device)
+        real = inputs.get("attention_mask", torch.ones_like(ids))
+        counted = real.long().cumsum(-1)
+        return (counted == counted[:, -1:]) & (real > 0)
+
+    def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
+        with self.lock:
+            plan = self.plan(mask, strength, len(inputs["input_ids"]))
+            return self.traced.run(inputs, plan, rows, uniform=self._uniform(mask))
+
+    def _uniform(self, mask: Masks) -> bool:
+        """Whether the edits in use do the same at all positions of all rows."""
+        return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
+
+
+def _then(first: Edit, second: Edit) -> Edit:
+    return lambda z: second(first(z))

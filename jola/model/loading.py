@@ -1,0 +1,145 @@
+"""Load the frozen language model: names, number formats, devices, and errors that say what to do."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from jola.data.assets import ModelSource, resolve_model
+from jola.data.catalogue import ASSETS, DEFAULT_MODEL, gguf_options
+from jola.errors import InputError
+from jola.model.architectures import ARCHITECTURES
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The number formats of a frozen model, by their names in settings."""
+
+
+def load_base(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    attn_implementation: str = "auto",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
+    """The model, its tokenizer and the name under which an adapter should remember it.
+
+    Raises:
+        InputError: There is no such model, or it is of an unknown architecture, or the device does not exist.
+    """
+    source = resolve_model(model)
+    place = pick_device(device)
+    where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
+    where = {key: value for key, value in where.items() if value is not None}
+    try:
+        config = AutoConfig.from_pretrained(source.path_or_id, **where)
+        kind = config.model_type
+        # A multi-modal configuration holds the language model's own configuration.
+        if kind not in ARCHITECTURES and config.get_text_config().model_type in ARCHITECTURES:
+            raise InputError(
+                f"{source.display} is a multi-modal model of architecture {kind!r}; only language models alone can be "
+                f"loaded, so give its language model, {config.get_text_config().model_type!r}, as a model of its own."
+            )
+        if kind not in ARCHITECTURES:
+            raise InputError(
+                f"{source.display} is a model of architecture {kind!r}, which is not known; known are "
+                f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
+            )
+        tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, **where)
+        # Safetensors alone: other weight files are pickles, which may run code.
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            source.path_or_id,
+            dtype=pick_dtype(dtype, place),
+            attn_implementation=pick_attention(attn_implementation, config, place),
+            **(gguf_options() if source.gguf_file else {"use_safetensors": True}),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **where,
+        )
+        base, report = loaded
+        # Transformers fills what is missing or of another shape with random numbers, and logs it.
+        if missing := sorted(report["missing_keys"]):
+            raise ValueError(f"its files lack {len(missing)} weights, the first is {missing[0]}")
+        if mismatched := sorted(report["mismatched_keys"]):
+            name, has, needs = mismatched[0]
+            raise ValueError(f"{name} has shape {tuple(has)} where {tuple(needs)} is needed")
+    except InputError:
+        raise
+    except Exception as error:  # whatever three libraries raise on damaged files; no list of types is complete
+        reason = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".") or type(error).__name__
+        what_to_do = (
+            "check the files of the folder"
+            if Path(source.path_or_id).exists()
+            else "check the name and the network, or give a local folder or a GGUF file, or use --model default"
+        )
+        raise InputError(f"The model {source.display} cannot be loaded ({reason}); {what_to_do}.") from error
+    return base.to(place), tokenizer, _lasting_name(model, source)
+
+
+def _lasting_name(model: str, source: ModelSource) -> str:
+    """What finds the model again from anywhere: the name of an asset, a Hub id, or an absolute path."""
+    if model == "default":
+        return DEFAULT_MODEL
+    if model in ASSETS:
+        return model
+    return str(Path(source.path_or_id) / source.gguf_file) if source.gguf_file else source.path_or_id
+
+
+def pick_device(device: str) -> torch.device:
+    """The device named, or for 'auto' the best one there is."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"There is no device {device!r} on this machine; use --device auto or cpu.") from error
+    return place
+
+
+def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The number format named; 'auto' is bfloat16 where the hardware multiplies in it, float32 elsewhere.
+
+    On a processor without such instructions bfloat16 is emulated and slower than float32.
+    """
+    if dtype != "auto":
+        if dtype not in DTYPES:
+            raise InputError(f"dtype is {dtype!r}; choose 'auto' or one of {', '.join(DTYPES)}.")
+        return DTYPES[dtype]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu" and _cpu_multiplies_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def pick_attention(implementation: str, config: PretrainedConfig, device: torch.device) -> str:
+    """The attention code named; 'auto' is PyTorch's fused one where it helps and the architecture has it.
+
+    On a processor the backward pass of the fused one is slower than plain attention at the lengths of short examples.
+    It is always passed explicitly: a configuration file must not choose code to run.
+    """
+    if implementation != "auto":
+        return implementation
+    if device.type == "cpu":
+        return "eager"
+    architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    return "sdpa" if getattr(architecture, "_supports_sdpa", False) else "eager"
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    # Older releases of PyTorch cannot tell; float32 is right everywhere.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,0 +1,414 @@
+"""Passes of a frozen language model with edits in them, run through nnsight.
+
+This is the only file that imports nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one thread at
+a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside ``tracer.iter[:]``, or
+it edits the prompt alone. Within a trace the sites stand in the order in which the pass reaches them.
+"""
+
+import inspect
+import threading
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+# nnsight gives every Python object a `save` attribute, after which the modules of these cannot be imported any more.
+from anyio.abc import SocketAttribute  # noqa: F401  # imported for that reason alone, as are the next two
+from anyio.streams.file import FileStreamAttribute  # noqa: F401
+from anyio.streams.tls import TLSAttribute  # noqa: F401
+
+import nnsight  # isort: skip
+import torch
+from nnsight.intervention.interleaver import OutOfOrderError
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from jola.edits.intervention import Edit
+from jola.edits.sites import Geometry, Site
+from jola.errors import InputError
+from jola.model.architectures import geometry_of, head_path, module_path
+from jola.model.packing import Beginning, Packing, beginning_of, can_pack, can_share, packed_attention, packing_of
+
+Plan = Mapping[tuple[int, Site], Edit]
+"""The edits of one pass: one for each (layer, site), in the order in which the pass reaches them."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The activations to keep of one pass, by layer."""
+
+    entering: Collection[int] = ()
+    """Residual stream entering a layer; the number of layers stands for what leaves the last one."""
+    heads: Collection[int] = ()
+    """Input of the attention output projection, before the edit of this pass."""
+    projected: Collection[int] = ()
+    """Output of the attention output projection."""
+    mlp: Collection[int] = ()
+    """Output of the MLP sub-layer, before the edit of this pass."""
+    attention: Collection[int] = ()
+    """Attention weights (batch, heads, tokens, tokens), inside `TracedModel.plain_attention`."""
+
+
+@dataclass
+class Record:
+    """What a pass gave: logits, and the activations that were `Wanted`, by layer, of shape (batch, tokens, …).
+
+    Where logits were asked at chosen rows, what the last MLP gives and what leaves the last layer is right there alone.
+    """
+
+    logits: Tensor
+    entering: dict[int, Tensor] = field(default_factory=dict)
+    heads: dict[int, Tensor] = field(default_factory=dict)
+    projected: dict[int, Tensor] = field(default_factory=dict)
+    mlp: dict[int, Tensor] = field(default_factory=dict)
+    attention: dict[int, Tensor] = field(default_factory=dict)
+
+
+class TracedModel:
+    """A frozen decoder whose activations can be read and edited.
+
+    Args:
+        base: A loaded decoder of transformers, in evaluation mode.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        InputError: The architecture is not known, or the model is not built as jola/model/architectures.py says.
+    """
+
+    def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.base = base
+        self.tokenizer = tokenizer
+        self.geometry: Geometry = geometry_of(base)
+        # transformers renames it in 5.20.
+        self._cache_name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+        self.lock = threading.RLock()
+        """Held by whoever runs the model; nnsight lets one thread at a time trace it."""
+        self.wrap()
+        self._check_sites()
+
+    def wrap(self) -> None:
+        """Give the model to nnsight as it is now; needed again when modules were replaced."""
+        self._nn: Any = nnsight.TransformersModel(self.base, task="text-generation", tokenizer=self.tokenizer)
+        self._envoys: dict[tuple[Site, int], Any] = {}
+        self._head = self._nn.get(head_path(self.base))
+
+    def run(
+        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, uniform: bool = False
+    ) -> Tensor:
+        """Logits of one edited pass.
+
+        Args:
+            inputs: Tensors as the model's forward takes them.
+            rows: (batch, tokens), True where logits are wanted; None is everywhere.
+            uniform: Whether all positions of all rows are edited in the same way. With `rows`, the batch is then packed
+                where that pays.
+
+        Returns:
+            (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
+        """
+        with self.lock:
+            if rows is not None and uniform and (packing := self.packing(inputs, rows)):
+                return self._run_packed(inputs["input_ids"], plan, rows, packing)
+            return self._run(inputs, plan, rows)
+
+    def packing(self, inputs: dict[str, Tensor], rows: Tensor) -> Packing | None:
+        """How a batch is packed in passes that edit all positions alike; None where it is not."""
+        with self.lock:
+            return packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows) if self._packs else None
+
+    def _run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None, **others: Any) -> Tensor:
+        answer: list[Tensor] = []
+
+        def run(**kwargs: Any) -> None:
+            answer.append(self.base(**kwargs, **{"use_cache": False, **others}).logits)
+
+        if not plan and rows is None:
+            run(**inputs)
+            return answer[0]
+        tail = None if rows is None else self._tail
+        steps = [(self._at(*place), place[1], edit) for place, edit in plan.items() if not tail or place not in tail]
+        with self._nn.trace(fn=run, **inputs):
+            for envoy, site, edit in steps:
+                if site is Site.HEADS:
+                    envoy.input = edit(envoy.input)
+                else:
+                    envoy.output = _on_hidden(edit, envoy.output)
+            if rows is not None:
+                self._finish(plan, rows)
+        return answer[0]
+
+    def _run_packed(self, ids: Tensor, plan: Plan, rows: Tensor, packing: Packing) -> Tensor:
+        with packed_attention(self.base):
+            return self._run(packing.inputs(ids), plan, packing.pack(rows).unsqueeze(0), packing=packing)
+
+    @cached_property
+    def _packs(self) -> bool:
+        """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own."""
+        if not can_pack(self.base):
+            return False
+        ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=self.base.device)
+        rows = torch.arange(ids.shape[1], device=ids.device).ge(3).expand_as(ids)
+        packing = packing_of(ids, None, rows)
+        if packing is None:
+            return False
+        with torch.no_grad():
+            expected = self._run({"input_ids": ids}, {}, rows).float()
+            difference = self._run_packed(ids, {}, rows, packing).float() - expected
+        return bool(difference.std() < 0.1 * expected.std())
+
+    def generate(
+        self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], *, uniform: bool = False
+    ) -> Any:
+        """What ``generate`` of transformers gives, with the edits at every token, prompt and answer alike.
+
+        With `uniform`, as for `run`, prompts that begin alike are continued from one pass over their beginning, where
+        that pays and the answers are greedy ones.
+        """
+        with self.lock:
+            if uniform and _is_greedy(arguments) and can_share(self.base):
+                beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])
+                if beginning:
+                    return self._generate_after(inputs, plan, arguments, beginning)
+            return self._generate(inputs, plan, arguments)
+
+    def _generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any]) -> Any:
+        generate: Any = self.base.generate
+        answer: list[Any] = []
+
+        def run(**kwargs: Any) -> None:
+            answer.append(generate(**kwargs, **arguments))
+
+        if not plan:
+            return generate(**inputs, **arguments)
+        steps = [(self._at(*place), place[1], edit) for place, edit in plan.items()]
+        with warnings.catch_warnings():
+            # The loop below asks for one step more than the model makes; that is how it ends.
+            warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
+            with self._nn.trace(fn=run, **inputs) as tracer:
+                for _ in tracer.iter[:]:
+                    for envoy, site, edit in steps:
+                        if site is Site.HEADS:
+                            envoy.input = edit(envoy.input)
+                        else:
+                            envoy.output = _on_hidden(edit, envoy.output)
+        return answer[0]
+
+    def _generate_after(
+        self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], beginning: Beginning
+    ) -> Tensor:
+        ids, mask = (inputs[name].gather(1, beginning.order) for name in ("input_ids", "attention_mask"))
+        first = ids[:1, : beginning.tokens]
+        cache = DynamicCache(config=self.base.config)
+        # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
+        last = torch.arange(beginning.tokens, device=ids.device).eq(beginning.tokens - 1).unsqueeze(0)
+        self._run({"input_ids": first}, plan, last, **{self._cache_name: cache}, use_cache=True)
+        cache.batch_repeat_interleave(len(ids))
+        arguments = {**arguments, self._cache_name: cache}
+        answer = self._generate({"input_ids": ids, "attention_mask": mask}, plan, arguments)
+        return torch.cat([inputs["input_ids"], answer[:, ids.shape[1] :]], 1)
+
+    def record(
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        wanted: Wanted | None = None,
+        *,
+        rows: Tensor | None = None,
+        start: Mapping[int, Tensor] | None = None,
+        uniform: bool = False,
+    ) -> Record:
+        """One edited pass that keeps activations, or that starts in the middle of the model.
+
+        Args:
+            inputs, plan, rows, uniform: As for `run`.
+            wanted: What to keep.
+            start: Rows (rows, tokens, hidden) of the residual stream by the layer that they enter. Layers before the
+                first of them are skipped, and at each later one its rows join those that are under way, in this order;
+                the number of layers as a key skips all layers. `inputs` then say the tokens' positions, for a batch of
+                one, and `rows` and `plan` are for all rows that are under way.
+        """
+        wanted = wanted or Wanted()
+        with self.lock:
+            if rows is not None and uniform and not start and (packing := self.packing(inputs, rows)):
+                return self._record_packed(inputs["input_ids"], plan, wanted, rows, packing)
+            return self._record(inputs, plan, wanted, rows, start or {})
+
+    def _record(
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        wanted: Wanted,
+        rows: Tensor | None,
+        start: Mapping[int, Tensor],
+        **others: Any,
+    ) -> Record:
+        answer: list[Tensor] = []
+
+        def run(**kwargs: Any) -> None:
+            answer.append(self.base(**kwargs, **others, use_cache=False).logits)
+
+        layers, first = self.geometry.num_layers, min(start, default=0)
+        result = Record(torch.empty(0))
+        with self._nn.trace(fn=run, **inputs):
+            for layer in range(first):
+                self._at(layer, Site.BLOCK).skip(start[first])
+            for layer in range(first, layers):
+                if layer in start and layer == first == 0:
+                    self._at(layer, Site.BLOCK).input = start[layer]
+                elif layer in start and layer > first:
+                    block = self._at(layer, Site.BLOCK)
+                    block.input = torch.cat([block.input, start[layer]])
+                self._keep_layer(layer, plan, wanted, result, rows)
+            if rows is not None and first < layers:
+                self._finish(plan, rows, (wanted, result))
+            elif rows is not None:
+                self._head.input = self._head.input[rows]
+        result.logits = answer[0]
+        # The MLP of OPT sees (batch · tokens, width).
+        tokens = inputs["input_ids"].shape[-1]
+        result.mlp = {layer: output.reshape(-1, tokens, output.shape[-1]) for layer, output in result.mlp.items()}
+        return result
+
+    def _record_packed(self, ids: Tensor, plan: Plan, wanted: Wanted, rows: Tensor, packing: Packing) -> Record:
+        packing = replace(packing, weights=bool(wanted.attention))
+        with packed_attention(self.base):
+            result = self._record(
+                packing.inputs(ids), plan, wanted, packing.pack(rows).unsqueeze(0), {}, packing=packing
+            )
+        for kept in (result.entering, result.heads, result.projected, result.mlp):
+            kept.update({layer: packing.unpack(values) for layer, values in kept.items()})
+        return result
+
+    @contextmanager
+    def plain_attention(self) -> Iterator[None]:
+        """Inside the block, and for the thread that holds the lock, attention is computed in plain PyTorch.
+
+        The fused implementations never make the weights that `Wanted.attention` asks for.
+        """
+        with self.lock:
+            before = self.base.config._attn_implementation or "eager"
+            if before != "eager":
+                self.base.set_attn_implementation("eager")
+            try:
+                yield
+            finally:
+                if before != "eager":
+                    self.base.set_attn_implementation(before)
+
+    @property
+    def _tail(self) -> tuple[tuple[int, Site], ...]:
+        """The places that `_finish` sees to."""
+        last = self.geometry.num_layers - 1
+        return (last, Site.MLP), (last, Site.BLOCK)
+
+    def _finish(self, plan: Plan, rows: Tensor, keep: tuple[Wanted, Record] | None = None) -> None:
+        """Within a trace: the last MLP and the head at the chosen positions alone.
+
+        What they make of the other positions, nobody reads.
+        """
+        (mlp, block), last = self._tail, self._at(*self._tail[0])
+        shape = last.input.shape
+        # A 2-D tensor goes in: on a 3-D one PyTorch would expand the weight.
+        last.input = last.input.flatten(0, -2)[rows.flatten()]
+        output = _spread(last.output, rows, shape)
+        last.output = plan[mlp](output) if mlp in plan else output
+        envoy = self._at(*block)
+        if block in plan:
+            envoy.output = _on_hidden(plan[block], envoy.output)
+        if keep is not None:
+            wanted, result = keep
+            if mlp[0] in wanted.mlp:
+                result.mlp[mlp[0]] = output
+            if self.geometry.num_layers in wanted.entering:
+                result.entering[self.geometry.num_layers] = _hidden(envoy.output)
+        self._head.input = self._head.input[rows]
+
+    def _keep_layer(self, layer: int, plan: Plan, wanted: Wanted, result: Record, rows: Tensor | None) -> None:
+        """Within a trace: keep what is wanted of one layer and edit it; with `rows` the tail is left to `_finish`."""
+        block, heads, mlp = (self._at(layer, site) for site in (Site.BLOCK, Site.HEADS, Site.MLP))
+        if layer in wanted.entering:
+            result.entering[layer] = block.input
+        if layer in wanted.heads:
+            result.heads[layer] = heads.input
+        if edit := plan.get((layer, Site.HEADS)):
+            heads.input = edit(heads.input)
+        if layer in wanted.projected:
+            result.projected[layer] = heads.output
+        if layer in wanted.attention:
+            result.attention[layer] = self._attention(layer).output[1]
+        if rows is not None and layer == self.geometry.num_layers - 1:
+            return
+        if layer in wanted.mlp:
+            result.mlp[layer] = _hidden(mlp.output)
+        if edit := plan.get((layer, Site.MLP)):
+            mlp.output = _on_hidden(edit, mlp.output)
+        if edit := plan.get((layer, Site.BLOCK)):
+            block.output = _on_hidden(edit, block.output)
+        if layer + 1 == self.geometry.num_layers and layer + 1 in wanted.entering:
+            result.entering[layer + 1] = _hidden(block.output)
+
+    def _at(self, layer: int, site: Site) -> Any:
+        if (site, layer) not in self._envoys:
+            self._envoys[site, layer] = self._nn.get(module_path(self.base, site, layer))
+        return self._envoys[site, layer]
+
+    def _attention(self, layer: int) -> Any:
+        return self._nn.get(module_path(self.base, Site.HEADS, layer).rpartition(".")[0])
+
+    @torch.no_grad()
+    def _check_sites(self) -> None:
+        """Run two tokens and compare the shapes at every site with the geometry; refuse what does not fit."""
+        geometry, shapes = self.geometry, []
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.base.device)
+
+        def run(**kwargs: Any) -> None:
+            self.base(**kwargs, use_cache=False)
+
+        try:
+            with self.lock:
+                with self._nn.trace(fn=run, input_ids=tokens, attention_mask=torch.ones_like(tokens)):
+                    for layer in range(geometry.num_layers):
+                        shapes.append((Site.HEADS, layer, self._at(layer, Site.HEADS).input.shape[-1]))
+                        shapes.append((Site.MLP, layer, _hidden(self._at(layer, Site.MLP).output).shape[-1]))
+        except (AttributeError, OutOfOrderError) as error:
+            raise InputError(
+                f"A pass of this {geometry.architecture} model does not go through the attention projection and then "
+                f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/model/architectures.py does not describe it rightly."
+            ) from error
+        for site, layer, found in shapes:
+            units, width = geometry.units(site)
+            if found != units * width:
+                raise InputError(
+                    f"Layer {layer} of this {geometry.architecture} model has {found} numbers at site '{site}' where "
+                    f"{units} × {width} were expected; jola/model/architectures.py does not describe this model rightly."
+                )
+
+
+def _hidden(output: Any) -> Tensor:
+    """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _spread(chosen: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
+    """(chosen positions, width) → (…, width) as `shape` begins, with zeros at the other positions."""
+    spread = chosen.new_zeros(rows.numel(), chosen.shape[-1])
+    spread[rows.flatten()] = chosen
+    return spread.view(*shape[:-1], -1)
+
+
+def _on_hidden(edit: Edit, output: Any) -> Any:
+    """Apply an edit to the hidden states in a sub-layer's output."""
+    edited = edit(_hidden(output))
+    return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+
+def _is_greedy(arguments: Mapping[str, Any]) -> bool:
+    """Whether each new token is the likeliest one, whatever stands where in the prompt."""
+    plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
+    plain |= {"top_k": (None,), "top_p": (None,)}
+    free = {"max_new_tokens", "eos_token_id", "pad_token_id"}
+    return all(name in free or value in plain.get(name, ()) for name, value in arguments.items()) and all(
+        name in arguments for name in ("do_sample", "num_beams", "repetition_penalty")
+    )

@@ -1,0 +1,1 @@
+"""The reference package's interface: configuration and data in its form."""

@@ -1,0 +1,19 @@
+"""Training runs as folders: their state, history, notes, archive, trash, and their comparison."""
+
+from typing import TYPE_CHECKING
+
+from jola._lazy import lazily
+
+if TYPE_CHECKING:
+    from jola.runs.run import Run as Run
+    from jola.runs.run import RunStore as RunStore
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "jola.runs.run": (
+            "Run",
+            "RunStore",
+        ),
+    },
+)

@@ -1,0 +1,35 @@
+"""Where an adapter comes from: a directory, a zip file of it or of its run, or a repository on the Hub."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi
+
+from jola.adapters.hub import HUB_NAME, fetch
+from jola.runs.archive import import_archive
+from jola.runs.run import RunStore
+
+
+@contextmanager
+def local_adapter(source: Path | str, revision: str | None = None, *, api: HfApi | None = None) -> Iterator[Path]:
+    """The directory of an adapter; that of a zip file lasts as long as the block.
+
+    Args:
+        source: A directory, a zip file of an adapter or of a run, or "owner/name" on the Hub.
+        revision: Branch, tag or commit of a repository on the Hub.
+        api: The Hub; the public one by default.
+
+    Raises:
+        InputError: There is no such thing, it cannot be fetched, or the zip file is damaged, unsafe or something else
+            (see `jola.runs.archive`).
+    """
+    path = Path(source)
+    if path.is_file():
+        with tempfile.TemporaryDirectory(prefix="jola-adapter-") as folder:
+            yield import_archive(path, RunStore(Path(folder))).adapter_dir
+    elif not path.exists() and isinstance(source, str) and HUB_NAME.fullmatch(source):
+        yield fetch(source, revision, api=api)
+    else:
+        yield path

@@ -1,0 +1,276 @@
+"""Runs as zip files: one to give away, and one that somebody gave.
+
+An exported run holds what is needed to use its edits and to look at its training again, and nothing that tells where
+it was trained::
+
+    archive.json                    what this file is: {"format", "version", "run", "state", "step", …}
+    adapter/adapter_config.json  adapter/adapter_model.safetensors  adapter/README.md
+    adapter/heads.png
+    config.json  result.json  metrics.jsonl  notes.json  masks.json
+    gates/<site>.json  gates/<site>.f32
+
+`import_archive` takes such a file, a zip file of an adapter directory alone, an adapter directory, or the directory of
+a run. What is imported comes from a stranger: see `jola.system.safe_zip` and `jola.runs.contents` for what is refused.
+"""
+
+import os
+import re
+import secrets
+import shutil
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jola.adapters.card import PICTURE_NAME, portable_name
+from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
+from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
+from jola.errors import InputError
+from jola.runs.contents import (
+    ARCHIVE_NAME,
+    FORMAT,
+    FORMAT_VERSION,
+    JSON_LIMIT,
+    TOTAL_LIMIT,
+    Found,
+    check_contents,
+    limit_of,
+    whole_records,
+)
+from jola.runs.ids import fresh_id, is_plain_name
+from jola.runs.notes import NOTES_NAME
+from jola.runs.run import Run, RunStore
+from jola.system.files import disk_errors, draft_of, json_bytes, read_json
+from jola.system.safe_zip import MAX_RATIO, SafeZip
+
+ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md", PICTURE_NAME)
+RUN_FILES = (ARCHIVE_NAME, "config.json", "result.json", "metrics.jsonl", NOTES_NAME, MASKS_NAME)
+_GATES = re.compile(r"gates/[a-z][a-z0-9_]{0,31}\.(?:json|f32)")
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs give equal files
+
+
+# Export
+
+
+def export_adapter(run: Run, file: Path | str) -> Path:
+    """Write a run that has an adapter into a zip file, in one step, and return its path.
+
+    Folders in names of models and data are left out, and so is everything about the machine. ``file`` may be an
+    existing folder: the zip file gets the id of the run there.
+
+    Raises:
+        InputError: The run has no adapter yet, there is a file of this name, or it cannot be written.
+    """
+    file = Path(file)
+    if file.is_dir():
+        file = file / f"{run.id}.zip"
+    if file.exists():
+        raise InputError(f"{file} exists already; choose another name.")
+    draft = draft_of(file)
+    with disk_errors(file):
+        try:
+            with zipfile.ZipFile(draft, "w") as archive:
+                for name, data in _exported(run, portable_name):
+                    _add(archive, name, data)
+            os.replace(draft, file)
+        except FileNotFoundError as error:
+            raise InputError(f"There is no folder {file.parent}; make it, or choose another place.") from error
+        finally:
+            draft.unlink(missing_ok=True)
+    return file
+
+
+def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of an archive. `InputError` when the run has no adapter yet."""
+    if not (run.adapter_dir / CONFIG_NAME).is_file() or not (run.adapter_dir / WEIGHTS_NAME).is_file():
+        raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait for its end or choose another.")
+    status, config = run.status(), run.raw_config()
+    about = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "run": run.id,
+        "state": "cancelled" if run.state == "cancelled" else "finished",
+        "step": status["step"],
+        "total_steps": status["total_steps"],
+        "created": run.created,
+    }
+    yield ARCHIVE_NAME, json_bytes(about, indent=2)
+    adapter = read_json(run.adapter_dir / CONFIG_NAME) or {}
+    adapter["base_model_name_or_path"] = name_of(adapter.get("base_model_name_or_path"))
+    yield f"adapter/{CONFIG_NAME}", json_bytes(adapter, indent=2)
+    for name in ADAPTER_FILES[1:]:
+        if (run.adapter_dir / name).is_file():
+            yield f"adapter/{name}", (run.adapter_dir / name).read_bytes()
+    yield "config.json", json_bytes(_portable(config, name_of), indent=2)
+    for name in ("result.json", NOTES_NAME, MASKS_NAME):
+        if (content := read_json(run.path / name)) is not None:
+            yield name, json_bytes(content, indent=2)
+    if metrics := run.metrics():
+        yield "metrics.jsonl", b"".join(map(json_bytes, metrics))
+    for site in run.sites():
+        header = read_json(run.gates_dir / f"{site}.json") or {}
+        yield f"gates/{site}.json", json_bytes(header)
+        yield f"gates/{site}.f32", whole_records(header, (run.gates_dir / f"{site}.f32"))
+
+
+def _portable(config: dict[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
+    """A configuration without what is about this machine alone."""
+    kept = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
+    for part, name in (("model", "model"), ("data", "task"), ("task", "name")):
+        if isinstance(kept.get(part), dict) and name in kept[part]:
+            kept[part][name] = name_of(kept[part][name])
+    if isinstance(kept.get("training"), dict):
+        kept["training"] = {n: v for n, v in kept["training"].items() if n not in ("output", "report_to")}
+    return kept
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.external_attr = 0o644 << 16
+    # Gates that are all closed pack so well that the reader would take them for a bomb.
+    packs_well = len(data) > JSON_LIMIT and len(zlib.compress(data)) * MAX_RATIO < 2 * len(data)
+    archive.writestr(info, data, zipfile.ZIP_STORED if packs_well else zipfile.ZIP_DEFLATED)
+
+
+# Import
+
+
+def import_archive(source: Path | str, store: RunStore, *, id: str | None = None, name: str | None = None) -> Run:
+    """Make a run of an exported one, of a zip file with an adapter, or of an adapter directory.
+
+    The run is ``finished``, or ``cancelled`` when it was, and marked as imported; an adapter alone gives a run without
+    history. Nothing appears in the store unless everything was found to be right.
+
+    Args:
+        source: The zip file, or the directory of an adapter or of a run.
+        store: Where the run goes.
+        id: Id of the run; a new one by default.
+        name: What messages call the source, where its path means nothing to the reader.
+
+    Raises:
+        InputError: It is not such a file, or is damaged or unsafe, or there is a run with this id; one sentence.
+    """
+    source = Path(source)
+    name = name or source.name
+    if id is not None and (not is_plain_name(id) or os.path.lexists(store.root / id)):
+        raise InputError(f"{id!r} is not an id that a new run can have; choose another.")
+    with _draft(store) as draft:
+        if source.is_dir():
+            _take_folder(source, draft)
+        elif source.is_file():
+            with SafeZip(source, name) as archive:
+                archive.unpack(_places(archive), draft, limit_of, TOTAL_LIMIT)
+        else:
+            raise InputError(f"There is no file or folder {source}; name a zip file or an adapter directory.")
+        found = check_contents(draft, name, ours=source.is_dir())
+        _write_run(draft, found)
+        return _publish(draft, store, found, id)
+
+
+@contextmanager
+def _draft(store: RunStore) -> Iterator[Path]:
+    """A hidden folder inside the store, which is gone afterwards unless it was renamed."""
+    draft = store.root / f".importing-{secrets.token_hex(4)}"
+    with disk_errors(store.root):
+        draft.mkdir(parents=True)
+    try:
+        yield draft
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _places(archive: SafeZip) -> dict[str, str]:
+    """Where each entry goes in a run's directory. `InputError` for what is no part of one."""
+    entries = archive.entries
+    configs = [entry for entry in entries if entry.rpartition("/")[2] == CONFIG_NAME]
+    if len(configs) != 1:
+        found = "more than one" if configs else "no"
+        raise InputError(f"{archive.name} holds {found} {CONFIG_NAME}; it must be one adapter, or one exported run.")
+    folder = configs[0].removesuffix(CONFIG_NAME)
+    root = folder.removesuffix("adapter/")
+    is_run = folder.endswith("adapter/") and any(f"{root}{known}" in entries for known in RUN_FILES)
+    places: dict[str, str] = {}
+    for entry in entries:
+        inner = entry.removeprefix(root if is_run else folder)
+        place = inner if is_run else f"adapter/{inner}"
+        inside = entry.startswith(root if is_run else folder)
+        if not inside or not _is_part(place):
+            raise InputError(f"{archive.name} holds {entry!r}, which is no part of an adapter or a run; take it out.")
+        places[entry] = place
+    return places
+
+
+def _is_part(place: str) -> bool:
+    return place in RUN_FILES or place in {f"adapter/{n}" for n in ADAPTER_FILES} or bool(_GATES.fullmatch(place))
+
+
+def _take_folder(source: Path, draft: Path) -> None:
+    """Copy the files of a run's directory, or of an adapter directory, and no others."""
+    if not (source / CONFIG_NAME).is_file() and Run(source).is_run():
+        for file, data in _exported(Run(source), lambda name: name):
+            with disk_errors(draft):
+                (draft / file).parent.mkdir(exist_ok=True)
+                (draft / file).write_bytes(data)
+        return
+    if not (source / CONFIG_NAME).is_file():
+        raise InputError(f"{source} is no adapter directory: it has no {CONFIG_NAME}.")
+    with disk_errors(draft):
+        (draft / "adapter").mkdir()
+        for file in ADAPTER_FILES:
+            if not (source / file).is_file():
+                continue
+            if (source / file).stat().st_size > limit_of(f"adapter/{file}"):
+                raise InputError(f"{source / file} is larger than such a file may be; nothing was imported.")
+            shutil.copyfile(source / file, draft / "adapter" / file)
+
+
+def _write_run(draft: Path, found: Found) -> None:
+    """Write what the archive said, checked, in place of its files, and what makes it a run."""
+    now = time.time()
+    config = {
+        **found.config,
+        "created": found.created,
+        "imported": {"time": now, "run": found.run, "from": found.source},
+    }
+    began = found.created
+    status = {
+        "state": found.state,
+        "pid": None,
+        "step": found.step,
+        "total_steps": found.total_steps,
+        "message": "",
+        "started": began,
+        "updated": began + found.seconds,
+        "writes": 1,
+    }
+    files = {
+        f"adapter/{CONFIG_NAME}": found.adapter,
+        "config.json": config,
+        "status.json": status,
+        "result.json": found.result,
+        NOTES_NAME: found.notes,
+    }
+    with disk_errors(draft):
+        (draft / ARCHIVE_NAME).unlink(missing_ok=True)
+        for name, content in files.items():
+            if content:
+                (draft / name).write_bytes(json_bytes(content, indent=2))
+
+
+def _publish(draft: Path, store: RunStore, found: Found, id: str | None) -> Run:
+    task = found.config.get("task", {}).get("name")
+    while True:
+        place = store.root / (id or fresh_id(task or "imported"))
+        try:
+            with disk_errors(place):
+                place.mkdir()
+        except FileExistsError:
+            if id:
+                raise InputError(f"There is a run '{id}' already; choose another id.") from None
+            continue
+        with disk_errors(place):
+            os.replace(draft, place)  # onto the empty directory, which nobody else has now
+        return Run(place)

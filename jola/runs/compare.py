@@ -1,0 +1,104 @@
+"""Several runs beside each other: the settings in which they differ, and how they ended."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from jola.config import RunConfig
+from jola.runs.run import Run, RunSummary
+
+_NO_SETTINGS = {"output", "report_to"}
+_FACTS = ("n_train", "n_validation", "n_test")
+_VERSION = "version of "
+_TOLD_LATER = (*_FACTS, _VERSION)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a comparison: what it is, and its value in each run; None where a run does not tell."""
+
+    name: str
+    values: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare_runs` found."""
+
+    runs: tuple[RunSummary, ...]
+    settings: tuple[Row, ...]
+    """Settings that differ, and facts of the data and versions of libraries that do; names as in ``config.json``."""
+    figures: tuple[Row, ...]
+    """How the runs ended, whether it differs or not.
+
+    ``accuracy`` and ``accuracy_options`` (among the labels) are ``{"accuracy", "n", "low", "high"}``;
+    ``validation_cross_entropy``, nats, is the lowest, over ``n_validation`` examples; ``open_offset`` and
+    ``open_scale`` count gates of ``units``; ``steps`` and ``kept_step`` are steps, ``seconds`` the time of training.
+    """
+    same_test: bool | None
+    """Whether the runs were tested on equally many examples of a task of the same name, which are the same examples
+    for every seed; None when one does not tell. Accuracies on other examples compare little."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return asdict(self)
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison:
+    """Compare runs, finished or not; never raises for one that is unfinished or damaged."""
+    configs = [run.raw_config() for run in runs]
+    settings = [_settings(config) for config in configs]
+    names = list(dict.fromkeys(name for found in settings for name in found))
+    rows = [Row(name, tuple(found.get(name) for found in settings)) for name in names]
+    tests = [(found.get("task"), found.get("n_test")) for found in settings]
+    summaries = tuple(run.summary() for run in runs)
+    results = [_figures(run, summary) for run, summary in zip(runs, summaries, strict=True)]
+    return Comparison(
+        runs=summaries,
+        settings=tuple(row for row in rows if _differs(row)),
+        figures=tuple(Row(name, tuple(found[name] for found in results)) for name in results[0]) if results else (),
+        same_test=None if any(None in test for test in tests) else all(test == tests[0] for test in tests),
+    )
+
+
+def _differs(row: Row) -> bool:
+    # Settings are told by every run; facts and versions are not told by one that failed early, or an adapter alone.
+    known = [value for value in row.values if value is not None] if row.name.startswith(_TOLD_LATER) else row.values
+    return any(value != known[0] for value in known)
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """Every setting by its name, then facts of the data, then versions."""
+    found: dict[str, Any] = {}
+    for part in fields(RunConfig):
+        section = config.get(part.name)
+        if isinstance(section, dict):
+            found |= {name: value for name, value in section.items() if name not in _NO_SETTINGS}
+    task, versions = (config.get(name) for name in ("task", "versions"))
+    if isinstance(task, dict):
+        found |= {name: task[name] for name in _FACTS if name in task}
+    if isinstance(versions, dict):
+        found |= {f"{_VERSION}{name}": value for name, value in versions.items()}
+    return found
+
+
+def _figures(run: Run, summary: RunSummary) -> dict[str, Any]:
+    result, opened = run.result() or {}, summary["open"] or {}
+    task = run.raw_config().get("task")
+    losses = [m["validation_cross_entropy"] for m in run.metrics() if _is_number(m.get("validation_cross_entropy"))]
+    return {
+        "accuracy": summary["accuracy"],
+        "accuracy_options": result.get("test_options"),
+        "validation_cross_entropy": min(losses, default=None),
+        "n_validation": task.get("n_validation") if isinstance(task, dict) else None,
+        "open_offset": opened.get("offset"),
+        "open_scale": opened.get("scale"),
+        "units": opened.get("units"),
+        "steps": result.get("steps", summary["step"]),
+        "kept_step": result.get("kept_step"),
+        "seconds": summary["seconds"],
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)

@@ -1,0 +1,272 @@
+"""The history of a run's gates: a binary file that grows while the run trains.
+
+``<site>.json`` describes the file: ``{"layers", "units", "fields"}``. ``<site>.f32`` is a sequence of records
+of float32: the step, then each field as (layers, units) in row-major order. A float32 holds steps exactly up
+to 2**24. A record is appended with one write, so a killed process leaves at most one unfinished record at the
+end, which readers ignore and the next writer cuts off.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jola.edits.names import STATES
+from jola.errors import InputError
+from jola.system.files import append_whole, disk_errors, read_json, replace_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = NDArray[np.float32]
+
+FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
+"""What is recorded for each unit: the value of each gate at evaluation, the probability that it is open while
+training, and the L2 norm of the offset and of the scale."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    layers: int
+    units: int
+
+    @property
+    def floats(self) -> int:
+        return 1 + len(FIELDS) * self.layers * self.units
+
+    @property
+    def bytes(self) -> int:
+        return 4 * self.floats
+
+    def header(self) -> dict[str, Any]:
+        return {"layers": self.layers, "units": self.units, "fields": list(FIELDS)}
+
+    def split(self, records: Array) -> dict[str, Array]:
+        """(S, floats) → each field as (S, layers, units)."""
+        values = records[:, 1:].reshape(len(records), len(FIELDS), self.layers, self.units)
+        return {name: values[:, index] for index, name in enumerate(FIELDS)}
+
+
+def _read_layout(folder: Path, site: str) -> _Layout | None:
+    if not site.isidentifier():
+        raise InputError(f"'{site}' is not the name of a site; use one of {recorded_sites(folder)}.")
+    header = read_json(folder / f"{site}.json")
+    if header is None:
+        return None
+    layers, units, fields = header.get("layers"), header.get("units"), header.get("fields")
+    if not (isinstance(layers, int) and isinstance(units, int) and layers > 0 and units > 0):
+        raise InputError(f"{folder / f'{site}.json'} is damaged: layers and units must be counts.")
+    if fields != list(FIELDS):
+        raise InputError(f"{folder / f'{site}.json'} lists the fields {fields}, expected {list(FIELDS)}.")
+    return _Layout(layers, units)
+
+
+def recorded_sites(folder: Path) -> list[str]:
+    """Names of the sites that have a gate history in ``folder``, sorted."""
+    return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
+
+
+class GateWriter:
+    """Appends one record a call to a gate history; the only writer of its file.
+
+    Opening a history that a killed process left cuts off the unfinished record at its end. A history of
+    another shape in the same folder raises `InputError`.
+    """
+
+    def __init__(self, folder: Path | str, site: str, layers: int, units: int) -> None:
+        folder = Path(folder)
+        self.path = folder / f"{site}.f32"
+        self._layout = _Layout(layers, units)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        existing = _read_layout(folder, site)
+        if existing is None:
+            replace_file(folder / f"{site}.json", json.dumps(self._layout.header()).encode())
+        elif existing != self._layout:
+            raise InputError(
+                f"{self.path} records {existing.layers} × {existing.units} gates and this model has "
+                f"{layers} × {units}; choose another run directory."
+            )
+        with disk_errors(self.path):
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._cut(self._records())
+
+    def _records(self) -> int:
+        return os.fstat(self._descriptor).st_size // self._layout.bytes
+
+    def _cut(self, records: int) -> None:
+        os.ftruncate(self._descriptor, records * self._layout.bytes)
+
+    def _step_of(self, record: int) -> int:
+        data = os.pread(self._descriptor, 4, record * self._layout.bytes)
+        return int(np.frombuffer(data, dtype="<f4")[0])
+
+    @property
+    def last_step(self) -> int | None:
+        """Step of the last record; None when there is none."""
+        records = self._records()
+        return self._step_of(records - 1) if records else None
+
+    def append(self, step: int, values: Mapping[str, Any]) -> bool:
+        """Append the record of ``step``: every name of `FIELDS` with its (layers, units) array or CPU tensor.
+
+        A step that was recorded already is left as it is, and False is returned: the last step of a run often
+        coincides with a regular record. NaN marks what the run does not train: a half, or a unit. Raises
+        `ValueError` for an earlier step, a missing field or a wrong shape, and `InputError` when the disk is full.
+        """
+        last = self.last_step
+        if last is not None and step <= last:
+            if step == last:
+                return False
+            raise ValueError(f"step {step} comes before the recorded step {last}: call truncate_after first")
+        record = np.empty(self._layout.floats, dtype="<f4")
+        record[0] = step
+        fields = record[1:].reshape(len(FIELDS), self._layout.layers, self._layout.units)
+        for index, name in enumerate(FIELDS):
+            value = np.asarray(values[name]) if name in values else None
+            if value is None or value.shape != fields[index].shape:
+                found = "missing" if value is None else f"of shape {value.shape}"
+                raise ValueError(f"{name} is {found}, expected shape {fields[index].shape}")
+            fields[index] = value
+        append_whole(self._descriptor, record.tobytes(), self.path)
+        return True
+
+    def truncate_after(self, step: int) -> None:
+        """Drop the records of later steps, before training goes on from the checkpoint of ``step``."""
+        records = self._records()
+        while records and self._step_of(records - 1) > step:
+            records -= 1
+        self._cut(records)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class GateHistory:
+    """The gates of one site over a run.
+
+    ``steps`` is (S,), increasing; ``fields`` maps every name of `FIELDS` to an array (S, layers, units).
+    """
+
+    site: str
+    steps: NDArray[np.int64]
+    fields: dict[str, Array]
+
+    @classmethod
+    def read(cls, folder: Path | str, site: str = "heads", start: int = 0, stop: int | None = None) -> "GateHistory":
+        """Read what is there so far; safe while the run writes. `InputError` when no history was begun.
+
+        ``start`` and ``stop`` choose records by their number, counted from 0, as a slice does.
+        """
+        folder = Path(folder)
+        layout = _read_layout(folder, site)
+        if layout is None:
+            known = ", ".join(recorded_sites(folder)) or "none"
+            raise InputError(f"{folder} holds no gate history of the site '{site}' (recorded: {known}).")
+        # Read, not mapped: a run that resumes shortens the file, and touching a mapped page beyond its end
+        # kills the reader.
+        try:
+            with open(folder / f"{site}.f32", "rb") as file:
+                there = os.fstat(file.fileno()).st_size // layout.bytes
+                wanted = max(0, (there if stop is None else min(stop, there)) - start)
+                data = np.fromfile(file, dtype="<f4", count=wanted * layout.floats, offset=start * layout.bytes)
+        except FileNotFoundError:
+            data = np.empty(0, dtype="<f4")
+        records = data[: len(data) // layout.floats * layout.floats].reshape(-1, layout.floats)
+        return cls(site, records[:, 0].astype(np.int64), layout.split(records))
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def _index(self, step: int | None) -> int:
+        if not len(self):
+            raise InputError(f"No gates of the site '{self.site}' have been recorded yet.")
+        index = len(self) - 1 if step is None else int(np.searchsorted(self.steps, step, side="right")) - 1
+        if index < 0:
+            raise InputError(f"The first gates were recorded at step {self.steps[0]}, after step {step}.")
+        return index
+
+    def at(self, step: int) -> dict[str, Array]:
+        """The fields, each (layers, units), of the nearest record that is not after ``step``."""
+        index = self._index(step)
+        return {name: values[index] for name, values in self.fields.items()}
+
+    def counts(self) -> dict[str, NDArray[np.int64]]:
+        """How many units are in each of `STATES` at each record, (S,). A half is on when its gate is > 0.
+
+        Units of which the run trains neither half (NaN) are in no state.
+        """
+        offset, scale = self.fields["offset_gate"], self.fields["scale_gate"]
+        state = (offset > 0) + 2 * (scale > 0).astype(np.int64)
+        state[np.isnan(offset) & np.isnan(scale)] = -1
+        return {name: (state == index).sum(axis=(1, 2)) for index, name in enumerate(STATES)}
+
+    def closed(self, step: int | None = None) -> dict[str, float]:
+        """Fraction of the evaluation gates that are exactly 0, at ``step`` or at the last record.
+
+        Keys ``offset`` and ``scale``. What the run does not train (NaN) is left out of the fraction, which is NaN
+        when there is nothing to count.
+        """
+        index = self._index(step)
+        fractions = {}
+        for half in ("offset", "scale"):
+            gates = self.fields[f"{half}_gate"][index]
+            gates = gates[~np.isnan(gates)]
+            fractions[half] = float((gates == 0).mean()) if gates.size else math.nan
+        return fractions
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A long table: one row for each step, layer and unit, with the columns of `FIELDS`."""
+        import pandas as pd  # here, because it takes longer to import than everything else in this module
+
+        shape = self.fields[FIELDS[0]].shape
+        record, layer, unit = (axis.ravel() for axis in np.indices(shape))
+        columns: dict[str, NDArray[Any]] = {"step": self.steps[record], "layer": layer, "unit": unit}
+        return pd.DataFrame(columns | {name: values.ravel() for name, values in self.fields.items()})
+
+
+def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, Array]] | None:
+    """Step and fields, each (layers, units), of the last record alone; None when there is none yet."""
+    folder = Path(folder)
+    layout = _read_layout(folder, site)
+    if layout is None:
+        return None
+    try:
+        with open(folder / f"{site}.f32", "rb") as file:
+            records = os.fstat(file.fileno()).st_size // layout.bytes
+            if not records:
+                return None
+            file.seek((records - 1) * layout.bytes)
+            data = file.read(layout.bytes)
+    except FileNotFoundError:
+        return None
+    if len(data) != layout.bytes:  # shortened by a resuming writer in between
+        return None
+    record = np.frombuffer(data, dtype="<f4").reshape(1, -1)
+    return int(record[0, 0]), {name: values[0] for name, values in layout.split(record).items()}
+
+
+def truncate_history(folder: Path | str, site: str, step: int) -> None:
+    """Drop the records after ``step``, and an unfinished one, from a history that nobody has open."""
+    layout = _read_layout(Path(folder), site)
+    if layout is not None:
+        with GateWriter(folder, site, layout.layers, layout.units) as writer:
+            writer.truncate_after(step)

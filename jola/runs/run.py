@@ -1,0 +1,450 @@
+"""A training run's directory, and the folder that holds many.
+
+One process writes a run; any number of others read it at any moment, also after the writer was killed::
+
+    config.json     what was asked for, and what was found: versions, task, model geometry
+    status.json     state, process, step, message; replaced in one step
+    metrics.jsonl   one JSON object a line; an unfinished last line is ignored
+    gates/          the binary history of each site, see `jola.runs.history`
+    result.json     test accuracy, share of closed gates, seconds
+    notes.json      the label and the note that somebody gave it, see `jola.runs.notes`
+    adapter/  checkpoints/  log.txt
+
+There is no database and no lock: the files are the interface, and every number in them is in plain units
+(seconds since the epoch, steps, fractions). A number that is not finite is written as null.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.runs.history import Array, GateHistory, GateWriter, read_last, recorded_sites, truncate_history
+from jola.runs.ids import fresh_id, is_plain_name
+from jola.runs.notes import RunNotes, read_notes, write_notes
+from jola.runs.summary import WAITING, RunSummary, State, summarise
+from jola.runs.trash import Trash, TrashedRun
+from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
+from jola.system.paths import runs_home
+from jola.system.processes import own_identity, process_alive
+
+__all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
+
+UNFINISHED: frozenset[str] = frozenset({"starting", "training", "evaluating"})
+"""States in which a process is at work; a run says so of itself until the process is gone."""
+
+_ENDED: frozenset[str] = frozenset({"finished", "cancelled", "failed"})
+_STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when it is absent, type
+    "state": ("starting", str),
+    "pid": (None, int),
+    "pid_created": (None, (int, float)),
+    "step": (0, int),
+    "total_steps": (0, int),
+    "message": ("", str),
+    "started": (None, (int, float)),
+    "updated": (None, (int, float)),
+    "writes": (0, int),
+}
+_STARTING_GRACE = 30.0  # seconds in which a directory without a readable status counts as being made
+
+
+class Run:
+    """One training run: a view of its directory, which readers and the writer use alike."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(os.path.abspath(path))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @classmethod
+    def open(cls, path: Path | str) -> "Run":
+        """The run in ``path``. `InputError` when there is none."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise InputError(f"There is no run directory {path}; `jola runs` lists the runs there are.")
+        if not run.is_run():
+            raise InputError(f"{path} is not a run directory: it has neither config.json nor status.json.")
+        return run
+
+    @classmethod
+    def create(
+        cls,
+        path: Path | str,
+        config: RunConfig,
+        extra: Mapping[str, Any] | None = None,
+        *,
+        resume: bool = False,
+    ) -> "Run":
+        """Make ``path`` the directory of a run of this process, in state ``starting``.
+
+        ``extra`` joins the configuration in ``config.json``: ``versions``, ``task``, ``geometry``. ``resume``
+        takes over a run that ended; its history stays, call `truncate_after` with the step of the checkpoint.
+        `InputError` when the directory holds a run and ``resume`` is false, when another process is writing
+        that run, when it holds other files, or when the disk is full.
+        """
+        run = cls(path)
+        with disk_errors(run.path):
+            try:
+                run.path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise InputError(f"{path} is in the way: a file has the name of the run directory.") from None
+            new = run._claim(resume)
+        created = time.time() if new else run.created
+        content = {**config.to_dict(), **(extra or {}), "created": created}
+        replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
+        run.write_status(
+            state="starting",
+            message="",
+            started=time.time(),
+            **own_identity(),
+            **({"step": 0, "total_steps": 0} if new else {}),
+        )
+        return run
+
+    def _claim(self, resume: bool) -> bool:
+        """Take the directory for this process, which two processes cannot both do; whether the run is new."""
+        config = self.path / "config.json"
+        if not config.exists():
+            # `RunStore.new_id` leaves a status, and a starting process may log before it comes here.
+            names = {item.name for item in self.path.iterdir()} - {"status.json", "log.txt"}
+            others = sorted(name for name in names if not name.startswith("."))
+            if others:
+                raise InputError(
+                    f"{self.path} holds other files ({', '.join(others[:3])}); "
+                    "choose an empty or a new directory for the run."
+                )
+            try:
+                os.close(os.open(config, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                return True
+            except FileExistsError:
+                pass
+        state, pid = self.state, self.status()["pid"]
+        if state in UNFINISHED and pid not in (os.getpid(), os.getppid()):  # or the parent made it for this one
+            writer = "another process" if pid is None else f"process {pid}"
+            raise InputError(f"{self.path} is being written by {writer}; wait for it or cancel it first.")
+        if not resume:
+            raise InputError(f"{self.path} already holds a run ({state}); resume it or choose another directory.")
+        return False
+
+    def is_run(self) -> bool:
+        """Whether the directory is that of a run."""
+        return (self.path / "config.json").is_file() or (self.path / "status.json").is_file()
+
+    # Reading
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.txt"
+
+    @property
+    def adapter_dir(self) -> Path:
+        return self.path / "adapter"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def gates_dir(self) -> Path:
+        return self.path / "gates"
+
+    @property
+    def created(self) -> float:
+        """When the run was first made, seconds since the epoch."""
+        return self.created_at(self.raw_config(), self.status())
+
+    def created_at(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
+        """`created`, by a configuration and a status that were read already."""
+        for value in (config.get("created"), status.get("started")):
+            if isinstance(value, int | float) and value > 0:
+                return float(value)
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def raw_config(self) -> dict[str, Any]:
+        """Content of ``config.json``, empty when it is missing or damaged."""
+        return read_json(self.path / "config.json") or {}
+
+    def config(self) -> dict[str, Any]:
+        """Content of ``config.json``: settings, versions, task and geometry. `InputError` if damaged."""
+        config = read_json(self.path / "config.json")
+        if config is None:
+            raise InputError(f"{self.path / 'config.json'} is missing or damaged; the run cannot be used.")
+        return config
+
+    def run_config(self) -> RunConfig:
+        """The settings of the run. `InputError` when they are damaged or of another version."""
+        config = self.config()
+        return RunConfig.from_dict({part.name: config.get(part.name, {}) for part in fields(RunConfig)})
+
+    def status(self) -> dict[str, Any]:
+        """Content of ``status.json``, with every key present; never raises.
+
+        ``state`` is what the run last said of itself; `state` also looks at the process.
+        """
+        found = read_json(self.path / "status.json") or {}
+        for key, (default, kinds) in _STATUS.items():
+            if not isinstance(found.get(key), kinds):
+                found[key] = default
+        return found
+
+    @property
+    def state(self) -> State:
+        """The state now: what the run says, or ``killed`` when it is unfinished and its process is gone."""
+        return self.state_of(self.status())
+
+    def state_of(self, status: Mapping[str, Any]) -> State:
+        """`state`, by a status that was read already."""
+        state, pid = status["state"], status["pid"]
+        if state in _ENDED | WAITING:
+            return state
+        if pid is None:
+            try:
+                fresh = time.time() - self.path.stat().st_mtime < _STARTING_GRACE
+            except OSError:
+                fresh = False
+            return "starting" if fresh else "killed"
+        alive = state in UNFINISHED and process_alive(pid, status["pid_created"])
+        return state if alive else "killed"
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process is at work on the run."""
+        return self.state in UNFINISHED
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``, oldest first; an unfinished or damaged line is left out."""
+        return [entry for _, entry in self._metrics()]
+
+    def _metrics(self) -> list[tuple[bytes, dict[str, Any]]]:
+        try:
+            data = (self.path / "metrics.jsonl").read_bytes()
+        except FileNotFoundError:
+            return []
+        entries = []
+        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                entries.append((line, entry))
+        return entries
+
+    def sites(self) -> list[str]:
+        """The sites whose gates were recorded, such as ``["heads"]``."""
+        return recorded_sites(self.gates_dir)
+
+    def gates(self, site: str = "heads") -> GateHistory:
+        """The gate history of ``site`` so far: (S, layers, units) a field. `InputError` before it begins."""
+        return GateHistory.read(self.gates_dir, site)
+
+    def last_gates(self, site: str = "heads") -> tuple[int, dict[str, Array]] | None:
+        """Step and fields, each (layers, units), of the last record, reading it alone; None before it."""
+        return read_last(self.gates_dir, site)
+
+    def result(self) -> dict[str, Any] | None:
+        """Content of ``result.json``; None before the run has one."""
+        return read_json(self.path / "result.json")
+
+    def version(self) -> int:
+        """A number below 2**53 that grows whenever the run writes something.
+
+        Equal numbers mean that nothing is new, with one exception: a killed process changes `state` and
+        writes nothing.
+        """
+        return self.status()["writes"] + self._appended()
+
+    def mark(self) -> tuple[Any, ...] | None:
+        """Something that changes with the files of the run, without reading them; None when it is no run.
+
+        A run's own writes replace its status, and an adapter or other files that appear change the directory.
+        """
+        marks: list[Any] = []
+        for name in ("status.json", "config.json", "result.json", "notes.json", ""):
+            try:
+                found = os.stat(self.path / name)
+                marks.append((found.st_mtime_ns, found.st_ino))
+            except OSError:
+                marks.append(None)
+        return None if marks[0] is None and marks[1] is None else tuple(marks)
+
+    def _appended(self) -> int:
+        """Bytes in the files that grow or appear."""
+        size = 0
+        for path in (self.path / "metrics.jsonl", self.path / "result.json", *self.gates_dir.glob("*.f32")):
+            try:
+                size += path.stat().st_size
+            except OSError:
+                continue
+        return size
+
+    def summary(self) -> RunSummary:
+        """The run as one row of a table; never raises for a run that is unfinished or damaged."""
+        return summarise(self)
+
+    # The label and the note, which anybody may change at any moment: the directory keeps its name.
+
+    def notes(self) -> RunNotes:
+        """The label and the note of the run, empty ones when it has none."""
+        return read_notes(self.path)
+
+    def annotate(self, *, label: str | None = None, note: str | None = None) -> RunNotes:
+        """Give the run another label, another note, or both; an empty text takes it away. Returns both.
+
+        `InputError` for a text that is too long, and when the disk is full or read-only.
+        """
+        notes = self.notes().changed(label=label, note=note)
+        write_notes(self.path, notes)
+        return notes
+
+    # Writing: for the one process that owns the run. A full disk is an `InputError` everywhere.
+
+    def write_status(self, **changes: Any) -> None:
+        """Change ``status.json`` in one step; costs a small file, so call it a few times a second at most."""
+        state = changes.get("state")
+        if state is not None and state not in UNFINISHED | _ENDED | WAITING:
+            raise ValueError(f"unknown state {state!r}")
+        status = self.status() | changes
+        status["updated"] = time.time()
+        status["writes"] += 1
+        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in _ENDED | WAITING)
+
+    def append_metrics(self, entry: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        path = self.path / "metrics.jsonl"
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            append_whole(descriptor, json_bytes(entry), path)
+        finally:
+            os.close(descriptor)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Write ``result.json`` in one step."""
+        replace_file(self.path / "result.json", json_bytes(result, indent=2), durable=True)
+
+    def gate_writer(self, site: str, layers: int, units: int) -> GateWriter:
+        """The writer of the gate history of ``site``; close it, or use it in a ``with`` block."""
+        return GateWriter(self.gates_dir, site, layers, units)
+
+    def truncate_after(self, step: int) -> None:
+        """Drop metrics and gate records of later steps, and what a killed process left unfinished.
+
+        Call it before training goes on from the checkpoint of ``step``: the history is then what an
+        uninterrupted run would have written by that step, and there is no result.
+        """
+        before = self._appended()
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line, entry in self._metrics() if (entry.get("step") or 0) <= step]
+            replace_file(path, b"".join(kept))
+        for site in self.sites():
+            truncate_history(self.gates_dir, site, step)
+        (self.path / "result.json").unlink(missing_ok=True)
+        # What was cut off is added to the count of writes, so that the version still grows.
+        self.write_status(step=step, writes=self.status()["writes"] + before - self._appended())
+
+
+class RunStore:
+    """A folder of runs, one directory each."""
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        self.root = Path(os.path.abspath(runs_home() if root is None else root))
+        self._known: dict[str, tuple[Any, RunSummary]] = {}
+
+    def _directories(self) -> Iterator[Run]:
+        try:
+            entries = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        for entry in entries:
+            if not entry.name.startswith("."):
+                yield Run(self.root / entry.name)
+
+    def list(self) -> list[Run]:
+        """All runs, newest first. Reads two small files of each; what is not a run is passed over."""
+        runs = [run for run in self._directories() if run.is_run()]
+        return sorted(runs, key=lambda run: run.created, reverse=True)
+
+    def summaries(self) -> "list[RunSummary]":
+        """All runs as rows of a table, newest first.
+
+        A run whose files did not change since the last call is not read again, only looked at.
+        """
+        rows: list[RunSummary] = []
+        known: dict[str, tuple[Any, RunSummary]] = {}
+        for run in self._directories():
+            mark = run.mark()
+            if mark is None:
+                continue
+            before, row = self._known.get(run.id, (None, None))
+            if row is None or before != mark:
+                row = run.summary()
+            elif row["state"] in UNFINISHED:
+                row = row.copy()
+                row["state"] = run.state
+            known[run.id] = (mark, row)
+            rows.append(row)
+        self._known = known
+        return sorted(rows, key=lambda row: row["created"], reverse=True)
+
+    def get(self, run_id: str) -> Run:
+        """The run with this id. `InputError` when there is none, or when the id leads out of the store."""
+        path = self.root / run_id if is_plain_name(run_id) else None
+        if path is None or path.is_symlink() or path.resolve().parent != self.root.resolve():
+            raise InputError(f"{run_id!r} is not the id of a run; `jola runs` lists the ids there are.")
+        if not path.is_dir():
+            raise InputError(f"There is no run '{run_id}' in {self.root}; `jola runs` lists the runs there are.")
+        return Run.open(path)
+
+    @property
+    def trash(self) -> Trash:
+        """The deleted runs of this store."""
+        return Trash(self.root)
+
+    def remove(self, run_id: str) -> TrashedRun:
+        """Move a run to the trash, from where `restore` brings it back. `InputError` while a process is at work on it.
+
+        What has been in the trash for a week, or does not fit there, is deleted for good.
+        """
+        run = self.get(run_id)
+        if run.alive:
+            raise InputError(f"The run '{run_id}' is {run.state}; cancel it before removing it.")
+        removed = self.trash.put(run.path)
+        self.trash.purge()
+        return removed
+
+    def restore(self, run_id: str) -> Run:
+        """Bring a deleted run back. `InputError` when the trash has none of this id, or the store has one again."""
+        return Run(self.trash.restore(run_id))
+
+    def new_id(self, task: str = "run") -> str:
+        """Reserve a new run and return its id, such as ``20260102-150405-sentiment-3f2a``.
+
+        The directory exists afterwards, in state ``starting``, and belongs to this process until `Run.create`
+        makes a run of it, here or in a process that is given its path.
+        """
+        with disk_errors(self.root):
+            self.root.mkdir(parents=True, exist_ok=True)
+            while True:
+                run_id = fresh_id(task)
+                try:
+                    (self.root / run_id).mkdir()
+                    break
+                except FileExistsError:
+                    continue
+        Run(self.root / run_id).write_status(**own_identity(), started=time.time())
+        return run_id

@@ -1,0 +1,135 @@
+"""One run as one row of a table."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+import numpy as np
+
+from jola.errors import InputError
+from jola.runs.notes import read_notes
+from jola.runs.trash import folder_size
+
+if TYPE_CHECKING:
+    from jola.runs.run import Run
+
+State = Literal["queued", "starting", "training", "evaluating", "paused", "finished", "cancelled", "failed", "killed"]
+WAITING: frozenset[str] = frozenset({"queued", "paused"})
+"""States in which no process is at work, and one is meant to begin or to go on."""
+
+_HALVES = ("offset", "scale")
+_WEIGHTS = "adapter_model.safetensors"
+
+
+class RunSummary(TypedDict):
+    """One row of a table of runs; None where it is not known (yet)."""
+
+    id: str
+    label: str
+    """What somebody called the run; empty without a label."""
+    note: str
+    state: State
+    task: str | None
+    model: str | None
+    method: str
+    """``JoLA``, with what it was changed to in brackets: ``JoLA (offset, shared gates)``."""
+    n_train: int | None
+    seed: int | None
+    accuracy: dict[str, Any] | None
+    """``{"accuracy", "n", "low", "high"}`` on the test examples."""
+    closed: dict[str, float | None] | None
+    """Fraction of gates at exactly 0: ``{"offset", "scale"}``, None for a half that is not trained."""
+    open: dict[str, int | None] | None
+    """Gates that are not 0, of the edits kept or, before the end, at the last record: ``{"offset", "scale"}``, None for
+    a half that is not trained, and ``"units"``, how many units may be edited."""
+    seconds: float | None
+    created: float
+    """Seconds since the epoch."""
+    step: int
+    total_steps: int
+    size: int
+    """Bytes of the whole directory."""
+    adapter: bool
+    """Whether there is an adapter to use or to export."""
+    imported: bool
+    """Whether the run was trained elsewhere and imported here."""
+
+
+def summarise(run: "Run") -> RunSummary:
+    """The summary of a run; never raises for one that is unfinished or damaged."""
+    config, status, result = run.raw_config(), run.status(), run.result() or {}
+    notes = read_notes(run.path)
+
+    def setting(part: str, name: str) -> Any:
+        section = config.get(part)
+        return section.get(name) if isinstance(section, dict) else None
+
+    started, updated = status["started"], status["updated"]
+    seconds = result.get("seconds")
+    if seconds is None and started is not None and updated is not None:
+        seconds = max(0.0, updated - started)
+    return {
+        "id": run.id,
+        "label": notes.label,
+        "note": notes.note,
+        "state": run.state_of(status),
+        "task": setting("task", "name") or setting("data", "task"),
+        "model": setting("model", "model"),
+        "method": method_of(config),
+        "n_train": setting("task", "n_train"),
+        "seed": setting("training", "seed"),
+        "accuracy": result.get("test"),
+        "closed": result.get("closed"),
+        "open": _open_gates(run, result.get("closed")),
+        "seconds": seconds,
+        "created": run.created_at(config, status),
+        "step": status["step"],
+        "total_steps": status["total_steps"],
+        "size": folder_size(run.path),
+        "adapter": (run.adapter_dir / _WEIGHTS).is_file(),
+        "imported": isinstance(config.get("imported"), dict),
+    }
+
+
+def method_of(config: Mapping[str, Any]) -> str:
+    """The method of a configuration in words: JoLA, and in brackets what was changed in it."""
+    edits = config.get("edits")
+    edits = edits if isinstance(edits, dict) else {}
+    changes = {
+        "sites": {"mlp": "MLP", "both": "heads and MLP"},
+        "operation": {"offset": "offset", "scale": "scale"},
+        "gates": {"shared": "shared gates", "none": "no gates"},
+    }
+    words = [
+        known[value] for name, known in changes.items() if isinstance(value := edits.get(name), str) and value in known
+    ]
+    return f"JoLA ({', '.join(words)})" if words else "JoLA"
+
+
+def _open_gates(run: "Run", closed: Any) -> dict[str, int | None] | None:
+    """Gates that are not 0 over all sites, from one record of each and the fractions that a result gives.
+
+    The last record is that of the last step, while the edits kept are often those of an earlier one; for these the
+    result has the exact fraction, and the record the number of gates that it is a fraction of.
+    """
+    counts: dict[str, int | None] = {half: None for half in _HALVES}
+    units = 0
+    try:
+        records = [last[1] for site in run.sites() if (last := run.last_gates(site)) is not None]
+    except (InputError, OSError):
+        return None
+    for fields in records:
+        # A unit that may not be edited is recorded with the probability 0, which no gate has.
+        editable = np.logical_or(fields["offset_open"] > 0, fields["scale_open"] > 0)
+        units += int(editable.sum())
+        for half in _HALVES:
+            gates = fields[f"{half}_gate"]
+            if not np.isnan(gates[editable]).all():
+                counts[half] = (counts[half] or 0) + int((gates[editable] > 0).sum())
+    if not units:
+        return None
+    if isinstance(closed, dict):
+        for half in _HALVES:
+            share = closed.get(half)
+            if counts[half] is not None and isinstance(share, int | float) and 0 <= share <= 1:
+                counts[half] = round((1 - share) * units)
+    return {**counts, "units": units}

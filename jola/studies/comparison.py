@@ -1,0 +1,249 @@
+"""`compare`: selectors × K × seeds on one task, with JoLA and the model without edits beside them.
+
+What is done is kept at once (`jola.studies.results`); called again on the same folder, only what is missing is done.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jola.adapters.directory import read_edits
+from jola.config import EditConfig, RunConfig
+from jola.data.examples import Template
+from jola.data.tasks import Task, load_task
+from jola.errors import InputError
+from jola.evaluation.scoring import exact_match
+from jola.jola_model import JoLAModel
+from jola.selectors import SELECTORS
+from jola.selectors.controls import expected_gates, head_edits
+from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
+from jola.selectors.protocol import Selector
+from jola.studies.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
+from jola.studies.grid import AUTO, Grid, cell_name
+from jola.studies.results import Cell, Comparison
+from jola.system.files import disk_errors
+from jola.system.processes import at_work
+from jola.system.progress import Progress, Quiet
+
+
+def compare(
+    config: RunConfig,
+    grid: Grid,
+    folder: Path | str,
+    *,
+    progress: Progress | None = None,
+    model: JoLAModel | None = None,
+) -> Comparison:
+    """Run a comparison, or go on with one.
+
+    Args:
+        config: Settings of model, data, edits and training, the same for all; ``training.seed`` is that of `grid`.
+        folder: Of the comparison; may hold one with the same settings, whose grid may be another.
+        progress: Told what happens.
+        model: The model that `config` names, when it is loaded already.
+
+    Raises:
+        InputError: A setting cannot be used, or the folder holds something else.
+    """
+    grid.validate()
+    config.validate()
+    if config.edits.sites != "heads" or config.edits.gates == "none":
+        raise InputError("Selectors choose among heads: --sites must be heads and --gates two or shared.")
+    if (config.edits.layers, config.edits.heads) != (EditConfig.layers, EditConfig.heads):
+        raise InputError("Selectors choose among all heads: --layers and --heads must be all.")
+    progress = progress or Quiet()
+    comparison = Comparison(folder)
+    _check(comparison, _settings(config))
+    # The folder is claimed when it is sure that this can be compared.
+    progress.phase("load")
+    model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+    grid.validate(model.geometry.num_layers * model.geometry.num_heads)
+    worker = _Worker(comparison, config, model, progress, grid)
+    cells = grid.cells()
+    _claim(comparison, _settings(config), grid.cell_names(), fingerprint(worker.task(grid.seeds[0]).test))
+    with at_work(comparison.folder):
+        for number, (protocol, method, k, seed) in enumerate(cells, 1):
+            worker.prefix = f"{number} of {len(cells)}: {cell_name(protocol, method, k, seed)}"
+            worker.work(protocol, method, k, seed)
+    return comparison
+
+
+@dataclass
+class _Worker:
+    """Does one cell after the other and keeps what it made."""
+
+    comparison: Comparison
+    config: RunConfig
+    model: JoLAModel
+    progress: Progress
+    grid: Grid
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        self._tasks: dict[int, Task] = {}
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """As `Progress` has it, with the number of the cell before it."""
+        self.progress.phase(f"{self.prefix}, {name}", total)
+
+    def advance(self, done: int, **values: float) -> None:
+        """As `Progress` has it."""
+        self.progress.advance(done, **values)
+
+    def note(self, sentence: str) -> None:
+        """As `Progress` has it."""
+        self.progress.note(sentence)
+
+    def work(self, protocol: str, method: str, k: str, seed: int) -> None:
+        """Make a cell unless it is there."""
+        name = cell_name(protocol, method, k, seed)
+        if self.comparison.cell(name) is None:
+            with self._alone(name):
+                if self.comparison.cell(name) is None:
+                    self._make(name, protocol, method, k, seed)
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Keep other processes away from a cell, whose checkpoints they would delete; wait for one that works on it."""
+        folder = self.comparison.cell_folder(name)
+        with disk_errors(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder.with_name(f".{name}.lock"))
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                self.note(f"Another process is at work on {name}; this one waits for it.")
+                lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _make(self, name: str, protocol: str, method: str, k: str, seed: int) -> None:
+        task, config, folder = self.task(seed), self._config(seed), self.comparison.cell_folder(name)
+        if protocol == "jola":
+            if self.comparison.cell(cell_name("base", "base", "", 0)) is None:
+                self._base(task)
+            outcome = train_jola(self.model, task, config, folder, self)
+            self._keep_gates(outcome, task, seed, folder)
+            self._keep("jola", "jola", "", seed, outcome, Cost())
+        elif protocol == "edit":
+            number = self._number(k, seed)
+            scores = self._scores(method, k, number, task, seed)
+            outcome = select_then_edit(self.model, scores.top(number), task, config, folder, self)
+            self._keep("edit", method, k, seed, outcome, scores.cost)
+        else:
+            swap = "dsp" if method == "dsp" else "pass"
+            outcome = gate_swap(self.model, swap, self._number(k, seed), task, config, folder, self)
+            self._keep("swap", method, k, seed, outcome, Cost())
+
+    def _keep(self, protocol: Any, method: str, k: str, seed: int, outcome: Outcome, selection: Cost) -> None:
+        cell = Cell(protocol, method, k, seed, outcome.heads, outcome.correct, outcome.cost, selection)
+        self.comparison.write_cell(cell)
+
+    def _base(self, task: Task) -> None:
+        self.phase("testing the model without edits", len(task.test))
+        template = Template(self.model.tokenizer, self.config.data.template)
+        with self.model.disable_edits():
+            match = exact_match(self.model, task.test, template, progress=lambda done, total: self.advance(done))
+        right = tuple(is_right(answer, example) for answer, example in zip(match.answers, task.test, strict=True))
+        self.comparison.write_cell(Cell("base", "base", "", 0, None, right, Cost(), Cost()))
+
+    def _keep_gates(self, outcome: Outcome, task: Task, seed: int, folder: Path) -> None:
+        """JoLA's gates as scores, which cost what its training did."""
+        edits = head_edits(read_edits(folder / "adapter"), str(folder))
+        provenance = Provenance.of("jola", self.model, task.train, seed, {})
+        values = expected_gates(edits).numpy()
+        self.comparison.write_scores(f"jola-seed{seed}", HeadScores(values, provenance, outcome.cost))
+
+    def _number(self, k: str, seed: int) -> int:
+        if k != AUTO:
+            return int(k)
+        jola = self.comparison.cell(cell_name("jola", "jola", "", seed))
+        assert jola is not None and jola.heads is not None, "JoLA's cell comes before all others of its seed"
+        return max(1, len(jola.heads))
+
+    def _scores(self, method: str, k: str, number: int, task: Task, seed: int) -> HeadScores:
+        kind = SELECTORS[method]
+        name = f"{method}-k{k}-seed{seed}" if kind.depends_on_k else f"{method}-seed{seed}"
+        scores = self.comparison.scores(name)
+        if scores is not None and scores.provenance.data != fingerprint(task.train):
+            raise InputError(
+                f"The training examples of {task.name} are not those that {method} chose heads with in "
+                f"{self.comparison.folder}; choose another folder."
+            )
+        if scores is None:
+            selector: Selector = kind(budget=budget_of(self.config))
+            self.phase("selecting heads")
+            template, asked = Template(self.model.tokenizer, self.config.data.template), False
+
+            def tell(done: int, total: int) -> None:
+                nonlocal asked
+                if not asked:
+                    self.phase("selecting heads", total)
+                    asked = True
+                self.advance(done)
+
+            scores = selector(self.model, task.train, number, seed, template=template, progress=tell)
+            self.comparison.write_scores(name, scores)
+        return scores
+
+    def task(self, seed: int) -> Task:
+        """The examples of a seed. `InputError` when there are none to test."""
+        if seed not in self._tasks:
+            task = load_task(self.config.data, seed)
+            if not task.test:
+                raise InputError(f"The task {task.name} has no test examples.")
+            self._tasks[seed] = task
+        return self._tasks[seed]
+
+    def _config(self, seed: int) -> RunConfig:
+        return dataclasses.replace(self.config, training=dataclasses.replace(self.config.training, seed=seed))
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What all cells of a comparison have in common."""
+    settings = config.to_dict()
+    # Seeds are those of the grid, and the others change no number.
+    for name in ("seed", "output", "report_to", "record_every"):
+        del settings["training"][name]
+    return settings
+
+
+def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
+    """Refuse a folder that holds something else, or results of other settings."""
+    there = comparison.settings()
+    if not there:
+        if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
+            raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
+        return
+    before = there.get("settings", {})
+    for group, values in settings.items():
+        for name, value in values.items():
+            if before.get(group, {}).get(name) != value:
+                raise InputError(
+                    f"The comparison in {comparison.folder} was made with {name} {before.get(group, {}).get(name)!r}, "
+                    f"not {value!r}; go on with its settings, or choose another folder."
+                )
+
+
+def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str], test: str) -> None:
+    """Make the folder one of this comparison, with these cells to do; ``test`` is the fingerprint of the examples."""
+    _check(comparison, settings)
+    there = comparison.settings() or {"settings": settings, "versions": _versions()}
+    if there.get("test_examples", test) != test:
+        raise InputError(
+            f"The test examples are not those of the results in {comparison.folder}, and cannot be compared with them; "
+            "choose another folder."
+        )
+    comparison.write_settings(there | {"planned": planned, "test_examples": test})
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("torch", "transformers", "nnsight")}

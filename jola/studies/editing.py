@@ -1,0 +1,266 @@
+"""Two ways to use a choice of heads, so that it can be compared with JoLA's own (docs/selectors.md).
+
+Select-then-edit (`select_then_edit`): edits without gates, trained on the chosen heads alone. Gate swap (`gate_swap`):
+the edits of every head, with the mask of DSP or of PASS in the place of the Hard-Concrete gates of JoLA. `train_jola`
+is what both are compared with. Model, examples, steps, rates, schedule and test are the same in all three:
+`jola.training.run.make_trainer` makes them from the same settings.
+"""
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from jola.config import EditConfig, RunConfig
+from jola.data.examples import Example, Template, encode_examples
+from jola.data.tasks import Task
+from jola.edits.gated import GatedEdits
+from jola.edits.gates import HardConcrete
+from jola.edits.names import HALVES
+from jola.evaluation.scoring import exact_match
+from jola.jola_model import JoLAModel
+from jola.selectors import dsp, pass_
+from jola.selectors.heads import Cost, HeadSet
+from jola.selectors.protocol import Budget, gumbel
+from jola.system.progress import Progress
+from jola.training.run import make_trainer, training_disk_errors
+from jola.training.trainer import CrossEntropyPatience, JoLATrainer
+
+SETTLED = 5.0
+"""|φ| of a gate that was decided: its test-time value is exactly 0 or 1."""
+
+SwapMethod = Literal["dsp", "pass"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How edited heads did on the test examples of a task."""
+
+    correct: tuple[bool, ...]
+    """By test example, in the task's order."""
+    open: dict[str, int]
+    """Units with an open gate, of each half."""
+    heads: HeadSet
+    """Heads with an open gate of either half."""
+    cost: Cost
+    """Of the training."""
+
+
+def budget_of(config: RunConfig) -> Budget:
+    """What selectors may spend under these settings."""
+    training = config.training
+    return Budget(training.epochs, training.batch_size, config.data.max_length, training.max_grad_norm)
+
+
+def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:
+    """A model with fresh edits on the same frozen base, which is not copied."""
+    return JoLAModel(model.base, model.tokenizer, edits, name=model.name, revision=model.revision, seed=seed)
+
+
+def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress) -> Outcome:
+    """JoLA itself: the edits and gates that `config` asks for, on all heads."""
+    return _train_and_test(
+        fresh_model(model, config.edits, config.training.seed), task, config, folder, progress, lambda trainer: None
+    )
+
+
+def select_then_edit(
+    model: JoLAModel, heads: HeadSet, task: Task, config: RunConfig, folder: Path, progress: Progress
+) -> Outcome:
+    """Edits without gates on `heads` alone, everything else as for `train_jola`.
+
+    Args:
+        model: Gives the frozen base; its own edits play no part.
+        folder: For checkpoints, which are removed, and for the adapter.
+
+    Raises:
+        InputError: No head is chosen, or they are of another model.
+    """
+    edits = heads.edit_config(dataclasses.replace(config.edits, gates="none"))
+    edited = fresh_model(model, edits, config.training.seed)
+    return _train_and_test(edited, task, config, folder, progress, lambda trainer: None)
+
+
+def gate_swap(
+    model: JoLAModel, method: SwapMethod, k: int, task: Task, config: RunConfig, folder: Path, progress: Progress
+) -> Outcome:
+    """Edits of all heads, whose gates are those of `method`: in the end `k` offsets and `k` scales are on.
+
+    What differs from `train_jola` is the gates, their rate and penalty, and that the edits of the last step are kept:
+    on the way there more than `k` are on.
+    """
+    training = dataclasses.replace(config.training, keep="last", patience=0, gate_learning_rate=dsp.LEARNING_RATE)
+    config = dataclasses.replace(
+        config, edits=dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"), training=training
+    )
+    edited = fresh_model(model, config.edits, training.seed)
+    edits, generator = edited.edits, torch.Generator().manual_seed(training.seed + 1)
+    for half in edits.halves:
+        gate = SoftTopKGate(edits.layers, edits.units, k) if method == "dsp" else TopKGate(edits.layers, edits.units, k)
+        gate.reset(generator)
+        edits.gates[half] = gate.to(model.device)
+    edited.eval()
+
+    def prepare(trainer: JoLATrainer) -> None:
+        schedules = _pass_schedules(trainer, edited, k, task, config) if method == "pass" else []
+        trainer.penalty = lambda edits, weight: sum((s.penalty() for s in schedules), torch.zeros(()))
+        cooled = [gate.before_step for gate in _gates(edits) if isinstance(gate, SoftTopKGate)]
+        moved = [schedule.before_step for schedule in schedules] or cooled
+        trainer.add_callback(_BeforeSteps(moved))
+        if method == "pass":  # gates that are reopened late have to close again
+            trainer.add_callback(_ConstantGateRate())
+
+    return _train_and_test(edited, task, config, folder, progress, prepare)
+
+
+class TopKGate(HardConcrete):
+    """A Hard-Concrete gate whose evaluation value is 1 for the K largest φ of all layers, and 0 for the others."""
+
+    def __init__(self, layers: int, units: int, k: int) -> None:
+        super().__init__(layers, units)
+        self.k = k
+
+    def value(self) -> Tensor:
+        """The final mask."""
+        return dsp.hard_top_k(self.log_alpha, self.k)
+
+
+class SoftTopKGate(TopKGate):
+    """A gate that DSP draws: a relaxed sample of K units in training. ``log_alpha`` is DSP's w."""
+
+    temperature = dsp.HOTTEST
+
+    def before_step(self, step: int, total: int) -> None:
+        """Cool down."""
+        self.temperature = dsp.temperature(step, total)
+
+    def forward(self, generator: torch.Generator | None = None) -> Tensor:
+        """Gates of one pass, float32."""
+        if not self.training:
+            return self.value()
+        noise = gumbel(self.log_alpha.shape, generator or torch.default_generator)
+        return dsp.soft_top_k(self.log_alpha, self.k, self.temperature, noise).float()
+
+
+class _BeforeSteps(TrainerCallback):
+    """Tell something the number of the step that begins, and of all steps."""
+
+    def __init__(self, moved: list[Callable[[int, int], None]]) -> None:
+        self.moved = moved
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for move in self.moved:
+            move(state.global_step, state.max_steps)
+
+
+class _ConstantGateRate(TrainerCallback):
+    """Leave the rate of the gates, the last group of the optimiser, where it begins."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        schedule = kwargs["lr_scheduler"]
+        getattr(schedule, "scheduler", schedule).lr_lambdas[-1] = lambda step: 1.0
+        gates = kwargs["optimizer"].param_groups[-1]
+        gates["lr"] = gates["initial_lr"]
+
+
+class _Follow(TrainerCallback):
+    """Report the steps of a training."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.progress.advance(state.global_step)
+
+
+def _pass_schedules(
+    trainer: JoLATrainer, model: JoLAModel, k: int, task: Task, config: RunConfig
+) -> list[pass_.PassSchedule]:
+    """One for each half: K offsets and K scales stay."""
+    rows = encode_examples(task.train, Template(model.tokenizer, config.data.template), config.data.max_length).rows
+    rows = rows[: pass_.CONFIDENCE_EXAMPLES]
+
+    def confidence() -> Tensor:
+        training = model.training
+        model.eval()
+        measured = pass_.attention_confidence(model, rows, model.in_use, config.training.batch_size)
+        model.train(training)
+        return measured
+
+    generator = torch.Generator().manual_seed(config.training.seed + 2)
+    return [
+        pass_.PassSchedule(gate.log_alpha, k, concentrate=False, confidence=confidence, generator=generator)
+        for gate in _gates(model.edits)
+    ]
+
+
+def _gates(edits: GatedEdits) -> "list[TopKGate]":
+    return [gate for gate in edits.gates.values() if isinstance(gate, TopKGate)]
+
+
+def _settle(edits: GatedEdits) -> None:
+    """Make Hard-Concrete gates of what was decided, so that the adapter is one like any other."""
+    for name, gate in list(edits.gates.items()):
+        if isinstance(gate, TopKGate):
+            plain = HardConcrete(gate.log_alpha.shape[0], gate.log_alpha.shape[1]).to(gate.log_alpha.device)
+            with torch.no_grad():
+                plain.log_alpha.copy_((2 * gate.value() - 1) * SETTLED)
+            edits.gates[name] = plain.train(gate.training)
+
+
+def _train_and_test(
+    model: JoLAModel,
+    task: Task,
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+    prepare: Callable[[JoLATrainer], None],
+) -> Outcome:
+    template = Template(model.tokenizer, config.data.template)
+    train = encode_examples(task.train, template, config.data.max_length)
+    validation = encode_examples(task.validation, template, config.data.max_length) if task.validation else None
+    checkpoints = folder / "checkpoints"
+    shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that was interrupted
+    callbacks: list[TrainerCallback] = [_Follow(progress)]
+    if config.training.patience and validation:
+        callbacks.append(CrossEntropyPatience(config.training.patience))
+    trainer = make_trainer(config, model, train, validation, checkpoints, callbacks)
+    prepare(trainer)
+    progress.phase("train", trainer._total_steps())
+    started, busy = time.perf_counter(), time.process_time()
+    with training_disk_errors(folder):
+        trainer.train()
+    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    model.eval()
+    _settle(model.edits)
+    steps = trainer.state.global_step
+    batch = config.training.batch_size * config.training.gradient_accumulation
+    seen = min(steps * batch, len(train.rows) * config.training.epochs)
+    progress.phase("evaluate", len(task.test))
+    match = exact_match(model, task.test, template, progress=lambda done, total: progress.advance(done))
+    model.save_pretrained(folder / "adapter")
+    right = [is_right(answer, example) for answer, example in zip(match.answers, task.test, strict=True)]
+    values = model.edits.gate_values()
+    return Outcome(
+        correct=tuple(right),
+        open={half: int((values[half] > 0).sum()) for half in HALVES},
+        heads=HeadSet.from_array((model.edits.states() > 0).cpu().numpy()),
+        cost=Cost(steps, seen, seen, seconds, busy),
+    )
+
+
+def is_right(answer: str, example: Example) -> bool:
+    """Whether an answer is the right one or one of the references, as `jola.evaluation.scoring.exact_match` counts."""
+    return answer.strip() in {right.strip() for right in (example.completion, *example.references)}

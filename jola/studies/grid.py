@@ -1,0 +1,74 @@
+"""What a comparison of selectors compares, and the names of its parts; needs no PyTorch, as listing one must not."""
+
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from jola.errors import InputError
+
+SELECTOR_NAMES = ("smp", "dsp", "pass", "random", "gradient", "offset", "lofit", "ablation", "jola")
+"""Keys of `jola.selectors.SELECTORS`."""
+SWAP_NAMES = ("dsp", "pass")
+"""Methods whose gates can take the place of JoLA's (`jola.studies.editing.gate_swap`)."""
+AUTO = "auto"
+"""The K of a seed that is JoLA's number of open heads with that seed."""
+DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "random")
+"""All but the head ablation effect, which has no training to compare with and is the slowest of the controls."""
+
+CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
+"""A name that `cell_name` gives to a training."""
+
+
+def cell_name(protocol: str, method: str, k: str, seed: int) -> str:
+    """``edit-dsp-k32-seed42``; ``jola-seed42``."""
+    parts = [protocol] + ([method] if method != protocol else []) + ([f"k{k}"] if k else []) + [f"seed{seed}"]
+    return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is compared.
+
+    Args:
+        selectors: Names in `SELECTOR_NAMES`, for select-then-edit.
+        swaps: Names in `SWAP_NAMES`, for the gate swap.
+        ks: Numbers of heads, or 'auto': as many as JoLA has open with the same seed.
+        seeds: Of the training examples, the edits, the data order and the selectors.
+    """
+
+    selectors: tuple[str, ...] = DEFAULT_SELECTORS
+    swaps: tuple[str, ...] = ()
+    ks: tuple[str, ...] = (AUTO,)
+    seeds: tuple[int, ...] = (42,)
+
+    def validate(self, total: int | None = None) -> Self:
+        """Return self, or raise InputError naming what cannot be; `total` is the number of heads, once it is known."""
+        for given, known, what in (
+            (self.selectors, SELECTOR_NAMES, "selector"),
+            (self.swaps, SWAP_NAMES, "method whose gates can be swapped in"),
+        ):
+            if unknown := [name for name in given if name not in known]:
+                raise InputError(f"{unknown[0]!r} is no {what}; choose among {', '.join(known)}.")
+        for k in self.ks:
+            if k != AUTO and not (k.isascii() and k.isdigit() and int(k) > 0):
+                raise InputError(f"K is {k!r}; it must be {AUTO} or a number of heads above 0.")
+            if k != AUTO and total is not None and int(k) > total:
+                raise InputError(f"K is {k}, but the model has {total} heads.")
+        if not self.ks or not self.seeds or not (self.selectors or self.swaps):
+            raise InputError("Nothing is to be compared; give selectors, a K and a seed.")
+        if any(not 0 <= seed < 2**32 for seed in self.seeds):
+            raise InputError("Seeds must be from 0 to 4294967295.")
+        return self
+
+    def cells(self) -> list[tuple[str, str, str, int]]:
+        """(protocol, method, K, seed) of everything that is trained."""
+        found: list[tuple[str, str, str, int]] = []
+        for seed in self.seeds:
+            found.append(("jola", "jola", "", seed))
+            found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
+            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
+        return found
+
+    def cell_names(self) -> list[str]:
+        """The names of `cells`."""
+        return [cell_name(*cell) for cell in self.cells()]

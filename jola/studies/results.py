@@ -1,0 +1,277 @@
+"""A comparison of selectors on disk: one folder, in which every result stands as soon as there is one.
+
+    comparison.json               the settings, versions, and the names of the cells that were asked for last
+    scores/NAME.json              `HeadScores` of a selector for a seed (and K, where it depends on it)
+    cells/NAME/result.json        one training with its test: a `Cell`
+    cells/NAME/adapter/           its edits
+    workers/PID.json              a process that is at work on it: `jola.system.processes.at_work`
+
+`Comparison` reads such a folder, also while another process writes it, and makes tables of it.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+
+from jola.errors import InputError
+from jola.selectors.heads import Cost, HeadScores, HeadSet
+from jola.studies.grid import AUTO, cell_name
+from jola.studies.statistics import accuracy_interval, holm, paired_bootstrap
+from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Protocol = Literal["base", "jola", "edit", "swap"]
+"""The model without edits, JoLA itself, select-then-edit, gate swap."""
+
+FORMAT = 1
+FILE = "comparison.json"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained and tested choice of heads."""
+
+    protocol: Protocol
+    method: str
+    k: str
+    """As asked for: a number, or `AUTO`; empty where there is none."""
+    seed: int
+    heads: HeadSet | None
+    """Heads that are edited in the end."""
+    correct: tuple[bool, ...]
+    """By test example; the test examples and their order are the same in all cells."""
+    training: Cost
+    selection: Cost
+    """What the choice took beside the training."""
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return cell_name(self.protocol, self.method, self.k, self.seed)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the test examples that were answered right."""
+        return float(np.mean(self.correct))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "format": FORMAT,
+            **{name: getattr(self, name) for name in ("protocol", "method", "k", "seed")},
+            "accuracy": self.accuracy,
+            "n": len(self.correct),
+            "heads": self.heads.to_dict() if self.heads is not None else None,
+            "training": dataclasses.asdict(self.training),
+            "selection": dataclasses.asdict(self.selection),
+            "correct": "".join("1" if right else "0" for right in self.correct),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Cell":
+        """The inverse of `to_dict`. `InputError` when it is something else."""
+        try:
+            if content["format"] != FORMAT or set(content["correct"]) - {"0", "1"} or not content["correct"]:
+                raise ValueError("it is of another format")
+            if content["protocol"] not in get_args(Protocol) or type(content["seed"]) is not int:
+                raise ValueError("its protocol or seed is unknown")
+            return cls(
+                **{name: content[name] for name in ("protocol", "method", "k", "seed")},
+                heads=HeadSet.from_dict(content["heads"]) if content["heads"] else None,
+                correct=tuple(character == "1" for character in content["correct"]),
+                training=Cost.from_dict(content["training"]),
+                selection=Cost.from_dict(content["selection"]),
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"This is no result of a comparison ({error}).") from error
+
+
+class Comparison:
+    """The folder of a comparison."""
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Comparison":
+        """The comparison in a folder. `InputError` when there is none."""
+        comparison = cls(folder)
+        if comparison.settings().get("format") != FORMAT:
+            raise InputError(f"{folder} holds no comparison of selectors; `jola compare` makes one.")
+        return comparison
+
+    def settings(self) -> dict[str, Any]:
+        """What ``comparison.json`` says; empty when there is none."""
+        return read_json(self.folder / FILE) or {}
+
+    def write_settings(self, settings: dict[str, Any]) -> None:
+        """Make the folder one of a comparison."""
+        with disk_errors(self.folder):
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise InputError(f"{self.folder} cannot be a folder: there is a file in its place.") from error
+        replace_file(self.folder / FILE, json_bytes({"format": FORMAT, **settings}, indent=2))
+
+    def cell_folder(self, name: str) -> Path:
+        """Where the cell of this name lies, or will."""
+        return self.folder / "cells" / name
+
+    def cell(self, name: str) -> Cell | None:
+        """The result of this name; None while there is none."""
+        content = read_json(self.cell_folder(name) / "result.json")
+        return Cell.from_dict(content) if content is not None else None
+
+    def cells(self) -> list[Cell]:
+        """All results there are, by name."""
+        found = (self.cell(path.parent.name) for path in sorted(self.folder.glob("cells/*/result.json")))
+        return [cell for cell in found if cell is not None]
+
+    def write_cell(self, cell: Cell) -> None:
+        """Keep a result, in one step."""
+        folder = self.cell_folder(cell.name)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "result.json", json_bytes(cell.to_dict()))
+
+    def scores(self, name: str) -> HeadScores | None:
+        """The scores of this name; None while there are none."""
+        content = read_json(self.folder / "scores" / f"{name}.json")
+        try:
+            return HeadScores.from_dict(content) if content is not None else None
+        except InputError:
+            return None
+
+    def all_scores(self, seed: int) -> dict[str, HeadScores]:
+        """The scores of a seed by method; of those that depend on K, the scores for the automatic K or the first."""
+        found: dict[str, HeadScores] = {}
+        for path in sorted(
+            self.folder.glob(f"scores/*-seed{seed}.json"), key=lambda p: (f"-k{AUTO}-" not in p.name, p)
+        ):
+            scores = self.scores(path.stem)
+            if scores is not None:
+                found.setdefault(scores.provenance.method, scores)
+        return found
+
+    def write_scores(self, name: str, scores: HeadScores) -> None:
+        """Keep scores, in one step."""
+        folder = self.folder / "scores"
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / f"{name}.json", json_bytes(scores.to_dict()))
+
+    def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:
+        """The heads that each method chooses with a seed and K, by method.
+
+        Those of JoLA are all that it left open for the automatic K, and for a number the heads with its largest
+        expected gates.
+        """
+        cells = [cell for cell in self.cells() if cell.seed == seed]
+        sets = {c.method: c.heads for c in cells if c.protocol == "jola" or (c.protocol == "edit" and c.k == k)}
+        if k != AUTO and "jola" in sets and (scores := self.scores(f"jola-seed{seed}")) is not None:
+            sets["jola"] = scores.top(int(k))
+        return {method: heads for method, heads in sets.items() if heads is not None}
+
+    def rows(self) -> "list[Row]":
+        """One row for each protocol, method and K, seeds together; see `summarise`."""
+        return summarise(self.cells())
+
+    def to_frame(self) -> "pd.DataFrame":
+        """`rows` as a table."""
+        import pandas as pd  # takes long to import
+
+        return pd.DataFrame([dataclasses.asdict(row) for row in self.rows()])
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with one K over all its seeds, compared with JoLA on the same seeds and test examples.
+
+    `low` and `high` bound the 95 % interval of the accuracy. `difference` is that to JoLA, in accuracy, with its own
+    interval; `p_value` is against none and `p_holm` the same adjusted for all rows. `cost_ratio` is the mean time of
+    the selection divided by that of JoLA's training, `processor_ratio` the same of processor time. None where there is
+    nothing to compare with.
+    """
+
+    protocol: str
+    method: str
+    k: str
+    heads: float | None
+    """Mean number of edited heads."""
+    seeds: int
+    items: int
+    accuracy: float
+    low: float
+    high: float
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+    p_value: float | None
+    p_holm: float | None
+    selection_seconds: float
+    training_seconds: float
+    cost_ratio: float | None
+    processor_ratio: float | None
+
+
+def summarise(cells: Iterable[Cell]) -> list[Row]:
+    """Cells of the same protocol, method and K as one row, in the order: base, JoLA, then by protocol, method and K."""
+    groups: dict[tuple[str, str, str], dict[int, Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.protocol, cell.method, cell.k), {})[cell.seed] = cell
+    order = {"base": 0, "jola": 1, "edit": 2, "swap": 3}
+    jola = groups.get(("jola", "jola", ""), {})
+    rows = [_row(key, own, jola) for key, own in sorted(groups.items(), key=lambda g: (order[g[0][0]], *g[0][1:]))]
+    compared = [row for row in rows if row.p_value is not None]
+    adjusted = holm([row.p_value for row in compared if row.p_value is not None])
+    by_row = dict(zip(map(id, compared), adjusted, strict=True))
+    return [dataclasses.replace(row, p_holm=by_row.get(id(row))) for row in rows]
+
+
+def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> Row:
+    cells = [own[seed] for seed in sorted(own)]
+    accuracy, low, high = accuracy_interval([cell.correct for cell in cells])
+    # The base model has no seed: it is compared with every run of JoLA.
+    shared = sorted(jola) if key[0] == "base" else sorted(set(own) & set(jola))
+    difference = None
+    if key[0] != "jola" and shared:
+        mine: Sequence[Cell] = cells[:1] * len(shared) if key[0] == "base" else [own[seed] for seed in shared]
+        difference = paired_bootstrap([cell.correct for cell in mine], [jola[seed].correct for seed in shared])
+    shared_jola = [jola[seed] for seed in shared] if key[0] == "edit" else []
+    counts = [len(cell.heads) for cell in cells if cell.heads is not None]
+    return Row(
+        *key,
+        heads=float(np.mean(counts)) if counts else None,
+        seeds=len(cells),
+        items=len(cells[0].correct),
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        difference=difference.difference if difference else None,
+        difference_low=difference.low if difference else None,
+        difference_high=difference.high if difference else None,
+        p_value=difference.p_value if difference else None,
+        p_holm=None,
+        selection_seconds=_mean(cell.selection.seconds for cell in cells),
+        training_seconds=_mean(cell.training.seconds for cell in cells),
+        cost_ratio=_ratio([c.selection.seconds for c in cells], [c.training.seconds for c in shared_jola]),
+        processor_ratio=_ratio(
+            [c.selection.processor_seconds for c in cells], [c.training.processor_seconds for c in shared_jola]
+        ),
+    )
+
+
+def _mean(values: Iterable[float]) -> float:
+    return float(np.mean(list(values)))
+
+
+def _ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
+    """Ratio of two means; None where there is nothing to divide by."""
+    whole = _mean(others) if others else 0.0
+    return _mean(values) / whole if whole else None

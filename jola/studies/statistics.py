@@ -1,0 +1,200 @@
+"""How sets of heads, rankings of heads and accuracies compare, with what chance alone would give.
+
+Distributions and tests are SciPy's. Everything random takes a seed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from jola.errors import InputError
+from jola.evaluation.scoring import Accuracy
+from jola.selectors.heads import HeadScores, HeadSet
+
+RESAMPLES = 10_000
+"""Draws of a bootstrap."""
+_BLOCK, _MOST_KEPT = 250, 20_000_000
+"""Resamples drawn at a time, and numbers of draws that are kept in memory."""
+_Draws = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Two sets of heads: heads in common, Jaccard index, and what two independent random sets of these sizes give.
+
+    `p_value` is the probability that such random sets share at least as many heads (one-sided, hypergeometric).
+    """
+
+    common: int
+    jaccard: float
+    expected_common: float
+    expected_jaccard: float
+    p_value: float
+
+
+def jaccard(a: HeadSet, b: HeadSet) -> float:
+    """|a ∩ b| / |a ∪ b|; 1 for two empty sets. `InputError` for sets of different models."""
+    union = len(a | b)
+    return len(a & b) / union if union else 1.0
+
+
+def expected_jaccard(total: int, first: int, second: int) -> float:
+    """The exact mean Jaccard index of independent random subsets of `first` and `second` out of `total` heads.
+
+    The number in common x is hypergeometric, and the index is x / (first + second − x); its mean is not that of x
+    put into the formula.
+    """
+    if not (0 <= first <= total and 0 <= second <= total):
+        raise ValueError(f"Subsets of {first} and {second} out of {total}.")
+    if first == second == 0:
+        return 1.0
+    common = np.arange(max(0, first + second - total), min(first, second) + 1)
+    probability = stats.hypergeom.pmf(common, total, first, second)
+    return float((probability * common / (first + second - common)).sum())
+
+
+def overlap(a: HeadSet, b: HeadSet) -> Overlap:
+    """How much two sets of heads of one model share, beside what chance gives."""
+    total, common = a.layers * a.heads, len(a & b)
+    return Overlap(
+        common=common,
+        jaccard=jaccard(a, b),
+        expected_common=len(a) * len(b) / total,
+        expected_jaccard=expected_jaccard(total, len(a), len(b)),
+        p_value=float(min(1.0, stats.hypergeom.sf(common - 1, total, len(a), len(b)))),
+    )
+
+
+@dataclass(frozen=True)
+class RankCorrelation:
+    """Spearman's ρ and Kendall's τ-b of two rankings of `n` heads, with two-sided p-values against independence.
+
+    All are NaN where one of the rankings is constant.
+    """
+
+    spearman: float
+    spearman_p: float
+    kendall: float
+    kendall_p: float
+    n: int
+
+
+def rank_correlation(a: HeadScores, b: HeadScores) -> RankCorrelation:
+    """How alike two scores order the heads of one model. `InputError` for scores of different models."""
+    if a.shape != b.shape:
+        raise InputError(f"Scores of models of {a.shape} and {b.shape} (layers, heads) cannot be compared.")
+    first, second = a.values.ravel(), b.values.ravel()
+    n = first.size
+    if np.ptp(first) == 0 or np.ptp(second) == 0 or n < 2:
+        nothing = float("nan")
+        return RankCorrelation(nothing, nothing, nothing, nothing, n)
+    # SciPy's results are named tuples whose type checkers do not know.
+    spearman: Any = stats.spearmanr(first, second)
+    kendall: Any = stats.kendalltau(first, second)
+    return RankCorrelation(
+        float(spearman.statistic), float(spearman.pvalue), float(kendall.statistic), float(kendall.pvalue), n
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two accuracies on the same items, its 95 % interval, and a two-sided p-value against none."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    items: int
+    seeds: int
+
+
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
+    """Accuracy of a minus that of b, with an interval from resampling items (and seeds, where there are several).
+
+    Args:
+        a, b: Whether each answer is right, (items,) or (seeds, items); items and seeds of both in the same order.
+        seed: Of the resampling.
+
+    The p-value is twice the share of resampled differences on the other side of 0, with one added to count and total so
+    that it is never 0. It is that of the data at hand: with few seeds it says little about other seeds.
+    """
+    first, second = _by_seed(a), _by_seed(b)
+    if first.shape != second.shape:
+        raise ValueError(f"Pairs are needed, but there are {first.shape} and {second.shape} answers (seeds, items).")
+    gain = first - second
+    drawn = _resampled_means(gain, seed, resamples)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
+    p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
+    return Difference(float(gain.mean()), float(low), float(high), p_value, gain.shape[1], gain.shape[0])
+
+
+def accuracy_interval(correct: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
+    """Mean accuracy and its 95 % interval: Wilson's for one seed, of seeds and items resampled for several.
+
+    Args:
+        correct: (items,) or (seeds, items).
+    """
+    values = _by_seed(correct)
+    if len(values) == 1:
+        accuracy = Accuracy(int(values.sum()), values.shape[1])
+        return accuracy.value, accuracy.low, accuracy.high
+    low, high = np.quantile(_resampled_means(values, seed, resamples), [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values adjusted for being several (Holm, 1979): rejecting those below α keeps the family-wise error at α."""
+    given = np.asarray(p_values, dtype=np.float64)
+    if given.size == 0:
+        return []
+    if not ((given >= 0) & (given <= 1)).all():
+        raise ValueError(f"p-values lie between 0 and 1; these are {p_values}.")
+    order = np.argsort(given, kind="stable")
+    stepped = np.maximum.accumulate(given[order] * np.arange(given.size, 0, -1))
+    adjusted = np.empty_like(given)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted.tolist()
+
+
+def _by_seed(correct: ArrayLike) -> NDArray[np.float64]:
+    values = np.atleast_2d(np.asarray(correct, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"Answers of shape (items,) or (seeds, items) are needed, not {values.shape}.")
+    return values
+
+
+def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
+    """(resamples,): means over items drawn with replacement, and over seeds drawn with replacement."""
+    seeds, items = values.shape
+    draws = _kept_draws if items * resamples <= _MOST_KEPT else _draws
+    means = []
+    for item_counts, seed_counts in draws(seeds, items, seed, resamples):
+        # Sums of small whole numbers, which are exact in float32.
+        by_seed = (item_counts @ values.T.astype(np.float32)).astype(np.float64) / items
+        means.append((by_seed * seed_counts).sum(1) / seeds)
+    return np.concatenate(means)
+
+
+def _draws(seeds: int, items: int, seed: int, resamples: int) -> Iterator[_Draws]:
+    """How often each item, (block, items), and each seed, (block, seeds), is drawn, in blocks of the resamples.
+
+    A mean over a resample is then a product of matrices.
+    """
+    generator = np.random.default_rng(seed)
+    for begin in range(0, resamples, _BLOCK):
+        size = min(_BLOCK, resamples - begin)
+        item_counts = generator.multinomial(items, np.full(items, 1 / items), size=size)
+        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
+        yield item_counts.astype(np.float32), seed_counts
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(seeds: int, items: int, seed: int, resamples: int) -> list[_Draws]:
+    """All blocks: the rows of a table have the same draws, which take longer than everything else."""
+    return list(_draws(seeds, items, seed, resamples))

@@ -1,0 +1,1 @@
+"""Files, paths, processes and progress: what everything else uses, and what knows nothing of models."""

@@ -1,0 +1,54 @@
+"""The processes of ``accelerate launch`` or ``torchrun``, which train together on one machine or on several.
+
+Outside of such a launch there is one process, and nothing here does anything.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import distributed
+
+from jola.errors import InputError
+
+
+def meet(on_cpu: Callable[[], bool]) -> bool:
+    """Join the other processes, if there are any; whether this is the first of them, which writes and tests.
+
+    `on_cpu` says whether they compute on the processor; it is asked only if there are others.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return True
+    return PartialState(cpu=on_cpu()).is_main_process
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def by_first(action: Callable[[], Any], first: bool) -> Any:
+    """What `action` gives in the first process, in all of them; an InputError there is one everywhere."""
+    if processes() == 1:
+        return action()
+    outcome: list[Any] = [None, None]
+    if first:
+        try:
+            outcome[0] = action()
+        except InputError as error:
+            outcome[1] = str(error)
+    distributed.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise InputError(outcome[1])
+    return outcome[0]
+
+
+def in_any(value: bool, device: torch.device) -> bool:
+    """Whether `value` is true in any of the processes: what all must do at the same step is decided together."""
+    if processes() == 1:
+        return value
+    anywhere = torch.tensor(int(value), device=device)
+    distributed.all_reduce(anywhere, distributed.ReduceOp.MAX)
+    return bool(anywhere)

@@ -1,0 +1,131 @@
+"""Watching and steering a training: its progress, its status file, and requests to stop or to pause it."""
+
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from jola.runs.run import Run
+from jola.system.distributed import in_any
+from jola.system.files import disk_errors
+from jola.system.progress import Progress
+
+PAUSE_FILE = "pause"
+"""A file of this name in a run's directory asks its process to pause at the next step."""
+
+STATUS_INTERVAL = 0.2
+"""Seconds between two writes of the status file, at least."""
+
+
+def request_pause(run: Run) -> None:
+    """Ask the process of a run to pause at its next step; `run_training` with ``resume`` goes on."""
+    with disk_errors(run.path):
+        (run.path / PAUSE_FILE).touch()
+
+
+def pause_requested(run: Run) -> bool:
+    """Whether somebody asked the run to pause."""
+    return (run.path / PAUSE_FILE).exists()
+
+
+class RunFollower(TrainerCallback):
+    """Writes status and metrics of a run while it trains, reports progress, and stops or pauses it on request."""
+
+    def __init__(self, run: Run, progress: Progress, stop: threading.Event) -> None:
+        self.run, self.progress, self.stop = run, progress, stop
+        self.paused = False
+        self._written = 0.0
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The run is training from now on."""
+        if state.is_world_process_zero:
+            self.run.write_status(state="training", step=state.global_step, total_steps=state.max_steps)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Tell how far it is, and stop when that was asked for."""
+        if state.is_world_process_zero and time.monotonic() - self._written >= STATUS_INTERVAL:
+            self._written = time.monotonic()
+            self.run.write_status(step=state.global_step)
+        pause = state.is_world_process_zero and pause_requested(self.run)
+        if in_any(self.stop.is_set(), args.device):
+            self.stop.set()
+            control.should_training_stop = True
+        if in_any(pause, args.device) and state.global_step < state.max_steps:
+            self.paused = control.should_training_stop = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep a stop within an epoch from validating: an unbroken run, which a resumed one repeats, would not."""
+        if control.should_training_stop and (state.epoch or 0) % 1:
+            control.should_evaluate = False
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Append the numbers of a step, or of a validation, to the metrics."""
+        if not state.is_world_process_zero or not logs:
+            return
+        entry: dict[str, Any] = {"step": state.global_step, "time": time.time(), "epoch": state.epoch}
+        if "eval_loss" in logs:
+            self.run.append_metrics(entry | {"validation_cross_entropy": logs["eval_loss"]})
+        elif "cross_entropy" in logs:
+            names = (
+                "loss", "cross_entropy", "penalty", "l0_weight", "expected_open", "learning_rate", "gate_learning_rate",
+                "grad_norm",
+            )  # fmt: skip
+            self.run.append_metrics(entry | {name: logs[name] for name in names if name in logs})
+            self.progress.advance(state.global_step, loss=logs["loss"], expected_open=logs["expected_open"])
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[threading.Event]:
+    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has held at most: of the GPU where it trains on one, of main memory otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    memory = psutil.Process().memory_info()
+    peak = getattr(memory, "peak_wset", None)  # Windows
+    if peak is None:
+        try:
+            import resource
+
+            # In kilobytes on Linux, in bytes on macOS.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+        except ImportError:
+            peak = memory.rss
+    return int(peak)

@@ -1,0 +1,123 @@
+r"""What training minimises: cross-entropy plus an expected-L0 penalty on the gates.
+
+The published loss (paper, equations 4 and 5) has one weight λ for all gates:
+
+    loss = cross-entropy + λ · Σ (P(g_a ≠ 0) + P(g_m ≠ 0))
+
+The reference code weighs the two kinds of gates by λ and 1 − λ and divides by layers · heads²; that loss is the
+objective "reference". Its λ follows the same schedules, of which the first value and every later one are as there; what
+differs is that here λ moves on training steps alone, and that validation looks at cross-entropy alone.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+from jola.edits.gated import GatedEdits
+from jola.edits.gates import NOISE_MARGIN, probability_open
+from jola.errors import InputError
+
+REFERENCE_UNIT = 0.1
+"""λ at the start of the reference code's schedules."""
+
+CYCLE_STEPS = 20
+DECAY_RATE = 0.01
+
+
+class L0Schedule(TrainerCallback, ExportableState):
+    """λ over the steps of training.
+
+    With the published objective `unit` is the weight λ asked for: the start of the exponential decay
+    ``unit·e^(−0.01·n)``, the mean of the linear rise ``2·unit·n/total`` and of the cycle
+    ``unit·(1 + sin(2πn/20))``, and the start of the performance rule, which adds or takes a tenth of the unit whenever
+    the training loss has fallen or not and stays within [0, 10·unit]. With ``reference=True`` the units are those of
+    the reference code and `unit` counts for the constant schedule alone.
+    """
+
+    def __init__(self, kind: str, unit: float, total_steps: int, *, reference: bool = False) -> None:
+        self.kind = kind
+        self.reference = reference
+        self.total_steps = max(total_steps, 1)
+        self.first: float | None = None
+        if reference and kind != "constant":
+            unit = REFERENCE_UNIT
+            if kind == "cyclic":
+                # The cycle swings between 0 and 1, but the first step uses the initial value of all schedules.
+                unit, self.first = 0.5, REFERENCE_UNIT
+        self.unit = unit
+        self.performance = unit
+        self.last_loss = 50.0
+        """What the first loss is compared with, as in the reference code: any real loss counts as better."""
+
+    def value(self, step: int) -> float:
+        """λ for the training step with this number, counted from 0."""
+        if step == 0 and self.first is not None:
+            return self.first
+        match self.kind:
+            case "constant":
+                return self.unit
+            case "linear":
+                return 2 * self.unit * step / self.total_steps
+            case "cyclic":
+                return self.unit * (1 + math.sin(2 * math.pi * step / CYCLE_STEPS))
+            case "exponential":
+                return self.unit * math.exp(-DECAY_RATE * step)
+            case "performance":
+                return self.performance
+        raise ValueError(f"There is no λ schedule {self.kind!r}.")
+
+    def observe(self, loss: float) -> None:
+        """Tell the performance rule the loss of a finished training step."""
+        change = self.unit / 10 if loss < self.last_loss else -self.unit / 10
+        self.performance = min(max(self.performance + change, 0.0), 10 * self.unit)
+        self.last_loss = loss
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to make this schedule again and to go on with the performance rule."""
+        return {
+            "args": {
+                "kind": self.kind,
+                "unit": self.unit,
+                "total_steps": self.total_steps,
+                "reference": self.reference,
+            },
+            "attributes": {"performance": self.performance, "last_loss": self.last_loss},
+        }
+
+
+def paper_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
+    """λ · Σ P(g ≠ 0) over every distinct gate of every site (equation 5)."""
+    return weight * expected_open(edits)
+
+
+def expected_open(edits: list[GatedEdits]) -> Tensor:
+    """Σ P(g ≠ 0): the expected number of open gates."""
+    terms = [probability_open(log_alpha).sum() for e in edits for log_alpha in e.log_alphas().values()]
+    return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def reference_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
+    """The penalty as the reference code adds it up.
+
+    Per layer the mean over heads, summed over layers, divided by layers · heads once more; λ for the offset gates and
+    1 − λ for the scale gates; nothing at all when λ is 0. InputError for gates that both halves share.
+    """
+    total = torch.zeros(())
+    if any("shared" in e.log_alphas() for e in edits):
+        raise InputError("The reference objective weighs the two kinds of gates differently; these edits share theirs.")
+    if weight == 0:
+        return total
+    for e in edits:
+        for half, factor in (("offset", weight), ("scale", 1 - weight)):
+            log_alpha = e.log_alphas().get(half)
+            if log_alpha is not None:
+                open_gates = probability_open(log_alpha).clamp(NOISE_MARGIN, 1 - NOISE_MARGIN).sum()
+                total = total.to(open_gates) + factor * open_gates / e.units / (e.layers * e.units)
+    return total
+
+
+PENALTIES = {"paper": paper_penalty, "reference": reference_penalty}

@@ -1,0 +1,377 @@
+"""`JoLATrainer`: transformers' Trainer with JoLA's objective, and the callbacks that record gates and keep edits.
+
+Everything that is not the method is transformers': resuming, `accelerate launch`, schedulers, trackers.
+"""
+
+import logging
+import math
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from jola.adapters.directory import WEIGHTS_NAME
+from jola.config import TrainingConfig
+from jola.data.examples import Encoded, collate
+from jola.edits.names import HALVES
+from jola.errors import InputError
+from jola.jola_model import JoLAModel
+from jola.reference.data import TextDataset, encode_texts, hold_out
+from jola.runs.history import GateWriter
+from jola.system.files import disk_errors
+from jola.training.objective import PENALTIES, L0Schedule, expected_open
+
+logger = logging.getLogger(__name__)
+
+REFERENCE_SCHEDULES = {
+    "linear": "linear",
+    "cyclic": "cyclic",
+    "perform": "performance",
+    "expon": "exponential",
+    "": "constant",
+}
+"""Names of the λ schedules in the reference package."""
+
+
+class JoLATrainer(Trainer):
+    """Train the edits and gates of a `JoLAModel`.
+
+    Args:
+        model: The model; only its interventions train.
+        args: Of transformers. ``learning_rate`` is that of the offsets and scales.
+        train_dataset: A sequence of `Encoded` examples, or a data set with a ``text`` column in the reference
+            package's form.
+        eval_dataset: The same for validation, which looks at cross-entropy alone.
+        data_collator: None for `Encoded` examples; what `make_data_collator` gives for a ``text`` column.
+        gate_learning_rate: Peak rate of the gates; None is ten times ``args.learning_rate``.
+        l0_weight: λ.
+        l0_schedule: How λ changes: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
+        objective: 'paper' or 'reference', see `jola.training.objective`.
+        loss_reduction: 'token' or 'answer', see `JoLAModel.forward`.
+        gate_scheduler: The reference package's name of a schedule ('expon', 'linear', 'cyclic', 'perform', or '' or
+            False to set `gated_lambda` by hand). Giving it chooses the reference package's loss, and its one learning
+            rate.
+        tokenizer: Needed for a ``text`` column alone; the model's own otherwise.
+        max_seq_length: Longest ``text`` in tokens; longer ones are left out and counted.
+    """
+
+    def __init__(
+        self,
+        model: JoLAModel,
+        args: TrainingArguments | None = None,
+        train_dataset: "Sequence[Encoded] | Dataset[Any] | None" = None,
+        eval_dataset: "Sequence[Encoded] | Dataset[Any] | None" = None,
+        data_collator: Callable[[list[Any]], dict[str, Tensor]] | None = None,
+        *,
+        gate_learning_rate: float | None = None,
+        l0_weight: float = TrainingConfig.l0_weight,
+        l0_schedule: str = "constant",
+        objective: str = "paper",
+        loss_reduction: str = TrainingConfig.loss_reduction,
+        gate_scheduler: str | Literal[False] | None = None,
+        tokenizer: Any = None,
+        max_seq_length: int = 400,
+        dataset_text_field: str = "text",
+        callbacks: list[TrainerCallback] | None = None,
+        **others: Any,
+    ) -> None:
+        others.pop("peft_config", None)
+        args = args or TrainingArguments(output_dir="jola-output")
+        if gate_scheduler is not None:
+            gate_scheduler = gate_scheduler or ""
+            if gate_scheduler not in REFERENCE_SCHEDULES:
+                raise InputError(
+                    f"gate_scheduler is {gate_scheduler!r}; choose one of {', '.join(REFERENCE_SCHEDULES)} or ''."
+                )
+            objective, l0_schedule, loss_reduction = "reference", REFERENCE_SCHEDULES[gate_scheduler], "token"
+            gate_learning_rate = args.learning_rate
+        text = TextDataset(tokenizer or model.tokenizer, data_collator, dataset_text_field, max_seq_length)
+        # Trainer takes any sequence of rows, whatever its annotations say.
+        training_rows: Any = encode_texts(train_dataset, text, "training")
+        validation_rows: Any = encode_texts(eval_dataset, text, "validation")
+        if validation_rows is None and args.eval_strategy != "no" and training_rows is not None:
+            training_rows, validation_rows = hold_out(training_rows, args.seed)
+        self.gate_learning_rate = gate_learning_rate or 10 * args.learning_rate
+        self.penalty = PENALTIES[objective]
+        self.loss_reduction = loss_reduction
+        self.parts: list[Tensor] = []
+        """Cross-entropy and penalty, (2,), of each batch of the last training step."""
+        self.l0_weight = l0_weight
+        """λ of the last training step."""
+        pad = model.tokenizer.pad_token_id
+        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=training_rows,
+            eval_dataset=validation_rows,
+            data_collator=lambda rows: collate(rows, pad),
+            callbacks=callbacks,
+            **others,
+        )
+        # Loss is the mean of a batch: Trainer then divides by the batches it accumulates.
+        self.loss_is_scaled_for_ga = False
+        self.schedule = L0Schedule(l0_schedule, l0_weight, self._total_steps(), reference=objective == "reference")
+        self.add_callback(self.schedule)
+        self._micro_step = (-1, 0)
+
+    @property
+    def gated_lambda(self) -> float:
+        """λ of the constant schedule, under the reference package's name."""
+        return self.schedule.unit
+
+    @gated_lambda.setter
+    def gated_lambda(self, value: float) -> None:
+        self.schedule.unit = value
+
+    @property
+    def edited(self) -> JoLAModel:
+        """The model without the wrappers of distributed training."""
+        model = self.accelerator.unwrap_model(self.model)
+        assert isinstance(model, JoLAModel)
+        return model
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with two groups: the gates have a rate of their own and no weight decay."""
+        if self.optimizer is None:
+            edits = self.edited.gated_edits()
+            gates = [p for e in edits for p in e.gate_parameters()]
+            groups: list[dict[str, Any]] = [
+                {"params": [p for e in edits for p in e.edit_parameters()], "weight_decay": self.args.weight_decay}
+            ]
+            if gates:
+                groups.append({"params": gates, "lr": self.gate_learning_rate, "weight_decay": 0.0})
+            # Trainer asks for a model of transformers and looks at the names of its modules alone.
+            edited: Any = self.edited
+            optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, edited)
+            self.optimizer = optimizer(groups, **arguments)
+        return self.optimizer
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """One batch; the gate noise depends on the seed and the step alone, so that a resumed run repeats it."""
+        step, micro = self._micro_step
+        self._micro_step = (self.state.global_step, micro + 1 if step == self.state.global_step else 0)
+        position = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_step[1]
+        self.edited.seed_gates(
+            (self.args.seed * 1_000_003 + position * self.args.world_size + self.args.process_index) * 8 % 2**63
+        )
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(torch.isfinite(loss)):
+            raise InputError(
+                f"The training diverged: the loss of step {self.state.global_step + 1} is no finite number. Start it "
+                "anew with a lower --learning-rate."
+            )
+        if self.schedule.kind == "performance":
+            # Whole loss of a batch, as the reference code compares it; Trainer has divided it by the batches.
+            mean: Any = self.accelerator.reduce(loss.clone(), reduction="mean")
+            self.schedule.observe(float(mean) * self.current_gradient_accumulation_steps)
+        return loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy plus penalty in training, cross-entropy alone in evaluation."""
+        outputs = model(**inputs, reduction=self.loss_reduction)
+        loss = outputs.loss
+        if model.training:
+            self.l0_weight = self.schedule.value(self.state.global_step)
+            penalty = self.penalty(self.edited.gated_edits(), self.l0_weight).to(loss)
+            if self._micro_step[1] == 0:
+                self.parts = []
+            self.parts.append(torch.stack([loss, penalty]).detach())
+            loss = loss + penalty
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the parts of the objective and both learning rates to what Trainer logs of a step."""
+        if "loss" in logs and self.parts:
+            # As Trainer does with the loss: the mean over the batches of a step and over the processes.
+            mean: Any = self.accelerator.reduce(torch.stack(self.parts).mean(0), reduction="mean")
+            logs |= dict(zip(("cross_entropy", "penalty"), mean.tolist(), strict=True))
+            logs["l0_weight"] = self.l0_weight
+            logs["expected_open"] = float(expected_open(self.edited.gated_edits()).detach())
+            last_rates = getattr(self.lr_scheduler, "get_last_lr", None)  # that of DeepSpeed may have none
+            if last_rates is not None:
+                rates = last_rates()
+                logs["learning_rate"], logs["gate_learning_rate"] = float(rates[0]), float(rates[-1])
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
+        """Cross-entropy as ``eval_loss``, and ``eval_objective``: the same plus the penalty with the λ of this step."""
+        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if f"{metric_key_prefix}_loss" in metrics:
+            weight = self.schedule.value(self.state.global_step)
+            penalty = float(self.penalty(self.edited.gated_edits(), weight).detach())
+            metrics[f"{metric_key_prefix}_objective"] = metrics[f"{metric_key_prefix}_loss"] + penalty
+        return metrics
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        """Evaluation needs the loss alone: logits of different answers have different shapes."""
+        return super().prediction_step(model, inputs, True, ignore_keys)
+
+    def _load_callback_state(self) -> None:
+        """As in transformers, but in place: it would make new callbacks, which nobody else holds."""
+        if not self.args.restore_callback_states_from_checkpoint:
+            return
+        states: Any = self.state.stateful_callbacks
+        for callback in self.callback_handler.callbacks:
+            saved = states.get(type(callback).__name__)
+            if isinstance(callback, ExportableState) and isinstance(saved, dict):
+                for name, value in saved["attributes"].items():
+                    setattr(callback, name, value)
+
+    def _total_steps(self) -> int:
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        if not isinstance(self.train_dataset, Sized):
+            return 1
+        batch = self.args.train_batch_size * self.args.world_size
+        batches = -(-len(self.train_dataset) // batch)
+        updates = -(-batches // self.args.gradient_accumulation_steps)
+        return int(max(updates, 1) * self.args.num_train_epochs)
+
+
+class CrossEntropyPatience(TrainerCallback, ExportableState):
+    """Stop after `patience` validations without a lower cross-entropy, whatever the penalty does.
+
+    That of transformers watches the number that also chooses the best checkpoint, which is the whole objective here.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best = math.inf
+        self.waited = 0
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Count validations since the best one."""
+        loss = (metrics or {}).get("eval_loss", math.inf)
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            control.should_training_stop = True
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on counting."""
+        return {"args": {"patience": self.patience}, "attributes": {"best": self.best, "waited": self.waited}}
+
+
+class GateRecorder(TrainerCallback):
+    """Write the gates of every site at the start, every `every` steps and at the end.
+
+    The record of the last step holds the gates of that step, also where the best checkpoint is restored after it.
+
+    Args:
+        writers: One `GateWriter` for each site, by name.
+        every: Steps between two records.
+    """
+
+    def __init__(self, writers: dict[str, GateWriter], every: int = 1) -> None:
+        self.writers, self.every = writers, every
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record where training starts; where it is taken up again, only what an unbroken run would record."""
+        if state.global_step % self.every == 0:
+            self.record(kwargs["model"], state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Record when it is time."""
+        if state.global_step % self.every == 0 or control.should_training_stop:
+            self.record(kwargs["model"], state)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Record the last step when a validation ends the training, before the best checkpoint is restored."""
+        if control.should_training_stop:
+            self.record(kwargs["model"], state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Record the last step."""
+        self.record(kwargs["model"], state)
+
+    def record(self, model: nn.Module, state: TrainerState) -> None:
+        """Append one record for each site; NaN where no edit is trained.
+
+        Plain numbers, so that no graph or activation is held.
+        """
+        if not state.is_world_process_zero:
+            return
+        unwrapped = getattr(model, "module", model)
+        assert isinstance(unwrapped, JoLAModel)
+        for edits in unwrapped.gated_edits():
+            kinds = {"gate": edits.gate_values(), "open": edits.open_probability(), "norm": edits.norms()}
+            untrained = ~edits.editable
+            self.writers[edits.site].append(
+                state.global_step,
+                {
+                    f"{half}_{kind}": values[half]
+                    .masked_fill(untrained if half in edits.halves else torch.ones_like(untrained), math.nan)
+                    .cpu()
+                    .numpy()
+                    for kind, values in kinds.items()
+                    for half in HALVES
+                },
+            )
+
+
+class AdapterKeeper(TrainerCallback):
+    """Write the adapter at every checkpoint whose edits would be kept if training ended there.
+
+    These are the best so far by validation where the best are kept, else the newest. Whoever opens the run while it
+    trains finds them, and so does one whose process was killed.
+
+    Args:
+        folder: The adapter directory.
+        facts: What its README lists (name → text).
+    """
+
+    def __init__(self, folder: Path, facts: Mapping[str, str]) -> None:
+        self.folder, self.facts = folder, facts
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write it, if this checkpoint is one to keep."""
+        # A stop within an epoch saves without a validation: what it saves is not known to be the best.
+        best = not args.load_best_model_at_end or state.best_global_step == state.global_step
+        if best and state.is_world_process_zero:
+            model = getattr(kwargs["model"], "module", kwargs["model"])
+            assert isinstance(model, JoLAModel)
+            so_far = f"step {state.global_step:,} of {state.max_steps:,}, written while the run was training"
+            publish_adapter(model, self.folder, {**self.facts, "Edits": so_far})
+
+
+def publish_adapter(model: JoLAModel, folder: Path, facts: Mapping[str, str]) -> None:
+    """Put the adapter of a model in place of the one in `folder`, whose readers find the old tensors or the new ones.
+
+    It is written beside and moved, the tensors last: they come when everything else is there. `InputError` when the
+    disk is full.
+    """
+    draft = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    model.save_pretrained(draft, facts)
+    with disk_errors(folder):
+        if not folder.exists():
+            draft.rename(folder)
+            return
+        for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS_NAME):
+            os.replace(path, folder / path.name)
+        draft.rmdir()

@@ -1,0 +1,82 @@
+"""What the endpoints for programs take and give: plain JSON, described so that `gradio_client` can show it."""
+
+from typing import Any, Literal, TypedDict
+
+from jola.runs.run import RunSummary
+
+SiteName = Literal["heads", "mlp"]
+HalfName = Literal["offset", "scale"]
+
+
+class Job(TypedDict):
+    """A run that was started or told to stop."""
+
+    run: str
+    state: str
+
+
+class RunStatus(RunSummary):
+    """A row of the table of runs, and how far the run is."""
+
+    message: str
+    before: int | None
+    """Runs that are before it in the queue; null when it does not wait."""
+    metrics: dict[str, Any] | None
+    """Numbers of the last recorded step."""
+    result: dict[str, Any] | None
+    """Test accuracy with n and interval, fractions of closed gates, steps, seconds."""
+
+
+class Gates(TypedDict):
+    """Values of the gates of one site at one step, in [0, 1]: layers × units; null where nothing is trained."""
+
+    site: SiteName
+    step: int
+    steps: list[int]
+    """All recorded steps."""
+    offset: list[list[float | None]]
+    scale: list[list[float | None]]
+
+
+class Token(TypedDict):
+    """A possible next token and its probability without and with the edits."""
+
+    token: str
+    base: float
+    edited: float
+
+
+class Prediction(TypedDict):
+    """The likeliest next tokens of both; KL(edited ‖ base) over the whole vocabulary in nats."""
+
+    tokens: list[Token]
+    kl: float
+    prompt_tokens: int
+
+
+class Answers(TypedDict):
+    """What the model writes without and with the edits."""
+
+    base: str
+    edited: str
+
+
+class Effect(TypedDict):
+    """What switching off one half of an edit takes from ln p(answer), in nats."""
+
+    site: SiteName
+    layer: int
+    unit: int
+    half: HalfName
+    effect: float
+
+
+class Effects(TypedDict):
+    """Effects of all open edits, the strongest first; ln p(answer) without and with the edits, in nats."""
+
+    effects: list[Effect]
+    base: float
+    edited: float
+    n: int
+    """Number of prompts."""
+    seconds: float

@@ -1,0 +1,1 @@
+"""The place Compare: comparisons of selectors, planned, followed and shown."""

@@ -1,0 +1,135 @@
+"""The list of comparisons, and the chosen one: what it compares, how far it is, and what can be done with it.
+
+`workbench.compare.tab` listens to what is done here and does it.
+"""
+
+import asyncio
+import hashlib
+import json
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import gradio as gr
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.errors import InputError
+from workbench.service.comparison_plan import counted
+from workbench.service.comparisons import Comparisons, Stored
+from workbench.service.detached import log_tail
+from workbench.service.estimate import duration
+
+_HERE = Path(__file__).parent
+
+EVENTS = ("choose", "more", "redraw", "remove", "restore", "resumework", "small", "stopwork")
+"""What the component tells, with the id of a comparison where it is about one that is not on the page; ``small`` and
+``more`` ask for a form that is filled in, with a small one and with the one on the page."""
+
+HOLD_SECONDS = 2.0
+"""A question without news is answered after this time: longer would hold up the end of the server."""
+_LOOK_SECONDS = 0.7
+_AT_REST_SECONDS = 5.0
+"""A comparison at which the app does not work is read again after this time: a shell may work at it."""
+
+STYLE = (_HERE / "compare_view.css").read_text(encoding="utf-8")
+_MARKUP = (_HERE / "compare_view.html").read_text(encoding="utf-8")
+_SCRIPT = (_HERE / "compare_view.js").read_text(encoding="utf-8")
+
+
+def compare_view(comparisons: Comparisons) -> gr.HTML:
+    """The component. Its value is the id of the comparison on the page; its events are `EVENTS`.
+
+    ``redraw`` tells that the results of that comparison are not those that were drawn last. What the page asks by
+    itself changes nothing, for such a question can come from any page that the browser shows.
+    """
+
+    rows: Rows = {}
+
+    async def news(data: Any) -> dict[str, Any]:
+        id, token = (str(part) for part in data)
+        end = time.monotonic() + HOLD_SECONDS
+        while True:
+            found = await anyio.to_thread.run_sync(snapshot, comparisons, id, rows)
+            if found["token"] != token:
+                return found
+            if time.monotonic() > end:
+                return {"token": token}
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    return gr.HTML(
+        "",
+        html_template=_MARKUP,
+        js_on_load=f"(() => {{\n{_SCRIPT}\n}})();",
+        apply_default_css=False,
+        server_functions=[news],
+        elem_id="compare-view",
+    )
+
+
+Rows = dict[str, tuple[float, dict[str, Any]]]
+"""Rows of the list that were read, by id, and when."""
+
+
+def snapshot(comparisons: Comparisons, id: str, known: Rows | None = None) -> dict[str, Any]:
+    """Everything the component shows, with a token that changes with it; ``known`` keeps rows that are at rest."""
+    known = {} if known is None else known
+    chosen, now, rows = comparisons.find(id), time.monotonic(), []
+    for found in comparisons.list():
+        read, row = known.get(found.id, (-_AT_REST_SECONDS, {}))
+        if found.id == id or found.working or row.get("state") == "working" or now - read >= _AT_REST_SECONDS:
+            row = _row(found)
+            known[found.id] = (now, row)
+        rows.append(row)
+    view: dict[str, Any] = {"list": rows, "chosen": _chosen(chosen) if chosen is not None else None}
+    view["token"] = hashlib.sha256(json.dumps(view).encode()).hexdigest()[:24]
+    return view
+
+
+def _row(found: Stored) -> dict[str, Any]:
+    planned = found.planned()
+    done = found.ended_cells()
+    return {
+        "id": found.id,
+        "about": about(found),
+        "words": words(found),
+        "state": found.state,
+        "done": sum(name in done for name in planned),
+        "planned": len(planned),
+        "created": f"{datetime.fromtimestamp(found.created):%d %b %H:%M}",
+    }
+
+
+def _chosen(found: Stored) -> dict[str, Any]:
+    state, now, left = found.state, found.now(), found.seconds_left()
+    return {
+        **_row(found),
+        "message": found.message,
+        "now": now.words if now else "",
+        "now_done": now.done if now else 0,
+        "now_total": now.total if now else 0,
+        "left": f"about {duration(left)} left" if left is not None else "",
+        "log": log_tail(found) if state in ("failed", "stopped") else "",
+        "folder": str(found.folder),
+        "mark": found.mark(),
+    }
+
+
+def about(found: Stored) -> str:
+    """Data, model and size of a comparison in one line."""
+    try:
+        config = found.config()
+    except InputError:
+        return found.id
+    model = ASSETS[DEFAULT_MODEL].title if config.model.model == "default" else Path(config.model.model).name
+    examples = f"{config.data.train_size:,} training examples" if config.data.train_size else "all training examples"
+    return f"{Path(config.data.task).name} · {model} · {examples} · {counted(config.training.epochs, 'epoch')}"
+
+
+def words(found: Stored) -> str:
+    """What is compared in one line."""
+    try:
+        return found.plan().words()
+    except InputError as error:
+        return str(error)

@@ -1,0 +1,441 @@
+"""Compare: choices of heads beside JoLA's own. A form at the left; the comparisons and their results at the right."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import gradio as gr
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.runs.run import Run
+from workbench.compare.compare_view import compare_view
+from workbench.compare.panel import Panel, build_results
+from workbench.playground.wiring import DARK
+from workbench.service import estimate
+from workbench.service.bench import Workbench, has_adapter
+from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, Plan, cost_words
+from workbench.service.comparisons import ALL_DONE, Stored
+from workbench.ui import form, markup
+from workbench.ui.fields import field
+
+_BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
+_GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
+_PLAN = ("selectors", "swaps", "ks", "seeds")
+SMALL: dict[str, Any] = {
+    "train_size": 16, "validation_size": 8, "test_size": 16, "epochs": 1, "selectors": ["gradient", "offset"],
+    "swaps": [], "ks": "16", "seeds": "42",
+}  # fmt: skip
+"""A first comparison that takes minutes: it shows how the place works, not which selector is best."""
+
+
+# What the buttons do
+
+
+def read(values: Mapping[str, Any]) -> tuple[RunConfig, Plan]:
+    """The settings and the plan in the form. `InputError` names the field as the form labels it."""
+    config = form.read_form({name: value for name, value in values.items() if name not in _PLAN})
+    plan = Plan.read(
+        values.get("selectors") or (), values.get("swaps") or (), values.get("ks", "auto"), values.get("seeds", "42")
+    )
+    return config, plan
+
+
+def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple[str | None, str]:
+    """Begin a comparison with the values of the form, or go on with the one shown when it has the same settings.
+
+    (Its id, nothing), or (None, why not).
+    """
+    try:
+        config, plan = read(values)
+        heads = _heads_of(config)
+        if before := _with_settings(bench, shown, config):
+            return bench.comparisons.extend(before.id, plan, heads).id, ""
+        return bench.comparisons.start(config, plan, heads).id, ""
+    except InputError as error:
+        return None, form.in_form_words(str(error))
+
+
+def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
+    """The values of a form that goes on with a comparison, and what to do with it in one sentence. `InputError`."""
+    found = bench.comparisons.get(id)
+    config, plan = found.config(), found.plan()
+    names = [setting.name for setting in _settings()]
+    values = {name: "" if config[name] is None else config[name] for name in names}
+    values |= {
+        "selectors": [name for name in plan.selectors if name in METHODS],
+        "swaps": [name for name in plan.swaps if name in SWAPS],
+        "ks": ",".join(plan.ks),
+        "seeds": ",".join(map(str, plan.seeds)),
+    }
+    sentence = "The form has the settings of this comparison: tick more selectors, or add a K or a seed, and start."
+    return values, sentence
+
+
+def _with_settings(bench: Workbench, id: str, config: RunConfig) -> Stored | None:
+    """The comparison with this id, when it has these settings."""
+    found = bench.comparisons.find(id)
+    return found if found is not None and found.has_settings(config) else None
+
+
+def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
+    """What a comparison will cost, in HTML; what is wrong with the values when it cannot be begun."""
+    try:
+        config, plan = read(values)
+        bench.comparisons.check(config)
+        plan.check(config, _heads_of(config))
+    except InputError as error:
+        return markup.note(form.in_form_words(str(error)), "plain")
+    one = estimate.estimate(config, bench.store)
+    before = _with_settings(bench, shown, config)
+    done = before.ended_cells() if before is not None else {}
+    if before is not None and not plan.missing(done):
+        return markup.note(ALL_DONE, "plain")
+    short, known = cost_words(plan, one.seconds, config.training.epochs, done)
+    if before is not None:
+        short = f"Goes on with the comparison shown: {short}"
+    rows = [
+        ("Time", known),
+        *((what, f"{much}; {why}") for what, much, why in estimate.describe(one) if what != "Time"),
+    ]
+    listed = "".join(f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(words)}</dd>" for what, words in rows)
+    return f'<details class="jw-cost"><summary>{markup.escape(short)}</summary><dl>{listed}</dl></details>'
+
+
+def _heads_of(config: RunConfig) -> int | None:
+    """How many heads the model has, when it lies on this disk."""
+    facts = estimate.find_model(config.model.model, config.model.revision)
+    return facts.layers * facts.heads if facts is not None else None
+
+
+def stop(bench: Workbench, id: str) -> str:
+    """End the process of a comparison; what went wrong."""
+    return _refusal(bench.comparisons.stop, id)
+
+
+def resume(bench: Workbench, id: str) -> str:
+    """Let a comparison go on; what went wrong."""
+    return _refusal(bench.comparisons.resume, id)
+
+
+def _refusal(action: Callable[[str], Any], id: str) -> str:
+    """Why something cannot be done to a comparison; empty when it was."""
+    try:
+        action(id)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def remove(bench: Workbench, id: str) -> tuple[str, str]:
+    """Move a comparison to the trash: (the id of the one to show now, what went wrong)."""
+    try:
+        bench.comparisons.remove(id)
+    except InputError as error:
+        return id, str(error)
+    return first(bench), ""
+
+
+def restore(bench: Workbench, id: str) -> tuple[str, str]:
+    """Bring a comparison back: (the id of the one to show now, what went wrong)."""
+    try:
+        return bench.comparisons.restore(id).id, ""
+    except InputError as error:
+        return first(bench), str(error)
+
+
+def first(bench: Workbench, asked: str | None = None) -> str:
+    """The id of the comparison to show: the one in the address, the one at work, or the newest; empty for none."""
+    found = bench.comparisons.find(asked) or bench.comparisons.active()
+    listed = [] if found else bench.comparisons.list()
+    return found.id if found else listed[0].id if listed else ""
+
+
+# One set of heads, elsewhere
+
+
+def training_on(bench: Workbench, id: str, pick: str | None) -> tuple[RunConfig, str]:
+    """The settings that train on a set without gates, and where it comes from in one sentence. `InputError`."""
+    found, cell, _ = _picked(bench, id, pick)
+    config = found.config()
+    edits = dataclasses.replace(cell.heads.edit_config(config.edits), gates="none")
+    training = dataclasses.replace(config.training, seed=cell.seed)
+    # Of two losses one weighs gates, of which there are none here.
+    training = dataclasses.replace(training, objective="paper")
+    sentence = (
+        f"The form is filled in: {len(cell.heads):,} heads of {_whose(cell)}, without gates. Start training trains on "
+        "them alone."
+    )
+    return dataclasses.replace(config, edits=edits, training=training), sentence
+
+
+def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[str, str]:
+    """(run, mask) that show a set in the Playground: the run shown there, or the newest one of the same shape.
+
+    `InputError` when there is none.
+    """
+    _, cell, _ = _picked(bench, id, pick)
+    heads = cell.heads
+    before = bench.find(shown)
+    runs = [*([before] if before is not None and has_adapter(before) else []), *_usable(bench)]
+    if not runs:
+        raise InputError("No run has edits yet; train one first, and load the heads as its mask then.")
+    run = next((run for run in runs if _shape_of(run) == heads.shape), None)
+    if run is None:
+        raise InputError(
+            f"These heads are of a model with {heads.layers} layers of {heads.heads} heads, and no run here has that "
+            "shape; train one with this model first."
+        )
+    return run.id, f"heads:{heads.mask().to_text()}"
+
+
+def _picked(bench: Workbench, id: str, pick: str | None) -> tuple[Stored, Any, Any]:
+    """(the comparison, the cell of the set, all results)."""
+    from workbench.compare import results as compare_results  # which imports PyTorch, and the page begins without it
+
+    found = bench.comparisons.get(id)
+    results = compare_results.results_of(found.folder, found.mark())
+    return found, results.picked(str(pick)), results
+
+
+def _whose(cell: Any) -> str:
+    from workbench.compare.results import pick_words
+
+    name = "JoLA" if cell.protocol == "jola" else pick_words(cell)
+    return f"{name} ({f'K {cell.k}, ' if cell.k else ''}seed {cell.seed})"
+
+
+def _usable(bench: Workbench) -> list[Run]:
+    found = (bench.find(id) for _, id in bench.run_choices(with_adapter=True))
+    return [run for run in found if run is not None]
+
+
+def _shape_of(run: Run) -> tuple[int, int] | None:
+    """(layers, heads) of a run that edits heads; None for others and for damaged ones."""
+    from workbench.playground.state import edits_of
+
+    try:
+        edits = edits_of(run).get("heads")
+    except InputError:
+        return None
+    return (edits.layers, edits.units) if edits is not None else None
+
+
+# The page
+
+
+@dataclasses.dataclass(frozen=True)
+class CompareTab:
+    """The parts that the app connects with other places."""
+
+    view: gr.HTML
+    start: gr.Button
+    panel: Panel
+
+    def showing(self) -> list[Any]:
+        """The outputs of `show`."""
+        return [self.view, self.start]
+
+    def set(self) -> list[Any]:
+        """The comparison and the set that is chosen in it, as `training_on` and `mask_for` take them."""
+        return [self.view, self.panel.pick]
+
+
+def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
+    """Put a comparison on the page: updates for `CompareTab.showing`."""
+    return first(bench, asked), gr.Button(interactive=True)
+
+
+def build(bench: Workbench, place: gr.Tab) -> CompareTab:
+    """Lay the place out and connect its own events."""
+    with gr.Row(elem_classes="jw-place"):
+        with gr.Column(elem_classes="jw-settings", scale=0):
+            inputs = _basic_fields()
+            with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
+                inputs |= _more_fields()
+            with gr.Column(elem_classes="jw-go"):
+                cost_box = gr.HTML("", apply_default_css=False, elem_id="compare-cost")
+                message = gr.HTML("", apply_default_css=False, elem_id="compare-message")
+                with gr.Row(elem_classes="jw-buttons"):
+                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    start_button = gr.Button(
+                        "Start comparison", variant="primary", interactive=False, elem_id="compare-start"
+                    )
+        with gr.Column(elem_classes=["jw-work", "jw-compare"], scale=1):
+            view = compare_view(bench.comparisons)
+            panel = build_results()
+    tab = CompareTab(view, start_button, panel)
+    fields = list(inputs.values())
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    events: Any = view
+
+    def given(values: Iterable[Any]) -> dict[str, Any]:
+        return dict(zip(inputs, values, strict=True))
+
+    def on_start(shown: str, *values: Any) -> tuple[Any, ...]:
+        id, sentence = start(bench, given(values), shown)
+        if id is None:  # and not once more where the cost would stand
+            return gr.skip(), markup.note(sentence, "error"), ""
+        return id, "", gr.skip()
+
+    def on_cost(shown: str, *values: Any) -> str:
+        return cost(bench, given(values), shown)
+
+    def on_small() -> list[Any]:
+        return [SMALL.get(name, gr.skip()) for name in inputs]
+
+    def on_more(id: str) -> list[Any]:
+        try:
+            values, sentence = more(bench, id)
+        except InputError as error:
+            return [markup.note(str(error), "error"), *(gr.skip() for _ in inputs)]
+        return [markup.note(sentence, "good"), *(values[name] for name in inputs)]
+
+    def on_choose(event: gr.EventData) -> Any:
+        found = bench.comparisons.find(_said(event, "id"))
+        return found.id if found is not None else gr.skip()
+
+    def on_stop(id: str) -> str:
+        return markup.note(stop(bench, id), "error")
+
+    def on_resume(id: str) -> str:
+        return markup.note(resume(bench, id), "error")
+
+    def on_remove(id: str) -> tuple[str, str]:
+        shown, sentence = remove(bench, id)
+        return shown, markup.note(sentence, "error")
+
+    def on_restore(event: gr.EventData) -> tuple[str, str]:
+        shown, sentence = restore(bench, _said(event, "id"))
+        return shown, markup.note(sentence, "error")
+
+    start_button.click(on_start, [view, *fields], [view, message, cost_box], **private)
+    changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
+    costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **private}
+    gr.on([place.select, *changes], trigger_mode="always_last", **costing)
+    events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has another result
+    events.more(on_more, view, [message, *fields], **private)
+    events.small(on_small, None, fields, **private)
+    events.choose(on_choose, None, view, **private)
+    events.stopwork(on_stop, view, message, **private)
+    events.resumework(on_resume, view, message, **private)
+    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **private)
+    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **private)
+    _connect_results(bench, view, panel, private)
+    return tab
+
+
+def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel, private: dict[str, Any]) -> None:
+    """Draw when results are new, and when another view, method, K, seed or set is chosen."""
+    always = {**private, "trigger_mode": "always_last", "concurrency_limit": None}
+    chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick]
+
+    def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:
+        return panel.by_component(panel.draw(bench.comparisons.find(id), *choice, dark=dark))
+
+    def on_redraw(id: str, *choice: Any) -> dict[Any, Any]:
+        *rest, event = choice
+        return draw(id, *rest, dark=bool(event._data.get("dark")))
+
+    # Gradio finds out by the annotation that a listener wants the event.
+    def on_news(
+        id: str, view: str, methods: Sequence[str], known: Any, k: str, seed: Any, pick: str, event: gr.EventData
+    ) -> dict[Any, Any]:
+        return on_redraw(id, view, methods, known, k, seed, pick, event)
+
+    def on_choice(id: str, *choice: Any) -> dict[Any, Any]:
+        *rest, dark = choice
+        return draw(id, *rest, dark=bool(dark))
+
+    events: Any = view
+    events.redraw(on_news, chosen, panel.outputs(), **always)
+    gr.on(
+        [panel.methods.input, panel.k.input, panel.seed.input, panel.pick.input],
+        on_choice,
+        [*chosen, panel.dark],
+        panel.outputs(),
+        js=DARK,
+        **always,
+    )
+    for name, tab in panel.tabs.items():
+
+        def on_view(id: str, _: str, *choice: Any, name: str = name) -> dict[Any, Any]:
+            *rest, dark = choice
+            return {**draw(id, name, *rest, dark=bool(dark)), panel.view: name}
+
+        tab.select(on_view, [*chosen, panel.dark], panel.outputs(), js=DARK, **always)
+
+
+def _said(event: gr.EventData, name: str) -> str:
+    """What an event of the component says under a name."""
+    return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
+
+
+def _settings() -> list[form.Setting]:
+    """The settings of a run that a comparison has; gates are what is compared, so that they cannot be left out."""
+    found = [setting for setting in form.settings() if setting.name not in LEFT_OUT]
+    return [
+        dataclasses.replace(setting, kind=Literal["two", "shared"]) if setting.name == "gates" else setting
+        for setting in found
+    ]
+
+
+def _basic_fields() -> dict[str, gr.components.Component]:
+    """The few settings that matter, and what is compared, by name."""
+    settings = {setting.name: setting for setting in _settings()}
+    inputs: dict[str, gr.components.Component] = {}
+    group = ""
+    for name in _BASIC:
+        if settings[name].group != group:
+            group = settings[name].group
+            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
+        inputs[name] = field(settings[name], "compare")
+    gr.HTML(markup.section("What is compared"), apply_default_css=False)
+    inputs["selectors"] = _options(
+        "Selectors",
+        "Each chooses K heads; edits are then trained on them alone.",
+        METHODS,
+        Plan().selectors,
+        "selectors",
+    )
+    inputs["ks"] = _text(
+        "K (heads)",
+        "Numbers with commas between; 'auto' is as many heads as JoLA leaves open.",
+        "auto,16",
+        "k",
+    )
+    inputs["seeds"] = _text(
+        "Seeds", "Of data, edits and selectors, with commas between; all is done for each.", "42", "seeds"
+    )
+    inputs["swaps"] = _options(
+        "Gate swaps", "Edits of all heads, trained with another method's gates in place of JoLA's.", SWAPS, (), "swaps"
+    )
+    return inputs
+
+
+def _options(label: str, help: str, methods: Mapping[str, Method], chosen: Sequence[str], id: str) -> gr.CheckboxGroup:
+    # The style sheet shows the first line as a title and the second one as its explanation.
+    choices = [(f"{method.title}\n{method.line}", name) for name, method in methods.items()]
+    return gr.CheckboxGroup(
+        choices, value=list(chosen), label=label, info=help, elem_id=f"compare-{id}", elem_classes="cv-options"
+    )
+
+
+def _text(label: str, help: str, value: str, id: str) -> gr.Textbox:
+    return gr.Textbox(
+        value, label=label, info=help, max_lines=1, max_length=400, elem_id=f"compare-{id}", elem_classes=["setting"]
+    )
+
+
+def _more_fields() -> dict[str, gr.components.Component]:
+    """The rest, under the heading of its group."""
+    inputs: dict[str, gr.components.Component] = {}
+    group = ""
+    for setting in _settings():
+        if setting.name in _BASIC:
+            continue
+        if setting.group != group:
+            group = setting.group
+            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
+        inputs[setting.name] = field(setting, "compare")
+    return inputs

@@ -1,0 +1,68 @@
+"""The map on which edits are switched on and off: two halves, layers × units, on one canvas, and a table beside it.
+
+The page draws what `edit_map_value` says and sends one event for each gesture; what is on is decided here, by
+`apply_edits`. A change shows on the page before the answer comes, and the answer has the last word.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from workbench.figures.style import DARK, LIGHT
+from workbench.playground.edit_map.gestures import apply_edits, card_cell
+from workbench.playground.edit_map.value import Effects, edit_map_mask, edit_map_value
+from workbench.train import gate_map
+
+__all__ = [
+    "MARKUP",
+    "SCRIPT",
+    "STYLE",
+    "Effects",
+    "apply_edits",
+    "card_cell",
+    "edit_map",
+    "edit_map_mask",
+    "edit_map_value",
+]
+
+_HERE = Path(__file__).parent
+
+MARKUP = (_HERE / "edit_map.html").read_text(encoding="utf-8")
+STYLE = (_HERE / "edit_map.css").read_text(encoding="utf-8")
+"""Beside `workbench.train.gate_map.STYLE`, which it builds upon."""
+SCRIPT = "\n".join(
+    (
+        gate_map.SCRIPT,
+        f"const DIVERGING = {json.dumps({'light': LIGHT.diverging, 'dark': DARK.diverging})};",
+        *(
+            (_HERE / name).read_text(encoding="utf-8")
+            for name in ("colours.js", "marks.js", "drawing.js", "map.js", "table.js", "edit_map.js")
+        ),
+    )
+)
+
+
+def edit_map(value: dict[str, Any] | None = None, *, elem_id: str = "edit-map", **more: Any) -> gr.HTML:
+    """The component; ``more`` goes to `gr.HTML`. A page may hold several, each with its own ``elem_id``.
+
+    Its value is made by `edit_map_value`; ``gr.HTML(mask=edit_map_mask(…))`` as the answer of a listener changes the
+    mask alone. Its events, whose payloads are in ``evt._data`` of a `gr.EventData`:
+
+    ``edit``         ``{key, gesture, half, cells, action, earlier}``, for `apply_edits`
+    ``card``         ``{key, layer, unit, half}``, for `card_cell`: somebody wants to know more about a head
+    ``undo, redo``   ``{key}``: Ctrl+Z and Ctrl+Shift+Z on the map
+
+    Listeners of ``edit`` need ``trigger_mode="multiple"`` and ``concurrency_limit=1``, so that none is dropped and each
+    sees what the one before it did. Requests can overtake each other all the same; `apply_edits` puts that right.
+    """
+    return gr.HTML(
+        value,
+        html_template=MARKUP,
+        js_on_load=SCRIPT,
+        apply_default_css=False,
+        elem_id=elem_id,
+        mask=None,
+        **more,
+    )

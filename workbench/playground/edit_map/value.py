@@ -1,0 +1,120 @@
+"""What the page is told: gates, norms and effects of the edits once, and the mask after each change."""
+
+import base64
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from jola.edits.masks import HeadMask
+from jola.edits.names import HALVES
+from workbench.service.run_frames import encode_gates
+
+if TYPE_CHECKING:
+    from jola.edits.gated import GatedEdits
+
+# Grows with every answer, also from one start of the app to the next.
+_revisions = itertools.count(time.time_ns() // 1000)
+_FIELDS = tuple(f"{half}_{what}" for what in ("gate", "norm") for half in HALVES)
+
+
+class Effects(Protocol):
+    """Effects of switching single halves off, such as `jola.insight.EditEffects`: one entry for each edit measured.
+
+    Each of ``edits`` has ``site``, ``layer``, ``unit`` and ``half``; ``low`` and ``high`` bound the interval and may be
+    NaN or None where there is none; ``n`` is the number of examples behind an effect, one for all or one each.
+    """
+
+    @property
+    def edits(self) -> Sequence[Any]: ...
+    @property
+    def effect(self) -> ArrayLike: ...
+    @property
+    def low(self) -> ArrayLike | None: ...
+    @property
+    def high(self) -> ArrayLike | None: ...
+    @property
+    def n(self) -> ArrayLike: ...
+
+
+def edit_map_value(
+    edits: "GatedEdits | Mapping[str, ArrayLike]",
+    mask: HeadMask,
+    *,
+    key: str = "",
+    site: str | None = None,
+    seen: int = 0,
+    effects: Effects | None = None,
+) -> dict[str, Any]:
+    """The value of the component.
+
+    ``edits`` are the edits of a model or the last record of a run's gates (``offset_gate``, ``scale_gate``,
+    ``offset_norm``, ``scale_norm``, each (layers, units)); NaN marks a half that is not trained. ``key`` tells these
+    edits from others: with another key the page forgets its place and the gestures under way. ``seen`` is the number of
+    the last gesture in the mask, from `apply_edits`. Raises `ValueError` when edits and mask differ in shape.
+    """
+    from jola.edits.gated import GatedEdits  # which imports PyTorch: only what is shown needs it
+
+    if isinstance(edits, GatedEdits):
+        site = site or str(edits.site)
+        edits = {
+            f"{half}_{what}": values[half].cpu().numpy()
+            for what, values in (("gate", _trained_gates(edits)), ("norm", edits.norms()))
+            for half in HALVES
+        }
+    fields = {name: np.asarray(edits[name], dtype=np.float32) for name in _FIELDS}
+    for name, values in fields.items():
+        if values.shape != mask.shape:
+            raise ValueError(f"{name} has shape {values.shape} and the mask {mask.shape}.")
+    site = site or "heads"
+    return {
+        "site": site,
+        "layers": mask.layers,
+        "units": mask.units,
+        "gate": [_bytes(encode_gates(fields[f"{half}_gate"])) for half in HALVES],
+        "norm": [_floats(fields[f"{half}_norm"]) for half in HALVES],
+        "effect": None if effects is None else _effects(effects, site, mask.shape),
+        **edit_map_mask(mask, key=key, seen=seen),
+    }
+
+
+def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, Any]:
+    """The part of the value that a gesture changes; ``key`` and ``seen`` as in `edit_map_value`."""
+    on = np.stack([mask.on[half] for half in HALVES])
+    strength = np.stack([mask.strength[half] for half in HALVES])
+    return {
+        "key": key,
+        "revision": next(_revisions),
+        "seen": seen,
+        "on": _bytes(np.packbits(on)),
+        "strength": None if (strength == 1).all() else _floats(strength),
+    }
+
+
+def _trained_gates(edits: "GatedEdits") -> dict[str, Any]:
+    """Gate values with NaN in a half that these edits do not have."""
+    values = edits.gate_values()
+    return {half: values[half] if half in edits.halves else values[half] + np.nan for half in HALVES}
+
+
+def _effects(effects: Effects, site: str, shape: tuple[int, int]) -> dict[str, Any]:
+    count = len(effects.edits)
+    given = [effects.effect, effects.low, effects.high, effects.n]
+    columns = [np.broadcast_to(np.asarray(np.nan if v is None else v, dtype=np.float32), count) for v in given]
+    arrays = np.full((len(columns), len(HALVES), *shape), np.nan, dtype=np.float32)
+    for index, edit in enumerate(effects.edits):
+        if str(edit.site) == site:
+            arrays[:, HALVES.index(str(edit.half)), edit.layer, edit.unit] = [column[index] for column in columns]
+    names = ("value", "low", "high", "n")
+    return {name: [_floats(half) for half in halves] for name, halves in zip(names, arrays, strict=True)}
+
+
+def _floats(values: NDArray[Any]) -> str:
+    return _bytes(values.astype("<f4"))
+
+
+def _bytes(values: NDArray[Any]) -> str:
+    return base64.b64encode(values.tobytes()).decode("ascii")

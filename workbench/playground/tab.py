@@ -1,0 +1,206 @@
+"""Playground: a prompt, the map of the edits, and what the edits make of the model's answer."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench.playground import edits_panel, head_panel, import_panel, live
+from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
+from workbench.playground.edits_panel import EditsPanel
+from workbench.playground.effects_panel import effects_panel
+from workbench.playground.live import LiveViews
+from workbench.playground.pages import Pages
+from workbench.playground.prompts import draw_example, first_prompt, labels_of, test_examples
+from workbench.playground.state import PageState, chosen_run, open_run
+from workbench.playground.wiring import CHAT, PLAIN, PRIVATE, Wiring, page_of
+from workbench.service.bench import Workbench
+from workbench.service.follow import describe_config, result_of
+from workbench.ui import markup
+
+_TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
+
+_HEAD = "<h1>Edits</h1><p>Bright: the gate of an edit is open, the edit acts.</p>"
+
+
+@dataclass(frozen=True)
+class PlaygroundTab:
+    """The parts that the app connects with other places."""
+
+    wiring: Wiring
+    panel: EditsPanel
+    live: LiveViews
+
+    def outputs(self) -> list[Any]:
+        """What `offer` fills."""
+        return [
+            self.panel.run, self.panel.others, self.wiring.prompt, self.wiring.answers, *self.panel.run_outputs(),
+            *self.live.outputs(self.wiring),
+        ]  # fmt: skip
+
+
+def about_run(bench: Workbench, id: str | None) -> str:
+    """The chosen run in a few lines of HTML."""
+    run = bench.find(id)
+    if run is None:
+        return markup.note("No run has edits yet. Train one first: it appears here with its first epoch.")
+    try:
+        about = describe_config(run.config())
+    except InputError as error:
+        about = str(error)
+    facts = result_of(run, run.raw_config())
+    rows = "".join(f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(figure)}</dd>" for what, figure in facts)
+    return f'<p class="jw-about">{markup.escape(about)}</p><dl class="jw-figures">{rows}</dl>'
+
+
+def offer(
+    tab: PlaygroundTab, bench: Workbench, request: gr.Request, wanted: str | None, masks: str = "", text: str = ""
+) -> Iterator[tuple[Any, ...]]:
+    """Fill the place for a run: values for `PlaygroundTab.outputs`.
+
+    It keeps what the page has chosen when ``wanted`` names no other run that has edits.
+    """
+    choices = bench.run_choices(with_adapter=True)
+    ids = [id for _, id in choices]
+    wiring, page = tab.wiring, page_of(request)
+    before = wiring.pages.get(page)
+    id = next((id for id in (wanted, before.run, *ids) if id in ids), None)
+    run_list = gr.Dropdown(choices=choices, value=id, interactive=bool(ids))
+    others = gr.Dropdown(choices=choices, value=[i for i in before.others if i in ids])
+    empty = (gr.skip(),) * len(tab.live.outputs(wiring))
+    if id is None:
+        state = wiring.pages.change(page, lambda _: PageState())
+        shown = edits_panel.run_updates(wiring, state, about_run(bench, None))
+        yield run_list, others, gr.skip(), gr.skip(), *shown, *empty
+        return
+    if id == before.run and not masks:
+        yield run_list, others, *(gr.skip(),) * (2 + len(tab.panel.run_outputs())), *empty
+        return
+    message = ""
+    try:
+        state = wiring.pages.change(page, lambda _: open_run(bench, id, masks))
+    except InputError as error:
+        message = markup.note(str(error), "error")
+        try:
+            state = wiring.pages.change(page, lambda _: open_run(bench, id))
+        except InputError:
+            state = wiring.pages.change(page, lambda _: PageState())
+            shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
+            yield run_list, others, gr.skip(), gr.skip(), *shown, message, *empty[1:]
+            return
+    run = chosen_run(bench, id)
+    prompt, answers = text, "\n".join(labels_of(run))
+    if not prompt:
+        # The box begins with something that the run was trained for; a task whose data are gone has nothing.
+        with suppress(InputError):
+            prompt = first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
+    shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
+    yield run_list, others, prompt if prompt else gr.skip(), answers, *shown, message, *empty[1:]
+    rest = (gr.skip(),) * (4 + len(shown))
+    for values in live.look(wiring, state, page, prompt, CHAT, answers):
+        yield *rest, message or values[0], *values[1:]
+
+
+def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
+    """Lay the place out and connect its own events."""
+    with gr.Row(elem_classes="jw-place"):
+        with gr.Column(elem_classes="jw-settings", scale=0):
+            parts = edits_panel.build_settings()
+        with gr.Column(elem_classes=["jw-work", "pg-map"], scale=1):
+            gr.HTML(_HEAD, apply_default_css=False, elem_classes="jw-head")
+            parts["map"] = edits_panel.build_map()
+        with gr.Column(elem_classes=["jw-work", "jw-prompt", "pg-views"], scale=1):
+            prompt = gr.Textbox(
+                label="Prompt", lines=3, max_lines=10, placeholder="Ask something, or take an example.",
+                elem_id="prompt",
+            )  # fmt: skip
+            with gr.Row(elem_classes="jw-actions"):
+                go = gr.Button("Answer", variant="primary", scale=0, elem_id="answer")
+                stop = gr.Button("Stop", scale=0, visible=False, elem_id="stop")
+                draw = gr.Button("Example from the test data", scale=0, elem_id="example")
+                kind = gr.Radio(
+                    [CHAT, PLAIN], value=CHAT, show_label=False, label="The prompt is", container=False,
+                    elem_id="prompt-kind", elem_classes="jw-radio",
+                )  # fmt: skip
+            right = gr.HTML("", apply_default_css=False, elem_id="right-answer")
+            message = gr.HTML("", apply_default_css=False, elem_id="playground-message")
+            dark = gr.Checkbox(visible=False, label="Dark")
+            with gr.Tabs(elem_id="views", elem_classes="jw-views") as views:
+                with gr.Tab("Next token", id="next"):
+                    shown = live.build()
+                    answers = gr.Textbox(
+                        label="Given answers", info="One on each line; the task's labels to begin with.", lines=2,
+                        max_lines=8, elem_id="given-answers", elem_classes="jw-line",
+                    )  # fmt: skip
+                wiring = Wiring(bench, Pages(), prompt, kind, answers, message, dark)
+                with gr.Tab("Answers", id="answers"):
+                    answer_panel(wiring, page, go, stop)
+                with gr.Tab("Text", id="text"):
+                    text_panel(wiring)
+                with gr.Tab("Effects", id="effects"):
+                    effects_panel(wiring, parts["map"], page)
+                with gr.Tab("Head", id="head"):
+                    card = head_panel.build()
+                with gr.Tab("Layers", id="lens"):
+                    lens_panel(wiring)
+    panel = EditsPanel(**parts)
+    edits_panel.connect(wiring, panel, shown, lambda id: about_run(bench, id))
+    head_panel.connect(wiring, panel, card, shown, views)
+    _connect_prompt(wiring, shown, draw, right)
+    # In the page, so that it does not wait for the answers.
+    go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
+
+    def on_unload(request: gr.Request) -> None:
+        wiring.pages.forget(page_of(request))
+
+    page.unload(on_unload)
+    tab = PlaygroundTab(wiring, panel, shown)
+
+    def opened(request: gr.Request, id: str) -> Iterator[tuple[Any, ...]]:
+        return offer(tab, bench, request, id)
+
+    import_panel.connect(bench, panel.taking, opened, tab.outputs())
+    return tab
+
+
+def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr.HTML) -> None:
+    """The prompt: typing looks at the next token, and a button takes an example from the run's test data."""
+
+    def on_prompt(text: str, kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        state = wiring.state(request)
+        note = gr.skip() if state.prompt is not None and state.prompt.text == text else ""
+        if not state.run:
+            yield *(gr.skip(),) * 5, note
+            return
+        for values in live.look(wiring, state, page_of(request), text, kind, answers):
+            yield *values, note
+            note = gr.skip()
+
+    def on_draw(kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        page = page_of(request)
+        try:
+            run = chosen_run(wiring.bench, wiring.state(request).run)
+            found, answer = draw_example(wiring.bench, run)
+        except InputError as error:
+            yield gr.skip(), markup.note(str(error), "error"), *(gr.skip(),) * 4, ""
+            return
+        state = wiring.pages.change(page, lambda s: replace(s, prompt=found, right=answer))
+        earlier = len(found.turns) - 1
+        note = f"Right answer: {answer}" + (f" (with {earlier} earlier turns)" if earlier else "")
+        yield found.text, "", *(gr.skip(),) * 4, markup.note(note, "good")
+        for values in live.look(wiring, state, page, found.text, CHAT, answers):
+            yield gr.skip(), *values, gr.skip()
+
+    outputs = shown.outputs(wiring)
+    always = {**PRIVATE, "trigger_mode": "always_last"}
+    gr.on(
+        [wiring.prompt.input, wiring.kind.input, wiring.answers.input],
+        on_prompt,
+        [*wiring.asking, wiring.answers],
+        [*outputs, right],
+        **always,
+    )
+    draw.click(on_draw, [wiring.kind, wiring.answers], [wiring.prompt, *outputs, right], **PRIVATE)

@@ -1,0 +1,1 @@
+"""The place Runs: the table of runs, import and export."""

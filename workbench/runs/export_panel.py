@@ -1,0 +1,183 @@
+"""The panel that takes the edits of a run elsewhere: form, size, exactness, download, and the code that loads them."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench.service.bench import Workbench, short_name
+from workbench.service.exports import FORMS, Exported, Exports, Form
+from workbench.ui import markup
+
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+
+_SHOW = """() => setTimeout(() => {
+  document.querySelector("#export")?.scrollIntoView({ block: "end" });
+  document.querySelector("#export-form input:checked")?.focus({ preventScroll: true });
+}, 60)"""
+_FETCH = """() => {
+  const link = () => document.querySelector("#export-download:not([disabled]), #export-download a");
+  let looks = 0;
+  const fetch = () => {
+    if (!link()) {
+      if (++looks < 40) setTimeout(fetch, 50);
+      return;
+    }
+    document.querySelector("#export-code")?.scrollIntoView({ block: "end" });
+    setTimeout(() => link()?.click(), 60);
+  };
+  fetch();
+}"""
+"""Takes the download when the button is there: it appears some time after the event that shows it has ended."""
+
+
+@dataclass(frozen=True)
+class ExportPanel:
+    """The panel; `shown` fills `outputs` for a run."""
+
+    column: gr.Column
+    run: gr.State
+    title: gr.HTML
+    status: gr.HTML
+    download: gr.DownloadButton
+    code: gr.Code
+
+    def outputs(self) -> list[Any]:
+        """What `shown` gives values for."""
+        return [self.column, self.run, self.title, self.status, self.download, self.code]
+
+    @property
+    def after(self) -> str:
+        """A script for after `shown`: it brings the panel into view."""
+        return _SHOW
+
+
+def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
+    """Values for `ExportPanel.outputs` that open the panel for a run, or hide it when there is no such run."""
+    run = bench.find(id)
+    if run is None:
+        return gr.Column(visible=False), "", *[gr.skip()] * 4
+    title = f'<h2 class="jw-export-title">Export {markup.escape(short_name(run))}</h2>'
+    return gr.Column(visible=True), id, title, "", gr.DownloadButton(visible=False), gr.Code(visible=False)
+
+
+def choices(form: Form) -> tuple[Any, str]:
+    """(the radio of formats, the line of help) for a form."""
+    formats = gr.Radio(
+        choices=list(form.formats), value=form.formats[0] if form.formats else None, visible=bool(form.formats)
+    )
+    return formats, f'<p class="jw-export-help">{markup.escape(form.help)}</p>'
+
+
+def measured(found: Exported) -> str:
+    """What was written and how exact it is, as HTML."""
+    rows = [("Size", _bytes(found.size)), *_exactness(found.report)]
+    if not found.download:
+        rows.insert(0, ("Written to", str(found.place)))
+    body = "".join(f"<dt>{markup.escape(name)}</dt><dd>{markup.escape(words)}</dd>" for name, words in rows)
+    return f'<dl class="jw-export-facts" role="status">{body}</dl>'
+
+
+def _exactness(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    n = f"n = {report.get('prompts', 0)} prompts, {report.get('tokens', 0)} tokens"
+    if "after_cast" in report:
+        before, after = report["before_cast"], report["after_cast"]
+        yield (
+            "Exactness",
+            f"max |Δlogit| {before['largest']:.2g} before the cast to {report['dtype']}, {after['largest']:.2g} after; "
+            f"the edits change up to {report['effect']:.3g}, and {100 * after['lost']:.2g} % of it is lost ({n})",
+        )
+        yield (
+            "Same likeliest token",
+            f"{after['same_top']} of {report['tokens']} positions",
+        )
+        if report["converted_from"]:
+            yield "Architecture", f"{report['architecture']}, converted from {report['converted_from']}"
+    if "without_biases" in report:
+        yield (
+            "Exactness",
+            f"max |Δlogit| {report['exact']['largest']:.2g}, {100 * report['exact']['lost']:.2g} % of the edits' "
+            f"effect lost ({n})",
+        )
+    if "kept" in report:
+        yield "Open", f"{report['kept']:,} of {report['total']:,} halves of edits; the other vectors are left out"
+    if "offsets_left_out" in report:
+        yield "Left out", f"offsets at {report['offsets_left_out']} sites of layers, which IA3 cannot hold"
+    if "model_included" in report:
+        yield "Base model", "in the folder" if report["model_included"] else "to be found by its name"
+    if "rows" in report:
+        yield "Rows", f"{report['rows']:,}, of which {report['open']:,} do something"
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1e5 else f"{size / 1e3:,.1f} kB"
+
+
+def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
+    """Lay the panel out, hidden, and connect its own events."""
+    exports = exports or Exports(bench.settings)
+    first = next(iter(FORMS.values()))
+    with gr.Column(visible=False, elem_id="export") as column:
+        run = gr.State("")
+        title = gr.HTML("", apply_default_css=False)
+        form = gr.Radio(list(FORMS), value=first.title, label="Form", elem_id="export-form", show_label=False)
+        help = gr.HTML(choices(first)[1], apply_default_css=False)
+        formats = gr.Radio([], label="Format", visible=False, elem_id="export-format", show_label=False)
+        folder = gr.Textbox(
+            label="Folder on this computer",
+            placeholder="Empty: download",
+            visible=exports.writes,
+            elem_id="export-folder",
+            max_lines=1,
+            max_length=1000,
+        )
+        with gr.Row(elem_classes="jw-export-actions"):
+            go = gr.Button("Export", variant="primary", elem_id="export-go")
+            stop = gr.Button("Stop", visible=False, elem_id="export-stop")
+            download = gr.DownloadButton("Download", visible=False, elem_id="export-download")
+            close = gr.Button("Close", elem_id="export-close")
+        status = gr.HTML("", apply_default_css=False, elem_id="export-status")
+        code = gr.Code(language="python", visible=False, interactive=False, elem_id="export-code", show_label=False)
+    panel = ExportPanel(column, run, title, status, download, code)
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+
+    def on_form(chosen: str) -> tuple[Any, ...]:
+        return *choices(FORMS.get(chosen, first)), "", gr.DownloadButton(visible=False), gr.Code(visible=False)
+
+    def working(words: str) -> tuple[Any, ...]:
+        busy = gr.Button(interactive=False), gr.Button(visible=True)
+        return *busy, markup.note(words, "busy"), gr.DownloadButton(visible=False), gr.Code(visible=False)
+
+    def on_go(id: str, chosen: str, wanted: str | None, into: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        idle = gr.Button(interactive=True), gr.Button(visible=False)
+        try:
+            yield working("Starting …")
+            picked = FORMS.get(chosen, first)
+            found = exports.export(
+                request.session_hash or "", bench.must_find(id), picked, wanted if picked.formats else None, into or ""
+            )
+            for said in found:
+                if isinstance(said, str):
+                    yield working(said)
+                    continue
+                button = gr.DownloadButton(visible=False)
+                if said.download:
+                    button = gr.DownloadButton(f"Download {said.place.name}", value=str(said.place), visible=True)
+                language: Any = "shell" if picked.kind == "gguf" else "python"
+                yield *idle, measured(said), button, gr.Code(said.code, language=language, visible=True)
+        except InputError as error:
+            yield *idle, markup.note(str(error), "error"), gr.DownloadButton(visible=False), gr.Code(visible=False)
+
+    def on_stop(request: gr.Request) -> None:
+        exports.stop(request.session_hash or "")
+
+    form.change(on_form, form, [formats, help, status, download, code], **private)
+    go.click(on_go, [run, form, formats, folder], [go, stop, status, download, code], **private).then(
+        None, None, None, js=_FETCH
+    )
+    stop.click(on_stop, None, None, **private)
+    close.click(lambda: gr.Column(visible=False), None, column, **private)
+    return panel

@@ -1,0 +1,101 @@
+"""The table of all runs, and beside it the chosen one: markup, script and style, and what the script asks for.
+
+`workbench.runs.tab` listens to what is done here and does it.
+"""
+
+import secrets
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import anyio.to_thread
+import gradio as gr
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.runs.notes import read_notes
+from jola.runs.run import RunStore, RunSummary
+
+_HERE = Path(__file__).parent
+
+EVENTS = ("annotate", "compare", "export", "playground", "remove", "restore", "train")
+"""What the component tells, each with the id of a run (``compare`` with ids) and whether the page is dark."""
+
+STYLE = (_HERE / "run_table.css").read_text(encoding="utf-8")
+_MARKUP = (_HERE / "run_table.html").read_text(encoding="utf-8")
+_SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("rows.js", "run_table.js"))
+
+_REMEMBERED = 8
+_DELETED = 50
+
+
+class Listing:
+    """The runs of a store for pages that follow it: each is told only what changed since it last asked."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._told: OrderedDict[str, tuple[dict[str, RunSummary], list[dict[str, Any]]]] = OrderedDict()
+        self._last = ""
+
+    def news(self, token: str) -> dict[str, Any]:
+        """What changed since the answer with this token.
+
+        ``{"token"}`` alone when nothing did; else also ``runs``, the rows that are new or different, ``gone``, the ids
+        that are not there any more, ``whole``, whether these rows are all there are, and ``deleted``, what can be
+        restored.
+        """
+        with self._lock:
+            rows = {row["id"]: row for row in self._store.summaries()}
+            deleted = self._deleted()
+            if self._last not in self._told or self._told[self._last] != (rows, deleted):
+                self._last = secrets.token_hex(8)
+                self._told[self._last] = (rows, deleted)
+                while len(self._told) > _REMEMBERED:
+                    self._told.popitem(last=False)
+            if token == self._last:
+                return {"token": token}
+            before = self._told[token][0] if token in self._told else {}
+            return {
+                "token": self._last,
+                "runs": [_shown(row) for id, row in rows.items() if before.get(id) != row],
+                "gone": [id for id in before if id not in rows],
+                "whole": token not in self._told,
+                "deleted": deleted,
+            }
+
+    def _deleted(self) -> list[dict[str, Any]]:
+        found = self._store.trash.runs()[:_DELETED]
+        return [{"id": run.id, "label": read_notes(run.path).label, "removed": run.removed} for run in found]
+
+
+def _shown(row: RunSummary) -> dict[str, Any]:
+    """A row for the page; the default model goes by its title."""
+    return {**row, "model": ASSETS[DEFAULT_MODEL].title if row["model"] == "default" else row["model"]}
+
+
+def run_table(store: RunStore) -> gr.HTML:
+    """The component. Its events are `EVENTS`; its value is what `answer` makes."""
+    listing = Listing(store)
+
+    async def news(token: Any) -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(listing.news, str(token))
+
+    return gr.HTML(
+        None,
+        html_template=_MARKUP,
+        js_on_load=_SCRIPT,
+        apply_default_css=False,
+        server_functions=[news],
+        elem_id="run-table",
+    )
+
+
+def answer(words: str, kind: str = "good", *, undo: str = "", chosen: str = "") -> dict[str, Any]:
+    """A value that shows a sentence; ``undo`` is a run to bring back, ``chosen`` one to choose."""
+    return {"serial": secrets.token_hex(8), "words": words, "kind": kind, "undo": undo, "chosen": chosen}
+
+
+def saved(words: str) -> dict[str, Any]:
+    """A value that shows a sentence beneath the name and the note."""
+    return {"serial": secrets.token_hex(8), "saved": words}

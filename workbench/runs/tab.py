@@ -1,0 +1,265 @@
+"""Runs: all of them in a table, named, compared, deleted and brought back, given away and taken in."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.errors import InputError
+from jola.runs.compare import Comparison, Row, compare_runs
+from jola.runs.run import Run, RunStore
+from workbench import figures
+from workbench.runs import export_panel
+from workbench.runs.run_table import answer, run_table, saved
+from workbench.service.bench import Workbench
+from workbench.service.follow import clock
+from workbench.ui import markup
+
+_FIGURES = {
+    "accuracy": "Test accuracy",
+    "accuracy_options": "Choosing among the labels",
+    "validation_cross_entropy": "Lowest validation cross-entropy",
+    "open_offset": "Open offset gates",
+    "open_scale": "Open scale gates",
+    "steps": "Steps",
+    "kept_step": "Edits kept from step",
+    "seconds": "Time",
+}
+_NOTHING = "–"
+_TIME = re.compile(r"^[0-9]{8}-[0-9]{6}-(?=.)")
+
+
+# What is done to runs
+
+
+def annotate(bench: Workbench, id: str, label: str, note: str) -> dict[str, Any]:
+    """Give a run a label and a note; the value for the table."""
+    try:
+        bench.must_find(id).annotate(label=label, note=note)
+    except InputError as error:
+        return saved(str(error))
+    return saved("Saved.")
+
+
+def remove(bench: Workbench, id: str) -> dict[str, Any]:
+    """Move a run to the trash, with an offer to undo that."""
+    try:
+        name = _name(bench.store.get(id))
+        bench.store.remove(id)
+    except InputError as error:
+        return answer(str(error), "error")
+    return answer(f"Deleted {name}.", "plain", undo=id)
+
+
+def restore(bench: Workbench, id: str) -> dict[str, Any]:
+    """Bring a deleted run back, and choose it."""
+    try:
+        run = bench.store.restore(id)
+    except InputError as error:
+        return answer(str(error), "error")
+    if run.state == "queued":
+        bench.jobs.continue_queue()
+    return answer(f"Restored {_name(run)}.", chosen=run.id)
+
+
+def take_in(store: RunStore, path: str) -> dict[str, Any]:
+    """Import an uploaded zip file, and choose the run that it becomes."""
+    from jola.runs.archive import import_archive  # which imports PyTorch, and the page begins without it
+
+    try:
+        run = import_archive(Path(path), store)
+    except InputError as error:
+        return answer(str(error), "error")
+    return answer(f"Imported {_name(run)}.", chosen=run.id)
+
+
+def _name(run: Run) -> str:
+    return run.notes().label or run.id
+
+
+# Two runs beside each other
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the page shows of two runs."""
+
+    tables: str
+    """Figures and settings that differ, as HTML."""
+    validation: figures.Figure
+    training: figures.Figure
+    gates: figures.Figure
+
+
+def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Compared | None:
+    """Two runs beside each other; None when there are not two."""
+    runs = [run for id in ids if (run := bench.find(id)) is not None]
+    if len(runs) != 2:
+        return None
+    names = _names(runs)
+    metrics = {name: run.metrics() for name, run in zip(names, runs, strict=True)}
+    first, second = (_kept_gates(run) for run in runs)
+    return Compared(
+        tables=comparison_tables(compare_runs(runs), names),
+        validation=figures.compare_curves(metrics, "validation_cross_entropy", dark=dark),
+        training=figures.compare_curves(metrics, "cross_entropy", dark=dark),
+        gates=figures.compare_gates(first, second, (names[0], names[1]), dark=dark),
+    )
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Names that tell the runs apart; an id stands without the time that it begins with."""
+    names = [run.notes().label or _TIME.sub("", run.id) for run in runs]
+    return [f"{name} ({run.id})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
+
+
+def _kept_gates(run: Run) -> Mapping[str, Any]:
+    """The gates of the edits that a run kept, or of its last record; nothing before the first."""
+    site = next(iter(sorted(run.sites(), key=lambda name: name != "heads")), "")
+    try:
+        history = run.gates(site)
+        kept = (run.result() or {}).get("kept_step")
+        return history.at(kept if isinstance(kept, int) else int(history.steps[-1]))
+    except (InputError, IndexError):
+        return {}
+
+
+def comparison_tables(comparison: Comparison, names: Sequence[str]) -> str:
+    """How two runs ended and what differs in their settings, as two HTML tables."""
+    heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in names)
+    units = next(row.values for row in comparison.figures if row.name == "units")
+    examples = next(row.values for row in comparison.figures if row.name == "n_validation")
+    rows = [row for row in comparison.figures if row.name in _FIGURES and any(v is not None for v in row.values)]
+    ends = "".join(
+        _table_row(_FIGURES[row.name], list(map(_figure_words, [row.name] * len(names), row.values, units, examples)))
+        for row in rows
+    )
+    settings = "".join(_setting_row(row) for row in comparison.settings)
+    if not settings:
+        settings = f'<tr><td colspan="{len(names) + 1}">All settings are the same.</td></tr>'
+    warning = ""
+    if comparison.same_test is False:
+        warning = markup.note("The runs were tested on different examples, so their accuracies compare little.")
+    table = '<table class="jw-compared"><thead><tr><th scope="col"></th>{}</tr></thead><tbody>{}</tbody></table>'
+    return (
+        '<h2 class="jw-compared-head">Two runs compared</h2>'
+        f'<div class="jw-compared-tables"><section>{markup.section("How they ended")}{_filled(table, heads, ends)}'
+        f"{warning}</section><section>{markup.section('Settings that differ')}{_filled(table, heads, settings)}"
+        "</section></div>"
+    )
+
+
+def _filled(table: str, heads: str, rows: str) -> str:
+    before, between, after = table.split("{}")
+    return before + heads + between + rows + after
+
+
+def _table_row(name: str, cells: Sequence[str]) -> str:
+    return f'<tr><th scope="row">{markup.escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+
+
+def _setting_row(row: Row) -> str:
+    cells = [f"<code>{markup.escape(_setting_words(row.name, value))}</code>" for value in row.values]
+    return _table_row(row.name.replace("_", " "), cells)
+
+
+def _setting_words(name: str, value: Any) -> str:
+    if name == "model" and value == "default":
+        return ASSETS[DEFAULT_MODEL].title
+    return _NOTHING if value is None else str(value)
+
+
+def _figure_words(name: str, value: Any, units: Any, examples: Any) -> str:
+    if value is None:
+        return _NOTHING
+    if name.startswith("accuracy"):
+        low, high = 100 * value["low"], 100 * value["high"]
+        return f"{100 * value['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}, n\u00a0=\u00a0{value['n']:,})"
+    if name == "validation_cross_entropy":
+        return f"{value:.3f} nats" + (f" (n = {examples:,})" if examples else "")
+    if name == "seconds":
+        return clock(value)
+    return f"{value:,}" + (f" of {units:,}" if name.startswith("open") and units else "")
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class RunsTab:
+    """The parts that the app connects with other places.
+
+    ``table.train`` and ``table.playground`` are events that ask to open a run there; `chosen` gives its id.
+    """
+
+    table: gr.HTML
+    compared: gr.Column
+
+
+def chosen(event: gr.EventData) -> str:
+    """The id of the run that an event of the table is about."""
+    return str(_said(event).get("id", ""))
+
+
+def _said(event: gr.EventData) -> dict[str, Any]:
+    return event._data if isinstance(event._data, dict) else {}
+
+
+def build(bench: Workbench) -> RunsTab:
+    """Lay the place out and connect its own events."""
+    with gr.Row(elem_classes="jw-place"), gr.Column(elem_classes=["jw-work", "jw-runs"], scale=1):
+        table = run_table(bench.store)
+        upload = gr.UploadButton("Import …", file_types=[".zip"], size="sm", elem_id="runs-import")
+        exporting = export_panel.build(bench)
+        with gr.Column(visible=False, elem_id="runs-compared") as compared:
+            tables = gr.HTML("", apply_default_css=False)
+            with gr.Row(elem_classes="jw-compared-curves"):
+                validation = gr.Plot(show_label=False, elem_id="runs-validation")
+                training = gr.Plot(show_label=False, elem_id="runs-training")
+            gates = gr.Plot(show_label=False, elem_id="runs-gates")
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def on_annotate(event: gr.EventData) -> Any:
+        said = _said(event)
+        return annotate(bench, chosen(event), str(said.get("label", "")), str(said.get("note", "")))
+
+    def on_export(event: gr.EventData) -> tuple[Any, ...]:
+        return export_panel.shown(bench, chosen(event))
+
+    def on_compare(event: gr.EventData) -> tuple[Any, ...]:
+        said = _said(event)
+        found = compare(bench, [str(id) for id in said.get("ids", [])], dark=bool(said.get("dark")))
+        if found is None:
+            return gr.Column(visible=False), *[gr.skip()] * 4
+        return gr.Column(visible=True), found.tables, found.validation, found.training, found.gates
+
+    def on_remove(event: gr.EventData) -> Any:
+        return remove(bench, chosen(event))
+
+    def on_restore(event: gr.EventData) -> Any:
+        return restore(bench, chosen(event))
+
+    def on_upload(path: str) -> Any:
+        return take_in(bench.store, path)
+
+    # "multiple": what is done while the answer to the last thing is on its way is not lost.
+    events: Any = table
+    events.annotate(on_annotate, None, table, trigger_mode="multiple", **private)
+    events.remove(on_remove, None, table, trigger_mode="multiple", **private)
+    events.restore(on_restore, None, table, trigger_mode="multiple", **private)
+    events.export(on_export, None, exporting.outputs(), **private).then(None, None, None, js=exporting.after)
+    # One at a time: the answer to the last change of the marks is also the last one to arrive.
+    events.compare(
+        on_compare,
+        None,
+        [compared, tables, validation, training, gates],
+        trigger_mode="multiple",
+        concurrency_limit=1,
+        **private,
+    )
+    upload.upload(on_upload, upload, table, **private)
+    return RunsTab(table, compared)

@@ -1,0 +1,49 @@
+"""A script that runs before those of gradio, which its own ways of adding one do not allow."""
+
+import re
+from pathlib import Path
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench.server.door import NONCE
+
+_SCRIPT = b"<script>" + (Path(__file__).parent / "first_script.js").read_bytes() + b"</script>"
+_HEAD = b"<head>"
+_ANY_SCRIPT = re.compile(rb"<script(?=[\s>])")
+
+
+class FirstScript:
+    """Middleware that puts ``first_script.js`` at the begin of the page's head."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http" or scope["path"] != "/":
+            await self.app(scope, receive, send)
+            return
+        start: Message | None = None
+        body: list[bytes] = []
+
+        async def whole(message: Message) -> None:
+            """Hold the answer back until all of it is there, for its length stands before it."""
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body.append(message.get("body", b""))
+            if message.get("more_body") or start is None:
+                return
+            content, headers = b"".join(body), MutableHeaders(raw=start["headers"])
+            if headers.get("content-type", "").startswith("text/html"):
+                content = content.replace(_HEAD, _HEAD + _SCRIPT, 1)
+                # The page is a template with data in it in which Gradio escapes every "<": all scripts are its own.
+                content = _ANY_SCRIPT.sub(b'<script nonce="%s"' % scope.get(NONCE, "").encode(), content)
+                if "content-length" in headers:
+                    headers["content-length"] = str(len(content))
+            await send(start)
+            await send({"type": "http.response.body", "body": content})
+
+        await self.app(scope, receive, whole)

@@ -1,0 +1,105 @@
+"""The server of the app: Gradio's page behind our door, in a thread of its own."""
+
+import threading
+import time
+import webbrowser
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from jola.errors import InputError
+from workbench.server.door import Door
+from workbench.settings import Settings
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+_QUEUE_SECONDS = 0.01
+_START_SECONDS = 60
+_SESSIONS = 200
+"""Sessions whose state is kept; the one that was used least recently is forgotten first."""
+
+
+class Server:
+    """A page that is being served; `close` ends it."""
+
+    def __init__(self, page: "gr.Blocks", address: str, server: uvicorn.Server, thread: threading.Thread) -> None:
+        self.page, self.address = page, address
+        self._server, self._thread = server, thread
+
+    def close(self) -> None:
+        """Stop answering requests."""
+        self.page.close(verbose=False)  # first: it ends the streams that the server would wait for
+        self._server.should_exit = True
+        self._thread.join(timeout=10)
+
+
+def serve(page: "gr.Blocks", settings: Settings) -> Server:
+    """Serve a page in threads of its own. `InputError` when the port is taken."""
+    port = settings.claim_port()
+    config = uvicorn.Config(
+        _behind_door(page, settings, port), host=settings.host, port=port, log_level="warning", server_header=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=_run, args=(server,), name="jola-server", daemon=True)
+    thread.start()
+    patience = time.monotonic() + _START_SECONDS
+    while not server.started and thread.is_alive() and time.monotonic() < patience:
+        time.sleep(0.005)
+    if not server.started:
+        raise InputError(f"Port {settings.port} on {settings.host} is taken; choose another with --port.")
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{port}/"
+    if settings.open_browser:
+        webbrowser.open(address)
+    return Server(page, address, server, thread)
+
+
+def _run(server: uvicorn.Server) -> None:
+    with suppress(SystemExit):  # how uvicorn says that it cannot start; `serve` reports it
+        server.run()
+
+
+def _behind_door(page: "gr.Blocks", settings: Settings, port: int) -> Door:
+    """The page as an ASGI application: the door outside, Gradio inside."""
+    import gradio as gr
+    from fastapi import FastAPI
+    from starlette.middleware import Middleware
+    from starlette.routing import Mount
+
+    from workbench.server.first_script import FirstScript
+    from workbench.theme import ICON, STYLE, theme
+
+    page.queue(default_concurrency_limit=8, max_size=64)
+    # Gradio looks a thousand times a second whether there is something to do, on a processor that may be training.
+    page._queue.sleep_when_free = _QUEUE_SECONDS
+    page._queue.progress_update_sleep_when_free = 10 * _QUEUE_SECONDS
+    page.state_session_capacity = _SESSIONS
+    outer = FastAPI(openapi_url=None)
+    gr.mount_gradio_app(
+        outer,
+        page,
+        path="/",
+        server_name=settings.host,
+        server_port=port,
+        auth=settings.credentials,
+        run_history=False,
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        show_error=settings.loopback,
+        max_file_size=settings.limits.upload_bytes,
+        allowed_paths=[],
+        favicon_path=str(ICON),
+        theme=theme(),
+        head=f"<style>{STYLE}</style>",
+        app_kwargs={"middleware": [Middleware(FirstScript)]},
+    )
+    # What `Blocks.launch` would set, and `Blocks.close` and the queue use.
+    page.app = page.server_app = next(r.app for r in outer.routes if isinstance(r, Mount))
+    page._queue.set_server_app(page.app)
+    hosts = ("127.0.0.1", "localhost", "[::1]", "::1", settings.host.lower()) if settings.loopback else None
+    return Door(outer, hosts, settings.limits.upload_bytes)

@@ -1,0 +1,230 @@
+"""What a comparison of selectors compares: its methods in words, its flags for ``jola compare``, its size.
+
+Nothing here imports PyTorch, so that the page can be built, and a comparison be listed, without it. A test holds the
+words against `jola.selectors.SELECTORS`.
+"""
+
+import dataclasses
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jola.config import RunConfig, flag
+from jola.errors import InputError
+from jola.studies.grid import CELL, Grid, cell_name
+from workbench.service.estimate import span
+
+_OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
+LEFT_OUT = _OF_A_RUN | {"sites", "layers", "heads"}
+"""Settings of a run that a comparison does not have, or has in another form."""
+MOST_CELLS = 500
+_MOST_CHARACTERS = 400
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose heads, in words, and how it works as far as its costs depend on that."""
+
+    title: str
+    line: str
+    by_k: bool = False
+    """Whether it chooses anew for every K."""
+    work: Literal["none", "pass", "training"] = "training"
+    """Nothing, one pass over the examples, or about as much as training JoLA."""
+
+
+METHODS: dict[str, Method] = {
+    "jola": Method("JoLA's gates", "The heads that JoLA's own gates leave open.", work="none"),
+    "dsp": Method("DSP", "A relaxed sample of K heads, trained.", by_k=True),
+    "pass": Method("PASS", "Gates trained towards exactly K open heads.", by_k=True),
+    "smp": Method("SMP", "A small network that looks at the attention maps."),
+    "lofit": Method("LoFiT scaling norm", "Size of a scale trained on every head."),
+    "gradient": Method("Gradient importance", "How much the loss reacts to a head. Quick.", work="pass"),
+    "offset": Method("Offset saliency", "How much the loss reacts to an offset. Quick.", work="pass"),
+    "ablation": Method("Ablation effect", "What switching a head off costs. Slow."),
+    "random": Method("Random", "Chance, to see what the choice is worth.", work="none"),
+}
+"""By their names on the command line, in the order of the form."""
+SWAPS: dict[str, Method] = {
+    "dsp": Method("DSP", "Edits trained jointly with DSP's mask."),
+    "pass": Method("PASS", "Edits trained jointly with PASS's mask."),
+}
+DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
+"""Chosen in a fresh form: those whose choice costs little, so that the trainings are what one waits for."""
+
+
+@dataclass(frozen=True)
+class Plan(Grid):
+    """What is compared, as a form asks for it and as the page says it."""
+
+    selectors: tuple[str, ...] = DEFAULT_SELECTORS
+
+    @classmethod
+    def read(cls, selectors: Iterable[str], swaps: Iterable[str], ks: str, seeds: str) -> "Plan":
+        """The plan in a form. `InputError` names the field as the form labels it."""
+        words = _words(seeds, "Seeds")
+        if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 10)]:
+            raise InputError(f"Seeds names {bad[0]!r}; give whole numbers with commas between, such as 42,43.")
+        if not words:
+            raise InputError("Seeds is empty; give at least one whole number, such as 42.")
+        numbers = _words(ks, "K")
+        if not numbers:
+            raise InputError("K is empty; give 'auto' or numbers of heads with commas between, such as auto,16.")
+        chosen, swapped = set(selectors), set(swaps)
+        plan = cls(
+            # In the order of the form: equal choices are equal commands.
+            tuple(name for name in METHODS if name in chosen) + tuple(sorted(chosen - set(METHODS))),
+            tuple(name for name in SWAPS if name in swapped) + tuple(sorted(swapped - set(SWAPS))),
+            numbers,
+            tuple(dict.fromkeys(int(word) for word in words)),
+        )
+        if len(plan.cells()) > MOST_CELLS:
+            raise InputError(
+                f"This asks for {len(plan.cells()):,} trainings, and one comparison takes {MOST_CELLS} at most; choose "
+                "fewer selectors, K or seeds."
+            )
+        return plan
+
+    @classmethod
+    def of_cells(cls, names: Iterable[Any]) -> "Plan | None":
+        """The plan that asks for these cells, by their names; None when they are no such names."""
+        found: dict[str, dict[Any, None]] = {"edit": {}, "swap": {}, "k": {}, "seed": {}}
+        for name in names:
+            match = CELL.fullmatch(str(name))
+            if match is None:
+                return None
+            found["seed"][int(match["seed"])] = None
+            if match["protocol"] != "jola":
+                found[match["protocol"]][match["method"]] = None
+                found["k"][match["k"]] = None
+        if not (found["edit"] or found["swap"]):
+            return None
+        return cls(tuple(found["edit"]), tuple(found["swap"]), tuple(found["k"]), tuple(found["seed"]))
+
+    @classmethod
+    def from_dict(cls, content: Any) -> "Plan":
+        """The inverse of `dataclasses.asdict` through JSON. `InputError` when it is something else."""
+        try:
+            selectors, swaps, ks = (tuple(map(str, content[part])) for part in ("selectors", "swaps", "ks"))
+            return cls(selectors, swaps, ks, tuple(int(seed) for seed in content["seeds"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
+
+    def missing(self, done: Collection[str] = ()) -> list[str]:
+        """Names of the trainings that are to do, when those that are `done` exist."""
+        return [name for name in self.cell_names() if name not in done]
+
+    def selections(self, work: str = "", done: Collection[str] = ()) -> int:
+        """How many choices of heads have to be made, or only those that are of this work.
+
+        A choice was made when a training with it is `done`.
+        """
+        count = 0
+        for name in self.selectors:
+            method = METHODS.get(name)
+            if method is None or (method.work != work if work else method.work == "none"):
+                continue
+            for seed in self.seeds:
+                made = [cell_name("edit", name, k, seed) in done for k in self.ks]
+                count += made.count(False) if method.by_k else not any(made)
+        return count
+
+    def flags(self) -> list[str]:
+        """Flags of ``jola compare``."""
+        swaps = ["--swaps", ",".join(self.swaps)] if self.swaps else []
+        return [
+            "--selectors", ",".join(self.selectors), *swaps, "--k", ",".join(self.ks),
+            "--seeds", ",".join(map(str, self.seeds)),
+        ]  # fmt: skip
+
+    def check(self, config: RunConfig, heads: int | None = None) -> None:
+        """Refuse what cannot be compared, in one sentence; ``heads`` are those of the model, where that is known."""
+        if not (self.selectors or self.swaps):
+            raise InputError("No selector is chosen; tick at least one, or a gate swap.")
+        self.validate(heads)
+        if config.edits.gates == "none":
+            raise InputError("Gates is none, and what is compared are JoLA's gates; choose two or shared.")
+
+    def words(self) -> str:
+        """What is compared, in one line."""
+        names = [METHODS[name].title if name in METHODS else name for name in self.selectors]
+        names += [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
+        seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        return f"{', '.join(names)} · K {', '.join(self.ks)} · {seeds}"
+
+
+def _words(text: Any, field: str) -> tuple[str, ...]:
+    text = str(text or "")
+    if len(text) > _MOST_CHARACTERS:
+        raise InputError(f"{field} is longer than {_MOST_CHARACTERS} characters; give fewer values.")
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def cell_words(name: str, *, seeds: bool = False) -> str:
+    """A cell's name in words: ``edit-dsp-k16-seed42`` is ``DSP, K 16``."""
+    match = CELL.fullmatch(name)
+    if match is None:
+        return name
+    if match["protocol"] == "jola":
+        words = "JoLA"
+    else:
+        method = METHODS.get(match["method"] or "")
+        words = f"{method.title if method else match['method']}{' gates' if match['protocol'] == 'swap' else ''}"
+        words += f", K {match['k']}"
+    return f"{words}, seed {match['seed']}" if seeds else words
+
+
+def compare_flags(config: RunConfig, plan: Plan, output: str) -> list[str]:
+    """The flags of ``jola compare`` that differ from the defaults, and those that say what is compared."""
+    flags = ["--output", output, *plan.flags()]
+    for part in config.parts():
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            if field.name not in LEFT_OUT and value != field.default:
+                name, text = flag(field.name), str(value)
+                # A text that begins with a dash would be taken for the next flag.
+                flags += [f"{name}={text}"] if text.startswith("-") else [name, text]
+    return flags
+
+
+def config_of(settings: Mapping[str, Any]) -> RunConfig:
+    """The settings of a comparison as those of a run. `InputError` when they are damaged."""
+    return RunConfig.from_dict({name: values for name, values in settings.items() if isinstance(values, dict)})
+
+
+def shared_settings(config: RunConfig) -> dict[str, Any]:
+    """What all trainings of a comparison have in common: results with the same can stand beside each other."""
+    parts = (dataclasses.asdict(part) for part in config.parts())
+    return {name: value for part in parts for name, value in part.items() if name not in _OF_A_RUN}
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 training``, ``9 trainings``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def cost_words(
+    plan: Plan, seconds: tuple[float, float] | None, epochs: int, done: Collection[str] = ()
+) -> tuple[str, str]:
+    """(what a comparison costs in one line, how that is known).
+
+    ``seconds`` are those of one training, where they are known; the trainings that are ``done`` cost nothing.
+    """
+    trainings = len(plan.missing(done))
+    short = counted(trainings, "training")
+    if selections := plan.selections(done=done):
+        short += f" and {counted(selections, 'selection')}"
+    if seconds is None:
+        return f"{short}, time known after the first training", (
+            "no earlier run of this model on this computer tells its pace"
+        )
+    # Of a selection that passes once over the examples the epochs of a training take a multiple.
+    effort = trainings + plan.selections("training", done) + plan.selections("pass", done) / max(1, epochs)
+    return f"{short}, {span(seconds[0] * effort, seconds[1] * effort)}", (
+        "at the pace of earlier runs of this model here; tests of the edits come on top"
+    )
+
+
+def joined(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else list(names))

@@ -1,0 +1,329 @@
+"""What a run will cost, told before it starts: steps, time, memory. Nothing is loaded for it, PyTorch least of all.
+
+Time comes from earlier runs of the same model on this machine, for nothing else knows its pace. Memory comes from what
+such runs took, or else is counted: weights, the optimiser's numbers, and the activations that a backward pass keeps
+(Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, equation 2).
+"""
+
+import json
+import math
+import os
+import statistics
+import struct
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice, pairwise
+from pathlib import Path
+
+from jola.config import DataConfig, EditConfig, RunConfig, parse_layers
+from jola.data import assets
+from jola.data.tasks import REGISTRY, load_task
+from jola.errors import InputError
+from jola.runs.run import Run, RunStore
+from jola.system.files import read_json
+from jola.system.processes import machine
+
+_LOOKED_AT = 60
+"""Newest runs among which earlier ones of the same model are looked for."""
+_COMPARED = 5
+"""Runs whose pace counts."""
+_PROCESS_BYTES = 600e6
+"""Python with PyTorch and transformers, before any model."""
+_OPTIMISER_BYTES = 16
+"""A number that trains: itself, its gradient and the two moments of AdamW, in float32."""
+_HEADER_LIMIT = 100_000_000
+_TEMPLATE_TOKENS = 48
+"""What a template writes around a prompt and an answer."""
+_MOST_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the files of a model tell without loading it; ``parameters`` None when only a download would tell."""
+
+    parameters: int | None
+    layers: int
+    heads: int
+    head_dim: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will cost.
+
+    ``steps`` is None when the number of examples is not known. ``seconds`` are the shortest and the longest training
+    that the paces of ``paced_by`` earlier runs give, None without one. ``memory`` is in bytes: measured in earlier runs
+    when ``measured``, at most that many otherwise, and None when the size of the model is not known.
+    """
+
+    examples: int | None
+    steps: int | None
+    epoch_steps: int | None
+    seconds: tuple[float, float] | None = None
+    paced_by: int = 0
+    memory: float | None = None
+    measured: bool = False
+    parts: tuple[tuple[str, float], ...] = ()
+    """What the memory is made of, in bytes."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """How many training examples a run will have, and how many tokens the longest example and answer have at most."""
+
+    examples: int
+    tokens: int
+    answer_tokens: int
+
+
+def look_at_data(config: RunConfig) -> DataFacts | None:
+    """Counts the training examples that lie on this disk; None when they would have to be fetched or cannot be read.
+
+    Tokens are counted as a third of the characters, which is more than a tokenizer makes of most texts.
+    """
+    data, seed = config.data, config.training.seed
+    if data.task.startswith("hf:"):
+        return None
+    if data.task in REGISTRY and not all(status.ready for status in assets.status() if status.kind == "data"):
+        return None
+    path = Path(os.path.expanduser(data.task))
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+        marks = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+        return _look_at_data((data.task, data.train_size, data.validation_size, data.test_size, seed), marks)
+    except (InputError, OSError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=16)
+def _look_at_data(key: tuple[str, int, int, int, int], marks: object) -> DataFacts:
+    task, train, validation, test, seed = key
+    data = DataConfig(task=task, train_size=train, validation_size=validation, test_size=test)
+    examples = load_task(data, seed).train
+    answers = [len(example.completion) for example in examples]
+    lengths = [
+        sum(len(message.content) for message in example.prompt) + answer
+        for example, answer in zip(examples, answers, strict=True)
+    ]
+    return DataFacts(len(examples), max(lengths) // 3 + _TEMPLATE_TOKENS, max(answers) // 3 + 4)
+
+
+def estimate(config: RunConfig, store: RunStore) -> Estimate:
+    """What training with these settings will cost, by what is on this disk: the data, the model, earlier runs."""
+    training = config.training
+    data = look_at_data(config)
+    count = data.examples if data is not None else config.data.train_size or None
+    batches = math.ceil(count / training.batch_size) if count else 0
+    epoch = math.ceil(batches / training.gradient_accumulation) or None
+    steps = epoch * training.epochs if epoch else None
+    earlier = list(islice(_earlier_runs(config, store), _COMPARED))
+    paces = [pace for run in earlier if (pace := seconds_per_example(run)) is not None]
+    seconds = None
+    if steps and paces:
+        per_step = training.batch_size * training.gradient_accumulation
+        seconds = (min(paces) * per_step * steps, max(paces) * per_step * steps)
+    peaks = [peak for run in earlier if (peak := _measured_peak(run, config)) is not None]
+    if peaks:
+        return Estimate(count, steps, epoch, seconds, len(paces), max(peaks), measured=True)
+    parts = _memory(config, find_model(config.model.model, config.model.revision), data, earlier)
+    memory = sum(size for _, size in parts) if parts else None
+    return Estimate(count, steps, epoch, seconds, len(paces), memory, parts=parts)
+
+
+# Earlier runs
+
+
+def _earlier_runs(config: RunConfig, store: RunStore) -> Iterable[Run]:
+    """Runs of the same model on this machine, those of the same task first."""
+    here, found = machine(), []
+    for run in store.list()[:_LOOKED_AT]:
+        known = run.raw_config()
+        model, data = known.get("model"), known.get("data")
+        if known.get("machine") != here or not isinstance(model, dict) or not isinstance(data, dict):
+            continue
+        if all(model.get(name) == getattr(config.model, name) for name in ("model", "dtype", "device")):
+            found.append((data.get("task") != config.data.task, run))
+    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+
+
+def seconds_per_example(run: Run) -> float | None:
+    """Seconds of training an example took in a run, validations included; None before its third step."""
+    training = run.raw_config().get("training") or {}
+    size = training.get("batch_size", 0) * training.get("gradient_accumulation", 0)
+    times = [m["time"] for m in run.metrics() if "loss" in m and isinstance(m.get("time"), int | float)]
+    gaps = [after - before for before, after in pairwise(times)]
+    if len(gaps) < 2 or not size:
+        return None
+    # A pause is no step, and a validation is a long one.
+    usual = statistics.median(gaps)
+    steps = [gap for gap in gaps if 0 <= gap <= 30 * usual + 60]
+    return statistics.fmean(steps) / size if steps else None
+
+
+def _measured_peak(run: Run, config: RunConfig) -> float | None:
+    """Bytes that a run with batches of the same size took."""
+    known, peak = run.raw_config(), (run.result() or {}).get("peak_memory")
+    same = (known.get("training") or {}).get("batch_size") == config.training.batch_size
+    same = same and (known.get("data") or {}).get("max_length") == config.data.max_length
+    same = same and (known.get("data") or {}).get("task") == config.data.task
+    return float(peak) if same and isinstance(peak, int | float) and peak > 0 else None
+
+
+# Memory
+
+
+def find_model(name: str, revision: str | None = None) -> ModelFacts | None:
+    """What is known of a model that lies on this disk; None when it does not, or cannot be read."""
+    folder = _folder_of(name, revision)
+    config = read_json(folder / "config.json") if folder is not None else None
+    if folder is None or config is None:
+        return None
+    text = config.get("text_config")
+    config = text if isinstance(text, dict) else config
+
+    def number(*names: str) -> int:
+        return next((int(config[n]) for n in names if isinstance(config.get(n), int)), 0)
+
+    layers, hidden = number("num_hidden_layers", "n_layer"), number("hidden_size", "n_embd")
+    heads, vocabulary = number("num_attention_heads", "n_head"), number("vocab_size")
+    if not (layers and hidden and heads):
+        return None
+    return ModelFacts(
+        parameters=_count_parameters(folder),
+        layers=layers,
+        heads=heads,
+        head_dim=number("head_dim") or hidden // heads,
+        hidden=hidden,
+        vocabulary=vocabulary,
+    )
+
+
+def _folder_of(name: str, revision: str | None) -> Path | None:
+    if name == "default":
+        name = assets.DEFAULT_MODEL
+    if name in assets.ASSETS:
+        found = next(status for status in assets.status() if status.name == name)
+        return found.folder if found.ready else None
+    path = Path(os.path.expanduser(name))
+    try:
+        if path.is_dir():
+            return path
+    except (OSError, ValueError):
+        return None
+    if path.suffix.lower() == ".gguf":
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.utils import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json", revision=revision)
+    except (HFValidationError, ValueError):
+        return None
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+def _count_parameters(folder: Path) -> int | None:
+    """Numbers in the safetensors files of a folder, by their headers alone."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        try:
+            with open(path, "rb") as file:
+                (length,) = struct.unpack("<Q", file.read(8))
+                header = json.loads(file.read(length)) if length <= _HEADER_LIMIT else {}
+            shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+            total += sum(math.prod(shape) for shape in shapes)
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            return None
+    return total or None
+
+
+def _memory(
+    config: RunConfig, facts: ModelFacts | None, data: DataFacts | None, earlier: list[Run]
+) -> tuple[tuple[str, float], ...]:
+    """Bytes by what they are for; empty when the size of the model is not known."""
+    known = [(run.raw_config().get("parameters") or {}).get("frozen") for run in earlier]
+    frozen = (facts.parameters if facts else None) or next((n for n in known if isinstance(n, int)), None)
+    if frozen is None:
+        return ()
+    width = _bytes_of(config.model.dtype)
+    parts = [("Python and its libraries", _PROCESS_BYTES), ("weights", frozen * width)]
+    if facts is not None:
+        limit = config.data.max_length or sys.maxsize
+        tokens = min(data.tokens if data else limit, limit, _MOST_TOKENS)
+        answers = min(data.answer_tokens if data else tokens, tokens)
+        batch = config.training.batch_size
+        layer = batch * tokens * (17 * facts.hidden + 2.5 * facts.heads * tokens) * width
+        logits = batch * answers * facts.vocabulary * (width + 8)
+        parts += [
+            ("edits", _OPTIMISER_BYTES * trainable(config.edits, facts)),
+            ("activations", facts.layers * layer + logits),
+        ]
+    return tuple(parts)
+
+
+def trainable(edits: EditConfig, facts: ModelFacts) -> int:
+    """Numbers that train: offsets, scales and gates."""
+    try:
+        layers = len(parse_layers(edits.layers, facts.layers))
+    except InputError:
+        layers = facts.layers
+    halves = 2 if edits.operation == "both" else 1
+    gates = {"two": halves, "shared": 1, "none": 0}[edits.gates]
+    heads = facts.heads * (halves * facts.head_dim + gates) if edits.sites != "mlp" else 0
+    mlp = halves * facts.hidden + gates if edits.sites != "heads" else 0
+    return layers * (heads + mlp)
+
+
+def _bytes_of(dtype: str) -> int:
+    """Bytes of a weight; 'auto' counts as float32, for which format it means shows when PyTorch is there."""
+    return 2 if dtype in ("bfloat16", "float16") else 4
+
+
+# In words
+
+
+def describe(cost: Estimate) -> list[tuple[str, str, str]]:
+    """(what, how much, by what it is known) for the page."""
+    steps = (
+        (f"{cost.steps:,} steps", f"{cost.epoch_steps:,} an epoch, with {cost.examples:,} training examples at most")
+        if cost.steps and cost.epoch_steps and cost.examples
+        else ("steps not known yet", "the training examples have to be counted")
+    )
+    if cost.seconds is None:
+        time = ("time known after the first steps", "no earlier run of this model on this computer tells its pace")
+    else:
+        runs = f"{cost.paced_by} earlier run{'s' if cost.paced_by > 1 else ''}"
+        time = (span(*cost.seconds), f"of training, at the pace of {runs} of this model here")
+    if cost.memory is None:
+        memory = ("memory not known yet", "the model is not on this computer, or its files do not tell its size")
+    elif cost.measured:
+        memory = (f"{_size(cost.memory)} of memory", "the most that an earlier run like this took")
+    else:
+        named = ", ".join(f"{name} {_size(size)}" for name, size in cost.parts if size >= 5e7)
+        memory = (f"up to {_size(cost.memory)} of memory", f"counted, not measured: {named}")
+    rows = {"Steps": steps, "Time": time, "Memory": memory}
+    return [(what, much, known) for what, (much, known) in rows.items()]
+
+
+def span(low: float, high: float) -> str:
+    shortest, longest = duration(low), duration(high)
+    if shortest == longest:
+        return f"about {longest}"
+    number, unit = shortest.split(" ")
+    return f"{number} to {longest}" if longest.endswith(f" {unit}") else f"{shortest} to {longest}"
+
+
+def duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            amount = seconds / size
+            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+def _size(size: float) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"

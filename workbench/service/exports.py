@@ -1,0 +1,287 @@
+"""Exports as processes of their own, by the command that a shell user types, and where their files go."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zipfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jola.errors import InputError
+from jola.runs.run import Run
+from workbench.service.bench import uploads_home
+from workbench.settings import Settings
+
+EXPORT_COMMAND = (sys.executable, "-m", "jola", "export")
+_KEPT = 2
+_PACKED = frozenset({".safetensors", ".gguf"})
+"""Endings of files in which a zip file finds nothing to pack."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to take edits elsewhere.
+
+    ``kind`` is the subcommand of ``jola export``, empty for the run as it is; ``ending`` that of its file, empty for a
+    folder; ``formats`` what may be chosen, with the first as default; ``model`` whether its base model is loaded.
+    """
+
+    kind: str
+    title: str
+    help: str
+    code: str
+    ending: str = ""
+    formats: tuple[str, ...] = ()
+    model: bool = False
+
+
+_NUMBERS = ("float32", "float16", "bfloat16")
+FORMS: dict[str, Form] = {
+    form.title: form
+    for form in (
+        Form(
+            "",
+            "Whole run",
+            "Edits, settings, figures and the history of the gates, for another JoLA Workbench.",
+            "from jola import RunStore\nfrom jola.runs.archive import import_archive\n\n"
+            "run = import_archive({place!r}, RunStore())",
+            ".zip",
+        ),
+        Form(
+            "adapter",
+            "Adapter",
+            "The open edits alone, with a README filled from the run; JoLA loads them with the base model.",
+            "from jola import JoLAModel\n\nmodel = JoLAModel.from_adapter({place!r})",
+            ".zip",
+        ),
+        Form(
+            "merged",
+            "Plain checkpoint",
+            "The edits folded into the weights; transformers loads it without JoLA, at the speed of the base model.",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            "model = AutoModelForCausalLM.from_pretrained({place!r})\n"
+            "tokenizer = AutoTokenizer.from_pretrained({place!r})",
+            formats=_NUMBERS,
+            model=True,
+        ),
+        Form(
+            "standalone",
+            "Python script",
+            "A file of one page with plain hooks; it needs torch, transformers and safetensors alone.",
+            "import sys\n\nsys.path.insert(0, {place!r})\nfrom jola_edits import attach\n\n"
+            "attach(model)  # a model of transformers",
+            model=True,
+        ),
+        Form(
+            "ia3",
+            "IA3 adapter",
+            "The scales, without the offsets, as an adapter that peft loads.",
+            "from peft import PeftModel\n\nmodel = PeftModel.from_pretrained(base, {place!r})",
+        ),
+        Form(
+            "gguf",
+            "GGUF file",
+            "The folded model for llama.cpp and what is built on it; for Llama, Qwen2 and Mistral.",
+            "llama-cli --model {place}",
+            ".gguf",
+            formats=("float16", "float32", "bfloat16"),
+            model=True,
+        ),
+        Form(
+            "edits",
+            "Table",
+            "Gates, norms and saved masks of every edit for statistics; JSON has the vectors too.",
+            "import pandas\n\nedits = pandas.read_csv({place!r})",
+            formats=("CSV", "JSON"),
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: its place, its bytes, what ``jola export`` measured, and the code that loads it."""
+
+    place: Path
+    size: int
+    report: dict[str, Any]
+    code: str
+    download: bool
+    """Whether it lies in a folder of ours, to be fetched by the page."""
+
+
+@dataclass
+class Work:
+    """An export at work; `lines` says how far it is, `result` waits for it."""
+
+    process: "subprocess.Popen[str]"
+    stopped: bool = False
+    _said: list[str] = field(default_factory=list)
+
+    def stop(self) -> None:
+        """Ask it to end, which takes away what it has written."""
+        self.stopped = True
+        self.process.terminate()
+
+    def lines(self) -> Iterator[str]:
+        """What it says while it works, line by line."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if words := line.strip():
+                self._said.append(words)
+                yield words
+
+    def report(self) -> dict[str, Any]:
+        """Its report. `InputError` with its own sentence when it failed, or was stopped."""
+        assert self.process.stdout is not None
+        out = self.process.stdout.read()
+        code = self.process.wait()
+        if self.stopped:
+            raise InputError("Stopped; nothing was written.")
+        if code:
+            said = self._said[-1] if self._said else f"it ended with code {code}"
+            raise InputError(said.removeprefix("error: "))
+        return json.loads(out)
+
+
+class Exports:
+    """Makes exports, one at a time, for all pages of an app."""
+
+    def __init__(self, settings: Settings, command: Sequence[str] = EXPORT_COMMAND) -> None:
+        self._settings, self._command = settings, tuple(command)
+        self._kept: deque[tempfile.TemporaryDirectory[str]] = deque()
+        self._busy = threading.Lock()
+        self._at_work: dict[str, Work] = {}
+
+    @property
+    def writes(self) -> bool:
+        """Whether a page may name a folder of this computer to write into."""
+        return self._settings.loopback or bool(self._settings.folders)
+
+    def stop(self, page: str) -> None:
+        """Stop what a page exports."""
+        if work := self._at_work.get(page):
+            work.stop()
+
+    def export(
+        self, page: str, run: Run, form: Form, chosen: str | None = None, folder: str = ""
+    ) -> Iterator[str | Exported]:
+        """Export a run: sentences while it is at work, and at the end what was written.
+
+        Args:
+            page: Who asks, for `stop`.
+            chosen: One of the form's formats.
+            folder: A folder of this computer to write into; empty for a download.
+
+        Raises:
+            InputError: Another export is at work, the page may not use the model or the folder, the run has no adapter
+                or the form cannot hold its edits, or it was stopped.
+        """
+        if form.model:
+            self._settings.check_sources(run.run_config(), uploads_home())
+        if chosen not in (form.formats or (chosen,)):
+            raise InputError(f"{form.title} has no format {chosen!r}; choose one of {', '.join(form.formats)}.")
+        into = self._folder(folder)
+        if not self._busy.acquire(blocking=False):
+            raise InputError("Another export is at work; wait for it or stop it.")
+        try:
+            yield from self._export(page, run, form, chosen, into)
+        finally:
+            self._at_work.pop(page, None)
+            self._busy.release()
+
+    def _export(self, page: str, run: Run, form: Form, chosen: str | None, into: Path | None) -> Iterator[Any]:
+        place = (into or self._fresh()) / _name(run, form, chosen)
+        if place.exists():
+            raise InputError(f"{place} is there already; choose another folder, or remove it first.")
+        report: dict[str, Any] = {}
+        if not form.kind:
+            from jola.runs.archive import export_adapter  # which imports PyTorch, and the page begins without it
+
+            export_adapter(run, place)
+        else:
+            work = Work(self._start(run, form, chosen, place))
+            self._at_work[page] = work
+            try:
+                yield from work.lines()
+                report = work.report()
+            finally:
+                if work.process.poll() is None:  # the page is gone
+                    work.stop()
+        size = place.stat().st_size if place.is_file() else _size(place)
+        code = form.code
+        if chosen == "JSON":
+            code = "import json\n\nedits = json.load(open({place!r}))"
+        if into is None and place.is_dir():
+            yield "Packing …"
+            place = _packed(place)
+            code = f"# after unpacking {place.name}\n{code}"
+        name = str(place) if into else place.name.removesuffix(".zip") if not form.ending else place.name
+        yield Exported(place, size, report, code.format(place=name), into is None)
+
+    def _start(self, run: Run, form: Form, chosen: str | None, place: Path) -> "subprocess.Popen[str]":
+        flags = ["--dtype", chosen] if chosen and form.model else []
+        asked = run.run_config().model.model
+        if form.model and Path(asked).expanduser().exists():
+            flags += ["--model", asked]
+        return subprocess.Popen(
+            [*self._command, form.kind, str(run.path), str(place), "--json", *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+
+    def _folder(self, folder: str) -> Path | None:
+        if not folder.strip():
+            return None
+        path = Path(folder.strip()).expanduser()
+        roots = [root.expanduser().resolve() for root in self._settings.folders]
+        if not self._settings.loopback and not any(path.resolve().is_relative_to(root) for root in roots):
+            raise InputError(
+                f"The folder {folder!r} is not open to this page; leave it empty to download, or start the app with "
+                "--folders to allow it."
+            )
+        if not path.is_absolute() or not path.is_dir():
+            raise InputError(f"There is no folder {folder!r}; name one that is there, with its whole path.")
+        return path
+
+    def _fresh(self) -> Path:
+        """A new folder; the older ones go, since the app copies a file before it is fetched."""
+        folder = tempfile.TemporaryDirectory(prefix="jola-export-")
+        self._kept.append(folder)
+        while len(self._kept) > _KEPT:
+            self._kept.popleft().cleanup()
+        return Path(folder.name)
+
+
+def _name(run: Run, form: Form, chosen: str | None) -> str:
+    stem = re.sub(r"[^\w.-]+", "-", run.id) + (f"-{form.kind}" if form.kind else "")
+    if form.kind == "edits":
+        return f"{stem}.{(chosen or 'CSV').lower()}"
+    return stem + (f"-{chosen}" if chosen else "") + form.ending
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _packed(folder: Path) -> Path:
+    """A zip file of a folder in its place."""
+    file = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            kind = zipfile.ZIP_STORED if path.suffix in _PACKED else zipfile.ZIP_DEFLATED
+            if path.is_file():
+                archive.write(path, f"{folder.name}/{path.relative_to(folder)}", kind)
+    shutil.rmtree(folder)
+    return file

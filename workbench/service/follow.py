@@ -1,0 +1,373 @@
+"""What the page shows of a run, read from its directory while it is written."""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.errors import InputError
+from jola.runs.run import UNFINISHED, Run, RunStore
+from workbench.service.detached import last_sentence, log_tail
+from workbench.service.jobs import PAUSE_FILE, RESUMABLE
+from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
+from workbench.service.waiting import Waiting
+
+__all__ = ["UNTRAINED", "Follower", "Followers", "encode_gates", "state_counts"]
+
+_CURVE_POINTS = 240
+_FOLLOWED = 8
+
+
+class Follower:
+    """Reads one run for the page."""
+
+    def __init__(self, run: Run, waiting: Waiting | None = None) -> None:
+        self.run = run
+        self._waiting = waiting or Waiting(RunStore(run.path.parent))
+        self._lock = threading.Lock()
+        self._histories: dict[str, History] = {}
+
+    def token(self) -> str:
+        """Changes whenever the run wrote something, its process died, or the queue of runs changed."""
+        return f"{self.run.version()}:{self._pausing()}:{self._waiting.mark()}:{self.run.state}"
+
+    def _pausing(self) -> bool:
+        return (self.run.path / PAUSE_FILE).exists() and self.run.alive
+
+    def snapshot(self, site: str = "", *, curves: bool = True) -> dict[str, Any]:
+        """Everything the run view shows; ``site`` empty or unknown means the first recorded one.
+
+        Without ``curves`` those of a run at work are left out, most of what there is to send.
+        """
+        with self._lock:
+            token = self.token()
+            run, status, state = self.run, self.run.status(), self.run.state
+            sites = sorted(run.sites(), key=lambda name: name != "heads")
+            site = site if site in sites else next(iter(sites), "")
+            metrics = run.metrics()
+            active = state in UNFINISHED
+            queue = self._waiting.ids()
+            place = queue.index(run.id) if run.id in queue else None
+            try:
+                config = run.config()
+            except InputError:
+                config = {}
+            view: dict[str, Any] = {
+                "token": token,
+                "run": run.id,
+                "state": state,
+                "active": active,
+                "step": status["step"],
+                "total": status["total_steps"],
+                "message": describe_message(state, describe_end(status, state), place, self._pausing()),
+                "can": actions(state, self._pausing()),
+                "queue": [{"id": id, "about": self._about(id)} for id in queue],
+                "about": describe_config(config),
+                "facts": facts(status, state, metrics, config),
+                "gates": gates_of(config),
+                "kept": kept_step(run.result()),
+                "result": result_of(run, config),
+                "curves": curves_of(metrics) if curves or not active else None,
+                "note": last_sentence(run) if state == "starting" else "",
+                "log": log_tail(run) if not active and state != "finished" else "",
+                "sites": sites,
+                "frame": None,
+            }
+            if site:
+                history = self._history(site)
+                history.refresh(now=not active)
+                view["records"] = len(history)
+                view["states"] = _thin_states(history) if view["curves"] else None
+                view["frame"] = self._last_frame(site)
+            return view
+
+    def _about(self, id: str) -> str:
+        """A waiting run in a few words that tell it from the others."""
+        run = Run(self._waiting.store.root / id)
+        since = run.status()["started"]
+        at = f"since {datetime.fromtimestamp(since):%H:%M:%S}" if since else ""
+        label = run.notes().label
+        return " · ".join(part for part in (label, describe_config(run.raw_config()), at) if part)
+
+    def frame(self, site: str, record: int) -> dict[str, Any] | None:
+        """The gates at one record, counted from 0; None when there is no such record."""
+        with self._lock:
+            history = self._history(site)
+            if not len(history):
+                history.refresh(now=True)
+            return history.frame(record)
+
+    def frame_at(self, site: str, step: int) -> dict[str, Any] | None:
+        """The gates at the nearest record that is not after a step, with its number; None without records."""
+        with self._lock:
+            history = self._history(site)
+            history.refresh(now=True)
+            record = history.record_at(step)
+            frame = history.frame(record)
+            return None if frame is None else {**frame, "record": record}
+
+    def course(self, site: str) -> list[dict[str, Any]]:
+        """The gates at a few steps over the run, for P(closed) at chosen steps (paper, figure 7)."""
+        with self._lock:
+            history = self._history(site)
+            history.refresh(now=True)
+            frames = [history.frame(record) for record in chosen_records(len(history))]
+            return [frame for frame in frames if frame is not None]
+
+    def _history(self, site: str) -> History:
+        if site not in self._histories:
+            if site not in self.run.sites():
+                raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
+            gated = gates_of(self.run.raw_config()) != "none"
+            self._histories[site] = History(self.run, site, gated=gated)
+        return self._histories[site]
+
+    def _last_frame(self, site: str) -> dict[str, Any] | None:
+        last = self.run.last_gates(site)
+        return None if last is None else self._history(site).encode(*last)
+
+
+class Followers:
+    """The runs that somebody is looking at, the last few of them."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+        self._waiting = Waiting(store)
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Follower] = OrderedDict()
+
+    def get(self, id: str) -> Follower | None:
+        """The follower of a run; None when there is no such run."""
+        try:
+            run = self._store.get(id)
+        except InputError:
+            return None
+        with self._lock:
+            follower = self._known.setdefault(id, Follower(run, self._waiting))
+            self._known.move_to_end(id)
+            while len(self._known) > _FOLLOWED:
+                self._known.popitem(last=False)
+            return follower
+
+
+# In words and numbers
+
+_STATE_WORDS = {
+    "queued": "Waiting for its turn",
+    "paused": "Paused",
+    "starting": "Loading the model and the data",
+    "training": "Training",
+    "evaluating": "Measuring test accuracy",
+    "finished": "Finished",
+    "cancelled": "Cancelled",
+    "failed": "Failed",
+    "killed": "Stopped: the training process is gone",
+}
+
+
+def describe_message(state: str, message: str, place: int | None = None, pausing: bool = False) -> str:
+    """The state in plain words, with its place in the queue or what the run says of itself."""
+    words = _STATE_WORDS.get(state, state)
+    if state == "queued" and place is not None:
+        before = "next in line" if place == 0 else f"{place + 1}. in line"
+        return f"{words}: {before}"
+    if pausing:
+        return f"{words}: pauses at the next step"
+    joint = " " if state == "finished" else ": "
+    return f"{words}{joint}{message}" if message else words
+
+
+def describe_end(status: Mapping[str, Any], state: str) -> str:
+    """What the run says of itself, and of one that ended before its last step that it did so on purpose."""
+    step, total = status["step"], status["total_steps"]
+    if state == "finished" and 0 < step < total:
+        return f"at step {step:,} of {total:,}, because validation got no better"
+    return status["message"] if state != "finished" else ""
+
+
+def kept_step(result: Mapping[str, Any] | None) -> int | None:
+    """The step whose edits were kept, where it is not the last one that was trained."""
+    kept, steps = (result or {}).get("kept_step"), (result or {}).get("steps")
+    return kept if isinstance(kept, int) and isinstance(steps, int) and kept != steps else None
+
+
+def describe_config(config: Mapping[str, Any]) -> str:
+    """Model and data of a run in one line."""
+
+    def part(section: str, name: str) -> Any:
+        found = config.get(section)
+        return found.get(name) if isinstance(found, dict) else None
+
+    model, task = part("model", "model"), part("task", "name") or part("data", "task")
+    n = part("task", "n_train") or part("data", "train_size")  # before the data are read
+    if model == "default":
+        model = ASSETS[DEFAULT_MODEL].title
+    pieces = [model, task, f"{n:,} training examples" if n else None]
+    return " · ".join(str(piece) for piece in pieces if piece)
+
+
+def gates_of(config: Mapping[str, Any]) -> str:
+    """The gates of a run, a value of the setting: ``two``, ``shared`` or ``none``."""
+    edits = config.get("edits")
+    return str(edits.get("gates", "two")) if isinstance(edits, dict) else "two"
+
+
+def actions(state: str, pausing: bool) -> list[str]:
+    """What can be done with a run in this state: ``pause``, ``resume``, ``cancel``."""
+    if state in UNFINISHED:
+        return ["cancel"] if pausing else ["pause", "cancel"]
+    if state == "queued":
+        return ["cancel"]
+    can = ["resume"] if state in RESUMABLE else []
+    return [*can, "cancel"] if state == "paused" else can
+
+
+def step_pace(metrics: Sequence[Mapping[str, Any]], since: float | None = None) -> float | None:
+    """Seconds of one step, validations included, over the steps after ``since``; None before the second of them."""
+    steps = [(m["step"], m["time"]) for m in metrics if "loss" in m and "time" in m]
+    # The gap of a pause is no pace.
+    steps = [(step, at) for step, at in steps if since is None or at >= since]
+    if len(steps) < 2 or steps[-1][0] <= steps[0][0]:
+        return None
+    (first, begin), (last, end) = steps[0], steps[-1]
+    return (end - begin) / (last - first)
+
+
+def seconds_left(metrics: Sequence[Mapping[str, Any]], total: int, since: float | None = None) -> float | None:
+    """Seconds of training that remain, from the pace since the first step; None before the second step."""
+    pace = step_pace(metrics, since)
+    if pace is None or not total:
+        return None
+    last = max(m["step"] for m in metrics if "loss" in m and "time" in m)
+    return pace * max(0, total - last)
+
+
+def clock(seconds: float) -> str:
+    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _last(metrics: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    return next((m[name] for m in reversed(metrics) if m.get(name) is not None), None)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def facts(
+    status: Mapping[str, Any], state: str, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
+) -> dict[str, str]:
+    """The figures of the run beside the map, by the name of their place on the page."""
+    active = state in UNFINISHED
+    started, end = status["started"], time.time() if active else status["updated"]
+    if state == "queued":
+        started = None  # since when it waits is no time of training
+    validation = [m["validation_cross_entropy"] for m in metrics if m.get("validation_cross_entropy") is not None]
+    left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
+    epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
+    return {
+        "step": f"{status['step']:,} / {status['total_steps']:,}" if status["total_steps"] else "–",
+        "epoch": "–" if epoch is None else f"{epoch:.1f} / {epochs}" if epochs else f"{epoch:.1f}",
+        "loss": _number(_last(metrics, "loss")),
+        "cross_entropy": _number(_last(metrics, "cross_entropy")),
+        "validation": _number(validation[-1] if validation else None),
+        "elapsed": "–" if started is None or end is None else clock(end - started),
+        "left": "–" if left is None else f"about {clock(left)}",
+    }
+
+
+def result_facts(
+    result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None, *, gated: bool = True
+) -> list[tuple[str, str]]:
+    """(what, figure) of a finished run: accuracies with n and interval, the step kept, the share of closed gates.
+
+    ``gates`` tells how many gates of a half there are, where that is known; ``gated`` whether there are any.
+    """
+    if not result:
+        return []
+    rows = []
+    for name, words in (("test", "Test accuracy"), ("test_options", "Choosing among the labels")):
+        found = result.get(name)
+        if found and found.get("accuracy") is not None:
+            low, high = 100 * found["low"], 100 * found["high"]
+            rows.append(
+                (
+                    words,
+                    f"{100 * found['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {found['n']:,})",
+                )
+            )
+    kept = kept_step(result)
+    if kept is not None:
+        rows.append(("Edits kept", f"step {kept:,} (lowest validation loss, penalty included)"))
+    closed = (result.get("closed") or {}) if gated else {}
+    for half in ("offset", "scale"):
+        if half in closed:
+            share, n = closed[half], gates(half) if gates else 0
+            figure = "not trained" if share is None else f"{100 * share:.1f} %" + (f" (n = {n:,})" if n else "")
+            rows.append((f"{half.capitalize()} gates closed", figure))
+    return rows
+
+
+def result_of(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """`result_facts` of a run with this configuration, with the number of gates that it trains, over all sites."""
+
+    def gates(half: str) -> int:
+        records = [run.last_gates(site) for site in run.sites()]
+        return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
+
+    return result_facts(run.result(), gates, gated=gates_of(config) != "none")
+
+
+# Curves
+
+Points = list[tuple[float, float]]
+
+CURVES = {
+    "train": "cross_entropy",
+    "validation": "validation_cross_entropy",
+    "penalty": "penalty",
+    "edit_rate": "learning_rate",
+    "gate_rate": "gate_learning_rate",
+    "l0_weight": "l0_weight",
+}
+"""Name on the page and in ``metrics.jsonl``."""
+
+
+def _thin(points: Points) -> Points:
+    """At most `_CURVE_POINTS` points: means over neighbours, the last one kept as it is."""
+    if len(points) <= _CURVE_POINTS:
+        return points
+    edges = np.linspace(0, len(points) - 1, _CURVE_POINTS, dtype=int)
+    means = [tuple(np.mean(points[a:b], axis=0).tolist()) for a, b in pairwise(edges)]
+    return [(x, y) for x, y in means] + [points[-1]]
+
+
+def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
+    """Points (step, value) of the parts of the loss, of the learning rates and of λ."""
+
+    def series(name: str) -> Points:
+        return [(m["step"], float(f"{m[name]:.6g}")) for m in metrics if m.get(name) is not None and "step" in m]
+
+    return {name: _thin(series(metric)) for name, metric in CURVES.items()}
+
+
+def _thin_states(history: History) -> dict[str, Any]:
+    """Step and the counts of the four states at no more than `_CURVE_POINTS` of the records."""
+    count = len(history.counts)
+    chosen: Sequence[int] = range(count)
+    if count > _CURVE_POINTS:
+        chosen = np.linspace(0, count - 1, _CURVE_POINTS, dtype=int).tolist()
+    return {
+        "steps": [history.steps[i] for i in chosen],
+        "counts": [history.counts[i] for i in chosen],
+        "closed": [history.closed[i] for i in chosen],
+    }

@@ -1,0 +1,163 @@
+"""The gates of a run as the map on the page takes them.
+
+A value of [0, 1] crosses to the page as one byte: 0 is exactly 0, 1 to 254 are the values above it in equal steps, and
+255 stands for what the run does not train. A norm crosses as its share of `norm_top`, a round number that no norm of
+the run so far exceeds, so that one colour means one norm at every step.
+"""
+
+import base64
+import math
+import time
+from bisect import bisect_right
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jola.edits.names import STATES
+from jola.runs.history import FIELDS, Array, GateHistory
+from jola.runs.run import Run
+
+UNTRAINED = 255
+_OPEN_LEVELS = 254
+# Reading a long history may cost at most this share of the time.
+_READING_SHARE = 0.05
+_MOST_RECORDS = 2048
+"""Records that are read in one go: they hold six numbers for each unit."""
+
+Codes = NDArray[np.uint8]
+
+
+def encode_gates(gates: NDArray[np.float32], top: float = 1.0) -> Codes:
+    """Values in [0, top], any shape, as bytes."""
+    levels = np.clip(np.rint(np.nan_to_num(gates) * (_OPEN_LEVELS / top)), 1, _OPEN_LEVELS)
+    codes = np.where(gates > 0, levels, 0)
+    return np.where(np.isnan(gates), UNTRAINED, codes).astype(np.uint8)
+
+
+def state_counts(offset: Codes, scale: Codes) -> list[int | None]:
+    """How many units have no edit, the offset alone, the scale alone, and both.
+
+    Units that may not be edited are left out. None for a state that no unit can be in, for want of a trained half.
+    """
+    on = [(codes > 0) & (codes < UNTRAINED) for codes in (offset, scale)]
+    trained = [codes < UNTRAINED for codes in (offset, scale)]
+    counts = np.bincount((on[0] + 2 * on[1])[trained[0] | trained[1]], minlength=len(STATES)).tolist()
+    known = [bool(half.any()) for half in trained]
+    possible = (known[0] or known[1], known[0], known[1], known[0] and known[1])
+    return [count if may else None for count, may in zip(counts, possible, strict=True)]
+
+
+def round_up(value: float) -> float:
+    """The next of 1, 2, 5, 10, 20 … (or 0.1, 0.2, 0.5 …) that is at least the value; 1 when there is no value."""
+    if not math.isfinite(value) or value <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(round(factor * power, 12) for factor in (1, 2, 5, 10) if factor * power >= value)
+
+
+class History:
+    """The records of one site: their steps, what is counted of each, and any of them as a frame.
+
+    Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without
+    gates: its edits are always on, and nothing is said of the probability that a gate is open.
+    """
+
+    def __init__(self, run: Run, site: str, *, gated: bool = True) -> None:
+        self._run, self._site, self._gated = run, site, gated
+        self._next_read = 0.0
+        self.steps: list[int] = []
+        self.counts: list[list[int | None]] = []
+        self.closed: list[tuple[float | None, float | None]] = []
+        """Mean P(closed) of the offset and of the scale gates at each record; None for a half without trained gates."""
+        self.norm_top = 1.0
+        self._norm = 0.0
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def refresh(self, *, now: bool = False) -> None:
+        """Read what is new. ``now`` does not wait until reading is due."""
+        begin = time.monotonic()
+        if begin < self._next_read and not now:
+            return
+        # The last known record is read again: a run that went back to a checkpoint has another one there, or none.
+        while True:
+            start = max(0, len(self) - 1)
+            history = self._read(start, start + _MOST_RECORDS)
+            if self.steps and (not len(history) or history.steps[0] != self.steps[-1]):
+                self.steps, self.counts, self.closed, self._norm = [], [], [], 0.0
+                continue
+            self._add(history, skip=1 if self.steps else 0)
+            if len(history) < _MOST_RECORDS:
+                break
+        self._next_read = begin + max(0.1, (time.monotonic() - begin) / _READING_SHARE)
+
+    def _add(self, history: GateHistory, skip: int) -> None:
+        for index in range(skip, len(history)):
+            fields = self._known({name: values[index] for name, values in history.fields.items()})
+            self.steps.append(int(history.steps[index]))
+            self.counts.append(state_counts(encode_gates(fields["offset_gate"]), encode_gates(fields["scale_gate"])))
+            self.closed.append((_mean_closed(fields["offset_open"]), _mean_closed(fields["scale_open"])))
+        for half in ("offset", "scale"):
+            norms = history.fields[f"{half}_norm"]
+            if norms.size and not np.isnan(norms).all():
+                self._norm = max(self._norm, float(np.nanmax(norms)))
+        self.norm_top = round_up(self._norm)
+
+    def _read(self, start: int, stop: int) -> GateHistory:
+        return GateHistory.read(self._run.gates_dir, self._site, start, stop)
+
+    def _known(self, fields: dict[str, Array]) -> dict[str, Array]:
+        """The fields of a record, without the probabilities of gates that are not there."""
+        if self._gated:
+            return fields
+        return {name: np.full_like(v, np.nan) if name.endswith("_open") else v for name, v in fields.items()}
+
+    def frame(self, record: int) -> dict[str, Any] | None:
+        """The record with this number, counted from 0; None when there is no such record."""
+        if record < 0:
+            return None
+        history = self._read(record, record + 1)
+        if not len(history):
+            return None
+        return self.encode(int(history.steps[0]), {name: values[0] for name, values in history.fields.items()})
+
+    def record_at(self, step: int) -> int:
+        """Number of the nearest record that is not after a step, the first one where all are; -1 without records."""
+        return min(len(self) - 1, max(0, bisect_right(self.steps, step) - 1))
+
+    def encode(self, step: int, fields: dict[str, Array]) -> dict[str, Any]:
+        """A record as the page takes it: every field of `FIELDS` in base64, and what says how to read it."""
+        fields = self._known(fields)
+        norms = [fields[name] for name in ("offset_norm", "scale_norm")]
+        highest = max((float(np.nanmax(values)) for values in norms if not np.isnan(values).all()), default=0.0)
+        if highest > self.norm_top:  # newer than what was read
+            self._norm, self.norm_top = highest, round_up(highest)
+        layers, units = fields["offset_gate"].shape
+        codes = {name: encode_gates(fields[name], self.norm_top if name.endswith("_norm") else 1.0) for name in FIELDS}
+        return {
+            "site": self._site,
+            "step": step,
+            "layers": layers,
+            "units": units,
+            "norm_top": self.norm_top,
+            "counts": state_counts(codes["offset_gate"], codes["scale_gate"]),
+            "fields": {name: base64.b64encode(code.tobytes()).decode("ascii") for name, code in codes.items()},
+        }
+
+
+def _mean_closed(opened: Array) -> float | None:
+    trained = opened[~np.isnan(opened)]
+    return round(float(1 - trained.mean()), 4) if trained.size else None
+
+
+def chosen_records(count: int, wanted: int = 5) -> list[int]:
+    """Numbers of up to ``wanted`` records that show a course: the first, the last, and between them ever wider steps.
+
+    Gates close early and settle late, so equal distances would show the settled ones again and again.
+    """
+    if count <= wanted:
+        return list(range(count))
+    spread = (np.geomspace(1, 11, wanted) - 1) / 10
+    return sorted({round(float(share) * (count - 1)) for share in spread})

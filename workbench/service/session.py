@@ -1,0 +1,417 @@
+"""The one door from the page to the loaded models.
+
+nnsight lets one thread at a time trace a model, and keeps what a trace saves in that thread. So one worker thread makes
+every call, in the order in which they came, whoever asks; everybody else waits and can see how many are before them.
+Nothing that a page chooses changes a model: the adapters, their masks and their strengths go with each call.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from jola.data.records import Example, Message
+from jola.errors import InputError
+from jola.runs.run import Run
+from workbench.service.calls import Calls, Superseded, Ticket
+from workbench.settings import Limits
+
+if TYPE_CHECKING:
+    import torch
+
+    from jola.data.examples import Template
+    from jola.edits.gated import GatedEdits
+    from jola.edits.intervention import EditMask
+    from jola.edits.masks import HeadMask
+    from jola.jola_model import JoLAModel
+
+Answer = TypeVar("Answer")
+
+_FLUSH_SECONDS = 0.08
+_KEPT_EDITS = 16
+_KEPT_PROMPTS = 32
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model is given: the turns of a conversation to answer, or a plain text to go on with."""
+
+    turns: tuple[tuple[str, str], ...]
+    plain: bool = False
+
+    @classmethod
+    def of(cls, text: str, *, plain: bool = False) -> "Prompt":
+        """One turn of the user, or with ``plain`` the text itself. `InputError` when it is empty."""
+        if not text.strip():
+            raise InputError("The prompt is empty; write one, or take an example from the test data.")
+        return cls((("user", text),), plain)
+
+    @property
+    def text(self) -> str:
+        """The last turn, which is what a box on the page shows."""
+        return self.turns[-1][1]
+
+    def example(self) -> Example:
+        """The conversation without an answer."""
+        return Example(tuple(Message(role, content) for role, content in self.turns), "")
+
+
+@dataclass(frozen=True)
+class Use:
+    """One adapter in a call: whose edits, which of them are on (by site), and a factor on all of them."""
+
+    run: Run
+    masks: "Mapping[str, HeadMask]" = field(default_factory=dict)
+    strength: float = 1.0
+
+
+Stack = Sequence[Use]
+"""Adapters on top of each other: the second edits what the first has left."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A base model, and how its prompts are written."""
+
+    model: "JoLAModel"
+    template: "Template"
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What a call works with, in the worker thread: the model is in use with the edits of the stack."""
+
+    model: "JoLAModel"
+    template: "Template"
+    edits: "tuple[GatedEdits, ...]"
+    masks: "tuple[EditMask | None, ...]"
+    limits: Limits
+    stop: threading.Event
+    _prompts: "OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor]"
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        """Token ids of a prompt. `InputError` when there are more than the limit, or none."""
+        if prompt.plain:
+            ids = list(self.model.tokenizer(prompt.text, verbose=False)["input_ids"])
+        else:
+            ids = self.template.encode_prompt(prompt.example())
+        return self.checked(ids)
+
+    def checked(self, ids: list[int]) -> list[int]:
+        """The same ids. `InputError` when there are more than the limit, or none."""
+        if not ids:
+            raise InputError("The text has no tokens; write something.")
+        if len(ids) > self.limits.prompt_tokens:
+            raise InputError(
+                f"The text has {len(ids):,} tokens and at most {self.limits.prompt_tokens:,} are taken; shorten it."
+            )
+        return ids
+
+    def base(self) -> AbstractContextManager[None]:
+        """Inside the block the model is the plain base model."""
+        return self.model.disable_edits()
+
+    def next_log_probabilities(self, ids: list[int]) -> "tuple[torch.Tensor, torch.Tensor]":
+        """ln p of each possible next token without and with the edits, (vocabulary) each, float32.
+
+        Without the edits a prompt is computed once and remembered: a click on the map then costs one pass.
+        """
+        import torch
+
+        tokens = torch.tensor([ids])
+
+        def look() -> torch.Tensor:
+            logits = self.model.forward(tokens, positions="last", mask=list(self.masks) or None).logits
+            assert logits is not None
+            return logits[0].float().log_softmax(-1).cpu()
+
+        key = (id(self.model), tuple(ids))
+        if key not in self._prompts:
+            with self.model.disable_edits():
+                logits = self.model.forward(tokens, positions="last").logits
+                assert logits is not None
+                self._prompts[key] = logits[0].float().log_softmax(-1).cpu()
+            while len(self._prompts) > _KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(key)
+        return self._prompts[key], look() if self.edits else self._prompts[key]
+
+
+class Loader:
+    """Where models and edits come from.
+
+    Args:
+        check: Raises `InputError` for the name of a model that may not be loaded: a run that was imported names what
+            its author liked.
+    """
+
+    def __init__(self, check: Callable[[str], None] = lambda name: None) -> None:
+        self._check = check
+
+    def base_name(self, run: Run) -> Hashable:
+        """What tells base models apart: two runs with equal names share one."""
+        config = run.run_config()
+        return self._model_name(run), config.model.revision, config.model.dtype, config.model.device
+
+    def base(self, run: Run) -> Loaded:
+        """Load the base model of a run, from the same place and in the same number format as the run."""
+        from jola.data.examples import Template
+        from jola.jola_model import JoLAModel
+
+        config, name = run.run_config(), self._model_name(run)
+        self._check(name)
+        model = JoLAModel.from_pretrained(
+            name,
+            revision=config.model.revision,
+            dtype=config.model.dtype,
+            device=config.model.device,
+        )
+        return Loaded(model, Template(model.tokenizer, config.data.template))
+
+    def edits(self, run: Run, model: "JoLAModel") -> "list[GatedEdits]":
+        """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""
+        from jola.adapters.directory import load_edits
+
+        return load_edits(run.adapter_dir, model)
+
+    @staticmethod
+    def _model_name(run: Run) -> str:
+        """An adapter does not tell the path of a local model; the run does."""
+        from jola.adapters.directory import read_adapter
+
+        asked = run.run_config().model.model
+        return asked if Path(asked).expanduser().exists() else read_adapter(run.adapter_dir).base_model
+
+
+class Session:
+    """Loads models when they are first needed, keeps the last few, and makes all calls in one thread."""
+
+    def __init__(
+        self, limits: Limits, loader: Loader | None = None, training: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.limits = limits
+        self._loader = loader or Loader()
+        self._training = training
+        self._threads = 0
+        self._calls = Calls("model")
+        self._closing = threading.Event()
+        self._bases: OrderedDict[Hashable, Loaded] = OrderedDict()
+        self._edits: OrderedDict[tuple[int, Path, int], tuple[GatedEdits, ...]] = OrderedDict()
+        self._prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
+
+    def close(self) -> None:
+        """Let no further call in, and stop what is being written."""
+        self._closing.set()
+        self._calls.close()
+
+    def warm_up(self) -> None:
+        """Import what loading a model needs, in the worker thread, before somebody waits for it."""
+
+        def load(_: Ticket[None]) -> None:
+            import jola.adapters.directory
+            import jola.insight
+            import jola.jola_model  # noqa: F401
+
+        with suppress(Superseded):
+            self._calls.submit(load, page="app", kind="warm-up")
+
+    def is_loaded(self, run: Run) -> bool:
+        """Whether the run's base model answers without being loaded first."""
+        return self._loader.base_name(run) in self._bases
+
+    def ask(
+        self, stack: Stack, work: Callable[[Desk], Answer], *, page: str = "", kind: str = "", base: Run | None = None
+    ) -> Ticket[Answer]:
+        """Let the worker thread do something with a model and the edits of a stack.
+
+        A page's newer call of a kind takes the place of its older one, when both are given. ``base`` names the run
+        whose base model answers when the stack is empty.
+
+        Raises:
+            InputError: At once, when a run has no adapter (yet). What loading and working raise, the ticket raises.
+        """
+        stack = tuple(stack)
+        first = stack[0].run if stack else base
+        assert first is not None, "a call needs a stack, or the run whose base model answers"
+        keys = [_adapter_key(use.run) for use in stack]
+
+        def call(ticket: Ticket[Answer]) -> Answer:
+            self._share_cores()
+            return self._work(first, stack, keys, work, ticket.stop)
+
+        return self._calls.submit(call, page=page, kind=kind)
+
+    def prepare(self, run: Run) -> Ticket[None]:
+        """Load the run's base model and edits; the ticket raises what loading raised."""
+        return self.ask([Use(run)], lambda desk: None)
+
+    def generate(
+        self, stack: Stack, prompt: Prompt, *, new_tokens: int, page: str = "", kind: str = "", base: Run | None = None
+    ) -> "Writing":
+        """Write an answer with the edits of the stack, or of the base model of ``base`` when it is empty.
+
+        The likeliest token at each step, ``new_tokens`` at most, until the answer ends or its time is over.
+        """
+        limits = self.limits
+        new_tokens = max(1, min(new_tokens, limits.new_tokens))
+        pieces = _Pieces()
+
+        def write(desk: Desk) -> str:
+            import torch
+            from transformers import StoppingCriteriaList, TextStreamer
+
+            class Collector(TextStreamer):
+                def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+                    pieces.put(text)
+
+            ids = torch.tensor([desk.encode(prompt)])
+            end = time.monotonic() + limits.generation_seconds
+
+            def finished(ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+                over = desk.stop.is_set() or self._closing.is_set() or time.monotonic() > end
+                return torch.full((ids.shape[0],), over, dtype=torch.bool, device=ids.device)
+
+            desk.model.generate(
+                ids,
+                mask=list(desk.masks) or None,
+                max_new_tokens=new_tokens,
+                do_sample=False,
+                eos_token_id=desk.template.end_token_ids,
+                stopping_criteria=StoppingCriteriaList([finished]),
+                streamer=Collector(desk.model.tokenizer, skip_prompt=True, skip_special_tokens=True),
+            )
+            return pieces.text
+
+        return Writing(self.ask(stack, write, page=page, kind=kind, base=base), pieces)
+
+    # In the worker thread
+
+    def _work(
+        self,
+        first: Run,
+        stack: tuple[Use, ...],
+        keys: list[tuple[Path, int]],
+        work: Callable[[Desk], Answer],
+        stop: threading.Event,
+    ) -> Answer:
+        import torch
+
+        loaded = self._base(first)
+        edits: list[GatedEdits] = []
+        masks: list[EditMask | None] = []
+        for use, key in zip(stack, keys, strict=True):
+            for own in self._edits_of(use.run, key, loaded.model):
+                edits.append(own)
+                masks.append(_edit_mask(own, use.masks.get(own.site), use.strength))
+        desk = Desk(loaded.model, loaded.template, tuple(edits), tuple(masks), self.limits, stop, self._prompts)
+        with torch.no_grad(), loaded.model.using(edits):
+            return work(desk)
+
+    def _base(self, run: Run) -> Loaded:
+        key = self._loader.base_name(run)
+        if key not in self._bases:
+            while len(self._bases) >= self.limits.loaded_models:
+                _, old = self._bases.popitem(last=False)
+                self._forget(id(old.model))
+            self._bases[key] = self._loader.base(run)
+        self._bases.move_to_end(key)
+        return self._bases[key]
+
+    def _forget(self, model: int) -> None:
+        for key in [key for key in self._edits if key[0] == model]:
+            del self._edits[key]
+        for key in [key for key in self._prompts if key[0] == model]:
+            del self._prompts[key]
+
+    def _edits_of(self, run: Run, key: tuple[Path, int], model: "JoLAModel") -> "tuple[GatedEdits, ...]":
+        full = (id(model), *key)
+        if full not in self._edits:
+            self._edits[full] = tuple(self._loader.edits(run, model))
+            while len(self._edits) > _KEPT_EDITS:
+                self._edits.popitem(last=False)
+        self._edits.move_to_end(full)
+        return self._edits[full]
+
+    def _share_cores(self) -> None:
+        """Compute with a quarter of the cores while a run trains on all of them.
+
+        Threads of two processes that wait for each other's cores at every layer slow both: on two cores an answer
+        takes many times as long with two threads as with one.
+        """
+        import torch
+
+        self._threads = self._threads or torch.get_num_threads()
+        torch.set_num_threads(max(1, self._threads // 4) if self._training() else self._threads)
+
+
+class Writing:
+    """An answer while it is being written."""
+
+    def __init__(self, ticket: Ticket[str], pieces: "_Pieces") -> None:
+        self.ticket = ticket
+        self._pieces = pieces
+        self.stopped = False
+        """Whether somebody stopped it before its end."""
+
+    def texts(self) -> Iterator[str]:
+        """The answer so far, again and again while it grows or waits; closing the iterator ends the answer."""
+        place = 0
+        try:
+            while not self.ticket.future.done():
+                grown = self._pieces.wait(_FLUSH_SECONDS)
+                if grown or self.ticket.place != place:
+                    place = self.ticket.place
+                    yield self._pieces.text
+            self.stopped = self.ticket.stop.is_set()
+            yield self.ticket.result()
+        finally:
+            self.ticket.give_up()
+
+
+def _adapter_key(run: Run) -> tuple[Path, int]:
+    """The adapter's folder and its age, so that an adapter that was trained further is loaded again."""
+    weights = run.adapter_dir / "adapter_model.safetensors"
+    try:
+        return run.adapter_dir.resolve(), weights.stat().st_mtime_ns
+    except OSError:
+        raise InputError(f"The run {run.id} has no adapter yet; choose one that has finished.") from None
+
+
+def _edit_mask(edits: "GatedEdits", mask: "HeadMask | None", strength: float) -> "EditMask | None":
+    from jola.edits.intervention import EditMask
+
+    if mask is None:
+        if strength == 1.0:
+            return None
+        factors = EditMask.all(edits)
+    else:
+        if mask.shape != (edits.layers, edits.units):
+            raise InputError(
+                f"The mask is for {mask.layers} × {mask.units} edits and this adapter has {edits.layers} × "
+                f"{edits.units} at its {edits.site}; take one that was made for it."
+            )
+        factors = mask.edit_mask()
+    return EditMask(factors.offset * strength, factors.scale * strength)
+
+
+class _Pieces:
+    """Text that one thread appends to and another waits for."""
+
+    def __init__(self) -> None:
+        self._more = threading.Event()
+        self.text = ""
+
+    def put(self, piece: str) -> None:
+        self.text += piece
+        self._more.set()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether text arrived within ``seconds``; forgets that it did."""
+        if not self._more.wait(seconds):
+            return False
+        self._more.clear()
+        return True

@@ -1,0 +1,1 @@
+"""The place Train: its form, the live map of gates, the curves."""

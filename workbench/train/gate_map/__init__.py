@@ -1,0 +1,13 @@
+"""The layer × head map of the gates: markup, script and style.
+
+The script draws and listens, and nothing else; `workbench.train.run_view` puts it on the Train page and feeds it.
+"""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+
+MARKUP = (_HERE / "gate_map.html").read_text(encoding="utf-8")
+_SCRIPTS = ("cividis.js", "gate_codes.js", "gate_map.js", "gate_table.js")
+SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
+STYLE = (_HERE / "gate_map.css").read_text(encoding="utf-8")

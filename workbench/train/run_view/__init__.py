@@ -1,0 +1,125 @@
+"""One run on the page: the live map of its gates, its figures and curves, and a slider over its history."""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import gradio as gr
+
+from jola.errors import InputError
+from workbench.service.follow import Follower, Followers
+from workbench.service.tables import gates_csv, metrics_csv
+from workbench.train import gate_map
+from workbench.train.recipe import reproduce
+
+_HERE = Path(__file__).parent
+
+UPDATE_SECONDS = 0.2
+"""Shortest time between two updates of the page."""
+HOLD_SECONDS = 2.0
+"""A question without news is answered after this time: longer would hold up the end of the server."""
+_LOOK_SECONDS = 0.25
+"""Between two looks at the files of a run, whose process wants the processor for itself."""
+
+STYLE = gate_map.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
+_SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
+_SCRIPT = "\n".join((gate_map.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
+
+_MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", gate_map.MARKUP)
+
+
+async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
+    """Answer the page's question for news of a run: ``[id, token it knows, site it shows, whether it wants curves]``.
+
+    ``{"snapshot": …}``, in JSON within it, as soon as there is something that the token does not cover, and every two
+    seconds while the run is at work, for its clock; ``{"idle": true}`` when nothing happened to a run that has ended;
+    ``{"gone": true}`` when there is no such run.
+    """
+    id, token, site = (str(part) for part in data[:3])
+    curves = bool(data[3])
+    follower = await anyio.to_thread.run_sync(followers.get, id)
+    if follower is None:
+        return {"gone": True}
+    try:
+        if token:
+            await asyncio.sleep(UPDATE_SECONDS)
+        end = time.monotonic() + HOLD_SECONDS
+        while token and await anyio.to_thread.run_sync(follower.token) == token:
+            if time.monotonic() > end:
+                if not await anyio.to_thread.run_sync(lambda: follower.run.alive):
+                    return {"idle": True}
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        # As text: the server looks at every single number of a list before it sends it.
+        return {"snapshot": await anyio.to_thread.run_sync(lambda: json.dumps(follower.snapshot(site, curves=curves)))}
+    except (InputError, OSError):  # the directory was removed or damaged in between
+        return {"gone": True}
+
+
+Answer = TypeVar("Answer")
+
+
+async def _ask(followers: Followers, id: Any, question: Callable[[Follower], Answer]) -> Answer | None:
+    """The answer to a question about a run; None when there is no such run, or nothing that answers it."""
+
+    def ask() -> Answer | None:
+        follower = followers.get(str(id))
+        try:
+            return None if follower is None else question(follower)
+        except (InputError, OSError, ValueError):
+            return None
+
+    return await anyio.to_thread.run_sync(ask)
+
+
+def run_view(followers: Followers) -> gr.HTML:
+    """The component. Its value is the id of the run on the page.
+
+    Its events: ``began`` and ``ended`` tell that a process began to work on this run, or ended; ``pauserun``,
+    ``resumerun`` and ``cancelrun`` ask for that; ``openrun`` asks for the run in its data, and ``cancelrun`` may
+    name another run, one that waits. What the page asks by itself
+    changes nothing, for such a question can come from any page that the browser shows.
+    """
+
+    async def follow(data: Any) -> dict[str, Any]:
+        return await _follow(followers, data)
+
+    async def frame(data: Any) -> dict[str, Any] | None:
+        id, site, record = data
+        return await _ask(followers, id, lambda follower: follower.frame(str(site), int(record)))
+
+    async def frame_at(data: Any) -> dict[str, Any] | None:
+        id, site, step = data
+        return await _ask(followers, id, lambda follower: follower.frame_at(str(site), int(step)))
+
+    async def course(data: Any) -> list[dict[str, Any]] | None:
+        id, site = data
+        return await _ask(followers, id, lambda follower: follower.course(str(site)))
+
+    async def recipe(data: Any) -> dict[str, str] | None:
+        return await _ask(followers, data[0], lambda follower: reproduce(follower.run))
+
+    async def gates_table(data: Any) -> dict[str, Any] | None:
+        id, site, start = data
+
+        def table(follower: Follower) -> dict[str, Any]:
+            text, more = gates_csv(follower.run, str(site), max(0, int(start)))
+            return {"text": text, "more": more}
+
+        return await _ask(followers, id, table)
+
+    async def metrics_table(data: Any) -> str | None:
+        return await _ask(followers, data[0], lambda follower: metrics_csv(follower.run))
+
+    return gr.HTML(
+        "",
+        html_template=_MARKUP,
+        js_on_load=_SCRIPT,
+        apply_default_css=False,
+        server_functions=[follow, frame, frame_at, course, recipe, gates_table, metrics_table],
+        elem_id="run-view",
+    )

@@ -1,0 +1,253 @@
+"""Train: choose model, data and settings at the left, watch the gates close at the right."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from workbench.service import estimate
+from workbench.service.bench import Workbench
+from workbench.train.preview import load_preview, preview_html
+from workbench.train.run_view import run_view
+from workbench.ui import form, markup
+from workbench.ui.fields import accept_upload, field
+
+__all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
+
+_GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
+
+_PUT_RUN_IN_ADDRESS = """(run) => {
+  const address = new URL(location);
+  if (address.searchParams.get("run") !== run) address.searchParams.delete("step");
+  if (run) address.searchParams.set("run", run); else address.searchParams.delete("run");
+  history.replaceState(null, "", address);
+}"""
+
+
+# What the buttons do
+
+
+def start(bench: Workbench, values: Mapping[str, Any]) -> tuple[str | None, str]:
+    """Start a run with the values of the form, or queue it: (its id, what to tell), or (None, why not)."""
+    try:
+        run = bench.jobs.start(form.read_form(values))
+    except InputError as error:
+        return None, form.in_form_words(str(error))
+    return run.id, waiting_words(bench, run.id)
+
+
+def waiting_words(bench: Workbench, id: str) -> str:
+    """What to tell of a run that waits; nothing of one that does not."""
+    place = bench.jobs.waiting.place(id)
+    if place is None:
+        return ""
+    now = "the comparison that works now" if bench.comparisons.working() else "the run that trains now"
+    before = now if place == 0 else f"{place + 1} runs"
+    return f"Queued: it starts by itself after {before}, also when this page is closed."
+
+
+def cancel(bench: Workbench, id: str) -> str:
+    """Ask a run to stop, or take it out of the queue; what to tell the user."""
+    try:
+        waits = bench.jobs.waiting.place(id) is not None
+        bench.jobs.cancel(id)
+    except InputError as error:
+        return str(error)
+    if waits:
+        return "The run is out of the queue."
+    return "The run stops at its next step and keeps the best edits so far."
+
+
+def pause(bench: Workbench, id: str) -> str:
+    """Ask a run to pause; what to tell the user."""
+    try:
+        bench.jobs.pause(id)
+    except InputError as error:
+        return str(error)
+    return "The run pauses at its next step. Its memory is freed; Resume goes on from there."
+
+
+def resume(bench: Workbench, id: str) -> str:
+    """Let a run go on; what to tell the user."""
+    try:
+        bench.jobs.resume(id)
+    except InputError as error:
+        return str(error)
+    return waiting_words(bench, id)
+
+
+def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
+    """What a run with the values of the form will cost, in HTML; what is wrong with them when they cannot be used."""
+    try:
+        config = form.read_form(values)
+        bench.jobs.check(config)
+    except InputError as error:
+        return markup.note(form.in_form_words(str(error)), "plain")
+    facts = estimate.describe(estimate.estimate(config, bench.store))
+    rows = "".join(
+        f"<dt>{what}</dt><dd>{markup.escape(amount)}; {markup.escape(why)}</dd>" for what, amount, why in facts
+    )
+    short = ", ".join(markup.escape(amount) for _, amount, _ in facts)
+    return f'<details class="jw-cost"><summary>{short}</summary><dl>{rows}</dl></details>'
+
+
+def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:
+    """(examples as the model will see them, nothing), or (nothing, why there are none)."""
+    try:
+        config = form.read_form(values)
+        bench.jobs.check(config)
+        return preview_html(load_preview(config)), ""
+    except InputError as error:
+        return "", form.in_form_words(str(error))
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class TrainTab:
+    """The parts that the app connects with other places."""
+
+    view: gr.HTML
+    picker: gr.Dropdown
+    start: gr.Button
+    remembered: gr.BrowserState
+    inputs: Mapping[str, gr.components.Component]
+    """The fields of the form by the names of their settings."""
+    message: gr.HTML
+
+    def showing(self) -> list[Any]:
+        """The outputs of `show`."""
+        return [self.view, self.picker, self.start, self.remembered]
+
+    def filling(self) -> list[Any]:
+        """The outputs of `fill`."""
+        return [self.message, *self.inputs.values()]
+
+
+def show(bench: Workbench, id: str) -> tuple[Any, ...]:
+    """Put a run on the page: updates for `TrainTab.showing`."""
+    run = bench.find(id)
+    choices = bench.run_choices()
+    picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
+    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids() or bench.comparisons.working()
+    return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
+
+
+def fill(tab: TrainTab, config: RunConfig, sentence: str) -> tuple[Any, ...]:
+    """Put settings into the form, and say where they come from: updates for `TrainTab.filling`."""
+    values = [config[name] for name in tab.inputs]
+    return markup.note(sentence, "good"), *("" if value is None else value for value in values)
+
+
+def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
+    """Lay the place out and connect its own events."""
+    bench.jobs.continue_queue()
+    with gr.Row(elem_classes="jw-place"):
+        with gr.Column(elem_classes="jw-settings", scale=0):
+            inputs = _basic_settings()
+            with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
+                inputs |= _more_settings()
+            with gr.Column(elem_classes="jw-go"):
+                cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
+                message = gr.HTML("", apply_default_css=False, elem_id="start-message")
+                with gr.Row(elem_classes="jw-buttons"):
+                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    start_button = gr.Button("Start training", variant="primary", interactive=False, elem_id="start")
+                    preview_button = gr.Button("Preview", elem_id="preview-open")
+        with gr.Column(elem_classes="jw-work", scale=1):
+            picker = gr.Dropdown(
+                [], label="Run", container=False, filterable=False, visible=False, elem_id="run-picker"
+            )
+            view = run_view(bench.followers)
+            with gr.Column(visible=False, elem_classes="pv", elem_id="preview") as preview_box:
+                with gr.Row(elem_classes="pv-head"):
+                    gr.HTML("<h1>Examples as the model will see them</h1>", apply_default_css=False)
+                    close_button = gr.Button("Close", size="sm", elem_id="preview-close")
+                preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
+    tab = TrainTab(view, picker, start_button, remembered, inputs, message)
+    fields = list(inputs.values())
+    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
+
+    def given(values: tuple[Any, ...]) -> dict[str, Any]:
+        return dict(zip(inputs, values, strict=True))
+
+    def on_start(*values: Any) -> tuple[Any, ...]:
+        id, sentence = start(bench, given(values))
+        if id is None:  # and not once more where the cost would stand
+            return "", markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
+        return gr.skip(), markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
+
+    def on_ended(id: str) -> tuple[Any, ...]:
+        return "", *show(bench, id)
+
+    def on_began(id: str) -> tuple[Any, ...]:
+        return gr.skip(), *show(bench, id)
+
+    def on_resume(id: str) -> tuple[Any, ...]:
+        return markup.note(resume(bench, id), "busy"), *show(bench, id)
+
+    def on_cancel(id: str, event: gr.EventData) -> tuple[Any, ...]:
+        return markup.note(cancel(bench, _run_in(event) or id), "busy"), *show(bench, id)
+
+    def on_open(event: gr.EventData) -> tuple[Any, ...]:
+        run = bench.find(_run_in(event))
+        return show(bench, run.id) if run is not None else tuple(gr.skip() for _ in tab.showing())
+
+    def on_preview(*values: Any) -> tuple[Any, ...]:
+        text, sentence = preview(bench, given(values))
+        if not text:
+            return markup.note(sentence, "error"), gr.skip(), gr.skip(), gr.skip()
+        return "", gr.Column(visible=True), text, cost(bench, given(values))
+
+    showing = [message, *tab.showing()]
+    start_button.click(on_start, fields, [cost_box, message, preview_box, *tab.showing()], **private).then(**address)
+    preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
+    close_button.click(lambda: gr.Column(visible=False), None, preview_box, **private)
+    gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **private)
+    picker.input(lambda id: show(bench, id), picker, tab.showing(), **private).then(**address)
+    view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **private)
+    view.resumerun(on_resume, view, showing, **private)
+    # The queue has a button for each run: a press counts also while the one before it is at work.
+    view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **private)
+    view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **private).then(**address)
+    view.began(on_began, view, showing, **private)
+    view.ended(on_ended, view, showing, **private)
+    return tab
+
+
+def _run_in(event: gr.EventData) -> str:
+    """The id of the run that an event of the run view is about; empty when it is about the one on the page."""
+    return str((event._data or {}).get("run", ""))
+
+
+def _basic_settings() -> dict[str, gr.components.Component]:
+    """The few settings that matter, by name."""
+    inputs: dict[str, gr.components.Component] = {}
+    group = ""
+    for setting in form.settings():
+        if setting.advanced:
+            continue
+        if setting.group != group:
+            group = setting.group
+            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
+        inputs[setting.name] = field(setting)
+    return inputs
+
+
+def _more_settings() -> dict[str, gr.components.Component]:
+    """The rest, under the heading of its group."""
+    inputs: dict[str, gr.components.Component] = {}
+    group = ""
+    for setting in form.settings():
+        if not setting.advanced:
+            continue
+        if setting.group != group:
+            group = setting.group
+            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
+        inputs[setting.name] = form.component(setting)
+    return inputs

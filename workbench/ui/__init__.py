@@ -1,0 +1,1 @@
+"""What all places of the page share: markup, forms, fields, tools of views, style."""

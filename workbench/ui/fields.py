@@ -1,0 +1,65 @@
+"""Fields of a form that more than one place has: a list that takes what is typed, and an upload beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.data.records import SUFFIXES
+from jola.data.tasks import REGISTRY
+from jola.errors import InputError
+from workbench.service.bench import keep_upload
+from workbench.ui import form, markup
+
+
+def accept_upload(path: str) -> tuple[str | None, str]:
+    """(the file to train on, what is in it), or (None, why it cannot be used)."""
+    name = Path(path).name
+    try:
+        kept, count = keep_upload(Path(path))
+    except InputError as error:
+        return None, str(error).replace(path, name)
+    return str(kept), f"{name}: {count:,} examples."
+
+
+def field(setting: form.Setting, prefix: str = "setting", **options: Any) -> gr.components.Component:
+    """The input of a setting: a list for model and task, with an upload below the task, else what its type asks for.
+
+    ``prefix`` begins the ids of the elements, which no two places may share.
+    """
+    if setting.name == "model":
+        return _open_choice(setting, [(f"{ASSETS[DEFAULT_MODEL].title} (default)", "default")], prefix)
+    if setting.name == "task":
+        task = _open_choice(setting, [(info.title, info.name) for info in REGISTRY.values()], prefix)
+        _upload(task, "" if prefix == "setting" else f"{prefix}-")
+        return task
+    return form.component(setting, elem_id=f"{prefix}-{setting.name.replace('_', '-')}", **options)
+
+
+def _open_choice(setting: form.Setting, choices: list[tuple[str, str]], prefix: str) -> gr.Dropdown:
+    """A list that also takes what is typed, such as a path."""
+    return gr.Dropdown(
+        choices,
+        value=setting.default,
+        allow_custom_value=True,
+        label=setting.label,
+        info=setting.help,
+        elem_id=f"{prefix}-{setting.name}",
+        elem_classes=["setting", "jw-wide"],
+    )
+
+
+def _upload(task: gr.components.Component, prefix: str) -> None:
+    button = gr.UploadButton(
+        "Upload a file …", file_types=list(SUFFIXES), size="sm", elem_id=f"{prefix}upload", elem_classes="jw-upload"
+    )
+    note = gr.HTML("", apply_default_css=False, elem_id=f"{prefix}upload-message")
+
+    def on_upload(path: str) -> tuple[Any, str]:
+        kept, sentence = accept_upload(path)
+        if kept is None:
+            return gr.skip(), markup.note(sentence, "error")
+        return kept, markup.note(sentence, "good")
+
+    button.upload(on_upload, button, [task, note], show_progress="hidden", api_visibility="private")
