@@ -14,12 +14,12 @@ from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundEr
 from PIL import Image
 from safetensors.torch import load_file
 
+from jola.adapters import hub as adapter_hub
 from jola.adapters.directory import load_edits, read_adapter
 from jola.config import DataConfig, EditConfig, RunConfig
 from jola.edits.intervention import EditMask
 from jola.export import compact, export_adapter, export_ia3, push_to_hub, run_facts, run_results
 from jola.jola_model import JoLAModel
-from jola.runs import adapter_source
 from jola.runs.archive import import_archive
 from jola.runs.run import Run, RunStore
 from tests.conftest import spread_edits
@@ -205,7 +205,7 @@ class TestFromTheHub:
     def hub(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
         export_adapter(on(tiny_folder).save_pretrained(tmp_path / "whole"), tmp_path / "repository")
         hub = Hub(tmp_path / "repository")
-        monkeypatch.setattr(adapter_source, "HfApi", lambda: hub)
+        monkeypatch.setattr(adapter_hub, "HfApi", lambda: hub)
         return hub
 
     def test_is_the_same_as_from_a_folder(self, hub: Hub, tiny_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jola.config import DataConfig, RunConfig, TrainingConfig
-from jola.edits import gated as interventions
 from jola.errors import InputError
 from jola.runs import history as gate_history
 from jola.runs.history import FIELDS, GateHistory, GateWriter
@@ -144,9 +143,6 @@ class TestGateHistory:
         assert {name: count.tolist() for name, count in run.gates().counts().items()} == {
             "none": [3], "offset": [1], "scale": [0], "both": [0],
         }  # fmt: skip
-
-    def test_states_are_those_of_the_edits(self) -> None:
-        assert gate_history.STATES == interventions.STATES
 
     def test_a_long_table(self, run: Run) -> None:
         record(run, 0, 5)
