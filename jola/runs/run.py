@@ -42,7 +42,7 @@ _ENDED: frozenset[str] = frozenset({"finished", "cancelled", "failed"})
 _STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when it is absent, type
     "state": ("starting", str),
     "pid": (None, int),
-    "pid_created": (None, (int, float)),
+    "pid_created": (None, (str, int, float)),
     "step": (0, int),
     "total_steps": (0, int),
     "message": ("", str),

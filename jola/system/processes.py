@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -14,29 +15,67 @@ from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 
 _WORKERS = "workers"
 
-_CLOCK_SLACK = 2.0  # seconds by which a process's creation time may move when the wall clock is set
+_CLOCK_SLACK = 2.0  # seconds by which a creation time by the wall clock may differ from what was written
+
+Created = str | float
+"""When a process was created, in a form that tells it from every other process with the same number.
+
+On Linux ``BOOT_ID:TICKS``, clock ticks since boot, which no change of the wall clock moves. Elsewhere seconds since the
+epoch as the kernel noted them; older status files hold such seconds on Linux too.
+"""
 
 
-def own_identity() -> dict[str, float]:
-    """``{"pid", "pid_created"}`` of this process; together they are never used again."""
-    return {"pid": os.getpid(), "pid_created": psutil.Process().create_time()}
+def identity(pid: int) -> dict[str, Any]:
+    """``{"pid", "pid_created"}`` of a process; together they are never used again. `psutil.NoSuchProcess` if gone."""
+    return {"pid": pid, "pid_created": _ticks(pid)[1] or _seconds(pid)}
 
 
-def process_alive(pid: int, created: float | None) -> bool:
-    """Whether the process ``pid`` that was created at ``created`` (seconds since the epoch) is still at work.
+def own_identity() -> dict[str, Any]:
+    """`identity` of this process."""
+    return identity(os.getpid())
 
-    The creation time tells it from a later process with the same number. A process that has ended and waits
-    for its parent to notice counts as gone.
+
+def process_alive(pid: int, created: Created | None) -> bool:
+    """Whether the process ``pid`` that was created at ``created`` is still at work.
+
+    The creation time tells it from a later process with the same number; None accepts any. A process that has ended and
+    waits for its parent to notice counts as gone.
     """
+    state, ticks = _ticks(pid)
+    if isinstance(created, str):
+        return created == ticks and state not in _ENDED_STATES
     try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
+        if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
             return False
-        return created is None or abs(process.create_time() - created) <= _CLOCK_SLACK
+        return created is None or abs(_seconds(pid) - created) <= _CLOCK_SLACK
     except psutil.AccessDenied:
         return True
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False
+
+
+_ENDED_STATES = frozenset("ZXx")  # zombie and dead, see proc(5)
+
+
+def _ticks(pid: int) -> tuple[str, str]:
+    """(state letter, ``BOOT_ID:TICKS``) of a process by ``/proc``; two empty texts when there is none."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return "", ""
+    fields = stat[stat.rindex(b")") + 1 :].decode("ascii").split()  # after the name, which may hold anything
+    return fields[0], f"{boot}:{fields[19]}"
+
+
+def _seconds(pid: int) -> float:
+    """Creation time of a process in seconds since the epoch, as the kernel noted it where psutil has that."""
+    process = psutil.Process(pid)
+    if psutil.MACOS:
+        # The public figure moves there when the wall clock is set; older versions of psutil know no other one.
+        with suppress(TypeError):
+            return process._proc.create_time(monotonic=True)  # pyright: ignore[reportAttributeAccessIssue]
+    return process.create_time()
 
 
 def machine() -> str:
@@ -73,6 +112,6 @@ def _workers(folder: Path) -> list[tuple[Path, int]]:
     for path in sorted((folder / _WORKERS).glob("*.json")):
         worker = read_json(path) or {}
         pid, created = worker.get("pid"), worker.get("pid_created")
-        works = isinstance(pid, int) and isinstance(created, int | float) and process_alive(pid, created)
+        works = isinstance(pid, int) and isinstance(created, str | int | float) and process_alive(pid, created)
         found.append((path, pid if works else 0))
     return found

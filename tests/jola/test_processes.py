@@ -1,11 +1,20 @@
 """Who is at work on a folder."""
 
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+import pytest
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.runs.run import Run, RunStore
 from jola.system.files import json_bytes
-from jola.system.processes import at_work, own_identity, workers
+from jola.system.processes import at_work, identity, own_identity, process_alive, workers
 
 BREAKS = "import os, sys; from pathlib import Path; from jola.system.processes import at_work\n"
 BREAKS += "with at_work(Path(sys.argv[1])): os._exit(0)"
@@ -31,3 +40,57 @@ def test_one_that_was_killed_or_left_damaged_files_counts_no_more(tmp_path: Path
     with at_work(tmp_path):
         assert workers(tmp_path) == [own_identity()["pid"]]
     assert not (tmp_path / "workers").exists()
+
+
+@pytest.fixture
+def stepped_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets the wall clock: the time of day moves, and with it what psutil derives from it."""
+    now, created = time.time, psutil.Process.create_time
+
+    def step(seconds: float) -> None:
+        monkeypatch.setattr(time, "time", lambda: now() + seconds)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda process: created(process) + seconds)
+
+    return step
+
+
+@pytest.mark.parametrize("seconds", [3600.0, -3600.0])
+def test_a_step_of_the_clock_ends_no_run(
+    tmp_path: Path, stepped_clock: Callable[[float], None], seconds: float
+) -> None:
+    store = RunStore(tmp_path)
+    run = Run.create(tmp_path / "one", RunConfig())
+    run.write_status(state="training")
+    with at_work(tmp_path / "folder"):
+        stepped_clock(seconds)
+        assert run.state == "training" and run.alive
+        assert workers(tmp_path / "folder") == [os.getpid()]
+        with pytest.raises(InputError, match="cancel it"):
+            store.remove("one")
+    assert run.path.is_dir()
+
+
+def test_creation_times_of_earlier_status_files_are_understood() -> None:
+    created = psutil.Process().create_time()
+    assert process_alive(os.getpid(), created)
+    assert not process_alive(os.getpid(), created - 100)
+    assert process_alive(os.getpid(), None)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks the proc file system")
+def test_a_process_of_an_earlier_boot_is_gone() -> None:
+    boot, _, ticks = str(own_identity()["pid_created"]).partition(":")
+    assert process_alive(os.getpid(), f"{boot}:{ticks}")
+    assert not process_alive(os.getpid(), f"{boot}:{int(ticks) + 1}")
+    assert not process_alive(os.getpid(), f"{boot[::-1]}:{ticks}")
+
+
+def test_a_process_that_ended_is_gone_before_its_parent_notices() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    known = identity(process.pid)
+    assert process_alive(*known.values())
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # until it has ended, and without taking notice
+    assert not process_alive(*known.values())
+    process.communicate()
+    assert not process_alive(*known.values())

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import psutil
 
+from jola.system.processes import identity
+
 _LOG_TAIL_BYTES = 16_384
 
 
@@ -27,7 +29,7 @@ def start(command: Sequence[str], log_path: Path) -> tuple[subprocess.Popen[byte
             start_new_session=True,  # Ctrl-C in the app's terminal is not meant for it
         )
     with suppress(psutil.NoSuchProcess):
-        return process, {"pid": process.pid, "pid_created": psutil.Process(process.pid).create_time()}
+        return process, identity(process.pid)
     return process, {}
 
 
