@@ -1,0 +1,8 @@
+"""Tests of the repository: `tests/jola` and `tests/workbench` mirror the packages, `tests/browser` drives the page."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The repository."""
+DATA = ROOT / "tests" / "data"
+"""Files that tests read."""

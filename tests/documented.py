@@ -25,9 +25,9 @@ from jola.data import assets
 from jola.data.records import Example, Message
 from jola.data.tasks.registry import REGISTRY
 from jola.data.tasks.sources import Parts
+from tests import ROOT
 from tests.workbench.edited import edited_run
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "json", "jsonl", "text"}
 """``text`` is for what is read and not run: output, formulas, the layout of files, forms of commands."""
@@ -53,7 +53,7 @@ NOT_RUN = {
 }
 """Beginnings of commands that are not run, and why. That there is such a program is checked."""
 
-ELSEWHERE = {"docs/api.md": "tests/workbench/test_api.py"}
+ELSEWHERE = {"docs/api.md": "tests/workbench/api/test_endpoints.py"}
 """Pages whose code needs a running app, and the tests that run it."""
 
 OPTIONAL = ("lm_eval", "peft")

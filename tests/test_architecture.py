@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 import jola
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 MAX_LINES = 450
 
 NNSIGHT_HOME = "jola/model/tracing.py"

@@ -14,12 +14,12 @@ import jola
 from jola.cli.main import main as cli
 from jola.config import DataConfig
 from jola.data.tasks import load_task
+from tests import ROOT
 from tests.documented import (
     ELSEWHERE,
     LANGUAGES,
     NOT_RUN,
     PAGES,
-    ROOT,
     SMALLER,
     Shell,
     blocks,

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from jola.system.paths import HOME_VARIABLE
+from tests import ROOT
 from tools.browser import NoBrowser, ensure
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
-ROOT = Path(__file__).resolve().parents[2]
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",

@@ -11,7 +11,7 @@ from jola.config import DataConfig, RunConfig
 from jola.selectors import HeadSet
 from jola.studies.results import Comparison
 from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown
-from tests.workbench.compared import make_comparison
+from tests.workbench.compare.compared import make_comparison
 from workbench.service.comparison_plan import Plan
 
 COMPARING = 600_000

@@ -12,7 +12,7 @@ import pytest
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from tests.browser.conftest import App, OpenPage
-from tests.workbench.figure_examples import HOSTILE, TOKENS, all_figures
+from tests.workbench.figures.examples import HOSTILE, TOKENS, all_figures
 from workbench.figures import style
 
 LIGHT = pytest.mark.parametrize("figures_app", [False], indirect=True, ids=["light"])

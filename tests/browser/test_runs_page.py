@@ -15,7 +15,8 @@ from jola.config import RunConfig, TrainingConfig
 from jola.runs.archive import export_adapter
 from jola.runs.run import Run, RunStore
 from jola.system.paths import HOME_VARIABLE
-from tests.browser.conftest import ROOT, App, OpenPage
+from tests import ROOT
+from tests.browser.conftest import App, OpenPage
 from tests.workbench.recorded import Recorder
 from workbench.service import sample
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests import ROOT
 from workbench.api.endpoints import ENDPOINTS
 
-ROOT = Path(__file__).resolve().parents[2]
 APP = [sys.executable, str(ROOT / "app.py")]
 
 

@@ -26,7 +26,8 @@ from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.archive import export_adapter
 from jola.runs.run import Run
-from tests.workbench.figure_examples import all_figures
+from tests import ROOT
+from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
 from workbench.playground import prompts, results, views
 from workbench.playground import tab as playground
@@ -38,7 +39,6 @@ from workbench.service.tables import csv_text
 from workbench.settings import Limits, Settings
 from workbench.train import tab as train
 
-ROOT = Path(__file__).resolve().parents[2]
 TAG = "<img src=x onerror=alert(1)>"
 HEADER_LIMIT = 1 << 20
 PASSWORD = ("ada", "correct horse")

@@ -1,0 +1,256 @@
+"""What the Compare place does and shows, without a browser."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.config import DataConfig, RunConfig
+from jola.edits.masks import HeadMask
+from jola.errors import InputError
+from jola.runs.run import Run
+from jola.selectors import HeadSet
+from jola.studies.results import Comparison
+from tests.workbench.compare.compared import OPEN, SHAPE, make_comparison
+from tests.workbench.edited import edited_run
+from workbench.compare import compare_view
+from workbench.compare import results as compare_results
+from workbench.compare import tab as compare
+from workbench.compare.panel import Panel
+from workbench.service.bench import Workbench
+from workbench.service.comparison_plan import Plan
+from workbench.service.comparisons import Comparisons
+from workbench.service.jobs import Jobs
+from workbench.settings import Settings
+from workbench.train import tab as train
+from workbench.ui import form
+
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
+HOSTILE = "<img src=x onerror=alert(1)>"
+PLAN = Plan(("jola", "gradient", "random"), ("dsp",), ("auto", "3"), (1, 2))
+
+
+@pytest.fixture
+def bench() -> Workbench:
+    bench = Workbench.from_settings(Settings())
+    comparisons = Comparisons(bench.comparisons.root, bench.store, SLEEPS, bench.comparisons.check)
+    return replace(bench, comparisons=comparisons, jobs=Jobs(bench.store, SLEEPS, held=comparisons.working))
+
+
+@pytest.fixture
+def made(bench: Workbench) -> Comparison:
+    return make_comparison(bench.comparisons.root / "one", PLAN)
+
+
+def draw(bench: Workbench, id: str, view: str = "heads", **choice: Any) -> dict[str, Any]:
+    given = {"methods": None, "known": {}, "k": None, "seed": None, "pick": None, **choice}
+    return Panel.draw(bench.comparisons.find(id), view, *given.values(), dark=False)
+
+
+def test_the_form_has_every_setting_of_a_comparison_once() -> None:
+    names = [setting.name for setting in compare._settings()]
+    assert len(names) == len(set(names))
+    assert {"sites", "layers", "heads", "seed"}.isdisjoint(names)
+    assert set(compare._BASIC) <= set(names)
+    assert set(compare.SMALL) <= {*names, "selectors", "swaps", "ks", "seeds"}
+
+
+def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
+    id, sentence = compare.start(bench, {"epochs": 0})
+    assert (id, sentence) == (None, "Epochs is 0; it must be at least 1.")
+    assert compare.start(bench, {"selectors": ["offset"], "ks": "many"})[1].startswith(
+        "K is 'many'; it must be auto or a number"
+    )
+    id, sentence = compare.start(bench, {"epochs": 1, "selectors": ["offset"], "ks": "3"})
+    assert id is not None and sentence == ""
+    assert compare.first(bench) == id
+    assert "Another comparison is at work" in compare.start(bench, compare.SMALL)[1]
+    run, words = train.start(bench, {})
+    assert run is not None and words.startswith("Queued: it starts by itself after the comparison that works now")
+    train.cancel(bench, run)
+    assert "stop it" in compare.remove(bench, id)[1]
+    assert compare.stop(bench, id) == ""
+    assert bench.comparisons.wait(id, 30)
+    assert compare.resume(bench, id) == ""
+    compare.stop(bench, id)
+    assert bench.comparisons.wait(id, 30)
+    assert compare.remove(bench, id) == ("", "")
+    assert compare.restore(bench, id) == (id, "")
+    assert "no such comparison" in compare.resume(bench, "none")
+
+
+def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbench, made: Comparison) -> None:
+    values, sentence = compare.more(bench, "one")
+    assert sentence.startswith("The form has the settings of this comparison")
+    assert (values["selectors"], values["swaps"]) == (["jola", "gradient", "random"], ["dsp"])
+    assert (values["ks"], values["seeds"], values["task"]) == ("auto,3", "1,2", "sentiment")
+    assert compare.read(values)[1] == PLAN
+    # Nothing is to do, then a selector for each K and seed.
+    assert "All of this is done already" in compare.cost(bench, values, "one")
+    assert compare.start(bench, values, "one")[0] is None
+    wider = values | {"selectors": [*values["selectors"], "offset"]}
+    assert "Goes on with the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
+    assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
+    assert compare.start(bench, wider, "one") == ("one", "")
+    compare.stop(bench, "one")
+    assert bench.comparisons.wait("one", 30)
+    # With other settings it is another comparison.
+    other = wider | {"epochs": 3}
+    assert "Goes on" not in compare.cost(bench, other, "one")
+    id, _ = compare.start(bench, other, "one")
+    assert id not in (None, "one")
+    compare.stop(bench, str(id))
+    assert bench.comparisons.wait(str(id), 30)
+
+
+def test_the_cost_is_told_before_the_start(bench: Workbench) -> None:
+    html = compare.cost(bench, compare.SMALL)
+    assert "3 trainings and 2 selections, time known after the first training" in html
+    html = compare.cost(bench, compare.SMALL | {"ks": "<b>"})
+    assert "<b>" not in html and "K is &#x27;&lt;b&gt;&#x27;" in html
+
+
+def test_the_home_of_nobody_is_only_a_name(bench: Workbench) -> None:
+    for changed in ({"task": "~nobody-here/x.jsonl"}, {"model": "~nobody-here/x"}):
+        assert "3 trainings" in compare.cost(bench, compare.SMALL | changed)
+
+
+def test_a_page_that_others_reach_compares_no_file_of_this_computer(tmp_path: Path) -> None:
+    bench = Workbench.from_settings(Settings(host="0.0.0.0", auth="me:secret"))
+    for changed in ({"task": str(tmp_path)}, {"model": str(tmp_path)}):
+        values = compare.SMALL | changed
+        assert "not open to this page" in compare.start(bench, values)[1]
+        assert "not open to this page" in compare.cost(bench, values)
+    asked = RunConfig(data=DataConfig(task=str(tmp_path)))
+    make_comparison(bench.comparisons.root / "one", config=asked, undone=1)
+    assert "not open to this page" in compare.resume(bench, "one")
+
+
+def test_the_list_tells_what_is_compared_and_how_far_it_is(bench: Workbench, made: Comparison) -> None:
+    make_comparison(bench.comparisons.root / "half", config=RunConfig(data=DataConfig(task=HOSTILE)), undone=2)
+    found = compare_view.snapshot(bench.comparisons, "half")
+    rows = {row["id"]: row for row in found["list"]}
+    assert rows["one"]["words"] == "JoLA's gates, Gradient importance, Random, DSP gates · K auto, 3 · 2 seeds"
+    assert (rows["one"]["state"], rows["one"]["done"], rows["one"]["planned"]) == ("finished", 18, 18)
+    assert (rows["half"]["state"], rows["half"]["done"], rows["half"]["planned"]) == ("stopped", 5, 7)
+    assert found["chosen"]["id"] == "half" and "Resume" in found["chosen"]["message"]
+    assert compare_view.snapshot(bench.comparisons, "half")["token"] == found["token"]
+    assert compare_view.snapshot(bench.comparisons, "one")["token"] != found["token"]
+    assert compare_view.snapshot(bench.comparisons, "../one")["chosen"] is None
+
+
+def test_nothing_is_shown_of_a_comparison_without_results(bench: Workbench) -> None:
+    make_comparison(bench.comparisons.root / "one").cell_folder("base-seed0")
+    for path in (bench.comparisons.root / "one").glob("*/*"):
+        for file in [path, *path.glob("*")]:
+            if file.is_file():
+                file.unlink()
+    assert set(draw(bench, "one")) == set(draw(bench, "none")) == {"box", "known"}
+
+
+def test_every_view_is_drawn_with_its_tools(bench: Workbench, made: Comparison) -> None:
+    figures = {
+        "heads": {"heads": "head-sets"},
+        "overlap": {"overlap": "overlap", "ranks": "ranks", "layers": "layers"},
+        "accuracy": {"accuracy": "accuracy", "costs": "costs"},
+    }
+    for view, parts in figures.items():
+        updates = draw(bench, "one", view)
+        for part, name in parts.items():
+            assert updates[f"{part}_plot"].data
+            tools = json.loads(updates[f"{part}_tools"])
+            assert tools["name"] == name and len(tools["csv"].splitlines()) > 1
+            compile(tools["code"], name, "exec")
+        assert {name for name in updates if name.endswith("_plot")} == {f"{part}_plot" for part in parts}
+    rows = draw(bench, "one", "accuracy")["accuracy_text"]
+    assert rows.count("<tr>") == 1 + 2 + 2 * 4
+    assert "40 × 2" in rows and "JoLA</th>" in rows
+
+
+def test_the_code_of_a_view_draws_it_again(bench: Workbench, made: Comparison) -> None:
+    updates = draw(bench, "one", methods=["gradient"], known={"id": "one", "methods": PLAN.selectors}, k="3", seed="2")
+    code = (
+        json.loads(updates["heads_tools"])["code"].replace(".show()", "").replace("head_sets({", "figure = head_sets({")
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["figure"].to_json() == updates["heads_plot"].to_json()
+
+
+def test_choices_stay_as_far_as_there_are_such(bench: Workbench, made: Comparison) -> None:
+    fresh = draw(bench, "one")
+    assert fresh["methods"].value == ["jola", "gradient", "random"]
+    assert (fresh["k"].value, fresh["seed"].value) == ("auto", "1")
+    choice: dict[str, Any] = {"methods": ["random"], "k": "3", "seed": "2", "pick": "edit-random-k3-seed2"}
+    same = draw(bench, "one", **choice, known=fresh["known"])
+    # They are not even sent back, or what is chosen before the answer comes would be lost.
+    assert {"methods", "k", "seed"}.isdisjoint(same) and "value" not in same["pick"].constructor_args
+    assert ("Random", "edit-random-k3-seed2") in same["pick"].choices
+    assert set(choice).isdisjoint(draw(bench, "one", **choice, known=same["known"]))
+    # A method that came meanwhile is shown, one that was unticked is not.
+    seen = {"id": "one", "methods": ["jola", "random"]}
+    assert draw(bench, "one", methods=["random"], known=seen)["methods"].value == ["gradient", "random"]
+    other = draw(bench, "one", methods=["random"], known={"id": "two", "methods": []}, k="99", seed="x", pick="../x")
+    assert other["methods"].value == ["jola", "gradient", "random"] and other["k"].value == "auto"
+    # JoLA's own set makes room for that of a selector as soon as there is one, unless it was chosen.
+    make_comparison(bench.comparisons.root / "begun", undone=6)
+    begun = draw(bench, "begun")
+    assert begun["pick"].value == "jola-seed42"
+    make_comparison(bench.comparisons.root / "begun")
+    choice = {"methods": ["jola"], "known": begun["known"], "k": "auto", "seed": "42", "pick": "jola-seed42"}
+    later = draw(bench, "begun", **choice)
+    assert later["pick"].value == "edit-gradient-kauto-seed42"
+    assert "pick" not in draw(bench, "begun", **choice | {"known": later["known"]})
+    # As many as JoLA has open, and that is all of them: the next K says more.
+    make_comparison(bench.comparisons.root / "all", jola_open=SHAPE[0] * SHAPE[1])
+    assert draw(bench, "all")["k"].value == "3"
+
+
+def test_a_damaged_result_is_a_sentence(bench: Workbench, made: Comparison) -> None:
+    (made.cell_folder("jola-seed1") / "result.json").write_text('{"format": 99}')
+    updates = draw(bench, "one")
+    assert "This is no result of a comparison" in updates["message"]
+
+
+def test_a_set_trains_with_the_settings_of_its_comparison(bench: Workbench, made: Comparison) -> None:
+    config, sentence = compare.training_on(bench, "one", "edit-gradient-k3-seed2")
+    heads = made.head_sets(2, "3")["gradient"]
+    assert config.validate().edits.heads == heads.to_text() and config.edits.gates == "none"
+    assert config.training.seed == 2 and config.data.train_size == 200
+    assert sentence.startswith("The form is filled in: 3 heads of Gradient importance (K 3, seed 2)")
+    # What is in the form is what is read from it.
+    values = {setting.name: config[setting.name] for setting in form.settings()}
+    assert form.read_form({name: "" if value is None else value for name, value in values.items()}) == config
+    for pick in (None, "base-seed0", "../x"):
+        with pytest.raises(InputError, match="Choose a set of heads first"):
+            compare.training_on(bench, "one", pick)
+
+
+def test_a_set_is_a_mask_in_a_run_of_the_same_shape(bench: Workbench, tiny_folder: Path) -> None:
+    make_comparison(bench.comparisons.root / "one", shape=(3, 4))
+    make_comparison(bench.comparisons.root / "other")
+    with pytest.raises(InputError, match="No run has edits yet"):
+        compare.mask_for(bench, "one", "jola-seed42", "")
+    first, second = (edited_run(bench.store.root / id, tiny_folder) for id in ("first", "second"))
+    assert isinstance(first, Run)
+    id, mask = compare.mask_for(bench, "one", "edit-gradient-k3-seed42", "first")
+    assert id == "first" and mask.startswith("heads:1")
+    chosen = HeadMask.from_text(mask.removeprefix("heads:"), 3, 4)
+    assert chosen.counts().on == 6 and chosen.counts().total == 24
+    assert compare.mask_for(bench, "one", "jola-seed42", "gone")[0] in (first.id, second.id)
+    with pytest.raises(InputError, match="6 layers of 4 heads, and no run here has that shape"):
+        compare.mask_for(bench, "other", "jola-seed42", "first")
+
+
+def test_a_set_can_be_taken_along_as_json(bench: Workbench, made: Comparison) -> None:
+    updates = draw(bench, "one", pick="jola-seed1", known={"id": "one", "methods": []})
+    taken = HeadSet.from_dict(json.loads(json.loads(updates["set_tools"])["json"]))
+    assert taken == made.head_sets(1, "auto")["jola"] and len(taken) == OPEN
+    assert f"{OPEN} heads of 24" in updates["set_text"] and taken.to_text() in updates["set_text"]
+    found = bench.comparisons.get("one")
+    picks = compare_results.results_of(found.folder, found.mark()).picks(1, "auto")
+    assert picks[0] == ("JoLA: heads with an open gate", "jola-seed1")
+    assert ("DSP gates", "swap-dsp-kauto-seed1") in picks
