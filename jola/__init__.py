@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from jola.reference.data import JoLADataset, data_from_list, make_data_collator
     from jola.runs.archive import export_adapter, import_archive
     from jola.runs.compare import compare_runs
-    from jola.runs.run import Run, RunStore
+    from jola.runs.run import Run
+    from jola.runs.store import RunStore
     from jola.training.run import run_training
     from jola.training.trainer import GateRecorder, JoLATrainer
 
@@ -89,7 +90,8 @@ __getattr__ = lazily(
         "jola.reference.data": ("JoLADataset", "data_from_list", "make_data_collator"),
         "jola.runs.archive": ("export_adapter", "import_archive"),
         "jola.runs.compare": ("compare_runs",),
-        "jola.runs.run": ("Run", "RunStore"),
+        "jola.runs.run": ("Run",),
+        "jola.runs.store": ("RunStore",),
         "jola.training.run": ("run_training",),
         "jola.training.trainer": ("GateRecorder", "JoLATrainer"),
     },

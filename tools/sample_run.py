@@ -23,7 +23,8 @@ from jola.config import DataConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs.archive import export_adapter, import_archive
 from jola.runs.history import GateWriter
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 
 ARCHIVE = Path(__file__).resolve().parents[1] / "workbench" / "service" / "sample" / "sample.zip"
 TRAIN_SIZE, SEED = 200, 42

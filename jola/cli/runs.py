@@ -14,8 +14,9 @@ from jola.cli import console
 from jola.errors import InputError
 
 if TYPE_CHECKING:
-    from jola.runs.compare import Row
-    from jola.runs.run import Run, RunSummary
+    from jola.runs.compare import ComparedValues
+    from jola.runs.run import Run
+    from jola.runs.summary import RunSummary
 
 Json = Annotated[bool, arg(help="Print one JSON object.")]
 RunName = Annotated[str, arg(help="Id or directory of a run.")]
@@ -122,7 +123,8 @@ def runs(command: Runs) -> None:
 
 def find_run(name: str) -> "Run":
     """The run that an id or a directory means."""
-    from jola.runs.run import Run, RunStore
+    from jola.runs.run import Run
+    from jola.runs.store import RunStore
 
     return Run.open(name) if Path(name).is_dir() else RunStore().get(name)
 
@@ -133,7 +135,7 @@ def accuracy_words(value: dict[str, Any]) -> str:
 
 
 def _list(command: RunsList) -> None:
-    from jola.runs.run import RunStore
+    from jola.runs.store import RunStore
 
     store = RunStore()
     summaries = store.summaries()
@@ -212,7 +214,7 @@ def _compare(command: RunsCompare) -> None:
         console.errors.print("note: the runs were tested on different examples; their accuracies compare little.")
 
 
-def _compared(row: "Row") -> list[str]:
+def _compared(row: "ComparedValues") -> list[str]:
     shown: dict[str, Callable[[Any], str]] = {
         "accuracy": accuracy_words,
         "accuracy_options": accuracy_words,
@@ -244,7 +246,7 @@ def _annotated(run: "Run", json: bool, **texts: str) -> None:
 
 
 def _remove(command: RunsRemove) -> None:
-    from jola.runs.run import RunStore
+    from jola.runs.store import RunStore
 
     if not command.run:
         raise InputError("Name the runs to remove; `jola runs` lists their ids.")
@@ -260,7 +262,7 @@ def _remove(command: RunsRemove) -> None:
 
 
 def _restore(command: RunsRestore) -> None:
-    from jola.runs.run import RunStore
+    from jola.runs.store import RunStore
 
     store = RunStore()
     for run_id in command.run:
@@ -292,7 +294,7 @@ def _export(command: RunsExport) -> None:
 def _import(command: RunsImport) -> None:
     from jola.runs.archive import import_archive
     from jola.runs.notes import RunNotes
-    from jola.runs.run import RunStore
+    from jola.runs.store import RunStore
 
     RunNotes().changed(label=command.label)
     run = import_archive(command.source, RunStore(), name=str(command.source))

@@ -123,7 +123,8 @@ def _registry() -> Any:
 
 def _find(adapter: str) -> str | Path:
     """An adapter's own place, or that of the run with this id."""
-    from jola.runs.run import Run, RunStore
+    from jola.runs.run import Run
+    from jola.runs.store import RunStore
 
     path = Path(adapter)
     if path.is_dir() and Run(path).is_run():

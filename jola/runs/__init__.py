@@ -6,14 +6,12 @@ from jola._lazy import lazily
 
 if TYPE_CHECKING:
     from jola.runs.run import Run as Run
-    from jola.runs.run import RunStore as RunStore
+    from jola.runs.store import RunStore as RunStore
 
 __getattr__ = lazily(
     __name__,
     {
-        "jola.runs.run": (
-            "Run",
-            "RunStore",
-        ),
+        "jola.runs.run": ("Run",),
+        "jola.runs.store": ("RunStore",),
     },
 )

@@ -9,7 +9,7 @@ from huggingface_hub import HfApi
 
 from jola.adapters.hub import HUB_NAME, fetch
 from jola.runs.archive import import_archive
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 
 
 @contextmanager

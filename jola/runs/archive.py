@@ -42,7 +42,8 @@ from jola.runs.contents import (
 )
 from jola.runs.ids import fresh_id, is_plain_name
 from jola.runs.notes import NOTES_NAME
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import disk_errors, draft_of, json_bytes, read_json
 from jola.system.safe_zip import MAX_RATIO, SafeZip
 

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from jola.config import RunConfig
-from jola.runs.run import Run, RunSummary
+from jola.runs.run import Run
+from jola.runs.summary import RunSummary
 
 _NO_SETTINGS = {"output", "report_to"}
 _FACTS = ("n_train", "n_validation", "n_test")
@@ -14,7 +15,7 @@ _TOLD_LATER = (*_FACTS, _VERSION)
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedValues:
     """One line of a comparison: what it is, and its value in each run; None where a run does not tell."""
 
     name: str
@@ -22,13 +23,13 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """What `compare_runs` found."""
 
     runs: tuple[RunSummary, ...]
-    settings: tuple[Row, ...]
+    settings: tuple[ComparedValues, ...]
     """Settings that differ, and facts of the data and versions of libraries that do; names as in ``config.json``."""
-    figures: tuple[Row, ...]
+    figures: tuple[ComparedValues, ...]
     """How the runs ended, whether it differs or not.
 
     ``accuracy`` and ``accuracy_options`` (among the labels) are ``{"accuracy", "n", "low", "high"}``;
@@ -44,24 +45,26 @@ class Comparison:
         return asdict(self)
 
 
-def compare_runs(runs: Sequence[Run]) -> Comparison:
+def compare_runs(runs: Sequence[Run]) -> RunComparison:
     """Compare runs, finished or not; never raises for one that is unfinished or damaged."""
     configs = [run.raw_config() for run in runs]
     settings = [_settings(config) for config in configs]
     names = list(dict.fromkeys(name for found in settings for name in found))
-    rows = [Row(name, tuple(found.get(name) for found in settings)) for name in names]
+    rows = [ComparedValues(name, tuple(found.get(name) for found in settings)) for name in names]
     tests = [(found.get("task"), found.get("n_test")) for found in settings]
     summaries = tuple(run.summary() for run in runs)
     results = [_figures(run, summary) for run, summary in zip(runs, summaries, strict=True)]
-    return Comparison(
+    return RunComparison(
         runs=summaries,
         settings=tuple(row for row in rows if _differs(row)),
-        figures=tuple(Row(name, tuple(found[name] for found in results)) for name in results[0]) if results else (),
+        figures=tuple(ComparedValues(name, tuple(found[name] for found in results)) for name in results[0])
+        if results
+        else (),
         same_test=None if any(None in test for test in tests) else all(test == tests[0] for test in tests),
     )
 
 
-def _differs(row: Row) -> bool:
+def _differs(row: ComparedValues) -> bool:
     # Settings are told by every run; facts and versions are not told by one that failed early, or an adapter alone.
     known = [value for value in row.values if value is not None] if row.name.startswith(_TOLD_LATER) else row.values
     return any(value != known[0] for value in known)

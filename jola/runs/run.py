@@ -1,4 +1,4 @@
-"""A training run's directory, and the folder that holds many.
+"""One training run as a directory.
 
 One process writes a run; any number of others read it at any moment, also after the writer was killed::
 
@@ -17,28 +17,25 @@ There is no database and no lock: the files are the interface, and every number 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jola._lazy import lazily
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.history import Array, GateHistory, GateWriter, read_last, recorded_sites, truncate_history
-from jola.runs.ids import fresh_id, is_plain_name
 from jola.runs.notes import RunNotes, read_notes, write_notes
-from jola.runs.summary import WAITING, RunSummary, State, summarise
-from jola.runs.trash import Trash, TrashedRun
+from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
+from jola.runs.summary import RunSummary, summarise
+from jola.runs.trash import folder_size
 from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
-from jola.system.paths import runs_home
-from jola.system.processes import own_identity, process_alive
+from jola.system.processes import own_identity
 
-__all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
+if TYPE_CHECKING:
+    from jola.runs.store import RunStore
 
-UNFINISHED: frozenset[str] = frozenset({"starting", "training", "evaluating"})
-"""States in which a process is at work; a run says so of itself until the process is gone."""
-
-_ENDED: frozenset[str] = frozenset({"finished", "cancelled", "failed"})
 _STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when it is absent, type
     "state": ("starting", str),
     "pid": (None, int),
@@ -50,7 +47,10 @@ _STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when i
     "updated": (None, (int, float)),
     "writes": (0, int),
 }
-_STARTING_GRACE = 30.0  # seconds in which a directory without a readable status counts as being made
+
+__all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
+
+__getattr__ = lazily(__name__, {"jola.runs.store": ("RunStore",)})
 
 
 class Run:
@@ -161,11 +161,10 @@ class Run:
     @property
     def created(self) -> float:
         """When the run was first made, seconds since the epoch."""
-        return self.created_at(self.raw_config(), self.status())
+        return self._created(self.raw_config(), self.status())
 
-    def created_at(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
-        """`created`, by a configuration and a status that were read already."""
-        for value in (config.get("created"), status.get("started")):
+    def _created(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
+        for value in (config.get("created"), status["started"]):
             if isinstance(value, int | float) and value > 0:
                 return float(value)
         try:
@@ -203,21 +202,7 @@ class Run:
     @property
     def state(self) -> State:
         """The state now: what the run says, or ``killed`` when it is unfinished and its process is gone."""
-        return self.state_of(self.status())
-
-    def state_of(self, status: Mapping[str, Any]) -> State:
-        """`state`, by a status that was read already."""
-        state, pid = status["state"], status["pid"]
-        if state in _ENDED | WAITING:
-            return state
-        if pid is None:
-            try:
-                fresh = time.time() - self.path.stat().st_mtime < _STARTING_GRACE
-            except OSError:
-                fresh = False
-            return "starting" if fresh else "killed"
-        alive = state in UNFINISHED and process_alive(pid, status["pid_created"])
-        return state if alive else "killed"
+        return current_state(self.status(), self.path)
 
     @property
     def alive(self) -> bool:
@@ -293,7 +278,26 @@ class Run:
 
     def summary(self) -> RunSummary:
         """The run as one row of a table; never raises for a run that is unfinished or damaged."""
-        return summarise(self)
+        config, status = self.raw_config(), self.status()
+        return summarise(
+            self.id,
+            config=config,
+            status=status,
+            result=self.result() or {},
+            notes=self.notes(),
+            gates=self._final_gates(),
+            state=current_state(status, self.path),
+            created=self._created(config, status),
+            size=folder_size(self.path),
+            adapter=(self.adapter_dir / "adapter_model.safetensors").is_file(),
+        )
+
+    def _final_gates(self) -> list[dict[str, Array]]:
+        """The last record of each site; empty when one of them is damaged."""
+        try:
+            return [last[1] for site in self.sites() if (last := self.last_gates(site)) is not None]
+        except (InputError, OSError):
+            return []
 
     # The label and the note, which anybody may change at any moment: the directory keeps its name.
 
@@ -315,12 +319,12 @@ class Run:
     def write_status(self, **changes: Any) -> None:
         """Change ``status.json`` in one step; costs a small file, so call it a few times a second at most."""
         state = changes.get("state")
-        if state is not None and state not in UNFINISHED | _ENDED | WAITING:
+        if state is not None and state not in WRITTEN:
             raise ValueError(f"unknown state {state!r}")
         status = self.status() | changes
         status["updated"] = time.time()
         status["writes"] += 1
-        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in _ENDED | WAITING)
+        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -356,95 +360,3 @@ class Run:
         (self.path / "result.json").unlink(missing_ok=True)
         # What was cut off is added to the count of writes, so that the version still grows.
         self.write_status(step=step, writes=self.status()["writes"] + before - self._appended())
-
-
-class RunStore:
-    """A folder of runs, one directory each."""
-
-    def __init__(self, root: Path | str | None = None) -> None:
-        self.root = Path(os.path.abspath(runs_home() if root is None else root))
-        self._known: dict[str, tuple[Any, RunSummary]] = {}
-
-    def _directories(self) -> Iterator[Run]:
-        try:
-            entries = [entry for entry in os.scandir(self.root) if entry.is_dir(follow_symlinks=False)]
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for entry in entries:
-            if not entry.name.startswith("."):
-                yield Run(self.root / entry.name)
-
-    def list(self) -> list[Run]:
-        """All runs, newest first. Reads two small files of each; what is not a run is passed over."""
-        runs = [run for run in self._directories() if run.is_run()]
-        return sorted(runs, key=lambda run: run.created, reverse=True)
-
-    def summaries(self) -> "list[RunSummary]":
-        """All runs as rows of a table, newest first.
-
-        A run whose files did not change since the last call is not read again, only looked at.
-        """
-        rows: list[RunSummary] = []
-        known: dict[str, tuple[Any, RunSummary]] = {}
-        for run in self._directories():
-            mark = run.mark()
-            if mark is None:
-                continue
-            before, row = self._known.get(run.id, (None, None))
-            if row is None or before != mark:
-                row = run.summary()
-            elif row["state"] in UNFINISHED:
-                row = row.copy()
-                row["state"] = run.state
-            known[run.id] = (mark, row)
-            rows.append(row)
-        self._known = known
-        return sorted(rows, key=lambda row: row["created"], reverse=True)
-
-    def get(self, run_id: str) -> Run:
-        """The run with this id. `InputError` when there is none, or when the id leads out of the store."""
-        path = self.root / run_id if is_plain_name(run_id) else None
-        if path is None or path.is_symlink() or path.resolve().parent != self.root.resolve():
-            raise InputError(f"{run_id!r} is not the id of a run; `jola runs` lists the ids there are.")
-        if not path.is_dir():
-            raise InputError(f"There is no run '{run_id}' in {self.root}; `jola runs` lists the runs there are.")
-        return Run.open(path)
-
-    @property
-    def trash(self) -> Trash:
-        """The deleted runs of this store."""
-        return Trash(self.root)
-
-    def remove(self, run_id: str) -> TrashedRun:
-        """Move a run to the trash, from where `restore` brings it back. `InputError` while a process is at work on it.
-
-        What has been in the trash for a week, or does not fit there, is deleted for good.
-        """
-        run = self.get(run_id)
-        if run.alive:
-            raise InputError(f"The run '{run_id}' is {run.state}; cancel it before removing it.")
-        removed = self.trash.put(run.path)
-        self.trash.purge()
-        return removed
-
-    def restore(self, run_id: str) -> Run:
-        """Bring a deleted run back. `InputError` when the trash has none of this id, or the store has one again."""
-        return Run(self.trash.restore(run_id))
-
-    def new_id(self, task: str = "run") -> str:
-        """Reserve a new run and return its id, such as ``20260102-150405-sentiment-3f2a``.
-
-        The directory exists afterwards, in state ``starting``, and belongs to this process until `Run.create`
-        makes a run of it, here or in a process that is given its path.
-        """
-        with disk_errors(self.root):
-            self.root.mkdir(parents=True, exist_ok=True)
-            while True:
-                run_id = fresh_id(task)
-                try:
-                    (self.root / run_id).mkdir()
-                    break
-                except FileExistsError:
-                    continue
-        Run(self.root / run_id).write_status(**own_identity(), started=time.time())
-        return run_id

@@ -1,23 +1,15 @@
 """One run as one row of a table."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
-from jola.errors import InputError
-from jola.runs.notes import read_notes
-from jola.runs.trash import folder_size
-
-if TYPE_CHECKING:
-    from jola.runs.run import Run
-
-State = Literal["queued", "starting", "training", "evaluating", "paused", "finished", "cancelled", "failed", "killed"]
-WAITING: frozenset[str] = frozenset({"queued", "paused"})
-"""States in which no process is at work, and one is meant to begin or to go on."""
+from jola.runs.history import Array
+from jola.runs.notes import RunNotes
+from jola.runs.state import State
 
 _HALVES = ("offset", "scale")
-_WEIGHTS = "adapter_model.safetensors"
 
 
 class RunSummary(TypedDict):
@@ -54,10 +46,24 @@ class RunSummary(TypedDict):
     """Whether the run was trained elsewhere and imported here."""
 
 
-def summarise(run: "Run") -> RunSummary:
-    """The summary of a run; never raises for one that is unfinished or damaged."""
-    config, status, result = run.raw_config(), run.status(), run.result() or {}
-    notes = read_notes(run.path)
+def summarise(
+    id: str,
+    *,
+    config: Mapping[str, Any],
+    status: Mapping[str, Any],
+    result: Mapping[str, Any],
+    notes: RunNotes,
+    gates: Sequence[Mapping[str, Array]],
+    state: State,
+    created: float,
+    size: int,
+    adapter: bool,
+) -> RunSummary:
+    """The summary of a run by what its files hold.
+
+    Args:
+        gates: The last gate record of each site: the fields of `jola.runs.history.FIELDS`, each (layers, units).
+    """
 
     def setting(part: str, name: str) -> Any:
         section = config.get(part)
@@ -68,10 +74,10 @@ def summarise(run: "Run") -> RunSummary:
     if seconds is None and started is not None and updated is not None:
         seconds = max(0.0, updated - started)
     return {
-        "id": run.id,
+        "id": id,
         "label": notes.label,
         "note": notes.note,
-        "state": run.state_of(status),
+        "state": state,
         "task": setting("task", "name") or setting("data", "task"),
         "model": setting("model", "model"),
         "method": method_of(config),
@@ -79,13 +85,13 @@ def summarise(run: "Run") -> RunSummary:
         "seed": setting("training", "seed"),
         "accuracy": result.get("test"),
         "closed": result.get("closed"),
-        "open": _open_gates(run, result.get("closed")),
+        "open": _open_gates(gates, result.get("closed")),
         "seconds": seconds,
-        "created": run.created_at(config, status),
+        "created": created,
         "step": status["step"],
         "total_steps": status["total_steps"],
-        "size": folder_size(run.path),
-        "adapter": (run.adapter_dir / _WEIGHTS).is_file(),
+        "size": size,
+        "adapter": adapter,
         "imported": isinstance(config.get("imported"), dict),
     }
 
@@ -105,7 +111,7 @@ def method_of(config: Mapping[str, Any]) -> str:
     return f"JoLA ({', '.join(words)})" if words else "JoLA"
 
 
-def _open_gates(run: "Run", closed: Any) -> dict[str, int | None] | None:
+def _open_gates(records: Sequence[Mapping[str, Array]], closed: Any) -> dict[str, int | None] | None:
     """Gates that are not 0 over all sites, from one record of each and the fractions that a result gives.
 
     The last record is that of the last step, while the edits kept are often those of an earlier one; for these the
@@ -113,10 +119,6 @@ def _open_gates(run: "Run", closed: Any) -> dict[str, int | None] | None:
     """
     counts: dict[str, int | None] = {half: None for half in _HALVES}
     units = 0
-    try:
-        records = [last[1] for site in run.sites() if (last := run.last_gates(site)) is not None]
-    except (InputError, OSError):
-        return None
     for fields in records:
         # A unit that may not be edited is recorded with the probability 0, which no gate has.
         editable = np.logical_or(fields["offset_open"] > 0, fields["scale_open"] > 0)

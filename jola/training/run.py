@@ -32,7 +32,8 @@ from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
 from jola.model.loading import pick_device
 from jola.runs.history import truncate_history
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet, processes
 from jola.system.files import disk_errors, read_json
 from jola.system.processes import machine

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jola.runs.archive import export_adapter
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from tests.browser.conftest import App, OpenPage
 from tests.browser.test_training import set_number
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jola.jola_model import JoLAModel
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from tests.browser.conftest import App, OpenPage, serve
 from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gradio_client import Client
 
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from tests.browser.conftest import OpenPage, serve, shown
 from tests.browser.test_training import TRAINING
 from tests.workbench.served import write_task

@@ -13,7 +13,8 @@ import pytest
 
 from jola.config import RunConfig, TrainingConfig
 from jola.runs.archive import export_adapter
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
 from tests.browser.conftest import App, OpenPage

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jola.config import EditConfig, RunConfig, TrainingConfig
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
 from workbench.service.waiting import Waiting

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, recorded, serve, shown
 
 TRAINING = 600_000

@@ -22,7 +22,7 @@ import gradio as gr
 
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.runs.run import RunSummary
+from jola.runs.summary import RunSummary
 from workbench.api.schema import Answers, Effects, Gates, Job, Prediction, RunStatus, SiteName
 from workbench.playground import views
 from workbench.playground.state import STRENGTH_LIMIT, Column, PageState, columns, open_run

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, TypedDict
 
-from jola.runs.run import RunSummary
+from jola.runs.summary import RunSummary
 
 SiteName = Literal["heads", "mlp"]
 HalfName = Literal["offset", "scale"]

@@ -10,8 +10,9 @@ import gradio as gr
 
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.runs.compare import Comparison, Row, compare_runs
-from jola.runs.run import Run, RunStore
+from jola.runs.compare import ComparedValues, RunComparison, compare_runs
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from workbench import figures
 from workbench.runs import export_panel
 from workbench.runs.run_table import answer, run_table, saved
@@ -128,7 +129,7 @@ def _kept_gates(run: Run) -> Mapping[str, Any]:
         return {}
 
 
-def comparison_tables(comparison: Comparison, names: Sequence[str]) -> str:
+def comparison_tables(comparison: RunComparison, names: Sequence[str]) -> str:
     """How two runs ended and what differs in their settings, as two HTML tables."""
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in names)
     units = next(row.values for row in comparison.figures if row.name == "units")
@@ -162,7 +163,7 @@ def _table_row(name: str, cells: Sequence[str]) -> str:
     return f'<tr><th scope="row">{markup.escape(name)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
-def _setting_row(row: Row) -> str:
+def _setting_row(row: ComparedValues) -> str:
     cells = [f"<code>{markup.escape(_setting_words(row.name, value))}</code>" for value in row.values]
     return _table_row(row.name.replace("_", " "), cells)
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from jola.config import RunConfig
 from jola.data.records import read_examples
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.paths import cache_home
 from workbench.service.comparisons import Comparisons
 from workbench.service.follow import Followers

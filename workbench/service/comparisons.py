@@ -31,7 +31,7 @@ from typing import Any, Literal
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.ids import fresh_id, is_plain_name
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from jola.runs.trash import Trash
 from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 from jola.system.processes import own_identity, process_alive, workers

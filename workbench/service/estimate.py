@@ -21,7 +21,8 @@ from jola.config import DataConfig, EditConfig, RunConfig, parse_layers
 from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import read_json
 from jola.system.processes import machine
 

@@ -12,7 +12,9 @@ import numpy as np
 
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.runs.run import UNFINISHED, Run, RunStore
+from jola.runs.run import Run
+from jola.runs.state import UNFINISHED
+from jola.runs.store import RunStore
 from workbench.service.detached import last_sentence, log_tail
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts

@@ -17,7 +17,9 @@ from dataclasses import replace
 
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.runs.run import UNFINISHED, Run, RunStore
+from jola.runs.run import Run
+from jola.runs.state import UNFINISHED
+from jola.runs.store import RunStore
 from jola.system.files import json_bytes, replace_file
 from jola.system.processes import own_identity, process_alive
 from workbench.service import detached

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from filelock import FileLock
 
 from jola.runs.ids import is_plain_name
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 
 QUEUE_FILE = "queue.json"

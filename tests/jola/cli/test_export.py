@@ -17,7 +17,8 @@ from jola.cli.main import main as cli
 from jola.config import RunConfig
 from jola.edits.masks import HeadMask, SavedMasks
 from jola.jola_model import JoLAModel
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests.conftest import spread_edits
 from tests.jola.export.edited_models import logits
 from tests.tiny import make_model

@@ -20,7 +20,8 @@ from transformers import BloomConfig, PreTrainedTokenizerFast
 
 from jola.cli.main import main
 from jola.config import RunConfig, flag
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests import ROOT
 from tests.tiny import make_model
 

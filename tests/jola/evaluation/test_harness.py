@@ -15,7 +15,8 @@ from jola.errors import InputError
 from jola.evaluation import harness
 from jola.export import export_merged
 from jola.jola_model import JoLAModel
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests import ROOT
 from tests.conftest import spread_edits
 

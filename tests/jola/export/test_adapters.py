@@ -21,7 +21,8 @@ from jola.edits.intervention import EditMask
 from jola.export import compact, export_adapter, export_ia3, push_to_hub, run_facts, run_results
 from jola.jola_model import JoLAModel
 from jola.runs.archive import import_archive
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests.conftest import spread_edits
 from tests.jola.export.edited_models import logits, refusal
 

@@ -23,7 +23,8 @@ from jola.jola_model import JoLAModel
 from jola.runs import archive as run_archive
 from jola.runs.archive import export_adapter, import_archive
 from jola.runs.history import FIELDS
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import append_whole
 
 Make = Callable[..., JoLAModel]

@@ -19,7 +19,8 @@ from jola.config import DataConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs import history as gate_history
 from jola.runs.history import FIELDS, GateHistory, GateWriter
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import append_whole
 from jola.system.processes import process_alive
 

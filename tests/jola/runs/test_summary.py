@@ -14,7 +14,8 @@ from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.runs.history import FIELDS
 from jola.runs.notes import LABEL_LENGTH, NOTE_LENGTH, RunNotes, read_notes
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.runs.trash import folder_size
 
 LAYERS, UNITS = 3, 4
@@ -177,7 +178,7 @@ class TestSummaries:
         self, store: RunStore, run: Run, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         assert store.summaries()[0]["state"] == "starting"
-        monkeypatch.setattr("jola.runs.run.process_alive", lambda pid, created: False)
+        monkeypatch.setattr("jola.runs.state.process_alive", lambda pid, created: False)
         assert store.summaries()[0]["state"] == "killed"
 
     def test_sizes_are_those_of_all_files(self, store: RunStore, run: Run, tmp_path: Path) -> None:

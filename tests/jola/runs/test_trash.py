@@ -8,7 +8,8 @@ import pytest
 
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.runs.trash import KEEP_SECONDS, TRASH_NAME
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from jola.system.files import json_bytes
 from jola.system.processes import at_work, identity, own_identity, process_alive, workers
 

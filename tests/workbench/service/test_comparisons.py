@@ -14,7 +14,7 @@ import pytest
 
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from jola.runs.trash import Trash
 from jola.selectors import SELECTORS
 from jola.studies.grid import SWAP_NAMES

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.archive import import_archive
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from tests.workbench.edited import edited_run
 from workbench.runs import export_panel
 from workbench.service import sample

@@ -11,7 +11,7 @@ import pytest
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.runs.history import FIELDS
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from tests.workbench.recorded import ACCURACY, Recorder, gate_values
 from workbench.service import follow
 from workbench.service.follow import Follower, Followers
@@ -184,7 +184,7 @@ def test_the_token_changes_with_every_step_and_with_a_death(
         recorder.step(step)
         tokens.append(follower.token())
     assert follower.token() == tokens[-1]
-    monkeypatch.setattr("jola.runs.run.process_alive", lambda pid, created: False)
+    monkeypatch.setattr("jola.runs.state.process_alive", lambda pid, created: False)
     tokens.append(follower.token())
     assert tokens[-1].endswith("killed")
     assert len(set(tokens)) == len(tokens)

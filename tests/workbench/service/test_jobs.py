@@ -12,7 +12,8 @@ import pytest
 
 from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 from workbench.service.detached import last_sentence, log_tail
 from workbench.service.jobs import Jobs
 
@@ -194,7 +195,7 @@ def test_an_app_that_is_killed_loses_no_waiting_run(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from jola.config import RunConfig
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from workbench.service.jobs import Jobs
 jobs = Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}])
 print(*(jobs.start(RunConfig()).id for _ in range(3)), flush=True)
@@ -290,7 +291,7 @@ def test_the_run_goes_on_when_the_app_is_killed(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from jola.config import RunConfig
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from workbench.service.jobs import Jobs
 print(Jobs(RunStore(Path({str(tmp_path)!r})), [sys.executable, "-c", {TRAINS!r}]).start(RunConfig()).id, flush=True)
 time.sleep(60)

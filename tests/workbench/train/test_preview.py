@@ -14,7 +14,7 @@ from jola.data.examples import Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.runs.run import RunStore
+from jola.runs.store import RunStore
 from jola.system.processes import machine
 from tests.workbench.recorded import Recorder
 from workbench.service import estimate

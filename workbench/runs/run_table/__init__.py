@@ -14,7 +14,8 @@ import gradio as gr
 
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.runs.notes import read_notes
-from jola.runs.run import RunStore, RunSummary
+from jola.runs.store import RunStore
+from jola.runs.summary import RunSummary
 
 _HERE = Path(__file__).parent
 

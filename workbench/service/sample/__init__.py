@@ -8,7 +8,8 @@ import logging
 from pathlib import Path
 
 from jola.errors import InputError
-from jola.runs.run import Run, RunStore
+from jola.runs.run import Run
+from jola.runs.store import RunStore
 
 ARCHIVE = Path(__file__).parent / "sample.zip"
 SAMPLE_ID = "sample"
