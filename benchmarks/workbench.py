@@ -105,9 +105,9 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
     """A click on the map: the work behind it against a plain pass, and the time until the page shows it."""
     import torch
 
-    from workbench.playground import views
     from workbench.playground.prompts import first_prompt
-    from workbench.playground.state import columns, open_run
+    from workbench.service import views
+    from workbench.service.page_state import columns, open_run
     from workbench.service.session import Prompt
 
     run = bench.find("sample")
@@ -140,7 +140,7 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
 
 def _strongest(run: Any) -> list[tuple[int, int]]:
     """Where the offsets with the largest g·‖a‖ are: switching one of them shows in the table."""
-    from workbench.playground.state import edits_of
+    from workbench.service.page_state import edits_of
 
     edits = edits_of(run)["heads"]
     strength = edits.gate_values()["offset"] * edits.norms()["offset"]
@@ -199,7 +199,7 @@ def _clicks(
 def effects(bench: Any, rounds: int) -> dict[str, Any]:
     """All edits of the run at once against one pass for each."""
     from workbench.playground.prompts import first_prompt
-    from workbench.playground.state import columns, open_run
+    from workbench.service.page_state import columns, open_run
     from workbench.service.session import Prompt
 
     prompt = Prompt.of(first_prompt(bench.find("sample")))

@@ -52,6 +52,7 @@ def build(bench: "Workbench") -> "gr.Blocks":
     from workbench.theme import ICON
     from workbench.train import tab as train
     from workbench.ui import markup
+    from workbench.ui.events import PRIVATE
 
     with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as page:
         # Both names are given: gradio's own change with every start, and the browser would forget.
@@ -68,8 +69,6 @@ def build(bench: "Workbench") -> "gr.Blocks":
                 runs_tab = runs.build(bench)
             with gr.Tab("Compare", id="compare") as compare_place:
                 compare_tab = compare.build(bench, compare_place)
-
-        private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
         def on_load(last: str | None, request: gr.Request) -> tuple[Any, ...]:
             asked = dict(request.query_params)
@@ -89,10 +88,10 @@ def build(bench: "Workbench") -> "gr.Blocks":
             yield from playground.offer(playground_tab, bench, request, asked.get("run") or current, masks, text)
 
         offering = [train_tab.view], playground_tab.outputs()
-        page.load(on_load, remembered, [places, *train_tab.showing(), *compare_tab.showing()], **private).then(
+        page.load(on_load, remembered, [places, *train_tab.showing(), *compare_tab.showing()], **PRIVATE).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
-        ).then(bench.session.warm_up, None, None, **private)
-        playground_place.select(on_offer, *offering, **private)
+        ).then(bench.session.warm_up, None, None, **PRIVATE)
+        playground_place.select(on_offer, *offering, **PRIVATE)
 
         def open_in_train(event: gr.EventData) -> tuple[Any, ...]:
             return gr.Tabs(selected="train"), *train.show(bench, runs.chosen(event))
@@ -101,8 +100,8 @@ def build(bench: "Workbench") -> "gr.Blocks":
             for values in playground.offer(playground_tab, bench, request, runs.chosen(event)):
                 yield gr.Tabs(selected="playground"), *values
 
-        runs_tab.table.train(open_in_train, None, [places, *train_tab.showing()], **private)
-        runs_tab.table.playground(open_in_playground, None, [places, *playground_tab.outputs()], **private)
+        runs_tab.table.train(open_in_train, None, [places, *train_tab.showing()], **PRIVATE)
+        runs_tab.table.playground(open_in_playground, None, [places, *playground_tab.outputs()], **PRIVATE)
 
         def train_on_set(id: str, pick: str | None) -> tuple[Any, ...]:
             try:
@@ -122,9 +121,9 @@ def build(bench: "Workbench") -> "gr.Blocks":
                 yield gr.Tabs(selected="playground"), "", *values
 
         said, chosen_set = compare_tab.panel.set_message, compare_tab.set()
-        compare_tab.panel.train.click(train_on_set, chosen_set, [places, said, *train_tab.filling()], **private)
+        compare_tab.panel.train.click(train_on_set, chosen_set, [places, said, *train_tab.filling()], **PRIVATE)
         compare_tab.panel.playground.click(
-            set_in_playground, chosen_set, [places, said, *playground_tab.outputs()], **private
+            set_in_playground, chosen_set, [places, said, *playground_tab.outputs()], **PRIVATE
         )
         api.install(bench)
     return page

@@ -11,7 +11,7 @@ import pytest
 from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, ready
 from tests.workbench.edited import edited_run
-from workbench.playground.state import edits_of
+from workbench.service.page_state import edits_of
 
 
 @pytest.fixture

@@ -29,9 +29,10 @@ from jola.runs.run import Run
 from tests import ROOT
 from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
-from workbench.playground import prompts, results, views
+from workbench.playground import prompts, results
 from workbench.playground import tab as playground
 from workbench.runs import tab as runs
+from workbench.service import views
 from workbench.service.bench import Workbench, describe_run, keep_upload
 from workbench.service.calls import Ticket
 from workbench.service.exports import FORMS, Exported, Exports

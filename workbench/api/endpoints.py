@@ -24,11 +24,10 @@ from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.summary import RunSummary
 from workbench.api.schema import Answers, Effects, Gates, Job, Prediction, RunStatus, SiteName
-from workbench.playground import views
-from workbench.playground.state import STRENGTH_LIMIT, Column, PageState, columns, open_run
-from workbench.playground.wiring import CHAT, PLAIN, prompt_of
+from workbench.service import views
 from workbench.service.bench import Workbench
 from workbench.service.calls import Superseded
+from workbench.service.page_state import STRENGTH_LIMIT, Column, PageState, columns, open_run
 from workbench.service.session import Prompt
 from workbench.ui import form
 
@@ -117,7 +116,7 @@ def install(bench: Workbench) -> None:
         on all edits, from -2 to 2. `plain` takes the prompt as it is, without a chat template.
         """
         _within("count", count, 1, _MOST_TOKENS)
-        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
+        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
         looked = [ticket.result() for ticket in views.ask_next_tokens(bench.session, ways, asked)]
         view = views.next_tokens(ways, looked, count)
         return {
@@ -137,7 +136,7 @@ def install(bench: Workbench) -> None:
     ) -> Answers:
         """Both answers, always the likeliest token. `off`, `mask`, `strength` and `plain` as for `predict`."""
         _within("new_tokens", new_tokens, 1, bench.settings.limits.new_tokens)
-        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
+        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
         *_, written = views.write_answers(bench.session, ways, asked, new_tokens)
         base, edited = written.texts
         return {"base": base or "", "edited": edited or ""}
@@ -155,7 +154,7 @@ def install(bench: Workbench) -> None:
 
         `off`, `mask`, `strength` and `plain` as for `predict`.
         """
-        ways, asked = _ways(bench, run, off, mask, strength), _prompt(prompt, plain)
+        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
         if not answer.strip():
             raise InputError("The answer is empty; write the answer whose probability is wanted.")
         found = views.ask_edit_effects(bench.session, ways[0].stack, asked, answer.strip(), views.Progress()).result()
@@ -222,10 +221,6 @@ def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
         _within(name, value, 0, size - 1)
     history = state.histories[site].done(mask.switched([(edit["layer"], edit["unit"])], half, False))
     return replace(state, histories={**state.histories, site: history})
-
-
-def _prompt(text: str, plain: bool) -> Prompt:
-    return prompt_of(PageState(), text, PLAIN if plain else CHAT)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

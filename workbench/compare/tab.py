@@ -11,12 +11,12 @@ from jola.errors import InputError
 from jola.runs.run import Run
 from workbench.compare.compare_view import compare_view
 from workbench.compare.panel import Panel, build_results
-from workbench.playground.wiring import DARK
 from workbench.service import estimate
 from workbench.service.bench import Workbench, has_adapter
 from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, Plan, cost_words
 from workbench.service.comparisons import ALL_DONE, Stored
 from workbench.ui import form, markup
+from workbench.ui.events import DARK, PRIVATE
 from workbench.ui.fields import field
 
 _BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
@@ -212,7 +212,7 @@ def _usable(bench: Workbench) -> list[Run]:
 
 def _shape_of(run: Run) -> tuple[int, int] | None:
     """(layers, heads) of a run that edits heads; None for others and for damaged ones."""
-    from workbench.playground.state import edits_of
+    from workbench.service.page_state import edits_of
 
     try:
         edits = edits_of(run).get("heads")
@@ -266,7 +266,6 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
             panel = build_results()
     tab = CompareTab(view, start_button, panel)
     fields = list(inputs.values())
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     events: Any = view
 
     def given(values: Iterable[Any]) -> dict[str, Any]:
@@ -309,25 +308,25 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
         shown, sentence = restore(bench, _said(event, "id"))
         return shown, markup.note(sentence, "error")
 
-    start_button.click(on_start, [view, *fields], [view, message, cost_box], **private)
+    start_button.click(on_start, [view, *fields], [view, message, cost_box], **PRIVATE)
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
-    costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **private}
+    costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
     gr.on([place.select, *changes], trigger_mode="always_last", **costing)
     events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has another result
-    events.more(on_more, view, [message, *fields], **private)
-    events.small(on_small, None, fields, **private)
-    events.choose(on_choose, None, view, **private)
-    events.stopwork(on_stop, view, message, **private)
-    events.resumework(on_resume, view, message, **private)
-    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **private)
-    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **private)
-    _connect_results(bench, view, panel, private)
+    events.more(on_more, view, [message, *fields], **PRIVATE)
+    events.small(on_small, None, fields, **PRIVATE)
+    events.choose(on_choose, None, view, **PRIVATE)
+    events.stopwork(on_stop, view, message, **PRIVATE)
+    events.resumework(on_resume, view, message, **PRIVATE)
+    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **PRIVATE)
+    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
+    _connect_results(bench, view, panel)
     return tab
 
 
-def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel, private: dict[str, Any]) -> None:
+def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     """Draw when results are new, and when another view, method, K, seed or set is chosen."""
-    always = {**private, "trigger_mode": "always_last", "concurrency_limit": None}
+    always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
     chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick]
 
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:

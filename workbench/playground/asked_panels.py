@@ -7,11 +7,13 @@ import gradio as gr
 
 from workbench import figures
 from workbench.figures.frames import to_csv
-from workbench.playground import results, views
+from workbench.playground import results
 from workbench.playground.recipe import recipe
-from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
+from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
+from workbench.service import views
 from workbench.service.calls import Stops
 from workbench.ui import markup
+from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
 
 _LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them all."

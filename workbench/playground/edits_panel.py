@@ -11,7 +11,8 @@ from jola.errors import InputError
 from workbench.playground import import_panel, results
 from workbench.playground.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.playground.live import LiveViews, look
-from workbench.playground.state import (
+from workbench.playground.wiring import PRIVATE, Wiring, page_of
+from workbench.service.page_state import (
     STRENGTH_LIMIT,
     PageState,
     chosen_run,
@@ -20,7 +21,6 @@ from workbench.playground.state import (
     open_gates,
     open_run,
 )
-from workbench.playground.wiring import PRIVATE, Wiring, page_of
 from workbench.ui import markup
 
 BESIDE, ON_TOP = "beside it", "on top of it, in this order"

@@ -9,13 +9,11 @@ import gradio as gr
 from jola.errors import InputError
 from workbench import figures
 from workbench.figures.frames import to_csv
-from workbench.playground import results, views
+from workbench.playground import results
 from workbench.playground.edit_map import edit_map_value
 from workbench.playground.prompts import test_examples
 from workbench.playground.recipe import recipe
-from workbench.playground.state import PageState, chosen_run, edits_of
 from workbench.playground.wiring import (
-    DARK,
     EXPECTED,
     PRIVATE,
     Wiring,
@@ -25,8 +23,11 @@ from workbench.playground.wiring import (
     prompt_of,
     waiting_words,
 )
+from workbench.service import views
 from workbench.service.calls import Stops
+from workbench.service.page_state import PageState, chosen_run, edits_of
 from workbench.ui import markup
+from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
 
 _MOST_EXAMPLES = 200

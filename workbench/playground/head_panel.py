@@ -10,14 +10,16 @@ from jola.edits.names import HALVES
 from jola.errors import InputError
 from workbench import figures
 from workbench.figures.frames import head_history, to_csv
-from workbench.playground import results, views
+from workbench.playground import results
 from workbench.playground.edits_panel import EditsPanel, mask_updates, opened_cell
 from workbench.playground.live import LiveViews, look
 from workbench.playground.recipe import recipe
-from workbench.playground.state import STRENGTH_LIMIT, PageState, chosen_run, edits_of
-from workbench.playground.wiring import DARK, EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
+from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
+from workbench.service import views
 from workbench.service.calls import Superseded
+from workbench.service.page_state import STRENGTH_LIMIT, PageState, chosen_run, edits_of
 from workbench.ui import markup
+from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
 
 EMPTY = markup.note("Alt+click a head on the map, or press i on it, to open its card.")

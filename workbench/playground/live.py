@@ -7,10 +7,11 @@ from typing import Any
 import gradio as gr
 
 from workbench.figures.frames import to_csv
-from workbench.playground import results, views
+from workbench.playground import results
 from workbench.playground.recipe import recipe
-from workbench.playground.state import PageState, columns
 from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
+from workbench.service import views
+from workbench.service.page_state import PageState, columns
 from workbench.ui.view_tools import tools_value, view_tools
 
 

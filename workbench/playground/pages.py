@@ -4,7 +4,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 
-from workbench.playground.state import PageState
+from workbench.service.page_state import PageState
 
 _KEPT_PAGES = 512
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from workbench.playground.state import Column
+from workbench.service.page_state import Column
 from workbench.service.session import Prompt, Use
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from workbench.playground.state import PageState
-from workbench.playground.views import AnswerShares, NextToken, NextTokens, Writings
+from workbench.service.page_state import PageState
+from workbench.service.views import AnswerShares, NextToken, NextTokens, Writings
 from workbench.ui import markup
 
 if TYPE_CHECKING:

@@ -8,19 +8,14 @@ import gradio as gr
 
 from jola.errors import InputError
 from workbench.playground.pages import Pages
-from workbench.playground.state import Column, PageState, columns
 from workbench.service.bench import Workbench
 from workbench.service.calls import Superseded, Ticket
+from workbench.service.page_state import Column, PageState, columns
 from workbench.service.session import Prompt
-from workbench.ui import markup
+from workbench.ui import events, markup
 
-PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-
-DARK = """(...values) => {
-  values[values.length - 1] = document.body.classList.contains("dark");
-  return values;
-}"""
-"""Fills the last input of an event, `Wiring.dark`, when it happens: a figure is drawn for the page as it is."""
+PRIVATE: dict[str, Any] = {**events.PRIVATE, "concurrency_limit": None}
+"""As `workbench.ui.events.PRIVATE`, for listeners that wait for the model and may do so side by side."""
 
 PLAIN = "Plain text"
 CHAT = "Chat turn"

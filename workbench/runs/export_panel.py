@@ -11,6 +11,7 @@ from jola.errors import InputError
 from workbench.service.bench import Workbench, short_name
 from workbench.service.exports import FORMS, Exported, Exports, Form
 from workbench.ui import markup
+from workbench.ui.events import PRIVATE
 
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
@@ -142,7 +143,7 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
         status = gr.HTML("", apply_default_css=False, elem_id="export-status")
         code = gr.Code(language="python", visible=False, interactive=False, elem_id="export-code", show_label=False)
     panel = ExportPanel(column, run, title, status, download, code)
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
+    private: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
     def on_form(chosen: str) -> tuple[Any, ...]:
         return *choices(FORMS.get(chosen, first)), "", gr.DownloadButton(visible=False), gr.Code(visible=False)

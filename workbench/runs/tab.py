@@ -19,6 +19,7 @@ from workbench.runs.run_table import answer, run_table, saved
 from workbench.service.bench import Workbench
 from workbench.service.follow import clock
 from workbench.ui import markup
+from workbench.ui.events import PRIVATE
 
 _FIGURES = {
     "accuracy": "Test accuracy",
@@ -222,7 +223,6 @@ def build(bench: Workbench) -> RunsTab:
                 validation = gr.Plot(show_label=False, elem_id="runs-validation")
                 training = gr.Plot(show_label=False, elem_id="runs-training")
             gates = gr.Plot(show_label=False, elem_id="runs-gates")
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
     def on_annotate(event: gr.EventData) -> Any:
         said = _said(event)
@@ -249,10 +249,10 @@ def build(bench: Workbench) -> RunsTab:
 
     # "multiple": what is done while the answer to the last thing is on its way is not lost.
     events: Any = table
-    events.annotate(on_annotate, None, table, trigger_mode="multiple", **private)
-    events.remove(on_remove, None, table, trigger_mode="multiple", **private)
-    events.restore(on_restore, None, table, trigger_mode="multiple", **private)
-    events.export(on_export, None, exporting.outputs(), **private).then(None, None, None, js=exporting.after)
+    events.annotate(on_annotate, None, table, trigger_mode="multiple", **PRIVATE)
+    events.remove(on_remove, None, table, trigger_mode="multiple", **PRIVATE)
+    events.restore(on_restore, None, table, trigger_mode="multiple", **PRIVATE)
+    events.export(on_export, None, exporting.outputs(), **PRIVATE).then(None, None, None, js=exporting.after)
     # One at a time: the answer to the last change of the marks is also the last one to arrive.
     events.compare(
         on_compare,
@@ -260,7 +260,7 @@ def build(bench: Workbench) -> RunsTab:
         [compared, tables, validation, training, gates],
         trigger_mode="multiple",
         concurrency_limit=1,
-        **private,
+        **PRIVATE,
     )
-    upload.upload(on_upload, upload, table, **private)
+    upload.upload(on_upload, upload, table, **PRIVATE)
     return RunsTab(table, compared)

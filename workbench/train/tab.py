@@ -13,6 +13,7 @@ from workbench.service.bench import Workbench
 from workbench.train.preview import load_preview, preview_html
 from workbench.train.run_view import run_view
 from workbench.ui import form, markup
+from workbench.ui.events import PRIVATE
 from workbench.ui.fields import accept_upload, field
 
 __all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
@@ -170,7 +171,6 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                 preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
     tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
-    private: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
 
     def given(values: tuple[Any, ...]) -> dict[str, Any]:
@@ -205,18 +205,18 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         return "", gr.Column(visible=True), text, cost(bench, given(values))
 
     showing = [message, *tab.showing()]
-    start_button.click(on_start, fields, [cost_box, message, preview_box, *tab.showing()], **private).then(**address)
+    start_button.click(on_start, fields, [cost_box, message, preview_box, *tab.showing()], **PRIVATE).then(**address)
     preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
-    close_button.click(lambda: gr.Column(visible=False), None, preview_box, **private)
-    gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **private)
-    picker.input(lambda id: show(bench, id), picker, tab.showing(), **private).then(**address)
-    view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **private)
-    view.resumerun(on_resume, view, showing, **private)
+    close_button.click(lambda: gr.Column(visible=False), None, preview_box, **PRIVATE)
+    gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **PRIVATE)
+    picker.input(lambda id: show(bench, id), picker, tab.showing(), **PRIVATE).then(**address)
+    view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **PRIVATE)
+    view.resumerun(on_resume, view, showing, **PRIVATE)
     # The queue has a button for each run: a press counts also while the one before it is at work.
-    view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **private)
-    view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **private).then(**address)
-    view.began(on_began, view, showing, **private)
-    view.ended(on_ended, view, showing, **private)
+    view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **PRIVATE)
+    view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **PRIVATE).then(**address)
+    view.began(on_began, view, showing, **PRIVATE)
+    view.ended(on_ended, view, showing, **PRIVATE)
     return tab
 
 

@@ -13,8 +13,8 @@ from gradio_client import Client
 from tests.workbench.served import Served, serve
 from workbench.playground import live
 from workbench.playground.pages import Pages
-from workbench.playground.state import PageState, open_run
 from workbench.playground.wiring import CHAT, Wiring
+from workbench.service.page_state import PageState, open_run
 from workbench.service.session import Desk, Use
 
 USERS = 8

@@ -14,13 +14,14 @@ from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.runs.run import Run
 from tests.workbench.edited import edited_run
-from workbench.playground import prompts, results, views
+from workbench.playground import prompts, results
 from workbench.playground.effects_panel import wanted_answer
 from workbench.playground.pages import Pages
 from workbench.playground.recipe import recipe
-from workbench.playground.state import Column, PageState, columns, edits_of, masks_text, open_gates, open_run
 from workbench.playground.wiring import CHAT, PLAIN, answers_of, prompt_of, waiting_words
+from workbench.service import views
 from workbench.service.bench import Workbench
+from workbench.service.page_state import Column, PageState, columns, edits_of, masks_text, open_gates, open_run
 from workbench.service.session import Prompt, Session
 from workbench.settings import Settings
 

@@ -12,7 +12,7 @@ import pytest
 
 from jola.errors import InputError
 from tests.workbench.recorded import Recorder, gate_values
-from workbench.service import tables as export
+from workbench.service import tables
 
 
 @pytest.mark.parametrize(
@@ -23,15 +23,15 @@ from workbench.service import tables as export
     ],
 )  # fmt: skip
 def test_a_text_is_never_a_formula(value: Any, expected: Any) -> None:
-    assert export.cell(value) == expected
+    assert tables.cell(value) == expected
 
 
 def test_the_gates_are_a_long_table(tmp_path: Path) -> None:
     run = Recorder(tmp_path / "=cmd", steps=10, layers=3, units=2).until(4).run
-    text, more = export.gates_csv(run, "heads")
+    text, more = tables.gates_csv(run, "heads")
     assert more is None
     table = pd.read_csv(io.StringIO(text))
-    assert list(table.columns) == list(export.GATE_COLUMNS)
+    assert list(table.columns) == list(tables.GATE_COLUMNS)
     assert len(table) == 5 * 3 * 2
     assert set(table["run"]) == {"'=cmd"}
     row = table[(table.step == 3) & (table.layer == 2) & (table.unit == 1)].iloc[0]
@@ -40,16 +40,16 @@ def test_the_gates_are_a_long_table(tmp_path: Path) -> None:
         assert row[name] == pytest.approx(values[2, 1], rel=1e-6)
     assert row["state"] in ("none", "offset", "scale", "both")
     with pytest.raises(InputError, match="mlp"):
-        export.gates_csv(run, "mlp")
+        tables.gates_csv(run, "mlp")
 
 
 def test_a_long_history_comes_in_pieces_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Recorder(tmp_path / "run", steps=10, layers=3, units=2).until(10).run
-    whole, _ = export.gates_csv(run, "heads")
-    monkeypatch.setattr(export, "_CELLS", 3 * 6 * len(export.GATE_COLUMNS))
+    whole, _ = tables.gates_csv(run, "heads")
+    monkeypatch.setattr(tables, "_CELLS", 3 * 6 * len(tables.GATE_COLUMNS))
     pieces, start = [], 0
     while start is not None:
-        piece, start = export.gates_csv(run, "heads", start)
+        piece, start = tables.gates_csv(run, "heads", start)
         pieces.append(piece)
     assert len(pieces) == 4
     assert "".join(pieces) == whole
@@ -60,7 +60,7 @@ def test_what_is_not_trained_is_empty(tmp_path: Path) -> None:
     values = gate_values(0, 2, 1, 1)
     with recorder.run.gate_writer("heads", 1, 1) as writer:
         writer.append(0, {name: v * np.nan if name.startswith("scale") else v for name, v in values.items()})
-    row = next(csv.DictReader(io.StringIO(export.gates_csv(recorder.run, "heads")[0])))
+    row = next(csv.DictReader(io.StringIO(tables.gates_csv(recorder.run, "heads")[0])))
     assert row["scale_gate"] == row["scale_norm"] == "" != row["offset_gate"]
     assert row["state"] == "offset"
 
@@ -68,7 +68,7 @@ def test_what_is_not_trained_is_empty(tmp_path: Path) -> None:
 def test_the_metrics_have_every_number(tmp_path: Path) -> None:
     run = Recorder(tmp_path / "run", steps=8, layers=2, units=2).until(8).run
     run.append_metrics({"step": 9, "note": "=HYPERLINK(1)"})
-    table = pd.read_csv(io.StringIO(export.metrics_csv(run)))
+    table = pd.read_csv(io.StringIO(tables.metrics_csv(run)))
     assert table["note"].iloc[-1] == "'=HYPERLINK(1)"
     assert table["loss"].notna().sum() == 8
     assert table["validation_cross_entropy"].notna().sum() == 8

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from workbench.theme import STYLE
-from workbench.train.gate_map import SCRIPT
+from workbench.ui.maps import SCRIPT
 
 MODES = {"light": r":root \{(.*?)\}", "dark": r"\.dark \{(.*?)\}"}
 

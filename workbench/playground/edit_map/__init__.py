@@ -13,7 +13,7 @@ import gradio as gr
 from workbench.figures.style import DARK, LIGHT
 from workbench.playground.edit_map.gestures import apply_edits, card_cell
 from workbench.playground.edit_map.value import Effects, edit_map_mask, edit_map_value
-from workbench.train import gate_map
+from workbench.ui import maps
 
 __all__ = [
     "MARKUP",
@@ -31,10 +31,10 @@ _HERE = Path(__file__).parent
 
 MARKUP = (_HERE / "edit_map.html").read_text(encoding="utf-8")
 STYLE = (_HERE / "edit_map.css").read_text(encoding="utf-8")
-"""Beside `workbench.train.gate_map.STYLE`, which it builds upon."""
+"""Beside `workbench.ui.maps.STYLE`, which it builds upon."""
 SCRIPT = "\n".join(
     (
-        gate_map.SCRIPT,
+        maps.SCRIPT,
         f"const DIVERGING = {json.dumps({'light': LIGHT.diverging, 'dark': DARK.diverging})};",
         *(
             (_HERE / name).read_text(encoding="utf-8")

@@ -13,8 +13,8 @@ import gradio as gr
 from jola.errors import InputError
 from workbench.service.follow import Follower, Followers
 from workbench.service.tables import gates_csv, metrics_csv
-from workbench.train import gate_map
-from workbench.train.recipe import reproduce
+from workbench.train.reproduce import reproduce
+from workbench.ui import maps
 
 _HERE = Path(__file__).parent
 
@@ -25,11 +25,11 @@ HOLD_SECONDS = 2.0
 _LOOK_SECONDS = 0.25
 """Between two looks at the files of a run, whose process wants the processor for itself."""
 
-STYLE = gate_map.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
+STYLE = maps.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
 _SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
-_SCRIPT = "\n".join((gate_map.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
+_SCRIPT = "\n".join((maps.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
 
-_MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", gate_map.MARKUP)
+_MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", maps.MARKUP)
 
 
 async def _follow(followers: Followers, data: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from jola.errors import InputError
-from workbench.playground.state import Column
 from workbench.service.calls import Stops, Superseded, Ticket
+from workbench.service.page_state import Column
 from workbench.service.session import Desk, Prompt, Session, Stack
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import pytest
 import jola
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from tests.workbench.recorded import Recorder
-from workbench.train.recipe import python_lines, reproduce, shell_command
+from workbench.train.reproduce import python_lines, reproduce, shell_command
 
 CONFIGS = [
     RunConfig(),
