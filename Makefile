@@ -39,10 +39,11 @@ test: $(DEV)/.installed ## Run every test; fetches the default model once and op
 test-fast: $(DEV)/.installed ## Run the tests that need neither the default model nor a browser
 	@$(PYTEST) -m "not browser and not default_model" $(ARGS)
 
-lint: $(DEV)/.installed-dev ## Check style, formatting and types
+lint: $(DEV)/.installed-dev ## Check style, formatting, types and the direction of imports
 	$(DEV)/bin/python -m ruff check .
 	$(DEV)/bin/python -m ruff format --check .
 	$(DEV)/bin/python -m pyright --pythonpath $(DEV)/bin/python
+	$(DEV)/bin/lint-imports --no-logo --no-cache
 
 format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 	$(DEV)/bin/python -m ruff check --fix .
