@@ -28,7 +28,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jola import JoLAModel, Template, exact_match, load_task
-from jola.cli.runs import find_run
+from jola.cli.common import find_run
 from jola.export import export_merged, merge
 from jola.export.affine import affine_edits
 from jola.export.exactness import encode_prompts

@@ -1,16 +1,67 @@
-"""What several commands share: finding the adapter that a name means, and quiet libraries."""
+"""What the commands share: flags, finding runs and adapters, settings as flags, quiet libraries."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import dataclasses
+import typing
+from collections.abc import Container
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from jola.cli.runs import find_run
+from tyro.conf import Positional, arg
+
+from jola.config import RunConfig
 from jola.errors import InputError
 
+if TYPE_CHECKING:
+    from jola.runs.run import Run
 
-def find_adapter(name: str) -> tuple[Path, Any]:
-    """The adapter directory that a name means, and the run it belongs to when there is one."""
+Json = Annotated[bool, arg(help="Print the result as one JSON object.")]
+RunName = Positional[Annotated[str, arg(metavar="RUN", help="Id or directory of a run.")]]
+AdapterName = Annotated[str, arg(help="Adapter directory, or the id or directory of a run.")]
+BaseModel = Annotated[str | None, arg(help="Base model, if it is not where the adapter says.")]
+Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], arg(help="Data type of the model.")]
+Device = Annotated[str, arg(help="Device of the model.")]
+PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
+Strength = Annotated[float, arg(help="Factor applied to every edit.")]
+
+
+def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
+    """A dataclass with the same groups and defaults as a configuration, annotated for tyro.
+
+    Args:
+        config: Its groups become groups of flags; its values are the defaults.
+        omit: Names of settings that the command does not take.
+    """
+    groups: list[tuple[str, Any, Any]] = []
+    for group in dataclasses.fields(config):
+        part = getattr(config, group.name)
+        hints = typing.get_type_hints(type(part))
+        flags: list[tuple[str, Any, Any]] = []
+        for name, metadata in ((field.name, field.metadata) for field in dataclasses.fields(part)):
+            if name not in omit:
+                help = metadata["help"] + (f" [{metadata['unit']}]" if metadata["unit"] else "")
+                flags.append((name, Annotated[hints[name], arg(help=help)], getattr(part, name)))
+        if flags:
+            made = dataclasses.make_dataclass(type(part).__name__, flags, namespace={"__doc__": type(part).__doc__})
+            groups.append((group.name, made, dataclasses.field(default_factory=made)))
+    return dataclasses.make_dataclass("Settings", groups)
+
+
+def run_config(settings: Any, **training: Any) -> RunConfig:
+    """The validated configuration in an instance of a `settings_type`; ``training`` overrides that group."""
+    values = dataclasses.asdict(settings)
+    return RunConfig.from_dict({**values, "training": values["training"] | training})
+
+
+def find_run(name: str) -> "Run":
+    """The run with this id or directory."""
+    from jola.runs.run import Run
+    from jola.runs.store import RunStore
+
+    return Run.open(name) if Path(name).is_dir() else RunStore().get(name)
+
+
+def find_adapter(name: str) -> tuple[Path, "Run | None"]:
+    """The adapter directory of a name, and the run it belongs to, if any."""
     from jola.adapters.directory import CONFIG_NAME
     from jola.runs.run import Run
 
@@ -20,17 +71,15 @@ def find_adapter(name: str) -> tuple[Path, Any]:
         return folder, Run.open(parent) if (parent / "status.json").is_file() else None
     run = find_run(name)
     if not (run.adapter_dir / CONFIG_NAME).is_file():
-        raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait for its end or choose another.")
+        raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait until it ends or choose another.")
     return run.adapter_dir, run
 
 
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' own bars and notices out of the way of ours."""
+def quiet_libraries() -> None:
+    """Turn off the progress bars and warnings of the Hugging Face libraries."""
     from huggingface_hub.utils import disable_progress_bars
     from transformers.utils import logging
 
     disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    yield

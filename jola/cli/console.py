@@ -72,12 +72,17 @@ class ConsoleProgress:
 
     def note(self, sentence: str) -> None:
         """Say something once."""
-        errors.print(f"note: {sentence}", markup=False)
+        print_error(f"note: {sentence}")
 
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
     print_text(json.dumps(value, ensure_ascii=False))
+
+
+def print_error(text: str) -> None:
+    """An error or a note on standard error."""
+    errors.print(text, markup=False)
 
 
 def print_text(text: str) -> None:
@@ -86,13 +91,18 @@ def print_text(text: str) -> None:
     sys.stdout.flush()
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
+def print_table(columns: list[str], rows: list[list[Any]]) -> None:
     """A plain table on standard output: as wide as it needs in a file or a pipe, folded to fit in a terminal."""
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        # The first column names the row; it is what one copies.
+        # The first column names the row, and names are there to be copied.
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console = output if output.is_terminal else Console(width=WIDE)
     console.print(table, soft_wrap=False)
+
+
+def size(size: int) -> str:
+    """Bytes as megabytes."""
+    return f"{size / 1e6:.1f} MB"

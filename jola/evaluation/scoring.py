@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, collate_prompts
 from jola.errors import InputError
+from jola.evaluation.formatting import accuracy_text
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
@@ -75,7 +76,7 @@ class Accuracy:
         return {"accuracy": self.value, "n": self.n, "low": self.low, "high": self.high}
 
     def __str__(self) -> str:
-        return f"{self.value:.3f} (n = {self.n}, 95 % interval {self.low:.3f}–{self.high:.3f})"
+        return accuracy_text(self.to_dict())
 
 
 @dataclass(frozen=True)

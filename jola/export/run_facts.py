@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from jola.adapters.card import portable_name
+from jola.evaluation.formatting import accuracy_text, sample_text
 from jola.runs.run import Run
 
 MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
@@ -46,9 +47,7 @@ def run_facts(run: Run) -> dict[str, str]:
         facts["Edits kept"] = f"step {result['kept_step']} of {result['steps']}"
     for key, words in MEASURES.items():
         if found := _accuracy(result, key):
-            facts[f"Test accuracy, {words}"] = (
-                f"{found['accuracy']:.3f} (n = {found['n']:,}, 95 % interval {found['low']:.3f}–{found['high']:.3f})"
-            )
+            facts[f"Test accuracy, {words}"] = accuracy_text(found)
     versions = _part(config, "versions")
     if known := [f"{name} {versions[name]}" for name in ("torch", "transformers", "nnsight") if name in versions]:
         facts["Trained with"] = ", ".join(known)
@@ -65,7 +64,7 @@ def run_results(run: Run) -> list[EvalResult]:
             dataset_type=re.sub(r"[^\w-]+", "-", task.lower()).strip("-") or "unnamed",
             dataset_name=task,
             metric_type="accuracy",
-            metric_name=f"{words} (n = {found['n']}, 95 % interval {found['low']:.3f} to {found['high']:.3f})",
+            metric_name=f"{words} ({sample_text(found)})",
             metric_value=round(float(found["accuracy"]), 4),
         )
         for key, words in MEASURES.items()

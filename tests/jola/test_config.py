@@ -11,7 +11,8 @@ import tyro
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jola.cli.main import TrainFlags
+from jola.cli.common import run_config, settings_type
+from jola.cli.main import MARKERS
 from jola.config import EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
 from jola.errors import InputError
 
@@ -63,8 +64,7 @@ configs = st.fixed_dictionaries({}, optional={name: strategy(name) for name in F
 
 def parse(flags: list[str]) -> RunConfig:
     """What the command line makes of flags."""
-    given = dataclasses.asdict(tyro.cli(TrainFlags, args=flags))
-    return build({name: given[name] for name in FIELDS})
+    return run_config(tyro.cli(settings_type(RunConfig()), args=flags, config=MARKERS))
 
 
 @settings(patient, max_examples=15)

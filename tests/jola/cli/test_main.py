@@ -341,9 +341,9 @@ class TestRuns:
 
     def test_a_deleted_run_comes_back(self, jola: Callable[..., Result], run: Run, home: Path) -> None:
         shutil.copytree(run.path, home / "runs" / "one")
-        assert jola("runs", "restore").out == "No deleted run can be brought back.\n"
+        assert jola("runs", "restore").out == "No deleted run can be restored.\n"
         removed = jola("runs", "remove", "one")
-        assert "`jola runs restore one` brings back" in removed.err
+        assert "`jola runs restore one` brings them back" in removed.err
         assert jola("runs", "list", "--json").json == {"runs": []}
         assert jola("runs", "restore").out.splitlines()[1].split()[0] == "one"
         assert [found["id"] for found in jola("runs", "restore", "--json").json["deleted"]] == ["one"]

@@ -377,10 +377,10 @@ def test_select_prints_heads_as_train_takes_them(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["select", "nonsense"], "is no selector"),
-        (["select", "jola"], "needs --adapter"),
+        (["select", "nonsense"], "is not a selector"),
+        (["select", "jola"], "--adapter is required"),
         (["select", "random", "--k", "99"], "between 1 and 12"),
-        (["compare", "--output", "OUT", "--seeds", "one"], "seeds are whole numbers"),
+        (["compare", "--output", "OUT", "--seeds", "one"], "write whole numbers"),
         (["compare", "--output", "OUT", "--gates", "none"], "--gates two or shared"),
     ],
 )

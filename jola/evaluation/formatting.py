@@ -1,0 +1,26 @@
+"""How estimates are written, in the terminal, on the page and in model cards."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
+    """``0.878 (n = 500, 95 % interval 0.846–0.904)``, or ``87.8 % (n = 500, 95 % interval 84.6–90.4)``.
+
+    Args:
+        found: ``accuracy``, ``n``, ``low`` and ``high``, as `jola.evaluation.scoring.Accuracy.to_dict` gives them.
+        percent: Whether to write percentages instead of fractions.
+    """
+    value = f"{100 * found['accuracy']:.1f} %" if percent else f"{found['accuracy']:.3f}"
+    return f"{value} ({sample_text(found, percent=percent)})"
+
+
+def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
+    """What an accuracy is based on: ``n = 500, 95 % interval 0.846–0.904``."""
+    low, high = (f"{100 * found[end]:.1f}" if percent else f"{found[end]:.3f}" for end in ("low", "high"))
+    return f"n = {found['n']:,}, 95 % interval {low}–{high}"
+
+
+def interval_text(value: float, low: float, high: float, *, sign: str = "") -> str:
+    """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs."""
+    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
