@@ -1,5 +1,6 @@
 """The command line: what it prints where, with which exit code, and one sentence for whatever is wrong."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -178,6 +179,21 @@ class TestHelp:
         shown = jola(*command, "--help")
         assert (shown.code, shown.err) == (0, "")
         assert not [word for word in words if word not in shown.out]
+
+    @pytest.mark.parametrize("command", [[], ["train"], ["runs"], ["export", "merged"]])
+    def test_help_imports_nothing_heavy(self, command: list[str]) -> None:
+        code = (
+            "import sys\nfrom jola.cli.main import main\n"
+            "try:\n    main([*sys.argv[1:], '--help'])\n"
+            "finally:\n    print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, *command], cwd=ROOT, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0
+        loaded = set(ast.literal_eval(done.stderr))
+        assert "tyro" in loaded
+        assert not loaded & {"torch", "transformers", "huggingface_hub", "nnsight", "numpy", "scipy", "pandas"}
 
     @pytest.mark.parametrize("command", [[], ["nonsense"], ["train", "--nonsense"], ["train", "--epochs", "many"]])
     def test_what_is_no_command_is_exit_code_2(self, jola: Callable[..., Result], command: list[str]) -> None:
