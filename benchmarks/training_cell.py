@@ -1,0 +1,202 @@
+"""One training of `benchmarks/training_experiments.py`, with what is changed and what is looked at."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from jola import JoLAModel
+from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
+from jola.objective import L0Schedule
+from jola.tasks import load_task
+from jola.training import make_trainer
+
+if TYPE_CHECKING:
+    from benchmarks.training_experiments import Arm, Cell
+
+CHOOSE = 100
+"""Validation examples that may choose an epoch, as many as `jola train` draws by default."""
+TAILS = {"tail-25": 0.25, "tail-50": 0.5}
+"""Means of the parameters over the last steps, by their share of all steps."""
+DECAY = 0.98
+"""Decay per step of the exponential mean of the parameters, ``ema``."""
+
+
+def train(cell: "Cell", arm: "Arm", states: Path) -> dict[str, Any]:
+    """Train to the last step; the parameters after each epoch go into the folder `states`."""
+    started, processor = time.time(), time.process_time()
+    groups: list[Any] = [ModelConfig(dtype=cell.dtype), EditConfig(), DataConfig(task=cell.task), TrainingConfig()]
+    changes = {"seed": cell.seed, **arm.settings}
+    for group in groups:
+        for name in changes.keys() & vars(group).keys():
+            setattr(group, name, changes[name])
+    config = RunConfig(*groups).validate()
+
+    examples, validation = examples_of(cell.task, cell.data_seed)
+    model = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
+    template = Template(model.tokenizer, config.data.template)
+    rows = encode_examples(examples, template, config.data.max_length)
+    looked_at = encode_examples(validation, template, config.data.max_length)
+    observer = Observer(model, looked_at.rows, states, arm.clip, config.training.max_grad_norm)
+    # The observer clips in place of Trainer: how is one of the levers, and the norms before it are kept.
+    config.training.max_grad_norm = 0.0
+    trainer = make_trainer(config, model, rows, None, states, [observer])
+    trainer.args.save_strategy = "no"
+    trainer.args.adam_beta1, trainer.args.adam_beta2, trainer.args.adam_epsilon = arm.adam
+    weight = trainer.schedule.unit
+    observer.penalty = lambda: float(trainer.penalty(model.gated_edits(), weight).detach())
+    if arm.l0_starts:
+        trainer.schedule = LateL0(weight, trainer.schedule.total_steps, arm.l0_starts)
+    trainer.train()
+    choose = sum(index < CHOOSE for index in looked_at.kept)
+    return {
+        **asdict(cell),
+        "settings": dict(arm.settings),
+        "levers": arm.levers(),
+        "n": {"train": len(rows.rows), "choose": choose, "measure": len(looked_at.rows) - choose},
+        "steps": trainer.state.global_step,
+        "seconds": round(time.time() - started),
+        "processor_seconds": round(time.process_time() - processor),
+        "threads": torch.get_num_threads(),
+        "averages": observer.averages(),
+        "phi": {
+            half: [round(value, 2) for value in gate.log_alpha.detach().flatten().tolist()]
+            for half, gate in model.edits.gates.items()
+        },
+        "epochs": observer.epochs,
+    }
+
+
+def examples_of(task: str, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Training examples, and validation examples: first those that `jola train` draws, then all others."""
+    drawn = load_task(DataConfig(task=task, validation_size=CHOOSE), seed)
+    every = load_task(DataConfig(task=task, validation_size=0), seed).validation
+    return drawn.train, [*drawn.validation, *(example for example in every if example not in drawn.validation)]
+
+
+class LateL0(L0Schedule):
+    """A constant λ from the share `start` of the steps on, 0 before."""
+
+    def __init__(self, unit: float, total_steps: int, start: float) -> None:
+        super().__init__("constant", unit, total_steps)
+        self.start = start
+
+    def value(self, step: int) -> float:
+        """λ for the training step with this number, counted from 0."""
+        return super().value(step) if step >= self.start * self.total_steps else 0.0
+
+
+class Observer(TrainerCallback):
+    """Clip gradients, average parameters, and look at the validation examples after each epoch.
+
+    Args:
+        model: The model that trains.
+        rows: The validation examples.
+        folder: Where the parameters after each epoch are written.
+        clip: 'together' or 'apart'.
+        max_norm: Norm to clip to; 0 does not clip.
+    """
+
+    def __init__(self, model: JoLAModel, rows: Sequence[Encoded], folder: Path, clip: str, max_norm: float) -> None:
+        self.model, self.rows, self.folder = model, rows, folder
+        edits = [p for e in model.gated_edits() for p in e.edit_parameters()]
+        gates = [p for e in model.gated_edits() for p in e.gate_parameters()]
+        self.groups = {"edits": edits, "gates": gates}
+        self.clipped = [edits + gates] if clip == "together" else [edits, gates]
+        self.max_norm = max_norm
+        self.norms: dict[str, list[float]] = {"edits": [], "gates": []}
+        self.epochs: list[dict[str, Any]] = []
+        self.means: dict[str, list[Tensor]] = {}
+        self.counts = dict.fromkeys(TAILS, 0)
+        self.penalty: Callable[[], float] = float
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the norm of each group, and clip."""
+        for name, group in self.groups.items():
+            if group:
+                self.norms[name].append(float(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])))
+        for group in self.clipped:
+            if group and self.max_norm:
+                nn.utils.clip_grad_norm_(group, self.max_norm)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Move the means of the parameters."""
+        for name, share in TAILS.items():
+            if state.global_step > (1 - share) * state.max_steps:
+                self.counts[name] += 1
+                self._move(name, 1 / self.counts[name])
+        self._move("ema", 1 - DECAY)
+
+    @torch.no_grad()
+    def _move(self, name: str, weight: float) -> None:
+        values = [p.detach() for p in self.model.parameters()]
+        for mean, value in zip(self.means.setdefault(name, [v.clone() for v in values]), values, strict=True):
+            mean.lerp_(value, weight)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Look at the validation examples."""
+        found = {"step": state.global_step, **self._look(f"epoch-{len(self.epochs) + 1}")}
+        found["gradient_norm"] = {
+            name: round(float(torch.tensor(values).median()), 2) for name, values in self.norms.items() if values
+        }
+        self.epochs.append(found)
+        self.norms = {"edits": [], "gates": []}
+
+    @torch.no_grad()
+    def averages(self) -> dict[str, Any]:
+        """What each mean of the parameters gives; the parameters are those of the last step afterwards."""
+        found, last = {}, [p.clone() for p in self.model.parameters()]
+        for name, values in [*self.means.items(), ("", last)]:
+            for parameter, value in zip(self.model.parameters(), values, strict=True):
+                parameter.copy_(value)
+            if name:
+                found[name] = self._look(name)
+        return found
+
+    def _look(self, name: str) -> dict[str, Any]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_file(dict(self.model.interventions.state_dict()), self.folder / f"{name}.safetensors")
+        nll, right = look(self.model, self.rows)
+        gates = self.model.edits.gate_values() if self.groups["gates"] else {}
+        return {
+            "penalty": round(self.penalty(), 4),
+            "open": {half: int((values > 0).sum()) for half, values in gates.items()},
+            "nll": [round(value, 3) for value in nll],
+            "right": "".join("01"[one] for one in right),
+        }
+
+
+@torch.no_grad()
+def look(model: JoLAModel, rows: Sequence[Encoded], batch_size: int = 32) -> tuple[list[float], list[bool]]:
+    """Of each row: −ln p(answer), and whether greedy decoding would give exactly that answer.
+
+    It would if each token of the answer, the end token included, is the likeliest after those before it: one pass gives
+    both.
+    """
+    training = model.training
+    model.eval()
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
+    nll, right = torch.zeros(len(rows)), torch.ones(len(rows), dtype=torch.bool)
+    for start in range(0, len(rows), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = collate([rows[index] for index in chosen], model.tokenizer.pad_token_id)
+        logits = model(**batch).logits.float()
+        targets = batch["labels"][:, 1:]
+        answers = targets != IGNORED
+        row = torch.tensor(chosen)[answers.nonzero()[:, 0]]
+        nll.index_add_(0, row, F.cross_entropy(logits, targets[answers], reduction="none"))
+        right[row[logits.argmax(-1) != targets[answers]]] = False
+    model.train(training)
+    return nll.tolist(), right.tolist()

@@ -1,0 +1,162 @@
+"""Train the same tasks again and again with one thing changed: the trainings behind docs/results/training.md.
+
+    python benchmarks/training_experiments.py plan [--experiments steady] [--arms default] [--seeds 1 2]
+    python benchmarks/training_experiments.py run DATA [--minutes 60] [the same choices]
+    python benchmarks/training_experiments.py show [--markdown]
+
+DATA holds one folder for each task, with train, validation and test files. A cell of the plan is one training; its
+result is written to docs/results/training/EXPERIMENT as soon as it is there, and a cell that is there is not run again.
+
+A training here always runs to its last step. When a policy of early stopping would have ended it, and which epoch each
+policy would have kept, is worked out afterwards (`benchmarks/training_results.py`): neither changes the steps before.
+The first 100 validation examples are those that `jola train` would draw, for choosing an epoch; the others are for
+measuring what was chosen. The test part is not read.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+# Only the project itself is imported from, not the folder of this script.
+sys.path[0] = str(ROOT)
+
+FOLDER = ROOT / "docs" / "results" / "training"
+STATES = ROOT / "build" / "training"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One change to the default training.
+
+    `settings` are those of `jola train` by name. `clip` is 'together', one norm over all gradients, or 'apart', one for
+    the edits and one for the gates, each clipped to ``max_grad_norm``. λ is 0 before the share `l0_starts` of the
+    steps. `adam` is (β₁, β₂, ε).
+    """
+
+    about: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    clip: str = "together"
+    l0_starts: float = 0.0
+    adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
+
+    def levers(self) -> dict[str, Any]:
+        """What is changed and is not a setting."""
+        default = Arm("")
+        names = ("clip", "l0_starts", "adam")
+        return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
+
+
+ARMS = {
+    "default": Arm("the default settings"),
+    "no-gates": Arm("edits without gates", {"gates": "none"}),
+    "no-l0": Arm("gates without a penalty", {"l0_weight": 0.0}),
+    "clip-apart": Arm("gradients of edits and gates clipped apart", clip="apart"),
+    "clip-10": Arm("gradients clipped at 10", {"max_grad_norm": 10.0}),
+    "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
+    "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
+    "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),
+    "warmup-25": Arm("warm-up over a quarter of the steps", {"warmup_ratio": 0.25}),
+    "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
+    "beta2-0.99": Arm("Adam's β₂ = 0.99", adam=(0.9, 0.99, 1e-8)),
+    "eps-1e-6": Arm("Adam's ε = 1e-6", adam=(0.9, 0.999, 1e-6)),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: an arm on a task, with the seed that draws the examples and the seed of everything else."""
+
+    experiment: str
+    task: str
+    data_seed: int
+    arm: str
+    seed: int
+    dtype: str = "bfloat16"
+
+    @property
+    def name(self) -> str:
+        """Name of its file, without the ending."""
+        return f"{self.task}-{self.data_seed}-{self.dtype}-{self.arm}-seed{self.seed}"
+
+
+def plan() -> list[Cell]:
+    """Every cell, the most informative first; seeds come in rounds, so that a plan cut short is still balanced."""
+    levers = [arm for arm in ARMS if arm not in ("default", "no-gates")]
+    others = ("sst2", "snips", "subj")
+    cells = [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in ("default", "no-gates")]
+    cells += [Cell("tasks", task, 44, "default", 1) for task in others]
+    cells += [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in levers]
+    cells += [Cell("steady", "trec", 44, arm, seed) for seed in (5, 6, 7, 8) for arm in ARMS]
+    pair = ("default", "no-gates")
+    cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in pair]
+    cells += [Cell("steady", "trec", 44, arm, seed, "float32") for seed in range(1, 9) for arm in pair]
+    return list(dict.fromkeys(cells))
+
+
+def main() -> None:
+    """Do what the command says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    chosen = argparse.ArgumentParser(add_help=False)
+    chosen.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
+    chosen.add_argument("--experiments", nargs="+", help="only these")
+    chosen.add_argument("--tasks", nargs="+", help="only these")
+    chosen.add_argument("--arms", nargs="+", choices=ARMS, help="only these")
+    chosen.add_argument("--seeds", nargs="+", type=int, help="only these training seeds")
+    chosen.add_argument("--dtypes", nargs="+", help="only these number formats")
+    commands.add_parser("plan", parents=[chosen], help="list the cells and what of them is there")
+    running = commands.add_parser("run", parents=[chosen], help="run the cells that are not there")
+    running.add_argument("data", type=Path, help="folder of the tasks")
+    running.add_argument("--states", type=Path, default=STATES, help="folder for the parameters after each epoch")
+    running.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after this time")
+    options = parser.parse_args()
+    wanted = {"experiment": "experiments", "task": "tasks", "arm": "arms", "seed": "seeds", "dtype": "dtypes"}
+    cells = [
+        cell
+        for cell in plan()
+        if all(
+            getattr(options, many) is None or getattr(cell, one) in getattr(options, many)
+            for one, many in wanted.items()
+        )
+    ]
+    if options.command == "plan":
+        for cell in cells:
+            print("done " if path_of(cell, options.results).exists() else "open ", cell.experiment, cell.name)
+        return
+    results, states = options.results.resolve(), options.states.resolve()
+    # Settings name a task by its folder, and are the same on every machine.
+    os.chdir(options.data)
+    end = time.monotonic() + 60 * options.minutes
+    for cell in cells:
+        if time.monotonic() < end and not path_of(cell, results).exists():
+            run(cell, results, states / cell.experiment / cell.name)
+
+
+def path_of(cell: Cell, results: Path) -> Path:
+    """Where the result of a cell is."""
+    return results / cell.experiment / f"{cell.name}.json"
+
+
+def run(cell: Cell, results: Path, states: Path) -> None:
+    """Train one cell and store what it gave."""
+    from benchmarks.training_cell import train
+    from jola.files import replace_file
+
+    result = train(cell, ARMS[cell.arm], states)
+    path = path_of(cell, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One epoch a line.
+    replace_file(path, (json.dumps(result, ensure_ascii=False).replace('{"step', '\n{"step') + "\n").encode())
+    last = result["epochs"][-1]["right"]
+    print(f"{cell.name}: {last.count('1')} of {len(last)} right, {result['seconds']} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
