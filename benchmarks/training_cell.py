@@ -1,5 +1,6 @@
 """One training of `benchmarks/training_experiments.py`, with what is changed and what is looked at."""
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -173,7 +174,8 @@ class Observer(TrainerCallback):
         return {
             "penalty": round(self.penalty(), 4),
             "open": {half: int((values > 0).sum()) for half, values in gates.items()},
-            "nll": [round(value, 3) for value in nll],
+            "cross_entropy": [round(statistics.fmean(part), 4) for part in (nll[:CHOOSE], nll[CHOOSE:]) if part],
+            "nll": [round(value, 2) for value in nll],
             "right": "".join("01"[one] for one in right),
         }
 
