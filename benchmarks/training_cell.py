@@ -31,10 +31,20 @@ DECAY = 0.98
 """Decay per step of the exponential mean of the parameters, ``ema``."""
 
 
-def train(cell: "Cell", arm: "Arm", states: Path) -> dict[str, Any]:
-    """Train to the last step; the parameters after each epoch go into the folder `states`."""
+def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dict[str, Any]:
+    """Train to the last step; the parameters after each epoch go into the folder `states`.
+
+    Returns:
+        What is stored of the training. Under ``epochs`` and ``averages``, ``cross_entropy`` has the means over the
+        validation examples that choose and over those that measure, ``nll`` and ``right`` one entry for each example.
+    """
     started, processor = time.time(), time.process_time()
-    groups: list[Any] = [ModelConfig(dtype=cell.dtype), EditConfig(), DataConfig(task=cell.task), TrainingConfig()]
+    groups: list[Any] = [
+        ModelConfig(model, dtype=cell.dtype),
+        EditConfig(),
+        DataConfig(task=cell.task),
+        TrainingConfig(),
+    ]
     changes = {"seed": cell.seed, **arm.settings}
     for group in groups:
         for name in changes.keys() & vars(group).keys():
@@ -42,22 +52,22 @@ def train(cell: "Cell", arm: "Arm", states: Path) -> dict[str, Any]:
     config = RunConfig(*groups).validate()
 
     examples, validation = examples_of(cell.task, cell.data_seed)
-    model = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
-    template = Template(model.tokenizer, config.data.template)
+    edited = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
+    template = Template(edited.tokenizer, config.data.template)
     rows = encode_examples(examples, template, config.data.max_length)
     looked_at = encode_examples(validation, template, config.data.max_length)
-    observer = Observer(model, looked_at.rows, states, arm.clip, config.training.max_grad_norm)
+    choose = sum(index < CHOOSE for index in looked_at.kept)
+    observer = Observer(edited, looked_at.rows, choose, states, arm.clip, config.training.max_grad_norm)
     # The observer clips in place of Trainer: how is one of the levers, and the norms before it are kept.
     config.training.max_grad_norm = 0.0
-    trainer = make_trainer(config, model, rows, None, states, [observer])
+    trainer = make_trainer(config, edited, rows, None, states, [observer])
     trainer.args.save_strategy = "no"
     trainer.args.adam_beta1, trainer.args.adam_beta2, trainer.args.adam_epsilon = arm.adam
     weight = trainer.schedule.unit
-    observer.penalty = lambda: float(trainer.penalty(model.gated_edits(), weight).detach())
+    observer.penalty = lambda: float(trainer.penalty(edited.gated_edits(), weight).detach())
     if arm.l0_starts:
         trainer.schedule = LateL0(weight, trainer.schedule.total_steps, arm.l0_starts)
     trainer.train()
-    choose = sum(index < CHOOSE for index in looked_at.kept)
     return {
         **asdict(cell),
         "settings": dict(arm.settings),
@@ -70,7 +80,7 @@ def train(cell: "Cell", arm: "Arm", states: Path) -> dict[str, Any]:
         "averages": observer.averages(),
         "phi": {
             half: [round(value, 2) for value in gate.log_alpha.detach().flatten().tolist()]
-            for half, gate in model.edits.gates.items()
+            for half, gate in edited.edits.gates.items()
         },
         "epochs": observer.epochs,
     }
@@ -101,13 +111,16 @@ class Observer(TrainerCallback):
     Args:
         model: The model that trains.
         rows: The validation examples.
+        choose: How many of them, from the first on, may choose an epoch.
         folder: Where the parameters after each epoch are written.
         clip: 'together' or 'apart'.
         max_norm: Norm to clip to; 0 does not clip.
     """
 
-    def __init__(self, model: JoLAModel, rows: Sequence[Encoded], folder: Path, clip: str, max_norm: float) -> None:
-        self.model, self.rows, self.folder = model, rows, folder
+    def __init__(
+        self, model: JoLAModel, rows: Sequence[Encoded], choose: int, folder: Path, clip: str, max_norm: float
+    ) -> None:
+        self.model, self.rows, self.choose, self.folder = model, rows, choose, folder
         edits = [p for e in model.gated_edits() for p in e.edit_parameters()]
         gates = [p for e in model.gated_edits() for p in e.gate_parameters()]
         self.groups = {"edits": edits, "gates": gates}
@@ -174,7 +187,7 @@ class Observer(TrainerCallback):
         return {
             "penalty": round(self.penalty(), 4),
             "open": {half: int((values > 0).sum()) for half, values in gates.items()},
-            "cross_entropy": [round(statistics.fmean(part), 4) for part in (nll[:CHOOSE], nll[CHOOSE:]) if part],
+            "cross_entropy": [round(statistics.fmean(part), 4) for part in (nll[: self.choose], nll[self.choose :])],
             "nll": [round(value, 2) for value in nll],
             "right": "".join("01"[one] for one in right),
         }

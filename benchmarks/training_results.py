@@ -1,0 +1,357 @@
+"""What the trainings of `benchmarks/training_experiments.py` gave: tables over policies, arms and seeds.
+
+A training is stored with its validation after every epoch, so every policy of stopping and of keeping can be applied to
+it afterwards. The examples that choose an epoch are not those that measure it. The unit of all statistics is the
+training seed: intervals are t intervals over seeds, and differences are paired by seed.
+"""
+
+import itertools
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from jola.config import TrainingConfig
+from jola.selectors.statistics import expected_jaccard
+
+BEGIN, END = "<!-- results: written by benchmarks/training_experiments.py -->", "<!-- end of results -->"
+OPEN_ABOVE = -math.log(11)
+"""A gate is open after training when its φ is above this value."""
+
+
+# One training
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The validation after one epoch, or of averaged parameters.
+
+    Cross-entropies are in nats per answer; `choose` and `measure` are the two parts of the validation examples.
+    """
+
+    step: int
+    penalty: float
+    choose_cross_entropy: float
+    choose_accuracy: float
+    measure_cross_entropy: float
+    measure_accuracy: float
+
+
+class Training:
+    """One stored training."""
+
+    def __init__(self, path: Path) -> None:
+        self.data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        self.arm, self.seed, self.task = self.data["arm"], self.data["seed"], self.data["task"]
+        self.group = (self.task, self.data["data_seed"], self.data["dtype"])
+        self.epochs = [self._epoch(found) for found in self.data["epochs"]]
+        self.averages = {name: self._epoch(found) for name, found in self.data["averages"].items()}
+
+    def _epoch(self, found: dict[str, Any]) -> Epoch:
+        n = self.data["n"]["choose"]
+        right = [mark == "1" for mark in found["right"]]
+        return Epoch(
+            step=found.get("step", self.data["steps"]),
+            penalty=found["penalty"],
+            choose_cross_entropy=found["cross_entropy"][0],
+            choose_accuracy=statistics.fmean(right[:n]),
+            measure_cross_entropy=found["cross_entropy"][1],
+            measure_accuracy=statistics.fmean(right[n:]),
+        )
+
+    def rate(self, step: int) -> float:
+        """The learning rate after a step, as a share of its peak: a linear warm-up, then half a cosine down to 0."""
+        steps = self.data["steps"]
+        warmup = round(self.data["settings"].get("warmup_ratio", TrainingConfig.warmup_ratio) * steps)
+        if step < warmup:
+            return step / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """When training stops, and which epoch is kept of those before.
+
+    Args:
+        about: What it does, for the tables.
+        keep: 'objective' (validation cross-entropy plus penalty), 'cross_entropy', 'accuracy' (the lower cross-entropy
+            among equals), 'last', or the name of an average of the parameters.
+        patience: Epochs without a lower validation cross-entropy after which training stops; 0 never stops it.
+        below: It does not stop while the learning rate is above this share of its peak.
+    """
+
+    about: str
+    keep: str
+    patience: int = 0
+    below: float = 1.0
+
+    def epochs_run(self, training: Training) -> int:
+        """How many epochs are trained."""
+        best, waited = math.inf, 0
+        for number, epoch in enumerate(training.epochs, 1):
+            waited = 0 if epoch.choose_cross_entropy < best else waited + 1
+            best = min(best, epoch.choose_cross_entropy)
+            if self.patience and waited >= self.patience and training.rate(epoch.step) <= self.below:
+                return number
+        return len(training.epochs)
+
+    def kept(self, training: Training) -> Epoch:
+        """The epoch, or the average, whose parameters are kept."""
+        if self.keep in training.averages:
+            return training.averages[self.keep]
+        orders: dict[str, Callable[[Epoch], Any]] = {
+            "objective": lambda epoch: epoch.choose_cross_entropy + epoch.penalty,
+            "cross_entropy": lambda epoch: epoch.choose_cross_entropy,
+            "accuracy": lambda epoch: (-epoch.choose_accuracy, epoch.choose_cross_entropy),
+            "last": lambda epoch: -epoch.step,
+        }
+        return min(training.epochs[: self.epochs_run(training)], key=orders[self.keep])
+
+
+NOW = "now"
+POLICIES = {
+    NOW: Policy("patience 3, lowest objective", "objective", 3),
+    "patience-ce": Policy("patience 3, lowest cross-entropy", "cross_entropy", 3),
+    "patience-accuracy": Policy("patience 3, highest accuracy", "accuracy", 3),
+    "late-objective": Policy("patience 3 once the rate is below half, lowest objective", "objective", 3, 0.5),
+    "late-ce": Policy("patience 3 once the rate is below half, lowest cross-entropy", "cross_entropy", 3, 0.5),
+    "late-accuracy": Policy("patience 3 once the rate is below half, highest accuracy", "accuracy", 3, 0.5),
+    "full-objective": Policy("all epochs, lowest objective", "objective"),
+    "full-ce": Policy("all epochs, lowest cross-entropy", "cross_entropy"),
+    "full-accuracy": Policy("all epochs, highest accuracy", "accuracy"),
+    "full-last": Policy("all epochs, the last", "last"),
+    "tail-25": Policy("all epochs, mean of the last quarter of the steps", "tail-25"),
+    "tail-50": Policy("all epochs, mean of the last half of the steps", "tail-50"),
+    "ema": Policy("all epochs, exponential mean (0.98 a step)", "ema"),
+}
+
+
+def read(folder: Path) -> list[Training]:
+    """All stored trainings."""
+    return [Training(path) for path in sorted(folder.glob("*/*.json"))]
+
+
+# Statistics
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over seeds, its 95 % t interval (None for one seed), standard deviation (likewise) and smallest value."""
+
+    n: int
+    mean: float
+    low: float | None
+    high: float | None
+    deviation: float | None
+    worst: float
+
+
+def summarise(values: Sequence[float]) -> Summary:
+    """The summary of one value for each seed."""
+    n, mean = len(values), statistics.fmean(values)
+    if n == 1:
+        return Summary(n, mean, None, None, None, mean)
+    deviation = statistics.stdev(values)
+    half = float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n)
+    return Summary(n, mean, mean - half, mean + half, deviation, min(values))
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's ρ; NaN where one side is constant."""
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    found: Any = stats.spearmanr(a, b)
+    return float(found.statistic)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the gates of one half are after two trainings."""
+
+    spearman: float
+    jaccard: float
+    chance: float
+
+
+def agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
+    """Of two lists of φ: rank correlation, and Jaccard index of the open gates beside what chance gives."""
+    first = {index for index, value in enumerate(a) if value > OPEN_ABOVE}
+    second = {index for index, value in enumerate(b) if value > OPEN_ABOVE}
+    union = first | second
+    return Agreement(
+        spearman(a, b),
+        len(first & second) / len(union) if union else 1.0,
+        expected_jaccard(len(a), len(first), len(second)),
+    )
+
+
+# Tables
+
+
+def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
+    """All tables as Markdown; `arms` names the arms in their order and says what they are."""
+    groups: dict[tuple[Any, ...], list[Training]] = defaultdict(list)
+    for training in trainings:
+        groups[training.group].append(training)
+    parts = []
+    for (task, data_seed, dtype), members in sorted(groups.items(), key=lambda item: -len(item[1])):
+        order = sorted({t.arm for t in members}, key=list(arms).index)
+        by_arm = {arm: {t.seed: t for t in members if t.arm == arm} for arm in order}
+        n = members[0].data["n"]
+        parts += [
+            f"## {task}, {dtype}\n\nData seed {data_seed}; {n['train']} training examples, {n['choose']} validation "
+            f"examples choose, {n['measure']} measure.",
+            *_policies(by_arm),
+            *_arms(by_arm, arms),
+            *_seeds(by_arm),
+            *_agreements(by_arm),
+        ]
+    return "\n\n".join(parts)
+
+
+def _policies(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
+    for arm, by_seed in by_arm.items():
+        if arm not in ("default", "no-gates"):
+            continue
+        yield f"**Policies**, arm `{arm}`, training seeds {_list(by_seed)}:"
+        rows = []
+        for policy in POLICIES.values():
+            accuracy = {seed: policy.kept(t).measure_accuracy for seed, t in by_seed.items()}
+            change = [value - POLICIES[NOW].kept(by_seed[seed]).measure_accuracy for seed, value in accuracy.items()]
+            rows.append(
+                [
+                    policy.about,
+                    *_cells(summarise(list(accuracy.values()))),
+                    "–" if policy is POLICIES[NOW] else _difference(change),
+                    f"{statistics.fmean(policy.kept(t).measure_cross_entropy for t in by_seed.values()):.3f}",
+                    f"{statistics.fmean(policy.epochs_run(t) for t in by_seed.values()):.1f}",
+                ]
+            )
+        yield _table(["policy", *_HEADS, "minus the first row", "cross-entropy", "epochs"], rows)
+
+
+_HEADS = ["seeds", "accuracy (95 % interval)", "SD", "worst"]
+
+
+def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Iterable[str]:
+    default = by_arm.get("default")
+    if default is None or len(by_arm) == 1:
+        return
+    for name in ("full-last", "full-accuracy"):
+        policy = POLICIES[name]
+        yield f"**Arms**, {policy.about}; differences are paired by seed:"
+        rows = []
+        for arm, by_seed in by_arm.items():
+            accuracy = {seed: policy.kept(t).measure_accuracy for seed, t in by_seed.items()}
+            both = [seed for seed in accuracy if seed in default]
+            loss = [policy.kept(by_seed[s]).measure_cross_entropy for s in by_seed]
+            accuracy_change = [accuracy[s] - policy.kept(default[s]).measure_accuracy for s in both]
+            loss_change = [
+                policy.kept(by_seed[s]).measure_cross_entropy - policy.kept(default[s]).measure_cross_entropy
+                for s in both
+            ]
+            rows.append(
+                [
+                    f"{arms[arm]} (`{arm}`)",
+                    *_cells(summarise(list(accuracy.values()))),
+                    "–" if arm == "default" or not both else _difference(accuracy_change),
+                    f"{statistics.fmean(loss):.3f}",
+                    "–" if arm == "default" or not both else _difference(loss_change),
+                    _open(by_seed.values()),
+                ]
+            )
+        heads = ["arm", *_HEADS, "minus default", "cross-entropy", "minus default", "open offset / scale"]
+        yield _table(heads, rows)
+
+
+def _open(trainings: Iterable[Training]) -> str:
+    """Mean share of the gates that are open after the last step."""
+    shares = []
+    for half in ("offset", "scale"):
+        phi = [t.data["phi"][half] for t in trainings if half in t.data["phi"]]
+        if not phi:
+            return "–"
+        shares.append(statistics.fmean(value > OPEN_ABOVE for values in phi for value in values))
+    return " / ".join(f"{100 * share:.0f} %" for share in shares)
+
+
+def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
+    seeds = sorted({seed for by_seed in by_arm.values() for seed in by_seed})
+    yield "**Every seed**, accuracy today (patience 3, lowest objective) → after all epochs:"
+    rows = []
+    for arm, by_seed in by_arm.items():
+        row = [f"`{arm}`"]
+        for seed in seeds:
+            if seed not in by_seed:
+                row.append("–")
+                continue
+            pair = (POLICIES[name].kept(by_seed[seed]).measure_accuracy for name in (NOW, "full-last"))
+            row.append(" → ".join(f"{value:.2f}" for value in pair))
+        rows.append(row)
+    yield _table(["arm", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
+    rows = []
+    for arm, by_seed in by_arm.items():
+        for half in ("offset", "scale"):
+            phi = [t.data["phi"][half] for _, t in sorted(by_seed.items()) if half in t.data["phi"]]
+            found = [agreement(a, b) for a, b in itertools.combinations(phi, 2)]
+            if found:
+                rows.append(
+                    [
+                        f"`{arm}`",
+                        half,
+                        str(len(phi)),
+                        _span([one.spearman for one in found]),
+                        _span([one.jaccard for one in found]),
+                        f"{statistics.fmean(one.chance for one in found):.2f}",
+                    ]
+                )
+    if rows:
+        yield "**Agreement of the gates between training seeds** after the last step, mean over pairs of seeds (range):"
+        yield _table(["arm", "half", "seeds", "Spearman's ρ of φ", "Jaccard index of open gates", "by chance"], rows)
+
+
+def _span(values: Sequence[float]) -> str:
+    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _cells(summary: Summary) -> list[str]:
+    interval = "" if summary.low is None else f" ({summary.low:.3f} to {summary.high:.3f})"
+    deviation = "–" if summary.deviation is None else f"{summary.deviation:.3f}"
+    return [str(summary.n), f"{summary.mean:.3f}{interval}", deviation, f"{summary.worst:.2f}"]
+
+
+def _difference(values: Sequence[float]) -> str:
+    found = summarise(values)
+    interval = "one seed" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
+    return f"{found.mean:+.3f} ({interval})"
+
+
+def _list(values: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(values)))
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# The page
+
+
+def page_with(page: str, body: str) -> str:
+    """The page with `body` between its marks; SystemExit where it has lost them."""
+    before, mark, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise SystemExit(f"The page has lost its marks, {BEGIN} and {END}.")
+    return f"{before}{BEGIN}\n\n{body}\n\n{END}{after}"

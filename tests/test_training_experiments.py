@@ -1,0 +1,197 @@
+"""The experiments on training: their plan, one training of it, the policies, and the page that says what came out."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn, optim
+from transformers import get_cosine_schedule_with_warmup
+
+from benchmarks import training_cell
+from benchmarks.training_experiments import ARMS, FOLDER, PAGE, Arm, Cell, plan
+from benchmarks.training_results import Policy, Training, agreement, page_with, read, summarise, tables
+from jola import JoLAModel
+from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.examples import Encoded
+from jola.training import run_training
+
+
+def test_the_page_says_what_the_stored_files_say() -> None:
+    page = PAGE.read_text("utf-8")
+    body = tables(read(FOLDER), {name: arm.about for name, arm in ARMS.items()})
+    assert page_with(page, body) == page, "run: python benchmarks/training_experiments.py show --markdown"
+
+
+def test_stored_trainings_are_cells_of_the_plan() -> None:
+    names = {(cell.experiment, f"{cell.name}.json") for cell in plan()}
+    assert len(names) == len(plan())
+    assert {(path.parent.name, path.name) for path in FOLDER.glob("*/*.json")} <= names
+
+
+# Policies
+
+
+def training(tmp_path: Path, curve: list[tuple[float, str]], penalties: list[float] | None = None) -> Training:
+    """A stored training of 100 steps: cross-entropy and right answers of the part that chooses, by epoch."""
+    epochs = [
+        {
+            "step": 100 * (index + 1) // len(curve),
+            "penalty": (penalties or [0.0] * len(curve))[index],
+            "cross_entropy": [loss, 10.0 + index],
+            "right": right + "1" * index + "0" * (len(curve) - index),
+        }
+        for index, (loss, right) in enumerate(curve)
+    ]
+    data: dict[str, Any] = {
+        "arm": "default", "seed": 1, "task": "t", "data_seed": 2, "dtype": "float32", "settings": {}, "steps": 100,
+        "n": {"choose": len(curve[0][1])}, "epochs": epochs, "averages": {"ema": {**epochs[0], "penalty": 7.0}},
+    }  # fmt: skip
+    path = tmp_path / "training.json"
+    path.write_text(json.dumps(data))
+    return Training(path)
+
+
+def test_policies_stop_and_keep_where_they_say(tmp_path: Path) -> None:
+    # The rate falls below half of its peak after step 55.
+    curve = [(3.0, "00"), (1.0, "01"), (2.0, "01"), (1.5, "11"), (1.2, "11"), (1.1, "01"), (0.5, "01"), (0.9, "01")]
+    run = training(tmp_path, curve, [4.0, 3.0, 1.0, 0.5, 0.5, 0.4, 0.4, 0.1])
+
+    def kept(keep: str, patience: int = 0, below: float = 1.0) -> int:
+        return Policy("", keep, patience, below).kept(run).step
+
+    assert Policy("", "last", 3).epochs_run(run) == 5
+    assert Policy("", "last", 3, 0.5).epochs_run(run) == 5
+    assert Policy("", "last", 3, 0.3).epochs_run(run) == 6
+    assert Policy("", "last", 2).epochs_run(run) == 4
+    assert Policy("", "last").epochs_run(run) == 8
+    assert kept("cross_entropy", 3) == 25 and kept("cross_entropy") == 87
+    assert kept("objective", 3) == 62 and kept("objective") == 87
+    assert kept("accuracy") == 62 and kept("accuracy", 2) == 50
+    assert kept("last") == 100
+    assert Policy("", "ema").kept(run).penalty == 7.0
+
+
+def test_what_measures_is_not_what_chooses(tmp_path: Path) -> None:
+    run = training(tmp_path, [(2.0, "10"), (1.0, "10")])
+    assert [epoch.choose_accuracy for epoch in run.epochs] == [0.5, 0.5]
+    assert [epoch.measure_accuracy for epoch in run.epochs] == [0.0, 0.5]
+    assert [epoch.measure_cross_entropy for epoch in run.epochs] == [10.0, 11.0]
+
+
+def test_the_rate_is_that_of_the_scheduler(tmp_path: Path) -> None:
+    run = training(tmp_path, [(1.0, "1")])
+    optimizer = optim.SGD([nn.Parameter(nn.Linear(1, 1).weight)], lr=1.0)
+    scheduler = get_cosine_schedule_with_warmup(optimizer, 10, 100)
+    for step in range(100):
+        assert run.rate(step) == pytest.approx(scheduler.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_intervals_are_those_of_student() -> None:
+    found = summarise([0.8, 0.9, 1.0])
+    assert (found.n, found.worst) == (3, 0.8)
+    assert found.mean == pytest.approx(0.9) and found.deviation == pytest.approx(0.1)
+    # t(0.975, 2) = 4.3027
+    assert found.low == pytest.approx(0.9 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
+    assert summarise([0.7]).low is None
+
+
+def test_agreement_counts_open_gates_and_ranks() -> None:
+    found = agreement([3.0, 2.0, -3.0, -4.0], [3.0, -2.5, -2.0, -4.0])
+    assert found.spearman == pytest.approx(0.8) and found.jaccard == pytest.approx(1 / 3)
+    # Two random pairs out of four share 0, 1 or 2 with probabilities 1/6, 4/6, 1/6.
+    assert found.chance == pytest.approx(4 / 6 / 3 + 1 / 6)
+    assert math.isnan(agreement([1.0, 1.0], [1.0, 2.0]).spearman)
+
+
+# Training
+
+
+@pytest.fixture
+def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A task of which 5 validation examples choose and 7 measure."""
+    monkeypatch.setattr(training_cell, "CHOOSE", 5)
+    folder = tmp_path / "task"
+    folder.mkdir()
+    for part, count in (("train", 16), ("validation", 12), ("test", 4)):
+        labels = ("warm", "cold")
+        rows = [{"instruction": f"{part} {n}: {' or '.join(labels)}?", "answer": labels[n % 2]} for n in range(count)]
+        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    arm = Arm("", {"epochs": 3}, clip="apart", l0_starts=0.5, adam=(0.9, 0.99, 1e-6))
+    cell = Cell("e", str(task), 3, "default", 4, "float32")
+    result = training_cell.train(cell, arm, tmp_path / "states", str(tiny_folder))
+    assert result["n"] == {"train": 16, "choose": 5, "measure": 7}
+    assert [epoch["step"] for epoch in result["epochs"]] == [4, 8, 12]
+    for found in (*result["epochs"], *result["averages"].values()):
+        assert len(found["nll"]) == len(found["right"]) == 12
+        assert found["cross_entropy"][0] == pytest.approx(sum(found["nll"][:5]) / 5, abs=0.01)
+        assert found["cross_entropy"][1] == pytest.approx(sum(found["nll"][5:]) / 7, abs=0.01)
+    states = {path.stem for path in (tmp_path / "states").iterdir()}
+    assert states >= {"epoch-1", "epoch-3", "ema", "tail-25", "tail-50"}
+    assert {half: len(phi) for half, phi in result["phi"].items()} == {"offset": 12, "scale": 12}
+    assert result["levers"] == {"clip": "apart", "l0_starts": 0.5, "adam": (0.9, 0.99, 1e-6)}
+
+
+def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    cell = Cell("e", str(task), 4, "default", 4, "float32")
+    training_cell.train(cell, Arm("", {"epochs": 2}), tmp_path / "states", str(tiny_folder))
+    run = run_training(
+        RunConfig(
+            model=ModelConfig(str(tiny_folder), dtype="float32"),
+            data=DataConfig(task=str(task), validation_size=5),
+            training=TrainingConfig(epochs=2, patience=0, keep="last", seed=4, output=str(tmp_path / "run")),
+        )
+    )
+    for site, edits in JoLAModel.from_adapter(run.adapter_dir).interventions.named_children():
+        trained = edits.state_dict()
+        stored = load_file(tmp_path / "states" / "epoch-2.safetensors")
+        assert {f"{site}.{name}" for name in trained} == set(stored)
+        for name, values in trained.items():
+            torch.testing.assert_close(values, stored[f"{site}.{name}"])
+
+
+def test_λ_starts_late() -> None:
+    schedule = training_cell.LateL0(0.002, 400, 0.25)
+    assert [schedule.value(step) for step in (0, 99, 100, 399)] == [0.0, 0.0, 0.002, 0.002]
+
+
+def test_clipping_apart_clips_each_group_to_the_norm(tiny: Callable[..., JoLAModel], tmp_path: Path) -> None:
+    norms = {}
+    for clip in ("together", "apart"):
+        model = tiny()
+        observer = training_cell.Observer(model, [], 0, tmp_path, clip, 1.0)
+        for name, size in (("edits", 30.0), ("gates", 4.0)):
+            count = sum(parameter.numel() for parameter in observer.groups[name])
+            for parameter in observer.groups[name]:
+                parameter.grad = torch.full_like(parameter, size / count**0.5)
+        observer.on_pre_optimizer_step(*[None] * 3)
+        norms[clip] = [float(torch.cat([p.grad.flatten() for p in group]).norm()) for group in observer.groups.values()]
+        assert observer.norms == {"edits": [pytest.approx(30.0)], "gates": [pytest.approx(4.0)]}
+    assert norms["apart"] == pytest.approx([1.0, 1.0], rel=1e-4)
+    assert norms["together"] == pytest.approx([30 / 916**0.5, 4 / 916**0.5], rel=1e-4)
+
+
+def test_one_pass_says_what_greedy_decoding_would_answer(tiny: Callable[..., JoLAModel]) -> None:
+    model = tiny()
+    prompts = torch.randint(3, 100, (5, 9), generator=torch.Generator().manual_seed(0))
+    answers = model.generate(prompts, max_new_tokens=4, do_sample=False, eos_token_id=-1)
+    rows = []
+    for number, ids in enumerate(answers.tolist()):
+        place = 8 + number  # each token of the answer in turn; the first row stays as it is
+        changed = [*ids[:place], 101, *ids[place + 1 :]] if number else ids
+        rows.append(Encoded(changed, 9))
+    nll, right = training_cell.look(model, rows, batch_size=4)
+    assert right == [True, False, False, False, False]
+    labels = torch.tensor(rows[2].input_ids)[None]
+    own = model(labels, labels=labels.where(torch.arange(13) >= 9, -100), reduction="answer").loss
+    assert nll[2] == pytest.approx(float(own), rel=1e-4)
