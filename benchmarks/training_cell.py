@@ -2,19 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from jola import JoLAModel
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.evaluation import exact_match
 from jola.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
 from jola.objective import L0Schedule
 from jola.tasks import load_task
@@ -39,18 +40,7 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
         validation examples that choose and over those that measure, ``nll`` and ``right`` one entry for each example.
     """
     started, processor = time.time(), time.process_time()
-    groups: list[Any] = [
-        ModelConfig(model, dtype=cell.dtype),
-        EditConfig(),
-        DataConfig(task=cell.task),
-        TrainingConfig(),
-    ]
-    changes = {"seed": cell.seed, **arm.settings}
-    for group in groups:
-        for name in changes.keys() & vars(group).keys():
-            setattr(group, name, changes[name])
-    config = RunConfig(*groups).validate()
-
+    config = settings_of(cell, arm, model)
     examples, validation = examples_of(cell.task, cell.data_seed)
     edited = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
     template = Template(edited.tokenizer, config.data.template)
@@ -84,6 +74,35 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
         },
         "epochs": observer.epochs,
     }
+
+
+def test(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
+    """Right answers to the test examples with each of the parameters `names` in the folder `states`."""
+    config = settings_of(cell, arm, model)
+    examples = load_task(config.data, cell.data_seed).test
+    edited = JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+    template = Template(edited.tokenizer, config.data.template)
+    found = {}
+    for name in names:
+        edited.interventions.load_state_dict(load_file(states / f"{name}.safetensors"))
+        accuracy = exact_match(edited, examples, template).accuracy
+        found[name] = {"correct": accuracy.correct, "n": accuracy.n}
+    return found
+
+
+def settings_of(cell: "Cell", arm: "Arm", model: str) -> RunConfig:
+    """The settings of `jola train` that a cell is trained with; the seed of its examples apart."""
+    groups: list[Any] = [
+        ModelConfig(model, dtype=cell.dtype),
+        EditConfig(),
+        DataConfig(task=cell.task),
+        TrainingConfig(),
+    ]
+    changes = {"seed": cell.seed, **arm.settings}
+    for group in groups:
+        for name in changes.keys() & vars(group).keys():
+            setattr(group, name, changes[name])
+    return RunConfig(*groups).validate()
 
 
 def examples_of(task: str, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:

@@ -10,7 +10,7 @@ result is written to docs/results/training/EXPERIMENT as soon as it is there, an
 A training here always runs to its last step. When a policy of early stopping would have ended it, and which epoch each
 policy would have kept, is worked out afterwards (`benchmarks/training_results.py`): neither changes the steps before.
 The first 100 validation examples are those that `jola train` would draw, for choosing an epoch; the others are for
-measuring what was chosen. The test part is not read.
+measuring what was chosen. The test part is read by `run DATA --test POLICY …` only, once settings are chosen.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,6 +116,9 @@ def main() -> None:
     running.add_argument("data", type=Path, help="folder of the tasks")
     running.add_argument("--states", type=Path, default=STATES, help="folder for the parameters after each epoch")
     running.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after this time")
+    running.add_argument(
+        "--test", nargs="+", metavar="POLICY", help="test what these keep of the trainings that are there"
+    )
     showing = commands.add_parser("show", parents=[chosen], help="print the tables")
     showing.add_argument("--markdown", action="store_true", help="write them into docs/results/training.md instead")
     options = parser.parse_args()
@@ -140,8 +143,12 @@ def main() -> None:
     os.chdir(options.data)
     end = time.monotonic() + 60 * options.minutes
     for cell in cells:
-        if time.monotonic() < end and not path_of(cell, results).exists():
-            run(cell, results, states / cell.experiment / cell.name)
+        place = path_of(cell, results), states / cell.experiment / cell.name
+        if time.monotonic() < end and place[0].exists() == bool(options.test):
+            if options.test:
+                test(cell, *place, options.test)
+            else:
+                run(cell, *place)
 
 
 def path_of(cell: Cell, results: Path) -> Path:
@@ -149,18 +156,35 @@ def path_of(cell: Cell, results: Path) -> Path:
     return results / cell.experiment / f"{cell.name}.json"
 
 
-def run(cell: Cell, results: Path, states: Path) -> None:
+def run(cell: Cell, path: Path, states: Path) -> None:
     """Train one cell and store what it gave."""
     from benchmarks.training_cell import train
-    from jola.files import replace_file
 
     result = train(cell, ARMS[cell.arm], states)
-    path = path_of(cell, results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One epoch a line.
-    replace_file(path, (json.dumps(result, ensure_ascii=False).replace('{"step', '\n{"step') + "\n").encode())
+    store(path, result)
     last = result["epochs"][-1]["right"]
     print(f"{cell.name}: {last.count('1')} of {len(last)} right, {result['seconds']} s", flush=True)
+
+
+def test(cell: Cell, path: Path, states: Path, policies: Sequence[str]) -> None:
+    """Test what policies keep of one training, and store it with the training."""
+    from benchmarks.training_cell import test
+    from benchmarks.training_results import POLICIES, Training
+
+    training = Training(path)
+    tested = training.data.get("test", {})
+    names = {POLICIES[policy].kept(training).name for policy in policies} - set(tested)
+    if names:
+        store(path, training.data | {"test": tested | test(cell, ARMS[cell.arm], states, sorted(names))})
+        print(f"{cell.name}: tested {', '.join(sorted(names))}", flush=True)
+
+
+def store(path: Path, result: Mapping[str, Any]) -> None:
+    """Write the result of a training, one epoch a line."""
+    from jola.files import replace_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, (json.dumps(result, ensure_ascii=False).replace('{"step', '\n{"step') + "\n").encode())
 
 
 def show(results: Path, *, page: bool) -> None:

@@ -33,9 +33,11 @@ OPEN_ABOVE = -math.log(11)
 class Epoch:
     """The validation after one epoch, or of averaged parameters.
 
-    Cross-entropies are in nats per answer; `choose` and `measure` are the two parts of the validation examples.
+    `name` is that of its parameters. Cross-entropies are in nats per answer; `choose` and `measure` are the two parts
+    of the validation examples.
     """
 
+    name: str
     step: int
     penalty: float
     choose_cross_entropy: float
@@ -51,13 +53,14 @@ class Training:
         self.data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.arm, self.seed, self.task = self.data["arm"], self.data["seed"], self.data["task"]
         self.group = (self.task, self.data["data_seed"], self.data["dtype"])
-        self.epochs = [self._epoch(found) for found in self.data["epochs"]]
-        self.averages = {name: self._epoch(found) for name, found in self.data["averages"].items()}
+        self.epochs = [self._epoch(f"epoch-{n}", found) for n, found in enumerate(self.data["epochs"], 1)]
+        self.averages = {name: self._epoch(name, found) for name, found in self.data["averages"].items()}
 
-    def _epoch(self, found: dict[str, Any]) -> Epoch:
+    def _epoch(self, name: str, found: dict[str, Any]) -> Epoch:
         n = self.data["n"]["choose"]
         right = [mark == "1" for mark in found["right"]]
         return Epoch(
+            name=name,
             step=found.get("step", self.data["steps"]),
             penalty=found["penalty"],
             choose_cross_entropy=found["cross_entropy"][0],
@@ -65,6 +68,11 @@ class Training:
             measure_cross_entropy=found["cross_entropy"][1],
             measure_accuracy=statistics.fmean(right[n:]),
         )
+
+    def tested(self, policy: "Policy") -> float | None:
+        """Test accuracy of what a policy keeps; None where it was not tested."""
+        found = self.data.get("test", {}).get(policy.kept(self).name)
+        return None if found is None else found["correct"] / found["n"]
 
     def rate(self, step: int) -> float:
         """The learning rate after a step, as a share of its peak: a linear warm-up, then half a cosine down to 0."""
@@ -208,36 +216,53 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
         parts += [
             f"## {task}, {dtype}\n\nData seed {data_seed}; {n['train']} training examples, {n['choose']} validation "
             f"examples choose, {n['measure']} measure.",
-            *_policies(by_arm),
+            *_policies(members),
             *_arms(by_arm, arms),
             *_seeds(by_arm),
             *_agreements(by_arm),
+            *_tests(by_arm),
         ]
     return "\n\n".join(parts)
 
 
-def _policies(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
-    for arm, by_seed in by_arm.items():
-        if arm not in ("default", "no-gates"):
+def _policies(members: Sequence[Training]) -> Iterable[str]:
+    """Policies on the default trainings, on those without gates, and on all, where an arm's seeds count as one value.
+
+    Trainings of one seed share their examples' order and their first edits, so the unit is the seed.
+    """
+    for title, chosen in (
+        ("arm `default`", [t for t in members if t.arm == "default"]),
+        ("arm `no-gates`", [t for t in members if t.arm == "no-gates"]),
+        ("all arms, the mean over a seed's trainings being its value", list(members)),
+    ):
+        by_seed: dict[int, list[Training]] = defaultdict(list)
+        for training in chosen:
+            by_seed[training.seed].append(training)
+        if not chosen or (len({t.arm for t in members}) == 1 and title.startswith("all")):
             continue
-        yield f"**Policies**, arm `{arm}`, training seeds {_list(by_seed)}:"
+        yield f"**Policies**, {title}; training seeds {_list(by_seed)}, {len(chosen)} trainings:"
         rows = []
         for policy in POLICIES.values():
-            accuracy = {seed: policy.kept(t).measure_accuracy for seed, t in by_seed.items()}
-            change = [value - POLICIES[NOW].kept(by_seed[seed]).measure_accuracy for seed, value in accuracy.items()]
+            accuracy = {s: statistics.fmean(policy.kept(t).measure_accuracy for t in ts) for s, ts in by_seed.items()}
+            change = [
+                value - statistics.fmean(POLICIES[NOW].kept(t).measure_accuracy for t in by_seed[seed])
+                for seed, value in accuracy.items()
+            ]
             rows.append(
                 [
                     policy.about,
                     *_cells(summarise(list(accuracy.values()))),
+                    f"{min(policy.kept(t).measure_accuracy for t in chosen):.2f}",
                     "–" if policy is POLICIES[NOW] else _difference(change),
-                    f"{statistics.fmean(policy.kept(t).measure_cross_entropy for t in by_seed.values()):.3f}",
-                    f"{statistics.fmean(policy.epochs_run(t) for t in by_seed.values()):.1f}",
+                    f"{statistics.fmean(policy.kept(t).measure_cross_entropy for t in chosen):.3f}",
+                    f"{statistics.fmean(policy.epochs_run(t) for t in chosen):.1f}",
                 ]
             )
-        yield _table(["policy", *_HEADS, "minus the first row", "cross-entropy", "epochs"], rows)
+        heads = ["policy", *_HEADS, "worst training", "minus the first row", "cross-entropy", "epochs"]
+        yield _table(heads, rows)
 
 
-_HEADS = ["seeds", "accuracy (95 % interval)", "SD", "worst"]
+_HEADS = ["seeds", "accuracy (95 % interval)", "SD", "worst seed"]
 
 
 def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Iterable[str]:
@@ -318,6 +343,21 @@ def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
     if rows:
         yield "**Agreement of the gates between training seeds** after the last step, mean over pairs of seeds (range):"
         yield _table(["arm", "half", "seeds", "Spearman's ρ of φ", "Jaccard index of open gates", "by chance"], rows)
+
+
+def _tests(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
+    rows = []
+    for arm, by_seed in by_arm.items():
+        for policy in POLICIES.values():
+            found = {seed: t.tested(policy) for seed, t in sorted(by_seed.items())}
+            values = {seed: value for seed, value in found.items() if value is not None}
+            if values:
+                each = ", ".join(f"{value:.3f}" for value in values.values())
+                rows.append([f"`{arm}`", policy.about, *_cells(summarise(list(values.values()))), each])
+    if rows:
+        n = {f["n"] for by in by_arm.values() for t in by.values() for f in t.data.get("test", {}).values()}
+        yield f"**Test**, by exact match of generated answers, n = {_list(n)} examples:"
+        yield _table(["arm", "policy", *_HEADS, "by seed"], rows)
 
 
 def _span(values: Sequence[float]) -> str:

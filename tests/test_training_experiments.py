@@ -140,6 +140,8 @@ def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp
     assert states >= {"epoch-1", "epoch-3", "ema", "tail-25", "tail-50"}
     assert {half: len(phi) for half, phi in result["phi"].items()} == {"offset": 12, "scale": 12}
     assert result["levers"] == {"clip": "apart", "l0_starts": 0.5, "adam": (0.9, 0.99, 1e-6)}
+    tested = training_cell.test(cell, arm, tmp_path / "states", ["epoch-2", "ema"], str(tiny_folder))
+    assert {name: found["n"] for name, found in tested.items()} == {"epoch-2": 4, "ema": 4}
 
 
 def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
