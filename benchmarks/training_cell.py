@@ -15,11 +15,11 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from jola import JoLAModel
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
+from jola.data.tasks import load_task
 from jola.evaluation import exact_match
-from jola.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
-from jola.objective import L0Schedule
-from jola.tasks import load_task
 from jola.training import make_trainer
+from jola.training.objective import L0Schedule
 
 if TYPE_CHECKING:
     from benchmarks.training_experiments import Arm, Cell

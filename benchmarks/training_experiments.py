@@ -181,7 +181,7 @@ def test(cell: Cell, path: Path, states: Path, policies: Sequence[str]) -> None:
 
 def store(path: Path, result: Mapping[str, Any]) -> None:
     """Write the result of a training, one epoch a line."""
-    from jola.files import replace_file
+    from jola.system.files import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     replace_file(path, (json.dumps(result, ensure_ascii=False).replace('{"step', '\n{"step') + "\n").encode())
@@ -190,7 +190,7 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
 def show(results: Path, *, page: bool) -> None:
     """Print the tables of all results, or put them into the page."""
     from benchmarks.training_results import page_with, read, tables
-    from jola.files import replace_file
+    from jola.system.files import replace_file
 
     body = tables(read(results), {name: arm.about for name, arm in ARMS.items()})
     if page:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import stats
 
 from jola.config import TrainingConfig
-from jola.selectors.statistics import expected_jaccard
+from jola.studies.statistics import expected_jaccard
 
 BEGIN, END = "<!-- results: written by benchmarks/training_experiments.py -->", "<!-- end of results -->"
 OPEN_ABOVE = -math.log(11)

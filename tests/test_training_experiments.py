@@ -17,7 +17,7 @@ from benchmarks.training_experiments import ARMS, FOLDER, PAGE, Arm, Cell, plan
 from benchmarks.training_results import Policy, Training, agreement, page_with, read, summarise, tables
 from jola import JoLAModel
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
-from jola.examples import Encoded
+from jola.data.examples import Encoded
 from jola.training import run_training
 
 
