@@ -19,7 +19,7 @@ from jola.cli.common import (
 )
 from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
-from jola.evaluation.formatting import accuracy_text
+from jola.system.formatting import accuracy_text
 
 
 def evaluate(

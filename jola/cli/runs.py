@@ -13,7 +13,7 @@ from tyro.extras import SubcommandApp
 from jola.cli import console
 from jola.cli.common import Json, RunName, find_run
 from jola.errors import InputError
-from jola.evaluation.formatting import accuracy_text
+from jola.system.formatting import accuracy_text
 
 if TYPE_CHECKING:
     from jola.runs.compare import ComparedValues

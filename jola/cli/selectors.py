@@ -10,8 +10,8 @@ from jola.cli import console
 from jola.cli.common import Json, find_adapter, quiet_libraries, run_config, settings_type
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.evaluation.formatting import interval_text
 from jola.studies.grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, Grid
+from jola.system.formatting import interval_text
 
 _SELECTORS = ", ".join(SELECTOR_NAMES)
 _OF_ONE_RUN = {"seed", "output", "report_to", "record_every", "sites", "layers", "heads"}

@@ -9,7 +9,7 @@ from tyro.conf import arg
 from jola.cli import console
 from jola.cli.common import Json, quiet_libraries, run_config, settings_type
 from jola.config import RunConfig
-from jola.evaluation.formatting import accuracy_text
+from jola.system.formatting import accuracy_text
 
 
 def train(

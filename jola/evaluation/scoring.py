@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, collate_prompts
 from jola.errors import InputError
-from jola.evaluation.formatting import accuracy_text
+from jola.system.formatting import accuracy_text
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks

@@ -6,8 +6,8 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from jola.adapters.card import portable_name
-from jola.evaluation.formatting import accuracy_text, sample_text
 from jola.runs.run import Run
+from jola.system.formatting import accuracy_text, sample_text
 
 MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
 """The accuracies in ``result.json``, and their names."""
