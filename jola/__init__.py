@@ -4,8 +4,8 @@
 
     model = JoLAModel.from_adapter("runs/my-run/adapter")
 
-The method and everything around it that needs no interface. Names are imported on first use, so that
-``import jola`` and ``jola --help`` stay quick.
+The library: the method and everything that needs no user interface. Public names are imported on first use, so that
+``import jola`` and ``jola --help`` are fast.
 """
 
 from typing import TYPE_CHECKING

@@ -105,6 +105,13 @@ def _anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("package", ["jola", "workbench"])
+def test_the_layout_lists_every_package(package: str) -> None:
+    listed = re.findall(rf"^({package}/\w+)/ +\S", (ROOT / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE)
+    packages = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob(f"{package}/*/__init__.py")]
+    assert sorted(listed) == sorted(packages)
+
+
 def test_the_reference_of_settings_is_up_to_date() -> None:
     assert SETTINGS.read_text("utf-8") == settings_page(), "run: python tools/documentation.py"
 

@@ -1,1 +1,1 @@
-"""Trained edits as a directory of files: written, read, checked, described, and fetched from the Hub."""
+"""Adapter directories: save, load, validate and describe trained edits, and download them from the Hub."""

@@ -1,1 +1,1 @@
-"""The command line ``jola``: one file for each group of commands."""
+"""The command line ``jola``: one file per group of commands."""

@@ -1,1 +1,1 @@
-"""Examples: how they are read, which tasks there are, and the default model and data that are fetched."""
+"""Data: records, chat templates, tasks, and the default model and data."""

@@ -1,4 +1,4 @@
-"""The edits of activations as mathematics: sites, gates, interventions, masks. Nothing here runs a model."""
+"""Edits of activations as pure math: sites, gates, interventions and masks. Nothing here runs a model."""
 
 from typing import TYPE_CHECKING
 

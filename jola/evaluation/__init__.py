@@ -1,4 +1,4 @@
-"""How good answers are: exact match, choice among options, intervals, and the harness of lm-eval."""
+"""Evaluation: exact match, choice among labels, confidence intervals, and lm-eval."""
 
 from typing import TYPE_CHECKING
 

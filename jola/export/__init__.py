@@ -1,4 +1,4 @@
-"""Edits leave the workbench: as plain weights, adapters of other libraries, scripts and tables.
+"""Export of trained edits: plain checkpoints, adapters of other libraries, scripts and tables.
 
 from jola.export import export_merged
 

@@ -1,12 +1,12 @@
-"""What the edits do: to the next token, to an answer, to the residual stream, and what a head looks at.
+"""Analysis of trained edits: their effect on next tokens, answers, the residual stream and attention.
 
     from jola import JoLAModel, insight
 
     model = JoLAModel.from_adapter("runs/my-run/adapter")
     insight.next_tokens(model, "Is it positive or negative? A warm and funny film.").to_frame()
 
-Every function takes the model with the interventions in use (`EditedModel.using`), in evaluation mode, compares with the
-plain model, and has ``to_frame()`` on its result. Units are nats where not said otherwise.
+Every function uses the interventions that are on (`EditedModel.using`), runs the model in evaluation mode, compares
+with the base model, and returns a result with ``to_frame()``. Values are in nats unless stated otherwise.
 """
 
 from jola.insight.effects import (

@@ -1,4 +1,4 @@
-"""The frozen model: which modules are its sites, how it is loaded, and its passes, run through nnsight."""
+"""The frozen model: supported architectures, loading, and forward passes through nnsight."""
 
 from typing import TYPE_CHECKING
 

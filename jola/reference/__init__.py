@@ -1,1 +1,1 @@
-"""The reference package's interface: configuration and data in its form."""
+"""The interface of the authors' reference package: its configuration and its data classes."""

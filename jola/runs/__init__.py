@@ -1,4 +1,4 @@
-"""Training runs as folders: their state, history, notes, archive, trash, and their comparison."""
+"""Training runs as directories: store, state, history, notes, archive, trash and comparison."""
 
 from typing import TYPE_CHECKING
 

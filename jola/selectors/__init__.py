@@ -1,11 +1,11 @@
-"""Selectors: ways to choose the heads that are worth editing, and how they compare with JoLA's own choice.
+"""Selectors: methods that choose which heads to edit.
 
     from jola.selectors import SELECTORS
 
     scores = SELECTORS["dsp"]()(model, task.train, k=32, seed=42)
     scores.top(32).to_text()  # for `jola train --heads … --gates none`
 
-docs/selectors.md says what each of them computes and how they are compared.
+docs/selectors.md describes the methods and how they are compared with JoLA.
 """
 
 from jola.selectors.controls import Ablation, GradientImportance, JoLAGates, LoFiT, OffsetSaliency, Random

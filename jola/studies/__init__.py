@@ -1,1 +1,1 @@
-"""Comparisons of many trainings: cells, results, statistics."""
+"""Studies: comparisons of selectors over many trainings, their results and statistics."""

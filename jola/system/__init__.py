@@ -1,1 +1,1 @@
-"""Files, paths, processes and progress: what everything else uses, and what knows nothing of models."""
+"""Files, paths, processes and progress. Nothing here knows about models."""

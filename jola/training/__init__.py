@@ -1,4 +1,4 @@
-"""Training: the objective, the trainer, its callbacks, and a whole run from settings to adapter."""
+"""Training: the objective, the trainer and its callbacks, and complete runs from settings to adapter."""
 
 from typing import TYPE_CHECKING
 

@@ -1,1 +1,1 @@
-"""The named endpoints of the app for programs."""
+"""The named endpoints of the app, for programs."""

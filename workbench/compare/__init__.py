@@ -1,1 +1,1 @@
-"""The place Compare: comparisons of selectors, planned, followed and shown."""
+"""The Compare tab: plan, follow and view comparisons of selectors."""

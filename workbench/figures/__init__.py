@@ -1,7 +1,7 @@
-"""Figures: pure functions from arrays and results to plotly figures, shared by the workbench and notebooks.
+"""Figures: pure functions from arrays and results to plotly figures, for the workbench and for notebooks.
 
-Each takes ``dark`` for the dark page. `workbench.figures.frames` holds the numbers behind those of a run as tables.
-docs/figures.md shows them all.
+Every function accepts ``dark`` for the dark theme. `workbench.figures.frames` returns the data behind the figures of a
+run as tables. docs/figures.md lists all figures.
 """
 
 from workbench.figures import frames

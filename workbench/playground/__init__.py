@@ -1,1 +1,1 @@
-"""The place Playground: prompts, switches of single edits, effects, insight."""
+"""The Playground tab: prompts, switches for single edits, effects and insight."""

@@ -1,1 +1,1 @@
-"""The place Runs: the table of runs, import and export."""
+"""The Runs tab: the table of runs, import and export."""

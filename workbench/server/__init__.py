@@ -1,1 +1,1 @@
-"""The HTTP server of the app: the door in front of it, the page as it is sent, the process."""
+"""The HTTP server of the app: request checks, the HTML page and the server process."""

@@ -1,1 +1,1 @@
-"""What the app does, without Gradio: sessions, the queue, comparisons, exports, estimates."""
+"""The application logic, without Gradio: sessions, the queue, comparisons, exports and estimates."""

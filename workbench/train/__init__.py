@@ -1,1 +1,1 @@
-"""The place Train: its form, the live map of gates, the curves."""
+"""The Train tab: its form, the live gate map and the training curves."""

@@ -1,1 +1,1 @@
-"""What all places of the page share: markup, forms, fields, tools of views, style."""
+"""Shared parts of the page: markup, forms, fields, maps, view tools and style."""

@@ -1,8 +1,7 @@
-"""Tasks: examples in a training, a validation and a test part.
+"""Tasks: examples in a training, a validation and a test split.
 
-A task is a registered name, a folder with files, one file, or a Hub dataset. The training examples are a
-sample that the seed of the run chooses; the test examples are the same for every seed, so that runs can be
-compared.
+A task is a registered name, a folder of files, a single file, or a Hub dataset. The training examples are a sample that
+depends on the seed of the run. The test examples are the same for every seed, so that runs can be compared.
 """
 
 import hashlib

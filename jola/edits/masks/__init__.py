@@ -1,4 +1,4 @@
-"""Which edits are on, and how strongly: masks that are made, kept and shared without touching the model."""
+"""Masks: which edits are on and how strongly. They are saved and shared without changing the model."""
 
 from jola.edits.masks.head_mask import STRENGTH_LIMIT, Cells, Half, HeadMask, MaskCounts
 from jola.edits.masks.history import History

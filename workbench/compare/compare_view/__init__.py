@@ -1,6 +1,6 @@
-"""The list of comparisons, and the chosen one: what it compares, how far it is, and what can be done with it.
+"""The list of comparisons and the selected one: what it compares, its progress and its actions.
 
-`workbench.compare.tab` listens to what is done here and does it.
+`workbench.compare.tab` handles the events of this component.
 """
 
 import asyncio

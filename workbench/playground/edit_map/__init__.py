@@ -1,7 +1,7 @@
-"""The map on which edits are switched on and off: two halves, layers × units, on one canvas, and a table beside it.
+"""The map on which edits are switched on and off: both halves, layers × units, on one canvas, and a table.
 
-The page draws what `edit_map_value` says and sends one event for each gesture; what is on is decided here, by
-`apply_edits`. A change shows on the page before the answer comes, and the answer has the last word.
+The browser draws the value of `edit_map_value` and sends one event per gesture. `apply_edits` computes the new mask on
+the server. The browser shows a change immediately, before the server responds; the response is authoritative.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The table of all runs, and beside it the chosen one: markup, script and style, and what the script asks for.
+"""The table of all runs and the selected run: markup, script, style and the events of the script.
 
-`workbench.runs.tab` listens to what is done here and does it.
+`workbench.runs.tab` handles the events.
 """
 
 import secrets

@@ -1,7 +1,7 @@
-"""A run that comes with the app, so that there is something to look at before the first training.
+"""A run included in the app, so that there is something to explore before the first training.
 
-``sample.zip`` is a run of the default model on the default data, exported like any other and with most records of its
-gates left out; ``tools/sample_run.py`` makes it anew. It holds numbers alone, no text of the data.
+``sample.zip`` is an exported run of the default model on the default data, with most of its gate records left out. It
+contains no text of the data. ``tools/sample_run.py`` trains and packs it again.
 """
 
 import logging

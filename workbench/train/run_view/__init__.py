@@ -1,4 +1,4 @@
-"""One run on the page: the live map of its gates, its figures and curves, and a slider over its history."""
+"""One run in the Train tab: the live gate map, figures and curves, and a slider over its history."""
 
 import asyncio
 import json

@@ -1,6 +1,6 @@
 """The layer × head map of the gates: markup, script and style.
 
-The script draws and listens, and nothing else; `workbench.train.run_view` puts it on the Train page and feeds it.
+The script only draws and emits events; `workbench.train.run_view` embeds it in the Train tab and sends it data.
 """
 
 from pathlib import Path

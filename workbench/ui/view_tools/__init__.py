@@ -1,6 +1,6 @@
-"""Beneath a view: save its picture, its numbers as CSV, and show the code that gives them again.
+"""The toolbar of a view: save the image, save the data as CSV, and show the Python code that reproduces it.
 
-Everything happens in the browser, with what the value brought: nothing is written on the server.
+Everything runs in the browser, with data that the view already has. The server writes nothing.
 """
 
 import json
