@@ -157,6 +157,8 @@ def _ran(task: str, done: set[str]) -> str:
 
 
 def _accuracies(comparison: Any) -> str:
+    from jola.system.formatting import interval_text
+
     protocols = {"base": "no edits", "jola": "JoLA", "edit": "select, then edit", "swap": "gate swap"}
     head = (
         "| heads chosen by | protocol | K | heads | accuracy (95 % interval) | n | minus JoLA (95 % interval) "
@@ -174,7 +176,7 @@ def _accuracies(comparison: Any) -> str:
                     protocols[row.protocol],
                     row.k or "–",
                     "–" if row.heads is None else f"{row.heads:.0f}",
-                    f"{row.accuracy:.3f} ({row.low:.3f} to {row.high:.3f})",
+                    interval_text(row.accuracy, row.low, row.high),
                     n,
                     _difference(row),
                     "–" if row.p_holm is None else f"{row.p_holm:.2g}",
@@ -188,9 +190,11 @@ def _accuracies(comparison: Any) -> str:
 
 
 def _difference(row: Any) -> str:
+    from jola.system.formatting import interval_text
+
     if row.difference is None:
         return "–"
-    return f"{row.difference:+.3f} ({row.difference_low:+.3f} to {row.difference_high:+.3f})"
+    return interval_text(row.difference, row.difference_low, row.difference_high, sign="+")
 
 
 def _steps(comparison: Any) -> dict[tuple[str, str, str], str]:

@@ -16,6 +16,7 @@ from jola.selectors.heads import HeadScores, HeadSet
 from jola.studies.grid import AUTO
 from jola.studies.results import Cell, Comparison, Row, summarise
 from jola.studies.statistics import accuracy_interval, overlap, rank_correlation
+from jola.system.formatting import accuracy_text, interval_text
 from workbench.figures import selectors as draw
 from workbench.figures.frames import to_csv
 from workbench.figures.head_sets import MOST_METHODS, head_sets, head_table
@@ -286,7 +287,8 @@ def _row_cells(row: Row) -> str:
     def interval(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
         if value is None or low is None or high is None:
             return "–"
-        return f"{value:{sign}.3f} <small>({low:{sign}.3f} to {high:{sign}.3f})</small>".replace("-", "−")
+        figure, _, bounds = interval_text(value, low, high, sign=sign).replace("-", "−").partition(" ")
+        return f"{figure} <small>{bounds}</small>"
 
     name = {"base": "No edits", "jola": "JoLA"}.get(row.protocol)
     name = name or (METHODS[row.method].title if row.method in METHODS else row.method)
@@ -311,11 +313,11 @@ def set_words(cell: Cell) -> str:
     heads = cell.heads
     assert heads is not None
     total = heads.layers * heads.heads
-    accuracy, low, high = accuracy_interval(cell.correct)
+    accuracy = dict(zip(("accuracy", "low", "high"), accuracy_interval(cell.correct), strict=True))
     return (
         f'<p class="jw-about" role="status">{counted(len(heads), "head")} of {total:,}, in '
         f"{counted(int(heads.array().any(1).sum()), 'layer')} of {heads.layers}. Test accuracy of its edits "
-        f"{accuracy:.3f} ({low:.3f} to {high:.3f}, n = {len(cell.correct):,}).</p>"
+        f"{accuracy_text({**accuracy, 'n': len(cell.correct)})}.</p>"
         f'<pre class="cv-heads" tabindex="0" aria-label="The heads as layer:head">'
         f"{markup.escape(heads.to_text() if len(heads) else 'none')}</pre>"
     )

@@ -13,6 +13,7 @@ from jola.errors import InputError
 from jola.runs.compare import ComparedValues, RunComparison, compare_runs
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from jola.system.formatting import accuracy_text
 from workbench import figures
 from workbench.runs import export_panel
 from workbench.runs.run_table import answer, run_table, saved
@@ -179,8 +180,7 @@ def _figure_words(name: str, value: Any, units: Any, examples: Any) -> str:
     if value is None:
         return _NOTHING
     if name.startswith("accuracy"):
-        low, high = 100 * value["low"], 100 * value["high"]
-        return f"{100 * value['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}, n\u00a0=\u00a0{value['n']:,})"
+        return accuracy_text(value, percent=True)
     if name == "validation_cross_entropy":
         return f"{value:.3f} nats" + (f" (n = {examples:,})" if examples else "")
     if name == "seconds":

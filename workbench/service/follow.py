@@ -15,6 +15,7 @@ from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
+from jola.system.formatting import accuracy_text
 from workbench.service.detached import last_sentence, log_tail
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
@@ -300,13 +301,7 @@ def result_facts(
     for name, words in (("test", "Test accuracy"), ("test_options", "Choosing among the labels")):
         found = result.get(name)
         if found and found.get("accuracy") is not None:
-            low, high = 100 * found["low"], 100 * found["high"]
-            rows.append(
-                (
-                    words,
-                    f"{100 * found['accuracy']:.1f} % (95 % interval {low:.1f} to {high:.1f}, n = {found['n']:,})",
-                )
-            )
+            rows.append((words, accuracy_text(found, percent=True)))
     kept = kept_step(result)
     if kept is not None:
         rows.append(("Edits kept", f"step {kept:,} (lowest validation loss, penalty included)"))

@@ -90,7 +90,7 @@ class TestCompare:
         found = runs.compare(bench, ["one", "two"])
         assert found is not None
         assert "<img" not in found.tables and "&lt;img src=x" in found.tables
-        assert found.tables.count("86.0 % (95 % interval 82.7 to 88.8, n\u00a0=\u00a0500)") == 2
+        assert found.tables.count("86.0 % (n = 500, 95 % interval 82.7–88.8)") == 2
         assert "<code>42</code></td><td><code>7</code>" in found.tables
         assert "learning rate" in found.tables and "batch size" not in found.tables
         assert "10 of 12" in found.tables  # 19 % of the offset gates are closed

@@ -228,7 +228,7 @@ def test_long_histories_are_thinned_to_what_a_chart_can_show(tmp_path: Path) -> 
 def test_figures_carry_n_and_interval(recorder: Recorder) -> None:
     recorder.until(40).finish()
     snapshot = Follower(recorder.run).snapshot()
-    assert snapshot["result"][0] == ("Test accuracy", "86.0 % (95 % interval 82.7 to 88.8, n = 500)")
+    assert snapshot["result"][0] == ("Test accuracy", "86.0 % (n = 500, 95 % interval 82.7–88.8)")
     assert ("Scale gates closed", "74.0 % (n = 12)") in snapshot["result"]
     assert snapshot["facts"]["step"] == "40 / 40"
     assert not snapshot["active"]

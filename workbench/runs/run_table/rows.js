@@ -23,7 +23,7 @@ const accuracyRange = ({ accuracy: found }) =>
   found ? `${percent(found.low)}–${percent(found.high)}, n ${grouped(found.n)}` : "";
 const accuracyLong = ({ accuracy: found }) =>
   found
-    ? `${percent(found.accuracy)} % (95 % interval ${percent(found.low)} to ${percent(found.high)}, n = ${grouped(found.n)})`
+    ? `${percent(found.accuracy)} % (n = ${grouped(found.n)}, 95 % interval ${percent(found.low)}–${percent(found.high)})`
     : "";
 
 const openCounts = ({ open }) => (open ? HALVES.map((half) => open[half] ?? "–").join(" / ") : "");
