@@ -45,7 +45,7 @@ def _columns(summary: "RunSummary") -> dict[str, Any]:
     return {
         "run": summary["id"],
         "label": summary["label"],
-        "state": summary["state"],
+        "state": "damaged" if summary["problem"] else summary["state"],
         "task": summary["task"],
         "model": summary["model"],
         "n": summary["n_train"],

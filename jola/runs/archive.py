@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
 from jola.errors import InputError
 from jola.runs.contents import (
     ARCHIVE_NAME,
-    FORMAT,
-    FORMAT_VERSION,
     JSON_LIMIT,
     TOTAL_LIMIT,
     Found,
@@ -43,6 +42,7 @@ from jola.runs.contents import (
 from jola.runs.ids import fresh_id, is_plain_name
 from jola.runs.notes import NOTES_NAME
 from jola.runs.run import Run
+from jola.runs.schema import FORMAT, FORMAT_VERSION
 from jola.runs.store import RunStore
 from jola.system.files import disk_errors, draft_of, json_bytes, read_json
 from jola.system.safe_zip import MAX_RATIO, SafeZip
@@ -106,8 +106,13 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
         if (run.adapter_dir / name).is_file():
             yield f"adapter/{name}", (run.adapter_dir / name).read_bytes()
     yield "config.json", json_bytes(_portable(config, name_of), indent=2)
-    for name in ("result.json", NOTES_NAME, MASKS_NAME):
-        if (content := read_json(run.path / name)) is not None:
+    contents = {
+        "result.json": run.result(),
+        NOTES_NAME: asdict(run.notes()),
+        MASKS_NAME: read_json(run.path / MASKS_NAME),
+    }
+    for name, content in contents.items():
+        if content is not None and any(content.values()):
             yield name, json_bytes(content, indent=2)
     if metrics := run.metrics():
         yield "metrics.jsonl", b"".join(map(json_bytes, metrics))

@@ -1,7 +1,7 @@
-"""What is in a run that somebody else made, checked file by file before it becomes a run here.
+"""Checks the files of a run that somebody else made, one by one, before it becomes a run here.
 
-Sizes, types, shapes and values are compared with what this program writes and reads; text stays text. A file that is
-not right refuses the whole, with a sentence that names it.
+`jola.runs.schema` says what the files may hold; what is checked here is whether they fit each other and the adapter. A
+file that is not valid refuses the whole run, in one sentence that names it.
 """
 
 import json
@@ -22,24 +22,28 @@ from jola.edits.masks.saved import SavedMasks
 from jola.edits.sites import Site, sites_of
 from jola.errors import InputError
 from jola.runs.history import GateHistory, recorded_sites
-from jola.runs.notes import NOTES_NAME, notes_from
+from jola.runs.notes import read_notes
+from jola.runs.schema import (
+    FORMAT,
+    FORMAT_VERSION,
+    ArchiveFile,
+    ConfigFile,
+    GateHeader,
+    MetricsRow,
+    ResultFile,
+    TaskFacts,
+)
+from jola.system.typed_json import JsonFile, read_typed, valid_part
 
 ARCHIVE_NAME = "archive.json"
-FORMAT = "jola-run"
-FORMAT_VERSION = 1
 
 JSON_LIMIT = 1 << 20
 TOTAL_LIMIT = 512 << 20
 """Bytes of everything in one archive, unpacked."""
 _LIMITS = {WEIGHTS_NAME: WEIGHTS_LIMIT, "metrics.jsonl": 64 << 20, MASKS_NAME: 4 << 20}
 _GATES_LIMIT = 256 << 20
-_DEPTH = 12
 _LINE_LIMIT = 1 << 16
 _REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
-_LONGEST_TEXT = 1000
-_TASK_TEXTS = ("name", "fingerprint")
-_TASK_COUNTS = ("n_train", "n_validation", "n_test")
-_TASK_LISTS = ("labels", "notes")
 
 
 @dataclass(frozen=True)
@@ -82,88 +86,44 @@ def check_contents(folder: Path, source: str, *, ours: bool = False) -> Found:
 
 def _checked(folder: Path, source: str, name_of: Callable[[Any], Any]) -> Found:
     adapter = read_adapter(folder / "adapter")
-    described = _json(folder / "adapter" / CONFIG_NAME)
+    described = read_typed(folder / "adapter" / CONFIG_NAME, JsonFile) or {}
     described["base_model_name_or_path"] = name_of(adapter.base_model)
-    about = _json(folder / ARCHIVE_NAME)
+    about = read_typed(folder / ARCHIVE_NAME, JsonFile) or {}
     if about and (about.get("format"), about.get("version")) != (FORMAT, FORMAT_VERSION):
         raise InputError(
             f"{folder / ARCHIVE_NAME} has format {_short(about.get('format'))} {_short(about.get('version'))}, and "
             f"{FORMAT} {FORMAT_VERSION} is read here; update jola-workbench."
         )
-    config = _config(_json(folder / "config.json"), adapter, folder / "config.json", name_of)
-    result = _result(_json(folder / "result.json"), folder / "result.json")
+    about, _ = valid_part(about, ArchiveFile)
+    given = read_typed(folder / "config.json", JsonFile) or {}
+    config = _config(given, adapter, folder / "config.json", name_of)
+    result = read_typed(folder / "result.json", ResultFile) or {}
     SavedMasks(folder).list()
     last = max(_metrics(folder / "metrics.jsonl"), *_gates(folder / "gates", adapter), 0)
-    step = _count(about.get("step"), last)
-    seconds = _number(result.get("seconds"), 0.0)
+    step = about.get("step") or last
     return Found(
-        run=_text(about.get("run")),
+        run=about.get("run", ""),
         source=source,
         state="cancelled" if about.get("state") == "cancelled" else "finished",
         step=step,
-        total_steps=_count(about.get("total_steps"), step),
+        total_steps=about.get("total_steps") or step,
         created=_time(about.get("created"), config.pop("created", None)),
-        seconds=seconds if 0 <= seconds < 1e9 else 0.0,
+        seconds=max(0.0, result.get("seconds") or 0.0),
         adapter=described,
         config=config,
         result=result,
-        notes=asdict(notes_from(_json(folder / NOTES_NAME))),
+        notes=asdict(read_notes(folder)),
     )
-
-
-# JSON
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a file, empty when there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON; export the run again.") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object; export the run again.")
-    if not _is_shallow(content, _DEPTH):
-        raise InputError(f"{path} is nested deeper than any file of a run; export the run again.")
-    return content
-
-
-def _is_shallow(value: Any, depth: int) -> bool:
-    if isinstance(value, dict | list):
-        inner = value.values() if isinstance(value, dict) else value
-        return depth > 0 and all(_is_shallow(item, depth - 1) for item in inner)
-    return True
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**31
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e300  # an integer of a thousand digits is no number of ours
-
-
-def _count(value: Any, otherwise: int) -> int:
-    return value if _is_count(value) else otherwise
-
-
-def _number(value: Any, otherwise: float) -> float:
-    return value if _is_number(value) else otherwise
-
-
-def _text(value: Any) -> str:
-    return value[:_LONGEST_TEXT] if isinstance(value, str) else ""
 
 
 def _short(value: Any) -> str:
     return repr(value)[:40]
 
 
-def _time(*candidates: Any) -> float:
+def _time(*candidates: float | None) -> float:
     """The first that is a moment between 2000 and now, seconds since the epoch; now when none is."""
     now = time.time()
-    return next((float(found) for found in candidates if _is_number(found) and 9e8 < found <= now), now)
+    return next((found for found in candidates if found is not None and 9e8 < found <= now), now)
 
 
 # The files of a run
@@ -190,45 +150,17 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
         raise InputError(f"{path} names the revision {_short(model['revision'])}, which is none; export the run again.")
     config["edits"] = asdict(adapter.edits)
     config["geometry"] = asdict(adapter.geometry)
+    facts, _ = valid_part(values, ConfigFile)
     if isinstance(values.get("task"), dict):
         config["task"] = _task(values["task"], name_of)
-    for name in ("versions", "parameters"):
-        if isinstance(values.get(name), dict):
-            config[name] = {_text(k): v for k, v in values[name].items() if _is_number(v) or isinstance(v, str)}
-    if _is_number(values.get("created")):
-        config["created"] = values["created"]
+    config |= {name: facts[name] for name in ("versions", "parameters", "created") if facts.get(name) is not None}
     return config
 
 
 def _task(values: Mapping[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
-    task: dict[str, Any] = {name: _text(values[name]) for name in _TASK_TEXTS if isinstance(values.get(name), str)}
-    if "name" in task:
-        task["name"] = name_of(task["name"])
-    task |= {name: values[name] for name in _TASK_COUNTS if _is_count(values.get(name))}
-    for name in _TASK_LISTS:
-        if isinstance(values.get(name), list):
-            task[name] = [_text(item) for item in values[name][:1000] if isinstance(item, str)]
-    return task
-
-
-def _result(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    for name in ("test", "test_options"):
-        found = values.get(name)
-        if found is not None:
-            whole = isinstance(found, dict) and all(_is_number(found.get(k)) for k in ("accuracy", "low", "high"))
-            if not whole or not _is_count(found.get("n")):
-                raise InputError(f"{path} gives no accuracy with its n and interval in {name!r}; export the run again.")
-    closed = values.get("closed")
-    if closed is not None and not (
-        isinstance(closed, dict) and all(v is None or (_is_number(v) and 0 <= v <= 1) for v in closed.values())
-    ):
-        raise InputError(f"{path} gives no fractions of closed gates; export the run again.")
-    for name in ("seconds", "steps", "kept_step", "n_train"):
-        if values.get(name) is not None and not _is_number(values[name]):
-            raise InputError(
-                f"{path} gives {name} as {_short(values[name])}, which is no number; export the run again."
-            )
-    return values
+    """The facts about the examples that are valid."""
+    task = {name: value for name, value in valid_part(values, TaskFacts)[0].items() if name in TaskFacts.model_fields}
+    return task | {"name": name_of(task["name"])} if "name" in task else task
 
 
 def _metrics(path: Path) -> int:
@@ -242,9 +174,11 @@ def _metrics(path: Path) -> int:
                 entry = json.loads(line) if len(line) <= _LINE_LIMIT else None
             except (ValueError, RecursionError):
                 entry = None
-            if not isinstance(entry, dict) or not all(v is None or _is_number(v) for v in entry.values()):
+            if not isinstance(entry, dict) or any(isinstance(v, str | list | dict) for v in entry.values()):
                 raise InputError(f"{path} is damaged in line {number}; export the run again.")
-            if not _is_count(entry.get("step")) or entry["step"] < last:
+            if faults := valid_part(entry, MetricsRow)[1]:
+                raise InputError(f"{path} is damaged in line {number} ({faults[0]}); export the run again.")
+            if entry.get("step", -1) < last:
                 raise InputError(f"{path} counts no steps in line {number}; export the run again.")
             last = entry["step"]
     return last
@@ -257,7 +191,7 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
         path = folder / f"{site}.json"
         if site not in sites_of(adapter.edits):
             raise InputError(f"{path} is about a place that the adapter does not edit; export the run again.")
-        header = _json(path)
+        header = read_typed(path, GateHeader) or {}
         shape = (adapter.geometry.num_layers, adapter.geometry.units(Site(site))[0])
         if (header.get("layers"), header.get("units")) != shape:
             raise InputError(f"{path} does not fit the adapter, which has {shape[0]} × {shape[1]} units.")
@@ -279,10 +213,7 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
 
 
 def whole_records(header: Mapping[str, Any], path: Path) -> bytes:
-    """The records of a gate history without an unfinished one at the end."""
+    """The records of a gate history, described by a valid header, without an unfinished one at the end."""
     data = path.read_bytes() if path.is_file() else b""
-    layers, units, names = header.get("layers"), header.get("units"), header.get("fields")
-    if not (_is_count(layers) and _is_count(units) and isinstance(names, list)):
-        return b""
-    size = 4 * (1 + len(names) * int(layers or 0) * int(units or 0))
+    size = 4 * (1 + len(header["fields"]) * header["layers"] * header["units"])
     return data[: len(data) // size * size]

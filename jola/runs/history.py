@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from jola.edits.names import STATES
 from jola.errors import InputError
-from jola.system.files import append_whole, disk_errors, read_json, replace_file
+from jola.runs.schema import GateHeader
+from jola.system.files import append_whole, disk_errors, replace_file
+from jola.system.typed_json import read_typed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,15 +59,23 @@ class _Layout:
 def _read_layout(folder: Path, site: str) -> _Layout | None:
     if not site.isidentifier():
         raise InputError(f"'{site}' is not the name of a site; use one of {recorded_sites(folder)}.")
-    header = read_json(folder / f"{site}.json")
-    if header is None:
+    header = read_typed(folder / f"{site}.json", GateHeader)
+    if not header:
         return None
-    layers, units, fields = header.get("layers"), header.get("units"), header.get("fields")
-    if not (isinstance(layers, int) and isinstance(units, int) and layers > 0 and units > 0):
-        raise InputError(f"{folder / f'{site}.json'} is damaged: layers and units must be counts.")
+    layers, units, fields = header["layers"], header["units"], header["fields"]
     if fields != list(FIELDS):
         raise InputError(f"{folder / f'{site}.json'} lists the fields {fields}, expected {list(FIELDS)}.")
+    if (folder / f"{site}.f32").is_dir():
+        raise InputError(f"{folder / f'{site}.f32'} is a folder where a file is expected.")
     return _Layout(layers, units)
+
+
+def is_readable(folder: Path, site: str) -> bool:
+    """Whether the history of a site is described by a valid header."""
+    try:
+        return _read_layout(folder, site) is not None
+    except InputError:
+        return False
 
 
 def recorded_sites(folder: Path) -> list[str]:
@@ -261,6 +271,8 @@ def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, A
     if len(data) != layout.bytes:  # shortened by a resuming writer in between
         return None
     record = np.frombuffer(data, dtype="<f4").reshape(1, -1)
+    if not np.isfinite(record[0, 0]):  # damaged
+        return None
     return int(record[0, 0]), {name: values[0] for name, values in layout.split(record).items()}
 
 

@@ -5,18 +5,20 @@ Both are data and nothing else: the directory keeps its name, whatever a run is 
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from jola.errors import InputError
-from jola.system.files import json_bytes, read_json, replace_file
+from jola.runs.schema import NotesFile
+from jola.system.files import json_bytes, replace_file
+from jola.system.typed_json import read_valid_part
 
 NOTES_NAME = "notes.json"
 LABEL_LENGTH = 80
 """Characters of a label, which is one line."""
 NOTE_LENGTH = 4000
 """Characters of a note."""
-_FILE_LIMIT = 1 << 16
 # Marks that turn the direction of writing around would let a label rewrite what stands beside it.
 _DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -41,18 +43,12 @@ class RunNotes:
 
 def read_notes(folder: Path) -> RunNotes:
     """The notes in a run's directory; empty ones when there are none or they are damaged."""
-    path = folder / NOTES_NAME
-    try:
-        found = read_json(path) if path.stat().st_size <= _FILE_LIMIT else None
-    except (OSError, RecursionError):
-        return RunNotes()
-    return notes_from(found or {})
+    return notes_from(read_valid_part(folder / NOTES_NAME, NotesFile)[0])
 
 
-def notes_from(values: dict[str, object]) -> RunNotes:
-    """The notes in an object that may hold anything: what is no text is left out, what is too long is cut."""
-    texts = {name: values.get(name) for name in ("label", "note")}
-    label, note = (_readable(text) if isinstance(text, str) else "" for text in texts.values())
+def notes_from(values: Mapping[str, str]) -> RunNotes:
+    """The notes in the valid part of a `NotesFile`; what is too long is cut."""
+    label, note = (_readable(values.get(name, "")) for name in ("label", "note"))
     return RunNotes(" ".join(label.split())[:LABEL_LENGTH], note.strip()[:NOTE_LENGTH])
 
 

@@ -25,27 +25,24 @@ from typing import TYPE_CHECKING, Any
 from jola._lazy import lazily
 from jola.config import RunConfig
 from jola.errors import InputError
-from jola.runs.history import Array, GateHistory, GateWriter, read_last, recorded_sites, truncate_history
-from jola.runs.notes import RunNotes, read_notes, write_notes
+from jola.runs.history import Array, GateHistory, GateWriter, is_readable, read_last, recorded_sites, truncate_history
+from jola.runs.notes import NOTES_NAME, RunNotes, notes_from, read_notes, write_notes
+from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, StatusFile
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
 from jola.runs.summary import RunSummary, summarise
 from jola.runs.trash import folder_size
-from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
+from jola.system.files import append_whole, disk_errors, json_bytes, replace_file
 from jola.system.processes import own_identity
+from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
 if TYPE_CHECKING:
     from jola.runs.store import RunStore
 
-_STATUS: dict[str, tuple[Any, type | tuple[type, ...]]] = {  # key: value when it is absent, type
-    "state": ("starting", str),
-    "pid": (None, int),
-    "pid_created": (None, (str, int, float)),
-    "step": (0, int),
-    "total_steps": (0, int),
-    "message": ("", str),
-    "started": (None, (int, float)),
-    "updated": (None, (int, float)),
-    "writes": (0, int),
+_FILES: dict[str, type[JsonFile]] = {
+    "config.json": ConfigFile,
+    "status.json": StatusFile,
+    "result.json": ResultFile,
+    NOTES_NAME: NotesFile,
 }
 
 __all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
@@ -134,7 +131,7 @@ class Run:
 
     def is_run(self) -> bool:
         """Whether the directory is that of a run."""
-        return (self.path / "config.json").is_file() or (self.path / "status.json").is_file()
+        return (self.path / "config.json").exists() or (self.path / "status.json").exists()
 
     # Reading
 
@@ -165,7 +162,7 @@ class Run:
 
     def _created(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
         for value in (config.get("created"), status["started"]):
-            if isinstance(value, int | float) and value > 0:
+            if value:
                 return float(value)
         try:
             return self.path.stat().st_mtime
@@ -173,14 +170,36 @@ class Run:
             return 0.0
 
     def raw_config(self) -> dict[str, Any]:
-        """Content of ``config.json``, empty when it is missing or damaged."""
-        return read_json(self.path / "config.json") or {}
+        """What is valid in ``config.json``; empty when the file is missing or damaged."""
+        return self._valid("config.json")[0]
+
+    def _valid(self, name: str) -> tuple[dict[str, Any], str]:
+        """The valid members of one of the files, and what is wrong with the others."""
+        content, fault = read_valid_part(self.path / name, _FILES[name])
+        return content, fault.replace(f"{self.path}{os.sep}", "")
+
+    def problem(self) -> str:
+        """What is wrong with the files of the run, one sentence; empty when all that there are can be read.
+
+        Reading leaves out what is not valid, so that a run with a problem can still be listed, looked at and deleted.
+        """
+        return next(filter(None, (self._valid(name)[1] for name in _FILES)), "") or self._history_problem()
+
+    def _history_problem(self) -> str:
+        if (self.path / "metrics.jsonl").is_dir():
+            return "metrics.jsonl is a folder where a file is expected."
+        for site in recorded_sites(self.gates_dir):
+            try:
+                read_last(self.gates_dir, site)
+            except InputError as error:
+                return str(error).replace(f"{self.path}{os.sep}", "")
+        return ""
 
     def config(self) -> dict[str, Any]:
         """Content of ``config.json``: settings, versions, task and geometry. `InputError` if damaged."""
-        config = read_json(self.path / "config.json")
-        if config is None:
-            raise InputError(f"{self.path / 'config.json'} is missing or damaged; the run cannot be used.")
+        config = read_typed(self.path / "config.json", ConfigFile)
+        if not config:
+            raise InputError(f"{self.path / 'config.json'} is missing or empty; the run cannot be used.")
         return config
 
     def run_config(self) -> RunConfig:
@@ -193,11 +212,7 @@ class Run:
 
         ``state`` is what the run last said of itself; `state` also looks at the process.
         """
-        found = read_json(self.path / "status.json") or {}
-        for key, (default, kinds) in _STATUS.items():
-            if not isinstance(found.get(key), kinds):
-                found[key] = default
-        return found
+        return StatusFile().model_dump() | self._valid("status.json")[0]
 
     @property
     def state(self) -> State:
@@ -216,21 +231,21 @@ class Run:
     def _metrics(self) -> list[tuple[bytes, dict[str, Any]]]:
         try:
             data = (self.path / "metrics.jsonl").read_bytes()
-        except FileNotFoundError:
+        except OSError:
             return []
         entries = []
         for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-            if isinstance(entry, dict):
+            if isinstance(entry, dict) and not valid_part(entry, MetricsRow)[1]:
                 entries.append((line, entry))
         return entries
 
     def sites(self) -> list[str]:
-        """The sites whose gates were recorded, such as ``["heads"]``."""
-        return recorded_sites(self.gates_dir)
+        """The sites whose gates were recorded and can be read, such as ``["heads"]``."""
+        return [site for site in recorded_sites(self.gates_dir) if is_readable(self.gates_dir, site)]
 
     def gates(self, site: str = "heads") -> GateHistory:
         """The gate history of ``site`` so far: (S, layers, units) a field. `InputError` before it begins."""
@@ -241,8 +256,8 @@ class Run:
         return read_last(self.gates_dir, site)
 
     def result(self) -> dict[str, Any] | None:
-        """Content of ``result.json``; None before the run has one."""
-        return read_json(self.path / "result.json")
+        """What is valid in ``result.json``; None before the run has a result."""
+        return self._valid("result.json")[0] or None
 
     def version(self) -> int:
         """A number below 2**53 that grows whenever the run writes something.
@@ -278,26 +293,23 @@ class Run:
 
     def summary(self) -> RunSummary:
         """The run as one row of a table; never raises for a run that is unfinished or damaged."""
-        config, status = self.raw_config(), self.status()
+        found = {name: self._valid(name) for name in _FILES}
+        problem = next((fault for _, fault in found.values() if fault), "") or self._history_problem()
+        config, status, result = (found[name][0] for name in ("config.json", "status.json", "result.json"))
+        status = StatusFile().model_dump() | status
         return summarise(
             self.id,
             config=config,
             status=status,
-            result=self.result() or {},
-            notes=self.notes(),
-            gates=self._final_gates(),
+            result=result,
+            notes=notes_from(found[NOTES_NAME][0]),
+            gates=[last[1] for site in self.sites() if (last := self.last_gates(site)) is not None],
             state=current_state(status, self.path),
             created=self._created(config, status),
             size=folder_size(self.path),
             adapter=(self.adapter_dir / "adapter_model.safetensors").is_file(),
+            problem=problem,
         )
-
-    def _final_gates(self) -> list[dict[str, Array]]:
-        """The last record of each site; empty when one of them is damaged."""
-        try:
-            return [last[1] for site in self.sites() if (last := self.last_gates(site)) is not None]
-        except (InputError, OSError):
-            return []
 
     # The label and the note, which anybody may change at any moment: the directory keeps its name.
 

@@ -42,6 +42,8 @@ class RunSummary(TypedDict):
     """Bytes of the whole directory."""
     adapter: bool
     """Whether there is an adapter to use or to export."""
+    problem: str
+    """What is wrong with the files of the run, one sentence; empty when all of them can be read."""
     imported: bool
     """Whether the run was trained elsewhere and imported here."""
 
@@ -58,8 +60,9 @@ def summarise(
     created: float,
     size: int,
     adapter: bool,
+    problem: str,
 ) -> RunSummary:
-    """The summary of a run by what its files hold.
+    """The summary of a run by the valid part of its files.
 
     Args:
         gates: The last gate record of each site: the fields of `jola.runs.history.FIELDS`, each (layers, units).
@@ -92,6 +95,7 @@ def summarise(
         "total_steps": status["total_steps"],
         "size": size,
         "adapter": adapter,
+        "problem": problem,
         "imported": isinstance(config.get("imported"), dict),
     }
 

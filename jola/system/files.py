@@ -18,7 +18,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk and a missing permission into an `InputError` that names ``path``."""
+    """Turn a full disk, a missing permission and a folder in place of a file into an `InputError` about ``path``."""
     try:
         yield
     except OSError as error:
@@ -26,6 +26,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise InputError(f"There is no space left on the disk for {path}; free some, try again.") from error
         if error.errno in _FORBIDDEN:
             raise InputError(f"{path} may not be written; choose another place or allow it.") from error
+        if error.errno == errno.EISDIR:
+            raise InputError(f"{path} cannot be written: there is a folder in its place; move it away.") from error
         raise
 
 

@@ -57,10 +57,8 @@ class Follower:
             active = state in UNFINISHED
             queue = self._waiting.ids()
             place = queue.index(run.id) if run.id in queue else None
-            try:
-                config = run.config()
-            except InputError:
-                config = {}
+            config, problem = run.raw_config(), run.problem()
+            message = describe_message(state, describe_end(status, state), place, self._pausing())
             view: dict[str, Any] = {
                 "token": token,
                 "run": run.id,
@@ -68,7 +66,7 @@ class Follower:
                 "active": active,
                 "step": status["step"],
                 "total": status["total_steps"],
-                "message": describe_message(state, describe_end(status, state), place, self._pausing()),
+                "message": f"{message}. This run is damaged: {problem}" if problem else message,
                 "can": actions(state, self._pausing()),
                 "queue": [{"id": id, "about": self._about(id)} for id in queue],
                 "about": describe_config(config),

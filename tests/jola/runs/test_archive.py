@@ -331,7 +331,10 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a broken configuration": (lambda f: f | {"config.json": b'{"model": '}, "is not valid JSON"),
     "a list": (lambda f: f | {"config.json": b"[1, 2]"}, "holds no JSON object"),
     "a deep file": (lambda f: f | {"result.json": b'{"a": ' + b"[" * 100_000 + b"}"}, "is not valid JSON"),
-    "a nested file": (lambda f: f | {"result.json": b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}"}, "nested deeper"),
+    "a nested file": (
+        lambda f: f | {"result.json": b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}"},
+        "is nested more than 12 levels deep",
+    ),
     "an unknown setting": (lambda f: edited(f, "config.json", training={"run_as": "root"}), "Unknown setting run_as"),
     "a setting of another type": (lambda f: edited(f, "config.json", training={"epochs": "8"}), "must be of type int"),
     "a revision": (
@@ -341,11 +344,17 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a newer archive": (lambda f: edited(f, "archive.json", version=2), "update jola-workbench"),
     "an accuracy without n": (
         lambda f: edited(f, "result.json", test={"accuracy": 0.9, "low": 0.8, "high": 1.0}),
-        "no accuracy with its n",
+        "test.n is missing",
     ),
-    "an accuracy in words": (lambda f: edited(f, "result.json", test="100 %"), "no accuracy with its n"),
-    "closed gates": (lambda f: edited(f, "result.json", closed={"offset": "<b>"}), "no fractions of closed gates"),
-    "seconds": (lambda f: edited(f, "result.json", seconds="soon"), "gives seconds as 'soon'"),
+    "an accuracy in words": (
+        lambda f: edited(f, "result.json", test="100 %"),
+        "test is '100 %'; it should be an object",
+    ),
+    "closed gates": (
+        lambda f: edited(f, "result.json", closed={"offset": "<b>"}),
+        "closed.offset is '<b>'; it should be a valid number",
+    ),
+    "seconds": (lambda f: edited(f, "result.json", seconds="soon"), "seconds is 'soon'; it should be a valid number"),
     "metrics in words": (lambda f: f | {"metrics.jsonl": b'{"step": 1, "loss": "<script>"}\n'}, "damaged in line 1"),
     "half a line": (lambda f: f | {"metrics.jsonl": f["metrics.jsonl"] + b'{"step": 1'}, "damaged in line 3"),
     "steps that go back": (lambda f: f | {"metrics.jsonl": b'{"step": 2}\n{"step": 1}\n'}, "counts no steps in line 2"),
@@ -354,7 +363,10 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
         "damaged in line 1",
     ),
     "gates of another model": (lambda f: edited(f, "gates/heads.json", units=5), "does not fit the adapter"),
-    "gates of gigabytes": (lambda f: edited(f, "gates/heads.json", layers=10**15), "does not fit the adapter"),
+    "gates of gigabytes": (
+        lambda f: edited(f, "gates/heads.json", layers=10**15),
+        "layers is 1000000000000000; it should be less",
+    ),
     "other fields": (lambda f: edited(f, "gates/heads.json", fields=["a"]), "lists the fields"),
     "a gate above 1": (lambda f: history(f, put(1, 1, 1.5)), "a offset_gate that is none"),
     "a gate below 0": (lambda f: history(f, put(2, 3, -0.1)), "that is none"),
@@ -407,7 +419,7 @@ def test_what_is_unknown_in_an_archive_is_left_out(files: Files, store: RunStore
     files = edited(files, "notes.json", label="a\u202eb" * 100, note=7)
     run = import_archive(zipped(tmp_path / "a.zip", files), store)
     config = run.config()
-    assert config["task"] == {"name": "b>", "labels": ["a"]}
+    assert config["task"] == {"name": "b>"}
     assert "evil" not in config
     assert config["geometry"]["num_layers"] == LAYERS
     assert run.state == "finished"

@@ -485,7 +485,7 @@ class TestRun:
 
     def test_a_damaged_configuration_is_named(self, run: Run) -> None:
         (run.path / "config.json").write_text('{"model": ')
-        with pytest.raises(InputError, match=r"config\.json is missing or damaged"):
+        with pytest.raises(InputError, match=r"config\.json is not valid JSON"):
             run.config()
         assert run.summary()["model"] is None
 
@@ -515,6 +515,7 @@ class TestRun:
             "total_steps": 9,
             "size": sum(path.stat().st_size for path in run.path.iterdir()),
             "adapter": False,
+            "problem": "",
             "imported": False,
         }
 

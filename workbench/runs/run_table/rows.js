@@ -12,6 +12,7 @@ const nameOf = (run) => run.label || run.id.replace(/^\d{8}-\d{6}-(?=.)/, "");
 const lastPart = (name) => (name || "").split("/").pop();
 
 const stateWords = (run) => {
+  if (run.problem) return "Damaged";
   const words = STATE_WORDS[run.state] || run.state;
   const working = run.state === "training" || run.state === "paused";
   return working && run.total_steps ? `${words} ${Math.floor((100 * run.step) / run.total_steps)} %` : words;
@@ -102,6 +103,7 @@ const sorted = (runs, key, down) => {
 };
 
 const factsOf = (run) => [
+  ["Damaged", run.problem],
   ["Accuracy", accuracyLong(run)],
   ["Open gates", run.open ? HALVES.map((half) => `${half} ${run.open[half] ?? "not trained"}`).join(", ") + ` of ${grouped(run.open.units)}` : ""],
   ["Model", run.model || ""],

@@ -1,0 +1,150 @@
+"""What the files of a run may hold, declared once for reading, for importing and for the page.
+
+Unknown members are kept: other versions write more. `jola.system.typed_json` gives the bounds of the types.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Share, Text, Time
+
+FORMAT = "jola-run"
+FORMAT_VERSION = 1
+MOST_UNITS = 1 << 20
+"""Layers × units of one site: at least ten times those of the largest models."""
+
+
+class ModelSettings(JsonFile):
+    """The part of `jola.config.ModelConfig` that is shown."""
+
+    model: Line | None = None
+    revision: Line | None = None
+
+
+class DataSettings(JsonFile):
+    """The part of `jola.config.DataConfig` that is shown."""
+
+    task: Line | None = None
+    train_size: Count | None = None
+
+
+class TrainingSettings(JsonFile):
+    """The part of `jola.config.TrainingConfig` that is shown."""
+
+    epochs: Count | None = None
+    seed: Count | None = None
+
+
+class TaskFacts(JsonFile):
+    """The examples that a run was given."""
+
+    name: Line | None = None
+    n_train: Count | None = None
+    n_validation: Count | None = None
+    n_test: Count | None = None
+    labels: list[Line] | None = None
+    notes: list[Line] | None = None
+    fingerprint: Line | None = None
+
+
+class ConfigFile(JsonFile):
+    """``config.json``: the settings in their groups, and what was found when the run began."""
+
+    model: ModelSettings | None = None
+    edits: dict[str, Any] | None = None
+    data: DataSettings | None = None
+    training: TrainingSettings | None = None
+    task: TaskFacts | None = None
+    versions: dict[str, Line | Number | None] | None = None
+    parameters: dict[str, Count] | None = None
+    geometry: dict[str, Any] | None = None
+    machine: Line | None = None
+    created: Time | None = None
+    imported: dict[str, Any] | None = None
+
+
+class StatusFile(JsonFile):
+    """``status.json``; its defaults are the status of a run that has not written one."""
+
+    state: Literal["queued", "starting", "training", "evaluating", "paused", "finished", "cancelled", "failed"] = (
+        "starting"
+    )
+    pid: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    pid_created: Line | Time | None = None
+    step: Count = 0
+    total_steps: Count = 0
+    message: Text = ""
+    started: Time | None = None
+    updated: Time | None = None
+    writes: Count = 0
+
+
+class Accuracy(JsonFile):
+    """A share of ``n`` examples with its 95 % interval."""
+
+    accuracy: Share
+    low: Share
+    high: Share
+    n: Count
+
+
+class ResultFile(JsonFile):
+    """``result.json``: how the run ended."""
+
+    test: Accuracy | None = None
+    test_options: Accuracy | None = None
+    closed: dict[str, Share | None] | None = None
+    seconds: Seconds | None = None
+    steps: Count | None = None
+    kept_step: Count | None = None
+    n_train: Count | None = None
+    peak_memory: Count | None = None
+
+
+class MetricsRow(JsonFile):
+    """One line of ``metrics.jsonl``."""
+
+    step: Count = 0
+    time: Time = 0
+    epoch: Number | None = None
+    loss: Number | None = None
+    cross_entropy: Number | None = None
+    validation_cross_entropy: Number | None = None
+    penalty: Number | None = None
+    learning_rate: Number | None = None
+    gate_learning_rate: Number | None = None
+    l0_weight: Number | None = None
+    expected_open: Number | None = None
+    grad_norm: Number | None = None
+
+
+class NotesFile(JsonFile):
+    """``notes.json``; longer texts are cut by `jola.runs.notes`."""
+
+    label: Text = ""
+    note: Text = ""
+
+
+class GateHeader(JsonFile):
+    """``gates/<site>.json``: the shape of one record."""
+
+    layers: Annotated[int, Field(gt=0, le=MOST_UNITS)]
+    units: Annotated[int, Field(gt=0, le=MOST_UNITS)]
+    fields: list[Line]
+
+    @model_validator(mode="after")
+    def _has_a_possible_size(self) -> "GateHeader":
+        if self.layers * self.units > MOST_UNITS:
+            raise ValueError(f"{self.layers} × {self.units} are more units than any model has")
+        return self
+
+
+class ArchiveFile(JsonFile):
+    """``archive.json``: what an exported run is."""
+
+    run: Line = ""
+    state: Line = "finished"
+    step: Count | None = None
+    total_steps: Count | None = None
+    created: Time | None = None

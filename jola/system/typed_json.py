@@ -1,0 +1,148 @@
+"""JSON files with declared types: a pydantic model says what a file may hold, and every reader checks against it.
+
+The files of a run may come from somebody else or be edited by hand. The types below bound what the program computes
+with, and what JSON parsers, JavaScript (whole numbers below 2**53) and time functions can represent, so that a value
+that was read can always be shown, sorted and sent to a browser.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from jola.errors import InputError
+
+LARGEST = 2**53
+"""Bound of whole numbers: below it, a float holds each of them."""
+LIMIT = 16 << 20
+"""Bytes of a file."""
+DEPTH = 12
+"""Levels of objects and lists in a file."""
+
+Count = Annotated[int, Field(ge=0, lt=LARGEST)]
+Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=-1e10, lt=1e10)]
+"""A duration by the wall clock, which may have been set back meanwhile."""
+Time = Annotated[float, Field(ge=0, lt=4102444800)]
+"""A moment before the year 2100, in seconds since the epoch."""
+Line = Annotated[str, Field(max_length=5000)]
+"""A name, path or sentence."""
+Text = Annotated[str, Field(max_length=1 << 16)]
+
+
+class JsonFile(BaseModel):
+    """What a file, or an object inside it, may hold. Unknown members are kept; types are not converted."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+
+
+def read_typed(path: Path, model: type[JsonFile]) -> dict[str, Any] | None:
+    """The object in a file, checked; None when there is no file, or an empty one that is about to be written.
+
+    Raises:
+        InputError: The file cannot be read, is not valid JSON, or holds a value that ``model`` does not allow.
+    """
+    content = _load(path)
+    if content:
+        for sentence in _faults(content, model).values():
+            raise InputError(f"{path} is not valid: {sentence}.")
+    return content
+
+
+def read_valid_part(path: Path, model: type[JsonFile]) -> tuple[dict[str, Any], str]:
+    """The members of the object in a file that are valid, and what is wrong with the file in one sentence, or ""."""
+    try:
+        content = _load(path) or {}
+    except InputError as error:
+        return {}, str(error)
+    valid, faults = valid_part(content, model)
+    return valid, f"{path} is not valid: {faults[0]}." if faults else ""
+
+
+def valid_part(content: Mapping[str, Any], model: type[JsonFile]) -> tuple[dict[str, Any], list[str]]:
+    """The members of an object that are valid, and what is wrong with each of the others."""
+    faults = _faults(content, model)
+    return {name: value for name, value in content.items() if name not in faults}, list(faults.values())
+
+
+def _load(path: Path) -> dict[str, Any] | None:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(LIMIT + 1)
+        if len(data) > LIMIT:
+            raise InputError(f"{path} is larger than {LIMIT >> 20} MB, which no such file is.")
+        content = json.loads(data) if data.strip() else None
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder where a file is expected.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not valid JSON.") from error
+    if content is not None and not isinstance(content, dict):
+        raise InputError(f"{path} holds no JSON object.")
+    return content
+
+
+def _faults(content: Mapping[str, Any], model: type[JsonFile]) -> dict[str, str]:
+    """What is wrong with each member that is not valid, by its name."""
+    faults = {name: f"{name}{fault}" for name, value in content.items() if (fault := _unrepresentable(value))}
+    try:
+        model.model_validate({name: value for name, value in content.items() if name not in faults})
+    except ValidationError as error:
+        for fault in error.errors(include_url=False, include_context=False):
+            name = str(fault["loc"][0]) if fault["loc"] else ""
+            faults.setdefault(name, _sentence(content, fault))
+    return faults
+
+
+def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
+    """A validation error in words: "test.accuracy is 'x'; it should be a valid number"."""
+    if fault["type"] == "missing":
+        return f"{'.'.join(map(str, fault['loc']))} is missing"
+    names = []
+    for name in fault["loc"]:
+        try:
+            content = content[name]
+        except (IndexError, KeyError, TypeError):
+            break  # what follows names a member of a union of types
+        names.append(str(name))
+    what = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
+    if fault["type"] == "model_type":
+        what = "it should be an object"
+    return f"{'.'.join(names)} is {_short(fault['input'])}; {what}" if names else what
+
+
+def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
+    """Where in a value there is something that not every program can hold, and what; empty when there is nothing."""
+    if isinstance(value, dict | list):
+        if not depth:
+            return f" is nested more than {DEPTH} levels deep"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = (f".{key}{fault}" for key, item in items if (fault := _unrepresentable(item, depth - 1)))
+        return next(inner, "")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return " is a whole number of 2**53 or more"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f" is {value}; it must be a finite number"
+    if isinstance(value, str) and not _is_unicode(value):
+        return " holds characters that are not valid Unicode"
+    return ""
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"
