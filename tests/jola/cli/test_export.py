@@ -5,51 +5,30 @@ import stat
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from jola.cli.main import main as cli
 from jola.config import RunConfig
 from jola.edits.masks import HeadMask, SavedMasks
 from jola.jola_model import JoLAModel
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from tests.conftest import spread_edits
+from tests.jola.cli.commands import Result
 from tests.jola.export.edited_models import logits
 from tests.tiny import make_model
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        assert self.out.count("\n") == 1
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def jola(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+def jola(jola: Callable[..., Result]) -> Callable[..., Result]:
     """Run ``jola export …`` in this process."""
-
-    def run(*arguments: Any) -> Result:
-        capsys.readouterr()
-        try:
-            cli(["export", *map(str, arguments)])
-            code = 0
-        except SystemExit as exit:
-            assert isinstance(exit.code, int)
-            code = exit.code
-        return Result(code, *capsys.readouterr())
-
-    return run
+    return partial(jola, "export")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Select-then-edit, the gate swap, whole comparisons, and the two commands."""
+"""Select-then-edit, the gate swap, and whole comparisons."""
 
 import dataclasses
 import json
@@ -12,7 +12,6 @@ import torch
 from filelock import FileLock
 
 from jola.adapters.directory import load_edits, read_edits
-from jola.cli.main import main
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Template
 from jola.data.tasks import load_task
@@ -26,7 +25,7 @@ from jola.studies import editing
 from jola.studies.comparison import compare
 from jola.studies.editing import SwapMethod
 from jola.studies.grid import SELECTOR_NAMES, SWAP_NAMES, Grid
-from jola.studies.results import Cell, Comparison, Row, summarise
+from jola.studies.results import Cell, Comparison, summarise
 from jola.system.processes import workers
 from jola.system.progress import Quiet
 from jola.training.run import run_training
@@ -268,18 +267,6 @@ def test_only_the_gates_of_pass_keep_their_rate(
     assert {value for gate in saved.gate_values().values() for value in gate.flatten().tolist()} == {0.0, 1.0}
 
 
-def test_heads_are_not_lost_to_a_file_that_cannot_be_written(
-    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "there").mkdir()
-    code, out, err = run(capsys, "select", "random", *flags(config), "--k", "3", "--output", tmp_path / "there")
-    assert code == 2 and len(HeadSet.from_text(out.strip(), 3, 4)) == 3
-    assert "there cannot be written" in err and "Traceback" not in err
-    file = tmp_path / "new" / "scores.json"
-    code, out, err = run(capsys, "select", "random", *flags(config), "--k", "3", "--scores", file)
-    assert code == 0 and file.is_file()
-
-
 def test_the_names_are_those_of_the_selectors() -> None:
     assert tuple(SELECTORS) == SELECTOR_NAMES
     assert get_args(SwapMethod) == SWAP_NAMES
@@ -331,80 +318,3 @@ def test_a_cell_survives_json_and_damage_is_one_sentence() -> None:
     for change in ({"correct": "012"}, {"correct": ""}, {"heads": [1]}, {"format": 2}):
         with pytest.raises(InputError):
             Cell.from_dict(cell.to_dict() | change)
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    capsys.readouterr()
-    code = 0
-    try:
-        main([str(argument) for argument in arguments])
-    except SystemExit as exit:
-        code = int(exit.code or 0)
-    return (code, *capsys.readouterr())
-
-
-def flags(config: RunConfig) -> list[str]:
-    return ["--model", config.model.model, "--dtype", "float32", "--device", "cpu", "--task", config.data.task]
-
-
-def test_select_prints_heads_as_train_takes_them(
-    config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    files = ["--output", tmp_path / "heads.json", "--scores", tmp_path / "scores.json"]
-    code, out, err = run(capsys, "select", "gradient", *flags(config), "--k", "3", *files)
-    assert code == 0, err
-    heads = HeadSet.load(tmp_path / "heads.json")
-    assert out == heads.to_text() + "\n"
-    assert len(heads) == 3
-    assert json.loads((tmp_path / "scores.json").read_text())["provenance"]["method"] == "gradient"
-    code, out, err = run(capsys, "select", "jola", *flags(config), "--k", "2", "--adapter", tmp_path / "none")
-    assert code == 2
-    assert str(tmp_path / "none") in err
-    code, out, _ = run(capsys, "select", "gradient", *flags(config), "--k", "3", "--json")
-    assert HeadSet.from_dict({k: v for k, v in json.loads(out).items() if k in heads.to_dict()}) == heads
-    code, _, err = run(
-        capsys, "train", *flags(config), "--heads", heads.to_text(), "--gates", "none", "--epochs", "1",
-        "--output", tmp_path / "run",
-    )  # fmt: skip
-    assert code == 0, err
-    code, _, err = run(capsys, "train", *flags(config), "--epochs", "1", "--output", tmp_path / "gated")
-    assert code == 0, err
-    code, out, err = run(capsys, "select", "jola", *flags(config), "--k", "2", "--adapter", tmp_path / "gated")
-    assert code == 0, err
-    assert len(HeadSet.from_text(out.strip(), 3, 4)) == 2
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["select", "nonsense"], "is not a selector"),
-        (["select", "jola"], "--adapter is required"),
-        (["select", "random", "--k", "99"], "between 1 and 12"),
-        (["compare", "--output", "OUT", "--seeds", "one"], "write whole numbers"),
-        (["compare", "--output", "OUT", "--gates", "none"], "--gates two or shared"),
-    ],
-)
-def test_bad_input_is_one_sentence(
-    arguments: list[str], words: str, config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    given = [str(tmp_path / "c") if argument == "OUT" else argument for argument in arguments]
-    code, out, err = run(capsys, *given, *flags(config))
-    assert (code, out) == (2, "")
-    assert words in err
-    assert "Traceback" not in err
-
-
-def test_compare_prints_a_table_and_json(config: RunConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--selectors", "random", "--swaps", "pass", "--k", "2", "--epochs", "1"]
-    command = ["compare", "--output", tmp_path / "c", *flags(config), *more]
-    code, out, err = run(capsys, *command)
-    assert code == 0, err
-    assert "select-then-edit" in out
-    assert "n = 8" in out
-    assert "gate swap" in out
-    assert "2 of 3: edit-random-k2-seed42" in err
-    code, out, err = run(capsys, *command, "--json")
-    assert code == 0, err
-    rows = json.loads(out)["rows"]
-    assert [row["protocol"] for row in rows] == ["base", "jola", "edit", "swap"]
-    assert set(rows[0]) == {field.name for field in dataclasses.fields(Row)}

@@ -1,0 +1,165 @@
+"""``jola evaluate`` and ``jola generate``."""
+
+import io
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerFast
+
+from jola.config import RunConfig
+from jola.runs.run import Run
+from tests.jola.cli.commands import Result, assert_refused
+from tests.tiny import make_model
+
+
+class TestEvaluate:
+    def test_edited_base_and_options(self, jola: Callable[..., Result], run: Run) -> None:
+        result = jola("evaluate", run.path, "--base", "--json")
+        assert result.code == 0
+        content = result.json
+        assert content["adapter"] == str(run.adapter_dir)
+        assert content["task"] == "task"
+        for name in ("edited", "base"):
+            assert set(content[name]) == {"exact_match", "options"}
+            for accuracy in content[name].values():
+                assert set(accuracy) == {"accuracy", "n", "low", "high"}
+                assert accuracy["n"] == 6
+        stored = run.result()
+        assert stored is not None
+        assert content["edited"]["exact_match"] == stored["test"]
+
+    def test_an_adapter_directory_a_task_and_no_options(
+        self, jola: Callable[..., Result], run: Run, place: Path
+    ) -> None:
+        given = ["--task", place / "task" / "train.jsonl", "--test-size", 2, "--no-options", "--model", place / "tiny"]
+        result = jola("evaluate", run.adapter_dir, *given, "--json")
+        assert result.code == 0
+        assert result.json["task"] == "train"
+        assert set(result.json["edited"]) == {"exact_match"}
+        assert result.json["edited"]["exact_match"]["n"] == 2
+        assert "base" not in result.json
+
+    def test_the_id_of_a_run(self, jola: Callable[..., Result], run: Run, home: Path) -> None:
+        shutil.copytree(run.path, home / "runs" / "my-run")
+        assert jola("evaluate", "my-run", "--no-options", "--json").json["edited"]["exact_match"]["n"] == 6
+
+    def test_a_table_for_people(self, jola: Callable[..., Result], run: Run) -> None:
+        result = jola("evaluate", run.path, "--base")
+        assert result.code == 0
+        header, *rows = result.out.splitlines()
+        assert header.split() == ["model", "measure", "accuracy"]
+        assert [row.split()[0] for row in rows] == ["edited", "edited", "base", "base"]
+        assert all(re.search(r"\d\.\d{3} \(n = 6, 95 % interval \d\.\d{3}–\d\.\d{3}\)", row) for row in rows)
+
+    def test_an_adapter_without_a_run_needs_a_task(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
+        adapter = Path(shutil.copytree(run.adapter_dir, tmp_path / "adapter"))
+        assert_refused(jola("evaluate", adapter), "name the task with --task")
+
+    def test_test_size_below_zero(self, jola: Callable[..., Result], run: Run) -> None:
+        assert_refused(jola("evaluate", run.path, "--test-size", -1), "--test-size is -1; it must be at least 0")
+
+
+class TestGenerate:
+    PROMPT = "Is film 3, a poor one, good or bad?"
+
+    @pytest.mark.parametrize(
+        ("show", "names"), [("both", ["base", "edited"]), ("edited", ["edited"]), ("base", ["base"])]
+    )
+    def test_which_answers(self, jola: Callable[..., Result], run: Run, show: str, names: list[str]) -> None:
+        given = ["--adapter", run.path, "--show", show, "--max-new-tokens", 8]
+        result = jola("generate", self.PROMPT, *given, "--json")
+        assert result.code == 0
+        assert list(result.json) == ["prompt", *names]
+        assert result.json["prompt"] == self.PROMPT
+        plain = jola("generate", self.PROMPT, *given)
+        expected = [result.json[name] for name in names]
+        if len(names) == 2:
+            assert plain.out == f"── base\n{expected[0]}\n── edited\n{expected[1]}\n"
+        else:
+            assert plain.out == f"{expected[0]}\n"
+
+    def test_edits_of_strength_0_are_none(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
+        adapter = Path(shutil.copytree(run.adapter_dir, tmp_path / "adapter"))
+        strong = {name: tensor * 300 for name, tensor in load_file(adapter / "adapter_model.safetensors").items()}
+        save_file(strong, adapter / "adapter_model.safetensors")
+        given = ["generate", self.PROMPT, "--adapter", adapter, "--max-new-tokens", 8, "--json", "--strength"]
+        off, on = jola(*given, 0).json, jola(*given, 1).json
+        assert off["edited"] == off["base"] == on["base"]
+        assert on["edited"] != on["base"]
+
+    def test_a_prompt_from_standard_input(
+        self, jola: Callable[..., Result], run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        given = ["--adapter", run.path, "--max-new-tokens", 4, "--json"]
+        monkeypatch.setattr(sys, "stdin", io.StringIO(self.PROMPT))
+        assert jola("generate", "-", *given).json == jola("generate", self.PROMPT, *given).json
+
+    def test_an_answer_is_printed_as_it_is(
+        self, jola: Callable[..., Result], run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        said = "a long answer " * 20 + "[bold]of[/bold] :smile: words"
+        monkeypatch.setattr(PreTrainedTokenizerFast, "decode", lambda *a, **k: said)
+        assert jola("generate", "x", "--adapter", run.path, "--show", "edited").out == said + "\n"
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["  "], "The prompt is empty"),
+            (["x", "--max-new-tokens", "0"], "--max-new-tokens is 0; it must be at least 1"),
+            (["broken \udcff byte"], "The prompt is not UTF-8 text"),
+        ],
+    )
+    def test_prompts_that_are_none(
+        self, jola: Callable[..., Result], run: Run, arguments: list[str], sentence: str
+    ) -> None:
+        assert_refused(jola("generate", *arguments, "--adapter", run.path), sentence)
+
+    def test_standard_input_that_is_no_text(
+        self, jola: Callable[..., Result], run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9"), encoding="utf-8"))
+        assert_refused(jola("generate", "-", "--adapter", run.path), "The prompt is not UTF-8 text")
+
+    def test_a_run_that_has_no_adapter_yet(self, jola: Callable[..., Result], tmp_path: Path) -> None:
+        Run.create(tmp_path / "new", RunConfig())
+        result = jola("generate", "x", "--adapter", tmp_path / "new")
+        assert_refused(result, r"The run new has no adapter yet \(starting\)")
+
+
+class TestBadAdapters:
+    """Adapters that do not fit the model, or that are damaged."""
+
+    def test_an_adapter_of_another_model(
+        self, jola: Callable[..., Result], run: Run, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        for name, architecture, seed in (("relative", "llama", 1), ("stranger", "gpt2", 0)):
+            make_model(architecture, seed).save_pretrained(tmp_path / name)
+            tokenizer.save_pretrained(tmp_path / name)
+        relative = jola("evaluate", run.path, "--model", tmp_path / "relative")
+        assert_refused(relative, "was trained on .*tiny, and .*relative has the same shape but other weights")
+        stranger = jola("generate", "x", "--adapter", run.path, "--model", tmp_path / "stranger")
+        assert_refused(stranger, "was trained on .*tiny with .*, but .*stranger has .*")
+
+    def test_adapters_that_are_damaged(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
+        adapter = Path(shutil.copytree(run.adapter_dir, tmp_path / "adapter"))
+        weights = adapter / "adapter_model.safetensors"
+        tensors = load_file(weights)
+        first = next(iter(tensors))
+        save_file(tensors | {first: torch.full_like(tensors[first], torch.nan)}, weights)
+        assert_refused(jola("generate", "x", "--adapter", adapter), "holds values that are not finite numbers")
+        save_file({name: tensor for name, tensor in tensors.items() if name != first}, weights)
+        assert_refused(jola("generate", "x", "--adapter", adapter), f"lacks the tensor {first}")
+        weights.write_bytes(b"nonsense")
+        assert_refused(
+            jola("generate", "x", "--adapter", adapter), "adapter_model.safetensors is .*; the adapter is incomplete"
+        )
+        (adapter / "adapter_config.json").write_text("[]")
+        assert_refused(jola("generate", "x", "--adapter", adapter), "is an adapter of type unknown, not JOLA")
+        assert_refused(jola("generate", "x", "--adapter", tmp_path / "nowhere"), "is not the id of a run")
+        assert_refused(jola("generate", "x", "--adapter", tmp_path), "is not a run directory")

@@ -1,0 +1,205 @@
+"""``jola train``: what it prints where, and one sentence for whatever is wrong."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import BloomConfig
+
+from jola.config import RunConfig, flag
+from jola.runs.run import Run
+from jola.runs.store import RunStore
+from tests import ROOT
+from tests.jola.cli.commands import Result, assert_refused, lines, train
+
+SUMMARY = ["run", "task", "n_train", "seed", "test", "closed", "seconds"]
+
+
+class TestTrain:
+    def test_one_json_object_on_standard_output(self, jola: Callable[..., Result], place: Path, home: Path) -> None:
+        result = jola(*train(place, "--train-size", 8, "--test-size", 5, "--seed", 3, "--json"))
+        assert result.code == 0
+        summary = result.json
+        assert list(summary) == SUMMARY
+        run = Run.open(summary["run"])
+        assert run.path.parent == home / "runs"
+        assert run.state == "finished"
+        assert (summary["task"], summary["n_train"], summary["seed"]) == (str(place / "task"), 8, 3)
+        assert summary["test"]["n"] == 5
+        assert 0 <= summary["test"]["low"] <= summary["test"]["accuracy"] <= summary["test"]["high"] <= 1
+        assert set(summary["closed"]) == {"offset", "scale"}
+        assert all(0 <= share <= 1 for share in summary["closed"].values())
+        assert summary["seconds"] > 0
+        assert (run.path / "adapter" / "adapter_model.safetensors").is_file()
+        assert "Training" in result.err
+        assert "Testing" in result.err
+
+    def test_for_people_it_says_where_and_how_well(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path
+    ) -> None:
+        # Longer than a line, and it must stay one: it is there to be copied.
+        output = tmp_path / ("a" * 60) / ("b" * 60)
+        result = jola(*train(place, "--output", output))
+        assert result.code == 0
+        assert f"run       {output}\nadapter   {output}/adapter\n" in result.out
+        assert re.search(r"^accuracy  \d\.\d{3} \(n = 6, 95 % interval \d\.\d{3}–\d\.\d{3}\)$", result.out, re.M)
+        assert re.search(r"^closed    offset \d+%  scale \d+% of the gates are exactly 0$", result.out, re.M)
+
+    def test_more_examples_than_there_are(self, jola: Callable[..., Result], place: Path) -> None:
+        result = jola(*train(place, "--train-size", 500, "--json"))
+        assert result.code == 0
+        assert result.json["n_train"] == 12
+        assert "note: 500 training examples were asked for, and there are 12: all are taken." in result.err
+
+    def test_every_setting_is_a_flag(self, jola: Callable[..., Result]) -> None:
+        shown = jola("train", "--help")
+        assert shown.code == 0
+        for part in RunConfig().parts():
+            for field in dataclasses.fields(part):
+                assert flag(field.name) in shown.out
+
+    def test_flags_reach_the_run(self, jola: Callable[..., Result], place: Path) -> None:
+        given = ["--l0-weight", "0.5", "--gate-learning-rate", "0.25", "--gates", "shared", "--layers", "0,2"]
+        run = Run.open(jola(*train(place, *given, "--json")).json["run"])
+        config = run.run_config()
+        assert (config.training.l0_weight, config.training.gate_learning_rate) == (0.5, 0.25)
+        assert (config.edits.gates, config.edits.layers) == ("shared", "0,2")
+        assert run.metrics()[0]["l0_weight"] == 0.5
+        norms = run.gates().fields["scale_norm"][-1]
+        assert np.isnan(norms[1]).all() and norms[[0, 2]].min() > 0
+
+    def test_as_a_command_of_the_shell(self) -> None:
+        command = [sys.executable, "-m", "jola", "train", "--l0-weight", "-1"]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: --l0-weight is -1.0; it must be at least 0.\n"
+
+
+FILES: dict[str, tuple[bytes, str]] = {
+    "empty file": (b"", r"one\.jsonl is empty"),
+    "blank lines": (b"\n\n", r"one\.jsonl is empty"),
+    "wrong columns": (
+        b'{"text": "x", "label": 1}\n',
+        r"Line 1 of .*one\.jsonl: the columns found are text, label, but prompt \+ completion.* is needed",
+    ),
+    "invalid JSON on line 7": (
+        (lines(0, 6) + '{"prompt": "x", "completion": \n' + lines(7, 6)).encode(),
+        r"Line 7 of .*one\.jsonl is not valid JSON",
+    ),
+    "not UTF-8": (lines(0, 6).replace("film", "café").encode("latin-1"), r"one\.jsonl is not UTF-8 text"),
+    "too few": (lines(0, 1).encode(), "are too few to set aside"),
+}
+
+
+class TestBadInput:
+    """What a user can do wrong."""
+
+    @pytest.mark.parametrize("name", FILES)
+    def test_files(self, jola: Callable[..., Result], place: Path, tmp_path: Path, name: str) -> None:
+        content, sentence = FILES[name]
+        (tmp_path / "one.jsonl").write_bytes(content)
+        assert_refused(jola(*train(place, "--task", tmp_path / "one.jsonl")), sentence)
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            (["--task", "nowhere/data.jsonl"], "There is no task, folder or file 'nowhere/data.jsonl'"),
+            (["--task", "."], "has no training file"),
+            (["--max-length", "8"], "8 tokens"),
+            (["--model", "nobody/nothing"], "The model nobody/nothing cannot be loaded .* --model default"),
+            (["--model", "no/such/folder"], "There is no such file or folder: 'no/such/folder'"),
+            (["--model", "."], "is no model: it has no config.json"),
+            (["--l0-weight", "-0.1"], "--l0-weight is -0.1; it must be at least 0"),
+            (["--learning-rate", "0"], "--learning-rate is 0; it must be greater than 0"),
+            (["--learning-rate", "nan"], "--learning-rate is nan; it must be a finite number"),
+            (["--epochs", "0"], "--epochs is 0; it must be at least 1"),
+            (["--layers", "0-9"], "--layers names layer 9, but the model has layers 0 to 2"),
+            (["--heads", "0:7"], "--heads names 0:7, but the model has 3 layers of 4 heads"),
+            (["--device", "cuda:99"], "There is no device 'cuda:99'"),
+            (["--device", "toaster"], "There is no device 'toaster'"),
+            (["--report-to", "nobody"], "--report-to is 'nobody'"),
+            (["--resume"], "--resume needs --output"),
+            (["--output", ""], ""),
+        ],
+    )
+    def test_settings(
+        self,
+        jola: Callable[..., Result],
+        place: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+        sentence: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        if sentence:
+            assert_refused(jola(*train(place, *arguments)), sentence)
+            runs = RunStore().list()
+            assert all(run.state == "failed" for run in runs)
+        else:
+            assert jola(*train(place, *arguments)).code == 0
+
+    def test_an_unknown_architecture(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        BloomConfig(hidden_size=8, n_layer=1, n_head=2).save_pretrained(tmp_path / "bloom")
+        result = jola(*train(place, "--model", tmp_path / "bloom"))
+        assert_refused(result, "bloom is a model of architecture 'bloom', which is not known; known are .*llama")
+
+    def test_a_model_folder_that_is_damaged(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        broken = Path(shutil.copytree(place / "tiny", tmp_path / "broken"))
+        weights = broken / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        assert_refused(jola(*train(place, "--model", broken)), "The model broken cannot be loaded")
+        (broken / "config.json").write_text("{")
+        assert_refused(jola(*train(place, "--model", broken)), "The model broken cannot be loaded")
+
+    def test_a_place_for_the_run_that_is_taken(
+        self, jola: Callable[..., Result], place: Path, run: Run, tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_text("x")
+        assert_refused(jola(*train(place, "--output", tmp_path / "file")), "a file has the name of the run directory")
+        assert_refused(jola(*train(place, "--output", tmp_path)), r"holds other files \(file\)")
+        assert_refused(jola(*train(place, "--output", run.path)), r"already holds a run \(finished\)")
+
+    def test_a_full_disk(self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        write = os.write
+
+        def full(descriptor: int, data: bytes) -> int:
+            if data.startswith(b'{"step": 2'):
+                raise OSError(28, "No space left on device")
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", full)
+        assert_refused(jola(*train(place)), "There is no space left on the disk for .*metrics.jsonl; free some")
+        (run,) = RunStore().list()
+        assert run.state == "failed"
+
+    def test_a_full_disk_when_the_run_begins(
+        self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*arguments: Any, **options: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", full)
+        assert_refused(jola(*train(place)), "There is no space left on the disk for")
+
+    def test_an_interruption_is_none(
+        self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*arguments: Any, **options: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("jola.training.run.load_task", interrupted)
+        result = jola(*train(place))
+        assert (result.code, result.out) == (130, "")
+        assert result.err.splitlines()[-1] == "interrupted"
+        (run,) = RunStore().list()
+        assert run.state == "cancelled"
