@@ -14,6 +14,7 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
 from tests.workbench.recorded import Recorder, gate_values
+from workbench.service.processes import Turns
 from workbench.service.waiting import Waiting
 
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -376,7 +377,7 @@ def put_in_line(app: App, name: str, count: int) -> tuple[Waiting, list[Run]]:
     runs = [record(app, f"{name}-{number}").run for number in range(count)]
     line = Waiting(RunStore(app.runs))
     for run in runs:
-        with line.locked():
+        with Turns(line.store.root).locked():
             line.add(run)
     return line, runs
 
@@ -397,7 +398,7 @@ def test_the_queue_is_shown_and_its_runs_are_opened(app: App, open_page: OpenPag
     page.wait_for_selector(".rv-queue", state="hidden")
     assert RunStore(app.runs).get("waits-1").state == "cancelled"
     shown(page, run="waits-0")
-    with line.locked():
+    with Turns(line.store.root).locked():
         line.take("waits-1")
     runs[1].write_status(state="cancelled")
 

@@ -8,7 +8,7 @@ import gradio as gr
 
 from jola.errors import InputError
 from workbench.service.comparison_plan import METHODS
-from workbench.service.comparisons import Stored
+from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import markup
 from workbench.ui.view_tools import view_tools
 
@@ -62,7 +62,7 @@ class Panel:
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
-    def draw(found: Stored | None, view: str, *choice: Any, dark: bool) -> dict[str, Any]:
+    def draw(found: StoredComparison | None, view: str, *choice: Any, dark: bool) -> dict[str, Any]:
         """Updates by name that show a comparison in one of `VIEWS`, with choices that it does not have made good.
 
         ``choice`` are the values of `methods`, `known`, `k`, `seed` and `pick`.

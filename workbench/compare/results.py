@@ -103,7 +103,7 @@ def _results(folder: Path, mark: str) -> Results:
 
 
 def results_of(folder: Path, mark: str) -> Results:
-    """The results in a folder; ``mark`` is `Stored.mark`. `InputError` when they are missing or damaged."""
+    """The results in a folder; ``mark`` is `StoredComparison.mark`. `InputError` when they are missing or damaged."""
     return _results(folder, mark)
 
 

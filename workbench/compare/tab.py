@@ -14,7 +14,8 @@ from workbench.compare.panel import Panel, build_results
 from workbench.service import estimate
 from workbench.service.bench import Workbench, has_adapter
 from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, Plan, cost_words
-from workbench.service.comparisons import ALL_DONE, Stored
+from workbench.service.comparisons import ALL_DONE
+from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup
 from workbench.ui.events import DARK, PRIVATE
 from workbench.ui.fields import field
@@ -72,7 +73,7 @@ def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
     return values, sentence
 
 
-def _with_settings(bench: Workbench, id: str, config: RunConfig) -> Stored | None:
+def _with_settings(bench: Workbench, id: str, config: RunConfig) -> StoredComparison | None:
     """The comparison with this id, when it has these settings."""
     found = bench.comparisons.find(id)
     return found if found is not None and found.has_settings(config) else None
@@ -189,7 +190,7 @@ def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[s
     return run.id, f"heads:{heads.mask().to_text()}"
 
 
-def _picked(bench: Workbench, id: str, pick: str | None) -> tuple[Stored, Any, Any]:
+def _picked(bench: Workbench, id: str, pick: str | None) -> tuple[StoredComparison, Any, Any]:
     """(the comparison, the cell of the set, all results)."""
     from workbench.compare import results as compare_results  # which imports PyTorch, and the page begins without it
 

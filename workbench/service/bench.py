@@ -17,6 +17,7 @@ from jola.system.paths import cache_home
 from workbench.service.comparisons import Comparisons
 from workbench.service.follow import Followers
 from workbench.service.jobs import Jobs
+from workbench.service.processes import Turns
 from workbench.service.session import Loader, Session
 from workbench.settings import Limits, Settings
 
@@ -44,8 +45,9 @@ class Workbench:
         def check(config: RunConfig) -> None:
             settings.check_sources(config, uploads_home())
 
-        comparisons = Comparisons(settings.comparisons_root, store, check=check)
-        jobs = Jobs(store, check=check, held=comparisons.working)
+        turns = Turns(store.root)
+        jobs = Jobs(store, check=check, turns=turns)
+        comparisons = Comparisons(settings.comparisons_root, turns, check=check)
 
         def busy() -> bool:
             return jobs.active() is not None or comparisons.working()

@@ -17,6 +17,7 @@ from typing import Any
 from jola.errors import InputError
 from jola.runs.run import Run
 from workbench.service.bench import uploads_home
+from workbench.service.processes import environment
 from workbench.settings import Settings
 
 EXPORT_COMMAND = (sys.executable, "-m", "jola", "export")
@@ -239,6 +240,7 @@ class Exports:
             text=True,
             encoding="utf-8",
             errors="replace",
+            env=environment(),
         )
 
     def _folder(self, folder: str) -> Path | None:

@@ -16,8 +16,8 @@ from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
 from jola.system.formatting import accuracy_text
-from workbench.service.detached import last_sentence, log_tail
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
+from workbench.service.processes import last_sentence, log_tail
 from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
 from workbench.service.waiting import Waiting
 

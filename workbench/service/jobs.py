@@ -1,13 +1,9 @@
-"""Training runs as processes of their own, started with the command that a shell user types.
+"""The training runs of a store as processes of their own, started with the command that a shell user types.
 
-Nothing here depends on being the parent of the training: which run is at work, and which ones wait, is read from the
-run directories and from one file beside them, so that an app that was restarted, or a second one, sees, pauses and
-cancels the same runs and goes on with the same queue.
+Runs share the computer with other work (`Turns`): what is asked for while something is at work waits in a queue, in the
+order in which it was asked for.
 """
 
-import os
-import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,9 +17,7 @@ from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
 from jola.system.files import json_bytes, replace_file
-from jola.system.processes import own_identity, process_alive
-from workbench.service import detached
-from workbench.service.detached import last_sentence
+from workbench.service.processes import End, Kind, Processes, Turns, last_sentence, wait_until
 from workbench.service.waiting import Waiting
 
 TRAIN_COMMAND = (sys.executable, "-m", "jola", "train")
@@ -31,6 +25,7 @@ PAUSE_FILE = "pause"
 """As in `jola.training.follower`, which takes seconds to import."""
 RESUMABLE = frozenset({"paused", "killed", "cancelled", "failed"})
 """States from which a run can go on with its last checkpoint."""
+_NOUN = "training"
 _LOOK_SECONDS = 1.0
 
 
@@ -42,7 +37,7 @@ class Jobs:
         command: What trains: the command line ``jola train``.
         at_once: Runs that train at the same time; the others wait.
         check: Raises `InputError` for settings that this app may not train with.
-        held: Whether the waiting runs have to wait for something that is no run.
+        turns: Shared with everything that must not work at the same time; by default, with the runs of other apps.
     """
 
     def __init__(
@@ -51,18 +46,18 @@ class Jobs:
         command: Sequence[str] = TRAIN_COMMAND,
         at_once: int = 1,
         check: Callable[[RunConfig], None] = lambda config: None,
-        held: Callable[[], bool] = lambda: False,
+        turns: Turns | None = None,
     ) -> None:
         self.store = store
         self.command = tuple(command)
         self.at_once = at_once
         self.check = check
-        self.held = held
+        self.turns = turns or Turns(store.root)
+        self.turns.add(_NOUN, self._why_others_wait)
         self.waiting = Waiting(store)
-        self._cancelled: set[str] = set()
+        self._processes = Processes(self.turns, Kind(_NOUN, self._command, _pids, _write_end))
         self._attending: threading.Thread | None = None
         self._thread_lock = threading.Lock()
-        self._news = threading.Event()
 
     def running(self) -> list[Run]:
         """The runs that a process is working on, whoever started it, newest first."""
@@ -78,7 +73,7 @@ class Jobs:
         `InputError` when a setting cannot or may not be used, or the process cannot be started.
         """
         self.check(config.validate())
-        with self.waiting.locked():
+        with self.turns.locked():
             run = Run(self.store.root / self.store.new_id(config.data.task))
             config = replace(config, training=replace(config.training, output=str(run.path)))
             content = {**config.to_dict(), "created": time.time()}
@@ -89,14 +84,13 @@ class Jobs:
 
     def resume(self, id: str) -> Run:
         """Let a paused, killed, cancelled or failed run go on: at once, or when it is first in the queue."""
-        with self.waiting.locked():
+        with self.turns.locked():
             run = self.store.get(id)
             state = run.state
             if state not in RESUMABLE:
                 raise InputError(f"The run {id} is {state}; only one that was interrupted can go on.")
             (run.path / PAUSE_FILE).unlink(missing_ok=True)
             self.check(run.run_config())  # damaged settings are told now and not when its turn comes
-            self._cancelled.discard(id)
             self.waiting.add(run)
         self._next()
         return self._started(run)
@@ -113,38 +107,33 @@ class Jobs:
         A run that had begun before it was queued or paused is as it was: resuming goes on with it.
         """
         run = self.store.get(id)
-        with self.waiting.locked():
+        with self.turns.locked():
             if run.status()["state"] in ("queued", "paused"):
                 self.waiting.take(id)
                 begun = run.status()["step"] > 0
                 message = "" if begun else "Taken out of the queue before training began."
                 run.write_status(state="cancelled", message=message)
                 return
-        status = run.status()
-        pid, created = status["pid"], status["pid_created"]
-        if status["state"] not in UNFINISHED or not isinstance(pid, int) or pid == os.getpid():
-            return
-        if process_alive(pid, created):
-            self._cancelled.add(id)
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
+        self._processes.stop(run)
 
     def wait(self, id: str, seconds: float) -> bool:
         """Whether the run ended within ``seconds``."""
-        end = time.monotonic() + seconds
         run = self.store.get(id)
-        while run.alive or run.state == "queued":
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.05)
-        return True
+        return wait_until(lambda: not run.alive and run.state != "queued", seconds)
 
     def continue_queue(self) -> None:
         """Take up the runs that wait and are not in the queue: an earlier app left them, or they were brought back."""
-        with self.waiting.locked():
+        with self.turns.locked():
             self.waiting.recover()
         if self.waiting.ids():
             self._attend_queue()
+
+    def _why_others_wait(self, noun: str) -> str:
+        if self.active() is not None:
+            return f"A run is training; start the {noun} when it has ended, or cancel the run in Train."
+        if self.waiting.ids():
+            return f"A run waits in the queue; start the {noun} when it has ended, or take the run out of the queue."
+        return ""
 
     # Starting what is next
 
@@ -158,53 +147,28 @@ class Jobs:
 
     def _next(self) -> None:
         """Start as many of the waiting runs as there is room for."""
-        with self.waiting.locked():
+        with self.turns.locked():
             ids = self.waiting.ids()
-            room = self.at_once - len(self.running()) if ids and not self.held() else 0
+            room = self.at_once - len(self.running()) if ids and not self.turns.taken(_NOUN) else 0
             for id in ids:
                 if room <= 0:
                     break
                 run = Run(self.store.root / id)
                 try:
-                    run.write_status(state="starting", **own_identity())
+                    self._processes.launch(run, state="starting")
                 except FileNotFoundError:  # deleted a moment ago
                     continue
+                except InputError as error:
+                    run.write_status(state="failed", message=str(error))
                 self.waiting.take(id)
-                self._launch(run)
                 room -= 1
 
-    def _launch(self, run: Run) -> None:
-        """Start the process of a run that was made already, which is what ``--resume`` is for."""
-        try:
-            config = run.run_config()
-            self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
-            flags = [*_in_place(config, run).flags(), "--resume"]
-            process, identity = detached.start([*self.command, *flags], run.log_path)
-        except InputError as error:
-            run.write_status(state="failed", message=str(error))
-            return
-        except (OSError, ValueError) as error:  # of a text that no command line can hold
-            run.write_status(state="failed", message=f"The training process could not be started: {error}.")
-            return
-        if identity:  # of one that ended at once `_attend` says why
-            run.write_status(**identity)
-        threading.Thread(target=self._attend, args=(run, process), name=f"attend-{run.id}", daemon=True).start()
-
-    def _attend(self, run: Run, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the process, and write down how it ended if it could not do so itself."""
-        code = process.wait()
-        # Under the lock: somebody who lets the run go on at this moment does so before or after, and neither is lost.
-        with self.waiting.locked():
-            status = run.status()
-            if status["state"] in UNFINISHED and status["pid"] in (process.pid, os.getpid()):
-                if run.id in self._cancelled:
-                    run.write_status(state="cancelled", message="Cancelled before training began.")
-                elif code >= 0:
-                    silent = f"The training process ended with exit code {code} and said nothing."
-                    run.write_status(state="failed", message=last_sentence(run) or silent)
-                elif status["pid"] == os.getpid():
-                    run.write_status(state="failed", message=f"The training process was ended by signal {-code}.")
-        self._news.set()
+    def _command(self, run: Run) -> list[str]:
+        """The command of a run that was made already, which is what ``--resume`` is for."""
+        config = run.run_config()
+        self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
+        config = replace(config, training=replace(config.training, output=str(run.path)))  # where it is now
+        return [*self.command, *config.flags(), "--resume"]
 
     def _attend_queue(self) -> None:
         """See to it that a thread starts the waiting runs when there is room for them."""
@@ -222,11 +186,24 @@ class Jobs:
                 if not self.waiting.ids():
                     self._attending = None
                     return
-            # The end of a run that another app started brings no news.
-            self._news.wait(_LOOK_SECONDS)
-            self._news.clear()
+            # The end of work that another app started brings no news.
+            self._processes.news.wait(_LOOK_SECONDS)
+            self._processes.news.clear()
 
 
-def _in_place(config: RunConfig, run: Run) -> RunConfig:
-    """The settings with the directory of the run where it is now."""
-    return replace(config, training=replace(config.training, output=str(run.path)))
+def _pids(run: Run) -> set[int]:
+    status = run.status()
+    return {status["pid"]} if run.alive and status["pid"] is not None else set()
+
+
+def _write_end(run: Run, end: End) -> None:
+    """Write how a training ended that did not say so itself. One that a signal ended reads as killed without that."""
+    if run.status()["state"] not in UNFINISHED:
+        return
+    if end.asked:
+        run.write_status(state="cancelled", message="Cancelled before training began.")
+    elif end.code >= 0:
+        silent = f"The training process ended with exit code {end.code} and printed no message."
+        run.write_status(state="failed", message=last_sentence(run) or silent)
+    elif end.silent:
+        run.write_status(state="failed", message=f"The training process was ended by signal {-end.code}.")

@@ -5,18 +5,13 @@ that an id without such a run means nothing, and a run that the file does not na
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from filelock import FileLock
 
 from jola.runs.ids import is_plain_name
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.system.files import json_bytes, read_json, replace_file
 
 QUEUE_FILE = "queue.json"
-_LOCK_FILE = ".queue.lock"
 
 
 class Waiting:
@@ -25,18 +20,6 @@ class Waiting:
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self._path = store.root / QUEUE_FILE
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else changes the line, or starts a run from it, while the block runs."""
-        with disk_errors(self.store.root):
-            self.store.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.store.root / _LOCK_FILE)
-            lock.acquire()
-        try:
-            yield
-        finally:
-            lock.release()
 
     def ids(self) -> list[str]:
         """Ids of the runs that wait, first in line first."""
@@ -56,7 +39,7 @@ class Waiting:
         except OSError:
             return 0
 
-    # The following need the lock.
+    # Changes, which are made in `Turns.locked`.
 
     def add(self, run: Run) -> None:
         """Put a run at the end of the line. Its status is written first: a run is never in line and not waiting."""

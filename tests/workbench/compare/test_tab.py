@@ -24,6 +24,7 @@ from workbench.service.bench import Workbench
 from workbench.service.comparison_plan import Plan
 from workbench.service.comparisons import Comparisons
 from workbench.service.jobs import Jobs
+from workbench.service.processes import Turns
 from workbench.settings import Settings
 from workbench.train import tab as train
 from workbench.ui import form
@@ -36,8 +37,9 @@ PLAN = Plan(("jola", "gradient", "random"), ("dsp",), ("auto", "3"), (1, 2))
 @pytest.fixture
 def bench() -> Workbench:
     bench = Workbench.from_settings(Settings())
-    comparisons = Comparisons(bench.comparisons.root, bench.store, SLEEPS, bench.comparisons.check)
-    return replace(bench, comparisons=comparisons, jobs=Jobs(bench.store, SLEEPS, held=comparisons.working))
+    turns = Turns(bench.store.root)
+    comparisons = Comparisons(bench.comparisons.root, turns, SLEEPS, bench.comparisons.check)
+    return replace(bench, comparisons=comparisons, jobs=Jobs(bench.store, SLEEPS, turns=turns))
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from jola.selectors import SELECTORS
 from jola.studies.grid import SWAP_NAMES
 from tests.workbench.compare.compared import make_comparison
 from workbench.service.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
-from workbench.service.comparisons import APP_FOLDER, Comparisons, Stored
-from workbench.service.detached import environment, log_tail
+from workbench.service.comparisons import Comparisons
 from workbench.service.jobs import Jobs
+from workbench.service.processes import Turns, environment, log_tail
+from workbench.service.stored_comparison import APP_FOLDER, StoredComparison
 from workbench.settings import Settings
 
 # Stands for `jola compare`: the same folder and the same lines in the log, no model.
@@ -59,8 +60,7 @@ def comparisons(tmp_path: Path) -> Iterator[Make]:
     made: list[Comparisons] = []
 
     def make(program: str) -> Comparisons:
-        store = RunStore(tmp_path / "runs")
-        made.append(Comparisons(tmp_path / "comparisons", store, [sys.executable, "-c", program]))
+        made.append(Comparisons(tmp_path / "comparisons", Turns(tmp_path / "runs"), [sys.executable, "-c", program]))
         return made[-1]
 
     yield make
@@ -217,7 +217,7 @@ def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytes
         raise InputError("There is no space left on the disk.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stored, "write_plan", full)
+        patch.setattr(StoredComparison, "write_plan", full)
         with pytest.raises(InputError, match="no space"):
             one.start(RunConfig(), PLAN)
     assert not one.working()
@@ -267,7 +267,7 @@ def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:
     assert (found.state, found.message) == ("failed", "There is no task x.")
     wait_for(lambda: found.status().get("code") == 2)
     assert (found.state, found.message) == ("failed", "There is no task x.")
-    broken = Comparisons(one.root, one.store, ["/no/such/program"])
+    broken = Comparisons(one.root, one.turns, ["/no/such/program"])
     with pytest.raises(InputError, match="could not be started"):
         broken.start(RunConfig(), PLAN)
     assert {one.state for one in broken.list()} == {"failed"}
@@ -275,7 +275,7 @@ def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:
 
 def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: Path) -> None:
     one = comparisons(SLEEPS)
-    jobs = Jobs(one.store, [sys.executable, "-c", SLEEPS], held=one.working)
+    jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS], turns=one.turns)
     found = one.start(RunConfig(), PLAN)
     run = jobs.start(RunConfig())
     assert run.state == "queued"
@@ -291,8 +291,8 @@ def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: P
     wait_for(lambda: second.state == "starting")
     jobs.cancel(second.id)
     jobs.wait(second.id, 30)
-    with one._waiting.locked():
-        one._waiting.add(second)
+    with jobs.turns.locked():
+        jobs.waiting.add(second)
     with pytest.raises(InputError, match="A run waits in the queue"):
         one.resume(found.id)
 

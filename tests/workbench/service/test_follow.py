@@ -15,6 +15,7 @@ from jola.runs.store import RunStore
 from tests.workbench.recorded import ACCURACY, Recorder, gate_values
 from workbench.service import follow
 from workbench.service.follow import Follower, Followers
+from workbench.service.processes import Turns
 from workbench.service.run_frames import UNTRAINED, encode_gates, round_up, state_counts
 from workbench.service.waiting import Waiting
 
@@ -116,7 +117,7 @@ def test_a_waiting_run_tells_its_place_and_the_page_hears_of_the_queue(tmp_path:
     assert follower is not None
     tokens = {follower.token()}
     for run in runs:
-        with line.locked():
+        with Turns(line.store.root).locked():
             line.add(run)
         tokens.add(follower.token())
     assert len(tokens) == 3
@@ -124,7 +125,7 @@ def test_a_waiting_run_tells_its_place_and_the_page_hears_of_the_queue(tmp_path:
     assert snapshot["message"] == "Waiting for its turn: 2. in line"
     assert [entry["id"] for entry in snapshot["queue"]] == ["a", "b"]
     assert snapshot["can"] == ["cancel"] and not snapshot["active"]
-    with line.locked():
+    with Turns(line.store.root).locked():
         line.take("a")
     runs[0].write_status(state="finished")
     assert follower.snapshot()["message"] == "Waiting for its turn: next in line"

@@ -14,8 +14,8 @@ from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from workbench.service.detached import last_sentence, log_tail
 from workbench.service.jobs import Jobs
+from workbench.service.processes import last_sentence, log_tail
 
 # Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
 TRAINS = """
@@ -156,7 +156,7 @@ def test_settings_that_the_app_may_not_train_with_start_nothing(tmp_path: Path) 
     run.write_status(state="cancelled")
     with pytest.raises(InputError, match="not open"):
         one.resume("imported")
-    with one.waiting.locked():
+    with one.turns.locked():
         one.waiting.add(run)
     one.continue_queue()
     wait_for(lambda: run.state == "failed")

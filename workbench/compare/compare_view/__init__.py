@@ -17,9 +17,10 @@ import gradio as gr
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from workbench.service.comparison_plan import counted
-from workbench.service.comparisons import Comparisons, Stored
-from workbench.service.detached import log_tail
+from workbench.service.comparisons import Comparisons
 from workbench.service.estimate import duration
+from workbench.service.processes import log_tail
+from workbench.service.stored_comparison import StoredComparison
 
 _HERE = Path(__file__).parent
 
@@ -87,7 +88,7 @@ def snapshot(comparisons: Comparisons, id: str, known: Rows | None = None) -> di
     return view
 
 
-def _row(found: Stored) -> dict[str, Any]:
+def _row(found: StoredComparison) -> dict[str, Any]:
     planned = found.planned()
     done = found.ended_cells()
     return {
@@ -101,7 +102,7 @@ def _row(found: Stored) -> dict[str, Any]:
     }
 
 
-def _chosen(found: Stored) -> dict[str, Any]:
+def _chosen(found: StoredComparison) -> dict[str, Any]:
     state, now, left = found.state, found.now(), found.seconds_left()
     return {
         **_row(found),
@@ -116,7 +117,7 @@ def _chosen(found: Stored) -> dict[str, Any]:
     }
 
 
-def about(found: Stored) -> str:
+def about(found: StoredComparison) -> str:
     """Data, model and size of a comparison in one line."""
     try:
         config = found.config()
@@ -127,7 +128,7 @@ def about(found: Stored) -> str:
     return f"{Path(config.data.task).name} · {model} · {examples} · {counted(config.training.epochs, 'epoch')}"
 
 
-def words(found: Stored) -> str:
+def words(found: StoredComparison) -> str:
     """What is compared in one line."""
     try:
         return found.plan().words()

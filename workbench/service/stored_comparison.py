@@ -1,0 +1,216 @@
+"""One comparison of selectors on disk: what was asked for, what is done, and how its process fares.
+
+::
+
+    ID/             what ``jola compare --output`` writes, and nothing else: `jola.studies.results`
+    .app/ID/        status.json, asked.json and log.txt of its process
+"""
+
+import re
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.runs.ids import is_plain_name
+from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.system.processes import workers
+from workbench.service.comparison_plan import Plan, cell_words, config_of, shared_settings
+from workbench.service.processes import at_work, last_sentence, log_tail
+
+APP_FOLDER = ".app"
+
+State = Literal["working", "finished", "stopped", "failed"]
+
+_PHASES = {"train": "training", "evaluate": "testing"}
+_NOW = re.compile(r"[0-9]+ of [0-9]+: ([\w-]+), (.+?)(?: …|: ([0-9]+) of ([0-9]+)\b.*)")
+_INTERRUPTED = "interrupted"
+_WRITING = threading.Lock()
+"""Held while a status is changed: the end of a process and a click may come at the same moment."""
+
+
+@dataclass(frozen=True)
+class Now:
+    """What a comparison does at the moment, as its log says."""
+
+    words: str
+    done: int = 0
+    total: int = 0
+    """Of this step; 0 when it is not counted."""
+
+
+class StoredComparison:
+    """One comparison; reads its files anew at every question."""
+
+    def __init__(self, root: Path, id: str) -> None:
+        self.id = id
+        self.folder = root / id
+        self._own = root / APP_FOLDER / id
+
+    @property
+    def log_path(self) -> Path:
+        """What its process printed."""
+        return self._own / "log.txt"
+
+    def is_there(self) -> bool:
+        """Whether the folder holds a comparison, or one that was asked for."""
+        return self.folder.is_dir() and ((self._own / "status.json").is_file() or bool(self._written()))
+
+    def status(self) -> dict[str, Any]:
+        """Process, times and end as the app wrote them down; empty for a comparison that a shell began."""
+        return read_json(self._own / "status.json") or {}
+
+    def write_status(self, **changes: Any) -> None:
+        """Change the status in one step."""
+        with _WRITING:
+            with disk_errors(self._own):
+                self._own.mkdir(parents=True, exist_ok=True)
+            replace_file(self._own / "status.json", json_bytes({**self.status(), **changes}), durable=True)
+
+    def write_plan(self, config: RunConfig, plan: Plan) -> None:
+        """Keep what was asked for, which the process writes into its own folder some seconds later."""
+        if written := self._written():
+            content = {**written, "planned": plan.cell_names()}
+            replace_file(self.folder / "comparison.json", json_bytes(content, indent=2))
+        else:
+            with disk_errors(self._own):
+                self._own.mkdir(parents=True, exist_ok=True)
+            replace_file(self._own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
+
+    def _written(self) -> dict[str, Any]:
+        return read_json(self.folder / "comparison.json") or {}
+
+    def config(self) -> RunConfig:
+        """The settings that all its cells share. `InputError` when they are damaged."""
+        settings = self._written().get("settings") or (read_json(self._own / "asked.json") or {}).get("config")
+        if not isinstance(settings, dict):
+            raise InputError(f"The settings of the comparison {self.id} are missing or damaged; delete it.")
+        return config_of(settings)
+
+    def has_settings(self, config: RunConfig) -> bool:
+        """Whether a comparison with these settings could go on with its results."""
+        try:
+            return shared_settings(self.config()) == shared_settings(config)
+        except InputError:
+            return False
+
+    def plan(self) -> Plan:
+        """What it compares: what was asked for last, here or in a shell. `InputError` when that is damaged."""
+        planned = self._written().get("planned")
+        plan = Plan.of_cells(planned) if isinstance(planned, list) else None
+        return plan or Plan.from_dict((read_json(self._own / "asked.json") or {}).get("plan"))
+
+    @property
+    def created(self) -> float:
+        """When it was asked for, in seconds since the epoch."""
+        created = self.status().get("created")
+        if isinstance(created, int | float):
+            return float(created)
+        with suppress(OSError):
+            return (self.folder / "comparison.json").stat().st_mtime
+        return 0.0
+
+    def planned(self) -> list[str]:
+        """Names of the cells that were asked for."""
+        planned = self._written().get("planned")
+        if isinstance(planned, list):
+            return [str(name) for name in planned if is_plain_name(str(name))]
+        try:
+            return self.plan().cell_names()
+        except InputError:
+            return []
+
+    def ended_cells(self) -> dict[str, float]:
+        """When each result was written, by the name of its cell."""
+        found = {}
+        for path in self.folder.glob("cells/*/result.json"):
+            with suppress(OSError):
+                found[path.parent.name] = path.stat().st_mtime
+        return found
+
+    def mark(self) -> str:
+        """Changes whenever there is another result, or other scores."""
+        marks = sorted(self.ended_cells().items())
+        for path in sorted(self.folder.glob("scores/*.json")):
+            with suppress(OSError):
+                marks.append((path.name, path.stat().st_mtime))
+        return str(hash((self.id, tuple(marks)))) if marks else ""
+
+    @property
+    def working(self) -> bool:
+        """Whether a process is at work on it, whoever started it."""
+        return self._is_run_by_an_app() or bool(workers(self.folder))
+
+    def processes(self) -> set[int]:
+        """Numbers of the processes that are at work on it."""
+        mine = {self.status()["pid"]} if self._is_run_by_an_app() else set()
+        return mine | set(workers(self.folder))
+
+    def _is_run_by_an_app(self) -> bool:
+        return not self.status().get("ended") and at_work(self)
+
+    @property
+    def state(self) -> State:
+        """The state now, by its process, its results and the end of its log."""
+        return self._state_and_message()[0]
+
+    @property
+    def message(self) -> str:
+        """Why it failed or stopped, in one sentence; empty for others."""
+        return self._state_and_message()[1]
+
+    def _state_and_message(self) -> tuple[State, str]:
+        if self.working:
+            return "working", ""
+        status, planned = self.status(), self.planned()
+        if planned and set(planned) <= set(self.ended_cells()):
+            return "finished", ""
+        if status.get("stopped"):
+            return "stopped", "What is done is kept; Resume begins with the training that was under way."
+        text, code = log_tail(self), status.get("code")
+        said = last_sentence(self)
+        if (isinstance(code, int) and code > 0 and said != _INTERRUPTED) or _LAST_WORDS.search(text):
+            return "failed", said or f"The process ended with exit code {code} and said nothing."
+        if isinstance(code, int) and code < 0:
+            return "failed", f"The process was ended by signal {-code}; Resume goes on with what is done."
+        if status.get("failed"):
+            return "failed", str(status["failed"])
+        return "stopped", "Its process ended before all was done; what is done is kept, and Resume goes on."
+
+    def now(self) -> Now | None:
+        """What its process does at the moment; None while it does not work."""
+        if not self._is_run_by_an_app():
+            return Now("At work in a shell") if self.working else None
+        for line in reversed(log_tail(self).splitlines()):
+            if found := _NOW.fullmatch(line.strip()):
+                seeds = len({name.rpartition("seed")[2] for name in self.planned()}) > 1
+                words = f"{cell_words(found[1], seeds=seeds)}: {_PHASES.get(found[2], found[2])}"
+                return Now(words, int(found[3] or 0), int(found[4] or 0))
+            if line.startswith("Loading"):
+                break
+        return Now("Loading the model and the data")
+
+    def seconds_left(self) -> float | None:
+        """Time that the cells to come will take, at the pace of those since the process began; None before the first.
+
+        The one under way counts as a whole one minus what it has taken, and as a tenth of one when it is slower.
+        """
+        began = self.status().get("started")
+        if not self._is_run_by_an_app() or not isinstance(began, int | float):
+            return None
+        ended = self.ended_cells()
+        planned = self.planned()
+        made = [when for name in planned if (when := ended.get(name, 0.0)) >= began]
+        missing = sum(name not in ended for name in planned)
+        if not made or not missing:
+            return None
+        each = (max(made) - began) / len(made)
+        return each * (missing - 1) + max(each - (time.time() - max(made)), 0.1 * each)
+
+
+_LAST_WORDS = re.compile(r"(?:^|\n)(?:error: .*|\w[\w.]*(?:Error|Exception)\b.*)\Z")
+"""How a process ends that refuses its settings, or breaks."""
