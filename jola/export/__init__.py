@@ -1,9 +1,11 @@
 """Export of trained edits: plain checkpoints, adapters of other libraries, scripts and tables.
 
-from jola.export import export_merged
+    from jola.export import export_merged
 
-report = export_merged(model, "my-model", dtype="float16")
-print(report.describe())
+    report = export_merged(model, "my-model", dtype="float16")
+    print(report.describe())
+
+docs/exporting.md describes the formats.
 """
 
 from jola.export.affine import Affine, affine_edits

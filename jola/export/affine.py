@@ -1,7 +1,7 @@
-"""Edits as plain affine maps: what each site of each layer is multiplied by and what is added there.
+"""Edits as affine maps: the scale and the offset applied at each site of each layer.
 
-Every export starts from these: gates at their evaluation value, masks and strength are worked in, and several edits at
-one site are one map.
+All exports start from these maps. They include the gates at their evaluation values, masks and strength; several edits
+at one site are combined into one map.
 """
 
 import math
@@ -26,40 +26,40 @@ Place = tuple[Site, int]
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """z ↦ scale ⊙ z + offset at one site of one layer; both (units · width), float64, on the processor."""
+    """z ↦ scale ⊙ z + offset at one site of one layer; both (units · width,), float64, on the CPU."""
 
     scale: Tensor
     offset: Tensor
 
     @property
     def scales(self) -> bool:
-        """Whether it multiplies by anything other than 1."""
+        """Whether any factor differs from 1."""
         return bool((self.scale != 1).any())
 
     @property
     def offsets(self) -> bool:
-        """Whether it adds anything."""
+        """Whether anything is added."""
         return bool((self.offset != 0).any())
 
     def then(self, second: "Affine") -> "Affine":
-        """The map that does this one and then the second."""
+        """The composition: this map, then the second."""
         return Affine(second.scale * self.scale, second.scale * self.offset + second.offset)
 
 
 Affines = Mapping[Place, Affine]
-"""The maps of a model; places without one are not edited."""
+"""The maps of a model by place; places without a map are not edited."""
 
 
 def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> dict[Place, Affine]:
-    """The edits in use as maps, at the places where they do anything.
+    """The edits in use as maps, only at places where they have an effect.
 
     Args:
-        mask: As for `EditedModel.forward`, the same for all rows of a batch.
+        mask: As for `EditedModel.forward`, but without a batch dimension.
         strength: Factor on every edit.
 
     Raises:
-        InputError: An intervention in use is not a `GatedEdits` at heads or MLPs, or the mask is for rows of a batch,
-            or the strength is no finite number.
+        InputError: An intervention in use is not a `GatedEdits` at heads or MLPs, or the mask has a batch
+            dimension, or the strength is not finite.
         ValueError: The mask does not fit the edits.
     """
     return combined(model.in_use, model.masks(mask), strength)
@@ -68,7 +68,7 @@ def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1
 def combined(
     interventions: Sequence[Intervention], masks: Sequence[EditMask | None], strength: float = 1.0
 ) -> dict[Place, Affine]:
-    """The maps of interventions that act one after the other, each with its mask; see `affine_edits`."""
+    """The maps of a sequence of interventions, each with its mask; see `affine_edits`."""
     if not math.isfinite(strength):
         raise InputError(f"The strength is {strength}; it must be a finite number.")
     result: dict[Place, Affine] = {}
@@ -76,7 +76,7 @@ def combined(
         if not isinstance(intervention, GatedEdits) or intervention.site not in (Site.HEADS, Site.MLP):
             raise InputError(
                 f"An intervention of type {type(intervention).__name__} at '{intervention.site}' is not a fixed scale "
-                "and offset of heads or MLPs, and cannot be exported; keep it in Python."
+                "and offset of heads or MLPs and cannot be exported; use it from Python."
             )
         scale, offset = (vectors(intervention, half, mask, strength).cpu().double() for half in ("scale", "offset"))
         for layer in range(intervention.layers):
@@ -88,25 +88,25 @@ def combined(
 
 @torch.no_grad()
 def vectors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
-    """g·m or g·a of all units with mask and strength worked in: (layers, units, width), float32; 0 where closed."""
+    """g·m or g·a of all units, times mask and strength: (layers, units, width), float32; 0 where closed."""
     factor = edits.gate_values()[half] * factors(edits, half, mask, strength)
     shape = edits.layers, edits.units, edits.width
     vector = edits.get_parameter(half) if half in edits.halves else factor.new_zeros(shape)
     factor = factor.unsqueeze(-1)
-    # What is closed is nothing, whatever its vector holds.
+    # A closed unit contributes exactly 0, even if its vector is not finite.
     return torch.where(factor == 0, torch.zeros_like(vector), factor * vector)
 
 
 def factors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
-    """What mask and strength multiply one half of each unit by: (layers, units)."""
+    """The factor from mask and strength on one half of each unit: (layers, units)."""
     ones = torch.ones(edits.layers, edits.units, device=edits.editable.device)
     if mask is None:
         return ones * strength
     given: Tensor = getattr(mask, half).to(ones)
     if given.dim() == 3:
-        raise InputError("A mask for the rows of a batch cannot be exported; give one for all of them.")
+        raise InputError("A mask with a batch dimension cannot be exported; give one mask of shape (layers, units).")
     if given.shape != ones.shape:
         raise ValueError(
-            f"The mask has shape {tuple(given.shape)}; the edits at {edits.site} need {tuple(ones.shape)}."
+            f"The mask has shape {tuple(given.shape)}; it must be {tuple(ones.shape)} for the edits at {edits.site}."
         )
     return given * strength

@@ -1,4 +1,4 @@
-"""The README of what is exported: what it is, how to load it, what was measured."""
+"""Model cards of exports: description, how to load, and measurements."""
 
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def header(model: "EditedModel", tags: list[str], library: str) -> str:
-    """The front matter of a card."""
+    """The YAML front matter of a card."""
     data = ModelCardData(base_model=hub_id(model.name), library_name=library, pipeline_tag="text-generation", tags=tags)
     return f"---\n{data.to_yaml()}\n---"
 
 
 def folded_card(model: "EditedModel", report: "FoldReport") -> str:
-    """README of a folded checkpoint."""
+    """The model card of a folded checkpoint."""
     base = portable_name(model.name)
     before, after = report.before_cast, report.after_cast
     converted = (
@@ -49,7 +49,7 @@ def folded_card(model: "EditedModel", report: "FoldReport") -> str:
         f"The edits change logits by up to {report.effect:.3g}, and {report.dtype} alone changes those of the frozen "
         f"model by up to {report.base_rounding:.2g}. The most likely token is the same at {after.same_top} of "
         f"{report.tokens} positions.",
-        "The licence of the base model holds for this one too. The edits were learned from few examples: measure them "
-        "on your own data.",
+        "The license of the base model applies to this model too. The edits were trained on few examples: evaluate "
+        "them on your own data.",
     ]
     return str(ModelCard("\n\n".join(lines) + "\n"))

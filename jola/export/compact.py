@@ -1,4 +1,4 @@
-"""Adapters to give away: as a folder or a zip file, whole or with nothing in it but what is open."""
+"""Export of adapters for sharing: as a folder or a zip file, complete or compact (only open edits)."""
 
 import json
 import zipfile
@@ -27,22 +27,22 @@ from jola.system.safe_zip import MAX_RATIO
 if TYPE_CHECKING:
     from jola.jola_model import Masks
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal adapters give equal files
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed timestamp, so that equal adapters give identical files
 
 
 @dataclass(frozen=True)
 class AdapterReport:
-    """What was written, and how large the adapter was as it lay in its directory."""
+    """The exported adapter, and its size before the export."""
 
     path: str
     bytes: int
     bytes_before: int
     kept: int
-    """Halves of edits that do something."""
+    """Number of open edit halves."""
     total: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         return (
             f"adapter  {self.path}, {self.bytes:,} bytes ({self.bytes_before:,} before), {self.kept} of {self.total} "
             "halves of edits are open"
@@ -59,19 +59,19 @@ def export_adapter(
     facts: Mapping[str, Any] | None = None,
     results: Iterable[EvalResult] = (),
 ) -> AdapterReport:
-    """Write an adapter anew, without folders of this machine in the name of its model.
+    """Write an adapter for sharing, without local folders in the name of its base model.
 
     Args:
         adapter: An adapter directory, a zip file, or "owner/name" on the Hub.
         output: A new folder, or a new file whose name ends in ``.zip``.
-        compact: Leave out the vectors that do nothing (`jola.adapters.tensors`); the gates stay.
-        mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are worked into the vectors.
+        compact: Leave out the vectors of closed gates (`jola.adapters.tensors`); the gates are kept.
+        mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are applied to the vectors.
         strength: Factor on every edit.
-        facts, results: For the README, as `jola.export.run_facts` reads them from a run. Without them, the README that
-            the adapter has is kept, unless edits were changed.
+        facts, results: Contents of the model card, from `jola.export.run_facts`. Without them, the existing card is
+            kept, unless mask or strength change the edits.
 
     Raises:
-        InputError: The adapter cannot be read, or the output is there already or cannot be written.
+        InputError: The adapter cannot be read, or the output already exists or cannot be written.
     """
     output = Path(output)
     with local_adapter(adapter) as folder:
@@ -82,7 +82,7 @@ def export_adapter(
         own = folder / "README.md"
         changed = mask is not None or strength != 1.0
         card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() and not (changed or facts) else None
-    edits = [e for e in source.interventions if isinstance(e, GatedEdits)]  # all that adapters hold
+    edits = [e for e in source.interventions if isinstance(e, GatedEdits)]  # adapters contain no other interventions
     with torch.no_grad():
         for e in edits:
             for half in e.halves:
@@ -92,7 +92,10 @@ def export_adapter(
     if compact:
         tensors, config["compact"] = compacted(edits, tensors), True
     if changed:
-        facts = {**(facts or {}), "Worked in": "switches and strengths of edits; figures above are from before"}
+        facts = {
+            **(facts or {}),
+            "Modified edits": "exported with a mask or a strength; the figures above were measured without them",
+        }
     files = {
         CONFIG_NAME: json.dumps(config, indent=2, ensure_ascii=False).encode(),
         WEIGHTS_NAME: save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"}),
@@ -103,7 +106,7 @@ def export_adapter(
 
 
 def _written(files: Mapping[str, bytes], output: Path) -> int:
-    """Write the files into a folder or a zip file; the bytes that they take there."""
+    """Write the files to a folder or a zip file; returns the size in bytes."""
     if output.suffix == ".zip":
         with new_file(output) as draft, disk_errors(output), zipfile.ZipFile(draft, "w", compresslevel=9) as archive:
             for name, data in files.items():
@@ -116,7 +119,7 @@ def _written(files: Mapping[str, bytes], output: Path) -> int:
 
 
 def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], int, int]:
-    """The tensors of an adapter with masks worked in, how many halves do something, and how many there are."""
+    """The tensors of an adapter with masks applied, the number of open halves, and the number of all halves."""
     result, kept, total = dict(tensors), 0, 0
     for edits, mask in zip(source.interventions, source.masks, strict=True):
         assert isinstance(edits, GatedEdits)
@@ -132,6 +135,6 @@ def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tens
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.external_attr = 0o644 << 16
-    # Zeros alone pack so well that whoever unpacks them carefully would take them for a bomb.
+    # Data that compresses very well, such as zeros, is stored as it is: readers would reject it as a zip bomb.
     packs_too_well = len(zlib.compress(data, 9)) * MAX_RATIO < 2 * len(data)
     archive.writestr(info, data, zipfile.ZIP_STORED if packs_too_well else zipfile.ZIP_DEFLATED, compresslevel=9)

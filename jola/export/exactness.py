@@ -1,14 +1,14 @@
-"""How well an exported model computes what the edited one does, measured on prompts.
+"""The exactness of an export: how closely its logits match those of the edited model on prompts.
 
-Logits are compared in float32 arithmetic, at every position of every prompt, so that what is measured is the export and
-not the rounding of a pass. `Deviation.lost` is the measure that decides: with E the logits of the edited model, B those
-of the frozen one and E', B' the same after export (B' with weights in the exported number format),
+Logits are compared in float32 arithmetic, at every position of every prompt, so that the result reflects the export
+and not the rounding of a pass. `Deviation.lost` is the deciding measure. Let E be the logits of the edited model, B
+those of the frozen model, and E', B' the same after the export (B' with weights in the exported number format). Then
 
     lost = ‖(E' − B') − (E − B)‖ / ‖E − B‖
 
-is the share of the edits' effect that the export does not reproduce, root mean square over all logits: 0 is exact, and
-1 is what a checkpoint without the edits would have. The rounding of weights that no edit touches is in B' and E' alike,
-so it does not count against the edits.
+is the share of the edits' effect that the export does not reproduce, as a root mean square over all logits: 0 is exact,
+and 1 is the value for a checkpoint without the edits. Rounding of weights without edits affects B' and E' equally, so
+it does not count.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,15 +36,15 @@ PROMPTS = (
     "List the ingredients for a simple vegetable soup for four people, one on each line.",
     "My neighbour's dog barks all night. Help me write a short and friendly letter to them.",
 )
-"""What is measured on when no prompts are given."""
+"""The default prompts for measuring exactness."""
 
 Logits = Callable[[Tensor], Tensor]
-"""Token ids (1, tokens) → logits (tokens, vocabulary), float32 on the processor."""
+"""Token ids (1, tokens) → logits (tokens, vocabulary), float32 on the CPU."""
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far the logits of one model are from those it should have, over all prompts."""
+    """The deviation of logits from their reference, over all prompts."""
 
     largest: float
     """Largest |Δlogit|."""
@@ -58,18 +58,20 @@ def encode_prompts(model: "EditedModel", prompts: Sequence[str] | None) -> list[
     """Each prompt as one user turn in the model's template: token ids (1, tokens).
 
     Raises:
-        InputError: There are no prompts, or one is empty or longer than the model takes.
+        InputError: There are no prompts, or one is empty or longer than the model accepts.
     """
     texts = PROMPTS if prompts is None else tuple(prompts)
     if not texts or not all(text.strip() for text in texts):
-        raise InputError("There is no prompt to measure on, or an empty one; give some text, or leave prompts out.")
+        raise InputError(
+            "A prompt is empty, or no prompts are given; give non-empty prompts, or omit them to use the default ones."
+        )
     template = Template(model.tokenizer)
     limit = getattr(model.config, "max_position_embeddings", None)
     rows = []
     for text in texts:
         ids = template.encode_prompt(Example((Message("user", text),), ""))
         if limit is not None and len(ids) > limit:
-            raise InputError(f"A prompt has {len(ids)} tokens, and the model takes {limit}; shorten it.")
+            raise InputError(f"A prompt has {len(ids)} tokens, but the model accepts at most {limit}; shorten it.")
         rows.append(torch.tensor([ids]))
     return rows
 
@@ -85,7 +87,7 @@ def plain_logits(model: PreTrainedModel) -> Logits:
 
 
 class Steps:
-    """Passes through prompts, one step of progress for each."""
+    """Runs prompts through a model and reports progress per prompt."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self._done = progress, 0
@@ -111,7 +113,7 @@ def deviation(
     exported: Sequence[Tensor],
     exported_base: Sequence[Tensor] | None = None,
 ) -> Deviation:
-    """Compare an exported model with the edited one; `exported_base` is the frozen one in the same number format."""
+    """Compare an exported model with the edited model; `exported_base` is the frozen model in the exported format."""
     wrong = effect = 0.0
     for e, b, x, p in zip(edited, base, exported, exported_base or base, strict=True):
         wrong += float(((x - p) - (e - b)).double().square().sum())
@@ -122,5 +124,5 @@ def deviation(
 
 
 def percent(share: float) -> str:
-    """A share in two digits."""
+    """Format a share as a percentage with two significant digits."""
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"

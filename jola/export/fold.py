@@ -1,12 +1,13 @@
-"""Fold edits into plain weights: a checkpoint that transformers loads, and runs as fast, without any code of ours.
+"""Fold edits into the weights: a plain checkpoint that transformers loads without any code of ours.
 
 With y = W z + b the attention output projection and z' = s ⊙ z + c an edit of its input,
 
     y = W (s ⊙ z + c) + b = (W diag(s)) z + (b + W c),
 
-so that scales go into columns of W and offsets into its bias; an edit of the MLP's output goes into rows and bias of
-its last projection. This is exact. What can go wrong is the number format: in bfloat16 a scale of 1.001 rounds back to
-1. `export_merged` therefore measures what it wrote (see `jola.export.exactness`) and refuses what lost the edits.
+so scales are folded into the columns of W and offsets into its bias. An edit of the MLP output is folded into the rows
+and the bias of the last projection of the MLP. This is exact up to the number format: in bfloat16, a scale of 1.001
+rounds to 1. `export_merged` therefore measures the result (see `jola.export.exactness`) and refuses it if the edits are
+lost.
 """
 
 import time
@@ -37,25 +38,25 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
 LOST_LIMIT = 0.1
-"""Largest share of the edits' effect that an export may lose (`jola.export.exactness`)."""
+"""Maximum share of the edits' effect that an export may lose (`jola.export.exactness`)."""
 
 
 @dataclass(frozen=True)
 class FoldReport:
-    """What was written and how exact it is.
+    """The exported checkpoint and its exactness.
 
-    |Δlogit| are over all positions of `prompts` prompts with `tokens` tokens together, in float32 arithmetic.
+    |Δlogit| covers all positions of `prompts` prompts with `tokens` tokens in total, in float32 arithmetic.
     """
 
     folder: str
     base_model: str
     architecture: str
     converted_from: str | None
-    """Architecture of the frozen model, where the checkpoint has another one."""
+    """Architecture of the frozen model, if the checkpoint has another one."""
     dtype: str
     bytes: int
     added_numbers: int
-    """Weights that the checkpoint has and the frozen model has not: biases."""
+    """Number of added weights (biases) compared with the frozen model."""
     prompts: int
     tokens: int
     effect: float
@@ -63,9 +64,9 @@ class FoldReport:
     before_cast: Deviation
     """The folded weights in float32 against the edited model."""
     after_cast: Deviation
-    """The weights in the written files against the edited model."""
+    """The written weights against the edited model."""
     base_rounding: float
-    """Largest |Δlogit| that the number format makes in the frozen model, without any edit."""
+    """Largest |Δlogit| caused by the number format in the frozen model, without edits."""
     seconds: float
 
     @property
@@ -74,7 +75,7 @@ class FoldReport:
         return not max(self.before_cast.lost, self.after_cast.lost) <= LOST_LIMIT
 
     def describe(self) -> str:
-        """A few lines for people."""
+        """A summary of a few lines."""
         kind = self.architecture + (f", converted from {self.converted_from}" if self.converted_from else "")
         n = f"n = {self.prompts} prompts, {self.tokens} tokens"
         after = self.after_cast
@@ -96,13 +97,13 @@ class FoldReport:
 def merge(
     model: "EditedModel", mask: "Masks" = None, strength: float = 1.0, *, dtype: str | torch.dtype | None = None
 ) -> PreTrainedModel:
-    """The edited model as a plain one: a new model, the given one stays as it is.
+    """Fold the edits into a new plain model; the given model is not changed.
 
     Args:
         mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are folded in.
         strength: Factor on every edit.
         dtype: Number format of the new model; None keeps that of the frozen one. A 16-bit format may round small
-            scales away: `export_merged` measures it.
+            scales to 1: `export_merged` measures this.
 
     Returns:
         A model of the same class, or Llama for Qwen2 and Mistral with offsets, on the device of the frozen model.
@@ -123,14 +124,14 @@ def merge_and_unload(
     mask: "Masks" = None,
     strength: float = 1.0,
 ) -> PreTrainedModel:
-    """`merge`, and with ``safe`` measured as `export_merged` measures what it writes.
+    """`merge`, and with ``safe`` the same check as in `export_merged`.
 
     Args:
-        safe: Refuse a number format that loses more than `LOST_LIMIT` of the edits' effect; False measures nothing.
+        safe: Refuse a number format that loses more than `LOST_LIMIT` of the edits' effect; False skips the check.
         prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
 
     Raises:
-        InputError: As `merge`, or the number format loses the edits.
+        InputError: As for `merge`, or the number format loses the edits.
     """
     merged = merge(model, mask, strength, dtype=dtype)
     if not safe:
@@ -165,26 +166,26 @@ def export_merged(
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> FoldReport:
-    """Write the edited model as a plain Hugging Face checkpoint, with its tokenizer, and measure it.
+    """Write the edited model as a plain Hugging Face checkpoint with its tokenizer, and measure its exactness.
 
-    The folder appears complete or not at all. What is measured is what was written: it is loaded again with
+    The folder appears complete or not at all. For the measurement, the checkpoint is loaded again with
     ``AutoModelForCausalLM``.
 
     Args:
         folder: A new folder.
-        dtype: Number format of the weights; None keeps that of the frozen model as it is loaded.
+        dtype: Number format of the weights; None keeps that of the loaded model.
         prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
         safe: Refuse a checkpoint that loses more than `LOST_LIMIT` of the edits' effect; False writes it and warns.
         mask, strength: As for `merge`.
 
     Raises:
-        InputError: The architecture cannot hold the edits, the number format loses them, or the folder is there already
+        InputError: The architecture cannot hold the edits, the number format loses them, or the folder already exists
             or cannot be written.
     """
     began, progress = time.monotonic(), progress or Quiet()
     form = _dtype(dtype, model)
     edits = affine_edits(model, mask, strength)
-    target = target_of(model.base, edits)  # refuses before anything takes time
+    target = target_of(model.base, edits)  # refuses early, before the slow steps
     rows = exactness.encode_prompts(model, prompts)
     with new_folder(folder) as draft, quiet_transformers():
         progress.phase("Measuring", (4 if _rounds(model, form) else 3) * len(rows))
@@ -200,7 +201,7 @@ def export_merged(
         del merged
         progress.phase("Writing the checkpoint")
         added = _write(model, edits, form, draft)
-        progress.phase("Measuring what was written", len(rows))
+        progress.phase("Measuring the checkpoint", len(rows))
         steps = exactness.Steps(progress)
         written = steps.through(exactness.plain_logits(_reload(draft, model)), rows)
         after = exactness.deviation(edited, base, written, rounded_base)
@@ -223,7 +224,7 @@ def export_merged(
         _judge(report, rows, safe, progress)
         with disk_errors(draft):
             (draft / "README.md").write_text(folded_card(model, report), encoding="utf-8")
-            for file in draft.iterdir():  # transformers writes some of them for the owner's eyes alone
+            for file in draft.iterdir():  # transformers makes some files readable only by their owner
                 file.chmod((draft / "README.md").stat().st_mode)
     return report
 
@@ -240,7 +241,7 @@ def references(
 
 
 def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextManager[Any]]:
-    """The model itself, or a copy with a wider base, and the block in which its edits are the ones in use."""
+    """The model, or a copy with the base in float32, and a context in which its edits are in use."""
     if model.base.dtype == torch.float32:
         return model, model.using(model.in_use)
     wide = type(model)(rebuild(model.base, {}, torch.float32), model.tokenizer, model.edit_config, name=model.name)
@@ -248,19 +249,19 @@ def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextMan
 
 
 def _rounds(model: "EditedModel", form: torch.dtype) -> bool:
-    """Whether the number format may change the frozen weights."""
+    """Whether the number format can change the frozen weights."""
     return form != torch.float32 and form != model.base.dtype
 
 
 def _write(model: "EditedModel", edits: Affines, form: torch.dtype, draft: Path) -> int:
-    """Write weights, configurations and tokenizer; returns how many numbers the model has more than the frozen one."""
+    """Write weights, configurations and tokenizer; returns the number of weights added to the frozen model."""
     merged = rebuild(model.base, edits, form)
     with disk_errors(draft):
         try:
             merged.save_pretrained(draft)
-        except ValueError as error:  # of a generation configuration that contradicts itself
+        except ValueError as error:  # an inconsistent generation configuration
             raise InputError(
-                f"The generation settings of this model cannot be written ({str(error).splitlines()[0]}); change "
+                f"The generation settings of this model cannot be saved ({str(error).splitlines()[0]}); change "
                 "model.base.generation_config and export it again."
             ) from error
         model.tokenizer.save_pretrained(draft)
@@ -278,8 +279,8 @@ def _reload(folder: Path, model: "EditedModel") -> PreTrainedModel:
     merged, report = loaded
     if problems := [str(key) for kind in ("missing_keys", "unexpected_keys") for key in sorted(report[kind])]:
         raise InputError(
-            f"What was written cannot be read back ({', '.join(problems[:3])} missing or unexpected); export the "
-            "adapter instead."
+            f"The exported checkpoint cannot be read back ({', '.join(problems[:3])} missing or unexpected); export "
+            "the adapter instead."
         )
     return merged.to(model.device).eval()
 
@@ -299,13 +300,13 @@ def _lost(form: torch.dtype, before: Deviation, after: Deviation, effect: float,
     return (
         f"in {str(form).removeprefix('torch.')} the checkpoint loses {percent(after.lost)} of the edits' effect on the "
         f"logits, and {percent(LOST_LIMIT)} is the limit: max |Δlogit| is {before.largest:.2g} before the cast and "
-        f"{after.largest:.2g} after it where the edits change up to {effect:.2g} (n = {len(rows)} prompts, "
+        f"{after.largest:.2g} after it while the edits change logits by up to {effect:.2g} (n = {len(rows)} prompts, "
         f"{sum(ids.shape[1] for ids in rows)} tokens)"
     )
 
 
 def _finer(form: torch.dtype) -> str:
-    return f"take {'float16 or float32' if form == torch.bfloat16 else 'float32'}, or allow it with safe=False"
+    return f"choose {'float16 or float32' if form == torch.bfloat16 else 'float32'}, or allow it with safe=False"
 
 
 def _dtype(dtype: str | torch.dtype | None, model: "EditedModel") -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Folders and files that appear complete or not at all, and transformers kept quiet meanwhile."""
+"""Atomic creation of folders and files, and silencing of transformers."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ from jola.system.files import disk_errors, draft_of
 
 @contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
-    """A draft beside ``folder``, which takes its place when the block ends well and is gone when it does not.
+    """A draft folder that is renamed to ``folder`` if the block succeeds and is deleted otherwise.
 
     Raises:
-        InputError: There is something in its place already, or it cannot be written.
+        InputError: The folder already exists, or it cannot be written.
     """
     folder = Path(folder)
-    taken = InputError(f"{folder} is there already; choose another name, or remove it first.")
+    taken = InputError(f"{folder} already exists; choose another name, or remove it first.")
     if os.path.lexists(folder) and not _is_empty(folder):
         raise taken
     draft = draft_of(folder)
@@ -28,7 +28,9 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
         try:
             draft.mkdir(parents=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{folder} cannot be a folder: there is a file in its place; choose another.") from error
+            raise InputError(
+                f"{folder} cannot be created, because part of its path is a file; choose another folder."
+            ) from error
     try:
         yield draft
         with disk_errors(folder):
@@ -37,7 +39,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
             except (FileExistsError, NotADirectoryError) as error:
                 raise taken from error
             except OSError as error:
-                if os.path.lexists(folder) and not _is_empty(folder):  # another process was faster
+                if os.path.lexists(folder) and not _is_empty(folder):  # created by another process meanwhile
                     raise taken from error
                 raise
     finally:
@@ -49,13 +51,13 @@ def new_file(file: Path | str) -> Iterator[Path]:
     """The same for one file."""
     file = Path(file)
     if os.path.lexists(file):
-        raise InputError(f"{file} is there already; choose another name, or remove it first.")
+        raise InputError(f"{file} already exists; choose another name, or remove it first.")
     draft = draft_of(file)
     with disk_errors(file):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{file.parent} is a file and no folder; choose another place.") from error
+            raise InputError(f"{file.parent} is a file, not a folder; choose another folder.") from error
         try:
             yield draft
             os.replace(draft, file)
@@ -65,7 +67,7 @@ def new_file(file: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Without the progress bars and notices of transformers, which speak of steps that are ours."""
+    """Suppress the progress bars and notices of transformers, which would confuse users."""
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -1,9 +1,9 @@
-"""A folded model as a GGUF file, for llama.cpp and what is built on it.
+"""Export of a folded model as a GGUF file, for llama.cpp and programs based on it.
 
-The architecture ``llama`` of GGUF has biases for attention outputs and MLPs (``blk.N.attn_output.bias``,
-``blk.N.ffn_down.bias``), which llama.cpp adds where it finds them. The configuration that transformers makes of such a
-file knows of no bias, so that transformers drops them unless it is given one that does: `export_gguf` reads the file
-back in both ways and reports both.
+The architecture ``llama`` of GGUF has optional biases for attention outputs and MLPs (``blk.N.attn_output.bias``,
+``blk.N.ffn_down.bias``), which llama.cpp adds if they are present. transformers ignores them by default, because the
+configuration that it derives from the file has no biases. `export_gguf` reads the file back with and without a suitable
+configuration and reports both results.
 """
 
 import json
@@ -39,32 +39,32 @@ FORMATS = {
     "float16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "bfloat16": (gguf.GGMLQuantizationType.BF16, gguf.LlamaFileType.MOSTLY_BF16),
 }
-"""Number formats of the matrices; vectors, the biases among them, are always float32."""
+"""Number formats of the matrices; vectors, including biases, are always float32."""
 
 _ALTERNATIVE = "export the merged checkpoint instead and convert it with llama.cpp's own script"
 
 
 @dataclass(frozen=True)
 class GGUFReport:
-    """What was written, and how exact it is; |Δlogit| as in `FoldReport`."""
+    """The exported file and its exactness; |Δlogit| as in `FoldReport`."""
 
     path: str
     dtype: str
     bytes: int
     biases: int
-    """Bias tensors in the file."""
+    """Number of bias tensors in the file."""
     prompts: int
     tokens: int
     effect: float
     """Largest |Δlogit| between the edited and the frozen model."""
     exact: Deviation
-    """The file, read by transformers with a configuration that has its biases, against the edited model."""
+    """The file, read by transformers with a configuration that includes its biases, against the edited model."""
     without_biases: Deviation
-    """The file as transformers reads it by itself."""
+    """The file, read by transformers with the default configuration, against the edited model."""
     seconds: float
 
     def describe(self) -> str:
-        """A few lines for people."""
+        """A summary of a few lines."""
         n = f"n = {self.prompts} prompts, {self.tokens} tokens"
         lines = [
             f"GGUF file        {self.path}, {self.dtype}, {self.bytes / 1e6:.1f} MB, {self.biases} bias tensors",
@@ -74,8 +74,8 @@ class GGUFReport:
         ]
         if self.biases:
             lines.append(
-                f"note             transformers alone drops the biases of GGUF files and loses "
-                f"{percent(self.without_biases.lost)} of the effect; give it a config with attention_bias=True"
+                f"note             by default transformers ignores the biases of GGUF files and loses "
+                f"{percent(self.without_biases.lost)} of the effect; pass a config with attention_bias=True"
             )
         return "\n".join(lines)
 
@@ -99,12 +99,12 @@ def export_gguf(
         mask, strength: As for `jola.export.merge`.
 
     Raises:
-        InputError: The folded model is no Llama, or its positions or tokenizer are of a kind that this export does not
-            know, or the format loses the edits, or the file is there already or cannot be written.
+        InputError: The folded model is not a Llama, its position encoding or tokenizer is not supported, the format
+            loses the edits, or the file already exists or cannot be written.
     """
     began, progress, file = time.monotonic(), progress or Quiet(), Path(file)
     if file.suffix != ".gguf":
-        raise InputError(f"{file.name} does not end in .gguf; no program would take it for a GGUF file.")
+        raise InputError(f"{file.name} does not end in .gguf; choose a name that does.")
     if dtype not in FORMATS:
         raise InputError(f"dtype is {dtype!r}; choose one of {', '.join(FORMATS)}.")
     rows = exactness.encode_prompts(model, prompts)
@@ -147,11 +147,13 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
     rope = config.rope_parameters if isinstance(model, LlamaForCausalLM) else None
     if rope is None:
         raise InputError(
-            f"A folded {config.model_type} model is not of GGUF's architecture llama, for which alone llama.cpp is "
-            f"known to add the biases; {_ALTERNATIVE}."
+            f"A folded {config.model_type} model does not have GGUF's architecture llama, the only one with known "
+            f"support for the biases in llama.cpp; {_ALTERNATIVE}."
         )
     if rope.get("rope_type") != "default":
-        raise InputError(f"The positions of this model are scaled ({rope.get('rope_type')}); {_ALTERNATIVE}.")
+        raise InputError(
+            f"The scaled position encoding of this model is not supported ({rope.get('rope_type')}); {_ALTERNATIVE}."
+        )
     kind, file_type = FORMATS[dtype]
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name(name)
@@ -185,7 +187,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, file: Pat
 
 
 def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The weights under their names in GGUF files, on the processor."""
+    """The weights by their names in GGUF files, on the CPU."""
     config: Any = model.config
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
@@ -195,7 +197,7 @@ def _tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
         tensor = tensor.detach().float().cpu()
         for projection, heads in (("q_proj", config.num_attention_heads), ("k_proj", config.num_key_value_heads)):
             if stem.endswith(projection):
-                # Rotary pairs lie side by side in GGUF files, and half a head apart in transformers.
+                # Rotary pairs are adjacent in GGUF files, and half a head apart in transformers.
                 tensor = tensor.view(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
         found = names.get_name(stem)
         if found is None:
@@ -240,7 +242,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _splitting(described: dict[str, Any]) -> str:
-    """llama.cpp's name for the way in which a tokenizer splits text before its merges."""
+    """llama.cpp's name of the pre-tokenizer."""
     model, splitter = described.get("model", {}), described.get("pre_tokenizer") or {}
     parts = splitter.get("pretokenizers", [splitter])
     kinds = [part.get("type") for part in parts]
@@ -250,13 +252,11 @@ def _splitting(described: dict[str, Any]) -> str:
             return "gpt-2"
         if kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
             return "smollm"
-    raise InputError(
-        f"The tokenizer of this model splits text in a way that this export does not know; {_ALTERNATIVE}."
-    )
+    raise InputError(f"The pre-tokenizer of this model is not supported; {_ALTERNATIVE}.")
 
 
 def _read(file: Path, model: "EditedModel", switches: dict[str, bool]) -> PreTrainedModel:
-    """The file as transformers reads it, in float32, with biases where the switches say so."""
+    """Load the file with transformers, in float32, with biases according to the switches."""
     where = {"gguf_file": file.name}
     config = AutoConfig.from_pretrained(file.parent, **where)
     for name, value in switches.items():

@@ -1,8 +1,8 @@
-"""The multiplicative half of the edits as an IA3 adapter, which any installation of peft loads.
+"""Export of the scales as an IA3 adapter, which any installation of peft can load.
 
-IA3 multiplies activations by learned vectors: the input of modules that it calls feed-forward, the output of others.
-The attention output projection as a "feed-forward" module is therefore exactly the scale of heads, and the last
-projection of the MLP as another module that of an MLP. Offsets have no place in it.
+IA3 multiplies activations by learned vectors: the input of modules declared as feed-forward, and the output of others.
+With the attention output projection declared as feed-forward, this is exactly the scale of heads. With the last
+projection of the MLP as an ordinary module, it is the scale of MLP outputs. IA3 cannot represent offsets.
 """
 
 import json
@@ -26,22 +26,22 @@ from jola.system.files import disk_errors
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
-_LOSES = "the folded checkpoint, the standalone script and the adapter hold both halves"
+_LOSES = "the folded checkpoint, the standalone script and the adapter contain both halves"
 
 
 @dataclass(frozen=True)
 class IA3Report:
-    """What was written, and what was left out because IA3 cannot hold it."""
+    """The exported adapter, and what was left out because IA3 cannot represent it."""
 
     folder: str
     bytes: int
     scales: int
-    """Places (a site of a layer) that are multiplied."""
+    """Number of places (a site of a layer) with a scale."""
     offsets_left_out: int
-    """Places at which the edits also add something, which this adapter does not."""
+    """Number of places whose offset was left out."""
 
     def describe(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         left = f"; offsets at {self.offsets_left_out} sites are left out ({_LOSES})" if self.offsets_left_out else ""
         return f"IA3 adapter  {self.folder}, {self.bytes:,} bytes, scales at {self.scales} sites of layers{left}"
 
@@ -57,7 +57,7 @@ def export_ia3(
         mask, strength: As for `jola.export.merge`.
 
     Raises:
-        InputError: No scale is open, or the folder is there already or cannot be written.
+        InputError: No scale is open, or the folder already exists or cannot be written.
     """
     source = source_of(what, mask, strength)
     edits = source.affines()
@@ -65,11 +65,11 @@ def export_ia3(
     paths = {Site.HEADS: ARCHITECTURES[kind].heads, Site.MLP: MLP_PROJECTIONS.get(kind, LLAMA_LIKE_MLP)}
     scaled = {place: affine for place, affine in edits.items() if affine.scales}
     if not scaled:
-        raise InputError(f"No scale of these edits is open, and IA3 holds nothing else; {_LOSES}.")
+        raise InputError(f"No scale of these edits is open, and IA3 cannot represent anything else; {_LOSES}.")
     sites = [site for site in (Site.HEADS, Site.MLP) if any(place[0] is site for place in scaled)]
     tensors = {}
     for site in sites:
-        for layer in range(source.geometry.num_layers):  # peft names modules by their ends: in all layers, or in none
+        for layer in range(source.geometry.num_layers):  # peft matches modules by suffix: in all layers, or in none
             path = f"base_model.model.{ARCHITECTURES[kind].layers}.{layer}.{paths[site]}.ia3_l"
             tensors[path] = _vector(scaled.get((site, layer)), source.geometry.units(site), site)
     config = {
@@ -101,8 +101,8 @@ def _card(base: str, edits: dict[Place, Affine]) -> str:
     left_out = sum(affine.offsets for affine in edits.values())
     return (
         f"---\nlibrary_name: peft\ntags:\n- jola\n- activation-editing\n---\n\n# Scales of JoLA edits for {base}\n\n"
-        f"The multiplicative half of learned edits ({METHOD}) as an IA3 adapter. Offsets at {left_out} sites of layers "
-        "belong to the edits and are not in it.\n\n"
+        f"The scales of learned edits ({METHOD}) as an IA3 adapter. The edits also have offsets at {left_out} sites of "
+        "layers, which are not included.\n\n"
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")\n'
         'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n```\n'

@@ -1,8 +1,8 @@
-"""Where each architecture can hold a folded edit: its projections, and the switches that give them a bias.
+"""The projections into which edits are folded, and the configuration switches that give them a bias.
 
-An offset becomes a bias, so what can be folded is what transformers lets a projection have (release 5.24). A projection
-that has a bias takes it as it is. Some get one by a switch in the configuration, which mostly gives one to its
-neighbours too; Qwen2 and Mistral hard-code its absence, but are Llama in every other respect.
+Folding turns an offset into a bias, so it depends on which projections can have a bias in transformers (release 5.24).
+Some projections always have one. Others get one from a switch in the configuration, which usually adds biases to other
+projections too. Qwen2 and Mistral have no such switch, but are otherwise identical to Llama.
 """
 
 import copy
@@ -26,7 +26,7 @@ MLP_PROJECTIONS = {
     "opt": "fc2",
     "phi": "mlp.fc2",
 }
-"""Path in a layer of the projection whose output is that of the MLP, where it is not Llama's."""
+"""Path within a layer of the last projection of the MLP, if it differs from Llama's."""
 
 _HEADS = {Site.HEADS: "attention_bias"}
 BIAS_SWITCHES: dict[str, dict[Site, str]] = {
@@ -40,7 +40,7 @@ BIAS_SWITCHES: dict[str, dict[Site, str]] = {
     "gpt_neox": _HEADS,
     "opt": {Site.HEADS: "enable_bias", Site.MLP: "enable_bias"},
 }
-"""The field of the configuration that gives the projection of a site a bias."""
+"""The configuration field that gives the projection of a site a bias."""
 
 LLAMA_UNDER_ANOTHER_NAME = ("qwen2", "mistral")
 
@@ -63,23 +63,23 @@ _SHARED = (
     "rope_parameters",
     "attention_dropout",
 )
-"""What Qwen2's and Mistral's configurations have in common with Llama's."""
+"""The fields that the configurations of Qwen2 and Mistral share with Llama's."""
 
-ALTERNATIVES = "export the adapter or the standalone script instead, or mask the offsets out and fold the scales alone"
+ALTERNATIVES = "export the adapter or the standalone script instead, or mask the offsets out and fold only the scales"
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a folded checkpoint is: the class of the model and its configuration."""
+    """The model class and configuration of a folded checkpoint."""
 
     kind: type[PreTrainedModel]
     config: PreTrainedConfig
     converted_from: str | None = None
-    """Architecture of the frozen model, where it is another one."""
+    """Architecture of the frozen model, if it differs."""
 
 
 def projection_path(model: PreTrainedModel, site: Site, layer: int) -> str:
-    """Dotted path of the projection that takes a folded edit: the attention output, or the last of the MLP."""
+    """Dotted path of the projection into which an edit is folded: attention output, or last of the MLP."""
     architecture = architecture_of(model)
     inner = architecture.heads if site is Site.HEADS else MLP_PROJECTIONS.get(model.config.model_type, LLAMA_LIKE_MLP)
     return f"{architecture.layers}.{layer}.{inner}"
@@ -89,32 +89,32 @@ def projection(model: PreTrainedModel, site: Site, layer: int) -> nn.Module:
     """The module at `projection_path`.
 
     Raises:
-        InputError: It is not a plain matrix of float numbers (packed by a quantisation, or an adapter of peft).
+        InputError: It is not a plain float matrix (for example quantized, or wrapped by peft).
     """
     path = projection_path(model, site, layer)
     try:
         module = model.get_submodule(path)
     except AttributeError as error:
         raise InputError(
-            f"This {model.config.model_type} model has no {path}, where the edit would go; {ALTERNATIVES}."
+            f"This {model.config.model_type} model has no {path}, into which the edit would be folded; {ALTERNATIVES}."
         ) from error
     weight = getattr(module, "weight", None)
     if type(module) not in (nn.Linear, Conv1D) or weight is None or not weight.is_floating_point():
         raise InputError(
-            f"{path} is a {type(module).__name__} and not a plain matrix; load the model without quantisation and "
+            f"{path} is a {type(module).__name__} and not a plain matrix; load the model without quantization and "
             "adapters, and export it again."
         )
     return module
 
 
 def target_of(model: PreTrainedModel, edits: Affines) -> Target:
-    """The plain checkpoint that can hold these edits.
+    """The plain checkpoint into which these edits can be folded.
 
     Raises:
-        InputError: Its architecture cannot hold them; the message says what to do instead.
+        InputError: The architecture cannot hold them; the message gives alternatives.
     """
     kind, config = model.config.model_type, copy.deepcopy(model.config)
-    # The weights are plain numbers by now; a model read from a GGUF file remembers that they were not.
+    # The weights are dequantized here, but the configuration of a model read from GGUF still says otherwise.
     config.__dict__.pop("quantization_config", None)
     lacking = [site for site in Site if any(_needs_bias(model, edits, place) for place in edits if place[0] is site)]
     if not lacking:
@@ -138,13 +138,13 @@ def _needs_bias(model: PreTrainedModel, edits: Affines, place: tuple[Site, int])
 
 
 def _as_llama(model: PreTrainedModel, mlp_bias: bool) -> LlamaConfig:
-    """The configuration of the Llama that computes what this Qwen2 or Mistral computes."""
+    """The configuration of the Llama that is equivalent to this Qwen2 or Mistral."""
     old: Any = model.config
     kinds = getattr(old, "layer_types", None) or ()
     if "sliding_attention" in kinds or (not kinds and getattr(old, "sliding_window", None) is not None):
         raise InputError(
-            f"This {old.model_type} model attends within a sliding window, which the Llama model that could hold the "
-            f"offsets does not have; {ALTERNATIVES}."
+            f"This {old.model_type} model uses a sliding window, which the Llama model that could hold the offsets "
+            f"does not have; {ALTERNATIVES}."
         )
     values = {name: copy.deepcopy(getattr(old, name)) for name in _SHARED}
     try:
@@ -154,5 +154,5 @@ def _as_llama(model: PreTrainedModel, mlp_bias: bool) -> LlamaConfig:
     except (ValueError, StrictDataclassError) as error:
         reason = str(error).strip().splitlines()[-1].strip(" .")
         raise InputError(
-            f"This {old.model_type} model has a shape that Llama does not take ({reason}); {ALTERNATIVES}."
+            f"This {old.model_type} model has a shape that Llama does not support ({reason}); {ALTERNATIVES}."
         ) from error

@@ -1,4 +1,4 @@
-"""Build a plain model of transformers out of a frozen one and its edits, weight by weight."""
+"""Build a plain transformers model from a frozen model and its edits, weight by weight."""
 
 import copy
 from typing import Any
@@ -18,14 +18,14 @@ from jola.export.projections import projection, projection_path, target_of
 def rebuild(
     base: PreTrainedModel, edits: Affines, dtype: torch.dtype, rounding: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """A new model with the edits folded in; the given one is only read. No edits give a copy.
+    """A new model with the edits folded in; the given model is only read. Without edits, the result is a copy.
 
-    Folding is done in float64, layer by layer, and every weight is rounded once.
+    Folding is computed in float64, layer by layer, and every weight is rounded once.
 
     Args:
         dtype: Number format of the new model.
-        rounding: Number format through which all weights pass before, None is `dtype`: with float32 as `dtype` it
-            shows what that format loses, without its arithmetic.
+        rounding: Number format to which all weights are rounded first; None takes `dtype`. With `dtype` float32, this
+            isolates the rounding of weights from the rounding of arithmetic.
 
     Raises:
         InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
@@ -38,17 +38,17 @@ def rebuild(
         rounded = tensor.to(rounding)
         if not bool(torch.isfinite(rounded).all()):
             raise InputError(
-                f"{name} holds numbers that do not exist in {_name(rounding)}; export bfloat16 or float32, and check "
-                "the edits when that fails too."
+                f"{name} contains numbers that {_name(rounding)} cannot represent; export bfloat16 or float32, and "
+                "check the edits if that fails too."
             )
         narrow = rounded.to(dtype)
-        # `from_pretrained` keeps the very tensors it is given, and they would be those of the frozen model.
+        # `from_pretrained` keeps the given tensors, so without a copy they would be shared with the frozen model.
         state[name] = narrow.clone() if narrow is tensor else narrow
     with torch.device("meta"):
         empty = target.kind(copy.deepcopy(target.config))
     for name, tensor in empty.state_dict().items():
         if name not in known and name not in state:
-            # A switch for one bias gives some to its neighbours.
+            # A switch for one bias also adds biases to other projections.
             if not name.endswith(".bias"):
                 raise InputError(f"A plain {target.config.model_type} model needs {name}, which this model lacks.")
             state[name] = torch.zeros(tensor.shape, dtype=dtype)
@@ -65,7 +65,7 @@ def rebuild(
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(map(str, report[problem])):
             raise InputError(
-                f"The weights of this {base.config.model_type} model do not fill a plain {target.config.model_type} "
+                f"The weights of this {base.config.model_type} model do not match a plain {target.config.model_type} "
                 f"model ({problem.replace('_', ' ')}: {', '.join(names[:3])}); export the adapter instead."
             )
     model.generation_config = copy.deepcopy(base.generation_config)
@@ -73,13 +73,13 @@ def rebuild(
 
 
 def _state(base: PreTrainedModel, edits: Affines) -> dict[str, Tensor]:
-    """The weights by name, on the processor, with the folded ones in float64; a tied weight once."""
+    """The weights by name, on the CPU, with folded ones in float64; a tied weight appears once."""
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
     for name, tensor in base.state_dict().items():
         if not tensor.is_floating_point() or tensor.is_meta:
             raise InputError(
-                f"{name} is not held as plain float numbers; load the model without quantisation and offloading, and "
+                f"{name} is not stored as plain float numbers; load the model without quantization and offloading, and "
                 "export it again."
             )
         where = tensor.data_ptr(), tuple(tensor.shape)
@@ -106,9 +106,9 @@ def _state(base: PreTrainedModel, edits: Affines) -> dict[str, Tensor]:
 def _folded(
     weight: Tensor, bias: Tensor | None, place: Place, affine: Affine, transposed: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """W and b of a projection that does the edit as well.
+    """W and b of a projection with the edit folded in.
 
-    With y = W z + b: an edit of z gives W diag(s) and b + W c, with the W from before; an edit of y gives diag(s) W
+    With y = W z + b: an edit of z gives W diag(s) and b + W c, with the original W; an edit of y gives diag(s) W
     and s ⊙ b + c. GPT-2 stores W transposed.
     """
     matrix = weight.T if transposed else weight

@@ -1,4 +1,4 @@
-"""What a run says of its edits in the README of their adapter: data, settings, accuracies with n and interval."""
+"""Facts about a run for the model card of its adapter: data, settings, accuracies with n and interval."""
 
 import re
 from typing import Any
@@ -14,7 +14,7 @@ MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
 
 
 def run_facts(run: Run) -> dict[str, str]:
-    """Lines for a README, name → text; what the run does not know is left out."""
+    """Lines of a model card, name → text; unknown facts are left out."""
     config, result = run.raw_config(), run.result() or {}
     task, training, edits = (_part(config, name) for name in ("task", "training", "edits"))
     facts: dict[str, str] = {}
@@ -55,7 +55,7 @@ def run_facts(run: Run) -> dict[str, str]:
 
 
 def run_results(run: Run) -> list[EvalResult]:
-    """The test accuracies as the Hub lists them."""
+    """The test accuracies in the format of the Hub."""
     config, result = run.raw_config(), run.result() or {}
     task = portable_name(_part(config, "task").get("name") or _part(config, "data").get("task")) or "unnamed"
     return [

@@ -1,4 +1,4 @@
-"""What is exported: the edits in a loaded model, or those of an adapter whose model need not be there."""
+"""Sources of an export: the edits of a loaded model, or of an adapter without its model."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """Interventions, a mask for each and a strength, with the model that they belong to."""
+    """Interventions, their masks and a strength, with the model they belong to."""
 
     interventions: tuple[Intervention, ...]
     masks: tuple[EditMask | None, ...]
@@ -29,7 +29,7 @@ class Source:
     revision: str | None
 
     def affines(self) -> dict[Place, Affine]:
-        """What they do at each place; see `jola.export.affine.affine_edits`."""
+        """The affine map at each place; see `jola.export.affine.affine_edits`."""
         return combined(self.interventions, self.masks, self.strength)
 
 
@@ -41,8 +41,8 @@ def source_of(what: "EditedModel | Path | str", mask: "Masks" = None, strength: 
         strength: Factor on every edit.
 
     Raises:
-        InputError: The adapter cannot be read, the mask is for a site that it does not edit, or the strength is no
-            number.
+        InputError: The adapter cannot be read, the mask is for a site that it does not edit, or the strength is
+            not finite.
     """
     if not math.isfinite(strength):
         raise InputError(f"The strength is {strength}; it must be a finite number.")
@@ -59,8 +59,8 @@ def _masks(mask: "Masks", edits: tuple[Intervention, ...]) -> tuple[EditMask | N
         return (mask,) * len(edits)
     if isinstance(mask, Mapping):
         if unknown := sorted(set(mask) - {e.site for e in edits}):
-            raise InputError(f"There is a mask for {', '.join(unknown)}, which this adapter does not edit.")
+            raise InputError(f"The mask is for {', '.join(unknown)}, which this adapter does not edit; remove it.")
         return tuple(mask.get(e.site) for e in edits)
     if len(mask) != len(edits):
-        raise InputError(f"There are {len(mask)} masks for edits at {len(edits)} sites; give one for each.")
+        raise InputError(f"{len(mask)} masks were given for edits at {len(edits)} sites; give one mask per site.")
     return tuple(mask)

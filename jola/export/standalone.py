@@ -1,4 +1,4 @@
-"""A Python file of one page that puts the edits on a plain model, for whoever has transformers and nothing of ours."""
+"""Export of a one-page Python script that applies the edits to a plain model, with only transformers installed."""
 
 import json
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ _TEMPLATE = Path(__file__).with_name("standalone_template.txt")
 
 @dataclass(frozen=True)
 class StandaloneReport:
-    """What was written."""
+    """The exported script."""
 
     folder: str
     bytes: int
     sites: int
-    """Places (a site of a layer) with an edit."""
+    """Number of places (a site of a layer) with an edit."""
     model_included: bool
 
     def describe(self) -> str:
-        """Two lines for people."""
+        """A two-line summary."""
         model = "with the base model" if self.model_included else "without the base model"
         return (
             f"script  {Path(self.folder) / SCRIPT_NAME}, edits at {self.sites} sites of layers, {model}, "
@@ -53,17 +53,17 @@ def export_standalone(
     mask: "Masks" = None,
     strength: float = 1.0,
 ) -> StandaloneReport:
-    """Write a script with the edits beside it: ``attach(model)`` of it, or the script itself, uses them.
+    """Write a script and a file with the edits; run the script, or call its ``attach(model)``.
 
     Args:
-        what: A loaded model, or an adapter directory or zip file when the base model is not to be included.
+        what: A loaded model, or an adapter directory or zip file if the base model is not included.
         folder: A new folder.
-        include_model: Put the frozen model into the folder; None does so when it is one that comes with this project,
-            which is found nowhere else.
+        include_model: Copy the frozen model into the folder; None does so only for the model that comes with this
+            project, which is not available elsewhere.
         mask, strength: As for `jola.export.merge`.
 
     Raises:
-        InputError: No edit is open, or the model is to be included and is not loaded, or the folder cannot be written.
+        InputError: No edit is open, the model is to be included but not loaded, or the folder cannot be written.
     """
     source = source_of(what, mask, strength)
     edits = source.affines()
@@ -73,8 +73,8 @@ def export_standalone(
         include_model = source.base_model in ASSETS
     if include_model and isinstance(what, str | Path):
         raise InputError(
-            f"The base model {source.base_model} is to be in the folder; load it first with JoLAModel.from_adapter, or "
-            "pass include_model=False."
+            f"The base model {source.base_model} is to be included but not loaded; load it with "
+            "JoLAModel.from_adapter, or pass include_model=False."
         )
     tensors: dict[str, Tensor] = {}
     for (site, layer), affine in edits.items():
@@ -97,7 +97,7 @@ def _script(source: Source, include_model: bool) -> str:
         for site, path in ((Site.HEADS, architecture.heads), (Site.MLP, architecture.mlp))
     }
     model = hub_id(source.base_model)
-    # A name comes from the adapter of somebody else, and this is Python: as a literal it is nothing but text.
+    # The name comes from an untrusted adapter and is inserted into Python code: as a literal it is harmless.
     title = "".join(c for c in portable_name(source.base_model) if c.isalnum() or c in "/._- ")
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         base=title or "a model",

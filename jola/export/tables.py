@@ -1,4 +1,4 @@
-"""Edits and masks as a table or a JSON file, for statistics and for programs of other people."""
+"""Export of edits and masks as a table or a JSON file, for statistics and other programs."""
 
 import csv
 import io
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
 COLUMNS = ("site", "layer", "unit", "half", "gate", "open_probability", "norm", "factor", "effective_norm")
-"""Of the table, before one column for each mask: `norm` is that of a or m, `factor` what mask and strength multiply it
-by, and `effective_norm` that of what the model computes with, gate · factor · norm."""
+"""Columns of the table; one column per saved mask follows. `norm` is the norm of a or m, `factor` the factor from mask
+and strength, and `effective_norm` is gate · factor · norm."""
 
 
 @dataclass(frozen=True)
 class TableReport:
-    """What was written."""
+    """The exported table."""
 
     path: str
     bytes: int
     rows: int
-    """Halves of edits."""
+    """Number of edit halves."""
     open: int
-    """Of these, those that do something."""
+    """Number of open edit halves."""
     masks: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         masks = f", {self.masks} masks" if self.masks else ""
         return f"edits  {self.path}, {self.rows} halves of edits, {self.open} of them open{masks}, {self.bytes:,} bytes"
 
@@ -50,23 +50,23 @@ def export_edits(
     strength: float = 1.0,
     masks: Mapping[str, Mapping[str, HeadMask]] | None = None,
 ) -> TableReport:
-    """Write every half of every edit, one to a row, as CSV or JSON by the name of the file.
+    """Write one row per half of every edit, as CSV or JSON depending on the ending of the file name.
 
-    JSON holds the vectors as well, and what model they belong to. Units that may not be edited are left out.
+    JSON also contains the vectors and the model they belong to. Units that may not be edited are left out.
 
     Args:
         what: A model, an adapter directory or a zip file.
         file: A new file whose name ends in ``.csv`` or ``.json``.
         mask, strength: As for `jola.export.merge`.
-        masks: Saved masks by name and site: their factors become columns.
+        masks: Saved masks by name and site; their factors become columns.
 
     Raises:
-        InputError: The name has another ending, or a mask another shape, or the file is there already or cannot be
-            written.
+        InputError: The name has another ending, or a mask has another shape, or the file already exists or cannot
+            be written.
     """
     file = Path(file)
     if file.suffix not in (".csv", ".json"):
-        raise InputError(f"{file.name} says neither CSV nor JSON; end its name in .csv or .json.")
+        raise InputError(f"{file.name} ends in neither .csv nor .json; choose a name with one of these endings.")
     source, masks = source_of(what, mask, strength), masks or {}
     rows = list(_rows(source, masks, with_vectors=file.suffix == ".json"))
     if file.suffix == ".json":
@@ -94,11 +94,16 @@ def export_edits(
 def _rows(source: Source, masks: Mapping[str, Mapping[str, HeadMask]], with_vectors: bool) -> Iterator[dict[str, Any]]:
     for edits, own in zip(source.interventions, source.masks, strict=True):
         if not isinstance(edits, GatedEdits):
-            raise InputError(f"An intervention of type {type(edits).__name__} has no table; keep it in Python.")
+            raise InputError(
+                f"An intervention of type {type(edits).__name__} cannot be exported as a table; use it from Python."
+            )
         saved = {name: by_site[edits.site] for name, by_site in masks.items() if edits.site in by_site}
         for name, mask in saved.items():
             if mask.shape != (edits.layers, edits.units):
-                raise InputError(f"The mask '{name}' is for {mask.layers} × {mask.units} units at {edits.site}.")
+                raise InputError(
+                    f"The mask '{name}' has {mask.layers} × {mask.units} units, unlike the edits at {edits.site}; "
+                    "leave it out."
+                )
         gates, probability, norms = edits.gate_values(), edits.open_probability(), edits.norms()
         for half in edits.halves:
             factor, effective = factors(edits, half, own, source.strength), vectors(edits, half, own, source.strength)

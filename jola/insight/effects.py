@@ -1,13 +1,13 @@
-r"""What each edit does to the log-probability of an answer.
+r"""The effect of each edit on the log-probability of an answer.
 
-For an edit half e that is on, with everything else as it is,
+For an edit half e that is on, with everything else unchanged,
 
-    effect(e) = ln p(answer | prompt; all edits) − ln p(answer | prompt; all edits but e)        in nats
+    effect(e) = ln p(answer | prompt; all edits) − ln p(answer | prompt; all edits except e)     in nats
 
-An edit of layer l changes nothing before it. So one pass with all edits keeps the residual stream that enters each
-layer, and a pass without e starts there. Passes are batched: rows whose edit lies deeper join those under way when
-their layer is reached. The last MLP and the head run at the positions of the answer alone. The numbers are those of one
-pass for each edit.
+An edit in layer l changes nothing before layer l. Therefore one pass with all edits stores the residual stream at the
+input of each layer, and the pass without e starts from there. These passes are rows of one batch; each row joins at the
+layer of its edit. The last MLP and the language-model head run only at the positions of the answer. The results equal
+those of one full pass per edit.
 """
 
 import time
@@ -33,28 +33,28 @@ from jola.model.edited import EditedModel, Masks
 from jola.model.tracing import Plan, Wanted
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is, in edits."""
+"""Called with (done, total), in edits."""
 
 Stop = Event | Callable[[], bool]
-"""Asked between passes whether to end."""
+"""Checked between passes: set, or returning true, stops the computation."""
 
 CHUNK_TOKENS = {"cpu": 512}
-"""Tokens of all rows in a pass, by kind of device: more would leave the processor's cache."""
+"""Maximum tokens per pass over all rows, by device type: larger passes exceed the cache of the CPU."""
 CHUNK_TOKENS_ELSEWHERE = 16384
 
 ROUNDING_ROWS = 8
-"""Passes that differ in rounding alone, from which its size is estimated."""
+"""Rows that differ only by rounding, used to estimate the rounding error."""
 
 CONFIDENCE = 0.95
 
 
 class Stopped(Exception):
-    """The caller's `stop` asked to end before all was computed."""
+    """`stop` ended the computation before it was complete."""
 
 
 @dataclass(frozen=True)
 class EditRef:
-    """One half of one edit; `intervention` is its position among the interventions in use (`EditedModel.in_use`)."""
+    """One half of one edit; `intervention` is its index in `EditedModel.in_use`."""
 
     site: str
     layer: int
@@ -65,14 +65,14 @@ class EditRef:
 
 @dataclass(frozen=True)
 class EditEffects:
-    """Effects of switching off single edit halves, in the order of `edits`; arrays have one number for each, in nats.
+    """Effects of switching off single edit halves, in nats. Arrays have one entry per edit, in the order of `edits`.
 
-    `base` and `edited` are ln p(answer) of the plain model and with all edits (means over the examples). With one
-    prompt `low` and `high` are NaN; over `n` examples they bound the 95 % interval of the mean (Student's t).
-    `rounding` is about the standard deviation that the model's number format alone gives to ln p(answer), for one
-    prompt: an effect within two of it may be nothing but rounding. It is 0 in float32, where it is below 1e-4, and NaN
-    for a mean, whose interval has it in it. `seconds` and `passes` are what it took in all; `one_by_one_seconds`
-    estimates one full pass for each edit and example, from the pass with all edits, which was timed.
+    `base` and `edited` are ln p(answer) without edits and with all edits (means over the examples). For one prompt,
+    `low` and `high` are NaN; for `n` examples, they are the bounds of the 95 % interval of the mean (Student's t).
+    `rounding` estimates the standard deviation of ln p(answer) due to the number format of the model, for one prompt:
+    an effect within two of it may be a rounding error. It is 0 in float32, where it is below 1e-4, and NaN for a mean,
+    whose interval already includes rounding. `seconds` and `passes` are totals. `one_by_one_seconds` estimates the time
+    of one full pass per edit and example from the timed pass with all edits.
     """
 
     edits: tuple[EditRef, ...]
@@ -89,17 +89,17 @@ class EditEffects:
 
     @property
     def times_faster(self) -> float:
-        """How many times as long one by one would take, by the estimate of `one_by_one_seconds`."""
+        """Estimated speed-up over one full pass per edit: `one_by_one_seconds` / `seconds`."""
         return self.one_by_one_seconds / max(self.seconds, 1e-9)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each edit half: where it is, its effect in nats, the interval, and n."""
+        """One row per edit half: its location, its effect in nats, the interval, and n."""
         frame = _places(self.edits)
         return frame.assign(effect_nats=self.effect, low_nats=self.low, high_nats=self.high, n=self.n)
 
 
 def open_edits(model: EditedModel, mask: Masks = None, strength: float = 1.0) -> tuple[EditRef, ...]:
-    """The edit halves that are on: in use, gate above 0, and not switched off by the mask; by layer."""
+    """The edit halves that are on (in use, gate above 0, not switched off by the mask), sorted by layer."""
     if strength == 0:
         return ()
     found = []
@@ -127,16 +127,16 @@ def edit_effects(
     """The effect of every edit that is on, for one prompt.
 
     Args:
-        prompt: A user's turn, an example, or token ids.
-        answer: The answer, without its end token, which counts too; None is the example's.
-        mask, strength: As in `EditedModel.forward`, without a dimension of the batch.
-        template: How prompts are written; None is what suits the tokenizer.
-        only: Measure no others than these.
+        prompt: A user message, an example, or token ids.
+        answer: The answer without its end token, which is scored too; None takes the completion of the example.
+        mask, strength: As in `EditedModel.forward`, without a batch dimension.
+        template: Chat template; None takes the default for the tokenizer.
+        only: Measure only these edits.
         progress, stop: Called between passes.
 
     Raises:
         InputError: There is no answer, or the prompt is empty.
-        Stopped: `stop` asked to end.
+        Stopped: `stop` ended the computation.
     """
     template = template or Template(model.tokenizer)
     ids, answer_tokens = prompt_ids(model, prompt, template), answer_ids(model, answer_of(prompt, answer), template)
@@ -174,7 +174,7 @@ def mean_edit_effects(
 ) -> EditEffects:
     """The mean effect of every edit that is on over examples and their right answers, with its 95 % interval.
 
-    The interval is for the mean over examples like these, one edit at a time; among many edits some intervals miss.
+    Each interval applies to one edit and the mean over examples like these; among many edits, some intervals miss.
     Arguments and errors as for `edit_effects`.
     """
     if not examples:
@@ -216,7 +216,7 @@ def mean_edit_effects(
 
 @dataclass(frozen=True)
 class _One:
-    """Effects for one prompt; `pass_seconds` is what the pass with all edits took."""
+    """Effects for one prompt; `pass_seconds` is the time of the pass with all edits."""
 
     effect: NDArray[np.float64]
     base: float
@@ -234,12 +234,12 @@ class _Watch:
         self._stop = stop.is_set if isinstance(stop, Event) else stop
 
     def check(self) -> None:
-        """Raise `Stopped` when asked to."""
+        """Raise `Stopped` if the caller asked to stop."""
         if self._stop is not None and self._stop():
             raise Stopped("Stopped before all edits were measured.")
 
     def add(self, done: int, total: int) -> None:
-        """`done` more edits are measured, of `total` for each example."""
+        """Report that `done` more edits were measured, of `total` per example."""
         self._done += done
         if self._progress is not None:
             self._progress(self._done, total * self._examples)
@@ -260,7 +260,7 @@ def _measure(
     base = float(scorer.score({}))
     watch.check()
     plan, places = model.plan(masks, strength, 1), sorted({e.layer for e in edits})
-    # After the pass of the plain model, so that what only a first pass costs is not in the time.
+    # Timed after the base pass, so that the one-time cost of a first pass is excluded.
     started = time.perf_counter()
     record = model.traced.record(scorer.inputs, plan, Wanted(entering=places), rows=scorer.rows(1))
     edited = float(scorer.log_probability(record.logits, 1))
@@ -284,14 +284,14 @@ def _measure(
 
 
 def _rounding(scorer: "_Scorer", plan: Plan, layer: int, hidden: Tensor) -> float:
-    """Standard deviation of ln p(answer) when the numbers that enter a layer move by a rounding step or not at all."""
+    """Standard deviation of ln p(answer) when each input of a layer moves by at most one rounding step."""
     generator = torch.Generator().manual_seed(0)
     steps = torch.randint(-1, 2, (ROUNDING_ROWS, *hidden.shape[1:]), generator=generator).to(hidden)
     return float(scorer.score(plan, {layer: hidden * (1 + steps * torch.finfo(hidden.dtype).eps / 2)}).std())
 
 
 def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
-    """Rows of one pass, by layer; as even as may be, for a pass with one row costs nearly as much as a full one."""
+    """Split into passes of nearly equal size, because a pass with one row costs nearly as much as a full one."""
     count = -(-len(edits) // size)
     for part in range(count):
         yield edits[part * len(edits) // count : (part + 1) * len(edits) // count]
@@ -300,10 +300,9 @@ def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
 def _plan_without(
     model: EditedModel, chunk: Sequence[EditRef], masks: Sequence[EditMask | None], strength: float, plan: Plan
 ) -> Plan:
-    """The edits of a pass in which each row lacks the edit of its own place in `chunk`, which is sorted by layer.
+    """The plan of a pass in which row i lacks the i-th edit of `chunk`, which is sorted by layer.
 
-    At the layers where rows join, those under way and those that join have masks of their own; at all others every row
-    has the edits of `plan`.
+    At layers where rows join, each row has its own mask; at all other layers, every row has the edits of `plan`.
     """
     result = dict(plan)
     for layer in {e.layer for e in chunk}:
@@ -319,7 +318,7 @@ def _plan_without(
 def masks_without(
     model: EditedModel, edits: Sequence[EditRef], masks: Sequence[EditMask | None]
 ) -> list[EditMask | None]:
-    """Masks with one row for each edit, in which it is off, beside what `masks` switch off."""
+    """Masks with one row per edit, which switches off this edit in addition to what `masks` switch off."""
     result: list[EditMask | None] = []
     for position, (own, given) in enumerate(zip(model.in_use, masks, strict=True)):
         if not isinstance(own, GatedEdits):
@@ -335,11 +334,11 @@ def masks_without(
 
 
 class _Scorer:
-    """ln p of one answer after one prompt, for plans of edits."""
+    """ln p(answer) for one prompt and answer, under given plans of edits."""
 
     def __init__(self, model: EditedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
         self._model = model
-        # What the last token of the answer foretells, nobody asks.
+        # The prediction after the last token of the answer is unused.
         tokens = [*ids, *answer][:-1]
         self.tokens = len(tokens)
         self.inputs = model.inputs(batch_of(tokens))
@@ -347,17 +346,17 @@ class _Scorer:
         self._rows = torch.arange(self.tokens, device=model.device)[None] >= len(ids) - 1
 
     def rows(self, count: int) -> Tensor:
-        """(count, tokens): where tokens of the answer are foretold."""
+        """(count, tokens): true where the next token belongs to the answer."""
         return self._rows.expand(count, -1)
 
     def score(self, plan: Plan, start: dict[int, Tensor] | None = None) -> Tensor:
-        """(rows,) of ln p(answer), float64 on the CPU."""
+        """ln p(answer) per row, (rows,), float64 on the CPU."""
         count = sum(len(rows) for rows in start.values()) if start else 1
         record = self._model.traced.record(self.inputs, plan, rows=self.rows(count), start=start)
         return self.log_probability(record.logits, count)
 
     def log_probability(self, logits: Tensor, count: int) -> Tensor:
-        """The same of logits at the answer's positions, (count · answer tokens, vocabulary)."""
+        """ln p(answer) from logits at the positions of the answer, (count · answer tokens, vocabulary)."""
         each = logits.float().log_softmax(-1).view(count, len(self._answer), -1)
         chosen = each.gather(-1, self._answer.expand(count, -1)[..., None])
         return chosen.sum((-2, -1)).cpu().double()
@@ -371,7 +370,7 @@ def _chosen(edits: tuple[EditRef, ...], only: Collection[EditRef] | None) -> tup
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over the rows and the bounds of its interval, by column; NaN bounds where there is one row."""
+    """Mean over rows and the bounds of its interval, per column; the bounds are NaN for a single row."""
     mean, n = values.mean(0), len(values)
     if n < 2:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)

@@ -1,4 +1,4 @@
-"""What the residual stream says after each layer, and what a head looks at, with the edits on and off."""
+"""Logit lens and attention patterns, with the edits on and off."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ from jola.model.edited import EditedModel, Masks
 from jola.model.tracing import Wanted
 
 ATTENTION_TOKENS = 256
-"""Longest prompt whose attention pattern is made: it has a number for each pair of tokens."""
+"""Maximum prompt length for an attention pattern, whose size is quadratic in the number of tokens."""
 
 _LENS_NUMBERS = 1 << 24
-"""Logits that are made at once."""
+"""Maximum number of logits computed at once."""
 
 
 @dataclass(frozen=True)
 class LensToken:
-    """One token and its probability as a layer has it."""
+    """One token and its probability according to a layer."""
 
     id: int
     token: str
@@ -38,11 +38,11 @@ Lens = tuple[tuple[tuple[LensToken, ...], ...], ...]
 
 @dataclass(frozen=True)
 class LogitLens:
-    """The next token as the residual stream has it after each number of layers, without and with the edits.
+    """The next token predicted from the residual stream after each number of layers, without and with the edits.
 
     `layers` counts the layers that were run: 0 is the embedding, the last is the model's own prediction. `tokens` are
-    the tokens at `positions`; what comes after each of them is foretold. `kl` (layers, positions) is KL(edited ‖ base)
-    in nats.
+    the tokens at `positions`; the prediction is for the token after each of them. `kl` (layers, positions) is
+    KL(edited ‖ base) in nats.
     """
 
     layers: tuple[int, ...]
@@ -53,7 +53,7 @@ class LogitLens:
     kl: NDArray[np.float64]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each layer, position, rank and side."""
+        """One row per layer, position, rank and side (base or edited)."""
         rows = [
             (layer, position, self.tokens[p], side, rank, entry.id, entry.token, entry.probability, self.kl[k, p])
             for side, lens in (("base", self.base), ("edited", self.edited))
@@ -67,7 +67,7 @@ class LogitLens:
 
 @dataclass(frozen=True)
 class AttentionPattern:
-    """Attention weights of one head, (tokens, tokens): row t says where token t looks; rows sum to 1."""
+    """Attention weights of one head, (tokens, tokens): row t shows where token t attends; rows sum to 1."""
 
     layer: int
     unit: int
@@ -76,7 +76,7 @@ class AttentionPattern:
     edited: NDArray[np.float32]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each pair of tokens that the mask lets look: positions, texts, weight without and with edits."""
+        """One row per pair of tokens that the causal mask allows: positions, texts, weights without and with edits."""
         query, key = np.tril_indices(len(self.tokens))
         return pd.DataFrame(
             {
@@ -100,13 +100,13 @@ def logit_lens(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> LogitLens:
-    """The likeliest next tokens when the final norm and the head read the residual stream after each layer.
+    """The most likely next tokens if the final norm and the language-model head read the stream after each layer.
 
-    In early layers the stream is not yet written for the head: what it says there is a hint at most.
+    In early layers, the residual stream is not yet in the basis of the head: treat the result as a hint at most.
 
     Args:
-        count: Tokens for each layer and position.
-        last: How many of the last positions; None is all.
+        count: Number of tokens per layer and position.
+        last: Number of positions, from the end; None takes all.
 
     Raises:
         InputError: The prompt is empty.
@@ -142,7 +142,7 @@ def attention_pattern(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> AttentionPattern:
-    """Where a head looks, without and with the edits. Edits of the same layer and of later ones change nothing here.
+    """The attention of a head, without and with the edits. Edits of the same or later layers do not affect it.
 
     Raises:
         InputError: There is no such head, or the prompt is empty or has more than `ATTENTION_TOKENS` tokens.
@@ -176,7 +176,7 @@ def attention_pattern(
 def _streams(
     model: EditedModel, ids: Sequence[int], kept: int, masks: list[EditMask | None] | None, strength: float
 ) -> Tensor:
-    """The residual stream before, between and after the layers, (layers + 1, tokens, hidden)."""
+    """The residual stream before, between and after the layers, (layers + 1, tokens, hidden_size)."""
     layers = range(model.geometry.num_layers + 1)
     plan, rows = model.plan(masks, strength, 1), _last_rows(model, len(ids), kept)
     record = model.traced.record(model.inputs(batch_of(ids)), plan, Wanted(entering=layers), rows=rows)
@@ -184,7 +184,7 @@ def _streams(
 
 
 def _read(model: EditedModel, ids: Sequence[int], streams: Tensor, kept: int) -> Tensor:
-    """ln p (layers, positions, vocabulary) that the final norm and the head make of residual streams."""
+    """ln p (layers, positions, vocabulary) from the final norm and the language-model head."""
     rows = _last_rows(model, len(ids), kept).expand(len(streams), -1)
     start = {model.geometry.num_layers: streams}
     logits = model.traced.record(model.inputs(batch_of(ids)), {}, rows=rows, start=start).logits

@@ -1,4 +1,4 @@
-"""What the model predicts with the edits beside what it predicts without: next tokens, texts, answers.
+"""Predictions with and without the edits: next tokens, texts, answers.
 
 Probabilities are those of the model's softmax; logarithms are natural, so they and the KL divergences are in nats.
 """
@@ -28,7 +28,7 @@ from jola.insight.prompts import (
 from jola.model.edited import EditedModel, Masks
 
 _ROWS = 32
-"""Answers in a pass, and positions of a text whose distributions are made at once."""
+"""Maximum answers per pass, and maximum positions of a text whose distributions are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class TokenChange:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The likeliest next tokens, those first that are likelier on either side; `kl` is KL(edited ‖ base) in nats."""
+    """The most likely next tokens, sorted by the larger probability; `kl` is KL(edited ‖ base) in nats."""
 
     tokens: tuple[TokenChange, ...]
     kl: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each token: its id, text, and probability without and with the edits."""
+        """One row per token: id, text, and probability without and with the edits."""
         columns = ("id", "token", "base", "edited")
         frame = pd.DataFrame({name: [getattr(t, name) for t in self.tokens] for name in columns})
         return frame.assign(change=frame.edited - frame.base)
@@ -59,7 +59,7 @@ class NextTokens:
 class TokenScores:
     """ln p of each token of a text given those before it, without and with the edits; nats, NaN for the first token.
 
-    `kl` is KL(edited ‖ base) of the distribution that foretells the token.
+    `kl` is KL(edited ‖ base) of the distribution that predicts the token.
     """
 
     ids: tuple[int, ...]
@@ -69,7 +69,7 @@ class TokenScores:
     kl: NDArray[np.float64]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each token of the text."""
+        """One row per token of the text."""
         return pd.DataFrame(
             {
                 "id": self.ids,
@@ -84,18 +84,18 @@ class TokenScores:
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """ln p of each whole answer, end token included, after one prompt, without and with the edits; nats."""
+    """ln p of each complete answer, end token included, after one prompt, without and with the edits; nats."""
 
     answers: tuple[str, ...]
     base: NDArray[np.float64]
     edited: NDArray[np.float64]
 
     def shares(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """(base, edited): the probability of each answer among these alone; each array sums to 1."""
+        """(base, edited): the probability of each answer, normalized over these answers; each array sums to 1."""
         return _normalised(self.base), _normalised(self.edited)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each answer: ln p and its share among the answers, without and with the edits."""
+        """One row per answer: ln p and its share among the answers, without and with the edits."""
         base, edited = self.shares()
         return pd.DataFrame(
             {
@@ -117,7 +117,7 @@ def next_tokens(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> NextTokens:
-    """The `count` tokens that are likeliest after the prompt on either side, without and with the edits.
+    """The `count` most likely tokens after the prompt, by the larger probability without or with the edits.
 
     Raises:
         InputError: The prompt is empty.
@@ -152,7 +152,7 @@ def token_scores(
     """ln p of each token of a text, without and with the edits.
 
     Args:
-        text: A text as it is, with the special tokens that the tokenizer puts around it; an example, as it is trained,
+        text: A plain text, with the special tokens that the tokenizer adds; an example, formatted as in training, with
             prompt and answer; or token ids.
 
     Raises:
@@ -164,7 +164,7 @@ def token_scores(
         text = (template or Template(model.tokenizer)).encode(text).input_ids
     ids = checked_ids(model, text)
     if len(ids) < 2:
-        raise InputError("A text of one token has nothing to foretell; write some words.")
+        raise InputError("The text has only one token, and the first token is not scored; enter a longer text.")
     targets = torch.tensor(ids[1:], device=model.device)
 
     def look() -> Tensor:
@@ -195,18 +195,18 @@ def answer_scores(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> AnswerScores:
-    """ln p of each whole answer after the prompt, without and with the edits.
+    """ln p of each complete answer after the prompt, without and with the edits.
 
-    The end token counts, so that no answer is likelier for being the beginning of another.
+    The end token is included, so that an answer that is a prefix of another has no advantage.
 
     Raises:
-        InputError: There are no answers, one is empty or stands there twice, or the prompt is empty.
+        InputError: There are no answers, one is empty or given twice, or the prompt is empty.
     """
     answers = tuple(answers)
     if not answers or not all(answer.strip() for answer in answers):
-        raise InputError("An answer is empty; write at least one, and leave out empty ones.")
+        raise InputError("An answer is empty; give at least one answer, and remove empty ones.")
     if len(set(answers)) != len(answers):
-        raise InputError("An answer stands there twice; leave one out.")
+        raise InputError("An answer is given twice; remove one of them.")
     template = template or Template(model.tokenizer)
     ids = prompt_ids(model, prompt, template)
     rows = [Encoded(ids + answer_ids(model, answer, template), len(ids)) for answer in answers]
@@ -236,7 +236,7 @@ def answer_scores(
 
 
 def _divergence(edited: Tensor, base: Tensor) -> Tensor:
-    """KL(edited ‖ base) over the last dimension, of log-probabilities; rounding can make it no less than 0."""
+    """KL(edited ‖ base) over the last dimension, from log-probabilities; clamped at 0 against rounding."""
     return (edited.exp() * (edited - base)).sum(-1).clamp(min=0)
 
 

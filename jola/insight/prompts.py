@@ -1,4 +1,4 @@
-"""What the functions of `jola.insight` are asked about: prompts and answers as tokens, and tokens as text."""
+"""Inputs of `jola.insight`: prompts and answers as tokens, and tokens as text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,21 +14,21 @@ from jola.errors import InputError
 from jola.model.edited import EditedModel, Masks
 
 Prompt = str | Example | Sequence[int]
-"""One turn of a user in the model's template, a conversation (its answer plays no part), or token ids as they are."""
+"""A user message in the model's template, a conversation (its answer is ignored), or token ids as they are."""
 
-# A character takes at most four tokens, one a byte.
+# A character takes at most four tokens, one per byte.
 _BYTES = 4
 
 
 def prompt_ids(model: EditedModel, prompt: Prompt, template: Template | None = None) -> list[int]:
-    """Token ids of a prompt up to where the answer begins.
+    """Token ids of a prompt, up to the start of the answer.
 
     Raises:
         InputError: The prompt is empty, or an id is not in the vocabulary.
     """
     if isinstance(prompt, str):
         if not prompt.strip():
-            raise InputError("The prompt is empty; write one.")
+            raise InputError("The prompt is empty; enter a prompt.")
         prompt = Example((Message("user", prompt),), "")
     if isinstance(prompt, Example):
         return (template or Template(model.tokenizer)).encode_prompt(prompt)
@@ -36,39 +36,39 @@ def prompt_ids(model: EditedModel, prompt: Prompt, template: Template | None = N
 
 
 def checked_ids(model: EditedModel, ids: Sequence[int]) -> list[int]:
-    """The ids as a list; InputError when there is none or one that the model does not have."""
+    """The ids as a list; InputError if it is empty or an id is not in the vocabulary."""
     result, size = [int(token) for token in ids], model.base.config.get_text_config().vocab_size
     if not result:
-        raise InputError("The text has no tokens; write something.")
+        raise InputError("The text has no tokens; enter some text.")
     if bad := next((token for token in result if not 0 <= token < size), None):
-        raise InputError(f"There is no token {bad}; the vocabulary has ids 0 to {size - 1}.")
+        raise InputError(f"Token id {bad} is not in the vocabulary; ids range from 0 to {size - 1}.")
     return result
 
 
 def answer_ids(model: EditedModel, answer: str, template: Template | None = None) -> list[int]:
-    """Token ids of an answer as it is trained: with what the template puts around it and the end token."""
+    """Token ids of an answer as in training: with the text that the template adds, and the end token."""
     encoded = (template or Template(model.tokenizer)).encode(Example((Message("user", "?"),), answer))
     return encoded.input_ids[encoded.completion_start :]
 
 
 def answer_of(prompt: Prompt, answer: str | None) -> str:
-    """The answer given, or that of the example; InputError when there is neither."""
+    """The given answer, or that of the example; InputError if there is neither."""
     if answer is None and isinstance(prompt, Example):
         answer = prompt.completion
     if not answer:
-        raise InputError("The answer is empty; write the answer whose probability is wanted.")
+        raise InputError("The answer is empty; enter the answer whose probability you want.")
     return answer
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token of a sequence; of bytes that are a part of a character, the tokenizer's name for them."""
-    # A token is decoded after those before it: tokenizers of the SentencePiece family drop the blank of a token that
-    # stands alone.
+    """The text of each token of a sequence; for incomplete characters, the tokenizer's name of the token."""
+    # A token is decoded together with those before it: SentencePiece tokenizers drop the leading space of a single
+    # token.
     return [_text_after(tokenizer, ids[max(0, i - _BYTES) : i], token) for i, token in enumerate(ids)]
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """The text of a token within a text, its blank included."""
+    """The text of a token inside a text, including its leading space."""
     return _text_after(tokenizer, tokenizer("a", add_special_tokens=False)["input_ids"], token)
 
 
@@ -93,7 +93,7 @@ def batch_of(ids: Sequence[int]) -> Tensor:
 
 @contextmanager
 def at_rest(model: EditedModel) -> Iterator[None]:
-    """Inside the block nothing learns and the gates have no noise, whatever mode the edits are in."""
+    """Disable gradients and gate noise inside the block, whatever mode the edits are in."""
     training = [i for i in model.in_use if i.training]
     with torch.no_grad():
         if not training:
@@ -110,7 +110,7 @@ def at_rest(model: EditedModel) -> Iterator[None]:
 
 
 def shared_mask(model: EditedModel, mask: Masks) -> list[EditMask | None]:
-    """The mask of each intervention in use, for a single prompt: without a dimension of the batch.
+    """The mask of each intervention in use, for a single prompt: without a batch dimension.
 
     Raises:
         ValueError: A mask does not fit, or has several rows.

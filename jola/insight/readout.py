@@ -1,14 +1,14 @@
-r"""What an edit says directly: the tokens it speaks for, and what it adds to the logit of an answer.
+r"""The direct path of an edit to the logits: promoted tokens, and the direct effect on the logit of an answer.
 
-The residual stream x is read by the final norm and the language-model head: logits = W_U · norm(x). Heads write into it
-through the columns W_O of their layer's output projection, an MLP writes as it is. What is added to x, c, changes a
-logit directly by W_U · D·c, where D is the final norm with its scale held at the actual one:
+The final norm and the language-model head read the residual stream x: logits = W_U · norm(x). A head writes to x
+through its columns W_O of the output projection of its layer; an MLP writes to x directly. An addition c to x changes
+the logits directly by W_U · D·c, where D is the final norm with its scale fixed at the actual value:
 
     RMSNorm     D·c = w ⊙ c / rms(x)                       (w + 1 for w in Gemma)
     LayerNorm   D·c = w ⊙ (c − mean(c)) / std(x)
 
-What later layers make of c is left out. Where a norm stands behind the sub-layer (Gemma 2 and 3, OLMo 2), it is applied
-to c first in the same way, with its own actual scale.
+The response of later layers to c is not included. If a norm follows the sub-layer (Gemma 2 and 3, OLMo 2), it is
+applied to c first, in the same way, with its own actual scale.
 """
 
 from dataclasses import dataclass
@@ -39,25 +39,25 @@ from jola.model.edited import EditedModel, Masks
 from jola.model.tracing import Wanted
 
 _VOCABULARY_ROWS = 16384
-"""Rows of the head's weight that are turned into float32 at once."""
+"""Rows of the weight of the language-model head that are converted to float32 at once."""
 
 
 @dataclass(frozen=True)
 class PromotedTokens:
-    """Tokens with the largest and the smallest logit that an offset adds, each (token, logit), the extreme first."""
+    """Tokens to which an offset adds the largest and smallest logits, as (token, logit), most extreme first."""
 
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each token: its text, logit, and whether it is promoted or suppressed."""
+        """One row per token: text, logit, and whether it is promoted or suppressed."""
         rows = [(*pair, kind) for kind in ("promoted", "suppressed") for pair in getattr(self, kind)]
         return pd.DataFrame(rows, columns=["token", "logit", "kind"])
 
 
 @dataclass(frozen=True)
 class DirectEffects:
-    """What each edit half that is on adds directly to the logit of `token`, the answer's first, in logit units.
+    """The direct effect of each edit half that is on, on the logit of `token`, the first of the answer.
 
     `logit` is that logit with all edits, before any soft cap of the model.
     """
@@ -68,7 +68,7 @@ class DirectEffects:
     logit: float
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each edit half: where it is and what it adds."""
+        """One row per edit half: its location and its direct effect."""
         columns = ("site", "layer", "unit", "half", "intervention")
         frame = pd.DataFrame({name: [getattr(edit, name) for edit in self.edits] for name in columns})
         return frame.assign(direct_effect_logits=self.effect, token=self.token)
@@ -77,14 +77,14 @@ class DirectEffects:
 def promoted_tokens(
     model: EditedModel, layer: int, unit: int, count: int = 10, site: str = "heads", *, intervention: int | None = None
 ) -> PromotedTokens:
-    """The tokens that an offset speaks for and against: W_U · diag(w) · W_O · a.
+    """The tokens that an offset promotes and suppresses: W_U · diag(w) · W_O · a.
 
-    The logits are those that the offset, fully open, adds to a residual stream of norm scale 1 (LayerNorm: after taking
-    off the mean): their order and their ratios say something, their size does not. Gates, masks and prompts play no
-    part.
+    The logits are those that the offset, with an open gate, adds to a residual stream of norm scale 1 (LayerNorm: after
+    subtracting the mean). Their order and ratios are meaningful, their size is not. Gates, masks and prompts have no
+    influence.
 
     Args:
-        intervention: Whose offset, by position among the interventions in use; None is the first at the site.
+        intervention: Index in `EditedModel.in_use`; None takes the first intervention at the site.
 
     Raises:
         InputError: There is no such edit, or it has no offset.
@@ -94,14 +94,14 @@ def promoted_tokens(
     position = (found[0] if found else None) if intervention is None else intervention
     edits = used[position] if position is not None and 0 <= position < len(used) else None
     if not isinstance(edits, GatedEdits) or edits.site != site:
-        raise InputError(f"There are no edits at {site!r} in use here; choose another site.")
+        raise InputError(f"No edits are in use at site {site!r}; choose another site.")
     if not (0 <= layer < edits.layers and 0 <= unit < edits.units):
         raise InputError(
             f"There is no unit {unit} in layer {layer}; layers go from 0 to {edits.layers - 1} and units from 0 to "
             f"{edits.units - 1}."
         )
     if "offset" not in edits.halves:
-        raise InputError("These edits have scales alone, and a scale speaks for no token by itself.")
+        raise InputError("These edits have only scales, and only an offset promotes tokens; choose edits with offsets.")
     with at_rest(model):
         reader = _Reader(model)
         vector = torch.zeros(edits.units, edits.width, device=model.device)
@@ -125,13 +125,13 @@ def direct_effects(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> DirectEffects:
-    """What each edit adds directly to the logit of the answer's first token, where that token is foretold.
+    """The direct effect of each edit on the logit of the answer's first token, at the last token of the prompt.
 
     An offset half adds W_U[token] · D · W_O · g_a·a, a scale half W_U[token] · D · W_O · (g_m·m ⊙ z), with z the head's
-    output there in the edited pass. Of several adapters at one site, an edit adds what its absence would take away.
+    output there in the edited pass. With several adapters at one site, the effect is the change if the edit is removed.
 
     Raises:
-        InputError: There is no answer, or the prompt is empty, or the model normalises the residual stream itself.
+        InputError: There is no answer, or the prompt is empty, or the model normalizes the residual stream itself.
     """
     template = template or Template(model.tokenizer)
     ids = prompt_ids(model, prompt, template)
@@ -162,27 +162,27 @@ def direct_effects(
 
 
 class _Reader:
-    """The linear maps from what an edit adds to the logits, in float32."""
+    """The linear maps from the output of an edit to the logits, in float32."""
 
     def __init__(self, model: EditedModel) -> None:
         self._base = model.base
         if not getattr(model.base.config, "do_layer_norm_before", True):
             raise InputError(
-                "The layers of this model normalise the residual stream itself, so nothing that an edit adds reaches "
-                "the logits directly."
+                "The layers of this model normalize the residual stream itself, so edits have no direct effect on the "
+                "logits; measure their total effect instead."
             )
         decoder = model.base.get_submodule(architecture_of(model.base).layers.rpartition(".")[0])
         norms = [m for m in decoder.children() if _weight_shape(m) == (model.geometry.hidden_size,)]
         head = model.base.get_output_embeddings()
         if len(norms) != 1 or not isinstance(head, nn.Linear):
-            raise InputError("The final norm of this model was not found, so its logits cannot be read directly.")
+            raise InputError("The final norm of this model was not found, so direct effects cannot be computed.")
         self._norm, self._head = norms[0], head
         self._project: nn.Module | None = getattr(decoder, "project_out", None)
 
     def written(self, site: Site, layer: int, vectors: Tensor, output: Tensor | None = None) -> Tensor:
-        """What vectors (n, width) at a site add to the residual stream, (n, hidden).
+        """The contribution of vectors (n, width) at a site to the residual stream, (n, hidden_size).
 
-        `output` (hidden,) is what the whole sub-layer gave, where a norm stands behind it; None takes its scale as 1.
+        If a norm follows the sub-layer, `output` (hidden_size,) is the input of that norm; None takes its scale as 1.
         """
         if site is Site.HEADS:
             projection = self._base.get_submodule(module_path(self._base, site, layer))
@@ -190,24 +190,24 @@ class _Reader:
             # GPT-2's Conv1D stores its weight as (in, out); nn.Linear as (out, in).
             vectors = vectors @ (weight.T if isinstance(projection, nn.Linear) else weight)
         block = self._base.get_submodule(module_path(self._base, Site.BLOCK, layer))
-        # Only where this norm is there does the other one stand behind the attention, too.
+        # Only in models with this norm does post_attention_layernorm follow the attention directly.
         if hasattr(block, "post_feedforward_layernorm"):
             name = "post_attention_layernorm" if site is Site.HEADS else "post_feedforward_layernorm"
             vectors = _frozen(block.get_submodule(name), vectors, output)
         return vectors
 
     def logits(self, written: Tensor) -> Tensor:
-        """The logits (n, vocabulary) that additions (n, hidden) to a residual stream of norm scale 1 make."""
+        """The logits (n, vocabulary) of additions (n, hidden_size) to a residual stream of norm scale 1."""
         read = _frozen(self._norm, written, None)
-        # OPT has a linear map between the final norm and the head of some sizes.
+        # Some OPT models have a linear map between the final norm and the head.
         if self._project is not None:
             read = read @ self._project.get_parameter("weight").float().T
         return torch.cat([read @ rows.float().T for rows in self._head.weight.split(_VOCABULARY_ROWS)], dim=-1)
 
     def logit_of(self, token: int, final: Tensor) -> tuple[Tensor, Tensor]:
-        """(direction, constant): an addition c to the residual stream `final` adds c · direction to a token's logit.
+        """(direction, constant): adding c to the residual stream `final` adds c · direction to the logit of a token.
 
-        `final` and the direction are (hidden,), the constant is a number; the logit is final · direction + constant.
+        `final` and the direction are (hidden_size,), the constant a scalar; the logit is final · direction + constant.
         """
         row = self._head.weight[token].float()
         if self._project is not None:
@@ -224,7 +224,7 @@ class _Reader:
 
 
 def _frozen(norm: nn.Module, vectors: Tensor, at: Tensor | None) -> Tensor:
-    """A norm as a linear map of vectors (n, hidden), with the scale that it has at `at` (hidden,); None is scale 1."""
+    """Apply a norm to vectors (n, hidden_size) with its scale fixed at `at` (hidden_size,); None takes scale 1."""
     gain, scale, centred = _scales(norm, vectors[0] if at is None else at)
     if centred:
         vectors = vectors - vectors.mean(-1, keepdim=True)
@@ -232,10 +232,10 @@ def _frozen(norm: nn.Module, vectors: Tensor, at: Tensor | None) -> Tensor:
 
 
 def _scales(norm: nn.Module, at: Tensor) -> tuple[Tensor, Tensor, bool]:
-    """(gain (hidden,), what the norm divides a vector (hidden,) by, whether it takes off the mean)."""
+    """(gain (hidden_size,), divisor, whether the norm subtracts the mean) of a norm at one vector."""
     if isinstance(norm, nn.LayerNorm):
         return norm.weight.float(), (at.var(unbiased=False) + norm.eps).sqrt(), True
-    # On equal numbers, large beside ε, an RMSNorm gives its gain: w in Llama, 1 + w in Gemma.
+    # For equal inputs that are large compared with ε, an RMSNorm returns its gain: w in Llama, 1 + w in Gemma.
     gain = norm(torch.full((1, len(at)), 1e3, device=at.device))[0].float()
     eps = getattr(norm, "variance_epsilon", None) or getattr(norm, "eps", None) or 0.0
     return gain, (at.square().mean() + eps).sqrt(), False

@@ -1,8 +1,8 @@
-"""`HeadMask`: for each half of each edit whether it is on and how strongly, as a value that never changes.
+"""`HeadMask`: an immutable value that says which halves of which edits are on, and how strongly.
 
-The model takes a factor for each half, `jola.edits.gated.EditMask`: 1 leaves an edit as it was trained, 0 switches it
-off. A `HeadMask` also remembers the strength of an edit that is off, so that switching it on again brings it back, and
-every operation gives a new mask, so that masks can be compared, undone and shared.
+The model takes one factor per half, `jola.edits.intervention.EditMask`: 1 is the trained edit, 0 switches it off. A
+`HeadMask` also remembers the strength of an edit that is off, so that switching it on again restores it. Every
+operation returns a new mask, so that masks can be compared, undone and shared.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,12 +28,12 @@ Cells = Iterable[tuple[int, int]]
 Flags = NDArray[np.bool_]
 
 STRENGTH_LIMIT = 2.0
-"""Largest strength of an edit, in either direction; strengths are multiples of 0.01."""
+"""Maximum absolute strength of an edit; strengths are multiples of 0.01."""
 
 
 @dataclass(frozen=True)
 class MaskCounts:
-    """How many halves of edits a mask leaves on and off, and how many of those on have another strength than 1."""
+    """The number of edit halves that are on and off, and of those on whose strength differs from 1."""
 
     on: int
     off: int
@@ -49,13 +49,14 @@ class HeadMask:
     """The edits of one site, each half on or off at some strength; immutable, comparable and hashable.
 
     ``offset`` and ``scale`` are factors of shape (layers, units), from −2 to 2, rounded to 0.01; 0 is off. Two masks
-    are equal when every half has the same state and the same strength, also the one that it has while it is off.
-    Raises `InputError` for factors that are out of range or not finite and `ValueError` for halves of unequal shape.
+    are equal if every half has the same state and the same strength, including the remembered strength of halves that
+    are off. Raises `InputError` for factors that are out of range or not finite, and `ValueError` for halves of unequal
+    shape.
     """
 
     layers: int
     units: int
-    # Bytes instead of arrays: they cannot change, and they compare, hash and copy by themselves.
+    # Bytes instead of arrays, because they are immutable and support comparison, hashing and copying.
     _on: bytes
     _strength: bytes
 
@@ -71,7 +72,7 @@ class HeadMask:
         self._set(on, np.where(on, hundredths, TRAINED))
 
     def _set(self, on: NDArray[Any], strength: NDArray[Any]) -> None:
-        """Both of shape (2, layers, units): flags, and hundredths that are never 0."""
+        """From flags and hundredths (never 0), both of shape (2, layers, units)."""
         for name, value in {
             "layers": int(on.shape[1]),
             "units": int(on.shape[2]),
@@ -88,23 +89,23 @@ class HeadMask:
 
     @classmethod
     def all(cls, layers: int, units: int) -> Self:
-        """Every edit as it was trained."""
+        """All edits on, as trained."""
         return cls(np.ones((layers, units)), np.ones((layers, units)))
 
     @classmethod
     def none(cls, layers: int, units: int) -> Self:
-        """Every edit off."""
+        """All edits off."""
         return cls(np.zeros((layers, units)), np.zeros((layers, units)))
 
     @classmethod
     def for_edits(cls, edits: "GatedEdits") -> Self:
-        """Every edit of these as it was trained."""
+        """All of these edits on, as trained."""
         return cls.all(edits.layers, edits.units)
 
     def __repr__(self) -> str:
         return f"<HeadMask {self.layers} × {self.units}: {self.describe()}>"
 
-    # Reading
+    # Queries
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -113,12 +114,12 @@ class HeadMask:
 
     @property
     def on(self) -> dict[str, Flags]:
-        """Which edits are on, for each half (layers, units), read-only."""
+        """Which edits are on, by half, (layers, units), read-only."""
         return dict(zip(HALVES, self._flags, strict=True))
 
     @property
     def strength(self) -> dict[str, NDArray[np.float32]]:
-        """Strength of each edit while it is on, for each half (layers, units), read-only; never 0."""
+        """Strength of each edit when it is on, by half, (layers, units), read-only; never 0."""
         return dict(zip(HALVES, self._read_only(self._hundredths / np.float32(TRAINED)), strict=True))
 
     @property
@@ -133,7 +134,7 @@ class HeadMask:
 
     def edit_mask(self) -> "EditMask":
         """The mask as `JoLAModel.forward` takes it."""
-        import torch  # here, because it takes seconds to import and masks are shown without it
+        import torch  # takes seconds to import, and most uses of masks do not need it
 
         from jola.edits.intervention import EditMask
 
@@ -141,11 +142,11 @@ class HeadMask:
 
     @property
     def changed(self) -> int:
-        """How many halves are off or have another strength than 1."""
+        """Number of halves that are off or have a strength other than 1."""
         return int((~self._flags | (self._hundredths != TRAINED)).sum())
 
     def counts(self, among: Mapping[str, ArrayLike] | None = None) -> MaskCounts:
-        """How many halves are on and off; ``among`` (half → flags (layers, units)) counts only those it marks."""
+        """Count halves that are on and off, only those marked in ``among`` (half → flags (layers, units)) if given."""
         counted = self._marked(among)
         on = self._flags & counted
         return MaskCounts(
@@ -170,16 +171,16 @@ class HeadMask:
         return f"{counts.on} of {counts.total} edits on{strength}; off are {halves}."
 
     def to_text(self) -> str:
-        """The mask as short text for an address: letters, digits, ``-`` and ``_``; "1" when all is as trained.
+        """The mask as short text for URLs: letters, digits, ``-`` and ``_``; "1" if all edits are as trained.
 
-        Equal masks have equal texts. Which of n halves are on takes n/6 characters at most, and a few dozen when whole
-        layers or a few heads are switched.
+        Equal masks have equal texts. The flags of n halves take at most n/6 characters, and a few dozen characters if
+        only whole layers or a few heads are switched.
         """
         return encode(self._flags.ravel(), self._hundredths.ravel())
 
     @classmethod
     def from_text(cls, text: str, layers: int, units: int) -> Self:
-        """The mask that `to_text` wrote. `InputError` when the text is damaged or belongs to another shape."""
+        """Inverse of `to_text`. Raises `InputError` if the text is damaged or belongs to another shape."""
         flags, hundredths = decode(text, 2 * layers * units, round(STRENGTH_LIMIT * TRAINED))
         mask = cls._make(flags.reshape(2, layers, units), hundredths.reshape(2, layers, units))
         if mask.to_text() != text:
@@ -187,8 +188,8 @@ class HeadMask:
         return mask
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row for each half of each edit: ``layer, unit, half, on, strength, factor``; ready for CSV and JSON."""
-        import pandas as pd  # here, because it takes longer to import than everything else in this module
+        """One row per half of each edit: ``layer, unit, half, on, strength, factor``; ready for CSV and JSON."""
+        import pandas as pd  # takes longer to import than the rest of this module
 
         half, layer, unit = (axis.ravel() for axis in np.indices(self._flags.shape))
         return pd.DataFrame(
@@ -202,38 +203,38 @@ class HeadMask:
             }
         )
 
-    # New masks from this one
+    # Operations that return a new mask
 
     def switched(self, cells: Cells, half: Half = "both", on: bool = True) -> Self:
-        """These halves on or off. `InputError` for a cell that does not exist, here and below."""
+        """Switch these halves on or off. Like the methods below, raises `InputError` for an unknown cell."""
         return self._with_flags(self._at(cells, half), on)
 
     def toggled(self, cells: Cells, half: Half = "both") -> Self:
-        """Each of these halves on if it was off, and off if it was on."""
+        """Toggle each of these halves."""
         chosen = self._at(cells, half)
         return self._make(self._flags ^ chosen, self._hundredths)
 
     def with_layer(self, layer: int, half: Half = "both", on: bool | None = None) -> Self:
-        """A whole layer on or off; None switches it off if any of these halves is on, else on."""
+        """Switch a layer on or off; None switches it off if any of these halves is on, and on otherwise."""
         chosen = self._at([(layer, unit) for unit in range(self.units)], half)
         if on is None:
             on = not bool((self._flags & chosen).any())
         return self._with_flags(chosen, on)
 
     def inverted(self, half: Half = "both") -> Self:
-        """What is on off and what is off on; strengths are kept, so that inverting twice gives the same mask."""
+        """Toggle all halves; strengths are kept, so inverting twice returns the same mask."""
         return self._make(self._flags ^ self._rows(half), self._hundredths)
 
     def strongest(
         self, k: int, strength_of: Mapping[str, ArrayLike], among: Mapping[str, ArrayLike] | None = None
     ) -> Self:
-        """The ``k`` halves with the largest absolute value in ``strength_of`` (half → (layers, units)) on, others off.
+        """Keep only the ``k`` halves with the largest absolute value in ``strength_of`` (half → (layers, units)).
 
-        Halves whose value is NaN are off; of equal ones the first counts, offsets before scales. With ``among`` (half →
-        flags) only those that it marks compete and change, and the others stay as they are.
+        Halves whose value is NaN are off. Ties are broken by position, offsets before scales. With ``among`` (half →
+        flags), only the marked halves compete and change.
         """
         if k < 0:
-            raise InputError(f"The number of edits to keep is {k}; give 0 or more.")
+            raise InputError(f"The number of edits to keep is {k}; it must be 0 or more.")
         values = np.abs(self._both(strength_of, "strength_of").astype(np.float64))
         counted = self._marked(among)
         values = np.where(counted & ~np.isnan(values), values, -1.0).ravel()
@@ -243,11 +244,11 @@ class HeadMask:
         return self._make(np.where(counted, chosen.reshape(counted.shape), self._flags), self._hundredths)
 
     def threshold(self, gates: Mapping[str, ArrayLike], value: float) -> Self:
-        """On where the gate (half → (layers, units)) is at least ``value``, off where it is smaller or NaN."""
+        """Switch on halves whose gate (half → (layers, units)) is at least ``value``; all others, and NaN, are off."""
         return self._make(self._both(gates, "gates") >= value, self._hundredths)
 
     def with_strength(self, cells: Cells, half: Half, factor: float) -> Self:
-        """These halves on at another strength, from −2 to 2; 0 switches them off."""
+        """Switch these halves on with a strength from −2 to 2; 0 switches them off."""
         chosen, hundredths = self._at(cells, half), int(_hundredths(np.asarray(factor)))
         if hundredths == 0:
             return self._with_flags(chosen, False)
@@ -263,7 +264,7 @@ class HeadMask:
         self._check_shape(other)
         return self._make(self._flags | other._flags, np.where(self._flags, self._hundredths, other._hundredths))
 
-    # Inside
+    # Helpers
 
     @property
     def _flags(self) -> Flags:
@@ -287,7 +288,7 @@ class HeadMask:
         return self._make(np.where(chosen, on, self._flags), self._hundredths)
 
     def _rows(self, half: str) -> Flags:
-        """(2, 1, 1): which of the two halves are meant."""
+        """(2, 1, 1): true for the selected halves."""
         if half not in (*HALVES, "both"):
             raise InputError(f"'{half}' is not a half of an edit; use offset, scale or both.")
         return np.array([half in (name, "both") for name in HALVES]).reshape(2, 1, 1)
@@ -298,7 +299,8 @@ class HeadMask:
         for layer, unit in cells:
             if not (0 <= layer < self.layers and 0 <= unit < self.units):
                 raise InputError(
-                    f"There is no head {unit} in layer {layer}; the edits have {self.layers} layers of {self.units}."
+                    f"There is no head {unit} in layer {layer}; there are {self.layers} layers of {self.units}, "
+                    "counted from 0."
                 )
             at[layer, unit] = True
         return self._rows(half) & at
@@ -307,7 +309,7 @@ class HeadMask:
         """(2, layers, units) of a mapping from half to (layers, units)."""
         stacked = np.stack([np.asarray(values[half]) for half in HALVES])
         if stacked.shape != (2, *self.shape):
-            raise ValueError(f"{what} has shape {stacked.shape[1:]}; {self.shape} is needed.")
+            raise ValueError(f"{what} has shape {stacked.shape[1:]}; it must be {self.shape}.")
         return stacked
 
     def _marked(self, among: Mapping[str, ArrayLike] | None) -> Flags:
@@ -317,7 +319,9 @@ class HeadMask:
 
     def _check_shape(self, other: "HeadMask") -> None:
         if other.shape != self.shape:
-            raise InputError(f"A mask of {self.shape} cannot be combined with one of {other.shape}.")
+            raise InputError(
+                f"A mask of shape {self.shape} cannot be combined with one of {other.shape}; use masks of one model."
+            )
 
 
 def _hundredths(factors: NDArray[np.float64]) -> NDArray[np.int16]:

@@ -8,7 +8,7 @@ from jola.edits.masks.head_mask import HeadMask
 
 @dataclass(frozen=True)
 class History:
-    """A mask, those before it and those that were undone; immutable like the masks, at most ``limit`` of each."""
+    """A mask with the masks before it and the undone masks, at most ``limit`` of each; immutable."""
 
     mask: HeadMask
     past: tuple[HeadMask, ...] = ()
@@ -16,19 +16,19 @@ class History:
     limit: int = 100
 
     def done(self, mask: HeadMask) -> Self:
-        """With a new mask; what was undone is forgotten. The same mask again changes nothing."""
+        """Add a new mask and forget the undone ones. Adding the current mask again changes nothing."""
         if mask == self.mask:
             return self
         return type(self)(mask, (*self.past, self.mask)[-self.limit :], (), self.limit)
 
     def undone(self) -> Self:
-        """One mask back, if there is one."""
+        """Go one mask back, if possible."""
         if not self.can_undo:
             return self
         return type(self)(self.past[-1], self.past[:-1], (self.mask, *self.future)[: self.limit], self.limit)
 
     def redone(self) -> Self:
-        """One mask forward, if there is one."""
+        """Go one mask forward, if possible."""
         if not self.can_redo:
             return self
         return type(self)(self.future[0], (*self.past, self.mask)[-self.limit :], self.future[1:], self.limit)

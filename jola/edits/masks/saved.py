@@ -1,4 +1,4 @@
-"""`SavedMasks`: masks with names, kept in ``masks.json`` in the directory of their run."""
+"""`SavedMasks`: named masks, stored in ``masks.json`` in the directory of their run."""
 
 import json
 import math
@@ -16,19 +16,19 @@ from jola.system.files import json_bytes, replace_file
 
 FILE_NAME = "masks.json"
 MAX_MASKS = 200
-"""Masks of all sites that one run can hold."""
+"""Maximum number of masks per run, over all sites."""
 MAX_NAME = 80
-"""Characters of a name."""
+"""Maximum length of a name, in characters."""
 
 _MAX_BYTES = 16 << 20
-_MAX_HALVES = 1 << 20  # of a mask that a file claims to hold
+_MAX_HALVES = 1 << 20  # limit for masks read from a file
 _VERSION = 1
 _writing = threading.Lock()
 
 
 @dataclass(frozen=True)
 class SavedMask:
-    """A mask with a name."""
+    """A named mask."""
 
     name: str
     site: str
@@ -37,15 +37,15 @@ class SavedMask:
     """Seconds since the epoch."""
 
 
-_Entries = list[SavedMask]  # written out before `SavedMasks.list` takes the name
+_Entries = list[SavedMask]  # defined here, because `SavedMasks.list` shadows the builtin
 
 
 class SavedMasks:
     """The named masks of one site of a run; names are data and never become paths.
 
-    Raises `InputError` for a name that cannot be used or is taken or unknown, for one mask too many, for a damaged file
-    (which is left as it is) and when the disk is full. Threads of one process may save at once; of two processes that
-    save in the same moment, the later one wins.
+    Raises `InputError` for a name that is invalid, taken or unknown, for too many masks, for a damaged file (which is
+    left unchanged), and if the disk is full. Saving is safe across threads of one process; if two processes save at the
+    same time, the later one wins.
     """
 
     def __init__(self, run: Path | str, site: str = "heads") -> None:
@@ -53,7 +53,7 @@ class SavedMasks:
         self.site = site
 
     def list(self) -> tuple[SavedMask, ...]:
-        """All of this site, in the order in which they were first saved."""
+        """All masks of this site, in the order in which they were first saved."""
         return tuple(entry for entry in self._read() if entry.site == self.site)
 
     def get(self, name: str) -> HeadMask:
@@ -62,35 +62,35 @@ class SavedMasks:
         return entries[self._index(entries, name)].mask
 
     def save(self, name: str, mask: HeadMask, *, replace: bool = False) -> SavedMask:
-        """Keep a mask under a name; ``replace`` allows the name of another mask, which is then gone."""
+        """Save a mask under a name; with ``replace``, overwrite an existing mask of this name."""
         entry = SavedMask(_checked_name(name), self.site, mask, time.time())
         with _writing:
             entries = self._read()
             taken = [index for index, old in enumerate(entries) if self._is(old, entry.name)]
             if taken and not replace:
-                raise InputError(f"There is a mask named '{entry.name}' already; choose another name or replace it.")
+                raise InputError(f"A mask named '{entry.name}' already exists; choose another name or replace it.")
             if taken:
                 entries[taken[0]] = entry
             elif len(entries) >= MAX_MASKS:
-                raise InputError(f"The run holds {MAX_MASKS} masks, which is the most; remove one first.")
+                raise InputError(f"The run already has {MAX_MASKS} masks, the maximum; remove one first.")
             else:
                 entries.append(entry)
             self._write(entries)
         return entry
 
     def rename(self, old: str, new: str) -> None:
-        """Give a mask another name."""
+        """Rename a mask."""
         name = _checked_name(new)
         with _writing:
             entries = self._read()
             index = self._index(entries, old)
             if any(self._is(entry, name) for place, entry in enumerate(entries) if place != index):
-                raise InputError(f"There is a mask named '{name}' already; choose another name.")
+                raise InputError(f"A mask named '{name}' already exists; choose another name.")
             entries[index] = replace(entries[index], name=name)
             self._write(entries)
 
     def remove(self, name: str) -> None:
-        """Forget a mask."""
+        """Remove a mask."""
         with _writing:
             entries = self._read()
             del entries[self._index(entries, name)]
@@ -133,11 +133,11 @@ class SavedMasks:
         try:
             replace_file(self.path, json_bytes({"version": _VERSION, "masks": masks}, indent=1))
         except FileNotFoundError as error:
-            raise InputError(f"{self.path.parent} is not there any more; the mask was not saved.") from error
+            raise InputError(f"{self.path.parent} no longer exists; the mask was not saved.") from error
 
 
 def _entry(*, name: Any, site: Any, layers: Any, units: Any, mask: Any, saved: Any) -> SavedMask:
-    """One entry of the file, which people can edit. Raises `ValueError` when it is not one."""
+    """Parse one entry of the file, which users can edit. Raises `ValueError` if it is invalid."""
     for number in (layers, units):
         if type(number) is not int or number < 1:
             raise ValueError(f"a mask of {layers!r} × {units!r}")
@@ -157,9 +157,9 @@ def _checked_name(name: Any) -> str:
         raise InputError("The name of a mask must be text.")
     name = _normal(name)
     if not name:
-        raise InputError("The mask has no name; give it one.")
+        raise InputError("The mask has no name; enter one.")
     if len(name) > MAX_NAME:
-        raise InputError(f"The name has {len(name)} characters; {MAX_NAME} are the most.")
+        raise InputError(f"The name has {len(name)} characters; the maximum is {MAX_NAME}.")
     if not name.isprintable():
-        raise InputError("The name holds characters that cannot be shown, such as a line break; leave them out.")
+        raise InputError("The name contains characters that cannot be displayed, such as a line break; remove them.")
     return name

@@ -1,12 +1,13 @@
-"""The text of a mask: ``1`` and, unless all is as trained, base64url without padding of
+"""Masks as text: ``1`` and, unless all edits are as trained, unpadded base64url of
 
     kind      1 byte: 0 runs, 1 bits
-    on        runs: lengths of the runs of halves that are on, off, on …, as varints; the first may be 0
-              bits: one bit a half, most significant first, the last byte filled with zeros
-    strength  absent when all are 1; else runs of one strength, each as the varints length and zigzag(hundredths − 100)
+    on        runs: lengths of alternating runs of halves that are on, off, on, … as varints; the first may be 0
+              bits: one bit per half, most significant first, the last byte padded with zeros
+    strength  absent if all are 1; otherwise runs of equal strength, as varints length and zigzag(hundredths − 100)
 
-Halves are in the order offsets, scales; layer by layer. The shorter kind is used, runs when both are equally long, so a
-mask has one text. Varints hold 7 bits a byte, lowest first, the top bit set in all but the last.
+Halves are ordered offsets, then scales, each layer by layer. The shorter kind is used (runs if both are equally long),
+so that every mask has exactly one text. Varints store 7 bits per byte, lowest first, with the top bit set in all but
+the last byte.
 """
 
 import base64
@@ -28,7 +29,7 @@ _DAMAGED = "The text of the mask is damaged or belongs to another model; copy th
 
 
 def encode(on: NDArray[np.bool_], strength: NDArray[Any]) -> str:
-    """Text of n flags and n strengths in hundredths."""
+    """Encode n flags and n strengths in hundredths."""
     trained = bool((strength == TRAINED).all())
     if trained and bool(on.all()):
         return _VERSION
@@ -45,13 +46,13 @@ def encode(on: NDArray[np.bool_], strength: NDArray[Any]) -> str:
 
 
 def decode(text: str, n: int, limit: int) -> tuple[NDArray[np.bool_], NDArray[np.int16]]:
-    """The n flags and n strengths, not 0 and at most ``limit`` hundredths, that were encoded as ``text``.
+    """Decode ``text`` into n flags and n strengths in hundredths, nonzero and at most ``limit`` in absolute value.
 
-    Raises `InputError` when the text is something else. Several texts may be read as one mask: encode it again to see
-    whether this is the one that was written.
+    Raises `InputError` if the text is invalid. Several texts may decode to the same mask; encode the result again to
+    check for the canonical text.
     """
     on, strength = np.ones(n, dtype=bool), np.full(n, TRAINED, dtype=np.int16)
-    # No mask of this size has a longer text: n/8 bytes of flags, 3 bytes for each strength.
+    # Upper bound for n halves: n/8 bytes of flags, 3 bytes per strength.
     if not isinstance(text, str) or not text.startswith(_VERSION) or len(text) > 8 + 5 * n:
         raise InputError(_DAMAGED)
     if text == _VERSION:

@@ -212,17 +212,17 @@ class TestRefusals:
         [
             (["merged", "nowhere", "{}/a"], "no run"),
             (["merged", "{run}", "{}/a", "--mask", "many"], "has no mask named 'many'; it has few, other"),
-            (["merged", "{adapter}", "{}/full"], "is there already"),
+            (["merged", "{adapter}", "{}/full"], "already exists"),
             (["merged", "{run}", "{}/a", "--prompts", "{}/none.txt"], "cannot be read as UTF-8"),
             (["merged", "{run}", "{}/a", "--strength", "nan"], "must be a finite number"),
             (["merged", "{run}", "{}/a", "--device", "abacus"], "no device 'abacus'"),
             (["merged", "{run}", "{}/a", "--model", "{}/full"], "is no model"),
             (["ia3", "{run}", "{}/a", "--strength", "0"], "No scale of these edits is open"),
             (["gguf", "{run}", "{}/a.bin"], "does not end in .gguf"),
-            (["edits", "{run}", "{}/a.xlsx"], "neither CSV nor JSON"),
+            (["edits", "{run}", "{}/a.xlsx"], "neither .csv nor .json"),
             (["adapter", "{}/text.zip", "{}/a"], "not a zip file"),
-            (["adapter", "{run}", "{}/a", "--push", "no name"], "no name of a repository"),
-            (["merged", "{run}", "{}/a", "--push", "me/edits"], "no HF_TOKEN in the environment"),
+            (["adapter", "{run}", "{}/a", "--push", "no name"], "not a valid repository name"),
+            (["merged", "{run}", "{}/a", "--push", "me/edits"], "HF_TOKEN is not set"),
         ],
     )
     def test_bad_input(

@@ -282,15 +282,15 @@ class TestPush:
         push_to_hub(tmp_path / "small", "me/edits")
         assert made[0].token == "another"
         monkeypatch.delenv("HF_TOKEN")
-        assert "no HF_TOKEN in the environment" in refusal(lambda: push_to_hub(tmp_path / "small", "me/edits"))
+        assert "HF_TOKEN is not set" in refusal(lambda: push_to_hub(tmp_path / "small", "me/edits"))
 
     def test_refuses(self, tiny_folder: Path, tmp_path: Path, hub: Any) -> None:
         whole = on(tiny_folder).save_pretrained(tmp_path / "whole")
-        assert "names a folder of this machine" in refusal(lambda: push_to_hub(whole, "me/edits", api=hub))
+        assert "names a folder of this computer" in refusal(lambda: push_to_hub(whole, "me/edits", api=hub))
         assert "neither an adapter nor a model" in refusal(lambda: push_to_hub(tmp_path, "me/edits", api=hub))
         export_adapter(whole, tmp_path / "small")
         for name in ("a b//c", "edits", "../../x/y"):
-            assert "no name of a repository" in refusal(lambda n=name: push_to_hub(tmp_path / "small", n, api=hub))
+            assert "not a valid repository name" in refusal(lambda n=name: push_to_hub(tmp_path / "small", n, api=hub))
         message = refusal(lambda: push_to_hub(tmp_path / "small", "me/refused", api=hub))
         assert "403" in message and "secret-token" not in message and "***" in message
         assert "(no route)" in refusal(lambda: push_to_hub(tmp_path / "small", "me/unreachable", api=hub))
@@ -365,4 +365,4 @@ class TestCard:
         assert (tmp_path / "same" / "README.md").read_bytes() == (whole / "README.md").read_bytes()
         export_adapter(whole, tmp_path / "less", mask=EditMask.none(model.edits))
         text = (tmp_path / "less" / "README.md").read_text()
-        assert "heads: 12 none, 0 offset, 0 scale, 0 both" in text and "Worked in" in text
+        assert "heads: 12 none, 0 offset, 0 scale, 0 both" in text and "Modified edits" in text

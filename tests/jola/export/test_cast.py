@@ -49,7 +49,7 @@ class TestTheCast:
         report = export_merged(self.tiny_scales(tokenizer, 6e-3), tmp_path / "a", "float16", SHORT)
         assert not report.lossy and 0 < report.after_cast.lost < 0.1
         message = refusal(lambda: export_merged(self.tiny_scales(tokenizer, 1e-3), tmp_path / "b", "float16", SHORT))
-        assert "take float32, or allow it" in message
+        assert "choose float32, or allow it" in message
 
     def test_large_edits_survive_bfloat16(self, tokenizer: Any, tmp_path: Path) -> None:
         report = export_merged(edited("llama", tokenizer), tmp_path / "a", "bfloat16", SHORT)
@@ -156,5 +156,5 @@ class TestTheReport:
                 raise AssertionError(sentence)
 
         export_merged(edited("llama", tokenizer), tmp_path / "a", "float16", SHORT, progress=Seen())
-        assert list(phases) == ["Measuring", "Writing the checkpoint", "Measuring what was written"]
+        assert list(phases) == ["Measuring", "Writing the checkpoint", "Measuring the checkpoint"]
         assert phases["Measuring"][-1] == phases["Measuring"][0] == 4 * len(SHORT)

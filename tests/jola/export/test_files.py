@@ -149,7 +149,7 @@ class TestStandalone:
         model.name = DEFAULT_MODEL
         adapter = model.save_pretrained(tmp_path / "adapter")
         message = refusal(lambda: export_standalone(adapter, tmp_path / "a"))
-        assert f"The base model {DEFAULT_MODEL} is to be in the folder; load it first" in message
+        assert f"The base model {DEFAULT_MODEL} is to be included but not loaded; load it" in message
         export_standalone(adapter, tmp_path / "a", include_model=False)
 
 
@@ -165,7 +165,7 @@ class TestGGUF:
         assert report.exact.largest <= EXACT
         assert report.without_biases.lost > 0.1 and report.without_biases.largest > 0.1
         assert report.biases == 3 * (7 if sites == "both" else 4)
-        assert "drops the biases" in report.describe() and "n = 2 prompts" in report.describe()
+        assert "ignores the biases" in report.describe() and "n = 2 prompts" in report.describe()
         assert report.bytes == (tmp_path / "out.gguf").stat().st_size
         assert [p.name for p in tmp_path.iterdir()] == ["out.gguf"]
 
@@ -202,18 +202,20 @@ class TestGGUF:
 
     def test_what_it_cannot_hold_is_refused(self, tokenizer: Any, tmp_path: Path) -> None:
         file = tmp_path / "out.gguf"
-        assert "is not of GGUF's architecture llama" in refusal(lambda: export_gguf(edited("qwen3", tokenizer), file))
+        assert "does not have GGUF's architecture llama" in refusal(
+            lambda: export_gguf(edited("qwen3", tokenizer), file)
+        )
         config = type(CONFIGS["llama"])(
             **_GROUPED, pad_token_id=0, rope_parameters={"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
         )
-        assert "positions of this model are scaled" in refusal(
+        assert "scaled position encoding of this model is not supported" in refusal(
             lambda: export_gguf(edited(random_model(config), tokenizer), file)
         )
         from tokenizers import pre_tokenizers
 
         other = make_tokenizer()
         other.backend_tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-        assert "splits text in a way that this export does not know" in refusal(
+        assert "pre-tokenizer of this model is not supported" in refusal(
             lambda: export_gguf(edited("llama", other), file)
         )
         model = edited("llama", tokenizer, EditConfig(gates="none", operation="scale"))
@@ -260,7 +262,9 @@ class TestTables:
         assert [(r["layer"], r["unit"], r["half"]) for r in off] == [("1", "2", "scale")]
         assert {r["mask of mlps"] for r in rows} == {""} and report.masks == 2
         wrong = {"other": {"heads": HeadMask.all(2, 4)}}
-        assert "The mask 'other' is for 2 × 4" in refusal(lambda: export_edits(model, tmp_path / "b.csv", masks=wrong))
+        assert "The mask 'other' has 2 × 4 units" in refusal(
+            lambda: export_edits(model, tmp_path / "b.csv", masks=wrong)
+        )
 
     def test_of_an_adapter_or_a_zip_is_the_same(self, tiny_folder: Path, tmp_path: Path) -> None:
         model = JoLAModel.from_pretrained(str(tiny_folder), dtype="float32", device="cpu")
@@ -274,10 +278,10 @@ class TestTables:
 
     def test_refuses(self, tokenizer: Any, tmp_path: Path) -> None:
         model = edited("llama", tokenizer)
-        assert "neither CSV nor JSON" in refusal(lambda: export_edits(model, tmp_path / "a.txt"))
+        assert "neither .csv nor .json" in refusal(lambda: export_edits(model, tmp_path / "a.txt"))
         export_edits(model, tmp_path / "a.csv")
-        assert "is there already" in refusal(lambda: export_edits(model, tmp_path / "a.csv"))
-        assert "is a file and no folder" in refusal(lambda: export_edits(model, tmp_path / "a.csv" / "b.csv"))
+        assert "already exists" in refusal(lambda: export_edits(model, tmp_path / "a.csv"))
+        assert "is a file, not a folder" in refusal(lambda: export_edits(model, tmp_path / "a.csv" / "b.csv"))
         assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 

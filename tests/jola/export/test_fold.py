@@ -295,7 +295,7 @@ class TestRefusals:
     def test_a_sliding_window_is_not_lost_in_a_conversion(self, tokenizer: Any, config: Any) -> None:
         config.pad_token_id = 0
         model = edited(random_model(config), tokenizer)
-        assert "attends within a sliding window" in refusal(lambda: merge(model))
+        assert "uses a sliding window" in refusal(lambda: merge(model))
         scales = EditMask(torch.zeros(3, 4), torch.ones(3, 4))
         with torch.no_grad():
             assert (merge(model, scales)(BATCH).logits - model(BATCH, mask=scales).logits).abs().max() <= EXACT
@@ -303,7 +303,7 @@ class TestRefusals:
     def test_a_mistral_of_a_shape_that_llama_refuses(self, tokenizer: Any) -> None:
         config = MistralConfig(**_GROUPED | {"hidden_size": 30}, head_dim=8, sliding_window=None, pad_token_id=0)
         model = edited(random_model(config), tokenizer)
-        assert "has a shape that Llama does not take" in refusal(lambda: merge(model))
+        assert "has a shape that Llama does not support" in refusal(lambda: merge(model))
 
     def test_packed_weights(self, tokenizer: Any) -> None:
         model = edited("llama", tokenizer)
@@ -318,7 +318,7 @@ class TestRefusals:
     def test_weights_that_are_not_there(self, tokenizer: Any) -> None:
         model = edited("llama", tokenizer)
         model.base.model.norm.to("meta")
-        assert "model.norm.weight is not held as plain float numbers" in refusal(lambda: merge(model))
+        assert "model.norm.weight is not stored as plain float numbers" in refusal(lambda: merge(model))
 
     def test_other_interventions(self, tokenizer: Any) -> None:
         class Halved(Intervention):
@@ -331,8 +331,8 @@ class TestRefusals:
     def test_masks_that_do_not_fit(self, tokenizer: Any) -> None:
         model = edited("llama", tokenizer)
         rows = EditMask(torch.ones(2, 3, 4), torch.ones(2, 3, 4))
-        assert "for the rows of a batch" in refusal(lambda: merge(model, rows))
-        with pytest.raises(ValueError, match=r"shape \(4, 3\); the edits at heads need \(3, 4\)"):
+        assert "with a batch dimension" in refusal(lambda: merge(model, rows))
+        with pytest.raises(ValueError, match=r"shape \(4, 3\); it must be \(3, 4\) for the edits at heads"):
             merge(model, EditMask(torch.ones(4, 3), torch.ones(4, 3)))
 
     def test_folders_that_are_taken(self, tokenizer: Any, tmp_path: Path) -> None:
@@ -340,8 +340,8 @@ class TestRefusals:
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "a").touch()
         for folder in (tmp_path / "full", tmp_path / "full" / "a"):
-            assert "is there already" in refusal(lambda f=folder: export_merged(model, f, prompts=SHORT))
-        assert "file in its place" in refusal(
+            assert "already exists" in refusal(lambda f=folder: export_merged(model, f, prompts=SHORT))
+        assert "part of its path is a file" in refusal(
             lambda: export_merged(model, tmp_path / "full" / "a" / "b", prompts=SHORT)
         )
         (tmp_path / "empty").mkdir()
@@ -350,7 +350,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize(
         ("prompts", "says"),
-        [((), "no prompt"), (("a", " "), "an empty one"), (("word " * 400,), "the model takes 256")],
+        [((), "no prompts"), (("a", " "), "A prompt is empty"), (("word " * 400,), "accepts at most 256")],
     )
     def test_prompts_that_measure_nothing(self, tokenizer: Any, tmp_path: Path, prompts: Any, says: str) -> None:
         model = edited("llama", tokenizer)
@@ -366,7 +366,7 @@ class TestRefusals:
         model = edited("llama", tokenizer, EditConfig(gates="none"))
         with torch.no_grad():
             model.edits.get_parameter("offset").mul_(1e6)
-        assert "o_proj.bias holds numbers that do not exist in float16" in refusal(
+        assert "o_proj.bias contains numbers that float16 cannot represent" in refusal(
             lambda: export_merged(model, tmp_path / "a", "float16", SHORT)
         )
         assert not list(tmp_path.iterdir())

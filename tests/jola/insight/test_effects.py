@@ -176,7 +176,7 @@ class TestEditEffects:
             insight.edit_effects(model, ids)
         with pytest.raises(InputError, match="The prompt is empty"):
             insight.edit_effects(model, "  ", ANSWER)
-        with pytest.raises(InputError, match=f"There is no token {VOCABULARY}"):
+        with pytest.raises(InputError, match=f"Token id {VOCABULARY} is not in the vocabulary"):
             insight.edit_effects(model, [1, VOCABULARY], ANSWER)
         with pytest.raises(ValueError, match="The mask has 2 rows, but there is one prompt"):
             insight.edit_effects(model, ids, ANSWER, mask=EditMask(torch.ones(2, LAYERS, 4), torch.ones(2, LAYERS, 4)))

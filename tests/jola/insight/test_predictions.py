@@ -72,7 +72,7 @@ class TestPredictions:
         assert list(found.ids) == model.tokenizer(text)["input_ids"]
         plain = [t for t in found.tokens if t.isascii()]
         assert "".join(plain) == "A fine, wrm film !"
-        with pytest.raises(InputError, match="one token has nothing to foretell"):
+        with pytest.raises(InputError, match="only one token"):
             insight.token_scores(model, IDS[:1])
 
     @every_architecture

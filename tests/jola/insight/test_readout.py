@@ -58,8 +58,8 @@ class TestReadout:
         [
             ({"layer": LAYERS, "unit": 0}, "no unit 0 in layer 3; layers go from 0 to 2 and units from 0 to 3"),
             ({"layer": 0, "unit": -1}, "no unit -1 in layer 0"),
-            ({"layer": 0, "unit": 0, "site": "mlp"}, "no edits at 'mlp' in use here"),
-            ({"layer": 0, "unit": 0, "intervention": 4}, "no edits at 'heads' in use here"),
+            ({"layer": 0, "unit": 0, "site": "mlp"}, "No edits are in use at site 'mlp'"),
+            ({"layer": 0, "unit": 0, "intervention": 4}, "No edits are in use at site 'heads'"),
         ],
     )
     def test_promoted_tokens_of_what_is_not_there(self, tiny: Make, arguments: dict[str, Any], says: str) -> None:
@@ -67,7 +67,7 @@ class TestReadout:
             insight.promoted_tokens(tiny("llama"), **arguments)
 
     def test_promoted_tokens_of_scales(self, tiny: Make) -> None:
-        with pytest.raises(InputError, match="scales alone"):
+        with pytest.raises(InputError, match="only scales"):
             insight.promoted_tokens(tiny("llama", EditConfig(operation="scale")), 0, 0)
 
     @every_architecture
@@ -156,5 +156,5 @@ class TestReadout:
         model.base.config = copy.deepcopy(model.base.config)
         model.base.config.do_layer_norm_before = False
         for call in (lambda: insight.promoted_tokens(model, 0, 0), lambda: insight.direct_effects(model, IDS, ANSWER)):
-            with pytest.raises(InputError, match="normalise the residual stream itself"):
+            with pytest.raises(InputError, match="normalize the residual stream itself"):
                 call()
