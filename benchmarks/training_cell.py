@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 CHOOSE = 100
 """Validation examples that may choose an epoch, as many as `jola train` draws by default."""
-TAILS = {"tail-25": 0.25, "tail-50": 0.5}
-"""Means of the parameters over the last steps, by their share of all steps."""
-DECAY = 0.98
-"""Decay per step of the exponential mean of the parameters, ``ema``."""
+MEASURE = 200
+"""Examples of the training part that are not trained on and measure what is kept, beside the other validation ones."""
+TAIL = "tail-50"
+"""Name of the mean of the parameters over the last half of the steps."""
 
 
 def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dict[str, Any]:
@@ -37,11 +37,11 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
 
     Returns:
         What is stored of the training. Under ``epochs`` and ``averages``, ``cross_entropy`` has the means over the
-        validation examples that choose and over those that measure, ``nll`` and ``right`` one entry for each example.
+        validation examples that may choose an epoch and over the others, ``nll`` and ``right`` one entry for each.
     """
     started, processor = time.time(), time.process_time()
     config = settings_of(cell, arm, model)
-    examples, validation = examples_of(cell.task, cell.data_seed)
+    examples, validation = examples_of(config.data, cell.data_seed)
     edited = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
     template = Template(edited.tokenizer, config.data.template)
     rows = encode_examples(examples, template, config.data.max_length)
@@ -62,7 +62,7 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
         **asdict(cell),
         "settings": dict(arm.settings),
         "levers": arm.levers(),
-        "n": {"train": len(rows.rows), "choose": choose, "measure": len(looked_at.rows) - choose},
+        "n": {"train": len(rows.rows), "choose": choose},
         "steps": trainer.state.global_step,
         "seconds": round(time.time() - started),
         "processor_seconds": round(time.process_time() - processor),
@@ -76,18 +76,44 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
     }
 
 
-def test(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
-    """Right answers to the test examples with each of the parameters `names` in the folder `states`."""
-    config = settings_of(cell, arm, model)
-    examples = load_task(config.data, cell.data_seed).test
-    edited = JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
-    template = Template(edited.tokenizer, config.data.template)
+def measure(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
+    """Right answers and cross-entropy of each of the parameters `names` on examples that had no part in the training.
+
+    They are the validation examples that may not choose an epoch, and `MEASURE` unused examples of the training part.
+    """
+    data = settings_of(cell, arm, model).data
+    drawn, validation = examples_of(data, cell.data_seed)
+    # A larger sample of a seed contains the smaller one.
+    more = load_task(replace(data, train_size=len(drawn) + MEASURE), cell.data_seed).train
+    examples = [*validation[CHOOSE:], *(example for example in more if example not in drawn)]
     found = {}
-    for name in names:
-        edited.interventions.load_state_dict(load_file(states / f"{name}.safetensors"))
+    for name, edited, template in restored(cell, arm, states, names, model):
+        rows = encode_examples(examples, template, data.max_length).rows
+        nll, right = look(edited, rows)
+        found[name] = {"correct": sum(right), "n": len(rows), "cross_entropy": round(statistics.fmean(nll), 4)}
+    return found
+
+
+def test(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
+    """Right answers to the test examples, by generation, with each of the parameters `names`."""
+    examples = load_task(settings_of(cell, arm, model).data, cell.data_seed).test
+    found = {}
+    for name, edited, template in restored(cell, arm, states, names, model):
         accuracy = exact_match(edited, examples, template).accuracy
         found[name] = {"correct": accuracy.correct, "n": accuracy.n}
     return found
+
+
+def restored(
+    cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str
+) -> Iterator[tuple[str, JoLAModel, Template]]:
+    """The model with each of the parameters `names` in the folder `states`, one after the other."""
+    config = settings_of(cell, arm, model)
+    edited = JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
+    template = Template(edited.tokenizer, config.data.template)
+    for name in names:
+        edited.interventions.load_state_dict(load_file(states / f"{name}.safetensors"))
+        yield name, edited, template
 
 
 def settings_of(cell: "Cell", arm: "Arm", model: str) -> RunConfig:
@@ -105,10 +131,10 @@ def settings_of(cell: "Cell", arm: "Arm", model: str) -> RunConfig:
     return RunConfig(*groups).validate()
 
 
-def examples_of(task: str, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
+def examples_of(data: DataConfig, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
     """Training examples, and validation examples: first those that `jola train` draws, then all others."""
-    drawn = load_task(DataConfig(task=task, validation_size=CHOOSE), seed)
-    every = load_task(DataConfig(task=task, validation_size=0), seed).validation
+    drawn = load_task(replace(data, validation_size=CHOOSE), seed)
+    every = load_task(replace(data, validation_size=0), seed).validation
     return drawn.train, [*drawn.validation, *(example for example in every if example not in drawn.validation)]
 
 
@@ -147,8 +173,8 @@ class Observer(TrainerCallback):
         self.max_norm = max_norm
         self.norms: dict[str, list[float]] = {"edits": [], "gates": []}
         self.epochs: list[dict[str, Any]] = []
-        self.means: dict[str, list[Tensor]] = {}
-        self.counts = dict.fromkeys(TAILS, 0)
+        self.mean: list[Tensor] = []
+        self.count = 0
         self.penalty: Callable[[], float] = float
 
     def on_pre_optimizer_step(
@@ -163,18 +189,14 @@ class Observer(TrainerCallback):
                 nn.utils.clip_grad_norm_(group, self.max_norm)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Move the means of the parameters."""
-        for name, share in TAILS.items():
-            if state.global_step > (1 - share) * state.max_steps:
-                self.counts[name] += 1
-                self._move(name, 1 / self.counts[name])
-        self._move("ema", 1 - DECAY)
-
-    @torch.no_grad()
-    def _move(self, name: str, weight: float) -> None:
+        """Take the parameters into the mean of the last half of the steps."""
+        if 2 * state.global_step <= state.max_steps:
+            return
         values = [p.detach() for p in self.model.parameters()]
-        for mean, value in zip(self.means.setdefault(name, [v.clone() for v in values]), values, strict=True):
-            mean.lerp_(value, weight)
+        self.mean = self.mean or [value.clone() for value in values]
+        self.count += 1
+        for mean, value in zip(self.mean, values, strict=True):
+            mean.lerp_(value, 1 / self.count)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -189,14 +211,16 @@ class Observer(TrainerCallback):
 
     @torch.no_grad()
     def averages(self) -> dict[str, Any]:
-        """What each mean of the parameters gives; the parameters are those of the last step afterwards."""
-        found, last = {}, [p.clone() for p in self.model.parameters()]
-        for name, values in [*self.means.items(), ("", last)]:
-            for parameter, value in zip(self.model.parameters(), values, strict=True):
-                parameter.copy_(value)
-            if name:
-                found[name] = self._look(name)
+        """What the mean of the parameters gives; the parameters are those of the last step afterwards."""
+        last = [p.clone() for p in self.model.parameters()]
+        self._set(self.mean)
+        found = {TAIL: self._look(TAIL)}
+        self._set(last)
         return found
+
+    def _set(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.model.parameters(), values, strict=True):
+            parameter.copy_(value)
 
     def _look(self, name: str) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -9,8 +9,9 @@ result is written to docs/results/training/EXPERIMENT as soon as it is there, an
 
 A training here always runs to its last step. When a policy of early stopping would have ended it, and which epoch each
 policy would have kept, is worked out afterwards (`benchmarks/training_results.py`): neither changes the steps before.
-The first 100 validation examples are those that `jola train` would draw, for choosing an epoch; the others are for
-measuring what was chosen. The test part is read by `run DATA --test POLICY …` only, once settings are chosen.
+The first 100 validation examples are those that `jola train` would draw, for choosing an epoch. What a policy keeps is
+measured on the others and on unused examples of the training part. The test part is read by `run DATA --test POLICY …`
+only, once settings are chosen.
 """
 
 import argparse
@@ -138,17 +139,20 @@ def main() -> None:
         for cell in cells:
             print("done " if path_of(cell, options.results).exists() else "open ", cell.experiment, cell.name)
         return
+    from benchmarks.training_results import POLICIES
+
     results, states = options.results.resolve(), options.states.resolve()
     # Settings name a task by its folder, and are the same on every machine.
     os.chdir(options.data)
     end = time.monotonic() + 60 * options.minutes
     for cell in cells:
         place = path_of(cell, results), states / cell.experiment / cell.name
-        if time.monotonic() < end and place[0].exists() == bool(options.test):
-            if options.test:
-                test(cell, *place, options.test)
-            else:
-                run(cell, *place)
+        if time.monotonic() >= end:
+            return
+        if not options.test and not place[0].exists():
+            run(cell, *place)
+        if place[0].exists() and place[1].exists():
+            look_again(cell, *place, "test" if options.test else "measured", options.test or list(POLICIES))
 
 
 def path_of(cell: Cell, results: Path) -> Path:
@@ -166,17 +170,22 @@ def run(cell: Cell, path: Path, states: Path) -> None:
     print(f"{cell.name}: {last.count('1')} of {len(last)} right, {result['seconds']} s", flush=True)
 
 
-def test(cell: Cell, path: Path, states: Path, policies: Sequence[str]) -> None:
-    """Test what policies keep of one training, and store it with the training."""
-    from benchmarks.training_cell import test
+def look_again(cell: Cell, path: Path, states: Path, how: str, policies: Sequence[str]) -> None:
+    """Measure or test what policies keep of one training, where that is not done yet, and store it with the training.
+
+    Args:
+        how: 'measured' or 'test'.
+    """
+    from benchmarks import training_cell
     from benchmarks.training_results import POLICIES, Training
 
-    training = Training(path)
-    tested = training.data.get("test", {})
-    names = {POLICIES[policy].kept(training).name for policy in policies} - set(tested)
+    training = Training(json.loads(path.read_text(encoding="utf-8")))
+    done = training.data.get(how, {})
+    names = {POLICIES[policy].kept(training).name for policy in policies} - set(done)
     if names:
-        store(path, training.data | {"test": tested | test(cell, ARMS[cell.arm], states, sorted(names))})
-        print(f"{cell.name}: tested {', '.join(sorted(names))}", flush=True)
+        look = training_cell.measure if how == "measured" else training_cell.test
+        found = look(cell, ARMS[cell.arm], states, sorted(names))
+        store(path, training.data | {how: done | found})
 
 
 def store(path: Path, result: Mapping[str, Any]) -> None:

@@ -33,24 +33,21 @@ OPEN_ABOVE = -math.log(11)
 class Epoch:
     """The validation after one epoch, or of averaged parameters.
 
-    `name` is that of its parameters. Cross-entropies are in nats per answer; `choose` and `measure` are the two parts
-    of the validation examples.
+    `name` is that of its parameters, cross-entropy is in nats per answer, and both are of the examples that may choose.
     """
 
     name: str
     step: int
     penalty: float
-    choose_cross_entropy: float
-    choose_accuracy: float
-    measure_cross_entropy: float
-    measure_accuracy: float
+    cross_entropy: float
+    accuracy: float
 
 
 class Training:
     """One stored training."""
 
-    def __init__(self, path: Path) -> None:
-        self.data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    def __init__(self, data: dict[str, Any]) -> None:
+        self.data = data
         self.arm, self.seed, self.task = self.data["arm"], self.data["seed"], self.data["task"]
         self.group = (self.task, self.data["data_seed"], self.data["dtype"])
         self.epochs = [self._epoch(f"epoch-{n}", found) for n, found in enumerate(self.data["epochs"], 1)]
@@ -63,11 +60,14 @@ class Training:
             name=name,
             step=found.get("step", self.data["steps"]),
             penalty=found["penalty"],
-            choose_cross_entropy=found["cross_entropy"][0],
-            choose_accuracy=statistics.fmean(right[:n]),
-            measure_cross_entropy=found["cross_entropy"][1],
-            measure_accuracy=statistics.fmean(right[n:]),
+            cross_entropy=found["cross_entropy"][0],
+            accuracy=statistics.fmean(right[:n]),
         )
+
+    def measured(self, policy: "Policy") -> tuple[float, float]:
+        """Accuracy and cross-entropy, on the examples that measure, of what a policy keeps."""
+        found = self.data["measured"][policy.kept(self).name]
+        return found["correct"] / found["n"], found["cross_entropy"]
 
     def tested(self, policy: "Policy") -> float | None:
         """Test accuracy of what a policy keeps; None where it was not tested."""
@@ -104,8 +104,8 @@ class Policy:
         """How many epochs are trained."""
         best, waited = math.inf, 0
         for number, epoch in enumerate(training.epochs, 1):
-            waited = 0 if epoch.choose_cross_entropy < best else waited + 1
-            best = min(best, epoch.choose_cross_entropy)
+            waited = 0 if epoch.cross_entropy < best else waited + 1
+            best = min(best, epoch.cross_entropy)
             if self.patience and waited >= self.patience and training.rate(epoch.step) <= self.below:
                 return number
         return len(training.epochs)
@@ -115,9 +115,9 @@ class Policy:
         if self.keep in training.averages:
             return training.averages[self.keep]
         orders: dict[str, Callable[[Epoch], Any]] = {
-            "objective": lambda epoch: epoch.choose_cross_entropy + epoch.penalty,
-            "cross_entropy": lambda epoch: epoch.choose_cross_entropy,
-            "accuracy": lambda epoch: (-epoch.choose_accuracy, epoch.choose_cross_entropy),
+            "objective": lambda epoch: epoch.cross_entropy + epoch.penalty,
+            "cross_entropy": lambda epoch: epoch.cross_entropy,
+            "accuracy": lambda epoch: (-epoch.accuracy, epoch.cross_entropy),
             "last": lambda epoch: -epoch.step,
         }
         return min(training.epochs[: self.epochs_run(training)], key=orders[self.keep])
@@ -135,15 +135,14 @@ POLICIES = {
     "full-ce": Policy("all epochs, lowest cross-entropy", "cross_entropy"),
     "full-accuracy": Policy("all epochs, highest accuracy", "accuracy"),
     "full-last": Policy("all epochs, the last", "last"),
-    "tail-25": Policy("all epochs, mean of the last quarter of the steps", "tail-25"),
-    "tail-50": Policy("all epochs, mean of the last half of the steps", "tail-50"),
-    "ema": Policy("all epochs, exponential mean (0.98 a step)", "ema"),
+    "mean": Policy("all epochs, mean of the parameters over the last half of the steps", "tail-50"),
 }
 
 
 def read(folder: Path) -> list[Training]:
-    """All stored trainings."""
-    return [Training(path) for path in sorted(folder.glob("*/*.json"))]
+    """All stored trainings that are measured."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*.json"))]
+    return [Training(data) for data in found if "measured" in data]
 
 
 # Statistics
@@ -212,10 +211,10 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
     for (task, data_seed, dtype), members in sorted(groups.items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
         by_arm = {arm: {t.seed: t for t in members if t.arm == arm} for arm in order}
-        n = members[0].data["n"]
+        n, measured = members[0].data["n"], next(iter(members[0].data["measured"].values()))["n"]
         parts += [
             f"## {task}, {dtype}\n\nData seed {data_seed}; {n['train']} training examples, {n['choose']} validation "
-            f"examples choose, {n['measure']} measure.",
+            f"examples choose, {measured} others measure.",
             *_policies(members),
             *_arms(by_arm, arms),
             *_seeds(by_arm),
@@ -243,18 +242,18 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
         yield f"**Policies**, {title}; training seeds {_list(by_seed)}, {len(chosen)} trainings:"
         rows = []
         for policy in POLICIES.values():
-            accuracy = {s: statistics.fmean(policy.kept(t).measure_accuracy for t in ts) for s, ts in by_seed.items()}
+            accuracy = {s: statistics.fmean(t.measured(policy)[0] for t in ts) for s, ts in by_seed.items()}
             change = [
-                value - statistics.fmean(POLICIES[NOW].kept(t).measure_accuracy for t in by_seed[seed])
+                value - statistics.fmean(t.measured(POLICIES[NOW])[0] for t in by_seed[seed])
                 for seed, value in accuracy.items()
             ]
             rows.append(
                 [
                     policy.about,
                     *_cells(summarise(list(accuracy.values()))),
-                    f"{min(policy.kept(t).measure_accuracy for t in chosen):.2f}",
+                    f"{min(t.measured(policy)[0] for t in chosen):.2f}",
                     "–" if policy is POLICIES[NOW] else _difference(change),
-                    f"{statistics.fmean(policy.kept(t).measure_cross_entropy for t in chosen):.3f}",
+                    f"{statistics.fmean(t.measured(policy)[1] for t in chosen):.3f}",
                     f"{statistics.fmean(policy.epochs_run(t) for t in chosen):.1f}",
                 ]
             )
@@ -274,14 +273,11 @@ def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Itera
         yield f"**Arms**, {policy.about}; differences are paired by seed:"
         rows = []
         for arm, by_seed in by_arm.items():
-            accuracy = {seed: policy.kept(t).measure_accuracy for seed, t in by_seed.items()}
+            accuracy = {seed: t.measured(policy)[0] for seed, t in by_seed.items()}
             both = [seed for seed in accuracy if seed in default]
-            loss = [policy.kept(by_seed[s]).measure_cross_entropy for s in by_seed]
-            accuracy_change = [accuracy[s] - policy.kept(default[s]).measure_accuracy for s in both]
-            loss_change = [
-                policy.kept(by_seed[s]).measure_cross_entropy - policy.kept(default[s]).measure_cross_entropy
-                for s in both
-            ]
+            loss = [by_seed[s].measured(policy)[1] for s in by_seed]
+            accuracy_change = [accuracy[s] - default[s].measured(policy)[0] for s in both]
+            loss_change = [by_seed[s].measured(policy)[1] - default[s].measured(policy)[1] for s in both]
             rows.append(
                 [
                     f"{arms[arm]} (`{arm}`)",
@@ -317,7 +313,7 @@ def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
             if seed not in by_seed:
                 row.append("–")
                 continue
-            pair = (POLICIES[name].kept(by_seed[seed]).measure_accuracy for name in (NOW, "full-last"))
+            pair = (by_seed[seed].measured(POLICIES[name])[0] for name in (NOW, "full-last"))
             row.append(" → ".join(f"{value:.2f}" for value in pair))
         rows.append(row)
     yield _table(["arm", *(f"seed {seed}" for seed in seeds)], rows)

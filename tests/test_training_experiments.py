@@ -36,7 +36,7 @@ def test_stored_trainings_are_cells_of_the_plan() -> None:
 # Policies
 
 
-def training(tmp_path: Path, curve: list[tuple[float, str]], penalties: list[float] | None = None) -> Training:
+def training(curve: list[tuple[float, str]], penalties: list[float] | None = None) -> Training:
     """A stored training of 100 steps: cross-entropy and right answers of the part that chooses, by epoch."""
     epochs = [
         {
@@ -49,17 +49,15 @@ def training(tmp_path: Path, curve: list[tuple[float, str]], penalties: list[flo
     ]
     data: dict[str, Any] = {
         "arm": "default", "seed": 1, "task": "t", "data_seed": 2, "dtype": "float32", "settings": {}, "steps": 100,
-        "n": {"choose": len(curve[0][1])}, "epochs": epochs, "averages": {"ema": {**epochs[0], "penalty": 7.0}},
+        "n": {"choose": len(curve[0][1])}, "epochs": epochs, "averages": {"tail-50": {**epochs[0], "penalty": 7.0}},
     }  # fmt: skip
-    path = tmp_path / "training.json"
-    path.write_text(json.dumps(data))
-    return Training(path)
+    return Training(data)
 
 
-def test_policies_stop_and_keep_where_they_say(tmp_path: Path) -> None:
+def test_policies_stop_and_keep_where_they_say() -> None:
     # The rate falls below half of its peak after step 55.
     curve = [(3.0, "00"), (1.0, "01"), (2.0, "01"), (1.5, "11"), (1.2, "11"), (1.1, "01"), (0.5, "01"), (0.9, "01")]
-    run = training(tmp_path, curve, [4.0, 3.0, 1.0, 0.5, 0.5, 0.4, 0.4, 0.1])
+    run = training(curve, [4.0, 3.0, 1.0, 0.5, 0.5, 0.4, 0.4, 0.1])
 
     def kept(keep: str, patience: int = 0, below: float = 1.0) -> int:
         return Policy("", keep, patience, below).kept(run).step
@@ -73,18 +71,21 @@ def test_policies_stop_and_keep_where_they_say(tmp_path: Path) -> None:
     assert kept("objective", 3) == 62 and kept("objective") == 87
     assert kept("accuracy") == 62 and kept("accuracy", 2) == 50
     assert kept("last") == 100
-    assert Policy("", "ema").kept(run).penalty == 7.0
+    assert Policy("", "tail-50").kept(run).penalty == 7.0
 
 
-def test_what_measures_is_not_what_chooses(tmp_path: Path) -> None:
-    run = training(tmp_path, [(2.0, "10"), (1.0, "10")])
-    assert [epoch.choose_accuracy for epoch in run.epochs] == [0.5, 0.5]
-    assert [epoch.measure_accuracy for epoch in run.epochs] == [0.0, 0.5]
-    assert [epoch.measure_cross_entropy for epoch in run.epochs] == [10.0, 11.0]
+def test_what_measures_is_not_what_chooses() -> None:
+    run = training([(2.0, "10"), (1.0, "10")])
+    run.data["measured"] = {
+        "epoch-1": {"correct": 3, "n": 4, "cross_entropy": 5.0},
+        "epoch-2": {"correct": 1, "n": 4, "cross_entropy": 6.0},
+    }
+    assert [epoch.accuracy for epoch in run.epochs] == [0.5, 0.5]
+    assert run.measured(Policy("", "last")) == (0.25, 6.0)
 
 
-def test_the_rate_is_that_of_the_scheduler(tmp_path: Path) -> None:
-    run = training(tmp_path, [(1.0, "1")])
+def test_the_rate_is_that_of_the_scheduler() -> None:
+    run = training([(1.0, "1")])
     optimizer = optim.SGD([nn.Parameter(nn.Linear(1, 1).weight)], lr=1.0)
     scheduler = get_cosine_schedule_with_warmup(optimizer, 10, 100)
     for step in range(100):
@@ -119,7 +120,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(training_cell, "CHOOSE", 5)
     folder = tmp_path / "task"
     folder.mkdir()
-    for part, count in (("train", 16), ("validation", 12), ("test", 4)):
+    for part, count in (("train", 20), ("validation", 12), ("test", 4)):
         labels = ("warm", "cold")
         rows = [{"instruction": f"{part} {n}: {' or '.join(labels)}?", "answer": labels[n % 2]} for n in range(count)]
         (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -127,30 +128,37 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    arm = Arm("", {"epochs": 3}, clip="apart", l0_starts=0.5, adam=(0.9, 0.99, 1e-6))
+    arm = Arm("", {"epochs": 3, "train_size": 16}, clip="apart", l0_starts=0.5, adam=(0.9, 0.99, 1e-6))
     cell = Cell("e", str(task), 3, "default", 4, "float32")
     result = training_cell.train(cell, arm, tmp_path / "states", str(tiny_folder))
-    assert result["n"] == {"train": 16, "choose": 5, "measure": 7}
+    assert result["n"] == {"train": 16, "choose": 5}
     assert [epoch["step"] for epoch in result["epochs"]] == [4, 8, 12]
     for found in (*result["epochs"], *result["averages"].values()):
         assert len(found["nll"]) == len(found["right"]) == 12
         assert found["cross_entropy"][0] == pytest.approx(sum(found["nll"][:5]) / 5, abs=0.01)
         assert found["cross_entropy"][1] == pytest.approx(sum(found["nll"][5:]) / 7, abs=0.01)
     states = {path.stem for path in (tmp_path / "states").iterdir()}
-    assert states >= {"epoch-1", "epoch-3", "ema", "tail-25", "tail-50"}
+    assert states >= {"epoch-1", "epoch-3", "tail-50"}
     assert {half: len(phi) for half, phi in result["phi"].items()} == {"offset": 12, "scale": 12}
     assert result["levers"] == {"clip": "apart", "l0_starts": 0.5, "adam": (0.9, 0.99, 1e-6)}
-    tested = training_cell.test(cell, arm, tmp_path / "states", ["epoch-2", "ema"], str(tiny_folder))
-    assert {name: found["n"] for name, found in tested.items()} == {"epoch-2": 4, "ema": 4}
+    names = ["epoch-2", "tail-50"]
+    tested = training_cell.test(cell, arm, tmp_path / "states", names, str(tiny_folder))
+    assert {name: found["n"] for name, found in tested.items()} == dict.fromkeys(names, 4)
+    # 7 other validation examples, and the 4 examples of the training part that are left.
+    measured = training_cell.measure(cell, arm, tmp_path / "states", names, str(tiny_folder))
+    assert {name: found["n"] for name, found in measured.items()} == dict.fromkeys(names, 7 + 4)
+    right, losses = result["epochs"][1]["right"][5:], result["epochs"][1]["cross_entropy"]
+    assert measured["epoch-2"]["correct"] - right.count("1") in range(5)
+    assert measured["epoch-2"]["cross_entropy"] != losses[1]
 
 
 def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
     cell = Cell("e", str(task), 4, "default", 4, "float32")
-    training_cell.train(cell, Arm("", {"epochs": 2}), tmp_path / "states", str(tiny_folder))
+    training_cell.train(cell, Arm("", {"epochs": 2, "train_size": 16}), tmp_path / "states", str(tiny_folder))
     run = run_training(
         RunConfig(
             model=ModelConfig(str(tiny_folder), dtype="float32"),
-            data=DataConfig(task=str(task), validation_size=5),
+            data=DataConfig(task=str(task), train_size=16, validation_size=5),
             training=TrainingConfig(epochs=2, patience=0, keep="last", seed=4, output=str(tmp_path / "run")),
         )
     )
