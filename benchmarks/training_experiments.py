@@ -176,13 +176,14 @@ def look_again(cell: Cell, path: Path, states: Path, how: str, policies: Sequenc
     Args:
         how: 'measured' or 'test'.
     """
-    from benchmarks import training_cell
     from benchmarks.training_results import POLICIES, Training
 
     training = Training(json.loads(path.read_text(encoding="utf-8")))
     done = training.data.get(how, {})
     names = {POLICIES[policy].kept(training).name for policy in policies} - set(done)
     if names:
+        from benchmarks import training_cell
+
         look = training_cell.measure if how == "measured" else training_cell.test
         found = look(cell, ARMS[cell.arm], states, sorted(names))
         store(path, training.data | {how: done | found})
