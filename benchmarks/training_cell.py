@@ -36,8 +36,8 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
     """Train to the last step; the parameters after each epoch go into the folder `states`.
 
     Returns:
-        What is stored of the training. Under ``epochs`` and ``averages``, ``cross_entropy`` has the means over the
-        validation examples that may choose an epoch and over the others, ``nll`` and ``right`` one entry for each.
+        What is stored of the training. Under ``epochs`` and ``averages``, ``cross_entropy`` is the mean over the
+        validation examples, ``nll`` and ``right`` have one entry for each.
     """
     started, processor = time.time(), time.process_time()
     config = settings_of(cell, arm, model)
@@ -45,9 +45,8 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
     edited = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
     template = Template(edited.tokenizer, config.data.template)
     rows = encode_examples(examples, template, config.data.max_length)
-    looked_at = encode_examples(validation, template, config.data.max_length)
-    choose = sum(index < CHOOSE for index in looked_at.kept)
-    observer = Observer(edited, looked_at.rows, choose, states, arm.clip, config.training.max_grad_norm)
+    looked_at = encode_examples(validation[:CHOOSE], template, config.data.max_length).rows
+    observer = Observer(edited, looked_at, states, arm.clip, config.training.max_grad_norm)
     # The observer clips in place of Trainer: how is one of the levers, and the norms before it are kept.
     config.training.max_grad_norm = 0.0
     trainer = make_trainer(config, edited, rows, None, states, [observer])
@@ -62,7 +61,7 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
         **asdict(cell),
         "settings": dict(arm.settings),
         "levers": arm.levers(),
-        "n": {"train": len(rows.rows), "choose": choose},
+        "n": {"train": len(rows.rows), "choose": len(looked_at)},
         "steps": trainer.state.global_step,
         "seconds": round(time.time() - started),
         "processor_seconds": round(time.process_time() - processor),
@@ -156,16 +155,13 @@ class Observer(TrainerCallback):
     Args:
         model: The model that trains.
         rows: The validation examples.
-        choose: How many of them, from the first on, may choose an epoch.
         folder: Where the parameters after each epoch are written.
         clip: 'together' or 'apart'.
         max_norm: Norm to clip to; 0 does not clip.
     """
 
-    def __init__(
-        self, model: JoLAModel, rows: Sequence[Encoded], choose: int, folder: Path, clip: str, max_norm: float
-    ) -> None:
-        self.model, self.rows, self.choose, self.folder = model, rows, choose, folder
+    def __init__(self, model: JoLAModel, rows: Sequence[Encoded], folder: Path, clip: str, max_norm: float) -> None:
+        self.model, self.rows, self.folder = model, rows, folder
         edits = [p for e in model.gated_edits() for p in e.edit_parameters()]
         gates = [p for e in model.gated_edits() for p in e.gate_parameters()]
         self.groups = {"edits": edits, "gates": gates}
@@ -230,7 +226,7 @@ class Observer(TrainerCallback):
         return {
             "penalty": round(self.penalty(), 4),
             "open": {half: int((values > 0).sum()) for half, values in gates.items()},
-            "cross_entropy": [round(statistics.fmean(part), 4) for part in (nll[: self.choose], nll[self.choose :])],
+            "cross_entropy": round(statistics.fmean(nll), 4),
             "nll": [round(value, 2) for value in nll],
             "right": "".join("01"[one] for one in right),
         }

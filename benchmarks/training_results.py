@@ -54,14 +54,12 @@ class Training:
         self.averages = {name: self._epoch(name, found) for name, found in self.data["averages"].items()}
 
     def _epoch(self, name: str, found: dict[str, Any]) -> Epoch:
-        n = self.data["n"]["choose"]
-        right = [mark == "1" for mark in found["right"]]
         return Epoch(
             name=name,
             step=found.get("step", self.data["steps"]),
             penalty=found["penalty"],
-            cross_entropy=found["cross_entropy"][0],
-            accuracy=statistics.fmean(right[:n]),
+            cross_entropy=found["cross_entropy"],
+            accuracy=found["right"].count("1") / len(found["right"]),
         )
 
     def measured(self, policy: "Policy") -> tuple[float, float]:
