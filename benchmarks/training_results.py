@@ -88,7 +88,7 @@ class Policy:
     Args:
         about: What it does, for the tables.
         keep: 'objective' (validation cross-entropy plus penalty), 'cross_entropy', 'accuracy' (the lower cross-entropy
-            among equals), 'last', or the name of an average of the parameters.
+            among equals), 'accuracy-later' (the later epoch among equals), 'last', or the name of averaged parameters.
         patience: Epochs without a lower validation cross-entropy after which training stops; 0 never stops it.
         below: It does not stop while the learning rate is above this share of its peak.
     """
@@ -116,6 +116,7 @@ class Policy:
             "objective": lambda epoch: epoch.cross_entropy + epoch.penalty,
             "cross_entropy": lambda epoch: epoch.cross_entropy,
             "accuracy": lambda epoch: (-epoch.accuracy, epoch.cross_entropy),
+            "accuracy-later": lambda epoch: (-epoch.accuracy, -epoch.step),
             "last": lambda epoch: -epoch.step,
         }
         return min(training.epochs[: self.epochs_run(training)], key=orders[self.keep])
@@ -124,14 +125,12 @@ class Policy:
 NOW = "now"
 POLICIES = {
     NOW: Policy("patience 3, lowest objective", "objective", 3),
-    "patience-ce": Policy("patience 3, lowest cross-entropy", "cross_entropy", 3),
-    "patience-accuracy": Policy("patience 3, highest accuracy", "accuracy", 3),
-    "late-objective": Policy("patience 3 once the rate is below half, lowest objective", "objective", 3, 0.5),
-    "late-ce": Policy("patience 3 once the rate is below half, lowest cross-entropy", "cross_entropy", 3, 0.5),
-    "late-accuracy": Policy("patience 3 once the rate is below half, highest accuracy", "accuracy", 3, 0.5),
+    "late-objective": Policy("patience 3 once the rate is below half its peak, lowest objective", "objective", 3, 0.5),
+    "late-accuracy": Policy("patience 3 once the rate is below half its peak, highest accuracy", "accuracy", 3, 0.5),
     "full-objective": Policy("all epochs, lowest objective", "objective"),
     "full-ce": Policy("all epochs, lowest cross-entropy", "cross_entropy"),
-    "full-accuracy": Policy("all epochs, highest accuracy", "accuracy"),
+    "full-accuracy": Policy("all epochs, highest accuracy, the lower cross-entropy among equals", "accuracy"),
+    "full-accuracy-later": Policy("all epochs, highest accuracy, the later among equals", "accuracy-later"),
     "full-last": Policy("all epochs, the last", "last"),
     "mean": Policy("all epochs, mean of the parameters over the last half of the steps", "tail-50"),
 }
@@ -237,7 +236,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
             by_seed[training.seed].append(training)
         if not chosen or (len({t.arm for t in members}) == 1 and title.startswith("all")):
             continue
-        yield f"**Policies**, {title}; training seeds {_list(by_seed)}, {len(chosen)} trainings:"
+        yield f"**Policies**, {title}; training seeds {_list(by_seed)}; trainings: {len(chosen)}"
         rows = []
         for policy in POLICIES.values():
             accuracy = {s: statistics.fmean(t.measured(policy)[0] for t in ts) for s, ts in by_seed.items()}
@@ -250,13 +249,27 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
                     policy.about,
                     *_cells(summarise(list(accuracy.values()))),
                     f"{min(t.measured(policy)[0] for t in chosen):.2f}",
-                    "–" if policy is POLICIES[NOW] else _difference(change),
+                    *(("–", "–") if policy is POLICIES[NOW] else (_difference(change), _better(chosen, policy))),
                     f"{statistics.fmean(t.measured(policy)[1] for t in chosen):.3f}",
                     f"{statistics.fmean(policy.epochs_run(t) for t in chosen):.1f}",
                 ]
             )
-        heads = ["policy", *_HEADS, "worst training", "minus the first row", "cross-entropy", "epochs"]
+        heads = [
+            "policy",
+            *_HEADS,
+            "worst training",
+            "minus the first row",
+            "trainings better / worse",
+            "cross-entropy",
+            "epochs",
+        ]
         yield _table(heads, rows)
+
+
+def _better(trainings: Sequence[Training], policy: Policy) -> str:
+    """How many trainings end better and worse with a policy than today."""
+    change = [t.measured(policy)[0] - t.measured(POLICIES[NOW])[0] for t in trainings]
+    return f"{sum(c > 0 for c in change)} / {sum(c < 0 for c in change)}"
 
 
 _HEADS = ["seeds", "accuracy (95 % interval)", "SD", "worst seed"]
@@ -266,7 +279,7 @@ def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Itera
     default = by_arm.get("default")
     if default is None or len(by_arm) == 1:
         return
-    for name in ("full-last", "full-accuracy"):
+    for name in (NOW, "full-last"):
         policy = POLICIES[name]
         yield f"**Arms**, {policy.about}; differences are paired by seed:"
         rows = []
@@ -355,7 +368,7 @@ def _tests(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
 
 
 def _span(values: Sequence[float]) -> str:
-    return f"{statistics.fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+    return f"{statistics.fmean(values):.2f}" + (f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else "")
 
 
 def _cells(summary: Summary) -> list[str]:

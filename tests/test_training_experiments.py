@@ -70,6 +70,7 @@ def test_policies_stop_and_keep_where_they_say() -> None:
     assert kept("cross_entropy", 3) == 25 and kept("cross_entropy") == 87
     assert kept("objective", 3) == 62 and kept("objective") == 87
     assert kept("accuracy") == 62 and kept("accuracy", 2) == 50
+    assert kept("accuracy-later", 3) == 62 and kept("accuracy-later", 2) == 50 and kept("accuracy-later") == 62
     assert kept("last") == 100
     assert Policy("", "tail-50").kept(run).penalty == 7.0
 
