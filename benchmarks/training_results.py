@@ -239,6 +239,8 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
         yield f"**Policies**, {title}; training seeds {_list(by_seed)}; trainings: {len(chosen)}"
         rows = []
         for policy in POLICIES.values():
+            if not all(policy.kept(training).name in training.data["measured"] for training in members):
+                continue
             accuracy = {s: statistics.fmean(t.measured(policy)[0] for t in ts) for s, ts in by_seed.items()}
             change = [
                 value - statistics.fmean(t.measured(POLICIES[NOW])[0] for t in by_seed[seed])
