@@ -17,7 +17,7 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
-from tests.browser.conftest import App, OpenPage
+from tests.browser.conftest import PATIENCE, App, OpenPage
 from tests.workbench.recorded import Recorder
 from workbench.service import sample
 
@@ -150,7 +150,7 @@ def test_a_note_that_was_typed_is_kept_when_another_run_is_chosen(page: Any, sto
     page.fill(".rt-note", "Failed at once.\n</textarea><script>alert(1)</script>")
     page.click(f"{ROWS}[data-id=one]")
     chosen(page, "one")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE / 1000
     while not store.get("two").notes().note and time.monotonic() < deadline:
         page.wait_for_timeout(50)
     assert store.get("two").notes().note.startswith("Failed at once.\n</textarea>")

@@ -344,7 +344,8 @@ def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
     page = open_page(app, "taking")
     shown(page, run="taking", step=40)
     page.click("[data-panel=rv-course]")
-    page.wait_for_selector(".rv-course-table tbody tr >> nth=1", state="attached")
+    # Both rows are there before the first step has arrived.
+    page.wait_for_selector(".rv-course-table thead th:nth-child(2)", state="attached")
     first, *_, last = page.evaluate(
         "() => [...document.querySelectorAll('.rv-course-table thead th')].map(c => c.textContent)"
     )[1:]

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,10 +69,8 @@ def test_the_served_app(app: tuple[subprocess.Popen[str], str]) -> None:
     assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
     # Files of this computer are not served.
     assert httpx.get(f"{address}/gradio_api/file={ROOT / 'pyproject.toml'}").status_code == 403
-    begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0
-    assert time.monotonic() - begin < 10
+    assert process.wait(60) == 0
 
 
 def test_importing_the_app_reports_to_nobody() -> None:

@@ -11,7 +11,7 @@ from workbench.playground import results
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
 from workbench.service import views
-from workbench.service.page_state import PageState, columns
+from workbench.service.page_state import PageState, columns, masks_text
 from workbench.ui.view_tools import tools_value, view_tools
 
 
@@ -55,7 +55,7 @@ def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answ
                 yield words, *nothing
         view = views.next_tokens(ways, [ticket.result() for ticket in tickets])
         code = recipe(ways, "print(insight.next_tokens(model, prompt, mask=mask).to_frame())", prompt)
-        tokens = results.token_table(view), tools_value("next-tokens", to_csv(view.to_frame()), code)
+        tokens = results.token_table(view, masks_text(state)), tools_value("next-tokens", to_csv(view.to_frame()), code)
         given = answers_of(answers)
         if not given:
             yield "", *tokens, "", None

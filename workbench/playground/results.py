@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 _RANKED = 12
 
 
-def token_table(view: NextTokens | None) -> str:
-    """The likeliest next tokens, base beside edited, with the change in percentage points."""
+def token_table(view: NextTokens | None, masks: str = "") -> str:
+    """The likeliest next tokens, base beside edited, with the change in percentage points.
+
+    ``masks`` is the text of the masks that were used, `masks_text`; the table carries it as ``data-masks``.
+    """
     if view is None:
         return markup.note("Write a prompt: the next token, without and with the edits, appears here.")
     one = len(view.columns) == 1
@@ -26,7 +29,8 @@ def token_table(view: NextTokens | None) -> str:
         for name, kl in zip(view.columns, view.kl, strict=True)
     )
     return (
-        '<div class="jw-picture"><table class="jw-tokens"><caption>Next token</caption>'
+        f'<div class="jw-picture" data-masks="{markup.escape(masks)}">'
+        '<table class="jw-tokens"><caption>Next token</caption>'
         f'<thead><tr><th scope="col">Token</th><th scope="col">Base</th>{heads}{change}</tr></thead>'
         f'<tbody>{rows}</tbody></table><p class="jw-foot">KL(edited ‖ base) over the whole vocabulary: {divergences} '
         f"nats · prompt of {view.length:,} tokens</p></div>"

@@ -20,8 +20,9 @@ from jola.runs.run import Run
 
 UNTRAINED = 255
 _OPEN_LEVELS = 254
-# Reading a long history may cost at most this share of the time.
+# Reading a long history may cost at most this share of the time, and readings are at least so many seconds apart.
 _READING_SHARE = 0.05
+_READING_PAUSE = 0.1
 _MOST_RECORDS = 2048
 """Records that are read in one go: they hold six numbers for each unit."""
 
@@ -91,7 +92,7 @@ class History:
             self._add(history, skip=1 if self.steps else 0)
             if len(history) < _MOST_RECORDS:
                 break
-        self._next_read = begin + max(0.1, (time.monotonic() - begin) / _READING_SHARE)
+        self._next_read = begin + max(_READING_PAUSE, (time.monotonic() - begin) / _READING_SHARE)
 
     def _add(self, history: GateHistory, skip: int) -> None:
         for index in range(skip, len(history)):

@@ -279,7 +279,7 @@ def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: P
     found = one.start(RunConfig(), PLAN)
     run = jobs.start(RunConfig())
     assert run.state == "queued"
-    time.sleep(1.5)
+    jobs._next()  # as the thread of the queue does when it looks
     assert run.state == "queued"
     one.stop(found.id)
     wait_for(lambda: run.state == "starting")

@@ -1,7 +1,6 @@
 """What the page is told of a run while it is written."""
 
 import base64
-import time
 from pathlib import Path
 from typing import Any
 
@@ -207,11 +206,11 @@ def test_the_history_grows_and_follows_a_run_that_went_back(
     recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("workbench.service.run_frames._READING_SHARE", 1e9)
+    monkeypatch.setattr("workbench.service.run_frames._READING_PAUSE", 0.0)
     follower = Follower(recorder.until(9).run)
     assert follower.snapshot()["states"]["steps"] == list(range(10))
     recorder.run.truncate_after(4)
     recorder.until(6, begin=5)
-    time.sleep(0.12)  # readings are at least this far apart
     snapshot = follower.snapshot()
     assert snapshot["states"]["steps"] == list(range(7))
     assert len(snapshot["states"]["counts"]) == 7
