@@ -45,13 +45,6 @@ class Cost:
     seconds: float = 0.0
     processor_seconds: float = 0.0
 
-    @classmethod
-    def from_dict(cls, content: Any) -> "Cost":
-        """The inverse of `dataclasses.asdict`. `TypeError` when it is something else."""
-        if not all(isinstance(value, int | float) for value in content.values()):
-            raise TypeError("a cost is no number")
-        return cls(**content)
-
     def __add__(self, other: "Cost") -> "Cost":
         return Cost(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 

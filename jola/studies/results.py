@@ -13,24 +13,20 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet
 from jola.studies.grid import AUTO, cell_name
+from jola.studies.schema import FILE, FORMAT, CellFile, ComparisonFile, Protocol
 from jola.studies.statistics import accuracy_interval, holm, paired_bootstrap
-from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Protocol = Literal["base", "jola", "edit", "swap"]
-"""The model without edits, JoLA itself, select-then-edit, gate swap."""
-
-FORMAT = 1
-FILE = "comparison.json"
 
 
 @dataclass(frozen=True)
@@ -76,20 +72,16 @@ class Cell:
     @classmethod
     def from_dict(cls, content: Any) -> "Cell":
         """The inverse of `to_dict`. `InputError` when it is something else."""
-        try:
-            if content["format"] != FORMAT or set(content["correct"]) - {"0", "1"} or not content["correct"]:
-                raise ValueError("it is of another format")
-            if content["protocol"] not in get_args(Protocol) or type(content["seed"]) is not int:
-                raise ValueError("its protocol or seed is unknown")
-            return cls(
-                **{name: content[name] for name in ("protocol", "method", "k", "seed")},
-                heads=HeadSet.from_dict(content["heads"]) if content["heads"] else None,
-                correct=tuple(character == "1" for character in content["correct"]),
-                training=Cost.from_dict(content["training"]),
-                selection=Cost.from_dict(content["selection"]),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise InputError(f"This is no result of a comparison ({error}).") from error
+        faults = valid_part(content, CellFile)[1] if isinstance(content, dict) else ["it is no JSON object"]
+        if faults:
+            raise InputError(f"This is no result of a comparison ({faults[0]}).")
+        return cls(
+            **{name: content[name] for name in ("protocol", "method", "k", "seed")},
+            heads=HeadSet.from_dict(content["heads"]) if content["heads"] else None,
+            correct=tuple(character == "1" for character in content["correct"]),
+            training=Cost(**content["training"]),
+            selection=Cost(**content["selection"]),
+        )
 
 
 class Comparison:
@@ -107,8 +99,8 @@ class Comparison:
         return comparison
 
     def settings(self) -> dict[str, Any]:
-        """What ``comparison.json`` says; empty when there is none."""
-        return read_json(self.folder / FILE) or {}
+        """What is valid in ``comparison.json``; empty when there is none."""
+        return read_valid_part(self.folder / FILE, ComparisonFile)[0]
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Make the folder one of a comparison."""
@@ -125,8 +117,9 @@ class Comparison:
 
     def cell(self, name: str) -> Cell | None:
         """The result of this name; None while there is none."""
-        content = read_json(self.cell_folder(name) / "result.json")
-        return Cell.from_dict(content) if content is not None else None
+        path = self.cell_folder(name) / "result.json"
+        content = read_typed(path, CellFile)
+        return Cell.from_dict(content) if content else None
 
     def cells(self) -> list[Cell]:
         """All results there are, by name."""
@@ -142,9 +135,9 @@ class Comparison:
 
     def scores(self, name: str) -> HeadScores | None:
         """The scores of this name; None while there are none."""
-        content = read_json(self.folder / "scores" / f"{name}.json")
         try:
-            return HeadScores.from_dict(content) if content is not None else None
+            content = read_typed(self.folder / "scores" / f"{name}.json", JsonFile)
+            return HeadScores.from_dict(content) if content else None
         except InputError:
             return None
 

@@ -12,13 +12,17 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.ids import is_plain_name
-from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.studies.schema import FILE, ComparisonFile
+from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.processes import workers
+from jola.system.typed_json import Count, JsonFile, Line, Text, Time, read_valid_part
 from workbench.service.comparison_plan import Plan, cell_words, config_of, shared_settings
 from workbench.service.processes import at_work, last_sentence, log_tail
 
@@ -31,6 +35,26 @@ _NOW = re.compile(r"[0-9]+ of [0-9]+: ([\w-]+), (.+?)(?: …|: ([0-9]+) of ([0-9
 _INTERRUPTED = "interrupted"
 _WRITING = threading.Lock()
 """Held while a status is changed: the end of a process and a click may come at the same moment."""
+
+
+class _StatusFile(JsonFile):
+    """``status.json``: the process of a comparison."""
+
+    pid: Annotated[int, Field(gt=0, lt=2**31)] | None = None
+    pid_created: Line | Time | None = None
+    created: Time | None = None
+    started: Time | None = None
+    ended: Time | None = None
+    stopped: bool = False
+    code: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
+    failed: Text = ""
+
+
+class _AskedFile(JsonFile):
+    """``asked.json``: the settings and the plan, until the process has written ``comparison.json``."""
+
+    config: dict[str, Any] | None = None
+    plan: dict[str, list[Line | Count]] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,11 +82,11 @@ class StoredComparison:
 
     def is_there(self) -> bool:
         """Whether the folder holds a comparison, or one that was asked for."""
-        return self.folder.is_dir() and ((self._own / "status.json").is_file() or bool(self._written()))
+        return self.folder.is_dir() and ((self._own / "status.json").exists() or (self.folder / FILE).exists())
 
     def status(self) -> dict[str, Any]:
         """Process, times and end as the app wrote them down; empty for a comparison that a shell began."""
-        return read_json(self._own / "status.json") or {}
+        return read_valid_part(self._own / "status.json", _StatusFile)[0]
 
     def write_status(self, **changes: Any) -> None:
         """Change the status in one step."""
@@ -75,18 +99,21 @@ class StoredComparison:
         """Keep what was asked for, which the process writes into its own folder some seconds later."""
         if written := self._written():
             content = {**written, "planned": plan.cell_names()}
-            replace_file(self.folder / "comparison.json", json_bytes(content, indent=2))
+            replace_file(self.folder / FILE, json_bytes(content, indent=2))
         else:
             with disk_errors(self._own):
                 self._own.mkdir(parents=True, exist_ok=True)
             replace_file(self._own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
 
     def _written(self) -> dict[str, Any]:
-        return read_json(self.folder / "comparison.json") or {}
+        return read_valid_part(self.folder / FILE, ComparisonFile)[0]
+
+    def _asked(self) -> dict[str, Any]:
+        return read_valid_part(self._own / "asked.json", _AskedFile)[0]
 
     def config(self) -> RunConfig:
         """The settings that all its cells share. `InputError` when they are damaged."""
-        settings = self._written().get("settings") or (read_json(self._own / "asked.json") or {}).get("config")
+        settings = self._written().get("settings") or self._asked().get("config")
         if not isinstance(settings, dict):
             raise InputError(f"The settings of the comparison {self.id} are missing or damaged; delete it.")
         return config_of(settings)
@@ -102,16 +129,16 @@ class StoredComparison:
         """What it compares: what was asked for last, here or in a shell. `InputError` when that is damaged."""
         planned = self._written().get("planned")
         plan = Plan.of_cells(planned) if isinstance(planned, list) else None
-        return plan or Plan.from_dict((read_json(self._own / "asked.json") or {}).get("plan"))
+        return plan or Plan.from_dict(self._asked().get("plan"))
 
     @property
     def created(self) -> float:
         """When it was asked for, in seconds since the epoch."""
         created = self.status().get("created")
-        if isinstance(created, int | float):
+        if created is not None:
             return float(created)
         with suppress(OSError):
-            return (self.folder / "comparison.json").stat().st_mtime
+            return (self.folder / FILE).stat().st_mtime
         return 0.0
 
     def planned(self) -> list[str]:

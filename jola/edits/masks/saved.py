@@ -1,27 +1,28 @@
 """`SavedMasks`: named masks, stored in ``masks.json`` in the directory of their run."""
 
-import json
-import math
 import threading
 import time
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
 
 from jola.edits.masks.head_mask import HeadMask
 from jola.errors import InputError
 from jola.system.files import json_bytes, replace_file
+from jola.system.typed_json import JsonFile, Line, Time, read_typed
 
 FILE_NAME = "masks.json"
 MAX_MASKS = 200
 """Maximum number of masks per run, over all sites."""
 MAX_NAME = 80
 """Maximum length of a name, in characters."""
+MAX_UNITS = 1 << 19
+"""Layers × units of a mask."""
 
-_MAX_BYTES = 16 << 20
-_MAX_HALVES = 1 << 20  # limit for masks read from a file
 _VERSION = 1
 _writing = threading.Lock()
 
@@ -35,6 +36,24 @@ class SavedMask:
     mask: HeadMask
     saved: float
     """Seconds since the epoch."""
+
+
+class _Entry(JsonFile):
+    """One mask in the file, which people can edit."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Line
+    site: Line
+    layers: Annotated[int, Field(gt=0, le=MAX_UNITS)]
+    units: Annotated[int, Field(gt=0, le=MAX_UNITS)]
+    mask: str
+    saved: Time
+
+
+class _MasksFile(JsonFile):
+    version: Literal[1]
+    masks: list[_Entry]
 
 
 _Entries = list[SavedMask]  # defined here, because `SavedMasks.list` shadows the builtin
@@ -107,16 +126,13 @@ class SavedMasks:
 
     def _read(self) -> _Entries:
         try:
-            if self.path.stat().st_size > _MAX_BYTES:
-                raise ValueError("it is too large")
-            content = json.loads(self.path.read_bytes())
-            if content["version"] != _VERSION:
-                raise ValueError(f"its format is {content['version']!r}")
-            return [_entry(**item) for item in content["masks"]]
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InputError(f"{self.path} is damaged ({error}); move it away to save masks again.") from error
+            content = read_typed(self.path, _MasksFile)
+            if content is None and self.path.exists():
+                raise InputError(f"{self.path} is empty.")
+            return [_saved_mask(**entry) for entry in content["masks"]] if content is not None else []
+        except InputError as error:
+            reason = str(error).replace(str(self.path), "it").rstrip(".")
+            raise InputError(f"{self.path} is damaged ({reason}); move it away to save masks again.") from error
 
     def _write(self, entries: Sequence[SavedMask]) -> None:
         masks = [
@@ -136,15 +152,9 @@ class SavedMasks:
             raise InputError(f"{self.path.parent} no longer exists; the mask was not saved.") from error
 
 
-def _entry(*, name: Any, site: Any, layers: Any, units: Any, mask: Any, saved: Any) -> SavedMask:
-    """Parse one entry of the file, which users can edit. Raises `ValueError` if it is invalid."""
-    for number in (layers, units):
-        if type(number) is not int or number < 1:
-            raise ValueError(f"a mask of {layers!r} × {units!r}")
-    if 2 * layers * units > _MAX_HALVES:
-        raise ValueError(f"a mask of {layers} × {units}")
-    if not isinstance(site, str) or not isinstance(saved, int | float) or not math.isfinite(saved):
-        raise ValueError("an entry without site or time")
+def _saved_mask(*, name: str, site: str, layers: int, units: int, mask: str, saved: float) -> SavedMask:
+    if layers * units > MAX_UNITS:
+        raise InputError(f"'{name[:MAX_NAME]}' is a mask of {layers} × {units} units, more than any model has.")
     return SavedMask(_checked_name(name), site, HeadMask.from_text(mask, layers, units), float(saved))
 
 
