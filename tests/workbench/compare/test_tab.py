@@ -214,7 +214,7 @@ def test_choices_stay_as_far_as_there_are_such(bench: Workbench, made: Compariso
 def test_a_damaged_result_is_a_sentence(bench: Workbench, made: Comparison) -> None:
     (made.cell_folder("jola-seed1") / "result.json").write_text('{"format": 99}')
     updates = draw(bench, "one")
-    assert "This is no result of a comparison" in updates["message"]
+    assert "result.json is not valid: format is 99" in updates["message"]
 
 
 def test_a_set_trains_with_the_settings_of_its_comparison(bench: Workbench, made: Comparison) -> None:

@@ -1,5 +1,6 @@
 """Comparisons as processes: begun, found, stopped, resumed, refused, deleted; and the runs that wait for them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from jola.runs.trash import Trash
 from jola.selectors import SELECTORS
 from jola.studies.grid import SWAP_NAMES
 from tests.workbench.compare.compared import make_comparison
+from workbench.compare.compare_view import snapshot
 from workbench.service.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words
 from workbench.service.comparisons import Comparisons
 from workbench.service.jobs import Jobs
@@ -357,6 +359,39 @@ def test_damaged_files_are_a_sentence(comparisons: Make) -> None:
     with pytest.raises(InputError, match="damaged"):
         found.plan()
     assert found.state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("mine/comparison.json", {"format": 1, "settings": True, "planned": 5}),
+        ("mine/comparison.json", [1]),
+        (f"{APP_FOLDER}/mine/status.json", {"created": 1e15, "started": 2**64, "pid": 10**400, "failed": ["x"]}),
+        (f"{APP_FOLDER}/mine/asked.json", {"plan": {"seeds": [float("inf")]}}),
+        ("mine/cells/jola-seed42/result.json", {"format": 1, "seed": 2**64}),
+        ("mine/scores/jola-seed42.json", {"format": 1, "scores": [[10**400]]}),
+    ],
+)
+def test_an_odd_file_hides_no_comparison(comparisons: Make, file: str, content: Any) -> None:
+    one = comparisons(SLEEPS)
+    make_comparison(one.root / "mine")
+    make_comparison(one.root / "other")
+    (one.root / file).parent.mkdir(parents=True, exist_ok=True)
+    (one.root / file).write_text(json.dumps(content))
+    for mine in ("mine", "other"):
+        view = snapshot(one, mine)
+        assert {row["id"] for row in view["list"]} == {"mine", "other"}
+        json.dumps(view, allow_nan=False)
+    one.remove("mine")
+    assert [found.id for found in one.list()] == ["other"]
+
+
+def test_an_odd_result_is_named(comparisons: Make) -> None:
+    comparison = make_comparison(comparisons(SLEEPS).root / "mine")
+    path = comparison.cell_folder("jola-seed42") / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"correct": "01x"}))
+    with pytest.raises(InputError, match=r"result\.json is not valid: correct is '01x'"):
+        comparison.cells()
 
 
 def test_the_folder_is_beside_the_runs_and_never_one_of_them(home: Path, tmp_path: Path) -> None:
