@@ -232,7 +232,7 @@ def test_two_runs_answer_side_by_side(
     edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2)
     page = open_playground(run)
     before = table(page)
-    page.get_by_role("button", name="Compare or stack with others").click()
+    page.get_by_role("button", name="Compare or combine with other runs").click()
     page.click("#other-runs input")
     page.get_by_role("option").first.click()
     changed(page, before)

@@ -10,6 +10,7 @@ import gradio as gr
 from jola.errors import InputError
 from workbench.playground import edits_panel, head_panel, import_panel, live
 from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
+from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import EditsPanel
 from workbench.playground.effects_panel import effects_panel
 from workbench.playground.live import LiveViews
@@ -147,7 +148,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 with gr.Tab("Layers", id="lens"):
                     lens_panel(wiring)
     panel = EditsPanel(**parts)
-    edits_panel.connect(wiring, panel, shown, lambda id: about_run(bench, id))
+    EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id)).connect()
     head_panel.connect(wiring, panel, card, shown, views)
     _connect_prompt(wiring, shown, draw, right)
     # In the page, so that it does not wait for the answers.

@@ -1,0 +1,249 @@
+"""What happens when somebody uses the settings of the edits, or the map.
+
+Each listener changes the state of the page, shows the mask, and updates the views of the prompt.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from jola.edits.masks import HeadMask
+from jola.errors import InputError
+from workbench.playground.edit_map import apply_edits
+from workbench.playground.edits_panel import (
+    ON_TOP,
+    EditsPanel,
+    mask_updates,
+    run_updates,
+    saved_choices,
+    saved_masks,
+)
+from workbench.playground.live import LiveViews, look
+from workbench.playground.wiring import PRIVATE, Wiring, page_of
+from workbench.service.page_state import PageState, chosen_run, edits_of, open_gates, open_run
+from workbench.ui import markup
+
+_COPY_LINK = """(run, mask) => {
+  const address = new URL(location);
+  address.searchParams.set("run", run || "");
+  address.searchParams.set("tab", "playground");
+  if (mask) address.searchParams.set("mask", mask); else address.searchParams.delete("mask");
+  navigator.clipboard?.writeText(address.href);
+}"""
+
+_PUT_MASK_IN_ADDRESS = """(mask) => {
+  const address = new URL(location);
+  if (mask) address.searchParams.set("mask", mask); else address.searchParams.delete("mask");
+  history.replaceState(null, "", address);
+}"""
+
+_QUICK: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
+_KEEP_VIEWS = (gr.skip(),) * 4
+
+Values = Iterator[tuple[Any, ...]]
+Change = Callable[[PageState], PageState]
+
+SIMPLE_CHANGES: Mapping[str, Change] = {
+    "all": lambda s: s.with_mask(HeadMask.all(*s.mask.shape)),
+    "none": lambda s: s.with_mask(s.mask.switched(_cells(s), "both", False)),
+    "invert": lambda s: s.with_mask(s.mask.inverted()),
+    "undo": lambda s: s.with_history(s.history.undone()),
+    "redo": lambda s: s.with_history(s.history.redone()),
+}
+"""What the buttons that need no value do, by name."""
+
+
+@dataclass(frozen=True)
+class EditsEvents:
+    """The listeners; ``about`` describes the run with an id in HTML."""
+
+    wiring: Wiring
+    panel: EditsPanel
+    live: LiveViews
+    about: Callable[[str | None], str]
+
+    def connect(self) -> None:
+        """Connect all events of the panel."""
+        self._connect_mask()
+        self._connect_answers()
+        self._connect_saved()
+        self._connect_link()
+        self._connect_run()
+
+    # Changes of the mask and of how the edits act, each followed by what the views then show
+
+    def _connect_mask(self) -> None:
+        panel = self.panel
+        self._on(panel.map.edit, self.on_edit)
+        for name, change in SIMPLE_CHANGES.items():
+            button = {"undo": panel.undo, "redo": panel.redo}.get(name) or panel.buttons[name]
+            self._on(button.click, self._changing(change))
+        for event, name in ((panel.map.undo, "undo"), (panel.map.redo, "redo")):
+            self._on(event, self._changing(SIMPLE_CHANGES[name]))
+        for name, box, change in (
+            ("strongest", panel.strongest, self.keep_strongest),
+            ("threshold", panel.threshold, self.keep_from),
+        ):
+            self._on([panel.buttons[name].click, box.submit], self._changing_to(change), box)
+
+    def _connect_answers(self) -> None:
+        panel = self.panel
+        strength = self._changing_to(lambda state, value: replace(state, strength=float(value)))
+        self._on(panel.strength.input, strength, panel.strength, trigger_mode="always_last")
+        others = [panel.others, panel.arrangement]
+        self._on([box.input for box in others], self._changing_to(with_others), *others)
+
+    def _on(self, events: Any, listener: Callable[..., Any], *inputs: Any, **options: Any) -> None:
+        asking = [*self.wiring.asking, self.wiring.answers, *inputs]
+        outputs = [*self.panel.mask_outputs(), *self.live.outputs(self.wiring)]
+        connect = events if callable(events) else partial(gr.on, events)
+        connect(listener, asking, outputs, **{**_QUICK, **options})
+
+    def changed(self, request: gr.Request, change: Change, text: str, kind: str, answers: str) -> Values:
+        """Change the state, then show the mask with the first view that follows from it."""
+        page = page_of(request)
+        try:
+            state = self.wiring.pages.change(page, lambda state: change(_chosen(state)))
+        except InputError as error:
+            skipped = (gr.skip(),) * len(self.panel.mask_outputs())
+            yield *skipped, markup.note(str(error), "error"), *_KEEP_VIEWS
+            return
+        yield from self._with_views(mask_updates(self.wiring, state), state, page, text, kind, answers)
+
+    def _with_views(
+        self, shown: tuple[Any, ...], state: PageState, page: str, text: str, kind: str, answers: str
+    ) -> Values:
+        for values in look(self.wiring, state, page, text, kind, answers):
+            yield *shown, *values
+            shown = (gr.skip(),) * len(shown)
+
+    def _changing(self, change: Change) -> Callable[..., Values]:
+        """A listener that makes a change."""
+
+        def listener(text: str, kind: str, answers: str, request: gr.Request) -> Values:
+            yield from self.changed(request, change, text, kind, answers)
+
+        return listener
+
+    def _changing_to(self, change: Callable[..., PageState]) -> Callable[..., Values]:
+        """A listener that makes a change by the values of further inputs."""
+
+        def listener(text: str, kind: str, answers: str, request: gr.Request, *values: Any) -> Values:
+            yield from self.changed(request, lambda state: change(state, *values), text, kind, answers)
+
+        return listener
+
+    def on_edit(self, text: str, kind: str, answers: str, request: gr.Request, evt: gr.EventData) -> Values:
+        """A gesture on the map."""
+        payload = evt._data
+
+        def change(state: PageState) -> PageState:
+            if not isinstance(payload, dict) or payload.get("key") != state.key:
+                return state
+            mask, seen = apply_edits(state.mask, payload, state.seen)
+            return replace(state.with_mask(mask), seen=seen)
+
+        yield from self.changed(request, change, text, kind, answers)
+
+    def keep_strongest(self, state: PageState, k: float | None) -> PageState:
+        """Only the ``k`` offsets and scales with the largest gate × norm, of those whose gate is open."""
+        edits = edits_of(chosen_run(self.wiring.bench, state.run))[state.site]
+        norms = edits.norms()
+        strengths = {half: (values * norms[half]).numpy() for half, values in edits.gate_values().items()}
+        return state.with_mask(state.mask.strongest(int(k or 0), strengths, open_gates(state, self.wiring.bench)))
+
+    def keep_from(self, state: PageState, threshold: float | None) -> PageState:
+        """Only the offsets and scales whose expected gate is at least ``threshold``."""
+        edits = edits_of(chosen_run(self.wiring.bench, state.run))[state.site]
+        gates = {half: values.numpy() for half, values in edits.gate_values().items()}
+        return state.with_mask(state.mask.threshold(gates, float(threshold or 0)))
+
+    # Masks that are saved with the run
+
+    def _connect_saved(self) -> None:
+        panel, outputs = self.panel, [self.panel.saved, self.wiring.message]
+        self._on(panel.saved.input, self._changing_to(self.use_saved), panel.saved)
+        gr.on([panel.buttons["save"].click, panel.name.submit], self.on_save, panel.name, outputs, **PRIVATE)
+        panel.buttons["remove"].click(self.on_remove, panel.saved, outputs, **PRIVATE)
+
+    def use_saved(self, state: PageState, name: str | None) -> PageState:
+        """The mask with this name in place of the present one."""
+        return state.with_mask(saved_masks(self.wiring, state).get(name)) if name else state
+
+    def on_save(self, name: str, request: gr.Request) -> tuple[Any, Any]:
+        """Save the present mask."""
+        state = self.wiring.state(request)
+        try:
+            entry = saved_masks(self.wiring, _chosen(state)).save(name, state.mask, replace=True)
+        except InputError as error:
+            return gr.skip(), markup.note(str(error), "error")
+        return saved_choices(self.wiring, state, entry.name), markup.note(f"Saved as “{entry.name}”.", "good")
+
+    def on_remove(self, name: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """Delete a saved mask."""
+        state = self.wiring.state(request)
+        if not name:
+            return gr.skip(), markup.note("Choose a saved mask to remove.", "error")
+        try:
+            saved_masks(self.wiring, _chosen(state)).remove(name)
+        except InputError as error:
+            return gr.skip(), markup.note(str(error), "error")
+        return saved_choices(self.wiring, state), markup.note(f"Removed “{name}”.", "good")
+
+    # The link to the run with its mask
+
+    def _connect_link(self) -> None:
+        panel = self.panel
+        panel.buttons["link"].click(None, [panel.run, panel.shared], None, js=_COPY_LINK).then(
+            lambda: markup.note("Copied the link to this run with this mask.", "good"),
+            None,
+            self.wiring.message,
+            **PRIVATE,
+        )
+        panel.shared.change(None, panel.shared, None, js=_PUT_MASK_IN_ADDRESS)
+
+    # Another run or site
+
+    def _connect_run(self) -> None:
+        panel, wiring = self.panel, self.wiring
+        outputs = [*panel.run_outputs(), *self.live.outputs(wiring)]
+        panel.run.input(self.on_run, [*wiring.asking, wiring.answers, panel.run], outputs, **_QUICK)
+        panel.site.input(self.on_site, panel.site, panel.run_outputs(), **PRIVATE)
+
+    def on_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
+        """Open another run."""
+        page = page_of(request)
+        try:
+            state = self.wiring.pages.change(page, lambda _: open_run(self.wiring.bench, id))
+        except InputError as error:
+            closed = run_updates(self.wiring, PageState(), self.about(id))
+            yield *closed, markup.note(str(error), "error"), *_KEEP_VIEWS
+            return
+        shown = run_updates(self.wiring, state, self.about(id))
+        yield from self._with_views(shown, state, page, text, kind, answers)
+
+    def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
+        """Show the edits of another site."""
+        page = page_of(request)
+        state = self.wiring.pages.change(page, lambda s: replace(s, site=site) if site in s.histories else s)
+        return run_updates(self.wiring, state, self.about(state.run))
+
+
+def with_others(state: PageState, others: list[str] | None, arrangement: str) -> PageState:
+    """With other runs beside the chosen one, or applied together with it."""
+    chosen = tuple(id for id in others or () if id != state.run)
+    return replace(state, others=chosen, on_top=arrangement == ON_TOP)
+
+
+def _chosen(state: PageState) -> PageState:
+    if not state.run:
+        raise InputError("Choose a run first.")
+    return state
+
+
+def _cells(state: PageState) -> list[tuple[int, int]]:
+    layers, units = state.mask.shape
+    return [(layer, unit) for layer in range(layers) for unit in range(units)]
