@@ -1,4 +1,4 @@
-"""What programs may ask of a running app, through `gradio_client`; everything else that the page does is private.
+"""The endpoints of a running app for programs, used through `gradio_client`; all other events of the page are private.
 
     from gradio_client import Client
 
@@ -6,7 +6,7 @@
     run = app.predict(task="sentiment", api_name="/start")["run"]
     app.predict(run, api_name="/status")
 
-Every endpoint takes and gives plain JSON, see `workbench.api.schema`. What cannot be done is an error of one sentence.
+Every endpoint takes and returns plain JSON, see `workbench.api.schema`. An error is one sentence.
 """
 
 import inspect
@@ -14,7 +14,7 @@ import math
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, Literal, ParamSpec, TypeVar
 
@@ -37,7 +37,7 @@ Answer = TypeVar("Answer")
 ENDPOINTS = ("start", "status", "cancel", "runs", "gates", "predict", "generate", "effects")
 """Names of all endpoints; each is called with ``api_name="/name"``."""
 MODEL_ENDPOINTS = frozenset({"predict", "generate", "effects"})
-"""Those that wait for the model."""
+"""Those that need the model."""
 
 _MOST_TOKENS = 50
 _AT_ONCE = 8
@@ -45,45 +45,48 @@ _AT_ONCE = 8
 _EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 
 
-def install(bench: Workbench) -> None:
-    """Add the endpoints to the page that is being built."""
+@dataclass(frozen=True)
+class Endpoints:
+    """The endpoints; the docstring of each is what a program is told about it."""
 
-    def start(task: str = "sentiment", model: str = "default", settings: dict = {}) -> Job:  # noqa: B006  # read alone
+    bench: Workbench
+
+    def start(self, task: str = "sentiment", model: str = "default", settings: dict = {}) -> Job:  # noqa: B006
         """Start a training run, or put it in the queue.
 
         `settings` holds further settings by the names that `jola train --help` lists, with underscores, such as
         {"train_size": 200, "epochs": 8, "l0_weight": 0.002}.
         """
         if twice := {"task", "model"} & set(settings):
-            raise InputError(f"{' and '.join(sorted(twice))} must be given beside the settings, not among them.")
-        run = bench.jobs.start(_config({**settings, "task": task, "model": model}))
+            raise InputError(f"Pass {' and '.join(sorted(twice))} as arguments of their own, not in settings.")
+        run = self.bench.jobs.start(_config({**settings, "task": task, "model": model}))
         return {"run": run.id, "state": run.state}
 
-    def status(run: str) -> RunStatus:
+    def status(self, run: str) -> RunStatus:
         """State and figures of a run."""
-        found = bench.must_find(run)
+        found = self.bench.must_find(run)
         metrics = found.metrics()
         return {
             **found.summary(),
             "message": found.status()["message"],
-            "before": bench.jobs.waiting.place(found.id),
+            "before": self.bench.jobs.waiting.place(found.id),
             "metrics": metrics[-1] if metrics else None,
             "result": found.result(),
         }
 
-    def cancel(run: str) -> Job:
-        """Ask a run to stop at its next step, keeping its best edits so far, or take it out of the queue."""
-        found = bench.must_find(run)
-        bench.jobs.cancel(found.id)
+    def cancel(self, run: str) -> Job:
+        """Ask a run to stop at its next step, which keeps its best edits so far, or remove it from the queue."""
+        found = self.bench.must_find(run)
+        self.bench.jobs.cancel(found.id)
         return {"run": found.id, "state": found.state}
 
-    def runs() -> list[RunSummary]:
+    def runs(self) -> list[RunSummary]:
         """All runs, newest first, one row each."""
-        return bench.store.summaries()
+        return self.bench.store.summaries()
 
-    def gates(run: str, step: int = -1, site: SiteName = "heads") -> Gates:
-        """Gates of a run at its last record that is not after `step`; -1 is the last one."""
-        found = bench.must_find(run)
+    def gates(self, run: str, step: int = -1, site: SiteName = "heads") -> Gates:
+        """Gates of a run at its last record up to `step`; -1 is the last record."""
+        found = self.bench.must_find(run)
         _within("step", step, -1, math.inf)
         if site not in (recorded := found.sites()):
             there = f"it has {', '.join(recorded)}" if recorded else "ask again after its first step"
@@ -101,9 +104,10 @@ def install(bench: Workbench) -> None:
         }
 
     def predict(
+        self,
         run: str,
         prompt: str,
-        off: list[dict] = [],  # noqa: B006  # read alone
+        off: list[dict] = [],  # noqa: B006
         mask: str = "",
         strength: float = 1.0,
         count: int = 10,
@@ -116,8 +120,8 @@ def install(bench: Workbench) -> None:
         on all edits, from -2 to 2. `plain` takes the prompt as it is, without a chat template.
         """
         _within("count", count, 1, _MOST_TOKENS)
-        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
-        looked = [ticket.result() for ticket in views.ask_next_tokens(bench.session, ways, asked)]
+        ways, asked = _ways(self.bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
+        looked = [ticket.result() for ticket in views.ask_next_tokens(self.bench.session, ways, asked)]
         view = views.next_tokens(ways, looked, count)
         return {
             "tokens": [{"token": t.token, "base": t.base, "edited": t.edited[0]} for t in view.tokens],
@@ -126,38 +130,44 @@ def install(bench: Workbench) -> None:
         }
 
     def generate(
+        self,
         run: str,
         prompt: str,
-        off: list[dict] = [],  # noqa: B006  # read alone
+        off: list[dict] = [],  # noqa: B006
         mask: str = "",
         strength: float = 1.0,
         new_tokens: int = 48,
         plain: bool = False,
     ) -> Answers:
-        """Both answers, always the likeliest token. `off`, `mask`, `strength` and `plain` as for `predict`."""
-        _within("new_tokens", new_tokens, 1, bench.settings.limits.new_tokens)
-        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
-        *_, written = views.write_answers(bench.session, ways, asked, new_tokens)
+        """The answers without and with the edits of a run, decoded greedily.
+
+        `off`, `mask`, `strength` and `plain` as for `predict`.
+        """
+        _within("new_tokens", new_tokens, 1, self.bench.settings.limits.new_tokens)
+        ways, asked = _ways(self.bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
+        *_, written = views.write_answers(self.bench.session, ways, asked, new_tokens)
         base, edited = written.texts
         return {"base": base or "", "edited": edited or ""}
 
     def effects(
+        self,
         run: str,
         prompt: str,
         answer: str,
-        off: list[dict] = [],  # noqa: B006  # read alone
+        off: list[dict] = [],  # noqa: B006
         mask: str = "",
         strength: float = 1.0,
         plain: bool = False,
     ) -> Effects:
-        """What switching off each open edit takes from ln p(answer), in nats, all others staying on.
+        """How much ln p(answer), in nats, falls when each open edit is switched off while all others stay on.
 
         `off`, `mask`, `strength` and `plain` as for `predict`.
         """
-        ways, asked = _ways(bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
+        ways, asked = _ways(self.bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
         if not answer.strip():
-            raise InputError("The answer is empty; write the answer whose probability is wanted.")
-        found = views.ask_edit_effects(bench.session, ways[0].stack, asked, answer.strip(), views.Progress()).result()
+            raise InputError("The answer is empty; pass the answer whose probability is measured.")
+        session, progress = self.bench.session, views.Progress()
+        found = views.ask_edit_effects(session, ways[0].stack, asked, answer.strip(), progress).result()
         rows: list[Any] = [
             {"site": str(e.site), "layer": e.layer, "unit": e.unit, "half": e.half, "effect": float(effect)}
             for e, effect in zip(found.edits, found.effect, strict=True)
@@ -170,14 +180,17 @@ def install(bench: Workbench) -> None:
             "seconds": found.seconds,
         }
 
-    endpoints: list[Callable[..., Any]] = [start, status, cancel, runs, gates, predict, generate, effects]
-    for endpoint in endpoints:
-        name = endpoint.__name__
+
+def install(bench: Workbench) -> None:
+    """Add the endpoints to the page that is being built."""
+    endpoints = Endpoints(bench)
+    for name in ENDPOINTS:
+        endpoint = _in_words(_checked(getattr(endpoints, name)))
         group = "programs-model" if name in MODEL_ENDPOINTS else "programs"
-        gr.api(_in_words(_checked(endpoint)), api_name=name, concurrency_limit=_AT_ONCE, concurrency_id=group)
+        gr.api(endpoint, api_name=name, concurrency_limit=_AT_ONCE, concurrency_id=group)
 
 
-# What is asked for
+# Reading the arguments
 
 
 def _config(values: Mapping[str, Any]) -> RunConfig:
@@ -207,7 +220,7 @@ def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
     """The state with one more edit off. `InputError` when there is no such edit."""
     if not isinstance(edit, dict) or not {"layer", "unit"} <= set(edit) <= _EDIT_NAMES:
         raise InputError(
-            f"In off stands {str(edit)[:80]}; write {{'layer': 3, 'unit': 0}}, with 'half' and 'site' where needed."
+            f"off contains {str(edit)[:80]}; write {{'layer': 3, 'unit': 0}}, with 'half' and 'site' where needed."
         )
     site, half = edit.get("site", state.site), edit.get("half", "both")
     if not isinstance(site, str) or site not in state.histories:

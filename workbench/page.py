@@ -1,0 +1,148 @@
+"""The page: its places, and the ways that lead from one to another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench.compare import tab as compare
+from workbench.playground import tab as playground
+from workbench.runs import tab as runs
+from workbench.service.bench import Workbench
+from workbench.theme import ICON
+from workbench.train import tab as train
+from workbench.ui import markup
+from workbench.ui.events import PRIVATE
+
+PLACES = ("train", "playground", "runs", "compare")
+"""Names of the places in an address, as in ``?tab=playground``."""
+
+_BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
+<span class="jw-running" aria-hidden="true"></span></div>"""
+
+_BAR_SCRIPT = """
+document.addEventListener("jola-run", ({ detail: run }) => {
+  const place = element.querySelector(".jw-running");
+  place.dataset.active = String(run.active);
+  const state = run.state === "training" ? `training, step ${run.facts.step}` : run.state;
+  place.textContent = run.active || run.state === "paused" ? state : "";
+});
+"""
+
+Values = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """The tabs of the places, and the components that connect them."""
+
+    bench: Workbench
+    blocks: gr.Blocks
+    remembered: gr.BrowserState
+    """The id of the run that this browser showed last."""
+    places: gr.Tabs
+    playground_place: gr.Tab
+    train: train.TrainTab
+    playground: playground.PlaygroundTab
+    runs: runs.RunsTab
+    compare: compare.CompareTab
+
+    @classmethod
+    def lay_out(cls, bench: Workbench, blocks: gr.Blocks) -> "Page":
+        """Build the bar and the four places inside ``blocks``; each connects its own events."""
+        # Both names are given: gradio's own change with every start, and the browser would forget.
+        remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
+        icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
+        gr.HTML(_BAR.format(icon=icon), js_on_load=_BAR_SCRIPT, apply_default_css=False, elem_id="bar")
+        with gr.Tabs(elem_id="places") as places:
+            with gr.Tab("Train", id="train"):
+                train_tab = train.build(bench, remembered)
+            with gr.Tab("Playground", id="playground") as playground_place:
+                playground_tab = playground.build(bench, blocks)
+            with gr.Tab("Runs", id="runs"):
+                runs_tab = runs.build(bench)
+            with gr.Tab("Compare", id="compare") as compare_place:
+                compare_tab = compare.build(bench, compare_place)
+        return cls(
+            bench, blocks, remembered, places, playground_place, train_tab, playground_tab, runs_tab, compare_tab
+        )
+
+    def connect(self) -> None:
+        """Connect what happens when the page is opened, and the events of one place that show another."""
+        self._connect_load()
+        self._connect_runs()
+        self._connect_compare()
+
+    # Opening the page
+
+    def _connect_load(self) -> None:
+        outputs = [self.places, *self.train.showing(), *self.compare.showing()]
+        self.blocks.load(self.on_load, self.remembered, outputs, **PRIVATE).then(
+            None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
+        ).then(self.bench.session.warm_up, None, None, **PRIVATE)
+        self.playground_place.select(self.on_offer, [self.train.view], self.playground.outputs(), **PRIVATE)
+
+    def on_load(self, last: str | None, request: gr.Request) -> Values:
+        """Show the place, the run and the comparison that the address names."""
+        asked = dict(request.query_params)
+        run = self.bench.choose_run(asked.get("run"), last)
+        place = asked.get("tab") if asked.get("tab") in PLACES else "train"
+        shown = train.show(self.bench, run.id if run is not None else "")
+        return gr.Tabs(selected=place), *shown, *compare.show(self.bench, asked.get("comparison"))
+
+    def on_offer(self, current: str, request: gr.Request) -> Iterator[Values]:
+        """Fill the Playground when it is first shown: as the address says, when that names it."""
+        asked = dict(request.query_params)
+        before = self.playground.wiring.state(request).run
+        if before or asked.get("tab") != "playground":
+            yield from playground.offer(self.playground, self.bench, request, before or current)
+            return
+        masks, text = asked.get("mask", ""), asked.get("prompt", "")
+        run = asked.get("run") or current
+        yield from playground.offer(self.playground, self.bench, request, run, masks, text)
+
+    # From Runs to a place that shows the run
+
+    def _connect_runs(self) -> None:
+        events: Any = self.runs.table
+        events.train(self.open_in_train, None, [self.places, *self.train.showing()], **PRIVATE)
+        events.playground(self.open_in_playground, None, [self.places, *self.playground.outputs()], **PRIVATE)
+
+    def open_in_train(self, event: gr.EventData) -> Values:
+        """Show the chosen run in Train."""
+        return gr.Tabs(selected="train"), *train.show(self.bench, runs.chosen(event))
+
+    def open_in_playground(self, event: gr.EventData, request: gr.Request) -> Iterator[Values]:
+        """Show the chosen run in the Playground."""
+        for values in playground.offer(self.playground, self.bench, request, runs.chosen(event)):
+            yield gr.Tabs(selected="playground"), *values
+
+    # From Compare, with a set of heads
+
+    def _connect_compare(self) -> None:
+        panel, chosen = self.compare.panel, self.compare.set()
+        train_outputs = [self.places, panel.set_message, *self.train.filling()]
+        panel.train.click(self.train_on_set, chosen, train_outputs, **PRIVATE)
+        playground_outputs = [self.places, panel.set_message, *self.playground.outputs()]
+        panel.playground.click(self.set_in_playground, chosen, playground_outputs, **PRIVATE)
+
+    def train_on_set(self, id: str, pick: str | None) -> Values:
+        """Fill the form of Train with the heads of the chosen set."""
+        try:
+            filled = train.fill(self.train, *compare.training_on(self.bench, id, pick))
+        except InputError as error:
+            return gr.skip(), markup.note(str(error), "error"), *[gr.skip()] * len(self.train.filling())
+        return gr.Tabs(selected="train"), "", *filled
+
+    def set_in_playground(self, id: str, pick: str | None, request: gr.Request) -> Iterator[Values]:
+        """Show the heads of the chosen set as a mask in the Playground."""
+        shown = self.playground.wiring.state(request).run
+        try:
+            run, masks = compare.mask_for(self.bench, id, pick, shown)
+        except InputError as error:
+            yield gr.skip(), markup.note(str(error), "error"), *[gr.skip()] * len(self.playground.outputs())
+            return
+        for values in playground.offer(self.playground, self.bench, request, run, masks):
+            yield gr.Tabs(selected="playground"), "", *values
