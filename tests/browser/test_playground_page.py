@@ -275,7 +275,7 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
 
 def test_an_adapter_is_taken_from_a_folder(app: App, run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
-    page.get_by_role("button", name="Adapter from elsewhere").click()
+    page.get_by_role("button", name="Import an adapter").click()
     page.fill("#import-folder input, #import-folder textarea", str(run.path / "nowhere"))
     page.click("#import-take")
     page.wait_for_selector("#import-message .jw-error")

@@ -164,8 +164,8 @@ def training_on(bench: Workbench, id: str, pick: str | None) -> tuple[RunConfig,
     # Of two losses one weighs gates, of which there are none here.
     training = dataclasses.replace(training, objective="paper")
     sentence = (
-        f"The form is filled in: {len(cell.heads):,} heads of {_whose(cell)}, without gates. Start training trains on "
-        "them alone."
+        f"The form is filled in: {len(cell.heads):,} heads of {_whose(cell)}, without gates. Start training then edits "
+        "only these heads."
     )
     return dataclasses.replace(config, edits=edits, training=training), sentence
 
@@ -390,25 +390,29 @@ def _basic_fields() -> dict[str, gr.components.Component]:
             group = settings[name].group
             gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
         inputs[name] = field(settings[name], "compare")
-    gr.HTML(markup.section("What is compared"), apply_default_css=False)
+    gr.HTML(markup.section("Comparison"), apply_default_css=False)
     inputs["selectors"] = _options(
         "Selectors",
-        "Each chooses K heads; edits are then trained on them alone.",
+        "Each selects K heads; edits are then trained on these heads only.",
         METHODS,
         Plan().selectors,
         "selectors",
     )
     inputs["ks"] = _text(
         "K (heads)",
-        "Numbers with commas between; 'auto' is as many heads as JoLA leaves open.",
+        "Comma-separated; 'auto' is the number of heads that JoLA leaves open.",
         "auto,16",
         "k",
     )
     inputs["seeds"] = _text(
-        "Seeds", "Of data, edits and selectors, with commas between; all is done for each.", "42", "seeds"
+        "Seeds", "For data, edits and selectors, comma-separated; everything is repeated for each.", "42", "seeds"
     )
     inputs["swaps"] = _options(
-        "Gate swaps", "Edits of all heads, trained with another method's gates in place of JoLA's.", SWAPS, (), "swaps"
+        "Gate swaps",
+        "Edits of all heads, trained with the gates of another method instead of JoLA's.",
+        SWAPS,
+        (),
+        "swaps",
     )
     return inputs
 

@@ -87,8 +87,8 @@ def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> 
 def text_panel(wiring: Wiring) -> None:
     """What the edits change along a text that is given."""
     gr.HTML(
-        '<p class="jw-hint">How likely each token of a text is, given what stands before it. The text is read as it '
-        "is, without a chat template.</p>",
+        '<p class="jw-hint">The probability of each token of a text, given the tokens before it. The text is read as '
+        "it is, without a chat template.</p>",
         apply_default_css=False,
     )
     text = gr.Textbox(label="Text", lines=3, max_lines=10, elem_id="scored-text")

@@ -1,4 +1,4 @@
-"""An adapter from elsewhere: a zip file that is uploaded, or a folder on the app's computer, becomes a run."""
+"""Importing an adapter: a zip file that is uploaded, or a folder on the app's computer, becomes a run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class ImportPanel:
 
 def build() -> ImportPanel:
     """Lay them out."""
-    with gr.Accordion("Adapter from elsewhere", open=False, elem_classes="jw-more", elem_id="import-adapter"):
+    with gr.Accordion("Import an adapter", open=False, elem_classes="jw-more", elem_id="import-adapter"):
         folder = gr.Textbox(
             label="Folder or zip file", info="An adapter's folder on this computer; it is copied and listed as a run.",
             max_lines=1, elem_id="import-folder", elem_classes="jw-line",
@@ -56,7 +56,7 @@ def connect(bench: Workbench, panel: ImportPanel, opened: Opened, outputs: list[
         except InputError as error:
             yield markup.note(str(error), "error"), *(gr.skip(),) * len(outputs)
             return
-        message: Any = markup.note("Taken in as a run; its edits are on.", "good")
+        message: Any = markup.note("Imported as a run; its edits are applied.", "good")
         for values in opened(request, run.id):
             yield message, *values
             message = gr.skip()

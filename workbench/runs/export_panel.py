@@ -1,4 +1,4 @@
-"""The panel that takes the edits of a run elsewhere: form, size, exactness, download, and the code that loads them."""
+"""The panel that exports the edits of a run: format, size, exactness, download, and the code that loads them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

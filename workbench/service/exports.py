@@ -1,4 +1,8 @@
-"""Exports as processes of their own, by the command that a shell user types, and where their files go."""
+"""Exports of a run: the formats, the command that writes each of them, and where the files go.
+
+Unlike a training, an export belongs to the page that asked for it and ends with it: its progress and its report come
+through pipes, and nothing has to be found again after a restart of the app.
+"""
 
 import json
 import re
@@ -28,7 +32,7 @@ _PACKED = frozenset({".safetensors", ".gguf"})
 
 @dataclass(frozen=True)
 class Form:
-    """One way to take edits elsewhere.
+    """One format to export edits in.
 
     ``kind`` is the subcommand of ``jola export``, empty for the run as it is; ``ending`` that of its file, empty for a
     folder; ``formats`` what may be chosen, with the first as default; ``model`` whether its base model is loaded.
@@ -50,7 +54,7 @@ FORMS: dict[str, Form] = {
         Form(
             "",
             "Whole run",
-            "Edits, settings, figures and the history of the gates, for another JoLA Workbench.",
+            "Edits, settings, metrics and the history of the gates, to import in another JoLA Workbench.",
             "from jola import RunStore\nfrom jola.runs.archive import import_archive\n\n"
             "run = import_archive({place!r}, RunStore())",
             ".zip",
@@ -58,7 +62,7 @@ FORMS: dict[str, Form] = {
         Form(
             "adapter",
             "Adapter",
-            "The open edits alone, with a README filled from the run; JoLA loads them with the base model.",
+            "Only the open edits, with a README about the run; JoLA loads them with the base model.",
             "from jola import JoLAModel\n\nmodel = JoLAModel.from_adapter({place!r})",
             ".zip",
         ),
@@ -75,7 +79,7 @@ FORMS: dict[str, Form] = {
         Form(
             "standalone",
             "Python script",
-            "A file of one page with plain hooks; it needs torch, transformers and safetensors alone.",
+            "One short file with plain hooks; needs only torch, transformers and safetensors.",
             "import sys\n\nsys.path.insert(0, {place!r})\nfrom jola_edits import attach\n\n"
             "attach(model)  # a model of transformers",
             model=True,
@@ -115,7 +119,7 @@ class Exported:
     report: dict[str, Any]
     code: str
     download: bool
-    """Whether it lies in a folder of ours, to be fetched by the page."""
+    """Whether it is in a folder of the app, from which the page downloads it."""
 
 
 @dataclass
@@ -254,7 +258,7 @@ class Exports:
                 "--folders to allow it."
             )
         if not path.is_absolute() or not path.is_dir():
-            raise InputError(f"There is no folder {folder!r}; name one that is there, with its whole path.")
+            raise InputError(f"There is no folder {folder!r}; give the absolute path of an existing folder.")
         return path
 
     def _fresh(self) -> Path:
