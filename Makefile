@@ -49,7 +49,7 @@ format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 	$(DEV)/bin/python -m ruff check --fix .
 	$(DEV)/bin/python -m ruff format .
 
-bench: $(DEV)/.installed-baselines ## Time a training step against its peers
+bench: $(DEV)/.installed ## Time a training step against its peers
 	$(DEV)/bin/python benchmarks/train_step.py $(ARGS)
 
 notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; ARGS=--store keeps what they show in them
@@ -92,9 +92,6 @@ $(DEV)/.installed: pyproject.toml $(call stale,$(DEV))
 
 $(DEV)/.installed-dev: $(DEV)/.installed
 	$(call install,$(DEV),[dev])
-
-$(DEV)/.installed-baselines: $(DEV)/.installed
-	$(call install,$(DEV),[baselines])
 
 $(DEV)/.installed-notebooks: $(DEV)/.installed
 	$(call install,$(DEV),[notebooks])

@@ -1,176 +1,90 @@
-"""Every setting of a training run, declared once.
-
-The same dataclasses are the flags of ``jola train``, the form of the app, the ``config.json`` of a run and the
-``edits`` part of an adapter's ``adapter_config.json``. A field's ``metadata`` carries its help line, its unit and
-whether it belongs to the few that matter (``advanced`` is false) or to the rest, which the app folds away.
-"""
+"""`RunConfig`: all settings of one training run, and their form as a file and as flags."""
 
 import dataclasses
 import json
-import math
-import re
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jola.errors import InputError
+from jola.methods import METHODS, Method, method_named
+from jola.settings import (
+    DataConfig,
+    EditConfig,
+    ModelConfig,
+    TrainingConfig,
+    check_settings,
+    flag,
+    parse_heads,
+    parse_layers,
+    setting,
+)
 
-
-def setting(default: Any, help: str, *, unit: str = "", advanced: bool = True) -> Any:
-    """A dataclass field with its one line of help."""
-    return field(default=default, metadata={"help": help, "unit": unit, "advanced": advanced})
-
-
-@dataclass
-class ModelConfig:
-    """Which language model, and how it is loaded."""
-
-    model: str = setting(
-        "default",
-        "Model to edit: 'default' (SmolLM2-135M-Instruct), a Hub id, a local folder or a GGUF file.",
-        advanced=False,
-    )
-    revision: str | None = setting(None, "Branch, tag or commit of a Hub model.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Number format of the frozen model; 'auto' takes bfloat16 where the processor computes in it."
-    )
-    device: str = setting("auto", "Device of the model: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
-    attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
-        "auto", "Attention code of transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device."
-    )
-
-
-@dataclass
-class EditConfig:
-    """What is edited: sites, gates and operations (paper, section 3)."""
-
-    sites: Literal["heads", "mlp", "both"] = setting(
-        "heads", "Edit attention heads (the method), MLP outputs, or both.", advanced=False
-    )
-    gates: Literal["two", "shared", "none"] = setting(
-        "two",
-        "One gate for each half of an edit (the method), one for both halves, or none (always open).",
-        advanced=False,
-    )
-    operation: Literal["both", "offset", "scale"] = setting(
-        "both", "Learn an added offset and a multiplied scale, or one of them alone.", advanced=False
-    )
-    layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.")
-    heads: str = setting("all", "Heads that may be edited: 'all' or layer:head pairs such as '3:0,3:7'.")
-    gate_estimator: Literal["test_time", "expectation"] = setting(
-        "test_time",
-        "Value of a gate after training: the published test-time estimate, or the exact expectation.",
-    )
-    gate_start: float = setting(
-        2.0, "Mean of φ before training: at 2 a gate is open with probability 0.94, at 0 (published code) with 0.69."
-    )
-    gate_threshold: float = setting(
-        0.0, "Gates whose value after training is below this count as closed (ε).", unit="0 to 1"
-    )
-
-
-@dataclass
-class DataConfig:
-    """Which examples, and how they are put to the model."""
-
-    task: str = setting(
-        "sentiment",
-        "A registered task, a folder with train/validation/test files, one file, or 'hf:owner/name'.",
-        advanced=False,
-    )
-    train_size: int = setting(200, "Training examples to use; 0 takes all.", unit="examples", advanced=False)
-    validation_size: int = setting(100, "Validation examples to use; 0 takes all.", unit="examples")
-    test_size: int = setting(500, "Test examples to use; 0 takes all.", unit="examples", advanced=False)
-    template: Literal["auto", "chat", "plain"] = setting(
-        "auto",
-        "How a prompt is written: 'chat' by its template, 'plain' as in the paper, 'auto' chat where there is one.",
-    )
-    max_length: int = setting(
-        512, "Longest example, prompt and answer together; longer ones are left out and counted.", unit="tokens"
-    )
-
-
-@dataclass
-class TrainingConfig:
-    """How the edits and the gates are trained (paper, sections 3.2 and 4.3)."""
-
-    epochs: int = setting(8, "Passes over the training examples.", unit="epochs", advanced=False)
-    batch_size: int = setting(4, "Examples in one step.", unit="examples", advanced=False)
-    gradient_accumulation: int = setting(1, "Batches summed before one optimiser step.", unit="batches")
-    learning_rate: float = setting(5e-3, "Peak rate of the offsets and scales.", unit="per step", advanced=False)
-    gate_learning_rate: float = setting(
-        0.15,
-        "Peak rate of the gates, which need a larger one to close within a few hundred steps.",
-        unit="per step",
-        advanced=False,
-    )
-    l0_weight: float = setting(
-        2e-3,
-        "λ: weight of the expected number of open gates in the loss; larger closes more.",
-        unit="nats per gate",
-        advanced=False,
-    )
-    l0_schedule: Literal["constant", "linear", "cyclic", "performance", "exponential"] = setting(
-        "constant", "How λ changes over training."
-    )
-    objective: Literal["paper", "reference"] = setting(
-        "paper", "The published loss (one λ, sum over gates) or the weighting of the reference code."
-    )
-    loss_reduction: Literal["token", "answer"] = setting(
-        "answer", "Cross-entropy as a mean over answer tokens, or summed over each answer and averaged over answers."
-    )
-    warmup_ratio: float = setting(0.1, "Share of the steps in which the rates rise from zero.", unit="of all steps")
-    weight_decay: float = setting(0.0, "AdamW weight decay of the offsets and scales.")
-    max_grad_norm: float = setting(1.0, "Gradients are clipped to this norm; 0 does not clip.", unit="L2 norm")
-    patience: int = setting(
-        3, "Stop after this many epochs without a better validation cross-entropy; 0 trains to the end.", unit="epochs"
-    )
-    keep: Literal["best", "last"] = setting(
-        "best", "Keep the edits of the epoch with the lowest validation loss, penalty included, or of the last step."
-    )
-    seed: int = setting(42, "Seed of the examples drawn, the edits, the data order and the gate noise.", advanced=False)
-    record_every: int = setting(1, "Steps between two records of the gates.", unit="steps")
-    report_to: str = setting("none", "Experiment tracker of transformers: 'none', 'wandb', 'tensorboard', 'trackio' …")
-    output: str = setting("", "Run directory; empty makes one in the run store, which `jola runs` and the app list.")
+__all__ = [
+    "DataConfig",
+    "EditConfig",
+    "ModelConfig",
+    "RunConfig",
+    "TrainingConfig",
+    "flag",
+    "parse_heads",
+    "parse_layers",
+    "setting",
+]
 
 
 @dataclass
 class RunConfig:
-    """All settings of one training run."""
+    """All settings of one training run.
+
+    Args:
+        edits: Settings of the method, an instance of its ``settings`` class; None takes its defaults. For JoLA this is
+            an `EditConfig`.
+        method: Name of the method, a key of `jola.methods.METHODS`.
+    """
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    edits: EditConfig = field(default_factory=EditConfig)
+    edits: Any = None
     data: DataConfig = field(default_factory=DataConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    method: str = "jola"
+
+    def __post_init__(self) -> None:
+        self._take_defaults()
+
+    def _take_defaults(self) -> None:
+        """Give settings that are left to the method the method's values."""
+        method = METHODS.get(self.method)
+        if method is None:  # `validate` says so
+            return
+        if self.edits is None:
+            self.edits = method.settings()
+        if self.training.learning_rate is None:
+            self.training = dataclasses.replace(self.training, learning_rate=method.learning_rate)
+
+    @property
+    def tuning(self) -> Method:
+        """The method itself. `InputError` for an unknown name."""
+        return method_named(self.method)
 
     def validate(self) -> "RunConfig":
         """Return self, or raise InputError naming the first setting that cannot be used."""
+        method = self.tuning
+        self._take_defaults()
+        if not isinstance(self.edits, method.settings):
+            raise InputError(
+                f"The settings of the edits are of type {type(self.edits).__name__}; the method {method.name} takes "
+                f"{method.settings.__name__}."
+            )
         for part in self.parts():
-            hints = typing.get_type_hints(type(part))
-            for setting_ in dataclasses.fields(part):
-                _check_type(setting_.name, getattr(part, setting_.name), hints[setting_.name])
-        for name, low, high in _BOUNDS:
-            value = self[name]
-            if value < low or value > high:
-                bound = f"at least {low:.12g}" if value < low else f"at most {high:.12g}"
-                raise InputError(f"{flag(name)} is {value}; it must be {bound}.")
+            check_settings(part)
         for name in ("learning_rate", "gate_learning_rate"):
             if self[name] == 0:
                 raise InputError(f"{flag(name)} is 0; it must be greater than 0, or nothing is learned.")
-        if self.edits.heads != "all" and self.edits.sites == "mlp":
-            raise InputError("--heads picks attention heads, but --sites is mlp; use --layers instead.")
-        if self.training.objective == "reference" and self.edits.gates == "shared":
-            raise InputError(
-                "--objective reference weighs the gates of offsets and scales differently, but --gates is shared; use "
-                "--objective paper."
-            )
-        parse_layers(self.edits.layers, None)
-        parse_heads(self.edits.heads, None, None)
+        method.check(self.edits, self.training)
         return self
 
-    def parts(self) -> tuple[ModelConfig, EditConfig, DataConfig, TrainingConfig]:
+    def parts(self) -> tuple[ModelConfig, Any, DataConfig, TrainingConfig]:
         """The four groups of settings; field names are unique over all of them."""
         return self.model, self.edits, self.data, self.training
 
@@ -181,20 +95,21 @@ class RunConfig:
                 return getattr(part, name)
         raise KeyError(name)
 
-    def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Nested plain dictionaries, ready for JSON."""
-        return dataclasses.asdict(self)
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionaries, ready for JSON: one for each group, and the name of the method."""
+        return {**{name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}, "method": self.method}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
         """The inverse of `to_dict`; missing settings take their defaults, unknown ones are refused."""
-        groups: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(cls)}
         if not isinstance(values, dict):
-            raise InputError(f"Settings come in the groups {', '.join(groups)}; this is no such object.")
-        unknown = sorted(set(values) - set(groups))
+            raise InputError(f"Settings come in the groups {', '.join(GROUPS)}; this is no such object.")
+        unknown = sorted(set(values) - {*GROUPS, "method"})
         if unknown:
-            raise InputError(f"Unknown group of settings {', '.join(unknown)}; known are {', '.join(groups)}.")
-        parts = {}
+            raise InputError(f"Unknown group of settings {', '.join(unknown)}; known are {', '.join(GROUPS)}.")
+        method = method_named(values.get("method", "jola"))
+        groups = {**GROUPS, "edits": method.settings}
+        parts: dict[str, Any] = {}
         for name, group in groups.items():
             known = [f.name for f in dataclasses.fields(group)]
             given = values.get(name, {})
@@ -204,7 +119,7 @@ class RunConfig:
             if unknown:
                 raise InputError(f"Unknown setting {', '.join(unknown)} in {name}; known are {', '.join(known)}.")
             parts[name] = group(**given)
-        return cls(**parts).validate()
+        return cls(**parts, method=method.name).validate()
 
     @classmethod
     def from_file(cls, path: Path | str) -> "RunConfig":
@@ -215,98 +130,20 @@ class RunConfig:
             raise InputError(f"Cannot read the settings in {path}: {error}.") from error
         if not isinstance(values, dict):
             raise InputError(f"Cannot read the settings in {path}: it holds no object of settings.")
-        return cls.from_dict({f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+        return cls.from_dict({name: values[name] for name in (*GROUPS, "method") if name in values})
 
     def flags(self) -> list[str]:
         """Command-line flags of the settings that differ from their defaults."""
-        result: list[str] = []
-        for part in self.parts():
+        result = [] if self.method == RunConfig.method else ["--method", self.method]
+        for part, usual in zip(self.parts(), RunConfig(method=self.method).parts(), strict=True):
             for setting_ in dataclasses.fields(part):
                 value = getattr(part, setting_.name)
-                if value != setting_.default:
+                if value != getattr(usual, setting_.name):
                     name, text = flag(setting_.name), str(value)
                     # A text that begins with a dash would be taken for the next flag.
                     result += [f"{name}={text}"] if text.startswith("-") else [name, text]
         return result
 
 
-def flag(name: str) -> str:
-    """The command-line flag of a setting: ``l0_weight`` → ``--l0-weight``."""
-    return "--" + name.replace("_", "-")
-
-
-_BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("train_size", 0, math.inf),
-    ("validation_size", 0, math.inf),
-    ("test_size", 0, math.inf),
-    ("max_length", 8, math.inf),
-    ("gate_start", -50, 50),
-    ("gate_threshold", 0, 1),
-    ("epochs", 1, math.inf),
-    ("batch_size", 1, math.inf),
-    ("gradient_accumulation", 1, math.inf),
-    ("learning_rate", 0, 1e3),
-    ("gate_learning_rate", 0, 1e3),
-    ("l0_weight", 0, 1e6),
-    ("warmup_ratio", 0, 1),
-    ("weight_decay", 0, 1e3),
-    ("max_grad_norm", 0, 1e9),
-    ("patience", 0, math.inf),
-    ("seed", 0, 2**32 - 1),
-    ("record_every", 1, math.inf),
-)
-
-
-def _check_type(name: str, value: Any, annotation: Any) -> None:
-    """Refuse a value of another type, for instance from a hand-edited file, in one sentence."""
-    if typing.get_origin(annotation) is Literal:
-        if value not in typing.get_args(annotation):
-            raise InputError(f"{flag(name)} is {value!r}; choose one of {', '.join(typing.get_args(annotation))}.")
-        return
-    accepted = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    number_as_float = float in accepted and isinstance(value, int) and not isinstance(value, bool)
-    if not number_as_float and type(value) not in accepted:
-        wanted = " or ".join("nothing" if t is type(None) else t.__name__ for t in accepted)
-        raise InputError(f"{flag(name)} is {value!r}; it must be of type {wanted}.")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{flag(name)} is {value}; it must be a finite number.")
-
-
-# At most five digits: no model has more layers, and a range of that length is still quick to write out.
-_LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
-_HEAD = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
-
-
-def parse_layers(text: str, num_layers: int | None) -> list[int]:
-    """Layers named by 'all' or by ranges such as ``'0-5,8'``; bounds are checked when `num_layers` is known."""
-    if text.strip() == "all":
-        return list(range(num_layers or 0))
-    layers: set[int] = set()
-    for part in text.split(","):
-        numbers = _LAYERS.fullmatch(part.strip())
-        first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
-        if first > last:
-            raise InputError(f"--layers is {text!r}; write 'all' or ranges such as '0-5,8'.")
-        layers.update(range(first, last + 1))
-    if num_layers is not None and max(layers) >= num_layers:
-        raise InputError(f"--layers names layer {max(layers)}, but the model has layers 0 to {num_layers - 1}.")
-    return sorted(layers)
-
-
-def parse_heads(text: str, num_layers: int | None, num_heads: int | None) -> list[tuple[int, int]] | None:
-    """(layer, head) pairs named by text such as ``'3:0,3:7'``; None for 'all'."""
-    if text.strip() == "all":
-        return None
-    pairs: set[tuple[int, int]] = set()
-    for part in text.split(","):
-        numbers = _HEAD.fullmatch(part.strip())
-        if not numbers:
-            raise InputError(f"--heads is {text!r}; write 'all' or layer:head pairs such as '3:0,3:7'.")
-        pairs.add((int(numbers[1]), int(numbers[2])))
-    for layer, head in sorted(pairs):
-        if num_layers is not None and num_heads is not None and (layer >= num_layers or head >= num_heads):
-            raise InputError(
-                f"--heads names {layer}:{head}, but the model has {num_layers} layers of {num_heads} heads, "
-                "both counted from 0."
-            )
-    return sorted(pairs)
+GROUPS: dict[str, type] = {"model": ModelConfig, "edits": EditConfig, "data": DataConfig, "training": TrainingConfig}
+"""The groups of settings by their names in files; the class of ``edits`` is that of the method."""

@@ -11,16 +11,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import Tensor
 
 from jola.data.catalogue import ASSETS
-from jola.edits.gated import GatedEdits
+from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES, STATES
 from jola.edits.sites import Site
+from jola.methods import METHODS, Method
 
 PICTURE_NAME = "heads.png"
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _LONGEST_NAME = 1000
 METHOD = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
-OPERATION = "z' = (1 + g_m·m) ⊙ z + g_a·a"
 _COLOURS = ("#cdd5de", "#0072b2", "#d55e00", "#1d2733")
 """Of `STATES`: distinguishable for every kind of colour vision, and in grey."""
 
@@ -40,11 +40,13 @@ def hub_id(name: str) -> str | None:
 
 
 def adapter_card(
-    edits: Sequence[GatedEdits],
+    edits: Sequence[Intervention],
     base_model: str,
     revision: str | None = None,
     facts: Mapping[str, Any] | None = None,
     results: Iterable[EvalResult] = (),
+    *,
+    method: Method = METHODS["jola"],
 ) -> str:
     """Markdown that says what the edits are, what they were trained and tested on, and how to use them.
 
@@ -57,20 +59,20 @@ def adapter_card(
         base_model=hub_id(base_model),
         library_name="jola-workbench",
         pipeline_tag="text-generation",
-        tags=["jola", "activation-editing"],
-        model_name=f"JoLA edits for {base}" if results else None,
+        tags=list(method.tags),
+        model_name=f"{method.title} edits for {base}" if results else None,
         eval_results=results or None,
     )
-    numbers = sum(int(e.editable.sum()) * (e.width * len(e.halves) + len(e.gate_parameters())) for e in edits)
-    kept = sum(int(on.sum()) for e in edits for on in open_halves(e).values())
+    numbers = sum(e.trainable_count() for e in edits)
+    kept = sum(int(on.sum()) for e in edits for on in working(e).values())
     lines = [
         f"---\n{data.to_yaml()}\n---",
-        f"# JoLA edits for {base}",
-        f"Learned edits of a frozen language model, by {METHOD}: for each unit, `{OPERATION}`.",
+        f"# {method.title} edits for {base}",
+        f"Learned edits of a frozen language model, by {method.full_name}: for each unit, `{method.formula}`.",
         "\n".join(
             [
                 f"* Base model: {base}" + (f", revision {revision}" if revision else ""),
-                f"* Trained numbers: {numbers:,}; halves that are open: {kept}",
+                f"* Trained numbers: {numbers:,}; {method.open_words}: {kept}",
                 *(_counts(e) for e in edits),
                 *(f"* {_one_line(name)}: {_one_line(value)}" for name, value in (facts or {}).items()),
             ]
@@ -89,19 +91,21 @@ def adapter_card(
     return str(ModelCard("\n\n".join(lines) + "\n"))
 
 
-def open_halves(edits: GatedEdits) -> dict[str, Tensor]:
-    """Whether each half of each unit does something, (layers, units): its gate is open and its vector is not zero."""
-    gates, norms = edits.gate_values(), edits.norms()
-    return {half: (gates[half] > 0) & (norms[half] > 0) for half in HALVES}
+def working(edits: Intervention) -> dict[str, Tensor]:
+    """Whether each channel of each unit does something, (layers, units): it is on, and its numbers are not all zero."""
+    norms = edits.norms()
+    return {channel: on & (norms[channel] > 0) for channel, on in edits.on().items()}
 
 
-def _states(edits: GatedEdits) -> Tensor:
-    """What is on in each unit, (layers, units): an index into `STATES`."""
-    on = open_halves(edits)
+def _states(edits: Intervention) -> Tensor:
+    """What is on in each unit, (layers, units): an index into `STATES`, where a single channel counts as both."""
+    on = working(edits)
+    if set(on) != set(HALVES):
+        return len(_COLOURS[1:]) * torch.stack(list(on.values())).any(0).long()
     return on["offset"].long() + 2 * on["scale"].long()
 
 
-def heads_picture(edits: Sequence[GatedEdits]) -> bytes:
+def heads_picture(edits: Sequence[Intervention]) -> bytes:
     """A PNG: a cell for each unit, layers from bottom to top, coloured by what is on in it (`STATES`)."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -138,17 +142,20 @@ def heads_picture(edits: Sequence[GatedEdits]) -> bytes:
     return file.getvalue()
 
 
-def _counts(edits: GatedEdits) -> str:
+def _counts(edits: Intervention) -> str:
+    if set(edits.channels) != set(HALVES):
+        names = ", ".join(edits.unit_names)
+        return f"* {edits.site}: {names}; " + ", ".join(f"{int(on.sum())} {c}s" for c, on in working(edits).items())
     counts = torch.bincount(_states(edits).flatten(), minlength=len(STATES)).tolist()
     return f"* {edits.site}: " + ", ".join(f"{n} {name}" for name, n in zip(STATES, counts, strict=True))
 
 
-def _by_layer(edits: Sequence[GatedEdits]) -> list[str]:
+def _by_layer(edits: Sequence[Intervention]) -> list[str]:
     """What the picture says, in words, for whoever cannot see it."""
     return [
-        f"* {e.site}, {half} gates open by layer: {' '.join(map(str, on.sum(-1).tolist()))}"
+        f"* {e.site}, {channel} gates open by layer: {' '.join(map(str, on.sum(-1).tolist()))}"
         for e in edits
-        for half, on in open_halves(e).items()
+        for channel, on in working(e).items()
     ]
 
 

@@ -16,22 +16,26 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from jola.adapters.card import OPERATION, PICTURE_NAME, adapter_card, heads_picture
-from jola.adapters.tensors import compacted, read_tensors, tensors_of
-from jola.config import EditConfig, RunConfig
-from jola.edits.gated import GatedEdits
-from jola.edits.sites import Geometry, Site, sites_of
+from jola.adapters.card import PICTURE_NAME, adapter_card, heads_picture
+from jola.adapters.tensors import compacted, read_tensors
+from jola.config import RunConfig
+from jola.edits.intervention import Intervention
+from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
+from jola.methods import METHODS, Method
 from jola.system.files import disk_errors, replace_file
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
 
 CONFIG_NAME = "adapter_config.json"
+DESCRIPTION_NAME = "jola_adapter.json"
+"""Holds the configuration where ``adapter_config.json`` is that of another library."""
 WEIGHTS_NAME = "adapter_model.safetensors"
 SCHEMA_VERSION = 1
 HOOK_POINTS = {
     Site.HEADS: "input of the attention output projection, split into query heads, at every position",
+    Site.WEIGHTS: "weights of linear modules",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
 }
 CONFIG_KEYS = frozenset(
@@ -71,11 +75,17 @@ class Adapter:
     folder: Path
     base_model: str
     revision: str | None
-    edits: EditConfig
+    method: Method
+    edits: Any
+    """Settings of the method."""
     geometry: Geometry
     base_sample: dict[str, float]
     tensors: dict[str, Tensor]
     """As in a whole file, also when it is compact."""
+
+    def rebuild(self) -> list[Intervention]:
+        """The interventions, to look at without the model; in evaluation mode, on the processor."""
+        return [i.eval().requires_grad_(False) for i in self.method.rebuild(self.edits, self.geometry, self.tensors)]
 
 
 def save_adapter(
@@ -87,18 +97,17 @@ def save_adapter(
         compact: Leave out the vectors of closed gates, which nothing computes with; the gates stay.
     """
     folder = Path(folder)
-    tensors = {
-        name: tensor.detach().float().cpu().contiguous() for name, tensor in tensors_of(model.gated_edits()).items()
-    }
+    method, own = model.method, model.own_interventions()
+    tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in method.tensors(own).items()}
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise InputError(
             f"The training diverged: {broken[0]} holds values that are not finite numbers. Start it anew with a lower "
             "--learning-rate."
         )
     if compact:
-        tensors = compacted(model.gated_edits(), tensors)
+        tensors = compacted(own, tensors)
     config = {
-        "peft_type": "JOLA",
+        "peft_type": method.name.upper(),
         "library_name": "jola-workbench",
         "schema_version": SCHEMA_VERSION,
         "task_type": "CAUSAL_LM",
@@ -107,24 +116,33 @@ def save_adapter(
         "revision": model.revision,
         "base_model_sample": _sample(model),
         "geometry": asdict(model.geometry),
-        "operation": OPERATION,
-        "hook_points": {e.site: HOOK_POINTS[e.site] for e in model.gated_edits()},
-        "layers": {e.site: e.editable.any(-1).nonzero().flatten().tolist() for e in model.gated_edits()},
+        "operation": method.formula,
+        "hook_points": {i.site: HOOK_POINTS[i.site] for i in own},
+        "layers": {i.site: i.edited_layers() for i in own},
         "dtype": "float32",
         **({"compact": True} if compact else {}),
         "edits": asdict(model.edit_config),
     }
-    card = adapter_card(model.gated_edits(), model.name, model.revision, facts)
+    card = adapter_card(own, model.name, model.revision, facts, method=method)
+    foreign = method.foreign_config(model.edit_config, own, model.name)
     with disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
             raise InputError(f"{folder} cannot be a folder: there is a file in its place; choose another.") from error
         replace_file(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
-        replace_file(folder / CONFIG_NAME, json.dumps(config, indent=2, ensure_ascii=False).encode())
-        replace_file(folder / PICTURE_NAME, heads_picture(model.gated_edits()))
+        if foreign is None:
+            replace_file(folder / CONFIG_NAME, _json(config))
+        else:
+            replace_file(folder / DESCRIPTION_NAME, _json(config))
+            replace_file(folder / CONFIG_NAME, _json(foreign))
+        replace_file(folder / PICTURE_NAME, heads_picture(own))
         replace_file(folder / "README.md", card.encode())
     return folder
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode()
 
 
 def read_adapter(folder: Path | str) -> Adapter:
@@ -138,12 +156,14 @@ def read_adapter(folder: Path | str) -> Adapter:
     config = _read_config(folder)
     try:
         geometry = _checked_geometry(config["geometry"])
-        edits = EditConfig(**config["edits"])
-        RunConfig(edits=edits).validate()
+        method = METHODS[config["peft_type"].lower()]
+        edits = method.settings(**config["edits"])
+        RunConfig(method=method.name, edits=edits).validate()
         sample = {str(name): float(value) for name, value in config["base_model_sample"].items()}
         if not sample:
             raise ValueError("base_model_sample is empty")
-        for name, needs in (("operation", OPERATION), ("hook_points", {s: HOOK_POINTS[s] for s in sites_of(edits)})):
+        points = {site: HOOK_POINTS[Site(site)] for site in config["hook_points"]}
+        for name, needs in (("operation", method.formula), ("hook_points", points)):
             if config[name] != needs:
                 raise ValueError(f"{name} is {config[name]!r} where this version computes {needs!r}")
         base_model, revision = config["base_model_name_or_path"], config.get("revision")
@@ -157,50 +177,40 @@ def read_adapter(folder: Path | str) -> Adapter:
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not a complete adapter directory: it has no {WEIGHTS_NAME}.")
-    # Before anything of the size that a configuration claims is made in memory.
-    units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites_of(edits))
-    numbers = geometry.num_layers * sum(math.prod(geometry.units(site)) for site in sites_of(edits))
-    if not compact and numbers > path.stat().st_size:
-        raise InputError(f"{path} is smaller than its configuration says; the adapter is incomplete.")
-    if units > UNITS_LIMIT or numbers > NUMBERS_LIMIT:
-        raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
-    try:
-        expected = _expected_shapes(edits, geometry)
-    except InputError as error:
-        raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
+    expected = _expected_shapes(folder, method, edits, geometry, None if compact else path.stat().st_size)
+    if expected is None and path.stat().st_size > WEIGHTS_LIMIT:
+        raise InputError(f"{path} is larger than {WEIGHTS_LIMIT >> 20} MB, which no adapter of this method is.")
     tensors = read_tensors(path, expected, compact=compact)
-    return Adapter(folder, base_model, revision, edits, geometry, sample, tensors)
+    return Adapter(folder, base_model, revision, method, edits, geometry, sample, tensors)
 
 
-def load_edits(folder: Path | str, model: "EditedModel") -> list[GatedEdits]:
+def load_edits(folder: Path | str, model: "EditedModel") -> list[Intervention]:
     """The edits in an adapter directory, for a model that is loaded: `EditedModel.using` edits with them.
 
-    They lie on the device of the model, in evaluation mode, and do not train.
+    They are on the device of the model, in evaluation mode, and do not train. Those that change weights put their
+    layers into the model; `EditedModel.detach` takes them out again.
 
     Raises:
         InputError: As `read_adapter`, or the adapter was trained on another model.
     """
-    from jola.edits.gated import build_edits
-
     adapter = read_adapter(folder)
     _check_model(model, adapter)
-    edits = build_edits(adapter.edits, adapter.geometry)
-    _fill(edits, adapter)
+    edits = list(adapter.method.attach(model.traced, adapter.edits))
+    try:
+        _fill(edits, adapter)
+    except InputError:
+        model.detach(edits)
+        raise
     return [e.to(model.device).eval().requires_grad_(False) for e in edits]
 
 
-def read_edits(folder: Path | str) -> list[GatedEdits]:
-    """The edits in an adapter directory for looking at, without its model; they lie on the processor.
+def read_edits(folder: Path | str) -> list[Intervention]:
+    """The edits in an adapter directory for looking at, without its model; they are on the processor.
 
     Raises:
         InputError: As `read_adapter`.
     """
-    from jola.edits.gated import build_edits
-
-    adapter = read_adapter(folder)
-    edits = build_edits(adapter.edits, adapter.geometry)
-    _fill(edits, adapter)
-    return [e.eval().requires_grad_(False) for e in edits]
+    return read_adapter(folder).rebuild()
 
 
 def apply_adapter(model: "EditedModel", adapter: Adapter) -> None:
@@ -210,7 +220,7 @@ def apply_adapter(model: "EditedModel", adapter: Adapter) -> None:
         InputError: The adapter was trained on another model.
     """
     _check_model(model, adapter)
-    _fill(model.gated_edits(), adapter)
+    _fill(model.own_interventions(), adapter)
 
 
 def _check_model(model: "EditedModel", adapter: Adapter) -> None:
@@ -222,7 +232,7 @@ def _check_model(model: "EditedModel", adapter: Adapter) -> None:
                 f"The adapter in {adapter.folder} was trained on {adapter.base_model} with {field.name} {needs}, but "
                 f"{model.name} has {has}; load the model it was trained on."
             )
-    weights = dict(model.base.named_parameters())
+    weights = model.frozen_parameters()
     for name, expected in adapter.base_sample.items():
         if name not in weights or not _near(_middle(weights[name]), expected):
             raise InputError(
@@ -231,20 +241,46 @@ def _check_model(model: "EditedModel", adapter: Adapter) -> None:
             )
 
 
-def _fill(edits: list[GatedEdits], adapter: Adapter) -> None:
+def _fill(edits: list[Intervention], adapter: Adapter) -> None:
+    own = adapter.method.tensors(edits)
+    if wrong := sorted(set(own) ^ set(adapter.tensors)) or sorted(
+        name for name, tensor in own.items() if tensor.shape != adapter.tensors[name].shape
+    ):
+        raise InputError(
+            f"The adapter in {adapter.folder} does not fit its model: {wrong[0][:100]!r} is missing, unknown or of "
+            "another shape."
+        )
     with torch.no_grad():
-        for name, tensor in tensors_of(edits).items():
+        for name, tensor in own.items():
             tensor.copy_(adapter.tensors[name])
 
 
-def _expected_shapes(edits: EditConfig, geometry: Geometry) -> dict[str, tuple[int, ...]]:
-    from jola.edits.gated import build_edits
+def _expected_shapes(
+    folder: Path, method: Method, edits: Any, geometry: Geometry, size: int | None
+) -> dict[str, tuple[int, ...]] | None:
+    """Names and shapes of the tensors; None where only the model tells. `size` is that of a whole file, in bytes; None for a compact one.
 
-    return {name: tuple(tensor.shape) for name, tensor in tensors_of(build_edits(edits, geometry)).items()}
+    Before anything of the size that a configuration claims is made in memory, the claim is checked.
+    """
+    sites = method.sites(edits)
+    if not sites:
+        return None
+    units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites)
+    numbers = geometry.num_layers * sum(math.prod(geometry.units(site)) for site in sites)
+    if size is not None and numbers > size:
+        raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
+    if units > UNITS_LIMIT or numbers > NUMBERS_LIMIT:
+        raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
+    try:
+        return method.shapes(edits, geometry)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_NAME
+    path = folder / DESCRIPTION_NAME
+    if not path.is_file():
+        path = folder / CONFIG_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not an adapter directory: it has no {CONFIG_NAME}.")
     if path.stat().st_size > CONFIG_LIMIT:
@@ -253,8 +289,9 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON ({error}).") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "JOLA":
-        kind = config.get("peft_type") if isinstance(config, dict) else None
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    method = METHODS.get(kind.lower()) if isinstance(kind, str) else None
+    if method is None or (path.name == CONFIG_NAME) != method.own_config:
         raise InputError(f"{folder} is an adapter of type {kind or 'unknown'}, not JOLA; it cannot be loaded here.")
     if config.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
@@ -278,7 +315,7 @@ def _checked_geometry(values: dict[str, Any]) -> Geometry:
 
 
 def _sample(model: "EditedModel") -> dict[str, float]:
-    parameters = list(model.base.named_parameters())
+    parameters = list(model.frozen_parameters().items())
     step = max(1, len(parameters) // SAMPLES)
     return {name: _middle(tensor) for name, tensor in parameters[::step][:SAMPLES]}
 

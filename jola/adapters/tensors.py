@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from jola.edits.gated import GatedEdits
+from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
 from jola.errors import InputError
 
@@ -27,16 +28,13 @@ _UNITS = ".units"
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def tensors_of(edits: Iterable[GatedEdits]) -> dict[str, Tensor]:
-    """The parameters themselves, by their names in a whole file."""
-    return {f"{e.site}.{name}": tensor for e in edits for name, tensor in e.named_parameters()}
-
-
 @torch.no_grad()
-def compacted(edits: Iterable[GatedEdits], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def compacted(edits: Iterable[Intervention], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of a compact file out of those of a whole one: of each half the vectors whose gate is open."""
     result = dict(tensors)
     for e in edits:
+        if not isinstance(e, GatedEdits):
+            continue
         gates = e.gate_values()
         for half in e.halves:
             name = f"{e.site}.{half}"
@@ -47,24 +45,27 @@ def compacted(edits: Iterable[GatedEdits], tensors: Mapping[str, Tensor]) -> dic
     return result
 
 
-def read_tensors(path: Path, expected: Shapes, *, compact: bool) -> dict[str, Tensor]:
+def read_tensors(path: Path, expected: Shapes | None, *, compact: bool) -> dict[str, Tensor]:
     """The tensors of a whole file, from a whole or a compact one.
 
     Args:
-        expected: Names and shapes of a whole file.
+        expected: Names and shapes of a whole file; None takes what is there.
 
     Raises:
         InputError: The file is not readable, or a tensor is missing, unknown, of the wrong shape or type, or not
             finite; the message names the first.
     """
-    vectors = [name for name in expected if name.rpartition(".")[2] in HALVES] if compact else []
-    names = {*expected, *(name + _UNITS for name in vectors)}
+    vectors = [name for name in expected or () if name.rpartition(".")[2] in HALVES] if compact else []
+    names = {*(expected or ()), *(name + _UNITS for name in vectors)}
     try:
         with open(path, "rb") as file:
             if int.from_bytes(file.read(8), "little") > HEADER_LIMIT:
                 raise InputError(f"{path} is not a readable safetensors file (its header is too large).")
         with safe_open(path, framework="pt") as file:
             found = set(file.keys())
+            if expected is None:
+                expected = {name: tuple(file.get_slice(name).get_shape()) for name in found}
+                names = found
             if missing := sorted(names - found):
                 raise InputError(f"{path} lacks the tensor {', '.join(missing)}; the adapter is incomplete.")
             if extra := sorted(found - names):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from jola.config import RunConfig
+from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,8 +32,7 @@ def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
         omit: Names of settings that the command does not take.
     """
     groups: list[tuple[str, Any, Any]] = []
-    for group in dataclasses.fields(config):
-        part = getattr(config, group.name)
+    for group, part in zip(GROUPS, config.parts(), strict=True):
         hints = typing.get_type_hints(type(part))
         flags: list[tuple[str, Any, Any]] = []
         for name, metadata in ((field.name, field.metadata) for field in dataclasses.fields(part)):
@@ -42,7 +41,7 @@ def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
                 flags.append((name, Annotated[hints[name], arg(help=help)], getattr(part, name)))
         if flags:
             made = dataclasses.make_dataclass(type(part).__name__, flags, namespace={"__doc__": type(part).__doc__})
-            groups.append((group.name, made, dataclasses.field(default_factory=made)))
+            groups.append((group, made, dataclasses.field(default_factory=made)))
     return dataclasses.make_dataclass("Settings", groups)
 
 

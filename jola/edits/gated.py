@@ -8,18 +8,19 @@ The same class with other arguments is the ablations of the paper: one shared ga
 MLP outputs instead of heads.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from jola.config import EditConfig, parse_heads, parse_layers
 from jola.edits.gates import HardConcrete, probability_open
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.names import HALVES
-from jola.edits.sites import Geometry, Site, sites_of
+from jola.edits.sites import Geometry, Site, sites_of, unit_names
 from jola.errors import InputError
+from jola.settings import EditConfig, parse_heads, parse_layers
 
 INITIAL_STD = 1e-3
 """Standard deviation of fresh offsets and scales, as in the reference code."""
@@ -31,8 +32,11 @@ class GatedEdits(Intervention):
     Parameters, float32 on the device of the model: ``offset`` a and ``scale`` m of shape (layers, units, width) and
     ``gates.offset.log_alpha``, ``gates.scale.log_alpha`` of shape (layers, units). With ``gates="shared"`` both
     halves share ``gates.shared``; with ``"none"`` every gate is 1. `editable` (layers, units) marks the units that
-    may be edited at all; the others are never touched and never penalised.
+    may be edited at all; the others are never touched and never penalised. Fresh offsets and scales are
+    N(0, `initial_std`²).
     """
+
+    channels = HALVES
 
     def __init__(
         self,
@@ -47,10 +51,12 @@ class GatedEdits(Intervention):
         gate_estimator: str = "test_time",
         gate_threshold: float = 0.0,
         gate_start: float = 0.0,
+        initial_std: float = INITIAL_STD,
     ) -> None:
         super().__init__()
-        self.gate_start = gate_start
-        self.site, self.layers, self.units, self.width = site, layers, units, width
+        self.gate_start, self.initial_std = gate_start, initial_std
+        self.site, self.layers, self.width = site, layers, width
+        self.unit_names = unit_names(site, units)
         self.halves = HALVES if operation == "both" else (operation,)
         if editable is None:
             editable = torch.ones(layers, units, dtype=torch.bool)
@@ -72,13 +78,17 @@ class GatedEdits(Intervention):
         return True
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fresh edits, N(0, 0.001²), and fresh gates, all of them more open than closed."""
+        """Fresh edits and fresh gates, all of them more open than closed."""
         with torch.no_grad():
             for half in self.halves:
                 edit = self.get_parameter(half)
-                edit.copy_(torch.randn(edit.shape, generator=generator) * INITIAL_STD)
+                edit.copy_(torch.randn(edit.shape, generator=generator) * self.initial_std)
         for gate in self._gate_modules().values():
             gate.reset(generator, self.gate_start)
+
+    def seed(self, seed: int) -> None:
+        """Seed the gate noise of the next training pass."""
+        self.noise.manual_seed(seed)
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """One pass worth of edits: draws the gates in training, takes their evaluation value otherwise."""
@@ -112,6 +122,30 @@ class GatedEdits(Intervention):
             else torch.zeros_like(self.editable, dtype=torch.float32)
             for half in HALVES
         }
+
+    def on(self) -> dict[str, Tensor]:
+        """For each half which gates are not closed."""
+        return {half: gate != 0 for half, gate in self.gate_values().items()}
+
+    def record(self) -> dict[str, Tensor]:
+        """Gate value, probability that the gate is open in training, and norm, of each half."""
+        kinds = {"gate": self.gate_values(), "open": self.open_probability(), "norm": self.norms()}
+        untrained = ~self.editable
+        return {
+            f"{half}_{kind}": values[half].masked_fill(
+                untrained if half in self.halves else torch.ones_like(untrained), math.nan
+            )
+            for kind, values in kinds.items()
+            for half in HALVES
+        }
+
+    def edited_layers(self) -> list[int]:
+        """Layers with an editable unit."""
+        return self.editable.any(-1).nonzero().flatten().tolist()
+
+    def trainable_count(self) -> int:
+        """Numbers of the editable units."""
+        return int(self.editable.sum()) * (self.width * len(self.halves) + len(self.gate_parameters()))
 
     def states(self) -> Tensor:
         """What is on in each unit, (layers, units): an index into `STATES`."""
@@ -154,7 +188,7 @@ class GatedEdits(Intervention):
         name = self._gate_name(half)
         factor = self.editable.float() if name is None else drawn[name] * self.editable
         if mask is not None:
-            given: Tensor = getattr(mask, half).to(factor)
+            given = mask[half].to(factor)
             if given.dim() > 3 or given.shape[-2:] != factor.shape:
                 raise ValueError(
                     f"The mask has shape {tuple(given.shape)}; the edits at {self.site} need (…, {self.layers}, "
@@ -200,7 +234,7 @@ def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
     return edit_rows if rows else edit
 
 
-def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:
+def build_edits(config: EditConfig, geometry: Geometry, *, initial_std: float = INITIAL_STD) -> list[GatedEdits]:
     """The gated edits that a configuration asks for on a model of a given geometry."""
     layers = parse_layers(config.layers, geometry.num_layers)
     pairs = parse_heads(config.heads, geometry.num_layers, geometry.num_heads)
@@ -227,6 +261,7 @@ def build_edits(config: EditConfig, geometry: Geometry) -> list[GatedEdits]:
                 gate_estimator=config.gate_estimator,
                 gate_threshold=config.gate_threshold,
                 gate_start=config.gate_start,
+                initial_std=initial_std,
             )
         )
     return result

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from jola.config import EditConfig
+from jola.settings import EditConfig
 
 
 class Site(StrEnum):
@@ -15,6 +15,8 @@ class Site(StrEnum):
     """Output of the MLP sub-layer before the residual is added, (batch, tokens, hidden)."""
     BLOCK = "block"
     """Residual stream after the layer, (batch, tokens, hidden)."""
+    WEIGHTS = "weights"
+    """Not an activation: the weights of linear modules of the layer."""
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,8 @@ class Geometry:
 def sites_of(edits: EditConfig) -> list[Site]:
     """The sites that are edited, in the order in which a pass reaches them."""
     return [Site.HEADS, Site.MLP] if edits.sites == "both" else [Site(edits.sites)]
+
+
+def unit_names(site: Site, units: int) -> tuple[str, ...]:
+    """Names of the units of a layer at a site of activations: numbers of heads, or the site itself."""
+    return tuple(str(unit) for unit in range(units)) if site is Site.HEADS else (str(site),) * units

@@ -13,7 +13,7 @@ those of one full pass per edit.
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event
 
 import numpy as np
@@ -24,9 +24,8 @@ from scipy import stats
 from torch import Tensor
 
 from jola.data.examples import Example, Template
-from jola.edits.gated import GatedEdits
 from jola.edits.intervention import EditMask
-from jola.edits.names import HALVES
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, batch_of, prompt_ids, shared_mask
 from jola.model.edited import EditedModel, Masks
@@ -54,7 +53,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class EditRef:
-    """One half of one edit; `intervention` is its index in `EditedModel.in_use`."""
+    """One channel of one unit (`half`); `intervention` is its index in `EditedModel.in_use`."""
 
     site: str
     layer: int
@@ -102,14 +101,15 @@ def open_edits(model: EditedModel, mask: Masks = None, strength: float = 1.0) ->
     """The edit halves that are on (in use, gate above 0, not switched off by the mask), sorted by layer."""
     if strength == 0:
         return ()
-    found = []
+    found: list[tuple[int, EditRef]] = []
     for position, (edits, own) in enumerate(zip(model.in_use, shared_mask(model, mask), strict=True)):
-        if not isinstance(edits, GatedEdits):
-            continue
-        for half, gate in edits.gate_values().items():
-            on = gate != 0 if own is None else (gate != 0) & (getattr(own, half).to(gate.device) != 0)
-            found += [EditRef(str(edits.site), layer, unit, half, position) for layer, unit in on.nonzero().tolist()]
-    return tuple(sorted(found, key=lambda e: (e.layer, e.intervention, e.site, e.unit, HALVES.index(e.half))))
+        for rank, (channel, on) in enumerate(edits.on().items()):
+            if own is not None:
+                on = on & (own[channel].to(on.device) != 0)
+            ref = EditRef(str(edits.site), 0, 0, channel, position)
+            found += [(rank, replace(ref, layer=layer, unit=unit)) for layer, unit in on.nonzero().tolist()]
+    found.sort(key=lambda entry: (entry[1].layer, entry[1].intervention, entry[1].site, entry[1].unit, entry[0]))
+    return tuple(ref for _, ref in found)
 
 
 def edit_effects(
@@ -259,6 +259,8 @@ def _measure(
     scorer = _Scorer(model, ids, answer)
     base = float(scorer.score({}))
     watch.check()
+    if any(i.site is Site.WEIGHTS for i in model.in_use):
+        return _measure_one_by_one(model, scorer, edits, masks, strength, watch, base)
     plan, places = model.plan(masks, strength, 1), sorted({e.layer for e in edits})
     # Timed after the base pass, so that the one-time cost of a first pass is excluded.
     started = time.perf_counter()
@@ -281,6 +283,33 @@ def _measure(
         passes += 1
         watch.add(len(chunk), len(edits))
     return _One(edited - np.array(without, dtype=np.float64), base, edited, noise, passes, pass_seconds)
+
+
+def _measure_one_by_one(
+    model: EditedModel,
+    scorer: "_Scorer",
+    edits: Sequence[EditRef],
+    masks: Sequence[EditMask | None],
+    strength: float,
+    watch: _Watch,
+    base: float,
+) -> _One:
+    """One pass for each edit: a change of weights acts on all rows of a batch, so rows cannot differ in it."""
+    started = time.perf_counter()
+    with model.editing(masks, strength) as plan:
+        edited = float(scorer.score(plan))
+    pass_seconds = time.perf_counter() - started
+    without = []
+    for edit in edits:
+        watch.check()
+        alone = [
+            None if own is None else own.map(lambda f: f[0]) if own.by_row else own
+            for own in masks_without(model, [edit], masks)
+        ]
+        with model.editing(alone, strength) as plan:
+            without.append(float(scorer.score(plan)))
+        watch.add(1, len(edits))
+    return _One(edited - np.array(without), base, edited, 0.0, 2 + len(edits), pass_seconds)
 
 
 def _rounding(scorer: "_Scorer", plan: Plan, layer: int, hidden: Tensor) -> float:
@@ -321,15 +350,14 @@ def masks_without(
     """Masks with one row per edit, which switches off this edit in addition to what `masks` switch off."""
     result: list[EditMask | None] = []
     for position, (own, given) in enumerate(zip(model.in_use, masks, strict=True)):
-        if not isinstance(own, GatedEdits):
+        here = [(row, edit) for row, edit in enumerate(edits) if edit.intervention == position]
+        if not here:
             result.append(given)
             continue
-        given = given or EditMask.all(own)
-        halves = {half: getattr(given, half).float().repeat(len(edits), 1, 1) for half in HALVES}
-        for row, edit in enumerate(edits):
-            if edit.intervention == position:
-                halves[edit.half][row, edit.layer, edit.unit] = 0
-        result.append(EditMask(**halves))
+        factors = {c: f.float().repeat(len(edits), 1, 1) for c, f in (given or EditMask.all(own)).items()}
+        for row, edit in here:
+            factors[edit.half][row, edit.layer, edit.unit] = 0
+        result.append(EditMask(**factors))
     return result
 
 

@@ -162,8 +162,8 @@ def attention_pattern(
     inputs, rows = model.inputs(batch_of(ids)), _last_rows(model, len(ids), 1)
 
     def look(masks: list[EditMask | None] | None) -> NDArray[np.float32]:
-        plan = model.plan(masks, strength, 1)
-        record = model.traced.record(inputs, plan, Wanted(attention=[layer]), rows=rows)
+        with model.editing(masks, strength) as plan:
+            record = model.traced.record(inputs, plan, Wanted(attention=[layer]), rows=rows)
         return record.attention[layer][0, unit].float().cpu().numpy()
 
     with at_rest(model), model.traced.plain_attention():
@@ -177,9 +177,9 @@ def _streams(
     model: EditedModel, ids: Sequence[int], kept: int, masks: list[EditMask | None] | None, strength: float
 ) -> Tensor:
     """The residual stream before, between and after the layers, (layers + 1, tokens, hidden_size)."""
-    layers = range(model.geometry.num_layers + 1)
-    plan, rows = model.plan(masks, strength, 1), _last_rows(model, len(ids), kept)
-    record = model.traced.record(model.inputs(batch_of(ids)), plan, Wanted(entering=layers), rows=rows)
+    layers, rows = range(model.geometry.num_layers + 1), _last_rows(model, len(ids), kept)
+    with model.editing(masks, strength) as plan:
+        record = model.traced.record(model.inputs(batch_of(ids)), plan, Wanted(entering=layers), rows=rows)
     return torch.cat([record.entering[layer] for layer in layers])
 
 

@@ -117,9 +117,9 @@ def shared_mask(model: EditedModel, mask: Masks) -> list[EditMask | None]:
     """
     masks: list[EditMask | None] = []
     for own in model.masks(mask):
-        if own is not None and own.offset.dim() == 3:
-            if len(own.offset) != 1:
-                raise ValueError(f"The mask has {len(own.offset)} rows, but there is one prompt.")
-            own = EditMask(own.offset[0], own.scale[0])
+        if own is not None and own.by_row:
+            if own.rows != 1:
+                raise ValueError(f"The mask has {own.rows} rows, but there is one prompt.")
+            own = own.map(lambda factor: factor[0])
         masks.append(own)
     return masks

@@ -139,12 +139,17 @@ def direct_effects(
     with at_rest(model):
         reader = _Reader(model)
         edits, masks = open_edits(model, mask, strength), shared_mask(model, mask)
+        if any(e.site == Site.WEIGHTS for e in edits):
+            raise InputError(
+                "Direct effects are those of edits of activations, which add to the residual stream; changed weights "
+                "have none. Measure their effects instead."
+            )
         inputs, last = model.inputs(batch_of(ids)), torch.zeros(1, len(ids), dtype=torch.bool, device=model.device)
         last[0, -1] = True
         layers = {e.layer for e in edits}
         wanted = Wanted(heads=layers, projected=layers, mlp=layers, entering=[model.geometry.num_layers])
-        plan = model.plan(masks, strength, 1)
-        record = model.traced.record(inputs, plan, wanted, rows=last)
+        with model.editing(masks, strength) as plan:
+            record = model.traced.record(inputs, plan, wanted, rows=last)
         final = record.entering[model.geometry.num_layers][0, -1].float()
         direction, constant = reader.logit_of(token, final)
         effects = np.zeros(len(edits))

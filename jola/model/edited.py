@@ -4,7 +4,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
 import torch
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from jola.config import EditConfig, RunConfig
 from jola.data.examples import IGNORED
-from jola.edits.gated import GatedEdits, build_edits
+from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
+from jola.methods import METHODS, Method
 from jola.model.tracing import Plan, TracedModel
+from jola.settings import TrainingConfig, check_settings
 
 Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
 """One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
@@ -36,7 +37,8 @@ class EditedModel(nn.Module):
     Args:
         base: A loaded decoder of transformers; it is frozen and put into evaluation mode.
         tokenizer: Its tokenizer.
-        edits: What may be edited; None is the method's default, all attention heads.
+        edits: Settings of a method, an instance of its ``settings`` class: an `EditConfig` for JoLA, which is the
+            default, a `jola.methods.lora.LoRAConfig` for LoRA, and so on.
         seed: Seed of the fresh edits and gates.
     """
 
@@ -44,7 +46,7 @@ class EditedModel(nn.Module):
         self,
         base: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        edits: EditConfig | None = None,
+        edits: Any = None,
         *,
         name: str = "",
         revision: str | None = None,
@@ -62,13 +64,13 @@ class EditedModel(nn.Module):
         self.config = base.config
         self.name = name or base.config.name_or_path or ""
         self.revision = revision
-        self.edit_config = RunConfig(edits=edits or EditConfig()).validate().edits
+        self.method, self.edit_config = _method_of(edits)
         self.traced = TracedModel(base, tokenizer)
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
-        self.interventions = nn.ModuleList(build_edits(self.edit_config, self.geometry))
+        self.interventions = nn.ModuleList(self.method.attach(self.traced, self.edit_config))
         self.reset_edits(seed)
         self.interventions.to(base.device)
         # As transformers hands models out: the gates have noise only after `train()`.
@@ -79,7 +81,8 @@ class EditedModel(nn.Module):
         with self.lock:
             embeddings = self.base.resize_token_embeddings(size)
             # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
-            self.base.requires_grad_(False)
+            for new in (self.base.get_input_embeddings(), self.base.get_output_embeddings()):
+                new.requires_grad_(False)
             self.traced.wrap()
         return embeddings
 
@@ -95,30 +98,56 @@ class EditedModel(nn.Module):
 
     @property
     def edits(self) -> GatedEdits:
-        """The edits at the attention heads, or the only ones there are."""
-        return self.gated_edits()[0]
+        """The gated edits at the attention heads, or the only ones there are.
+
+        Raises:
+            InputError: The method has none.
+        """
+        gated = self.gated_edits()
+        if not gated:
+            raise InputError(f"The method {self.method.title} has no gated edits; see `interventions`.")
+        return gated[0]
+
+    def own_interventions(self) -> list[Intervention]:
+        """What the method attached, in the order of the sites."""
+        own: Any = self.interventions
+        return list(own)
 
     def gated_edits(self) -> list[GatedEdits]:
         """All gated edits, in the order of their sites."""
         return [i for i in self.interventions if isinstance(i, GatedEdits)]
 
+    def frozen_parameters(self) -> dict[str, Tensor]:
+        """The weights of the frozen model by their names in its checkpoint, without what methods have put into it."""
+        return {
+            name.replace(".base_layer.", "."): p
+            for name, p in self.base.named_parameters()
+            if not any(part.startswith("lora_") for part in name.split("."))
+        }
+
+    def detach(self, interventions: Sequence[Intervention]) -> None:
+        """Take what interventions put into the frozen model out of it again; they cannot be used afterwards."""
+        with self.lock:
+            for intervention in interventions:
+                intervention.detach_from(self.base)
+            self.traced.wrap()
+
     def reset_edits(self, seed: int) -> None:
-        """Fresh offsets, scales and gates; the same seed gives the same numbers."""
+        """Fresh edits; the same seed gives the same numbers."""
         generator = torch.Generator().manual_seed(seed)
-        for edits in self.gated_edits():
-            edits.reset(generator)
+        for intervention in self.own_interventions():
+            intervention.reset(generator)
 
     def seed_gates(self, seed: int) -> None:
         """Seed the noise of the next training pass."""
-        for position, edits in enumerate(self.gated_edits()):
-            edits.noise.manual_seed(seed + position)
+        for position, intervention in enumerate(self.own_interventions()):
+            intervention.seed(seed + position)
 
     @property
     def in_use(self) -> tuple[Intervention, ...]:
         """The interventions that edit the passes of the calling thread: the model's own, or those of `using`."""
-        own: Any = self.interventions
         chosen = getattr(self._calling_thread, "in_use", None)
-        return tuple(own) if chosen is None else chosen
+        return tuple(self.own_interventions()) if chosen is None else chosen
 
     @contextmanager
     def using(self, interventions: Sequence[Intervention]) -> Iterator[None]:
@@ -140,10 +169,9 @@ class EditedModel(nn.Module):
 
     def trainable_parameters(self) -> tuple[int, int]:
         """(numbers that train, numbers in the frozen model)."""
-        trainable = sum(
-            int(e.editable.sum()) * (e.width * len(e.halves) + len(e.gate_parameters())) for e in self.gated_edits()
-        )
-        return trainable, sum(p.numel() for p in self.base.parameters())
+        own = {id(p) for p in self.parameters()}
+        frozen = sum(p.numel() for p in self.base.parameters() if id(p) not in own)
+        return sum(i.trainable_count() for i in self.own_interventions()), frozen
 
     def print_trainable_parameters(self) -> None:
         """Print how many numbers train, and their share of the model, as peft does."""
@@ -223,8 +251,7 @@ class EditedModel(nn.Module):
             torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask.to(self.device)
         )
         arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
-        with self.lock:
-            plan = self.plan(mask, strength, len(input_ids))
+        with self.editing(mask, strength, len(input_ids)) as plan:
             return self.traced.generate(inputs, plan, arguments, uniform=self._uniform(mask))
 
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -237,6 +264,18 @@ class EditedModel(nn.Module):
                 inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
         return inputs
 
+    @contextmanager
+    def editing(self, mask: Masks = None, strength: float = 1.0, batch: int = 1) -> Iterator[Plan]:
+        """Inside the block, which holds the lock, weights are edited; gives the plan of the edits of activations.
+
+        Whoever runs passes of `traced` with the interventions in use does so in here. Arguments and errors as for
+        `plan`.
+        """
+        with self.lock, ExitStack() as weights:
+            for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
+                weights.enter_context(intervention.applied(own, strength))
+            yield self.plan(mask, strength, batch)
+
     def plan(self, mask: Masks, strength: float, batch: int) -> Plan:
         """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
 
@@ -245,8 +284,8 @@ class EditedModel(nn.Module):
         """
         edits: dict[tuple[int, Site], Edit] = {}
         for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
-            if own is not None and own.by_row and len(own.offset) not in (1, batch):
-                raise ValueError(f"The mask has {len(own.offset)} rows, but the batch has {batch}.")
+            if own is not None and own.rows not in (1, batch):
+                raise ValueError(f"The mask has {own.rows} rows, but the batch has {batch}.")
             for layer, edit in intervention.prepare(own, strength).items():
                 place = layer, intervention.site
                 edits[place] = _then(edits[place], edit) if place in edits else edit
@@ -279,13 +318,26 @@ class EditedModel(nn.Module):
         return (counted == counted[:, -1:]) & (real > 0)
 
     def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
-        with self.lock:
-            plan = self.plan(mask, strength, len(inputs["input_ids"]))
+        with self.editing(mask, strength, len(inputs["input_ids"])) as plan:
             return self.traced.run(inputs, plan, rows, uniform=self._uniform(mask))
 
     def _uniform(self, mask: Masks) -> bool:
         """Whether the edits in use do the same at all positions of all rows."""
         return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
+
+
+def _method_of(edits: Any) -> tuple[Method, Any]:
+    """The method that settings belong to, and the settings, checked; JoLA's defaults for None."""
+    if edits is None:
+        edits = METHODS["jola"].settings()
+    method = next((method for method in METHODS.values() if type(edits) is method.settings), None)
+    if method is None:
+        raise InputError(
+            f"edits is of type {type(edits).__name__}; give the settings of a method, such as EditConfig for JoLA."
+        )
+    check_settings(edits)
+    method.check(edits, TrainingConfig())
+    return method, edits
 
 
 def _then(first: Edit, second: Edit) -> Edit:

@@ -1,10 +1,10 @@
 """Several runs beside each other: the settings in which they differ, and how they ended."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from jola.config import RunConfig
+from jola.config import GROUPS
 from jola.runs.run import Run
 from jola.runs.summary import RunSummary
 
@@ -73,8 +73,8 @@ def _differs(row: ComparedValues) -> bool:
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
     """Every setting by its name, then facts of the data, then versions."""
     found: dict[str, Any] = {}
-    for part in fields(RunConfig):
-        section = config.get(part.name)
+    for group in GROUPS:
+        section = config.get(group)
         if isinstance(section, dict):
             found |= {name: value for name, value in section.items() if name not in _NO_SETTINGS}
     task, versions = (config.get(name) for name in ("task", "versions"))

@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 
 from jola.adapters.card import portable_name
 from jola.adapters.directory import CONFIG_NAME, WEIGHTS_LIMIT, WEIGHTS_NAME, Adapter, read_adapter
-from jola.config import RunConfig
+from jola.config import GROUPS, RunConfig
 from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
 from jola.edits.masks.saved import SavedMasks
-from jola.edits.sites import Site, sites_of
 from jola.errors import InputError
 from jola.runs.history import GateHistory, recorded_sites
 from jola.runs.notes import read_notes
@@ -131,7 +130,7 @@ def _time(*candidates: float | None) -> float:
 
 def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Callable[[Any], Any]) -> dict[str, Any]:
     """Settings that this version has, and facts about data and model; of everything else nothing."""
-    parts = [part.name for part in fields(RunConfig)]
+    parts = [*GROUPS]
     given = {part: dict(values[part]) for part in parts if isinstance(values.get(part), dict)}
     for part, name in (("model", "model"), ("data", "task")):
         if name in given.get(part, {}):
@@ -139,7 +138,8 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
     if "training" in given:
         given["training"] |= {"output": "", "report_to": "none"}
     try:
-        settings = RunConfig.from_dict(given).to_dict()
+        method = {"method": values["method"]} if "method" in values else {}
+        settings = RunConfig.from_dict({**given, **method}).to_dict()
     except InputError as error:
         raise InputError(f"{path} has settings that cannot be used: {error}") from error
     config: dict[str, Any] = {part: settings[part] for part in given}
@@ -149,6 +149,8 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
     if model["revision"] is not None and not _REVISION.fullmatch(model["revision"]):
         raise InputError(f"{path} names the revision {_short(model['revision'])}, which is none; export the run again.")
     config["edits"] = asdict(adapter.edits)
+    if adapter.method.name != RunConfig.method:
+        config["method"] = adapter.method.name
     config["geometry"] = asdict(adapter.geometry)
     facts, _ = valid_part(values, ConfigFile)
     if isinstance(values.get("task"), dict):
@@ -187,14 +189,18 @@ def _metrics(path: Path) -> int:
 def _gates(folder: Path, adapter: Adapter) -> list[int]:
     """The last step of the history of each site that has one."""
     last = []
+    edits = {str(i.site): i for i in adapter.rebuild()}
+    shapes = {site: (i.layers, i.units) for site, i in edits.items()}
     for site in recorded_sites(folder):
         path = folder / f"{site}.json"
-        if site not in sites_of(adapter.edits):
+        if site not in shapes:
             raise InputError(f"{path} is about a place that the adapter does not edit; export the run again.")
         header = read_typed(path, GateHeader) or {}
-        shape = (adapter.geometry.num_layers, adapter.geometry.units(Site(site))[0])
+        shape = shapes[site]
         if (header.get("layers"), header.get("units")) != shape:
             raise InputError(f"{path} does not fit the adapter, which has {shape[0]} × {shape[1]} units.")
+        if header.get("fields") != list(edits[site].record()):
+            raise InputError(f"{path} lists the fields {header.get('fields')}, which the method does not record.")
         with np.errstate(invalid="ignore"):  # a step may be no number, which is found below
             history = GateHistory.read(folder, site)
         steps, values = history.steps, history.fields

@@ -1,6 +1,6 @@
-"""The history of a run's gates: a binary file that grows while the run trains.
+"""The history of a run's edits: a binary file that grows while the run trains.
 
-``<site>.json`` describes the file: ``{"layers", "units", "fields"}``. ``<site>.f32`` is a sequence of records
+``<site>.json`` describes the file: ``{"layers", "units", "fields"}``, and ``"unit_names"`` where units have names. ``<site>.f32`` is a sequence of records
 of float32: the step, then each field as (layers, units) in row-major order. A float32 holds steps exactly up
 to 2**24. A record is appended with one write, so a killed process leaves at most one unfinished record at the
 end, which readers ignore and the next writer cuts off.
@@ -9,8 +9,8 @@ end, which readers ignore and the next writer cuts off.
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
-FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
-"""What is recorded for each unit: the value of each gate at evaluation, the probability that it is open while
+GATE_FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
+"""What is recorded of each unit with gates: the value of each gate at evaluation, the probability that it is open while
 training, and the L2 norm of the offset and of the scale."""
 
 
@@ -38,22 +38,25 @@ training, and the L2 norm of the offset and of the scale."""
 class _Layout:
     layers: int
     units: int
+    fields: tuple[str, ...] = GATE_FIELDS
+    unit_names: tuple[str, ...] | None = None
 
     @property
     def floats(self) -> int:
-        return 1 + len(FIELDS) * self.layers * self.units
+        return 1 + len(self.fields) * self.layers * self.units
 
     @property
     def bytes(self) -> int:
         return 4 * self.floats
 
     def header(self) -> dict[str, Any]:
-        return {"layers": self.layers, "units": self.units, "fields": list(FIELDS)}
+        names = {} if self.unit_names is None else {"unit_names": list(self.unit_names)}
+        return {"layers": self.layers, "units": self.units, "fields": list(self.fields), **names}
 
     def split(self, records: Array) -> dict[str, Array]:
         """(S, floats) → each field as (S, layers, units)."""
-        values = records[:, 1:].reshape(len(records), len(FIELDS), self.layers, self.units)
-        return {name: values[:, index] for index, name in enumerate(FIELDS)}
+        values = records[:, 1:].reshape(len(records), len(self.fields), self.layers, self.units)
+        return {name: values[:, index] for index, name in enumerate(self.fields)}
 
 
 def _read_layout(folder: Path, site: str) -> _Layout | None:
@@ -62,12 +65,10 @@ def _read_layout(folder: Path, site: str) -> _Layout | None:
     header = read_typed(folder / f"{site}.json", GateHeader)
     if not header:
         return None
-    layers, units, fields = header["layers"], header["units"], header["fields"]
-    if fields != list(FIELDS):
-        raise InputError(f"{folder / f'{site}.json'} lists the fields {fields}, expected {list(FIELDS)}.")
+    layers, units, fields, names = header["layers"], header["units"], header["fields"], header.get("unit_names")
     if (folder / f"{site}.f32").is_dir():
         raise InputError(f"{folder / f'{site}.f32'} is a folder where a file is expected.")
-    return _Layout(layers, units)
+    return _Layout(layers, units, tuple(fields), None if names is None else tuple(names))
 
 
 def is_readable(folder: Path, site: str) -> bool:
@@ -90,16 +91,24 @@ class GateWriter:
     another shape in the same folder raises `InputError`.
     """
 
-    def __init__(self, folder: Path | str, site: str, layers: int, units: int) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        site: str,
+        layers: int,
+        units: int,
+        fields: Sequence[str] = GATE_FIELDS,
+        unit_names: Sequence[str] | None = None,
+    ) -> None:
         folder = Path(folder)
         self.path = folder / f"{site}.f32"
-        self._layout = _Layout(layers, units)
+        self._layout = _Layout(layers, units, tuple(fields), None if unit_names is None else tuple(unit_names))
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
         existing = _read_layout(folder, site)
         if existing is None:
             replace_file(folder / f"{site}.json", json.dumps(self._layout.header()).encode())
-        elif existing != self._layout:
+        elif replace(existing, unit_names=None) != replace(self._layout, unit_names=None):
             raise InputError(
                 f"{self.path} records {existing.layers} × {existing.units} gates and this model has "
                 f"{layers} × {units}; choose another run directory."
@@ -125,7 +134,7 @@ class GateWriter:
         return self._step_of(records - 1) if records else None
 
     def append(self, step: int, values: Mapping[str, Any]) -> bool:
-        """Append the record of ``step``: every name of `FIELDS` with its (layers, units) array or CPU tensor.
+        """Append the record of ``step``: every field with its (layers, units) array or CPU tensor.
 
         A step that was recorded already is left as it is, and False is returned: the last step of a run often
         coincides with a regular record. NaN marks what the run does not train: a half, or a unit. Raises
@@ -138,8 +147,8 @@ class GateWriter:
             raise ValueError(f"step {step} comes before the recorded step {last}: call truncate_after first")
         record = np.empty(self._layout.floats, dtype="<f4")
         record[0] = step
-        fields = record[1:].reshape(len(FIELDS), self._layout.layers, self._layout.units)
-        for index, name in enumerate(FIELDS):
+        fields = record[1:].reshape(len(self._layout.fields), self._layout.layers, self._layout.units)
+        for index, name in enumerate(self._layout.fields):
             value = np.asarray(values[name]) if name in values else None
             if value is None or value.shape != fields[index].shape:
                 found = "missing" if value is None else f"of shape {value.shape}"
@@ -171,14 +180,21 @@ class GateWriter:
 
 @dataclass(frozen=True)
 class GateHistory:
-    """The gates of one site over a run.
+    """The edits of one site over a run.
 
-    ``steps`` is (S,), increasing; ``fields`` maps every name of `FIELDS` to an array (S, layers, units).
+    ``steps`` is (S,), increasing; ``fields`` maps every recorded field to an array (S, layers, units); ``unit_names``
+    names the units where the run does.
     """
 
     site: str
     steps: NDArray[np.int64]
     fields: dict[str, Array]
+    unit_names: tuple[str, ...] | None = None
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether gates were recorded, and not only norms."""
+        return set(GATE_FIELDS) <= set(self.fields)
 
     @classmethod
     def read(cls, folder: Path | str, site: str = "heads", start: int = 0, stop: int | None = None) -> "GateHistory":
@@ -201,7 +217,7 @@ class GateHistory:
         except FileNotFoundError:
             data = np.empty(0, dtype="<f4")
         records = data[: len(data) // layout.floats * layout.floats].reshape(-1, layout.floats)
-        return cls(site, records[:, 0].astype(np.int64), layout.split(records))
+        return cls(site, records[:, 0].astype(np.int64), layout.split(records), layout.unit_names)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -222,8 +238,10 @@ class GateHistory:
     def counts(self) -> dict[str, NDArray[np.int64]]:
         """How many units are in each of `STATES` at each record, (S,). A half is on when its gate is > 0.
 
-        Units of which the run trains neither half (NaN) are in no state.
+        Units of which the run trains neither half (NaN) are in no state. Empty where no gates were recorded.
         """
+        if not self.has_gates:
+            return {}
         offset, scale = self.fields["offset_gate"], self.fields["scale_gate"]
         state = (offset > 0) + 2 * (scale > 0).astype(np.int64)
         state[np.isnan(offset) & np.isnan(scale)] = -1
@@ -233,9 +251,11 @@ class GateHistory:
         """Fraction of the evaluation gates that are exactly 0, at ``step`` or at the last record.
 
         Keys ``offset`` and ``scale``. What the run does not train (NaN) is left out of the fraction, which is NaN
-        when there is nothing to count.
+        when there is nothing to count. Empty where no gates were recorded.
         """
         index = self._index(step)
+        if not self.has_gates:
+            return {}
         fractions = {}
         for half in ("offset", "scale"):
             gates = self.fields[f"{half}_gate"][index]
@@ -244,10 +264,10 @@ class GateHistory:
         return fractions
 
     def to_frame(self) -> "pd.DataFrame":
-        """A long table: one row for each step, layer and unit, with the columns of `FIELDS`."""
+        """A long table: one row for each step, layer and unit, with a column for each field."""
         import pandas as pd  # here, because it takes longer to import than everything else in this module
 
-        shape = self.fields[FIELDS[0]].shape
+        shape = next(iter(self.fields.values())).shape
         record, layer, unit = (axis.ravel() for axis in np.indices(shape))
         columns: dict[str, NDArray[Any]] = {"step": self.steps[record], "layer": layer, "unit": unit}
         return pd.DataFrame(columns | {name: values.ravel() for name, values in self.fields.items()})
@@ -280,5 +300,5 @@ def truncate_history(folder: Path | str, site: str, step: int) -> None:
     """Drop the records after ``step``, and an unfinished one, from a history that nobody has open."""
     layout = _read_layout(Path(folder), site)
     if layout is not None:
-        with GateWriter(folder, site, layout.layers, layout.units) as writer:
+        with GateWriter(folder, site, layout.layers, layout.units, layout.fields, layout.unit_names) as writer:
             writer.truncate_after(step)

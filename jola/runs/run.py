@@ -17,15 +17,23 @@ There is no database and no lock: the files are the interface, and every number 
 import json
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jola._lazy import lazily
-from jola.config import RunConfig
+from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
-from jola.runs.history import Array, GateHistory, GateWriter, is_readable, read_last, recorded_sites, truncate_history
+from jola.runs.history import (
+    GATE_FIELDS,
+    Array,
+    GateHistory,
+    GateWriter,
+    is_readable,
+    read_last,
+    recorded_sites,
+    truncate_history,
+)
 from jola.runs.notes import NOTES_NAME, RunNotes, notes_from, read_notes, write_notes
 from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, StatusFile
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
@@ -205,7 +213,7 @@ class Run:
     def run_config(self) -> RunConfig:
         """The settings of the run. `InputError` when they are damaged or of another version."""
         config = self.config()
-        return RunConfig.from_dict({part.name: config.get(part.name, {}) for part in fields(RunConfig)})
+        return RunConfig.from_dict({name: config[name] for name in (*GROUPS, "method") if name in config})
 
     def status(self) -> dict[str, Any]:
         """Content of ``status.json``, with every key present; never raises.
@@ -352,9 +360,16 @@ class Run:
         """Write ``result.json`` in one step."""
         replace_file(self.path / "result.json", json_bytes(result, indent=2), durable=True)
 
-    def gate_writer(self, site: str, layers: int, units: int) -> GateWriter:
-        """The writer of the gate history of ``site``; close it, or use it in a ``with`` block."""
-        return GateWriter(self.gates_dir, site, layers, units)
+    def gate_writer(
+        self,
+        site: str,
+        layers: int,
+        units: int,
+        fields: Sequence[str] = GATE_FIELDS,
+        unit_names: Sequence[str] | None = None,
+    ) -> GateWriter:
+        """The writer of the history of ``site``; close it, or use it in a ``with`` block."""
+        return GateWriter(self.gates_dir, site, layers, units, fields, unit_names)
 
     def truncate_after(self, step: int) -> None:
         """Drop metrics and gate records of later steps, and what a killed process left unfinished.

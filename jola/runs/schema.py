@@ -53,6 +53,7 @@ class ConfigFile(JsonFile):
 
     model: ModelSettings | None = None
     edits: dict[str, Any] | None = None
+    method: Line | None = None
     data: DataSettings | None = None
     training: TrainingSettings | None = None
     task: TaskFacts | None = None
@@ -131,10 +132,15 @@ class GateHeader(JsonFile):
 
     layers: Annotated[int, Field(gt=0, le=MOST_UNITS)]
     units: Annotated[int, Field(gt=0, le=MOST_UNITS)]
-    fields: list[Line]
+    fields: Annotated[list[Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,63}$")]], Field(min_length=1, max_length=64)]
+    unit_names: list[Line] | None = None
 
     @model_validator(mode="after")
-    def _has_a_possible_size(self) -> "GateHeader":
+    def _fits_together(self) -> "GateHeader":
+        if len(set(self.fields)) != len(self.fields):
+            raise ValueError("a field is named twice")
+        if self.unit_names is not None and len(self.unit_names) != self.units:
+            raise ValueError(f"it names {len(self.unit_names)} of {self.units} units")
         if self.layers * self.units > MOST_UNITS:
             raise ValueError(f"{self.layers} × {self.units} are more units than any model has")
         return self

@@ -65,7 +65,7 @@ def summarise(
     """The summary of a run by the valid part of its files.
 
     Args:
-        gates: The last gate record of each site: the fields of `jola.runs.history.FIELDS`, each (layers, units).
+        gates: The last gate record of each site: the fields of `jola.runs.history.GATE_FIELDS`, each (layers, units).
     """
 
     def setting(part: str, name: str) -> Any:

@@ -23,13 +23,16 @@ from transformers import (
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 
-from jola.config import RunConfig, flag
+from jola.config import GROUPS, RunConfig, flag
 from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
+from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
+from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
+from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
@@ -122,8 +125,10 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
             progress.note("No checkpoint yet: starting from the beginning.")
     with ExitStack() as stack:
         writers = {
-            str(e.site): stack.enter_context(run.gate_writer(e.site, e.layers, e.units))
-            for e in (model.gated_edits() if first else ())
+            str(i.site): stack.enter_context(
+                run.gate_writer(i.site, i.layers, i.units, tuple(i.record()), _column_names(i))
+            )
+            for i in (model.own_interventions() if first else ())
         }
         follower = RunFollower(run, progress, stop)
         facts = {"Task": f"{task.name}, {len(train.rows)} training examples, seed {config.training.seed}"}
@@ -248,16 +253,23 @@ def kept_step(trainer: JoLATrainer) -> int:
     return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
 
 
-def closed_fractions(model: JoLAModel) -> dict[str, float | None]:
+def closed_fractions(model: EditedModel) -> dict[str, float | None]:
     """Share of the gates of each half whose evaluation value is exactly 0, over all editable units of all sites.
 
-    None for a half that is not trained.
+    None for a half that is not trained; empty for a method without gates.
     """
+    if not model.method.has_gates:
+        return {}
     fractions: dict[str, float | None] = {}
     for half in HALVES:
         closed = [(e.gate_values()[half] == 0)[e.editable].float() for e in model.gated_edits() if half in e.halves]
         fractions[half] = float(torch.cat(closed).mean()) if closed else None
     return fractions
+
+
+def _column_names(intervention: Intervention) -> tuple[str, ...] | None:
+    """Names of the columns of a history; heads are numbered and need none."""
+    return intervention.unit_names if intervention.site is Site.WEIGHTS else None
 
 
 def _check_tracker(name: str) -> None:
@@ -326,10 +338,19 @@ def _patience_was_over(checkpoint: Path, patience: int) -> bool:
 def _settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
     """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused."""
     stored = Run.open(path).run_config()
-    for part, stored_part in zip(config.parts(), stored.parts(), strict=True):
+    if config.method not in (stored.method, RunConfig.method):
+        raise InputError(
+            f"--method is {config.method}, but the run in {path} was started with {stored.method}; resume it with its "
+            "own settings, or choose another --output."
+        )
+    usual = RunConfig(method=config.method)
+    groups = zip(GROUPS, config.parts(), stored.parts(), usual.parts(), strict=True)
+    for group, part, stored_part, usual_part in groups:
+        if group == "edits" and config.method != stored.method:
+            continue
         for setting in fields(part):
             value, before = getattr(part, setting.name), getattr(stored_part, setting.name)
-            if setting.name != "output" and value not in (before, setting.default):
+            if setting.name != "output" and value not in (before, getattr(usual_part, setting.name)):
                 raise InputError(
                     f"{flag(setting.name)} is {value}, but the run in {path} was started with {before}; resume it "
                     "with its own settings, or choose another --output."

@@ -17,12 +17,11 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from jola.adapters.directory import WEIGHTS_NAME
+from jola.adapters.directory import WEIGHTS_NAME, save_adapter
 from jola.config import TrainingConfig
 from jola.data.examples import Encoded, collate
-from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.jola_model import JoLAModel
+from jola.model.edited import EditedModel
 from jola.reference.data import TextDataset, encode_texts, hold_out
 from jola.runs.history import GateWriter
 from jola.system.files import disk_errors
@@ -54,7 +53,7 @@ class JoLATrainer(Trainer):
         l0_weight: λ.
         l0_schedule: How λ changes: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
         objective: 'paper' or 'reference', see `jola.training.objective`.
-        loss_reduction: 'token' or 'answer', see `JoLAModel.forward`.
+        loss_reduction: 'token' or 'answer', see `EditedModel.forward`.
         gate_scheduler: The reference package's name of a schedule ('expon', 'linear', 'cyclic', 'perform', or '' or
             False to set `gated_lambda` by hand). Giving it chooses the reference package's loss, and its one learning
             rate.
@@ -64,7 +63,7 @@ class JoLATrainer(Trainer):
 
     def __init__(
         self,
-        model: JoLAModel,
+        model: EditedModel,
         args: TrainingArguments | None = None,
         train_dataset: "Sequence[Encoded] | Dataset[Any] | None" = None,
         eval_dataset: "Sequence[Encoded] | Dataset[Any] | None" = None,
@@ -106,7 +105,7 @@ class JoLATrainer(Trainer):
         self.l0_weight = l0_weight
         """λ of the last training step."""
         pad = model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+        assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
         super().__init__(
             model=model,
             args=args,
@@ -132,22 +131,19 @@ class JoLATrainer(Trainer):
         self.schedule.unit = value
 
     @property
-    def edited(self) -> JoLAModel:
+    def edited(self) -> EditedModel:
         """The model without the wrappers of distributed training."""
         model = self.accelerator.unwrap_model(self.model)
-        assert isinstance(model, JoLAModel)
+        assert isinstance(model, EditedModel)
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with two groups: the gates have a rate of their own and no weight decay."""
+        """AdamW with the groups of the method: gates have a rate of their own and no weight decay."""
         if self.optimizer is None:
-            edits = self.edited.gated_edits()
-            gates = [p for e in edits for p in e.gate_parameters()]
-            groups: list[dict[str, Any]] = [
-                {"params": [p for e in edits for p in e.edit_parameters()], "weight_decay": self.args.weight_decay}
-            ]
-            if gates:
-                groups.append({"params": gates, "lr": self.gate_learning_rate, "weight_decay": 0.0})
+            edited_model = self.edited
+            groups = edited_model.method.parameter_groups(
+                edited_model.own_interventions(), self.args.weight_decay, self.gate_learning_rate
+            )
             # Trainer asks for a model of transformers and looks at the names of its modules alone.
             edited: Any = self.edited
             optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, edited)
@@ -274,7 +270,7 @@ class CrossEntropyPatience(TrainerCallback, ExportableState):
 
 
 class GateRecorder(TrainerCallback):
-    """Write the gates of every site at the start, every `every` steps and at the end.
+    """Write the edits of every site at the start, every `every` steps and at the end.
 
     The record of the last step holds the gates of that step, also where the best checkpoint is restored after it.
 
@@ -310,28 +306,14 @@ class GateRecorder(TrainerCallback):
         self.record(kwargs["model"], state)
 
     def record(self, model: nn.Module, state: TrainerState) -> None:
-        """Append one record for each site; NaN where no edit is trained.
-
-        Plain numbers, so that no graph or activation is held.
-        """
+        """Append one record for each intervention: plain numbers, so that no graph or activation is held."""
         if not state.is_world_process_zero:
             return
         unwrapped = getattr(model, "module", model)
-        assert isinstance(unwrapped, JoLAModel)
-        for edits in unwrapped.gated_edits():
-            kinds = {"gate": edits.gate_values(), "open": edits.open_probability(), "norm": edits.norms()}
-            untrained = ~edits.editable
-            self.writers[edits.site].append(
-                state.global_step,
-                {
-                    f"{half}_{kind}": values[half]
-                    .masked_fill(untrained if half in edits.halves else torch.ones_like(untrained), math.nan)
-                    .cpu()
-                    .numpy()
-                    for kind, values in kinds.items()
-                    for half in HALVES
-                },
-            )
+        assert isinstance(unwrapped, EditedModel)
+        for edits in unwrapped.own_interventions():
+            fields = {name: values.cpu().numpy() for name, values in edits.record().items()}
+            self.writers[edits.site].append(state.global_step, fields)
 
 
 class AdapterKeeper(TrainerCallback):
@@ -354,12 +336,12 @@ class AdapterKeeper(TrainerCallback):
         best = not args.load_best_model_at_end or state.best_global_step == state.global_step
         if best and state.is_world_process_zero:
             model = getattr(kwargs["model"], "module", kwargs["model"])
-            assert isinstance(model, JoLAModel)
+            assert isinstance(model, EditedModel)
             so_far = f"step {state.global_step:,} of {state.max_steps:,}, written while the run was training"
             publish_adapter(model, self.folder, {**self.facts, "Edits": so_far})
 
 
-def publish_adapter(model: JoLAModel, folder: Path, facts: Mapping[str, str]) -> None:
+def publish_adapter(model: EditedModel, folder: Path, facts: Mapping[str, str]) -> None:
     """Put the adapter of a model in place of the one in `folder`, whose readers find the old tensors or the new ones.
 
     It is written beside and moved, the tensors last: they come when everything else is there. `InputError` when the
@@ -367,7 +349,7 @@ def publish_adapter(model: JoLAModel, folder: Path, facts: Mapping[str, str]) ->
     """
     draft = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft, facts)
+    save_adapter(model, draft, facts)
     with disk_errors(folder):
         if not folder.exists():
             draft.rename(folder)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jola.cli.common import run_config, settings_type
 from jola.cli.main import MARKERS
-from jola.config import EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
+from jola.config import GROUPS, EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
 from jola.errors import InputError
 
 # Other work on the machine must not make a test fail.
@@ -43,7 +43,7 @@ def strategy(name: str) -> st.SearchStrategy[Any]:
     annotation = typing.get_type_hints(type(FIELDS[name][0]))[name]
     if typing.get_origin(annotation) is Literal:
         return st.sampled_from(typing.get_args(annotation))
-    return OWN[name] if name in OWN else {str: texts, int: counts, float: rates}[annotation]
+    return OWN[name] if name in OWN else {str: texts, int: counts, float: rates, float | None: rates}[annotation]
 
 
 def usable(config: RunConfig) -> bool:
@@ -132,7 +132,7 @@ REFUSED = [
     ("learning_rate", "fast", "--learning-rate is 'fast'; it must be of type float."),
     ("learning_rate", True, "--learning-rate is True; it must be of type float."),
     ("task", None, "--task is None; it must be of type str."),
-    ("revision", 3, "--revision is 3; it must be of type str or nothing."),
+    ("revision", 3, "--revision is 3; it must be of type str."),
     ("dtype", "float64", "--dtype is 'float64'; choose one of auto, float32, bfloat16, float16."),
     ("sites", ["heads"], "--sites is ['heads']; choose one of heads, mlp, both."),
     ("gates", None, "--gates is None; choose one of two, shared, none."),
@@ -145,7 +145,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("name", "value", "sentence"), REFUSED, ids=lambda v: str(v)[:24])
 def test_each_bound_has_its_sentence(name: str, value: Any, sentence: str) -> None:
-    group = next(f.name for f in dataclasses.fields(RunConfig) if name in getattr(RunConfig(), f.name).__dict__)
+    group = next(group for group in GROUPS if name in getattr(RunConfig(), group).__dict__)
     for check in (lambda: build({name: value}).validate(), lambda: RunConfig.from_dict({group: {name: value}})):
         with pytest.raises(InputError) as error:
             check()

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from jola.config import RunConfig
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 
 ACCURACY = {"accuracy": 0.86, "n": 500, "low": 0.827, "high": 0.888}
@@ -24,7 +24,7 @@ def gate_values(step: int, steps: int, layers: int, units: int, seed: int = 0) -
         jitter = 0.03 * np.sin(step * rng.random((layers, units)))
         gate = np.clip(0.96 + (goal - 0.96) * done**0.7 + jitter, 0, 1)
         values |= {f"{half}_gate": gate, f"{half}_open": np.clip(gate + 0.05, 0, 1), f"{half}_norm": gate * 0.4}
-    return {name: values[name].astype(np.float32) for name in FIELDS}
+    return {name: values[name].astype(np.float32) for name in GATE_FIELDS}
 
 
 class Recorder:

@@ -18,7 +18,7 @@ from jola.runs.history import GateHistory
 HALVES = ("offset", "scale")
 
 Gates = GateHistory | Mapping[str, ArrayLike]
-"""A history, or arrays (layers, units): under the names of `jola.runs.history.FIELDS`, as `Run.last_gates` gives them,
+"""A history, or arrays (layers, units): under the names of `jola.runs.history.GATE_FIELDS`, as `Run.last_gates` gives them,
 or one for each of ``offset`` and ``scale``, as `GatedEdits.gate_values` does."""
 
 Metrics = Sequence[Mapping[str, Any]]

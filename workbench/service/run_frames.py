@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jola.edits.names import STATES
-from jola.runs.history import FIELDS, Array, GateHistory
+from jola.runs.history import GATE_FIELDS, Array, GateHistory
 from jola.runs.run import Run
 
 UNTRAINED = 255
@@ -129,14 +129,16 @@ class History:
         return min(len(self) - 1, max(0, bisect_right(self.steps, step) - 1))
 
     def encode(self, step: int, fields: dict[str, Array]) -> dict[str, Any]:
-        """A record as the page takes it: every field of `FIELDS` in base64, and what says how to read it."""
+        """A record as the page takes it: every field of `GATE_FIELDS` in base64, and what says how to read it."""
         fields = self._known(fields)
         norms = [fields[name] for name in ("offset_norm", "scale_norm")]
         highest = max((float(np.nanmax(values)) for values in norms if not np.isnan(values).all()), default=0.0)
         if highest > self.norm_top:  # newer than what was read
             self._norm, self.norm_top = highest, round_up(highest)
         layers, units = fields["offset_gate"].shape
-        codes = {name: encode_gates(fields[name], self.norm_top if name.endswith("_norm") else 1.0) for name in FIELDS}
+        codes = {
+            name: encode_gates(fields[name], self.norm_top if name.endswith("_norm") else 1.0) for name in GATE_FIELDS
+        }
         return {
             "site": self._site,
             "step": step,

@@ -395,7 +395,7 @@ def _edit_mask(edits: "GatedEdits", mask: "HeadMask | None", strength: float) ->
                 f"{edits.units} at its {edits.site}; take one that was made for it."
             )
         factors = mask.edit_mask()
-    return EditMask(factors.offset * strength, factors.scale * strength)
+    return factors.map(lambda factor: factor * strength)
 
 
 class _Pieces:

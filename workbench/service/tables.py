@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jola.edits.names import STATES
-from jola.runs.history import FIELDS, GateHistory
+from jola.runs.history import GATE_FIELDS, GateHistory
 from jola.runs.run import Run
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -36,7 +36,7 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-GATE_COLUMNS = ("run", "site", "step", "layer", "unit", *FIELDS, "state")
+GATE_COLUMNS = ("run", "site", "step", "layer", "unit", *GATE_FIELDS, "state")
 
 
 def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> tuple[str, int | None]:
@@ -49,15 +49,15 @@ def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> t
     history = GateHistory.read(run.gates_dir, site, start, start + 1)
     if not len(history):
         return csv_text(rows), None
-    size = history.fields[FIELDS[0]][0].size * len(GATE_COLUMNS)
+    size = history.fields[GATE_FIELDS[0]][0].size * len(GATE_COLUMNS)
     count = max(1, _CELLS // size)
     end = start + count if stop is None else min(stop, start + count)
     history = GateHistory.read(run.gates_dir, site, start, end)
     for index, step in enumerate(history.steps.tolist()):
-        values = {name: history.fields[name][index] for name in FIELDS}
+        values = {name: history.fields[name][index] for name in GATE_FIELDS}
         states = (values["offset_gate"] > 0) + 2 * (values["scale_gate"] > 0)
         for layer, unit in np.ndindex(states.shape):
-            numbers = [_short(float(values[name][layer, unit])) for name in FIELDS]
+            numbers = [_short(float(values[name][layer, unit])) for name in GATE_FIELDS]
             rows.append([run.id, site, step, layer, unit, *numbers, STATES[int(states[layer, unit])]])
     more = len(history) == count and (stop is None or end < stop)
     return csv_text(rows), end if more else None

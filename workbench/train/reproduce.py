@@ -4,7 +4,7 @@ import shlex
 from dataclasses import fields, replace
 from typing import Any
 
-from jola.config import RunConfig
+from jola.config import GROUPS, RunConfig
 from jola.runs.run import Run
 
 
@@ -26,10 +26,12 @@ def shell_command(config: RunConfig) -> str:
 def python_lines(config: RunConfig) -> str:
     """Python that trains with these settings."""
     groups = "".join(
-        f"    {group.name!r}: {changed!r},\n"
-        for group, part in zip(fields(RunConfig), config.parts(), strict=True)
-        if (changed := _changed(part))
+        f"    {group!r}: {changed!r},\n"
+        for group, part, usual in zip(GROUPS, config.parts(), RunConfig(method=config.method).parts(), strict=True)
+        if (changed := _changed(part, usual))
     )
+    if config.method != RunConfig.method:
+        groups += f"    'method': {config.method!r},\n"
     settings = f"RunConfig.from_dict({{\n{groups}}})" if groups else "RunConfig()"
     return (
         "from jola import RunConfig, run_training\n\n"
@@ -50,6 +52,7 @@ def reading_lines(run: Run) -> str:
     )
 
 
-def _changed(part: Any) -> dict[str, Any]:
-    """The settings of a group that are not the default."""
-    return {field.name: value for field in fields(part) if (value := getattr(part, field.name)) != field.default}
+def _changed(part: Any, usual: Any) -> dict[str, Any]:
+    """The settings of a group that are not the default of the method."""
+    names = [field.name for field in fields(part)]
+    return {name: value for name in names if (value := getattr(part, name)) != getattr(usual, name)}

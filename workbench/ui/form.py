@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import gradio as gr
 
-from jola.config import RunConfig, flag
+from jola.config import GROUPS, RunConfig, flag
 from jola.errors import InputError
 
 # The app chooses the directory itself, and a tracker asks for an account in a terminal: both are for the command line.
@@ -45,17 +45,22 @@ def settings() -> list[Setting]:
     return [
         Setting(
             name=field.name,
-            group=group.name,
+            group=group,
             help=field.metadata["help"],
             unit=field.metadata.get("unit", ""),
             advanced=field.metadata.get("advanced", True),
-            kind=typing.get_type_hints(type(part))[field.name],
+            kind=_kind(typing.get_type_hints(type(part))[field.name]),
             default=getattr(part, field.name),
         )
-        for group, part in zip(dataclasses.fields(RunConfig), RunConfig().parts(), strict=True)
+        for group, part in zip(GROUPS, RunConfig().parts(), strict=True)
         for field in dataclasses.fields(part)
         if field.name not in _LEFT_OUT
     ]
+
+
+def _kind(annotation: Any) -> Any:
+    """The type that is asked for: of a setting that may be left to the method, that of its value."""
+    return float if annotation == float | None else annotation
 
 
 def component(setting: Setting, **options: Any) -> gr.components.Component:

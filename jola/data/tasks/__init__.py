@@ -13,11 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jola.config import DataConfig
 from jola.data.records import Example
 from jola.data.tasks.registry import REGISTRY, TaskInfo
 from jola.data.tasks.sources import HUB_PREFIX, Parts, load_file, load_folder, load_hub
 from jola.errors import InputError
+from jola.settings import DataConfig
 
 __all__ = ["REGISTRY", "Parts", "Task", "TaskInfo", "infer_labels", "load_task"]
 

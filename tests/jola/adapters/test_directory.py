@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jola.adapters.directory import OPERATION, read_adapter
+from jola.adapters.directory import read_adapter
 from jola.config import EditConfig
 from jola.edits.intervention import EditMask
 from jola.errors import InputError
@@ -150,7 +150,7 @@ class TestDescription:
         config = json.loads((adapter / CONFIG).read_text())
         assert config["peft_type"] == "JOLA" and config["schema_version"] == 1
         assert config["base_model_name_or_path"] == "tiny-llama"
-        assert config["operation"] == OPERATION == "z' = (1 + g_m·m) ⊙ z + g_a·a"
+        assert config["operation"] == "z' = (1 + g_m·m) ⊙ z + g_a·a"
         assert config["geometry"] == {
             "architecture": "llama", "num_layers": 3, "num_heads": 4, "head_dim": 8, "hidden_size": 32,
         }  # fmt: skip

@@ -298,7 +298,7 @@ class TestMasks:
             make().prepare(EditMask(torch.ones(shape), torch.ones(shape)))
 
     def test_halves_of_different_shape_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"differ in shape: offset \(3, 4\), scale \(2, 3, 4\)"):
+        with pytest.raises(ValueError, match=r"need one shape; these have offset \(3, 4\), scale \(2, 3, 4\)"):
             EditMask(torch.ones(3, 4), torch.ones(2, 3, 4))
 
     def test_a_mask_learns_nothing_into_what_it_switches_off(self) -> None:
@@ -318,5 +318,5 @@ def test_an_intervention_must_say_what_it_does() -> None:
 
 
 def test_sites_go_by_their_names() -> None:
-    names: Mapping[str, Site] = {"heads": Site.HEADS, "mlp": Site.MLP, "block": Site.BLOCK}
+    names: Mapping[str, Site] = {"heads": Site.HEADS, "mlp": Site.MLP, "block": Site.BLOCK, "weights": Site.WEIGHTS}
     assert [names[site] for site in Site] == list(Site) == [Site(name) for name in names]

@@ -22,7 +22,7 @@ from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs import archive as run_archive
 from jola.runs.archive import export_adapter, import_archive
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.files import append_whole
@@ -59,7 +59,7 @@ def run(tiny: Make, tmp_path: Path) -> Run:
     rng = np.random.default_rng(0)
     with run.gate_writer("heads", LAYERS, HEADS) as writer:
         for step in (0, 5, 10):
-            writer.append(step, {name: rng.random((LAYERS, HEADS), dtype=np.float32) for name in FIELDS})
+            writer.append(step, {name: rng.random((LAYERS, HEADS), dtype=np.float32) for name in GATE_FIELDS})
     for step in (5, 10):
         run.append_metrics({"step": step, "time": 1e9 + step, "loss": 1.5 / step, "penalty": float("nan")})
     model = tiny("llama")
@@ -146,7 +146,7 @@ class TestExport:
     def test_gates_that_pack_very_well_can_be_read_again(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         with run.gate_writer("heads", LAYERS, HEADS) as writer:
             for step in range(11, 5000):
-                writer.append(step, dict.fromkeys(FIELDS, np.zeros((LAYERS, HEADS), dtype=np.float32)))
+                writer.append(step, dict.fromkeys(GATE_FIELDS, np.zeros((LAYERS, HEADS), dtype=np.float32)))
         assert (run.gates_dir / "heads.f32").stat().st_size > 1 << 20
         archive = export_adapter(run, tmp_path / "a.zip")
         assert len(import_archive(archive, store).gates()) == len(run.gates())

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from jola.config import DataConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.runs import history as gate_history
-from jola.runs.history import FIELDS, GateHistory, GateWriter
+from jola.runs.history import GATE_FIELDS, GateHistory, GateWriter
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.files import append_whole
 from jola.system.processes import process_alive
 
 LAYERS, UNITS = 3, 4
-RECORD = 4 * (1 + len(FIELDS) * LAYERS * UNITS)
+RECORD = 4 * (1 + len(GATE_FIELDS) * LAYERS * UNITS)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> RunStore:
 def gates(step: int) -> dict[str, np.ndarray]:
     """Values that tell field, step, layer and unit apart."""
     grid = np.arange(LAYERS * UNITS, dtype=np.float32).reshape(LAYERS, UNITS)
-    return {name: grid + 100 * step + 10_000 * index for index, name in enumerate(FIELDS)}
+    return {name: grid + 100 * step + 10_000 * index for index, name in enumerate(GATE_FIELDS)}
 
 
 def record(run: Run, *steps: int) -> None:
@@ -61,7 +61,7 @@ class TestGateHistory:
         history = run.gates()
         assert history.steps.tolist() == [0, 5, 10]
         for index, step in enumerate((0, 5, 10)):
-            for name in FIELDS:
+            for name in GATE_FIELDS:
                 np.testing.assert_array_equal(history.fields[name][index], gates(step)[name])
 
     def test_the_file_is_what_its_description_says(self, run: Run) -> None:
@@ -69,11 +69,11 @@ class TestGateHistory:
         assert json.loads((run.gates_dir / "heads.json").read_text()) == {
             "layers": LAYERS,
             "units": UNITS,
-            "fields": list(FIELDS),
+            "fields": list(GATE_FIELDS),
         }
         values = np.fromfile(run.gates_dir / "heads.f32", dtype="<f4")
         assert values[0] == 7
-        np.testing.assert_array_equal(values[1:], np.concatenate([gates(7)[name].ravel() for name in FIELDS]))
+        np.testing.assert_array_equal(values[1:], np.concatenate([gates(7)[name].ravel() for name in GATE_FIELDS]))
 
     def test_the_last_record_alone(self, run: Run) -> None:
         assert run.last_gates() is None
@@ -148,7 +148,7 @@ class TestGateHistory:
     def test_a_long_table(self, run: Run) -> None:
         record(run, 0, 5)
         frame = run.gates().to_frame()
-        assert list(frame.columns) == ["step", "layer", "unit", *FIELDS]
+        assert list(frame.columns) == ["step", "layer", "unit", *GATE_FIELDS]
         assert len(frame) == 2 * LAYERS * UNITS
         row = frame[(frame.step == 5) & (frame.layer == 2) & (frame.unit == 1)].iloc[0]
         assert row["scale_open"] == gates(5)["scale_open"][2, 1]
@@ -187,10 +187,10 @@ class TestGateHistory:
         script = f"""
 import resource, signal
 import numpy as np
-from jola.runs.history import FIELDS, GateWriter
+from jola.runs.history import GATE_FIELDS, GateWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({2 * RECORD + 10}, {2 * RECORD + 10}))
-values = {{name: np.ones(({LAYERS}, {UNITS})) for name in FIELDS}}
+values = {{name: np.ones(({LAYERS}, {UNITS})) for name in GATE_FIELDS}}
 writer = GateWriter({str(run.gates_dir)!r}, "heads", {LAYERS}, {UNITS})
 for step in range(5):
     writer.append(step, values)
@@ -327,13 +327,13 @@ class TestKill:
         script = f"""
 import numpy as np
 from jola.config import RunConfig
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 run = Run.create({str(tmp_path / "run")!r}, RunConfig())
 writer = run.gate_writer("heads", {LAYERS}, {UNITS})
 step = 0
 while True:
-    writer.append(step, {{name: np.full(({LAYERS}, {UNITS}), step) for name in FIELDS}})
+    writer.append(step, {{name: np.full(({LAYERS}, {UNITS}), step) for name in GATE_FIELDS}})
     run.append_metrics({{"step": step}})
     run.write_status(state="training", step=step)
     print(step, flush=True)

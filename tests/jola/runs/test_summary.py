@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.notes import LABEL_LENGTH, NOTE_LENGTH, RunNotes, read_notes
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -34,7 +34,10 @@ def run(store: RunStore) -> Run:
 def record(run: Run, step: int, offset: np.ndarray, scale: np.ndarray, editable: np.ndarray | None = None) -> None:
     """One record of gates; where nothing may be edited everything is 0."""
     editable = np.ones((LAYERS, UNITS)) if editable is None else editable
-    fields = dict.fromkeys(FIELDS, 0.5 * editable) | {"offset_gate": offset * editable, "scale_gate": scale * editable}
+    fields = dict.fromkeys(GATE_FIELDS, 0.5 * editable) | {
+        "offset_gate": offset * editable,
+        "scale_gate": scale * editable,
+    }
     with run.gate_writer("heads", LAYERS, UNITS) as writer:
         writer.append(step, fields)
 
@@ -197,7 +200,7 @@ class TestSummaries:
         rng = np.random.default_rng(0)
         with first.gate_writer("heads", 30, 9) as writer:
             for step in range(3):
-                writer.append(step, {name: rng.random((30, 9), dtype=np.float32) for name in FIELDS})
+                writer.append(step, {name: rng.random((30, 9), dtype=np.float32) for name in GATE_FIELDS})
         first.write_result({"test": {"accuracy": 0.5, "n": 4, "low": 0.1, "high": 0.9}, "closed": {"offset": 0.5}})
         first.annotate(label="One of many")
         first.write_status(state="finished")

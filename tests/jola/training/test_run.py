@@ -23,7 +23,7 @@ from jola.cli.main import main
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 from jola.training.follower import request_pause
 from jola.training.run import Quiet, last_checkpoint, run_training
@@ -184,7 +184,7 @@ def assert_equal_runs(run: Run, other: Run) -> None:
     assert run.sites() == other.sites()
     for site in run.sites():
         assert run.gates(site).steps.tolist() == other.gates(site).steps.tolist()
-        for name in FIELDS:
+        for name in GATE_FIELDS:
             np.testing.assert_array_equal(run.gates(site).fields[name], other.gates(site).fields[name])
     assert timeless(run.result()) == timeless(other.result())
     assert (run.state, run.status()["step"]) == (other.state, other.status()["step"])
@@ -574,7 +574,7 @@ class TestUntrainedHalf:
         assert result is not None
         assert result["closed"]["scale"] is None and 0 <= result["closed"]["offset"] <= 1
         fields = run.gates().fields
-        for name in FIELDS:
+        for name in GATE_FIELDS:
             trained = np.isfinite(fields[name])
             assert trained[:, [0, 2]].all() == name.startswith("offset")
             assert not trained[:, 1].any()

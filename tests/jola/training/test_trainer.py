@@ -19,7 +19,7 @@ from jola.data.examples import Encoded
 from jola.edits.names import HALVES
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.runs.history import FIELDS, GateHistory, GateWriter
+from jola.runs.history import GATE_FIELDS, GateHistory, GateWriter
 from jola.training.objective import expected_open
 from jola.training.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
 
@@ -407,7 +407,7 @@ class TestGateRecorder:
             )
             for half in HALVES
         }
-        assert set(found) == set(FIELDS)
+        assert set(found) == set(GATE_FIELDS)
         for name, values in found.items():
             np.testing.assert_array_equal(history.fields[name][-1], values)
         np.testing.assert_array_equal(history.fields["scale_gate"][0], before["scale"].numpy())
@@ -446,7 +446,7 @@ class TestGateRecorder:
         assert stopped.steps.tolist() == [0, 8, 15]
         for history in (some, stopped):
             for index, step in enumerate(history.steps):
-                for name in FIELDS:
+                for name in GATE_FIELDS:
                     np.testing.assert_array_equal(history.fields[name][index], each.fields[name][step])
         assert not np.array_equal(each.fields["scale_open"][5], each.fields["scale_open"][20])
 

@@ -17,7 +17,7 @@ from jola.insight import (
     TokenChange,
     TokenScores,
 )
-from jola.runs.history import FIELDS, GateHistory
+from jola.runs.history import GATE_FIELDS, GateHistory
 from tests.workbench.recorded import gate_values
 from workbench import figures
 from workbench.figures import Figure
@@ -31,8 +31,8 @@ def history(
 ) -> GateHistory:
     """A run that recorded every step; ``untrained`` names a half without values: NaN, or 0 as the trainer writes it."""
     records = [gate_values(step, max(steps, 1), layers, units) for step in range(steps + 1)]
-    values = {name: np.stack([record[name] for record in records]) for name in FIELDS}
-    for name in FIELDS:
+    values = {name: np.stack([record[name] for record in records]) for name in GATE_FIELDS}
+    for name in GATE_FIELDS:
         if untrained and name.startswith(untrained):
             values[name][:] = 0 if as_zero else np.nan
     return GateHistory("heads", np.arange(steps + 1), values)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from jola.runs.history import FIELDS, GateHistory
+from jola.runs.history import GATE_FIELDS, GateHistory
 from workbench.figures import Figure
 
 STEPS = 40
 
-EMPTY = GateHistory("heads", np.arange(0), {name: np.empty((0, 6, 4), dtype=np.float32) for name in FIELDS})
+EMPTY = GateHistory("heads", np.arange(0), {name: np.empty((0, 6, 4), dtype=np.float32) for name in GATE_FIELDS})
 
 
 def traces(figure: Figure, kind: str) -> list[Any]:

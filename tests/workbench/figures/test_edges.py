@@ -14,7 +14,7 @@ import pytest
 
 from jola.edits.names import STATES
 from jola.insight import AnswerScores, EditRef, NextTokens, PromotedTokens, TokenScores
-from jola.runs.history import FIELDS, GateHistory
+from jola.runs.history import GATE_FIELDS, GateHistory
 from tests.workbench.figures import examples
 from tests.workbench.figures.examples import HOSTILE, history, metrics
 from tests.workbench.figures.reading import EMPTY, STEPS, heatmaps, strings, words
@@ -201,7 +201,7 @@ def test_text_keeps_its_meaning_and_loses_its_power() -> None:
 def test_tables_hold_the_numbers_of_their_figures() -> None:
     run = history()
     table = frames.gate_map(run, 25)
-    assert list(table.columns) == ["step", "layer", "unit", *FIELDS, "state"]
+    assert list(table.columns) == ["step", "layer", "unit", *GATE_FIELDS, "state"]
     row = table[(table["layer"] == 3) & (table["unit"] == 2)].iloc[0]
     assert row["offset_gate"] == pytest.approx(run.at(25)["offset_gate"][3, 2])
     assert frames.state_counts(run).iloc[-1].tolist() == [STEPS, *(int(run.counts()[name][-1]) for name in STATES)]
@@ -214,7 +214,7 @@ def test_tables_hold_the_numbers_of_their_figures() -> None:
     assert curves.groupby("run").size().to_dict() == {"a": 4, "b": 1}
     difference = frames.compare_gates(run, run)
     assert len(difference) == 48 and (difference["difference"] == 0).all()
-    assert list(frames.head_history(run, 1, 1).columns) == ["step", *FIELDS]
+    assert list(frames.head_history(run, 1, 1).columns) == ["step", *GATE_FIELDS]
 
 
 def test_a_spreadsheet_runs_nothing_of_what_it_is_given() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
-from jola.runs.history import FIELDS
+from jola.runs.history import GATE_FIELDS
 from jola.runs.store import RunStore
 from tests.workbench.recorded import ACCURACY, Recorder, gate_values
 from workbench.service import follow
@@ -162,7 +162,7 @@ def test_the_last_record_is_shown_with_its_counts(recorder: Recorder) -> None:
     frame = snapshot["frame"]
     expected = gate_values(7, 40, 4, 3)
     assert (frame["site"], frame["step"], frame["layers"], frame["units"]) == ("heads", 7, 4, 3)
-    for name in FIELDS:
+    for name in GATE_FIELDS:
         top = frame["norm_top"] if name.endswith("norm") else 1.0
         assert np.array_equal(decode(frame, name), encode_gates(expected[name], top))
     assert sum(frame["counts"]) == 12

@@ -1,0 +1,22 @@
+"""Methods: what can be trained on a frozen model. Each is one file; `METHODS` lists them.
+
+To add one, write a `Method` in a file here, add its line to `METHODS`, and a row to ``tests/methods/test_contract.py``.
+"""
+
+from jola.errors import InputError
+from jola.methods.base import Method
+from jola.methods.jola import JoLA
+from jola.methods.lora import LoRA
+from jola.methods.red import RED
+
+METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA())}
+"""Every method by its name."""
+
+__all__ = ["METHODS", "Method", "method_named"]
+
+
+def method_named(name: str) -> Method:
+    """The method with this name. `InputError` when there is none."""
+    if not isinstance(name, str) or name not in METHODS:
+        raise InputError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.")
+    return METHODS[name]

@@ -1,0 +1,123 @@
+"""What a method is: the settings it has, the interventions it attaches to a model, and how they are trained and saved."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from jola.errors import InputError
+from jola.settings import TrainingConfig
+
+if TYPE_CHECKING:  # seconds to import, and the command line lists methods without it
+    from torch import Tensor
+
+    from jola.edits.intervention import Intervention
+    from jola.edits.sites import Geometry, Site
+    from jola.model.tracing import TracedModel
+
+
+class Method(ABC):
+    """A way to tune a frozen model on examples.
+
+    A method has no state: what it attaches to one model are `Intervention`s, whose parameters are trained, saved and
+    loaded. One training loop, one adapter format and one page serve all methods.
+    """
+
+    name: ClassVar[str]
+    """As in ``--method`` and in files."""
+    title: ClassVar[str]
+    """As people write it."""
+    summary: ClassVar[str]
+    """One line: what is trained, and where."""
+    formula: ClassVar[str]
+    """What an edited unit computes."""
+    source: ClassVar[str]
+    """The paper."""
+    settings: ClassVar[type]
+    """Dataclass of its settings; flags, form and file are made of it."""
+    full_name: ClassVar[str]
+    """Name and source, as a sentence of a model card has it."""
+    tags: ClassVar[tuple[str, ...]] = ("activation-editing",)
+    """Of the model card."""
+    own_config: ClassVar[bool] = True
+    """Whether ``adapter_config.json`` is ours; else `foreign_config` makes it for another library."""
+    open_words: ClassVar[str] = "edits that are on"
+    learning_rate: ClassVar[float]
+    """Peak rate unless another is asked for."""
+    has_gates: ClassVar[bool] = False
+    """Whether settings about gates and λ concern it."""
+
+    def check(self, settings: Any, training: TrainingConfig) -> None:
+        """Refuse settings that do not go together with an `InputError`; types and bounds are checked already."""
+
+    @abstractmethod
+    def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":
+        """Fresh interventions for a loaded model, on the processor; `Intervention.reset` gives them their first values.
+
+        Raises:
+            InputError: The model cannot take them.
+        """
+
+    @abstractmethod
+    def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]] | None":
+        """Names and shapes of the tensors in an adapter file, by the model's geometry; None when it does not tell."""
+
+    def sites(self, settings: Any) -> "list[Site]":
+        """Sites of activations that are edited, in the order of a pass; none where weights are."""
+        return []
+
+    def parameter_groups(
+        self, interventions: "Sequence[Intervention]", weight_decay: float, gate_learning_rate: float
+    ) -> list[dict[str, Any]]:
+        """Groups for the optimiser; those without ``lr`` have the rate of the settings."""
+        parameters = [p for i in interventions for p in i.parameters() if p.requires_grad]
+        return [{"params": parameters, "weight_decay": weight_decay}]
+
+    def tensors(self, interventions: "Sequence[Intervention]") -> "dict[str, Tensor]":
+        """The parameters themselves, by their names in an adapter file."""
+        return {f"{i.site}.{name}": tensor for i in interventions for name, tensor in i.named_parameters()}
+
+    def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
+        """The interventions in an adapter file, to look at without the model; on the processor."""
+        raise NotImplementedError
+
+    def foreign_config(
+        self, settings: Any, interventions: "Sequence[Intervention]", base: str
+    ) -> dict[str, Any] | None:
+        """The ``adapter_config.json`` of another library that reads the tensors as they are; None where there is none.
+
+        Args:
+            base: Name of the base model.
+        """
+        return None
+
+    def export_refusal(self, form: str) -> str | None:
+        """Why adapters of this method have no export of this form, as one sentence; None where they have."""
+        return None
+
+    def refuse_export(self, form: str) -> None:
+        """Raise the sentence of `export_refusal` as an `InputError`."""
+        if sentence := self.export_refusal(form):
+            raise InputError(sentence)
+
+
+class ActivationMethod(Method):
+    """A method whose interventions follow from its settings and the geometry of the model."""
+
+    @abstractmethod
+    def build(self, settings: Any, geometry: "Geometry") -> "Sequence[Intervention]":
+        """Fresh interventions, on the processor."""
+
+    def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":
+        """Those of `build`: nothing in the model changes."""
+        return self.build(settings, traced.geometry)
+
+    def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
+        """Shapes of the parameters of `build`."""
+        return {name: tuple(t.shape) for name, t in self.tensors(self.build(settings, geometry)).items()}
+
+    def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
+        """Those of `build`, with the tensors in them."""
+        interventions = self.build(settings, geometry)
+        for name, own in self.tensors(interventions).items():
+            own.data.copy_(tensors[name])
+        return interventions

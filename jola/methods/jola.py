@@ -1,0 +1,67 @@
+"""JoLA: gated offsets and scales of attention heads (Lai, Fraser and Titov, 2025, equations 2 to 5)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jola.errors import InputError
+from jola.methods.base import ActivationMethod
+from jola.settings import EditConfig, TrainingConfig, parse_heads, parse_layers
+
+if TYPE_CHECKING:
+    from jola.edits.gated import GatedEdits
+    from jola.edits.intervention import Intervention
+    from jola.edits.sites import Geometry, Site
+
+
+class JoLA(ActivationMethod):
+    """Offsets and scales with Hard-Concrete gates, and the ablations of the paper."""
+
+    name = "jola"
+    title = "JoLA"
+    summary = "Adds an offset to and scales the output of attention heads; gates learn which heads to leave alone."
+    formula = "z' = (1 + g_m·m) ⊙ z + g_a·a"
+    source = "Lai, Fraser and Titov, ICML 2025, arXiv:2502.01179"
+    full_name = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
+    tags = ("jola", "activation-editing")
+    open_words = "halves that are open"
+    settings = EditConfig
+    learning_rate = 5e-3
+    has_gates = True
+
+    def check(self, settings: EditConfig, training: TrainingConfig) -> None:
+        """Refuse heads without attention sites, gates that the objective cannot weigh, and lists that name nothing."""
+        if settings.heads != "all" and settings.sites == "mlp":
+            raise InputError("--heads picks attention heads, but --sites is mlp; use --layers instead.")
+        if training.objective == "reference" and settings.gates == "shared":
+            raise InputError(
+                "--objective reference weighs the gates of offsets and scales differently, but --gates is shared; use "
+                "--objective paper."
+            )
+        parse_layers(settings.layers, None)
+        parse_heads(settings.heads, None, None)
+
+    def build(self, settings: EditConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
+        """`GatedEdits` at the sites that are asked for."""
+        from jola.edits.gated import build_edits
+
+        return build_edits(settings, geometry)
+
+    def sites(self, settings: EditConfig) -> "list[Site]":
+        """Heads, MLPs, or both."""
+        from jola.edits.sites import sites_of
+
+        return sites_of(settings)
+
+    def parameter_groups(
+        self, interventions: "Sequence[Intervention]", weight_decay: float, gate_learning_rate: float
+    ) -> list[dict[str, Any]]:
+        """Edits, and gates with a rate of their own and no weight decay."""
+        from jola.edits.gated import GatedEdits
+
+        gated = [i for i in interventions if isinstance(i, GatedEdits)]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for e in gated for p in e.edit_parameters()], "weight_decay": weight_decay}
+        ]
+        if gates := [p for e in gated for p in e.gate_parameters()]:
+            groups.append({"params": gates, "lr": gate_learning_rate, "weight_decay": 0.0})
+        return groups

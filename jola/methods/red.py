@@ -1,0 +1,50 @@
+"""RED: a scale and an offset of every MLP output, without gates (Wu et al., 2024, equation 2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jola.methods.base import ActivationMethod
+from jola.settings import EditConfig, TrainingConfig, parse_layers, setting
+
+if TYPE_CHECKING:
+    from jola.edits.gated import GatedEdits
+    from jola.edits.sites import Geometry, Site
+
+
+@dataclass
+class REDConfig:
+    """Settings of RED."""
+
+    layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.", advanced=False)
+
+
+class RED(ActivationMethod):
+    """h' = l ⊙ h + b at the output of the MLP of each layer, from l = 1 and b = 0."""
+
+    name = "red"
+    title = "RED"
+    summary = "Scales the MLP output of each layer and adds an offset to it; no gates."
+    formula = "h' = (1 + m) ⊙ h + a"
+    source = "Wu et al., ACL 2024, arXiv:2402.15179"
+    full_name = "Representation Editing (Wu et al., ACL 2024)"
+    tags = ("red", "activation-editing")
+    settings = REDConfig
+    # The published 2e-5 to 2e-4 is for tens of thousands of steps.
+    learning_rate = 5e-3
+
+    def check(self, settings: REDConfig, training: TrainingConfig) -> None:
+        """Refuse a list of layers that cannot be read."""
+        parse_layers(settings.layers, None)
+
+    def build(self, settings: REDConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
+        """Ungated edits at the MLPs."""
+        from jola.edits.gated import build_edits
+
+        return build_edits(EditConfig(sites="mlp", gates="none", layers=settings.layers), geometry, initial_std=0.0)
+
+    def sites(self, settings: REDConfig) -> "list[Site]":
+        """MLPs."""
+        from jola.edits.sites import Site
+
+        return [Site.MLP]

@@ -1,0 +1,262 @@
+"""The groups of settings of a training run, declared once; `jola.config.RunConfig` puts them together.
+
+The same dataclasses are the flags of ``jola train``, the form of the app, the ``config.json`` of a run and the
+``edits`` part of an adapter's configuration. A field's ``metadata`` carries its help line, its unit, its bounds, whether
+it belongs to the few that matter (``advanced`` is false) or to the rest, which the app folds away, and whether it is
+only about gates, which not every method has.
+"""
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from jola.errors import InputError
+
+
+def setting(
+    default: Any,
+    help: str,
+    *,
+    unit: str = "",
+    advanced: bool = True,
+    bounds: tuple[float, float] | None = None,
+    gates: bool = False,
+) -> Any:
+    """A dataclass field with its one line of help.
+
+    Args:
+        bounds: Smallest and largest number.
+        gates: Whether the setting only concerns methods with gates.
+    """
+    return field(
+        default=default,
+        metadata={"help": help, "unit": unit, "advanced": advanced, "bounds": bounds, "gates": gates},
+    )
+
+
+@dataclass
+class ModelConfig:
+    """Which language model, and how it is loaded."""
+
+    model: str = setting(
+        "default",
+        "Model to edit: 'default' (SmolLM2-135M-Instruct), a Hub id, a local folder or a GGUF file.",
+        advanced=False,
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of a Hub model.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Number format of the frozen model; 'auto' takes bfloat16 where the processor computes in it."
+    )
+    device: str = setting("auto", "Device of the model: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
+    attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
+        "auto", "Attention code of transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device."
+    )
+
+
+@dataclass
+class EditConfig:
+    """What is edited: sites, gates and operations (paper, section 3)."""
+
+    sites: Literal["heads", "mlp", "both"] = setting(
+        "heads", "Edit attention heads (the method), MLP outputs, or both.", advanced=False
+    )
+    gates: Literal["two", "shared", "none"] = setting(
+        "two",
+        "One gate for each half of an edit (the method), one for both halves, or none (always open).",
+        advanced=False,
+    )
+    operation: Literal["both", "offset", "scale"] = setting(
+        "both", "Learn an added offset and a multiplied scale, or one of them alone.", advanced=False
+    )
+    layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.")
+    heads: str = setting("all", "Heads that may be edited: 'all' or layer:head pairs such as '3:0,3:7'.")
+    gate_estimator: Literal["test_time", "expectation"] = setting(
+        "test_time",
+        "Value of a gate after training: the published test-time estimate, or the exact expectation.",
+    )
+    gate_start: float = setting(
+        2.0,
+        "Mean of φ before training: at 2 a gate is open with probability 0.94, at 0 (published code) with 0.69.",
+        bounds=(-50, 50),
+    )
+    gate_threshold: float = setting(
+        0.0, "Gates whose value after training is below this count as closed (ε).", unit="0 to 1", bounds=(0, 1)
+    )
+
+
+@dataclass
+class DataConfig:
+    """Which examples, and how they are put to the model."""
+
+    task: str = setting(
+        "sentiment",
+        "A registered task, a folder with train/validation/test files, one file, or 'hf:owner/name'.",
+        advanced=False,
+    )
+    train_size: int = setting(
+        200, "Training examples to use; 0 takes all.", unit="examples", advanced=False, bounds=(0, math.inf)
+    )
+    validation_size: int = setting(
+        100, "Validation examples to use; 0 takes all.", unit="examples", bounds=(0, math.inf)
+    )
+    test_size: int = setting(
+        500, "Test examples to use; 0 takes all.", unit="examples", advanced=False, bounds=(0, math.inf)
+    )
+    template: Literal["auto", "chat", "plain"] = setting(
+        "auto",
+        "How a prompt is written: 'chat' by its template, 'plain' as in the paper, 'auto' chat where there is one.",
+    )
+    max_length: int = setting(
+        512,
+        "Longest example, prompt and answer together; longer ones are left out and counted.",
+        unit="tokens",
+        bounds=(8, math.inf),
+    )
+
+
+@dataclass
+class TrainingConfig:
+    """How the edits and the gates are trained (paper, sections 3.2 and 4.3)."""
+
+    epochs: int = setting(8, "Passes over the training examples.", unit="epochs", advanced=False, bounds=(1, math.inf))
+    batch_size: int = setting(4, "Examples in one step.", unit="examples", advanced=False, bounds=(1, math.inf))
+    gradient_accumulation: int = setting(
+        1, "Batches summed before one optimiser step.", unit="batches", bounds=(1, math.inf)
+    )
+    learning_rate: float | None = setting(
+        None,
+        "Peak rate of the edits; the default is the method's own.",
+        unit="per step",
+        advanced=False,
+        bounds=(0, 1e3),
+    )
+    gate_learning_rate: float = setting(
+        0.15,
+        "Peak rate of the gates, which need a larger one to close within a few hundred steps.",
+        unit="per step",
+        advanced=False,
+        bounds=(0, 1e3),
+        gates=True,
+    )
+    l0_weight: float = setting(
+        2e-3,
+        "λ: weight of the expected number of open gates in the loss; larger closes more.",
+        unit="nats per gate",
+        advanced=False,
+        bounds=(0, 1e6),
+        gates=True,
+    )
+    l0_schedule: Literal["constant", "linear", "cyclic", "performance", "exponential"] = setting(
+        "constant", "How λ changes over training.", gates=True
+    )
+    objective: Literal["paper", "reference"] = setting(
+        "paper", "The published loss (one λ, sum over gates) or the weighting of the reference code.", gates=True
+    )
+    loss_reduction: Literal["token", "answer"] = setting(
+        "answer", "Cross-entropy as a mean over answer tokens, or summed over each answer and averaged over answers."
+    )
+    warmup_ratio: float = setting(
+        0.1, "Share of the steps in which the rates rise from zero.", unit="of all steps", bounds=(0, 1)
+    )
+    weight_decay: float = setting(0.0, "AdamW weight decay of the offsets and scales.", bounds=(0, 1e3))
+    max_grad_norm: float = setting(
+        1.0, "Gradients are clipped to this norm; 0 does not clip.", unit="L2 norm", bounds=(0, 1e9)
+    )
+    patience: int = setting(
+        3,
+        "Stop after this many epochs without a better validation cross-entropy; 0 trains to the end.",
+        unit="epochs",
+        bounds=(0, math.inf),
+    )
+    keep: Literal["best", "last"] = setting(
+        "best", "Keep the edits of the epoch with the lowest validation loss, penalty included, or of the last step."
+    )
+    seed: int = setting(
+        42,
+        "Seed of the examples drawn, the edits, the data order and the gate noise.",
+        advanced=False,
+        bounds=(0, 2**32 - 1),
+    )
+    record_every: int = setting(1, "Steps between two records of the gates.", unit="steps", bounds=(1, math.inf))
+    report_to: str = setting("none", "Experiment tracker of transformers: 'none', 'wandb', 'tensorboard', 'trackio' …")
+    output: str = setting("", "Run directory; empty makes one in the run store, which `jola runs` and the app list.")
+
+
+def flag(name: str) -> str:
+    """The command-line flag of a setting: ``l0_weight`` → ``--l0-weight``."""
+    return "--" + name.replace("_", "-")
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse the first setting of a group that has the wrong type or is out of bounds.
+
+    Raises:
+        InputError: The sentence names the setting by its flag.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for field_ in dataclasses.fields(settings):
+        _check_type(field_.name, getattr(settings, field_.name), hints[field_.name])
+    for field_ in dataclasses.fields(settings):
+        value, bounds = getattr(settings, field_.name), field_.metadata.get("bounds")
+        if bounds and value is not None and not bounds[0] <= value <= bounds[1]:
+            bound = f"at least {bounds[0]:.12g}" if value < bounds[0] else f"at most {bounds[1]:.12g}"
+            raise InputError(f"{flag(field_.name)} is {value}; it must be {bound}.")
+
+
+def _check_type(name: str, value: Any, annotation: Any) -> None:
+    """Refuse a value of another type, for instance from a hand-edited file, in one sentence."""
+    if typing.get_origin(annotation) is Literal:
+        if value not in typing.get_args(annotation):
+            raise InputError(f"{flag(name)} is {value!r}; choose one of {', '.join(typing.get_args(annotation))}.")
+        return
+    accepted = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    number_as_float = float in accepted and isinstance(value, int) and not isinstance(value, bool)
+    if not number_as_float and type(value) not in accepted:
+        wanted = " or ".join(t.__name__ for t in accepted if t is not type(None))
+        raise InputError(f"{flag(name)} is {value!r}; it must be of type {wanted}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{flag(name)} is {value}; it must be a finite number.")
+
+
+# At most five digits: no model has more layers, and a range of that length is still quick to write out.
+_LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
+_HEAD = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
+
+
+def parse_layers(text: str, num_layers: int | None) -> list[int]:
+    """Layers named by 'all' or by ranges such as ``'0-5,8'``; bounds are checked when `num_layers` is known."""
+    if text.strip() == "all":
+        return list(range(num_layers or 0))
+    layers: set[int] = set()
+    for part in text.split(","):
+        numbers = _LAYERS.fullmatch(part.strip())
+        first, last = (int(numbers[1]), int(numbers[2] or numbers[1])) if numbers else (1, 0)
+        if first > last:
+            raise InputError(f"--layers is {text!r}; write 'all' or ranges such as '0-5,8'.")
+        layers.update(range(first, last + 1))
+    if num_layers is not None and max(layers) >= num_layers:
+        raise InputError(f"--layers names layer {max(layers)}, but the model has layers 0 to {num_layers - 1}.")
+    return sorted(layers)
+
+
+def parse_heads(text: str, num_layers: int | None, num_heads: int | None) -> list[tuple[int, int]] | None:
+    """(layer, head) pairs named by text such as ``'3:0,3:7'``; None for 'all'."""
+    if text.strip() == "all":
+        return None
+    pairs: set[tuple[int, int]] = set()
+    for part in text.split(","):
+        numbers = _HEAD.fullmatch(part.strip())
+        if not numbers:
+            raise InputError(f"--heads is {text!r}; write 'all' or layer:head pairs such as '3:0,3:7'.")
+        pairs.add((int(numbers[1]), int(numbers[2])))
+    for layer, head in sorted(pairs):
+        if num_layers is not None and num_heads is not None and (layer >= num_layers or head >= num_heads):
+            raise InputError(
+                f"--heads names {layer}:{head}, but the model has {num_layers} layers of {num_heads} heads, "
+                "both counted from 0."
+            )
+    return sorted(pairs)

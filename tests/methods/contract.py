@@ -1,0 +1,79 @@
+"""What every method is tested with: its settings, and how one of its units is taken out by hand."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from jola.config import RunConfig
+from jola.edits.gated import GatedEdits
+from jola.edits.intervention import Intervention
+from jola.edits.weights import LowRankEdits
+from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
+from jola.methods.red import REDConfig
+from jola.settings import EditConfig
+from tests.tiny import make_model, make_tokenizer
+
+ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_neox")
+"""Grouped keys, heads of a width of their own, one key for all heads, transposed weights, parallel residuals."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A method with settings that make its tests meaningful on a tiny model."""
+
+    method: str
+    settings: Any
+    begins_as_base: bool
+    """Whether fresh edits change nothing at all."""
+    folds: bool = True
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.method
+
+    def config(self, **groups: Any) -> RunConfig:
+        """A configuration with the settings of this case."""
+        return RunConfig(method=self.method, edits=self.settings, **groups)
+
+
+CASES = (
+    Case("jola", EditConfig(sites="both"), begins_as_base=False),
+    Case("red", REDConfig(), begins_as_base=True),
+    Case("lora", LoRAConfig(rank=3, dropout=0.1), begins_as_base=True, folds=False),
+)
+
+
+def fresh(case: Case, architecture: str) -> JoLAModel:
+    """A tiny model with fresh edits, in evaluation mode."""
+    return JoLAModel(make_model(architecture), make_tokenizer(), case.settings, name=f"tiny-{architecture}")
+
+
+def trained(case: Case, architecture: str, seed: int = 1) -> JoLAModel:
+    """The same with numbers as after training: large enough to matter, some gates closed."""
+    model = fresh(case, architecture)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for intervention in model.own_interventions():
+            for name, parameter in intervention.named_parameters():
+                spread = 3.0 if "log_alpha" in name else 0.3
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
+    return model
+
+
+def take_out(intervention: Intervention, layer: int, unit: int) -> None:
+    """Make one unit do nothing, by its numbers and not by a mask."""
+    with torch.no_grad():
+        if isinstance(intervention, GatedEdits):
+            for parameter in intervention.edit_parameters():
+                parameter[layer, unit] = 0
+        else:
+            assert isinstance(intervention, LowRankEdits)
+            name = f"{intervention.path_of[layer, unit]}.lora_B.weight"
+            next(t for n, t in intervention.tensors().items() if n.endswith(name)).zero_()
+
+
+Check = Callable[[Case, str], None]
