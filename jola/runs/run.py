@@ -191,17 +191,21 @@ class Run:
 
         Reading leaves out what is not valid, so that a run with a problem can still be listed, looked at and deleted.
         """
-        return next(filter(None, (self._valid(name)[1] for name in _FILES)), "") or self._history_problem()
+        return next(filter(None, (self._valid(name)[1] for name in _FILES)), "") or self._last_records()[1]
 
-    def _history_problem(self) -> str:
+    def _last_records(self) -> tuple[list[dict[str, Array]], str]:
+        """The last gate record of each site, and what is wrong with the files of the history."""
+        records, problem = [], ""
         if (self.path / "metrics.jsonl").is_dir():
-            return "metrics.jsonl is a folder where a file is expected."
+            problem = "metrics.jsonl is a folder where a file is expected."
         for site in recorded_sites(self.gates_dir):
             try:
-                read_last(self.gates_dir, site)
+                last = read_last(self.gates_dir, site)
             except InputError as error:
-                return str(error).replace(f"{self.path}{os.sep}", "")
-        return ""
+                problem = problem or str(error).replace(f"{self.path}{os.sep}", "")
+            else:
+                records += [last[1]] if last is not None else []
+        return records, problem
 
     def config(self) -> dict[str, Any]:
         """Content of ``config.json``: settings, versions, task and geometry. `InputError` if damaged."""
@@ -302,7 +306,8 @@ class Run:
     def summary(self) -> RunSummary:
         """The run as one row of a table; never raises for a run that is unfinished or damaged."""
         found = {name: self._valid(name) for name in _FILES}
-        problem = next((fault for _, fault in found.values() if fault), "") or self._history_problem()
+        gates, problem = self._last_records()
+        problem = next((fault for _, fault in found.values() if fault), problem)
         config, status, result = (found[name][0] for name in ("config.json", "status.json", "result.json"))
         status = StatusFile().model_dump() | status
         return summarise(
@@ -311,7 +316,7 @@ class Run:
             status=status,
             result=result,
             notes=notes_from(found[NOTES_NAME][0]),
-            gates=[last[1] for site in self.sites() if (last := self.last_gates(site)) is not None],
+            gates=gates,
             state=current_state(status, self.path),
             created=self._created(config, status),
             size=folder_size(self.path),
