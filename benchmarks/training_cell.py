@@ -1,11 +1,11 @@
-"""One training of `benchmarks/training_experiments.py`, with what is changed and what is looked at."""
+"""One training of `benchmarks/training_experiments.py`: run it, and score the parameters that it saved."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from benchmarks.training_experiments import BASELINE, Arm, Cell
 from jola import JoLAModel
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
@@ -21,35 +22,32 @@ from jola.evaluation import exact_match
 from jola.training import make_trainer
 from jola.training.objective import L0Schedule
 
-if TYPE_CHECKING:
-    from benchmarks.training_experiments import Arm, Cell
-
-CHOOSE = 100
-"""Validation examples that may choose an epoch, as many as `jola train` draws by default."""
-MEASURE = 200
-"""Examples of the training part that are not trained on and measure what is kept, beside the other validation ones."""
-TAIL = "tail-50"
+VALIDATION = 100
+"""Validation examples, as many as `jola train` draws by default; they are scored after every epoch."""
+UNUSED = 200
+"""Unused examples of the training part that are held out, in addition to the rest of the validation part."""
+MEAN = "mean"
 """Name of the mean of the parameters over the last half of the steps."""
 
 
-def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dict[str, Any]:
-    """Train to the last step; the parameters after each epoch go into the folder `states`.
+def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[str, Any]:
+    """Train to the last step, and save the parameters after each epoch in the folder `states`.
 
     Returns:
-        What is stored of the training. Under ``epochs`` and ``averages``, ``cross_entropy`` is the mean over the
-        validation examples, ``nll`` and ``right`` have one entry for each.
+        The result to store. In ``epochs`` and ``averages``, ``cross_entropy`` is the mean over the validation examples;
+        ``nll`` (nats) and ``correct`` (1 or 0) have one entry for each of them.
     """
     started, processor = time.time(), time.process_time()
-    config = settings_of(cell, arm, model)
+    config = config_of(cell, arm, model)
     examples, validation = examples_of(config.data, cell.data_seed)
     edited = JoLAModel.from_pretrained(edits=config.edits, seed=cell.seed, **asdict(config.model))
     template = Template(edited.tokenizer, config.data.template)
     rows = encode_examples(examples, template, config.data.max_length)
-    looked_at = encode_examples(validation[:CHOOSE], template, config.data.max_length).rows
-    observer = Observer(edited, looked_at, states, arm.clip, config.training.max_grad_norm)
-    # The observer clips in place of Trainer: how is one of the levers, and the norms before it are kept.
-    config.training.max_grad_norm = 0.0
-    trainer = make_trainer(config, edited, rows, None, states, [observer])
+    validation_rows = encode_examples(validation[:VALIDATION], template, config.data.max_length).rows
+    observer = Observer(edited, validation_rows, states, arm.clip, config.training.max_grad_norm)
+    # The observer clips instead of Trainer: arms differ in how, and it records the norms before clipping.
+    unclipped = replace(config, training=replace(config.training, max_grad_norm=0.0))
+    trainer = make_trainer(unclipped, edited, rows, None, states, [observer])
     trainer.args.save_strategy = "no"
     trainer.args.adam_beta1, trainer.args.adam_beta2, trainer.args.adam_epsilon = arm.adam
     weight = trainer.schedule.unit
@@ -61,7 +59,8 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
         **asdict(cell),
         "settings": dict(arm.settings),
         "levers": arm.levers(),
-        "n": {"train": len(rows.rows), "choose": len(looked_at)},
+        "config": config.to_dict(),
+        "n": {"train": len(rows.rows), "validation": len(validation_rows)},
         "steps": trainer.state.global_step,
         "seconds": round(time.time() - started),
         "processor_seconds": round(time.process_time() - processor),
@@ -75,27 +74,27 @@ def train(cell: "Cell", arm: "Arm", states: Path, model: str = "default") -> dic
     }
 
 
-def measure(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
-    """Right answers and cross-entropy of each of the parameters `names` on examples that had no part in the training.
+def score_held_out(cell: Cell, arm: Arm, states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
+    """Accuracy and cross-entropy with each of the saved parameters `names` on examples that training never saw.
 
-    They are the validation examples that may not choose an epoch, and `MEASURE` unused examples of the training part.
+    These are the rest of the validation part and `UNUSED` examples of the training part.
     """
-    data = settings_of(cell, arm, model).data
+    data = config_of(cell, arm, model).data
     drawn, validation = examples_of(data, cell.data_seed)
     # A larger sample of a seed contains the smaller one.
-    more = load_task(replace(data, train_size=len(drawn) + MEASURE), cell.data_seed).train
-    examples = [*validation[CHOOSE:], *(example for example in more if example not in drawn)]
+    more = load_task(replace(data, train_size=len(drawn) + UNUSED), cell.data_seed).train
+    examples = [*validation[VALIDATION:], *(example for example in more if example not in drawn)]
     found = {}
     for name, edited, template in restored(cell, arm, states, names, model):
         rows = encode_examples(examples, template, data.max_length).rows
-        nll, right = look(edited, rows)
-        found[name] = {"correct": sum(right), "n": len(rows), "cross_entropy": round(statistics.fmean(nll), 4)}
+        nll, correct = score_answers(edited, rows)
+        found[name] = {"correct": sum(correct), "n": len(rows), "cross_entropy": round(statistics.fmean(nll), 4)}
     return found
 
 
-def test(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
-    """Right answers to the test examples, by generation, with each of the parameters `names`."""
-    examples = load_task(settings_of(cell, arm, model).data, cell.data_seed).test
+def score_test(cell: Cell, arm: Arm, states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
+    """Exact-match accuracy on the test examples, by generation, with each of the saved parameters `names`."""
+    examples = load_task(config_of(cell, arm, model).data, cell.data_seed).test
     found = {}
     for name, edited, template in restored(cell, arm, states, names, model):
         accuracy = exact_match(edited, examples, template).accuracy
@@ -104,10 +103,10 @@ def test(cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: st
 
 
 def restored(
-    cell: "Cell", arm: "Arm", states: Path, names: Iterable[str], model: str
+    cell: Cell, arm: Arm, states: Path, names: Iterable[str], model: str
 ) -> Iterator[tuple[str, JoLAModel, Template]]:
-    """The model with each of the parameters `names` in the folder `states`, one after the other."""
-    config = settings_of(cell, arm, model)
+    """Yield the model with each of the saved parameters `names` in turn."""
+    config = config_of(cell, arm, model)
     edited = JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
     template = Template(edited.tokenizer, config.data.template)
     for name in names:
@@ -115,15 +114,15 @@ def restored(
         yield name, edited, template
 
 
-def settings_of(cell: "Cell", arm: "Arm", model: str) -> RunConfig:
-    """The settings of `jola train` that a cell is trained with; the seed of its examples apart."""
+def config_of(cell: Cell, arm: Arm, model: str) -> RunConfig:
+    """The settings of a cell's training; its examples are drawn with the cell's data seed instead of ``seed``."""
     groups: list[Any] = [
         ModelConfig(model, dtype=cell.dtype),
         EditConfig(),
         DataConfig(task=cell.task),
         TrainingConfig(),
     ]
-    changes = {"seed": cell.seed, **arm.settings}
+    changes = {**BASELINE, "seed": cell.seed, **arm.settings}
     for group in groups:
         for name in changes.keys() & vars(group).keys():
             setattr(group, name, changes[name])
@@ -131,8 +130,8 @@ def settings_of(cell: "Cell", arm: "Arm", model: str) -> RunConfig:
 
 
 def examples_of(data: DataConfig, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training examples, and validation examples: first those that `jola train` draws, then all others."""
-    drawn = load_task(replace(data, validation_size=CHOOSE), seed)
+    """Training examples, and the whole validation part: first the examples that `jola train` draws, then the rest."""
+    drawn = load_task(replace(data, validation_size=VALIDATION), seed)
     every = load_task(replace(data, validation_size=0), seed).validation
     return drawn.train, [*drawn.validation, *(example for example in every if example not in drawn.validation)]
 
@@ -150,12 +149,12 @@ class LateL0(L0Schedule):
 
 
 class Observer(TrainerCallback):
-    """Clip gradients, average parameters, and look at the validation examples after each epoch.
+    """Clip gradients, average the parameters, and score the validation examples after each epoch.
 
     Args:
         model: The model that trains.
         rows: The validation examples.
-        folder: Where the parameters after each epoch are written.
+        folder: Folder of the saved parameters.
         clip: 'together' or 'apart'.
         max_norm: Norm to clip to; 0 does not clip.
     """
@@ -176,7 +175,7 @@ class Observer(TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note the norm of each group, and clip."""
+        """Record the gradient norms of edits and gates, then clip."""
         for name, group in self.groups.items():
             if group:
                 self.norms[name].append(float(nn.utils.get_total_norm([p.grad for p in group if p.grad is not None])))
@@ -185,7 +184,7 @@ class Observer(TrainerCallback):
                 nn.utils.clip_grad_norm_(group, self.max_norm)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Take the parameters into the mean of the last half of the steps."""
+        """Update the mean of the parameters over the last half of the steps."""
         if 2 * state.global_step <= state.max_steps:
             return
         values = [p.detach() for p in self.model.parameters()]
@@ -197,8 +196,8 @@ class Observer(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Look at the validation examples."""
-        found = {"step": state.global_step, **self._look(f"epoch-{len(self.epochs) + 1}")}
+        """Score the validation examples."""
+        found = {"step": state.global_step, **self._score(f"epoch-{len(self.epochs) + 1}")}
         found["gradient_norm"] = {
             name: round(float(torch.tensor(values).median()), 2) for name, values in self.norms.items() if values
         }
@@ -207,10 +206,10 @@ class Observer(TrainerCallback):
 
     @torch.no_grad()
     def averages(self) -> dict[str, Any]:
-        """What the mean of the parameters gives; the parameters are those of the last step afterwards."""
+        """Scores of the averaged parameters; afterwards the model has those of the last step again."""
         last = [p.clone() for p in self.model.parameters()]
         self._set(self.mean)
-        found = {TAIL: self._look(TAIL)}
+        found = {MEAN: self._score(MEAN)}
         self._set(last)
         return found
 
@@ -218,31 +217,31 @@ class Observer(TrainerCallback):
         for parameter, value in zip(self.model.parameters(), values, strict=True):
             parameter.copy_(value)
 
-    def _look(self, name: str) -> dict[str, Any]:
+    def _score(self, name: str) -> dict[str, Any]:
         self.folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self.model.interventions.state_dict()), self.folder / f"{name}.safetensors")
-        nll, right = look(self.model, self.rows)
+        nll, correct = score_answers(self.model, self.rows)
         gates = self.model.edits.gate_values() if self.groups["gates"] else {}
         return {
             "penalty": round(self.penalty(), 4),
             "open": {half: int((values > 0).sum()) for half, values in gates.items()},
             "cross_entropy": round(statistics.fmean(nll), 4),
             "nll": [round(value, 2) for value in nll],
-            "right": "".join("01"[one] for one in right),
+            "correct": "".join("01"[one] for one in correct),
         }
 
 
 @torch.no_grad()
-def look(model: JoLAModel, rows: Sequence[Encoded], batch_size: int = 32) -> tuple[list[float], list[bool]]:
-    """Of each row: −ln p(answer), and whether greedy decoding would give exactly that answer.
+def score_answers(model: JoLAModel, rows: Sequence[Encoded], batch_size: int = 32) -> tuple[list[float], list[bool]]:
+    """For each row, −ln p(answer) and whether greedy decoding would produce exactly this answer.
 
-    It would if each token of the answer, the end token included, is the likeliest after those before it: one pass gives
-    both.
+    It would if each token of the answer, including the end token, is the most likely one after the tokens before it, so
+    a single pass is enough.
     """
     training = model.training
     model.eval()
     order = sorted(range(len(rows)), key=lambda index: len(rows[index].input_ids))
-    nll, right = torch.zeros(len(rows)), torch.ones(len(rows), dtype=torch.bool)
+    nll, correct = torch.zeros(len(rows)), torch.ones(len(rows), dtype=torch.bool)
     for start in range(0, len(rows), batch_size):
         chosen = order[start : start + batch_size]
         batch = collate([rows[index] for index in chosen], model.tokenizer.pad_token_id)
@@ -251,6 +250,6 @@ def look(model: JoLAModel, rows: Sequence[Encoded], batch_size: int = 32) -> tup
         answers = targets != IGNORED
         row = torch.tensor(chosen)[answers.nonzero()[:, 0]]
         nll.index_add_(0, row, F.cross_entropy(logits, targets[answers], reduction="none"))
-        right[row[logits.argmax(-1) != targets[answers]]] = False
+        correct[row[logits.argmax(-1) != targets[answers]]] = False
     model.train(training)
-    return nll.tolist(), right.tolist()
+    return nll.tolist(), correct.tolist()

@@ -1,17 +1,17 @@
-"""Train the same tasks again and again with one thing changed: the trainings behind docs/results/training.md.
+"""Repeat trainings with one change at a time: the results of docs/results/training.md.
 
-    python benchmarks/training_experiments.py plan [--experiments steady] [--arms default] [--seeds 1 2]
+    python benchmarks/training_experiments.py plan [--experiments steady] [--arms baseline] [--seeds 1 2]
     python benchmarks/training_experiments.py run DATA [--minutes 60] [the same choices]
+    python benchmarks/training_experiments.py run DATA --test POLICY … [the same choices]
     python benchmarks/training_experiments.py show [--markdown]
 
-DATA holds one folder for each task, with train, validation and test files. A cell of the plan is one training; its
-result is written to docs/results/training/EXPERIMENT as soon as it is there, and a cell that is there is not run again.
+DATA contains one folder for each task, with train, validation and test files. A cell of the plan is one training. Its
+result is written to docs/results/training/EXPERIMENT when it ends, and cells with a result are skipped.
 
-A training here always runs to its last step. When a policy of early stopping would have ended it, and which epoch each
-policy would have kept, is worked out afterwards (`benchmarks/training_results.py`): neither changes the steps before.
-The first 100 validation examples are those that `jola train` would draw, for choosing an epoch. What a policy keeps is
-measured on the others and on unused examples of the training part. The test part is read by `run DATA --test POLICY …`
-only, once settings are chosen.
+Every training runs to its last step. Where early stopping would have ended it, and which epoch each policy would have
+kept, is computed afterwards (`benchmarks/training_results.py`), because neither changes the steps before. The 100
+validation examples are those that `jola train` draws; what a policy keeps is scored on other, held-out examples. Only
+``--test`` reads the test part: run it once, for the arms and policies that were chosen on held-out examples.
 """
 
 import argparse
@@ -33,11 +33,25 @@ PAGE = ROOT / "docs" / "results" / "training.md"
 STATES = ROOT / "build" / "training"
 
 
+BASELINE: Mapping[str, Any] = {
+    "gates": "two",
+    "gate_start": 2.0,
+    "epochs": 8,
+    "batch_size": 4,
+    "learning_rate": 5e-3,
+    "gate_learning_rate": 0.15,
+    "l0_weight": 2e-3,
+    "warmup_ratio": 0.1,
+    "max_grad_norm": 1.0,
+}
+"""Settings of the arm ``baseline``, which other arms change. All others are the defaults of `jola train`."""
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One change to the default training.
+    """One change to the baseline.
 
-    `settings` are those of `jola train` by name. `clip` is 'together', one norm over all gradients, or 'apart', one for
+    `settings` are settings of `jola train`. `clip` is 'together', one norm over all gradients, or 'apart', one for
     the edits and one for the gates, each clipped to ``max_grad_norm``. λ is 0 before the share `l0_starts` of the
     steps. `adam` is (β₁, β₂, ε).
     """
@@ -49,14 +63,14 @@ class Arm:
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
 
     def levers(self) -> dict[str, Any]:
-        """What is changed and is not a setting."""
+        """The changes that are not settings of `jola train`."""
         default = Arm("")
         names = ("clip", "l0_starts", "adam")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
 
 
 ARMS = {
-    "default": Arm("the default settings"),
+    "baseline": Arm("baseline"),
     "no-gates": Arm("edits without gates", {"gates": "none"}),
     "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
     "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
@@ -73,7 +87,7 @@ ARMS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One training: an arm on a task, with the seed that draws the examples and the seed of everything else."""
+    """One training: an arm on a task, with the seed of the examples and the seed of everything else."""
 
     experiment: str
     task: str
@@ -84,13 +98,13 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of its file, without the ending."""
+        """Name of the result file without its extension."""
         return f"{self.task}-{self.data_seed}-{self.dtype}-{self.arm}-seed{self.seed}"
 
 
 def plan() -> list[Cell]:
-    """Every cell, the most informative first; seeds come in rounds, so that a plan cut short is still balanced."""
-    first, pair, others = ("default", "no-gates", "rate-2e-3"), ("default", "no-gates"), ("sst2", "snips", "subj")
+    """All cells, the most informative first; seeds come in rounds, so that an interrupted plan is still balanced."""
+    first, pair, others = ("baseline", "no-gates", "rate-2e-3"), ("baseline", "no-gates"), ("sst2", "snips", "subj")
     levers = [arm for arm in ARMS if arm not in first]
     cells = [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in first]
     cells += [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2) for arm in levers]
@@ -102,7 +116,7 @@ def plan() -> list[Cell]:
 
 
 def main() -> None:
-    """Do what the command says."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     chosen = argparse.ArgumentParser(add_help=False)
@@ -112,13 +126,13 @@ def main() -> None:
     chosen.add_argument("--arms", nargs="+", choices=ARMS, help="only these")
     chosen.add_argument("--seeds", nargs="+", type=int, help="only these training seeds")
     chosen.add_argument("--dtypes", nargs="+", help="only these number formats")
-    commands.add_parser("plan", parents=[chosen], help="list the cells and what of them is there")
-    running = commands.add_parser("run", parents=[chosen], help="run the cells that are not there")
+    commands.add_parser("plan", parents=[chosen], help="list the cells, done and open")
+    running = commands.add_parser("run", parents=[chosen], help="run the open cells")
     running.add_argument("data", type=Path, help="folder of the tasks")
-    running.add_argument("--states", type=Path, default=STATES, help="folder for the parameters after each epoch")
-    running.add_argument("--minutes", type=float, default=float("inf"), help="begin no training after this time")
+    running.add_argument("--states", type=Path, default=STATES, help="folder of the saved parameters")
+    running.add_argument("--minutes", type=float, default=float("inf"), help="start no training after this time")
     running.add_argument(
-        "--test", nargs="+", metavar="POLICY", help="test what these keep of the trainings that are there"
+        "--test", nargs="+", metavar="POLICY", help="test what these policies keep, instead of training"
     )
     showing = commands.add_parser("show", parents=[chosen], help="print the tables")
     showing.add_argument("--markdown", action="store_true", help="write them into docs/results/training.md instead")
@@ -152,45 +166,45 @@ def main() -> None:
         if not options.test and not place[0].exists():
             run(cell, *place)
         if place[0].exists() and place[1].exists():
-            look_again(cell, *place, "test" if options.test else "measured", options.test or list(POLICIES))
+            score_kept(cell, *place, "test" if options.test else "held_out", options.test or list(POLICIES))
 
 
 def path_of(cell: Cell, results: Path) -> Path:
-    """Where the result of a cell is."""
+    """Path of the result of a cell."""
     return results / cell.experiment / f"{cell.name}.json"
 
 
 def run(cell: Cell, path: Path, states: Path) -> None:
-    """Train one cell and store what it gave."""
+    """Train one cell and store its result."""
     from benchmarks.training_cell import train
 
     result = train(cell, ARMS[cell.arm], states)
     store(path, result)
-    last = result["epochs"][-1]["right"]
-    print(f"{cell.name}: {last.count('1')} of {len(last)} right, {result['seconds']} s", flush=True)
+    last = result["epochs"][-1]["correct"]
+    print(f"{cell.name}: {last.count('1')} of {len(last)} correct, {result['seconds']} s", flush=True)
 
 
-def look_again(cell: Cell, path: Path, states: Path, how: str, policies: Sequence[str]) -> None:
-    """Measure or test what policies keep of one training, where that is not done yet, and store it with the training.
+def score_kept(cell: Cell, path: Path, states: Path, part: str, policies: Sequence[str]) -> None:
+    """Score what policies keep of one training, unless that is done, and add it to the stored result.
 
     Args:
-        how: 'measured' or 'test'.
+        part: Examples to score: 'held_out' or 'test'.
     """
     from benchmarks.training_results import POLICIES, Training
 
     training = Training(json.loads(path.read_text(encoding="utf-8")))
-    done = training.data.get(how, {})
+    done = training.data.get(part, {})
     names = {POLICIES[policy].kept(training).name for policy in policies} - set(done)
     if names:
         from benchmarks import training_cell
 
-        look = training_cell.measure if how == "measured" else training_cell.test
-        found = look(cell, ARMS[cell.arm], states, sorted(names))
-        store(path, training.data | {how: done | found})
+        score = training_cell.score_held_out if part == "held_out" else training_cell.score_test
+        found = score(cell, ARMS[cell.arm], states, sorted(names))
+        store(path, training.data | {part: done | found})
 
 
 def store(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the result of a training, one epoch a line."""
+    """Write the result of a training, with one line for each epoch."""
     from jola.system.files import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,7 +212,7 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def show(results: Path, *, page: bool) -> None:
-    """Print the tables of all results, or put them into the page."""
+    """Print the tables of all results, or write them into the page."""
     from benchmarks.training_results import page_with, read, tables
     from jola.system.files import replace_file
 

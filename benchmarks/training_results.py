@@ -1,8 +1,8 @@
-"""What the trainings of `benchmarks/training_experiments.py` gave: tables over policies, arms and seeds.
+"""Tables of the trainings of `benchmarks/training_experiments.py`, over policies, arms and seeds.
 
-A training is stored with its validation after every epoch, so every policy of stopping and of keeping can be applied to
-it afterwards. The examples that choose an epoch are not those that measure it. The unit of all statistics is the
-training seed: intervals are t intervals over seeds, and differences are paired by seed.
+The validation scores after every epoch are stored, so that every policy of stopping and keeping can be applied to a
+finished training. What a policy keeps is scored on held-out examples, not on those that chose it. The unit of all
+statistics is the training seed: intervals are t intervals over seeds, and differences are paired by seed.
 """
 
 import itertools
@@ -31,9 +31,9 @@ OPEN_ABOVE = -math.log(11)
 
 @dataclass(frozen=True)
 class Epoch:
-    """The validation after one epoch, or of averaged parameters.
+    """Validation scores after one epoch, or of averaged parameters.
 
-    `name` is that of its parameters, cross-entropy is in nats per answer, and both are of the examples that may choose.
+    `name` is the name of the saved parameters. Cross-entropy is in nats per answer.
     """
 
     name: str
@@ -59,16 +59,16 @@ class Training:
             step=found.get("step", self.data["steps"]),
             penalty=found["penalty"],
             cross_entropy=found["cross_entropy"],
-            accuracy=found["right"].count("1") / len(found["right"]),
+            accuracy=found["correct"].count("1") / len(found["correct"]),
         )
 
-    def measured(self, policy: "Policy") -> tuple[float, float]:
-        """Accuracy and cross-entropy, on the examples that measure, of what a policy keeps."""
-        found = self.data["measured"][policy.kept(self).name]
+    def held_out(self, policy: "Policy") -> tuple[float, float]:
+        """Held-out accuracy and cross-entropy of the parameters that a policy keeps."""
+        found = self.data["held_out"][policy.kept(self).name]
         return found["correct"] / found["n"], found["cross_entropy"]
 
     def tested(self, policy: "Policy") -> float | None:
-        """Test accuracy of what a policy keeps; None where it was not tested."""
+        """Test accuracy of the parameters that a policy keeps; None if they were not tested."""
         found = self.data.get("test", {}).get(policy.kept(self).name)
         return None if found is None else found["correct"] / found["n"]
 
@@ -83,10 +83,10 @@ class Training:
 
 @dataclass(frozen=True)
 class Policy:
-    """When training stops, and which epoch is kept of those before.
+    """When training stops, and which of the epochs so far is kept.
 
     Args:
-        about: What it does, for the tables.
+        about: Description for the tables.
         keep: 'objective' (validation cross-entropy plus penalty), 'cross_entropy', 'accuracy' (the lower cross-entropy
             among equals), 'accuracy-later' (the later epoch among equals), 'last', or the name of averaged parameters.
         patience: Epochs without a lower validation cross-entropy after which training stops; 0 never stops it.
@@ -132,14 +132,14 @@ POLICIES = {
     "full-accuracy": Policy("all epochs, highest accuracy, the lower cross-entropy among equals", "accuracy"),
     "full-accuracy-later": Policy("all epochs, highest accuracy, the later among equals", "accuracy-later"),
     "full-last": Policy("all epochs, the last", "last"),
-    "mean": Policy("all epochs, mean of the parameters over the last half of the steps", "tail-50"),
+    "mean": Policy("all epochs, mean of the parameters over the last half of the steps", "mean"),
 }
 
 
 def read(folder: Path) -> list[Training]:
-    """All stored trainings that are measured."""
+    """All stored trainings with held-out scores."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*.json"))]
-    return [Training(data) for data in found if "measured" in data]
+    return [Training(data) for data in found if "held_out" in data]
 
 
 # Statistics
@@ -177,7 +177,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How alike the gates of one half are after two trainings."""
+    """How similar the gates of one half are after two trainings."""
 
     spearman: float
     jaccard: float
@@ -208,10 +208,10 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
     for (task, data_seed, dtype), members in sorted(groups.items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
         by_arm = {arm: {t.seed: t for t in members if t.arm == arm} for arm in order}
-        n, measured = members[0].data["n"], next(iter(members[0].data["measured"].values()))["n"]
+        n, held_out = members[0].data["n"], next(iter(members[0].data["held_out"].values()))["n"]
         parts += [
-            f"## {task}, {dtype}\n\nData seed {data_seed}; {n['train']} training examples, {n['choose']} validation "
-            f"examples choose, {measured} others measure.",
+            f"## {task}, {dtype}\n\nData seed {data_seed}; examples: {n['train']} for training, {n['validation']} for "
+            f"validation, {held_out} held out.",
             *_policies(members),
             *_arms(by_arm, arms),
             *_seeds(by_arm),
@@ -222,12 +222,12 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
-    """Policies on the default trainings, on those without gates, and on all, where an arm's seeds count as one value.
+    """Policies on the baseline, on edits without gates, and on all arms.
 
-    Trainings of one seed share their examples' order and their first edits, so the unit is the seed.
+    Trainings with one seed share the order of the examples and the initial edits, so the unit is the seed.
     """
     for title, chosen in (
-        ("arm `default`", [t for t in members if t.arm == "default"]),
+        ("arm `baseline`", [t for t in members if t.arm == "baseline"]),
         ("arm `no-gates`", [t for t in members if t.arm == "no-gates"]),
         ("all arms, the mean over a seed's trainings being its value", list(members)),
     ):
@@ -239,20 +239,20 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
         yield f"**Policies**, {title}; training seeds {_list(by_seed)}; trainings: {len(chosen)}"
         rows = []
         for policy in POLICIES.values():
-            if not all(policy.kept(training).name in training.data["measured"] for training in members):
+            if not all(policy.kept(training).name in training.data["held_out"] for training in members):
                 continue
-            accuracy = {s: statistics.fmean(t.measured(policy)[0] for t in ts) for s, ts in by_seed.items()}
+            accuracy = {s: statistics.fmean(t.held_out(policy)[0] for t in ts) for s, ts in by_seed.items()}
             change = [
-                value - statistics.fmean(t.measured(POLICIES[NOW])[0] for t in by_seed[seed])
+                value - statistics.fmean(t.held_out(POLICIES[NOW])[0] for t in by_seed[seed])
                 for seed, value in accuracy.items()
             ]
             rows.append(
                 [
                     policy.about,
                     *_cells(summarise(list(accuracy.values()))),
-                    f"{min(t.measured(policy)[0] for t in chosen):.2f}",
+                    f"{min(t.held_out(policy)[0] for t in chosen):.2f}",
                     *(("–", "–") if policy is POLICIES[NOW] else (_difference(change), _better(chosen, policy))),
-                    f"{statistics.fmean(t.measured(policy)[1] for t in chosen):.3f}",
+                    f"{statistics.fmean(t.held_out(policy)[1] for t in chosen):.3f}",
                     f"{statistics.fmean(policy.epochs_run(t) for t in chosen):.1f}",
                 ]
             )
@@ -269,8 +269,8 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
 
 
 def _better(trainings: Sequence[Training], policy: Policy) -> str:
-    """How many trainings end better and worse with a policy than today."""
-    change = [t.measured(policy)[0] - t.measured(POLICIES[NOW])[0] for t in trainings]
+    """Number of trainings that end better and worse with a policy than with today's."""
+    change = [t.held_out(policy)[0] - t.held_out(POLICIES[NOW])[0] for t in trainings]
     return f"{sum(c > 0 for c in change)} / {sum(c < 0 for c in change)}"
 
 
@@ -278,30 +278,30 @@ _HEADS = ["seeds", "accuracy (95 % interval)", "SD", "worst seed"]
 
 
 def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Iterable[str]:
-    default = by_arm.get("default")
-    if default is None or len(by_arm) == 1:
+    baseline = by_arm.get("baseline")
+    if baseline is None or len(by_arm) == 1:
         return
     for name in (NOW, "full-last"):
         policy = POLICIES[name]
         yield f"**Arms**, {policy.about}; differences are paired by seed:"
         rows = []
         for arm, by_seed in by_arm.items():
-            accuracy = {seed: t.measured(policy)[0] for seed, t in by_seed.items()}
-            both = [seed for seed in accuracy if seed in default]
-            loss = [by_seed[s].measured(policy)[1] for s in by_seed]
-            accuracy_change = [accuracy[s] - default[s].measured(policy)[0] for s in both]
-            loss_change = [by_seed[s].measured(policy)[1] - default[s].measured(policy)[1] for s in both]
+            accuracy = {seed: t.held_out(policy)[0] for seed, t in by_seed.items()}
+            both = [seed for seed in accuracy if seed in baseline]
+            loss = [by_seed[s].held_out(policy)[1] for s in by_seed]
+            accuracy_change = [accuracy[s] - baseline[s].held_out(policy)[0] for s in both]
+            loss_change = [by_seed[s].held_out(policy)[1] - baseline[s].held_out(policy)[1] for s in both]
             rows.append(
                 [
                     f"{arms[arm]} (`{arm}`)",
                     *_cells(summarise(list(accuracy.values()))),
-                    "–" if arm == "default" or not both else _difference(accuracy_change),
+                    "–" if arm == "baseline" or not both else _difference(accuracy_change),
                     f"{statistics.fmean(loss):.3f}",
-                    "–" if arm == "default" or not both else _difference(loss_change),
+                    "–" if arm == "baseline" or not both else _difference(loss_change),
                     _open(by_seed.values()),
                 ]
             )
-        heads = ["arm", *_HEADS, "minus default", "cross-entropy", "minus default", "open offset / scale"]
+        heads = ["arm", *_HEADS, "minus baseline", "cross-entropy", "minus baseline", "open offset / scale"]
         yield _table(heads, rows)
 
 
@@ -326,7 +326,7 @@ def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
             if seed not in by_seed:
                 row.append("–")
                 continue
-            pair = (by_seed[seed].measured(POLICIES[name])[0] for name in (NOW, "full-last"))
+            pair = (by_seed[seed].held_out(POLICIES[name])[0] for name in (NOW, "full-last"))
             row.append(" → ".join(f"{value:.2f}" for value in pair))
         rows.append(row)
     yield _table(["arm", *(f"seed {seed}" for seed in seeds)], rows)
@@ -398,9 +398,9 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def page_with(page: str, body: str) -> str:
-    """The page with `body` between its marks; SystemExit where it has lost them."""
+    """The page with `body` between its markers; SystemExit if they are missing."""
     before, mark, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise SystemExit(f"The page has lost its marks, {BEGIN} and {END}.")
+        raise SystemExit(f"The page lacks its markers, {BEGIN} and {END}.")
     return f"{before}{BEGIN}\n\n{body}\n\n{END}{after}"

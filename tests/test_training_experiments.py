@@ -37,19 +37,19 @@ def test_stored_trainings_are_cells_of_the_plan() -> None:
 
 
 def training(curve: list[tuple[float, str]], penalties: list[float] | None = None) -> Training:
-    """A stored training of 100 steps: cross-entropy and right answers of the part that chooses, by epoch."""
+    """A stored training of 100 steps: validation cross-entropy and correct answers by epoch."""
     epochs = [
         {
             "step": 100 * (index + 1) // len(curve),
             "penalty": (penalties or [0.0] * len(curve))[index],
             "cross_entropy": loss,
-            "right": right,
+            "correct": correct,
         }
-        for index, (loss, right) in enumerate(curve)
+        for index, (loss, correct) in enumerate(curve)
     ]
     data: dict[str, Any] = {
-        "arm": "default", "seed": 1, "task": "t", "data_seed": 2, "dtype": "float32", "settings": {}, "steps": 100,
-        "n": {"choose": len(curve[0][1])}, "epochs": epochs, "averages": {"tail-50": {**epochs[0], "penalty": 7.0}},
+        "arm": "baseline", "seed": 1, "task": "t", "data_seed": 2, "dtype": "float32", "settings": {}, "steps": 100,
+        "n": {"validation": len(curve[0][1])}, "epochs": epochs, "averages": {"mean": {**epochs[0], "penalty": 7.0}},
     }  # fmt: skip
     return Training(data)
 
@@ -72,17 +72,17 @@ def test_policies_stop_and_keep_where_they_say() -> None:
     assert kept("accuracy") == 62 and kept("accuracy", 2) == 50
     assert kept("accuracy-later", 3) == 62 and kept("accuracy-later", 2) == 50 and kept("accuracy-later") == 62
     assert kept("last") == 100
-    assert Policy("", "tail-50").kept(run).penalty == 7.0
+    assert Policy("", "mean").kept(run).penalty == 7.0
 
 
-def test_what_measures_is_not_what_chooses() -> None:
+def test_what_is_kept_is_scored_on_held_out_examples() -> None:
     run = training([(2.0, "10"), (1.0, "10")])
-    run.data["measured"] = {
+    run.data["held_out"] = {
         "epoch-1": {"correct": 3, "n": 4, "cross_entropy": 5.0},
         "epoch-2": {"correct": 1, "n": 4, "cross_entropy": 6.0},
     }
     assert [epoch.accuracy for epoch in run.epochs] == [0.5, 0.5]
-    assert run.measured(Policy("", "last")) == (0.25, 6.0)
+    assert run.held_out(Policy("", "last")) == (0.25, 6.0)
 
 
 def test_the_rate_is_that_of_the_scheduler() -> None:
@@ -117,8 +117,8 @@ def test_agreement_counts_open_gates_and_ranks() -> None:
 
 @pytest.fixture
 def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A task of which 5 validation examples choose and 7 measure."""
-    monkeypatch.setattr(training_cell, "CHOOSE", 5)
+    """A task with 5 validation examples and 7 more that are held out."""
+    monkeypatch.setattr(training_cell, "VALIDATION", 5)
     folder = tmp_path / "task"
     folder.mkdir()
     for part, count in (("train", 20), ("validation", 12), ("test", 4)):
@@ -130,27 +130,27 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
     arm = Arm("", {"epochs": 3, "train_size": 16}, clip="apart", l0_starts=0.5, adam=(0.9, 0.99, 1e-6))
-    cell = Cell("e", str(task), 3, "default", 4, "float32")
+    cell = Cell("e", str(task), 3, "baseline", 4, "float32")
     result = training_cell.train(cell, arm, tmp_path / "states", str(tiny_folder))
-    assert result["n"] == {"train": 16, "choose": 5}
+    assert result["n"] == {"train": 16, "validation": 5}
     assert [epoch["step"] for epoch in result["epochs"]] == [4, 8, 12]
     for found in (*result["epochs"], *result["averages"].values()):
-        assert len(found["nll"]) == len(found["right"]) == 5
+        assert len(found["nll"]) == len(found["correct"]) == 5
         assert found["cross_entropy"] == pytest.approx(sum(found["nll"]) / 5, abs=0.01)
     states = {path.stem for path in (tmp_path / "states").iterdir()}
-    assert states >= {"epoch-1", "epoch-3", "tail-50"}
+    assert states >= {"epoch-1", "epoch-3", "mean"}
     assert {half: len(phi) for half, phi in result["phi"].items()} == {"offset": 12, "scale": 12}
     assert result["levers"] == {"clip": "apart", "l0_starts": 0.5, "adam": (0.9, 0.99, 1e-6)}
-    names = ["epoch-2", "tail-50"]
-    tested = training_cell.test(cell, arm, tmp_path / "states", names, str(tiny_folder))
+    names = ["epoch-2", "mean"]
+    tested = training_cell.score_test(cell, arm, tmp_path / "states", names, str(tiny_folder))
     assert {name: found["n"] for name, found in tested.items()} == dict.fromkeys(names, 4)
     # 7 other validation examples, and the 4 examples of the training part that are left.
-    measured = training_cell.measure(cell, arm, tmp_path / "states", names, str(tiny_folder))
-    assert {name: found["n"] for name, found in measured.items()} == dict.fromkeys(names, 7 + 4)
+    held_out = training_cell.score_held_out(cell, arm, tmp_path / "states", names, str(tiny_folder))
+    assert {name: found["n"] for name, found in held_out.items()} == dict.fromkeys(names, 7 + 4)
 
 
-def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    cell = Cell("e", str(task), 4, "default", 4, "float32")
+def test_with_one_seed_the_baseline_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    cell = Cell("e", str(task), 4, "baseline", 4, "float32")
     training_cell.train(cell, Arm("", {"epochs": 2, "train_size": 16}), tmp_path / "states", str(tiny_folder))
     run = run_training(
         RunConfig(
@@ -197,8 +197,8 @@ def test_one_pass_says_what_greedy_decoding_would_answer(tiny: Callable[..., JoL
         place = 8 + number  # each token of the answer in turn; the first row stays as it is
         changed = [*ids[:place], 101, *ids[place + 1 :]] if number else ids
         rows.append(Encoded(changed, 9))
-    nll, right = training_cell.look(model, rows, batch_size=4)
-    assert right == [True, False, False, False, False]
+    nll, correct = training_cell.score_answers(model, rows, batch_size=4)
+    assert correct == [True, False, False, False, False]
     labels = torch.tensor(rows[2].input_ids)[None]
     own = model(labels, labels=labels.where(torch.arange(13) >= 9, -100), reduction="answer").loss
     assert nll[2] == pytest.approx(float(own), rel=1e-4)
