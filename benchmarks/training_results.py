@@ -108,6 +108,10 @@ class Policy:
                 return number
         return len(training.epochs)
 
+    def stops(self, training: Training) -> Epoch:
+        """The last epoch that is trained."""
+        return training.epochs[self.epochs_run(training) - 1]
+
     def kept(self, training: Training) -> Epoch:
         """The epoch, or the average, whose parameters are kept."""
         if self.keep in training.averages:
@@ -317,19 +321,23 @@ def _open(trainings: Iterable[Training]) -> str:
 
 
 def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
-    seeds = sorted({seed for by_seed in by_arm.values() for seed in by_seed})
-    yield "**Every seed**, accuracy today (patience 3, lowest objective) → after all epochs:"
+    yield "**Every training**, validation after each epoch, and held-out accuracy today and after all epochs:"
     rows = []
     for arm, by_seed in by_arm.items():
-        row = [f"`{arm}`"]
-        for seed in seeds:
-            if seed not in by_seed:
-                row.append("–")
-                continue
-            pair = (by_seed[seed].held_out(POLICIES[name])[0] for name in (NOW, "full-last"))
-            row.append(" → ".join(f"{value:.2f}" for value in pair))
-        rows.append(row)
-    yield _table(["arm", *(f"seed {seed}" for seed in seeds)], rows)
+        for seed, training in sorted(by_seed.items()):
+            today, last = (training.held_out(POLICIES[name])[0] for name in (NOW, "full-last"))
+            rows.append(
+                [
+                    f"`{arm}`",
+                    str(seed),
+                    " ".join(f"{epoch.cross_entropy:.2f}" for epoch in training.epochs),
+                    " ".join(f"{epoch.accuracy:.2f}" for epoch in training.epochs),
+                    f"{POLICIES[NOW].kept(training).step} of {POLICIES[NOW].stops(training).step}",
+                    f"{today:.3f}",
+                    f"{last:.3f}",
+                ]
+            )
+    yield _table(["arm", "seed", "cross-entropy", "accuracy", "kept today", "held out today", "after all epochs"], rows)
 
 
 def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
