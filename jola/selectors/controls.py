@@ -1,4 +1,4 @@
-r"""Controls: scores that need little or no training, and what JoLA itself and LoFiT think of the heads.
+r"""Controls: baseline scores that need little or no training, and the scores of JoLA itself and of LoFiT.
 
     random        independent uniform numbers
     gradient      E_x |∂L/∂ξ|, ξ a factor on the head's output, at 1           (Michel, Levy and Neubig, 2019)
@@ -9,13 +9,14 @@ r"""Controls: scores that need little or no training, and what JoLA itself and L
 
 L is the negative log-likelihood of an answer, in nats. Differences from published code, with reasons:
 
-* Michel et al.'s code adds |gradient| over batches, so that gradients of one batch cancel before the absolute value,
-  and then divides by tokens and by the norm of a layer. Here every example has its own ξ in the batch, which is the
-  expectation of the formula; no layer is normalised, because heads of all layers compete for K places.
-* LoFiT's first stage is trained with the budget of JoLA's and with its optimiser; the offsets of its second stage are
-  what select-then-edit trains.
-* Ablation costs (layers · heads) passes for an example, so it takes only so many examples as fit into the budget
-  (`Ablation.examples`). A pass without a head starts at the head's layer.
+* Michel et al.'s code adds |gradient| over batches, so that gradients within a batch cancel before the absolute value
+  is taken, and then divides by the number of tokens and by the norm of each layer. Here every example has its own ξ,
+  which
+  gives the expectation in the formula. Layers are not normalized, because heads of all layers compete for K places.
+* LoFiT's first stage is trained with JoLA's budget and optimizer; the offsets of its second stage are what
+  select-then-edit trains.
+* Ablation needs (layers · heads) passes per example, so it uses only as many examples as fit into the budget
+  (`Ablation.examples`). A pass without a head starts at the layer of the head.
 """
 
 import math
@@ -38,24 +39,24 @@ from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit
 
 FORWARD_SHARE = 1 / 3
-"""Cost of a forward pass as a share of a training step: the backward pass is about twice as long."""
+"""Cost of a forward pass relative to a training step: the backward pass takes about twice as long."""
 
 
 @dataclass(frozen=True)
 class Random(BaseSelector):
-    """Uniform random scores: the K best are a random set of K heads."""
+    """Uniform random scores: the K best heads are a random set."""
 
     name: ClassVar[str] = "random"
     title: ClassVar[str] = "Random"
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """Numbers that depend on the seed alone."""
+        """Scores that depend only on the seed."""
         return torch.rand(selection.shape, generator=selection.generator(), dtype=torch.float64), Cost()
 
 
 @dataclass(frozen=True)
 class GradientImportance(BaseSelector):
-    """Mean absolute gradient of the loss in a factor on each head."""
+    """Mean absolute gradient of the loss with respect to a factor on each head."""
 
     name: ClassVar[str] = "gradient"
     title: ClassVar[str] = "Gradient importance"
@@ -66,7 +67,7 @@ class GradientImportance(BaseSelector):
         done = 0
         for rows in selection.batches():
             factors = torch.ones(len(rows), *selection.shape, requires_grad=True)
-            # The mean of the batch times its size: a row's gradient is then that of its own loss.
+            # Undo the mean over the batch, so that the gradient of each row is that of its own loss.
             loss = selection.loss(rows, HeadFactors(factors)) * len(rows)
             (gradient,) = torch.autograd.grad(loss, factors)
             total += gradient.abs().sum(0)
@@ -77,7 +78,7 @@ class GradientImportance(BaseSelector):
 
 @dataclass(frozen=True)
 class OffsetSaliency(BaseSelector):
-    """Norm of the mean gradient of the loss in an offset on each head, where the offset is zero."""
+    """Norm of the mean gradient of the loss with respect to an offset on each head, at offset zero."""
 
     name: ClassVar[str] = "offset"
     title: ClassVar[str] = "Offset saliency"
@@ -98,7 +99,7 @@ class OffsetSaliency(BaseSelector):
 
 @dataclass(frozen=True)
 class LoFiT(BaseSelector):
-    """Norm of a scale vector trained on every head at once, with an L1 penalty."""
+    """Norm of scale vectors trained on all heads jointly with an L1 penalty (first stage of LoFiT)."""
 
     name: ClassVar[str] = "lofit"
     title: ClassVar[str] = "LoFiT scaling norm"
@@ -107,7 +108,7 @@ class LoFiT(BaseSelector):
     l1_weight: float = 5e-4
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many passes as JoLA's training."""
+        """Train with as many passes as JoLA."""
         edits = _fresh_edits(selection, "scale")
         edits.reset(selection.generator())
         scale = edits.edit_parameters()[0]
@@ -123,16 +124,16 @@ class LoFiT(BaseSelector):
 
 @dataclass(frozen=True)
 class Ablation(BaseSelector):
-    """Rise of the loss when a head's output is set to zero, all others as they are."""
+    """Increase of the loss when the output of a head is set to zero and all others are unchanged."""
 
     name: ClassVar[str] = "ablation"
     title: ClassVar[str] = "Ablation effect"
 
     examples: int = 0
-    """How many examples are used; 0 is as many as cost what JoLA's training does."""
+    """Number of examples; 0 uses as many as cost the same as JoLA's training."""
 
     def affordable(self, selection: Selection) -> int:
-        """Examples whose passes take as long as the steps of the budget: each takes (layers · heads) half passes."""
+        """Number of examples that fit into the budget: each needs (layers · heads) half passes on average."""
         layers, heads = selection.shape
         own = sum(len(row.input_ids) for row in selection.rows) / len(selection.rows)
         budget = selection.tokens() * self.budget.epochs / FORWARD_SHARE
@@ -140,7 +141,7 @@ class Ablation(BaseSelector):
 
     @torch.no_grad()
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """Passes for some of the examples, which the seed chooses."""
+        """Run the passes on a sample of the examples that depends on the seed."""
         count = min(self.examples, len(selection.rows)) or self.affordable(selection)
         chosen = torch.randperm(len(selection.rows), generator=selection.generator())[:count].tolist()
         total, passes = torch.zeros(selection.shape, dtype=torch.float64), 0
@@ -155,48 +156,52 @@ class Ablation(BaseSelector):
 class JoLAGates(BaseSelector):
     """The larger of the two expected gates E[g] of every head, read from a trained adapter.
 
-    The K best, with K the number of heads that have an open gate, are then the heads that JoLA edits.
+    If K is the number of heads with an open gate, the K best heads are exactly those that JoLA edits.
     """
 
     name: ClassVar[str] = "jola"
     title: ClassVar[str] = "JoLA's gates"
 
     adapter: str = ""
-    """Directory of an adapter that was trained on the same model and task."""
+    """Directory of an adapter trained on the same model and task."""
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """What the adapter says; it costs nothing beyond the training that made it."""
+        """Read the gates; there is no cost beyond the training of the adapter."""
         edits = head_edits(read_edits(Path(self.adapter)), self.adapter)
         if edits.open_probability()["offset"].shape != selection.shape:
-            raise InputError(f"The adapter in {self.adapter} was trained on a model of another shape.")
+            raise InputError(
+                f"The adapter in {self.adapter} was trained on a model of another shape; use one trained on this model."
+            )
         return expected_gates(edits), Cost()
 
 
 def head_edits(edits: Sequence[GatedEdits], where: str) -> GatedEdits:
-    """The gated edits of heads among these. `InputError` when there are none."""
+    """The gated edits of heads among `interventions`. Raises `InputError` if there are none."""
     for own in edits:
         if own.site is Site.HEADS and own.gate_parameters():
             return own
-    raise InputError(f"The adapter in {where} has no gates on heads, so it prefers no head to another.")
+    raise InputError(
+        f"The adapter in {where} has no gates on heads, so it does not rank them; use one trained with gates."
+    )
 
 
 def expected_gates(edits: GatedEdits) -> Tensor:
-    """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; below every open one where no edit may be."""
+    """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; the lowest score where no edit is allowed."""
     values = [expectation(parameter.detach().cpu().double()) for parameter in edits.gate_parameters()]
     return torch.stack(values).amax(0) * edits.editable.cpu()
 
 
 def _fresh_edits(selection: Selection, operation: Literal["offset", "scale"]) -> GatedEdits:
-    """Ungated edits of every head, all zero."""
+    """Ungated edits of all heads, initialized to zero."""
     units, width = selection.model.geometry.units(Site.HEADS)
     layers = selection.model.geometry.num_layers
     edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=operation)
-    # In training mode no layer is passed over because its edit is zero.
+    # In training mode, layers are not skipped even though their edits are zero.
     return edits.to(selection.model.device).train()
 
 
 def _ablation(selection: Selection, row: Encoded) -> Tensor:
-    """(layers, heads): loss without the head minus loss, of one example, in nats."""
+    """(layers, heads): loss without the head minus loss with it, for one example, in nats."""
     model, (layers, heads) = selection.model, selection.shape
     ids = torch.tensor([row.input_ids[:-1]])
     answer = torch.tensor(row.input_ids[row.completion_start :], device=model.device)

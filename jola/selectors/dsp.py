@@ -1,28 +1,31 @@
 r"""DSP: differentiable subset pruning of heads (Li, Cotterell and Sachan, TACL 2021).
 
-One weight w for each of the N heads. A step draws a relaxed sample of K heads without replacement (the Gumbel soft
-top-K), which multiplies the heads' outputs:
+Each of the N heads has one weight w. Every step draws a relaxed sample of K heads without replacement (Gumbel soft
+top-K), which multiplies the outputs of the heads:
 
     r = w + Gumbel(0, 1)
     for j = 1 … K:   p_j = softmax(r / τ) over all heads;   r ← r + log(1 − p_j)
     mask = Σ_j p_j                                            sums to K; 0 or 1 everywhere as τ → 0
 
-τ falls from τ₀ to τ₁ by a constant factor a step up to a share of the steps, and stays there. In the limit the mask is
-the K largest of r, a sample of K heads. The straight-through form has no noise: forward the K largest of w, backward
-the identity. In the end the K largest w are the heads.
+τ decreases from τ₀ to τ₁ by a constant factor per step over a share of the steps and then stays there. In the limit,
+the mask selects the K largest r, a sample of K heads. The straight-through form has no noise: the forward pass selects
+the K largest w, the backward pass is the identity. After training, the heads with the K largest w are chosen.
 
 The base is frozen (the "pipelined" variant). Differences from the official code, with reasons:
 
-* w is trained alone, on the loss of the answers; the official runs train the classifier (and, jointly, the model) too,
-  and there is none here.
-* The temperature reaches its end at 0.8 of the steps, not at a fixed 8,333 or 25,000: runs here are shorter.
-* The mask multiplies what a head gives instead of its attention weights, which is the same number.
-* log(1 − p) of the largest p is taken of the sum of the others. Subtracting from 1 leaves nothing but rounding once p
-  is within 1e-16 of 1, and its gradient, divided by τ, would then be the largest of all and meaningless.
-* The gradient of w is limited to a norm of 1 by itself. Over K rounds it grows like a power of 1/τ (to 1e46 for 192 of
-  270 heads), which float32 cannot hold and which would leave the edits of a gate swap nothing when both are clipped.
-* The straight-through form takes the K largest w where the official code takes those above the (K+1)-th largest: with
-  equal weights that one would choose fewer.
+* Only w is trained, on the loss of the answers. The official runs also train the classifier (and, jointly, the model);
+  here there is no classifier.
+* The temperature reaches its final value at 0.8 of the steps instead of after 8,333 or 25,000 steps, because runs here
+  are shorter.
+* The mask multiplies the output of a head instead of its attention weights, which is equivalent.
+* log(1 − p) of the largest p is computed from the sum of the other probabilities. If p is within 1e-16 of 1,
+  subtracting it from 1 leaves only rounding error, whose gradient, divided by τ, would be the largest of all and
+  meaningless.
+* The gradient of w is clipped to a norm of 1 on its own. Over K rounds it grows like a power of 1/τ (to 1e46 for 192 of
+  270 heads). float32 cannot represent this, and joint clipping would reduce the gradient of the edits in a gate swap
+  to nothing.
+* The straight-through form selects the K largest w; the official code selects those above the (K+1)-th largest, which
+  gives fewer heads if weights are equal.
 """
 
 import math
@@ -37,24 +40,24 @@ from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, gumbel
 
 HOTTEST, COLDEST = 1000.0, 1e-8
-"""τ at the start and at the end."""
+"""Initial and final τ."""
 COOLING_SHARE = 0.8
-"""Share of the steps in which τ falls."""
+"""Share of the steps over which τ decreases."""
 LEARNING_RATE = 0.5
 
 _TINY = torch.finfo(torch.float64).tiny
 
 
 def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None = None) -> Tensor:
-    """The relaxed sample of `k` heads, of the shape of `weights`, float64; it sums to `k`.
+    """A relaxed sample of `k` heads, with the shape of `weights`, float64; it sums to `k`.
 
-    While τ is above 1 one head may have more than 1, as in the official code.
+    While τ is above 1, the value of a head may exceed 1, as in the official code.
 
     Args:
-        weights: w, of any shape; all of its numbers compete.
-        k: How many, up to the number of weights.
-        temperature: τ > 0. As it goes to 0 the result goes to 1 at the `k` largest of w + noise and 0 elsewhere.
-        noise: Of the shape of `weights`; None is none.
+        weights: w, of any shape; all entries compete.
+        k: Number of heads to sample, at most the number of weights.
+        temperature: τ > 0. As τ → 0, the result tends to 1 at the `k` largest of w + noise and to 0 elsewhere.
+        noise: Noise with the shape of `weights`; None for no noise.
     """
     flat = weights.double().flatten().clone()
     if flat.requires_grad:
@@ -65,7 +68,7 @@ def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None
         # float64 throughout: at τ = 1e-8 a difference of 1e-6 in w is 100 in the exponent.
         share = torch.softmax(remaining / temperature, 0)
         mask = mask + share
-        # 1 − p of the largest is the sum of the others: subtracted from 1 it would be rounding, and so its gradient.
+        # For the largest p, 1 − p is the sum of the others: the subtraction would leave only rounding error.
         largest = F.one_hot(share.argmax(), share.numel()).bool()
         rest = torch.where(largest, share.masked_fill(largest, 0).sum(), 1 - share)
         remaining = remaining + rest.clamp(min=_TINY).log()
@@ -73,20 +76,20 @@ def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None
 
 
 def _bounded(gradient: Tensor) -> Tensor:
-    """The gradient with a norm of 1 at most, or nothing where it is not finite.
+    """Clip a gradient to a norm of at most 1; a gradient that is not finite becomes 0.
 
-    Over K rounds it grows like a power of 1/τ, beyond what float32 holds, and clipped together with others it would
-    leave them nothing.
+    Over K rounds, the gradient grows like a power of 1/τ beyond the range of float32. Clipped together with other
+    gradients, it would reduce them to nothing.
     """
     largest = gradient.abs().max()
     if not bool(largest.isfinite()):
         return torch.zeros_like(gradient)
-    gradient = gradient / largest.clamp(min=1)  # whose squares are numbers
+    gradient = gradient / largest.clamp(min=1)  # so that the squares are finite
     return gradient / torch.linalg.vector_norm(gradient).clamp(min=1)
 
 
 def hard_top_k(weights: Tensor, k: int) -> Tensor:
-    """1 at the `k` largest of `weights`, 0 elsewhere, in their shape and type; of equal ones the first counts."""
+    """1 at the `k` largest `weights`, 0 elsewhere, with their shape and dtype; ties go to the first entry."""
     flat = weights.detach().flatten()
     mask = torch.zeros_like(flat)
     mask[flat.argsort(descending=True, stable=True)[:k]] = 1
@@ -94,7 +97,7 @@ def hard_top_k(weights: Tensor, k: int) -> Tensor:
 
 
 def straight_through_top_k(weights: Tensor, k: int) -> Tensor:
-    """`hard_top_k` in the forward pass, with the gradient of the identity."""
+    """`hard_top_k` in the forward pass, the identity in the backward pass."""
     return hard_top_k(weights, k) + weights - weights.detach()
 
 
@@ -106,7 +109,7 @@ def temperature(step: int, total: int, share: float = COOLING_SHARE) -> float:
 
 @dataclass(frozen=True)
 class DSP(BaseSelector):
-    """Differentiable subset pruning: trains w on the loss and ranks heads by it."""
+    """Differentiable subset pruning: trains one weight w per head on the loss and ranks the heads by it."""
 
     name: ClassVar[str] = "dsp"
     title: ClassVar[str] = "DSP"
@@ -117,7 +120,7 @@ class DSP(BaseSelector):
     cooling_share: float = COOLING_SHARE
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many passes as JoLA's training."""
+        """Train with as many passes as JoLA."""
         generator = torch.Generator().manual_seed(selection.seed + 1)
         weights = nn.Parameter(torch.empty(selection.shape, dtype=torch.float64))
         nn.init.xavier_uniform_(weights, generator=generator)

@@ -1,7 +1,7 @@
-"""`HeadScores` and `HeadSet`: what a selector thinks of every head, and the heads that it chooses.
+"""`HeadScores` and `HeadSet`: the scores that a selector gives to all heads, and the heads that it chooses.
 
-Both are values: they never change, compare by content, and say where they come from. Heads are (layer, head) pairs
-counted from 0; where heads of equal score compete, the one of the lower layer, then of the lower number, comes first.
+Both are immutable, compare by content, and record their provenance. Heads are (layer, head) pairs counted from 0. Ties
+are broken in favor of the lower layer, then of the lower head index.
 """
 
 import dataclasses
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel
 
 FORMAT = 1
-_SAMPLED = 64  # numbers of each weight that go into the hash of a model
-_MAX_HEADS = 1 << 20  # of a file that somebody else may have written
+_SAMPLED = 64  # entries of each weight that go into the hash of a model
+_MAX_HEADS = 1 << 20  # limit for files, which may be untrusted
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What something took: optimiser steps, examples passed forward and backward, and time.
+    """The cost of a computation: optimizer steps, examples in forward and backward passes, and time.
 
-    `seconds` are those of a clock on the wall, `processor_seconds` those of all processor cores together, which other
-    programs on the machine do not lengthen; the work of a GPU is in the former alone.
+    `seconds` is wall-clock time. `processor_seconds` is CPU time summed over cores, which is not affected by other
+    programs but does not include GPU work.
     """
 
     steps: int = 0
@@ -51,7 +51,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where scores come from: the method and its settings, hashes of the model and of the examples, and the seed."""
+    """The origin of scores: the method and its settings, hashes of the model and of the examples, and the seed."""
 
     method: str
     model: str = ""
@@ -59,13 +59,13 @@ class Provenance:
     seed: int | None = None
     version: str = ""
     settings: str = ""
-    """JSON of the settings that differ from one selection to another, with the K that the method was told."""
+    """JSON of the settings of the selection, including the K given to the method."""
 
     @classmethod
     def of(
         cls, method: str, model: "EditedModel", examples: Sequence[Example], seed: int, settings: Mapping[str, Any]
     ) -> "Provenance":
-        """The provenance of a selection that is about to be made."""
+        """The provenance of a new selection."""
         try:
             own = version("jola-workbench")
         except PackageNotFoundError:
@@ -75,12 +75,12 @@ class Provenance:
 
 
 class HeadScores:
-    """A score for every head, finite, higher is better.
+    """A finite score for every head; higher is better.
 
     Args:
         values: (layers, heads).
-        provenance: Where they come from.
-        cost: What it took to make them.
+        provenance: Origin of the scores.
+        cost: Cost of computing them.
 
     Raises:
         ValueError: The scores are not a matrix of finite numbers.
@@ -115,15 +115,15 @@ class HeadScores:
         return self.values.shape[0], self.values.shape[1]
 
     def ranking(self) -> list[tuple[int, int]]:
-        """All heads, the best first."""
+        """All heads, best first."""
         order = np.argsort(-self.values.ravel(), kind="stable")
         return [divmod(int(index), self.shape[1]) for index in order]
 
     def top(self, k: int) -> "HeadSet":
-        """The ``k`` heads with the highest scores. `InputError` when there are not so many."""
+        """The ``k`` heads with the highest scores. Raises `InputError` if the model has fewer."""
         total = self.values.size
         if not 0 <= k <= total:
-            raise InputError(f"{k} heads are to be chosen, and the model has {total}; choose between 0 and {total}.")
+            raise InputError(f"k is {k}, but the model has {total} heads; choose a k from 0 to {total}.")
         return HeadSet(*self.shape, self.ranking()[:k], self.provenance)
 
     def to_dict(self) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class HeadScores:
         }
 
     def save(self, path: Path | str) -> None:
-        """Write the scores as a JSON file. `InputError` when it cannot be written there."""
+        """Write the scores to a JSON file. Raises `InputError` if it cannot be written."""
         _save(Path(path), self.to_dict())
 
     @classmethod
@@ -146,17 +146,17 @@ class HeadScores:
             _check_format(content)
             return cls(content["scores"], Provenance(**content["provenance"]), Cost(**content["cost"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"These are no scores of heads ({error}).") from error
+            raise InputError(f"This is not a valid file of head scores ({error}).") from error
 
 
 @dataclass(frozen=True, init=False)
 class HeadSet(Collection[tuple[int, int]]):
-    """Some heads of a model; equal sets have the same shape and the same heads, whoever chose them.
+    """A set of heads of a model. Sets are equal if they have the same shape and the same heads, whatever their origin.
 
-    ``a | b``, ``a & b``, ``a - b``, ``a ^ b`` and ``~a`` are the sets one expects, without provenance.
+    ``a | b``, ``a & b``, ``a - b``, ``a ^ b`` and ``~a`` are the usual set operations; the result has no provenance.
 
     Raises:
-        InputError: A head that the shape does not have; or, of operations, sets of different models.
+        InputError: A head does not exist in this shape, or an operation combines sets of different shapes.
     """
 
     layers: int
@@ -171,13 +171,15 @@ class HeadSet(Collection[tuple[int, int]]):
         chosen = sorted({(int(layer), int(head)) for layer, head in pairs})
         for layer, head in chosen:
             if not (0 <= layer < layers and 0 <= head < heads):
-                raise InputError(f"There is no head {layer}:{head} among {layers} layers of {heads} heads.")
+                raise InputError(
+                    f"There is no head {layer}:{head} in {layers} layers of {heads} heads, both counted from 0."
+                )
         for name, value in (("layers", layers), ("heads", heads), ("pairs", tuple(chosen)), ("provenance", provenance)):
             object.__setattr__(self, name, value)
 
     @classmethod
     def from_array(cls, chosen: ArrayLike, provenance: Provenance | None = None) -> "HeadSet":
-        """The heads at which an array (layers, heads) is true."""
+        """The heads for which an array (layers, heads) is true."""
         flags = np.asarray(chosen, dtype=bool)
         layers, heads = flags.shape
         return cls(layers, heads, [(int(a), int(b)) for a, b in np.argwhere(flags)], provenance)
@@ -215,7 +217,9 @@ class HeadSet(Collection[tuple[int, int]]):
 
     def _other(self, other: "HeadSet") -> set[tuple[int, int]]:
         if self.shape != other.shape:
-            raise InputError(f"Heads of models of {self.shape} and {other.shape} (layers, heads) do not go together.")
+            raise InputError(
+                f"Sets of heads of shapes {self.shape} and {other.shape} (layers, heads) cannot be combined."
+            )
         return set(other.pairs)
 
     def __and__(self, other: "HeadSet") -> "HeadSet":
@@ -234,17 +238,17 @@ class HeadSet(Collection[tuple[int, int]]):
         return HeadSet.from_array(~self.array())
 
     def to_text(self) -> str:
-        """As ``--heads`` and `EditConfig.heads` take it. `InputError` for an empty set, which they cannot say."""
+        """The format of ``--heads`` and `EditConfig.heads`. Raises `InputError` for an empty set."""
         if not self.pairs:
             raise InputError("No head is chosen; choose at least one.")
         return "all" if len(self) == self.layers * self.heads else ",".join(f"{a}:{b}" for a, b in self.pairs)
 
     def edit_config(self, edits: EditConfig | None = None) -> EditConfig:
-        """The settings `edits` (or the defaults), with these heads as the only ones that may be edited."""
+        """The settings `edits` (or the defaults), restricted to these heads."""
         return dataclasses.replace(edits or EditConfig(), sites="heads", layers="all", heads=self.to_text())
 
     def mask(self) -> HeadMask:
-        """Both halves of the edits of these heads on, all others off."""
+        """A mask with both halves of these heads on and all others off."""
         factors = self.array().astype(np.float64)
         return HeadMask(factors, factors)
 
@@ -266,22 +270,22 @@ class HeadSet(Collection[tuple[int, int]]):
             layers, heads = content["layers"], content["heads"]
             for number in (layers, heads, *(n for pair in content["chosen"] for n in pair)):
                 if type(number) is not int:
-                    raise ValueError(f"{number!r} is no number of a layer or a head")
+                    raise ValueError(f"{number!r} is not a layer or head index")
             if not (layers > 0 and heads > 0 and layers * heads <= _MAX_HEADS):
                 raise ValueError(f"{layers} layers of {heads} heads")
             given = content["provenance"]
             pairs = [(layer, head) for layer, head in content["chosen"]]
             return cls(layers, heads, pairs, Provenance(**given) if given is not None else None)
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"This is no set of heads ({error}).") from error
+            raise InputError(f"This is not a valid set of heads ({error}).") from error
 
     def save(self, path: Path | str) -> None:
-        """Write the set as a JSON file. `InputError` when it cannot be written there."""
+        """Write the set to a JSON file. Raises `InputError` if it cannot be written."""
         _save(Path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: Path | str) -> "HeadSet":
-        """Read what `save` wrote. `InputError` when there is no such file or it holds something else."""
+        """Read a file written by `save`. Raises `InputError` if it is missing or invalid."""
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
@@ -291,13 +295,13 @@ class HeadSet(Collection[tuple[int, int]]):
 
 def _check_format(content: Any) -> None:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"format {FORMAT} is needed")
+        raise ValueError(f"the format must be {FORMAT}")
 
 
 def model_hash(model: "EditedModel") -> str:
-    """A hash of the frozen model: of names, shapes and evenly spread numbers of all weights.
+    """A hash of the frozen model, from the names, shapes and evenly spaced entries of all weights.
 
-    Numbers are rounded to bfloat16, so that one model loaded in float32 and in bfloat16 is one.
+    Entries are rounded to bfloat16, so that the hash is the same for a model loaded in float32 and in bfloat16.
     """
     digest = hashlib.sha256()
     for name, weight in model.base.named_parameters():
@@ -314,7 +318,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json_bytes(content))
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}); choose the name of a file.") from error
+        raise InputError(f"{path} cannot be written ({error.strerror}); choose another file name.") from error
 
 
 def fingerprint(examples: Sequence[Example]) -> str:

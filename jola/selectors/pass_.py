@@ -1,34 +1,34 @@
 r"""PASS: probabilistic subset selection of heads (Ding, Jawahar and Lakshmanan, TMLR 2024), and PASSCONC.
 
-Every head has a Hard-Concrete gate (`jola.edits.gates`) on its output, with parameter φ. From its three probabilities
-q₀ = P(g = 0), q₁ = P(g = 1) and q = 1 − q₀ − q₁, each kept within [1e-6, 1 − 1e-6], with N heads of which K stay:
+Every head has a Hard-Concrete gate (`jola.edits.gates`) on its output, with parameter φ. Let q₀ = P(g = 0),
+q₁ = P(g = 1) and q = 1 − q₀ − q₁, each clamped to [1e-6, 1 − 1e-6]. To keep K of N heads:
 
     R_pass = Σ q + |(N − K) − Σ q₀| + |K − Σ q₁|
     R_conc = Σ_layers (1 − Π_heads q₀)                        the concentrator of PASSCONC: closes whole layers
     loss   = cross-entropy + c·(R_pass + c_conc·R_conc)
 
-c starts at 1e-5 and grows thousandfold over a third of the steps, on every step on which not exactly N − K gates have
-φ ≤ −5 and K have φ ≥ 5. A quarter, half and three quarters through the steps φ is clipped to [−5, 5], and every gate at
-−5 is reopened (set to 5) with a probability that is its head's confidence: the mean, over positions, of its largest
-attention weight, divided by the largest of all heads. At the same moments
+c starts at 1e-5. It grows by a factor of 1000 over a third of the steps, on steps at which the gates are not yet N − K
+with φ ≤ −5 and K with φ ≥ 5. After a quarter, half and three quarters of the steps, φ is clipped to [−5, 5], and every
+gate at −5 is reopened (set to 5) with a probability equal to the confidence of its head: the mean over positions of its
+largest attention weight, divided by the maximum over heads. At the same steps,
 
     c_conc = min over gates with φ > −5 of 2·max(ρ, 1) / Π_others-of-the-layer q₀,  at most 3000
     ρ      = σ(h + φ)σ(−h − φ) / (σ(h − φ)σ(φ − h)),   h = β·log(−γ/ζ)
 
-and it is 0 as long as N − K gates are closed. In the end the K largest φ are the heads.
+and it is 0 while N − K gates are closed. After training, the heads with the K largest φ are chosen.
 
 Differences from the official code, with reasons:
 
-* Its schedules are in steps (growth 1000; clip and reopen at 2000, 3000, 4000 of several ten thousand): here they are
-  shares of the run, as runs have hundreds of steps. The rate of φ then stays constant: one that falls would be too
-  small after the last reopening to close a gate again.
-* Confidence there is a running sum over all steps since the last reopening, on scores before the softmax in one of its
-  versions and after it in the other. Here it is measured when it is needed, after the softmax, on up to
-  `CONFIDENCE_EXAMPLES` examples with the gates at their evaluation value: no training pass has to give attention
-  weights, which fused attention cannot. The first position is left out, which has itself alone to attend to.
-* The heads are ranked by φ where the official code ranks evaluation gates: the order is the same, with fewer ties.
-* The adjustment of c, φ and c_conc comes before a step instead of between its backward pass and the optimiser.
-* The number of heads is the model's, where the official code has 144 written into it.
+* The official schedules are in steps (growth over 1000; clipping and reopening at 2000, 3000 and 4000 of several ten
+  thousand). Here they are shares of the run, because runs have hundreds of steps. The learning rate of φ is constant: a
+  decaying rate would be too small after the last reopening to close a gate again.
+* The official confidence is a running sum over all steps since the last reopening, on scores before the softmax in one
+  version and after it in the other. Here it is measured only when needed, after the softmax, on up to
+  `CONFIDENCE_EXAMPLES` examples with the gates at their evaluation value, because fused attention returns no attention
+  weights in training passes. The first position is left out, because it can only attend to itself.
+* Heads are ranked by φ; the official code ranks by evaluation gates, which gives the same order with more ties.
+* c, φ and c_conc are adjusted before a step, not between its backward pass and the optimizer step.
+* The number of heads comes from the model; the official code hard-codes 144.
 """
 
 import math
@@ -53,7 +53,7 @@ FIRST_WEIGHT, GROWTH = 1e-5, 1000.0
 GROWTH_SHARE = 1 / 3
 """Share of the steps over which the weight of the penalty grows by `GROWTH`."""
 REOPENINGS = (0.25, 0.5, 0.75)
-"""Where in the run gates are clipped and reopened."""
+"""Points of the run at which gates are clipped and reopened."""
 CONCENTRATOR_LIMIT = 3000.0
 LEARNING_RATE = 0.5
 CONFIDENCE_EXAMPLES = 64
@@ -62,7 +62,7 @@ _SHIFT = gates.TEMPERATURE * math.log(-gates.STRETCH_LOW / gates.STRETCH_HIGH)
 
 
 def probabilities(log_alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q₀, q₁ and q (neither 0 nor 1) of each gate, each within [1e-6, 1 − 1e-6]."""
+    """q₀, q₁ and q (neither 0 nor 1) of each gate, clamped to [1e-6, 1 − 1e-6]."""
     closed, full = gates.probability_closed(log_alpha), gates.probability_full(log_alpha)
     between = 1 - closed - full
     low, high = MARGIN, 1 - MARGIN
@@ -70,7 +70,7 @@ def probabilities(log_alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def three_point_penalty(log_alpha: Tensor, k: int) -> Tensor:
-    """R_pass, a scalar: it asks for `k` gates that are surely 1 and for all others to be surely 0."""
+    """R_pass, a scalar: minimal if `k` gates are certainly 1 and all others certainly 0."""
     closed, full, between = probabilities(log_alpha)
     return between.sum() + (log_alpha.numel() - k - closed.sum()).abs() + (k - full.sum()).abs()
 
@@ -81,7 +81,7 @@ def concentrator_penalty(log_alpha: Tensor) -> Tensor:
 
 
 def concentrator_weight(log_alpha: Tensor) -> float:
-    """The smallest c_conc that outweighs R_pass for some gate that is not clipped shut; at most 3000."""
+    """The smallest c_conc that outweighs R_pass for some gate that is not clipped at −5; at most 3000."""
     closed = probabilities(log_alpha)[0]
     slope_full = torch.sigmoid(_SHIFT + log_alpha) * torch.sigmoid(-_SHIFT - log_alpha)
     slope_closed = torch.sigmoid(_SHIFT - log_alpha) * torch.sigmoid(log_alpha - _SHIFT)
@@ -92,14 +92,14 @@ def concentrator_weight(log_alpha: Tensor) -> float:
 
 
 class PassSchedule:
-    """The penalty of one set of gates over a run, and what happens to the gates themselves.
+    """The penalty on one set of gates over a run, with clipping and reopening of the gates.
 
     Args:
         log_alpha: φ, (layers, heads); reopening changes it in place.
-        k: How many gates are to stay.
-        concentrate: Whether the concentrator takes part.
-        confidence: Gives (layers, heads) in [0, ∞) when gates are reopened.
-        generator: Source of the reopening.
+        k: Number of gates to keep.
+        concentrate: Whether to use the concentrator.
+        confidence: Returns (layers, heads) in [0, ∞); called when gates are reopened.
+        generator: Random generator for reopening.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class PassSchedule:
 
     @torch.no_grad()
     def before_step(self, step: int, total: int) -> None:
-        """Move the weights, and clip and reopen when it is time; steps count from 0."""
+        """Update the weights, and clip and reopen the gates if due; steps count from 0."""
         if step == 0:
             return
         wanted = self.log_alpha.numel() - self.k
@@ -157,18 +157,18 @@ def attention_confidence(
     """Mean over examples and positions of the largest attention weight of each head, (layers, heads).
 
     Args:
-        rows: Examples; their answers are attended to as well.
-        interventions: What edits the model meanwhile.
+        rows: Examples, including their answers.
+        interventions: The interventions in use during the measurement.
     """
     layers = range(model.geometry.num_layers)
     total, positions = torch.zeros(model.geometry.num_layers, model.geometry.num_heads), 0
     pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+    assert isinstance(pad, int), "JoLAModel sets a padding token"
     with model.traced.plain_attention(), model.using(interventions):
         for start in range(0, len(rows), batch_size):
             ids, mask = right_padded([row.input_ids for row in rows[start : start + batch_size]], pad)
             inputs, counted = model.inputs(ids, mask), mask[:, 1:].float()
-            # The head has to run somewhere.
+            # The language-model head has to run at one position at least.
             last = last_positions(mask).to(model.device)
             plan = model.plan(None, 1.0, len(ids))
             record = model.traced.record(
@@ -183,18 +183,18 @@ def attention_confidence(
 
 @dataclass(frozen=True)
 class PASS(BaseSelector):
-    """Probabilistic subset selection: trains Hard-Concrete gates towards K open ones and ranks heads by φ."""
+    """Probabilistic subset selection: trains Hard-Concrete gates until K stay open, and ranks heads by φ."""
 
     name: ClassVar[str] = "pass"
     title: ClassVar[str] = "PASS"
     depends_on_k: ClassVar[bool] = True
 
     concentrate: bool = False
-    """With the concentrator (PASSCONC), which makes models fast by closing whole layers; edits gain nothing by that."""
+    """Use the concentrator (PASSCONC), which closes whole layers; useful only for pruned models."""
     learning_rate: float = LEARNING_RATE
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """As many passes as JoLA's training, and those that measure confidence."""
+        """Train with as many passes as JoLA, plus the passes that measure confidence."""
         generator = torch.Generator().manual_seed(selection.seed + 1)
         log_alpha = nn.Parameter(torch.empty(selection.shape))
         nn.init.xavier_uniform_(log_alpha, generator=generator)

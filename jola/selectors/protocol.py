@@ -1,10 +1,9 @@
-"""What a selector is, and what all of them share: what they may spend, their examples, and gates of whole heads.
+"""The interface of selectors and their shared parts: budget, examples, and factors on whole heads.
 
     scores = DSP()(model, task.train, k=32, seed=42)
     heads = scores.top(32)
 
-A selector sees the frozen model alone: whatever edits the `JoLAModel` has are out of use while it works, and are as
-they were afterwards.
+A selector uses only the frozen model: the edits of the `JoLAModel` are out of use while it runs, and are not changed.
 """
 
 import dataclasses
@@ -26,12 +25,12 @@ from jola.model.edited import EditedModel
 from jola.selectors.heads import Cost, HeadScores, Provenance
 
 Progress = Callable[[int, int], None]
-"""Called with what is done and what there is, in a selector's own units."""
+"""Called with (done, total), in units of the selector."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a selector may spend: what JoLA's training spends, unless the selector needs less."""
+    """The compute budget of a selector: at most that of JoLA's training."""
 
     epochs: int = TrainingConfig.epochs
     batch_size: int = TrainingConfig.batch_size
@@ -39,7 +38,7 @@ class Budget:
     max_grad_norm: float = TrainingConfig.max_grad_norm
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps over `rows` examples."""
+        """Number of optimizer steps over `rows` examples."""
         return self.epochs * -(-rows // self.batch_size)
 
 
@@ -56,15 +55,15 @@ class Selector(Protocol):
         template: Template | None = None,
         progress: Progress | None = None,
     ) -> HeadScores:
-        """Scores of shape (layers, heads), finite, higher is better; `HeadScores.top` makes the set of heads.
+        """Finite scores of shape (layers, heads), higher is better; `HeadScores.top` returns the best heads.
 
         Args:
-            model: Its edits play no part and do not change.
+            model: The model; its edits are not used and not changed.
             examples: Training examples of the task.
-            k: How many heads will be chosen, for methods that have to know.
-            seed: Of everything random.
-            template: How examples are written; None is what suits the tokenizer.
-            progress: Told how far it is.
+            k: Number of heads that will be chosen, for methods that depend on it.
+            seed: Seed of all random numbers.
+            template: Chat template; None takes the default for the tokenizer.
+            progress: Called with (done, total).
 
         Raises:
             InputError: There are no examples, or fewer heads than `k`.
@@ -74,7 +73,7 @@ class Selector(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """One selection under way: the model, the encoded examples, and what may be spent."""
+    """A running selection: the model, the encoded examples and the budget."""
 
     model: EditedModel
     rows: list[Encoded]
@@ -89,23 +88,23 @@ class Selection:
         return self.model.geometry.num_layers, self.model.geometry.num_heads
 
     def generator(self) -> torch.Generator:
-        """A source of noise on the processor, fresh from the seed."""
+        """A random generator on the CPU, seeded with the seed of the selection."""
         return torch.Generator().manual_seed(self.seed)
 
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        """As `collate` makes it."""
+        """A batch as returned by `collate`."""
         pad = self.model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+        assert isinstance(pad, int), "JoLAModel sets a padding token"
         return collate(rows, pad)
 
     def batches(self) -> Iterator[list[Encoded]]:
-        """All examples once, in their order."""
+        """All examples once, in order."""
         size = self.budget.batch_size
         for start in range(0, len(self.rows), size):
             yield self.rows[start : start + size]
 
     def tokens(self) -> int:
-        """Tokens that the model computes in `loss` of all batches: fewer than there are where batches are packed."""
+        """Number of tokens computed by `loss` over all batches; packing reduces it."""
         count = 0
         for rows in self.batches():
             batch = self.batch(rows)
@@ -116,7 +115,7 @@ class Selection:
         return count
 
     def loss(self, rows: Sequence[Encoded], intervention: Intervention) -> Tensor:
-        """Mean negative log-likelihood of the answers, in nats, with `intervention` as the only edit."""
+        """Mean negative log-likelihood of the answers, in nats, with `intervention` as the only intervention."""
         with self.model.using([intervention]):
             loss = self.model(**self.batch(rows), reduction="answer").loss
         assert loss is not None
@@ -130,21 +129,21 @@ class Selection:
 
 @dataclass(frozen=True)
 class BaseSelector:
-    """What the selectors of this package have in common; `score` is what they differ in.
+    """Base class of the selectors in this package; subclasses implement `score`.
 
-    A field of a subclass is a setting of the method.
+    The dataclass fields of a subclass are the settings of the method.
     """
 
     name: ClassVar[str] = ""
     title: ClassVar[str] = ""
-    """In words, for tables and figures."""
+    """Display name for tables and figures."""
     depends_on_k: ClassVar[bool] = False
-    """Whether other scores come out for another number of heads."""
+    """Whether the scores depend on the number of heads."""
 
     budget: Budget = Budget()
 
     def score(self, selection: Selection) -> tuple[Any, Cost]:
-        """Scores (layers, heads), and what they took; seconds are measured by the caller."""
+        """Compute scores (layers, heads) and their cost; the caller measures the seconds."""
         raise NotImplementedError
 
     def __call__(
@@ -160,12 +159,12 @@ class BaseSelector:
         """See `Selector`."""
         total = model.geometry.num_layers * model.geometry.num_heads
         if not 0 < k <= total:
-            raise InputError(f"{k} heads are to be chosen, and the model has {total}; choose between 1 and {total}.")
+            raise InputError(f"k is {k}, but the model has {total} heads; choose a k from 1 to {total}.")
         rows = encode_examples(examples, template or Template(model.tokenizer), self.budget.max_length).rows
         settings: Mapping[str, Any] = dataclasses.asdict(self) | ({"k": k} if self.depends_on_k else {})
         provenance = Provenance.of(self.name, model, examples, seed, settings)
         started, busy = time.perf_counter(), time.process_time()
-        # A caller may have switched gradients off for everything around this call.
+        # The caller may have disabled gradients.
         with torch.enable_grad():
             values, cost = self.score(Selection(model, rows, k, seed, self.budget, progress))
         spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - busy}
@@ -174,12 +173,13 @@ class BaseSelector:
 
 
 class HeadFactors(Intervention):
-    """Multiply the output of every head by a number of its own.
+    """Multiply the output of every head by a factor.
 
-    Equal to multiplying its attention weights, as published code does: what a head gives is linear in them.
+    This is equivalent to multiplying its attention weights, as published code does, because the output is linear in
+    them.
 
     Args:
-        factors: (layers, heads), or (batch, layers, heads) for a factor of each row; differentiable.
+        factors: (layers, heads), or (batch, layers, heads) for one factor per row; differentiable.
     """
 
     site = Site.HEADS
@@ -194,7 +194,7 @@ class HeadFactors(Intervention):
         return self.factors.dim() == 2
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
-        """One edit for each layer; masks and strengths play no part."""
+        """One edit per layer; masks and strengths are ignored."""
         layers = self.factors.shape[-2]
         return {layer: _multiply(self.factors[..., layer, :]) for layer in range(layers)}
 
@@ -206,14 +206,14 @@ def _multiply(factors: Tensor) -> Edit:
         by_head = z.unflatten(-1, (factors.shape[-1], -1))
         shaped = factors.to(z.device, torch.float32)
         shaped = shaped[:, None, :, None] if shaped.dim() == 2 else shaped[:, None]
-        # In float32, as edits are; the model's own format may not tell 0.999 from 1.
+        # In float32, like edits, because a 16-bit format may not distinguish 0.999 from 1.
         return (by_head * shaped).flatten(-2).to(z.dtype)
 
     return edit
 
 
 def right_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask, (sequences, tokens) each, of sequences padded on the right."""
+    """Token ids and attention mask of sequences padded on the right, both (sequences, tokens)."""
     longest = max(map(len, sequences))
     ids = torch.tensor([[*sequence, *[pad] * (longest - len(sequence))] for sequence in sequences])
     lengths = torch.tensor([len(sequence) for sequence in sequences])
@@ -221,12 +221,12 @@ def right_padded(sequences: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, 
 
 
 def last_positions(mask: Tensor) -> Tensor:
-    """(sequences, tokens) of bool: the last real token of each, for padding on the right."""
+    """(sequences, tokens), bool: true at the last token of each right-padded sequence."""
     return torch.arange(mask.shape[1]) == mask.sum(1, keepdim=True) - 1
 
 
 def gumbel(shape: torch.Size | tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Standard Gumbel noise, float64, on the processor."""
+    """Standard Gumbel noise, float64, on the CPU."""
     uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(
         torch.finfo(torch.float64).tiny, 1 - 1e-16
     )
@@ -243,13 +243,13 @@ def fit(
     penalty: Callable[[], Tensor] | None = None,
     before_step: Callable[[int, int], None] | None = None,
 ) -> Cost:
-    """Train `parameters` with AdamW; the model stays as it is.
+    """Train `parameters` with AdamW; the model is not changed.
 
     Args:
-        intervention: Gives the edit of the next pass, made of the parameters.
-        decay: Whether the rate falls linearly to zero.
+        intervention: Returns the intervention for the next pass, built from the parameters.
+        decay: Whether the learning rate decays linearly to zero.
         penalty: Added to the cross-entropy of every step.
-        before_step: Called with the number of the step, from 0, and their total.
+        before_step: Called with (step, total steps), counted from 0.
     """
     generator, budget = selection.generator(), selection.budget
     total = budget.steps(len(selection.rows))

@@ -1,32 +1,34 @@
-r"""SMP: single-shot meta-pruning (Zhang et al., AI Open 2021): a network that scores heads by their attention maps.
+r"""SMP: single-shot meta-pruning (Zhang et al., AI Open 2021), a network that scores heads from their attention maps.
 
-One convolutional network, shared by all heads, sees the attention map of a head for one input, 128 × 128, and gives two
-numbers in (0, 2); the score of a head is the mean of one of them over inputs. It is trained without labels: the
-representations of a batch shall stay alike when half of the heads of half of the layers are switched off,
+One convolutional network, shared by all heads, takes the 128 × 128 attention map of a head on one input and returns two
+numbers in (0, 2). The score of a head is the mean of one of them over inputs. The network is trained without labels:
+the similarities between the representations in a batch should be preserved when half of the heads of half of the layers
+are switched off.
 
-    the heads of a layer:  hard Gumbel-softmax draws (τ = 1) from the scores of its heads, joined one after the other
-                           until half of the heads are in, at most 5·H draws; straight-through gradients
-    X                      representations × one random mask (each number kept with probability 0.2),
-                           centred over the batch and divided by their norms
-    S = 10·XXᵀ             cut into pairs of neighbours
+    the heads of a layer:  union of hard Gumbel-softmax draws (τ = 1) from the scores of its heads, until it has
+                           half of the heads, at most 5·H draws; straight-through gradients
+    X                      representations × one random mask (each entry kept with probability 0.2),
+                           centered over the batch and divided by their norms
+    S = 10·XXᵀ             split into pairs of neighbors
     loss                   mean of KL(softmax(S of the whole model) ‖ softmax(S of the pruned one))
 
-Optimised by SGD, rate 0.02, gradient norm at most 1.
+The optimizer is SGD with learning rate 0.02; gradients are clipped to norm 1.
 
-For decoders, and other differences from the official code, with reasons:
+Adaptations to decoders and other differences from the official code, with reasons:
 
-* Attention maps are causal. A map of T < 128 tokens is padded with zeros, as there; a longer one is reduced to
-  128 × 128 by averages over areas instead of being cut, because the question mostly stands at its end.
-* A decoder has no pooled first token: the representation is the last position of the prompt, the only one that has seen
-  all of it (`representation="last"`, with the network's first output), or the mean over positions (``"mean"``, with the
-  second output and the loss times ten). It is taken from the residual stream that leaves the last layer.
-* The official code views scores as rows of as many numbers as there are layers where those of heads are meant, which is
-  right only where both are the same; here draws are over the heads of a layer.
-* The K best heads of the model are chosen, not half of every layer, as all selectors here do.
-* The prompts of the task's own training examples are the only inputs, for a share of the epochs of JoLA's training, in
-  batches of 8; the official runs take 8,000 steps of 8 × 60 inputs of seven tasks. On a few hundred inputs the network
-  moves little from where it starts, which is what the method's need of data means.
-* The network is trained on the maps of the layers that a step prunes; those of the others get no gradient there either.
+* Attention maps are causal. A map of T < 128 tokens is padded with zeros, as in the official code. A longer map is
+  reduced to 128 × 128 by averaging over areas instead of being cropped, because the question is usually at the end.
+* A decoder has no pooled first token. The representation is the last position of the prompt, the only one that attends
+  to all of it (`representation="last"`, with the first output of the network), or the mean over positions (``"mean"``,
+  with the second output and ten times the loss). It is taken from the residual stream after the last layer.
+* The official code reshapes scores into rows of length `layers` instead of `heads`, which is correct only if both are
+  equal. Here, draws are over the heads of a layer.
+* The K best heads of the model are chosen, as in all selectors here, instead of half of every layer.
+* The network is trained only on the prompts of the task's training examples, for a share of the epochs of JoLA's
+  training, in batches of 8. The official runs take 8,000 steps of 8 × 60 inputs from seven tasks. With a few hundred
+  inputs, the network hardly moves from its initialization, because the method needs more data.
+* The network is trained on the maps of the layers that a step prunes; other layers receive no gradient in the official
+  code either.
 """
 
 from collections.abc import Sequence
@@ -44,17 +46,17 @@ from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, gumbel, last_positions, right_padded
 
 SIZE = 128
-"""Width and height of the maps that the network sees."""
+"""Width and height of the input maps of the network."""
 WIDTH = 8
-"""Channels of its first layer."""
+"""Channels of the first layer of the network."""
 DRAWS = 5
-"""Gumbel-softmax draws of a layer, in units of its heads."""
+"""Maximum Gumbel-softmax draws per layer, as a multiple of its number of heads."""
 KEPT = 0.2
-"""Share of the numbers of a representation that one step compares."""
+"""Share of the entries of a representation that one step compares."""
 SHARPNESS = 10.0
 INITIAL_STD = 0.01
 _OUTPUTS = {"last": (0, 1.0), "mean": (1, 10.0)}
-"""The output of the network for a representation, and the factor on its loss."""
+"""Output index of the network and factor on the loss, by representation."""
 
 
 class MapScorer(nn.Module):
@@ -80,15 +82,14 @@ class MapScorer(nn.Module):
                     module.weight.normal_(1.0, INITIAL_STD, generator=generator)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Both scores of every map."""
+        """Compute both scores of every map."""
         return 2 * torch.sigmoid(self.layers(maps[:, None]).flatten(1))
 
 
 def to_size(attention: Tensor, lengths: Sequence[int]) -> Tensor:
     """Attention (batch, heads, tokens, tokens), padded on the right, as maps (batch, heads, 128, 128).
 
-    What a padding token attends to is no part of the map. Shorter maps stand in the upper left corner; longer ones
-    are averaged.
+    Rows of padding tokens are zero. Shorter maps are placed in the upper left corner; longer maps are averaged.
     """
     maps = attention.new_zeros(*attention.shape[:2], SIZE, SIZE, dtype=torch.float32)
     for row, length in enumerate(lengths):
@@ -104,7 +105,7 @@ def draw_heads(scores: Tensor, generator: torch.Generator) -> Tensor:
     """A random half of the heads of one layer, (heads,) of 0 and 1, with straight-through gradients to `scores`.
 
     Args:
-        scores: (heads,), logits of the draws.
+        scores: Logits of the draws, (heads,).
     """
     heads = len(scores)
     wanted, attempts = heads // 2, DRAWS * heads
@@ -116,15 +117,15 @@ def draw_heads(scores: Tensor, generator: torch.Generator) -> Tensor:
     enough = (distinct >= wanted).nonzero()
     stop = int(enough[0]) + 1 if len(enough) else attempts
     union = draws[:stop].max(0).values
-    # Rounding may have left 1 − 1e-7 of a straight-through 1.
+    # Rounding may turn a straight-through 1 into 1 − 1e-7.
     return union + (union.round() - union).detach()
 
 
 def similarities(representations: Tensor, kept: Tensor) -> Tensor:
-    """(batch, width) → (batch² / 2, 2): ten times the cosines of all pairs, in pairs of neighbours.
+    """(batch, width) → (batch² / 2, 2): ten times the cosine similarities of all pairs, in pairs of neighbors.
 
     Args:
-        kept: (width,), a factor on each number. The last row of an odd batch is left out.
+        kept: Factor on each entry, (width,). The last row of an odd batch is left out.
     """
     masked = representations.float() * kept
     centred = masked - masked.mean(0)
@@ -133,13 +134,13 @@ def similarities(representations: Tensor, kept: Tensor) -> Tensor:
 
 
 def consistency_loss(full: Tensor, pruned: Tensor) -> Tensor:
-    """Mean over all numbers of the terms of KL(softmax(full) ‖ softmax(pruned)); both as `similarities` gives them."""
+    """Mean over all entries of the terms of KL(softmax(full) ‖ softmax(pruned)); both as returned by `similarities`."""
     return F.kl_div(pruned.log_softmax(-1), full.softmax(-1), reduction="none").mean()
 
 
 @dataclass(frozen=True)
 class SMP(BaseSelector):
-    """Single-shot meta-pruning: trains the network on the task's prompts and ranks heads by its scores."""
+    """Single-shot meta-pruning: trains a network on the task's prompts and ranks heads by its scores."""
 
     name: ClassVar[str] = "smp"
     title: ClassVar[str] = "SMP"
@@ -147,12 +148,12 @@ class SMP(BaseSelector):
     representation: Literal["last", "mean"] = "last"
     learning_rate: float = 2e-2
     share: float = 0.4
-    """Share of the budget's passes over the examples: a step takes two passes and the network."""
+    """Share of the epochs of the budget; each step takes two passes of the model and one of the network."""
     batch_size: int = 8
-    """Prompts in one step, unless the budget's batches are larger."""
+    """Prompts per step, unless the batch size of the budget is larger."""
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """Train, then score every prompt once more."""
+        """Train the network, then score every prompt once."""
         generator = selection.generator()
         scorer = MapScorer(generator=generator).to(selection.model.device)
         optimizer = torch.optim.SGD(scorer.parameters(), lr=self.learning_rate)
@@ -168,7 +169,7 @@ class SMP(BaseSelector):
                 if start == 0:
                     order = torch.randperm(len(prompts), generator=generator).tolist()
                 batch = [prompts[index] for index in order[start : start + size]]
-                if len(batch) > 1:  # a representation alone is like none
+                if len(batch) > 1:  # one representation has no similarities
                     self._step(selection, scorer, optimizer, batch, generator)
                     steps, forward, backward = steps + 1, forward + 2 * len(batch), backward + len(batch)
                 selection.tell(step + 1, units)
@@ -194,7 +195,7 @@ class SMP(BaseSelector):
         lengths = [len(prompt) for prompt in prompts]
         with torch.no_grad():
             attention, full = self._pass(selection, prompts, {}, pruned_layers)
-        # All maps at once: batch normalisation takes its statistics from what it sees together.
+        # All maps at once, because batch normalization computes its statistics over them.
         maps = torch.cat([to_size(attention[layer], lengths).flatten(0, 1) for layer in pruned_layers])
         scores = scorer(maps)[:, output].view(len(pruned_layers), len(prompts), heads).mean(1)
         chosen = dict(zip(pruned_layers, scores, strict=True))
@@ -230,16 +231,16 @@ class SMP(BaseSelector):
         plan: dict[tuple[int, Site], Edit],
         attention: Sequence[int],
     ) -> tuple[dict[int, Tensor], Tensor]:
-        """Attention (batch, heads, tokens, tokens) of some layers, and the representations (batch, hidden)."""
+        """Attention (batch, heads, tokens, tokens) of some layers, and the representations (batch, hidden_size)."""
         model, pad = selection.model, selection.model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "JoLAModel gives its tokenizer a padding token"
+        assert isinstance(pad, int), "JoLAModel sets a padding token"
         ids, mask = right_padded(prompts, pad)
         last, end = last_positions(mask).to(model.device), selection.shape[0]
         record = model.traced.record(
             model.inputs(ids, mask),
             plan,
             Wanted(attention=attention, entering=(end,)),
-            # Only the last position is read: the head need not run at the others.
+            # Only the last position is read, so the language-model head need not run at the others.
             rows=last if self.representation == "last" else None,
             uniform=True,
         )

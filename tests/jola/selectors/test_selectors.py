@@ -114,7 +114,7 @@ def test_every_selector_works_on_every_shape(tiny: Callable[..., JoLAModel], nam
 
 def test_selectors_refuse_what_they_cannot_use(tiny: Callable[..., JoLAModel]) -> None:
     for k in (0, 13):
-        with pytest.raises(InputError, match="between 1 and 12"):
+        with pytest.raises(InputError, match="from 1 to 12"):
             Random()(tiny("llama"), EXAMPLES, k, 0)
     with pytest.raises(InputError, match="no examples"):
         Random()(tiny("llama"), [], 1, 0)
