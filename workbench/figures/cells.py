@@ -1,4 +1,4 @@
-"""Parts of maps with one cell for each unit: the cells, their axes, signs, and the margin."""
+"""Parts of layer × unit maps: cells, axes, signs, and the margin."""
 
 from typing import Any
 
@@ -9,18 +9,18 @@ from numpy.typing import NDArray
 from workbench.figures.style import MONO, Figure, palette, say, unit_name
 
 _GAPS = 1500
-"""Up to as many cells are drawn with a line between them."""
+"""Maximum number of cells drawn with lines between them."""
 LABELLED = 400
-"""Up to as many cells bear a sign each."""
+"""Maximum number of cells drawn with signs."""
 
 
 def map_height(layers: int, per_layer: int = 16, most: int = 720) -> int:
-    """Pixels of a map with one row for each layer: neither flat with few nor endless with many."""
+    """Height in pixels of a map with one row per layer, limited for very few and very many layers."""
     return int(np.clip(per_layer * layers, 110, most))
 
 
 def heat(values: NDArray[Any], hover: str, **kwargs: Any) -> go.Heatmap:
-    """Cells (layers, units) on the colour axis ``coloraxis`` if no other is named; ``hover`` is plotly's template."""
+    """A heatmap of cells (layers, units), by default on ``coloraxis``; ``hover`` is plotly's hover template."""
     gap = 1 if values.size <= _GAPS else 0
     return go.Heatmap(
         z=values, xgap=gap, ygap=gap, hoverongaps=False, hovertemplate=f"{hover}<extra></extra>",
@@ -29,7 +29,7 @@ def heat(values: NDArray[Any], hover: str, **kwargs: Any) -> go.Heatmap:
 
 
 def axis_name(letter: str, panel: int) -> str:
-    """The axis of a panel, counted from 1 row by row, in the layout."""
+    """The name in the layout of the axis of a panel; panels are counted from 1, row by row."""
     return f"{letter}axis{panel if panel > 1 else ''}"
 
 
@@ -43,9 +43,9 @@ def map_axes(
     down: str = "layer",
     last: bool = True,
 ) -> None:
-    """Layers downwards, units to the right: all in sight, and as many numbers as there is room for.
+    """Set axes with layers downwards and units to the right, with as many tick labels as fit.
 
-    The ``first`` panel of a row names the layers, the ``last`` one of a column the units.
+    The ``first`` panel of a row labels the layers, the ``last`` panel of a column the units.
     """
     layers, units = shape
     x, y = figure.layout[axis_name("x", panel)], figure.layout[axis_name("y", panel)]
@@ -59,7 +59,7 @@ def map_axes(
 
 
 def untrained(figure: Figure, panel: int, shape: tuple[int, ...], *, words: str = "not trained", dark: bool) -> None:
-    """The frame of a map without values, and words in it."""
+    """The frame of an empty map, with a message in it."""
     x, y = (letter if panel == 1 else f"{letter}{panel}" for letter in "xy")
     figure.add_trace(go.Heatmap(z=np.full(shape, np.nan), xaxis=x, yaxis=y, showscale=False, hoverinfo="skip"))
     figure.add_shape(
@@ -71,19 +71,19 @@ def untrained(figure: Figure, panel: int, shape: tuple[int, ...], *, words: str 
 
 
 def empty_panel(figure: Figure, panel: int, sentence: str, *, dark: bool) -> None:
-    """A panel that says why it is empty."""
+    """An empty panel with a message."""
     for letter in "xy":
         figure.layout[axis_name(letter, panel)].update(
             range=[0, 1], showgrid=False, showticklabels=False, ticks="", title={"text": ""}
         )
     x, y = (letter if panel == 1 else f"{letter}{panel}" for letter in "xy")
-    # Plotly leaves out axes without data.
+    # plotly does not draw axes without data.
     figure.add_trace(go.Scatter(x=[None], y=[None], xaxis=x, yaxis=y, showlegend=False))
     say(figure, sentence, dark=dark, panel=panel)
 
 
 def signs(figure: Figure, values: NDArray[Any], least: float, row: int, col: int, *, dark: bool) -> None:
-    """A plus or a minus in the cells that are at least this far from zero: the sign can be read without colour."""
+    """Write plus or minus signs into cells at least this far from zero, so that signs are readable without color."""
     if values.size > LABELLED:
         return
     layer, unit = np.nonzero(np.abs(np.nan_to_num(values)) >= least)
@@ -99,7 +99,7 @@ def signs(figure: Figure, values: NDArray[Any], least: float, row: int, col: int
 
 
 def write_cells(figure: Figure, values: NDArray[Any], words: list[list[str]], row: int, col: int) -> None:
-    """Escaped words in cells that are coloured from 0 to 1 in cividis, each in the ink that stands out there."""
+    """Write escaped text into cells colored from 0 to 1 in cividis, in the color with the better contrast."""
     for ink, chosen in (("#ffffff", values < 0.5), ("#0f1318", values >= 0.5)):
         down, across = np.nonzero(chosen)
         if len(down):
@@ -112,7 +112,7 @@ def write_cells(figure: Figure, values: NDArray[Any], words: list[list[str]], ro
 
 
 def margin(figure: Figure, panel: int, opened: NDArray[Any] | None, shape: tuple[int, ...], *, dark: bool) -> None:
-    """Beside a map: how many units of each layer are open, (layers, units) of truth values, as bars with numbers."""
+    """Margin of a map: the number of open units per layer, from flags (layers, units), as bars with numbers."""
     colours, (layers, units) = palette(dark), shape
     figure.layout[axis_name("x", panel)].update(visible=False, range=[0, 1.9 * units], fixedrange=True)
     figure.layout[axis_name("y", panel)].update(visible=False, range=[layers - 0.5, -0.5])

@@ -1,4 +1,4 @@
-"""What each edit does to an answer: effect of switching it off, direct effect on the logit, ranked and as a map."""
+"""Effects of edits on an answer: effect of switching off, and direct effect on the logit, ranked or as a map."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ _NO_EDITS = "No edit is open, so there is nothing to switch off."
 
 
 def _label(edit: "EditRef", several: bool) -> str:
-    """Where an edit is; with several adapters in use, also whose it is, counted from 1."""
+    """The location of an edit and, with several adapters in use, its adapter, counted from 1."""
     words = f"{place(str(edit.site), edit.layer, edit.unit)} · {text(edit.half)}"
     return f"{words} · adapter {edit.intervention + 1}" if several else words
 
@@ -49,7 +49,7 @@ def _ranked(
     *,
     dark: bool,
 ) -> Figure:
-    """Bars from zero, the largest first, in the colour and with the pattern of their half."""
+    """Bars from zero, largest first, in the color and pattern of their half."""
     colours, figure = palette(dark), panels()
     several = len({edit.intervention for edit in edits}) > 1
     order = np.argsort(-np.abs(np.nan_to_num(effect)), kind="stable")[:count]
@@ -95,14 +95,14 @@ def _amount(found: "EditEffects") -> str:
 
 
 def _noise(found: "EditEffects") -> str:
-    """What a single prompt in half precision cannot tell; nothing otherwise."""
+    """A note on the rounding error for a single prompt in half precision; empty otherwise."""
     if found.n != 1 or not found.rounding > 0:
         return ""
-    return f"; within ±{number(2 * found.rounding, 2)} nats (grey) it may be nothing but rounding"
+    return f"; within ±{number(2 * found.rounding, 2)} nats (gray), effects may be rounding errors"
 
 
 def edit_effects(found: "EditEffects", *, count: int = 30, dark: bool = False) -> Figure:
-    """The edits whose switching off changes log p(answer) most, with 95 % intervals where they are means."""
+    """The edits with the largest effects on log p(answer), with 95 % intervals for means."""
     title = "Effect of each edit on the answer"
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):
@@ -135,10 +135,10 @@ def effect_map(
     intervention: int = 0,
     dark: bool = False,
 ) -> Figure:
-    """The same effects by layer and unit, offsets beside scales; closed edits are left blank.
+    """The effects by layer and unit, offsets and scales side by side; closed edits are blank.
 
-    ``shape`` is (layers, units) of the model; without it the map ends with the last open edit. ``intervention`` says
-    whose edits, where several adapters are in use.
+    ``shape`` is (layers, units) of the model; without it, the map ends at the last open edit. ``intervention`` selects
+    the adapter if several are in use.
     """
     title = f"Effect of the edits of each {unit_name(site)} on the answer"
     effect = np.asarray(found.effect, dtype=float)
@@ -159,7 +159,7 @@ def effect_map(
                 values[edit.layer, edit.unit] = effect[index]
         known = int((~np.isnan(values)).sum())
         heading(figure, column, f"{half.capitalize()}s", f"{known:,} open", dark=dark)
-        # The frame shows how far the map goes where all is blank.
+        # The frame shows the extent of the map even where it is blank.
         untrained(figure, column, shape, words="" if known else "none open", dark=dark)
         hover = f"layer %{{y}}, {unit_name(site)} %{{x}}<br>{half}: %{{z:+.4f}} nats"
         figure.add_trace(heat(values, hover), row=1, col=column)
@@ -173,7 +173,7 @@ def effect_map(
 
 
 def direct_effects(found: "DirectEffects", *, count: int = 30, dark: bool = False) -> Figure:
-    """What each edit writes directly towards the logit of the answer, past all later layers."""
+    """The direct effect of each edit on the logit of the answer, bypassing all later layers."""
     title = f"Direct effect of each edit on the logit of {token(found.token, 24)}"
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):

@@ -1,6 +1,6 @@
-"""The numbers behind the figures of a run, as pandas tables, and their way out as CSV.
+"""The data behind the figures of a run, as pandas tables, and their export as CSV.
 
-Each function bears the name of its figure. What is unknown is NaN, so that an empty table still has its columns.
+Each function has the name of its figure. Unknown values are NaN, so that an empty table still has its columns.
 """
 
 import math
@@ -18,23 +18,23 @@ from jola.runs.history import GateHistory
 HALVES = ("offset", "scale")
 
 Gates = GateHistory | Mapping[str, ArrayLike]
-"""A history, or arrays (layers, units): under the names of `jola.runs.history.GATE_FIELDS`, as `Run.last_gates` gives them,
-or one for each of ``offset`` and ``scale``, as `GatedEdits.gate_values` does."""
+"""A history, or arrays (layers, units): by the names of `jola.runs.history.GATE_FIELDS`, as returned by
+`Run.last_gates`, or by ``offset`` and ``scale``, as returned by `GatedEdits.gate_values`."""
 
 Metrics = Sequence[Mapping[str, Any]]
-"""What `Run.metrics` gives."""
+"""The result of `Run.metrics`."""
 
 Values = NDArray[np.float64]
 
 SMOOTHING = 6
-"""Steps on each side over which training losses are averaged."""
+"""Number of steps on each side in the moving average of training losses."""
 
-# What a spreadsheet would take for the beginning of a formula; the last four are the full-width forms.
+# Characters that start a formula in spreadsheets; the last four are full-width forms.
 _FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """The table as CSV. Text that a spreadsheet would run as a formula begins with an apostrophe."""
+    """The table as CSV. Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
     safe = frame.rename(columns=_inert)
     for index, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_datetime64_any_dtype(kind):
@@ -55,9 +55,9 @@ def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def fields_at(gates: Gates, step: int | None = None) -> tuple[int | None, dict[str, Values]]:
-    """The step and the fields, each (layers, units), of the record that is shown at ``step``; None is the last one.
+    """The step and the fields, each (layers, units), of the last record up to ``step``; None takes the last record.
 
-    A history without records gives no fields. Arrays that are given as such have no step but the one that is named.
+    A history without records has no fields. For plain arrays, the step is the given one.
     """
     if not isinstance(gates, GateHistory):
         return step, {name: _plain(values, name) for name, values in gates.items()}
@@ -71,17 +71,17 @@ def fields_at(gates: Gates, step: int | None = None) -> tuple[int | None, dict[s
 def _plain(values: ArrayLike, name: str) -> Values:
     array = np.asarray(values, dtype=float)
     if array.ndim != 2 or not array.size:
-        raise InputError(f"{name} has the shape {array.shape}; a map needs one value for each layer and unit.")
+        raise InputError(f"{name} has the shape {array.shape}; it must be (layers, units).")
     return array
 
 
 def field(fields: Mapping[str, Values], half: str, quantity: str) -> Values | None:
-    """``quantity`` (gate, open, norm) of one half, (layers, units); None where it is not among the fields."""
+    """``quantity`` (gate, open, norm) of one half, (layers, units); None if it is not among the fields."""
     return fields.get(f"{half}_{quantity}", fields.get(half))
 
 
 def trained(fields: Mapping[str, Values], half: str) -> bool:
-    """Whether a half was trained at all: otherwise its values are NaN, or not even its P(open) is above 0."""
+    """Whether a half was trained; otherwise its values are NaN or its P(open) is 0 everywhere."""
     probability = fields.get(f"{half}_open")
     if probability is not None:
         return bool((np.nan_to_num(probability) > 0).any())
@@ -90,7 +90,7 @@ def trained(fields: Mapping[str, Values], half: str) -> bool:
 
 
 def states(fields: Mapping[str, Values]) -> NDArray[np.int64] | None:
-    """An index into `STATES` for each unit, (layers, units); None without gates."""
+    """The index into `STATES` of each unit, (layers, units); None without gates."""
     values = [field(fields, half, "gate") for half in HALVES]
     shape = next((array.shape for array in values if array is not None), None)
     if shape is None:
@@ -105,7 +105,7 @@ def _cells(layers: int, units: int) -> dict[str, Any]:
 
 
 def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """One row for each unit: layer, unit, every field that is known, and its state."""
+    """One row per unit: layer, unit, every known field, and the state."""
     step, fields = fields_at(gates, step)
     if not fields:
         return pd.DataFrame(columns=["layer", "unit", "state"])
@@ -121,7 +121,7 @@ def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
 
 
 def spread_steps(history: GateHistory, count: int = 5) -> list[int]:
-    """``count`` recorded steps from the first to the last one, as evenly spread as the records allow."""
+    """``count`` recorded steps from the first to the last, as evenly spaced as the records allow."""
     if not len(history):
         return []
     wanted = np.linspace(history.steps[0], history.steps[-1], count)
@@ -130,7 +130,7 @@ def spread_steps(history: GateHistory, count: int = 5) -> list[int]:
 
 
 def closed_map(history: GateHistory, steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row for each chosen step, half, layer and unit, with ``p_closed`` = P(gate is exactly 0 in training)."""
+    """One row per chosen step, half, layer and unit, with ``p_closed`` = P(gate is exactly 0 in training)."""
     parts = []
     for step in spread_steps(history) if steps is None else steps:
         at, fields = fields_at(history, step)
@@ -143,12 +143,12 @@ def closed_map(history: GateHistory, steps: Sequence[int] | None = None) -> pd.D
 
 
 def state_counts(history: GateHistory) -> pd.DataFrame:
-    """One row for each record: step, and how many units are in each of `STATES`."""
+    """One row per record: step, and the number of units in each of `STATES`."""
     return pd.DataFrame({"step": history.steps, **history.counts()})
 
 
 def open_by_layer(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """One row for each layer: open offset gates, open scale gates (NaN where a half was not trained), and units."""
+    """One row per layer: open offset gates, open scale gates (NaN if a half was not trained), and units."""
     _, fields = fields_at(gates, step)
     columns: dict[str, Any] = {}
     for half in HALVES:
@@ -161,11 +161,12 @@ def open_by_layer(gates: Gates, step: int | None = None) -> pd.DataFrame:
 
 
 def head_history(history: GateHistory, layer: int, unit: int) -> pd.DataFrame:
-    """One row for each record: step, and every field of this unit. `InputError` when there is no such unit."""
+    """One row per record: step, and every field of this unit. Raises `InputError` if there is no such unit."""
     layers, units = next(iter(history.fields.values())).shape[1:]
     if not (0 <= layer < layers and 0 <= unit < units):
         raise InputError(
-            f"There is no unit {unit} in layer {layer}: layers run from 0 to {layers - 1}, units from 0 to {units - 1}."
+            f"There is no unit {unit} in layer {layer}; layers range from 0 to {layers - 1}, "
+            f"units from 0 to {units - 1}."
         )
     return pd.DataFrame(
         {"step": history.steps} | {name: values[:, layer, unit] for name, values in history.fields.items()}
@@ -173,7 +174,7 @@ def head_history(history: GateHistory, layer: int, unit: int) -> pd.DataFrame:
 
 
 def compare_gates(first: Gates, second: Gates, quantity: str = "gate") -> pd.DataFrame:
-    """One row for each half and unit that both runs have: values in the first and the second, and the difference."""
+    """One row per half and unit that both runs have: values in the first and the second, and their difference."""
     fields = [fields_at(gates)[1] for gates in (first, second)]
     parts = []
     for half in HALVES:
@@ -189,7 +190,7 @@ def compare_gates(first: Gates, second: Gates, quantity: str = "gate") -> pd.Dat
 
 
 def series(metrics: Metrics, name: str) -> tuple[NDArray[np.int64], Values]:
-    """Steps and values of one number of the metrics; entries without it are left out."""
+    """Steps and values of one metric; entries without it are left out."""
     found = [
         (entry["step"], entry[name])
         for entry in metrics
@@ -202,7 +203,7 @@ def series(metrics: Metrics, name: str) -> tuple[NDArray[np.int64], Values]:
 
 
 def smooth(values: Values, reach: int = SMOOTHING) -> Values:
-    """Means over ``reach`` neighbours on both sides, over fewer at the ends, where a steep curve must not be pulled."""
+    """Moving average over ``reach`` neighbors on both sides, and over fewer at the ends to avoid bias there."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     side = np.minimum(reach, np.minimum(at, len(values) - 1 - at))
@@ -219,7 +220,7 @@ def _by_step(metrics: Metrics, names: Sequence[str]) -> pd.DataFrame:
 
 
 def losses(metrics: Metrics) -> pd.DataFrame:
-    """One row for each step: cross-entropy, its moving mean, penalty, and the validation's cross-entropy, in nats."""
+    """One row per step: cross-entropy, its moving average, penalty, and validation cross-entropy, in nats."""
     frame = _by_step(metrics, ["cross_entropy", "penalty", "validation_cross_entropy"])
     steps, values = series(metrics, "cross_entropy")
     mean = pd.DataFrame({"step": steps, "cross_entropy_mean": smooth(values)}).drop_duplicates("step", keep="last")
@@ -227,12 +228,12 @@ def losses(metrics: Metrics) -> pd.DataFrame:
 
 
 def rates(metrics: Metrics) -> pd.DataFrame:
-    """One row for each step: the learning rates of edits and gates, and λ."""
+    """One row per step: the learning rates of edits and gates, and λ."""
     return _by_step(metrics, ["learning_rate", "gate_learning_rate", "l0_weight"])
 
 
 def compare_curves(runs: Mapping[str, Metrics], quantity: str = "validation_cross_entropy") -> pd.DataFrame:
-    """One row for each run and step: the value of ``quantity``, a number of the metrics."""
+    """One row per run and step: the value of the metric ``quantity``."""
     parts = []
     for name, metrics in runs.items():
         steps, values = series(metrics, quantity)

@@ -1,4 +1,4 @@
-"""Several choices of heads on one map, and the same as a table."""
+"""Several sets of heads on one map, and as a table."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -16,24 +16,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MOST_METHODS = 8
-"""As many as there are colours; more strips in a cell could not be told apart either."""
+"""The number of colors; more strips in a cell could not be distinguished."""
 _COUNT_ROOM = 0.22
-"""Share of a cell at its right that the count has."""
+"""Share of the width of a cell, at its right, reserved for the count."""
 _TALL = 60
-"""Up to as many layers have a little room between their rows."""
+"""Maximum number of layers drawn with gaps between their rows."""
 
 
 def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """Which heads each method chose: layers down, heads across, in every cell a strip for each method that chose it.
+    """The heads chosen by each method: layers down, heads across; each cell has one strip per method that chose it.
 
-    A method has the same place in all cells, so that its strips can be told by where they are as well as by colour. The
-    number in a cell says how many methods chose the head, and so does the grey behind it. Under the pointer stand the
-    methods.
+    A method has the same position in all cells, so that its strips are identified by position as well as by color. The
+    number in a cell, and its gray level, give the number of methods that chose the head. The hover text lists them.
 
     Args:
-        sets: Chosen heads by method, all of one model; the first `MOST_METHODS` are drawn.
+        sets: Chosen heads by method, all for one model; only the first `MOST_METHODS` are drawn.
     """
-    title = "Heads that methods choose"
+    title = "Heads chosen by each method"
     sets = dict(list(sets.items())[:MOST_METHODS])
     if not sets:
         return blank(title, "No heads have been chosen yet.", dark=dark)
@@ -44,7 +43,7 @@ def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
     labelled = counts.size <= LABELLED
     names = [method_name(method) for method in methods]
     hover = [[_who(chosen[:, layer, head], names) for head in range(units)] for layer in range(layers)]
-    # The ground: how many methods agree, in greys that leave strips and numbers their contrast.
+    # Background: the number of methods that agree, in grays that keep strips and numbers readable.
     figure.add_trace(heat(counts, "layer %{y}, head %{x}<br>%{customdata}", customdata=hover))
     greys = (colours.panel, colours.line if labelled else colours.edge)
     figure.update_layout(coloraxis={"colorscale": scale(greys), "cmin": 0, "cmax": len(methods), "showscale": False})
@@ -75,10 +74,10 @@ def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
     figure.update_xaxes(zeroline=False)
     several, any_ = int((counts > 1).sum()), int((counts > 0).sum())
     note = (
-        f"n = {layers * units:,} heads; {any_:,} are chosen, {several:,} of them by more than one of "
+        f"n = {layers * units:,} heads; {any_:,} chosen, {several:,} of them by more than one of "
         f"{counted(len(methods), 'method')}; strips from left to right in the order of the legend"
     )
-    # The legend stands above the map, where it is seen first, three names in a line of a narrow page.
+    # The legend is above the map, with three names per line on a narrow page.
     above = 78 + 20 * -(-len(methods) // 3)
     finish(figure, title, note, dark=dark, height=map_height(layers, 20, 760) + above + 44, headed=False)
     figure.update_layout(
@@ -90,9 +89,9 @@ def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
 
 
 def head_table(sets: Mapping[str, HeadSet]) -> "pd.DataFrame":
-    """One row for each head that at least one method chose: its place, how many chose it, and which.
+    """One row per head chosen by at least one method: location, number of methods, and their names.
 
-    Those that most methods agree on come first.
+    Heads chosen by most methods come first.
     """
     import pandas as pd
 
@@ -112,10 +111,10 @@ def _who(chosen: NDArray[np.bool_], names: list[str]) -> str:
 def _strips(
     chosen: NDArray[np.bool_], room: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int8]]:
-    """Edges across and down, and the number of the method in each strip, −1 where it did not choose.
+    """Cell edges across and down, and the index of the method in each strip, −1 if it did not choose the head.
 
-    Every head is one column a method and one more at its right, for the count or as a gap; between the rows of layers
-    there are narrow ones, unless they are many.
+    Every head has one column per method and one more at its right, for the count or as a gap. Narrow rows separate the
+    layers, unless there are many.
     """
     methods, layers, units = chosen.shape
     gap = 0.04
@@ -134,6 +133,6 @@ def _strips(
 
 
 def _steps(colours: tuple[str, ...]) -> list[list[object]]:
-    """A colour scale of equal steps."""
+    """A color scale of equal steps."""
     count = len(colours)
     return [[at / count, colour] for index, colour in enumerate(colours) for at in (index, index + 1)]

@@ -1,4 +1,4 @@
-"""Inside the model: the attention pattern of a head, and what the layers already predict (logit lens)."""
+"""Attention pattern of a head, and logit lens."""
 
 import html
 from collections.abc import Sequence
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from jola.insight.lens import LensToken
 
 _WRITTEN = 36
-"""Up to as many tokens are written along an axis."""
+"""Maximum number of tokens written along an axis."""
 _LABEL = 14
-"""Characters of a token along an axis."""
+"""Maximum characters of a token along an axis."""
 _LENS_ROWS = 50
-"""Up to as many readings have their tokens written into the cells."""
+"""Maximum number of rows for which tokens are written into the cells."""
 _LENS_COLUMNS = 12
-"""Up to as many columns have their tokens written into the cells."""
+"""Maximum number of columns for which tokens are written into the cells."""
 
 
 def attention_pattern(found: "AttentionPattern", *, dark: bool = False) -> Figure:
-    """What one head looks at: rows are the tokens that look, columns those looked at; base, edited, and the change.
+    """The attention pattern of a head: row tokens attend to column tokens; base, edited, and the change.
 
-    Colours go with the square root, because a few tokens draw nearly all attention.
+    The color scale is a square root, because a few tokens receive nearly all attention.
     """
     title = f"Attention of {place('heads', found.layer, found.unit)}"
     count = len(found.tokens)
     if not count:
-        return blank(title, "There are no tokens to look at.", dark=dark)
+        return blank(title, "There are no tokens to show.", dark=dark)
     base, edited = (_causal(values) for values in (found.base, found.edited))
     change = edited - base
     colours, figure = palette(dark), panels(1, 3, horizontal_spacing=0.03)
@@ -59,7 +59,7 @@ def attention_pattern(found: "AttentionPattern", *, dark: bool = False) -> Figur
     bottom = _below(words)
     for panel, (name, values) in enumerate((("Base", base), ("Edited", edited), ("Edited − base", change)), start=1):
         figures = "%{z:+.4f}" if panel == 3 else "%{z:.4f}"
-        hover = f"%{{customdata[0]}} looks at %{{customdata[1]}}<br>{name.lower()}: {figures}"
+        hover = f"%{{customdata[0]}} attends to %{{customdata[1]}}<br>{name.lower()}: {figures}"
         axis = "coloraxis2" if panel == 3 else "coloraxis"
         figure.add_trace(heat(values, hover, coloraxis=axis, customdata=pairs), row=1, col=panel)
         heading(figure, panel, name, dark=dark)
@@ -82,14 +82,14 @@ def attention_pattern(found: "AttentionPattern", *, dark: bool = False) -> Figur
 
 
 def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = False) -> Figure:
-    """What each layer already predicts: base, edited, and KL(edited ‖ base), the number of layers run downwards.
+    """The prediction after each layer: base, edited, and KL(edited ‖ base), with layers downwards.
 
-    Without ``position`` the likeliest next token at every position of the result; with it, an index into them (−1 is
-    the last one), the likeliest tokens there side by side. A bold token is another one than the base has in its place.
+    Without ``position``, the most likely next token at every position of the result. With ``position``, an index into
+    them (−1 is the last one), the most likely tokens at this position. Bold tokens differ from those of the base.
     """
     title = "Logit lens: the next token after each layer"
     if not found.layers or not found.positions:
-        return blank(title, "There are no positions to look at.", dark=dark)
+        return blank(title, "There are no positions to show.", dark=dark)
     ranked = position is not None
     sides = {}
     for side in ("base", "edited"):
@@ -97,7 +97,7 @@ def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = 
         sides[side] = [row[position] if ranked else [at[0] for at in row if at] for row in lens]
     columns = min(len(row) for rows in sides.values() for row in rows)
     if not columns:
-        return blank(title, "No tokens were asked for.", dark=dark)
+        return blank(title, "No tokens were requested.", dark=dark)
     kl = np.asarray(found.kl, dtype=float)[:, [position] if ranked else slice(None)]
     figure = panels(1, 3, column_widths=[0.42, 0.42, 0.16], horizontal_spacing=0.02, shared_yaxes=True)
     layers = len(found.layers)
@@ -138,9 +138,7 @@ def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = 
         note = f"1 prompt, after {token(found.tokens[position], 20)}, its token {found.positions[position] + 1}"
     else:
         note = f"1 prompt, {counted(len(found.positions), 'position')}"
-    note += (
-        f"; {layers} readings, 0 is the embedding; bold: another token than the base's; early ones are hints at most"
-    )
+    note += f"; {layers} rows, 0 is the embedding; bold: differs from the base; early layers are hints at most"
     height = int(np.clip(18 * layers, 120, 760)) + below + 90
     return finish(figure, title, note, dark=dark, height=height, bottom=below)
 
@@ -148,7 +146,7 @@ def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = 
 def _lens_words(
     rows: "Sequence[Sequence[LensToken]]", base: "Sequence[Sequence[LensToken]]", columns: int
 ) -> list[list[str]]:
-    """What is written into the cells: tokens, cut to the room there is, bold where the base has another one."""
+    """The text in the cells: tokens, shortened to fit, bold if they differ from the base."""
     room = max(3, 40 // columns)
     return [
         [
@@ -160,7 +158,7 @@ def _lens_words(
 
 
 def _readings(found: "LogitLens", side: str, layer: int, at: int) -> str:
-    """The likeliest tokens of one cell, for pointing at it."""
+    """The most likely tokens of one cell, for its hover text."""
     lines = [f"after {counted(found.layers[layer], 'layer')}, {side}, at {token(found.tokens[at], 24)}"]
     lines += [f"{entry.probability:.3f} {token(entry.token, 40)}" for entry in getattr(found, side)[layer][at]]
     return "<br>".join(lines)
@@ -169,7 +167,7 @@ def _readings(found: "LogitLens", side: str, layer: int, at: int) -> str:
 def _lens_axes(
     figure: Figure, panel: int, found: "LogitLens", positions: int | None, columns: int, *, dark: bool
 ) -> None:
-    """Layers run downwards; tokens of the prompt, or ranks, to the right."""
+    """Set axes with layers downwards, and tokens of the prompt or ranks to the right."""
     x, y = figure.layout[axis_name("x", panel)], figure.layout[axis_name("y", panel)]
     count = len(found.layers)
     x.update(range=[-0.5, (positions or columns) - 0.5], showgrid=False)
@@ -187,20 +185,20 @@ def _lens_axes(
 
 
 def _causal(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The pattern without the upper triangle, where there is nothing to look at."""
+    """The pattern without the upper triangle, which is masked."""
     pattern = np.asarray(values, dtype=float)
     return np.where(np.tri(len(pattern), dtype=bool), pattern, np.nan)
 
 
 def _below(words: list[str]) -> int:
-    """Pixels below a map with these (escaped) words upright along its lower edge, and its keys."""
+    """Bottom margin in pixels for a map with these (escaped) vertical labels and its color keys."""
     if len(words) > _WRITTEN:
         return KEYED
     return KEYED + 7 * max(len(html.unescape(word)) for word in words)
 
 
 def _pairs(words: list[str]) -> NDArray[np.object_]:
-    """(T, T, 2): the looking token and the one looked at, for each cell."""
+    """(T, T, 2): the attending and the attended token of each cell."""
     column = np.asarray(words, dtype=object)
     rows, cols = np.broadcast_arrays(column[:, None], column[None, :])
     return np.stack([rows, cols], axis=-1)

@@ -1,4 +1,4 @@
-"""Layers × heads: gates of one moment, P(closed) at chosen steps, two runs side by side, open edits per layer."""
+"""Layer × head maps: gates at one step, P(closed) at chosen steps, two runs side by side, open edits per layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -33,12 +33,12 @@ from workbench.figures.style import (
 Colour = Literal["gate", "open", "norm", "state"]
 
 COLOURS: dict[str, str] = {"gate": "Expected gate", "open": "P(open)", "norm": "Edit norm", "state": "State"}
-"""What the colour of a cell can mean."""
+"""The quantities that the color of a cell can show."""
 
 _KEYS = {"gate": "0 closed, 1 fully open", "open": "P(open)", "norm": "L2 norm"}
 _NOTHING = "No gates have been recorded yet."
 _SIGNS = ("", "+", "×", "+×")
-"""The states without colour: an offset is added, a scale multiplies."""
+"""Marks of the states, readable without color: an offset is added, a scale multiplies."""
 
 
 def _site(gates: Gates, site: str) -> str:
@@ -54,14 +54,15 @@ def gate_map(
     site: str = "heads",
     dark: bool = False,
 ) -> Figure:
-    """The map of both halves at one step, one cell for each unit, with the open gates of each layer at the margin.
+    """The map of both halves at one step, one cell per unit, with the open gates per layer in the margin.
 
-    ``gates`` is a history, of which ``step`` is shown (None: the last one), or arrays, see `frames.Gates`, whose step
-    and ``site`` can be told. ``colour`` is what colours mean: the gate at evaluation or P(open) in training, both from
-    0 to 1 always, the norm of the vector, or the state. Norms range to ``top``, by default the largest of the history.
+    ``gates`` is a history, shown at ``step`` (None: the last record), or arrays (see `frames.Gates`), for which
+    ``step`` and ``site`` can be given. ``colour`` selects the quantity: the gate at evaluation or P(open) in training,
+    both always from 0 to 1, the norm of the vector, or the state. Norms range up to ``top``, by default the maximum of
+    the history.
     """
     if colour not in COLOURS:
-        raise InputError(f"A map can show {', '.join(COLOURS)}, not {colour!r}.")
+        raise InputError(f"colour is {colour!r}; choose one of {', '.join(COLOURS)}.")
     site = _site(gates, site)
     at, fields = frames.fields_at(gates, step)
     title = f"{COLOURS[colour]} of each {unit_name(site)}" + ("" if at is None else f" at step {at:,}")
@@ -87,7 +88,7 @@ def gate_map(
         margin(figure, panel + 1, opened, shape, dark=dark)
     limit = _norm_limit(gates, fields, top) if colour == "norm" else 1.0
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, limit, _KEYS[colour], bottom=KEYED, dark=dark)
-    note = f"{counted(shape[0], 'layer')} × {counted(shape[1], unit_name(site))}; bars: open gates of each layer"
+    note = f"{counted(shape[0], 'layer')} × {counted(shape[1], unit_name(site))}; bars: open gates per layer"
     return finish(figure, title, note, dark=dark, height=map_height(shape[0]) + KEYED + 76, bottom=KEYED)
 
 
@@ -131,7 +132,7 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
     map_axes(figure, 1, state.shape, site)
     margin(figure, 2, state > 0, state.shape, dark=dark)
     figure.update_layout(showlegend=True)
-    note = f"{counted(len(state), 'layer')} × {counted(state.shape[1], unit)}; bars: edited ones of each layer"
+    note = f"{counted(len(state), 'layer')} × {counted(state.shape[1], unit)}; bars: edited units per layer"
     missing = [half for half in HALVES if not frames.trained(fields, half)]
     note += f"; the {missing[0]} half was not trained" if len(missing) == 1 else ""
     return finish(figure, title, note, dark=dark, height=map_height(len(state)) + 120)
@@ -140,8 +141,8 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
 def closed_map(history: GateHistory, steps: Sequence[int] | None = None, *, dark: bool = False) -> Figure:
     """Figure 7 of the paper, from a run: P(closed) of every gate at chosen steps, offsets above, scales below.
 
-    P(closed) is the probability that a gate is exactly 0 in training; its mean stands above each map. Five steps from
-    the first to the last record are taken if none are named. Dark is closed, as in the paper and in the map of gates.
+    P(closed) is the probability that a gate is exactly 0 in training; its mean is given above each map. By default,
+    five steps from the first to the last record are shown. Dark is closed, as in the paper and in the gate map.
     """
     title = "P(closed) of the gates at chosen steps"
     chosen = frames.spread_steps(history) if steps is None else list(steps)
@@ -169,8 +170,8 @@ def closed_map(history: GateHistory, steps: Sequence[int] | None = None, *, dark
     at, closed = records[-1][0], history.closed(records[-1][0])
     shares = [f"{100 * closed[half]:.0f} % of {half} gates" for half in HALVES if frames.trained(records[-1][1], half)]
     note = (
-        f"{counted(shape[0] * shape[1], 'gate')} in each half; beside each step the mean; "
-        f"exactly 0 at evaluation of step {at:,}: {', '.join(shares) or 'none was trained'}"
+        f"{counted(shape[0] * shape[1], 'gate')} in each half; the mean is next to each step; "
+        f"exactly 0 in evaluation at step {at:,}: {', '.join(shares) or 'none was trained'}"
     )
     return finish(figure, title, note, dark=dark, height=2 * side + 52 + 74 + KEYED, bottom=KEYED, left=60)
 
@@ -184,9 +185,9 @@ def compare_gates(
     site: str = "heads",
     dark: bool = False,
 ) -> Figure:
-    """The gates of two runs side by side, and the second minus the first; offsets above, scales below.
+    """The gates of two runs side by side, and their difference (second − first); offsets above, scales below.
 
-    The last record of a history is taken. Runs of different shapes are shown without the difference.
+    Histories are shown at their last record. Runs of different shapes are shown without the difference.
     """
     title = f"{COLOURS[quantity]} of two runs"
     site = _site(first, site)
@@ -232,14 +233,14 @@ def compare_gates(
         signed = palette(dark).diverging
         colour_key(figure, "coloraxis2", signed, -1.0, 1.0, "second − first", bottom=KEYED, dark=dark)
         total = sum(change.size for change in changes)
-        note += f" · {flips:,} of {total:,} gates are open in one run alone" if quantity == "gate" else ""
+        note += f" · {flips:,} of {total:,} gates are open in only one run" if quantity == "gate" else ""
     return finish(figure, title, note, dark=dark, height=2 * side + 56 + 76 + KEYED, bottom=KEYED)
 
 
 def open_by_layer(gates: Gates, step: int | None = None, *, dark: bool = False) -> Figure:
-    """Open edits of each layer, offsets and scales, at one step."""
+    """The number of open edits per layer, offsets and scales, at one step."""
     at, _ = frames.fields_at(gates, step)
-    title = "Open edits of each layer" + ("" if at is None else f" at step {at:,}")
+    title = "Open edits per layer" + ("" if at is None else f" at step {at:,}")
     frame = frames.open_by_layer(gates, step)
     if not len(frame):
         return blank(title, _NOTHING, dark=dark)

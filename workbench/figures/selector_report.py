@@ -2,7 +2,7 @@
 
     python -m workbench.figures.selector_report FOLDER [--output report.html] [--dark]
 
-FOLDER is what ``jola compare`` wrote, also while it is still at work.
+FOLDER is the output folder of ``jola compare``, which may still be running.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from workbench.figures.style import Figure, palette, text
 
 
 def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
-    """All figures of a comparison by name; of what depends on the seed, those of the first one."""
+    """All figures of a comparison by name; figures that depend on the seed show the first seed."""
     cells = comparison.cells()
     seeds = sorted({cell.seed for cell in cells if cell.protocol != "base"})
     ks = list(dict.fromkeys(cell.k for cell in cells if cell.protocol == "edit"))
@@ -32,7 +32,7 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def report(comparison: Comparison, *, dark: bool = False) -> str:
-    """The report as HTML, the script of plotly within it."""
+    """The report as HTML, including the plotly script."""
     colours, task = palette(dark), comparison.settings().get("settings", {}).get("data", {}).get("task", "")
     drawn = figures(comparison, dark=dark)
     parts = [
@@ -49,13 +49,14 @@ def report(comparison: Comparison, *, dark: bool = False) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point; exits with 2 for a folder that holds no comparison."""
+    """Entry point; the exit code is 2 if the folder does not contain a comparison."""
     parser = argparse.ArgumentParser(
-        prog="python -m workbench.figures.selector_report", description="Report of a comparison."
+        prog="python -m workbench.figures.selector_report",
+        description="Write the report of a comparison of selectors as one HTML file.",
     )
-    parser.add_argument("folder", type=Path, help="what `jola compare` wrote")
+    parser.add_argument("folder", type=Path, help="output folder of `jola compare`")
     parser.add_argument("--output", type=Path, help="HTML file; default: report.html in the folder")
-    parser.add_argument("--dark", action="store_true", help="colours of the dark page")
+    parser.add_argument("--dark", action="store_true", help="use the dark theme")
     given = parser.parse_args(arguments)
     try:
         output = given.output or given.folder / "report.html"

@@ -1,4 +1,4 @@
-"""Choices of heads side by side: overlap, rank correlation, heads by layer, accuracy against K, cost."""
+"""Comparisons of selectors: overlap, rank correlation, heads per layer, accuracy against K, cost."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -28,19 +28,19 @@ from workbench.figures.style import (
 )
 
 _NUMBERED = 48
-"""Up to as many layers have their numbers written into the cells."""
+"""Maximum number of layers for which numbers are written into the cells."""
 _FEW = "At least two choices of heads are needed."
 _TITLES = {name: kind.title for name, kind in SELECTORS.items()} | {"base": "No edits"}
 
 
 def method_name(method: str) -> str:
-    """What a selector is called in figures; markup, as what `text` gives."""
+    """The name of a selector in figures; markup, like the result of `text`."""
     return text(_TITLES.get(method, method), 40)
 
 
 def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """Jaccard index of each pair of sets, by method, and what independent random sets of these sizes give."""
-    title, methods = "Heads that choices have in common", list(sets)
+    """Jaccard index of each pair of sets, with the value expected for independent random sets of these sizes."""
+    title, methods = "Overlap of the chosen heads", list(sets)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
 
@@ -57,12 +57,12 @@ def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     span = f"{min(chance):.2f}" if max(chance) - min(chance) < 0.005 else f"{min(chance):.2f} to {max(chance):.2f}"
     first = sets[methods[0]]
     note = f"Jaccard index; by chance {span} off the diagonal; {first.layers * first.heads} heads in the model"
-    return _matrix(title, note, methods, pair, (0.0, 1.0), "0 nothing, 1 the same heads", dark=dark)
+    return _matrix(title, note, methods, pair, (0.0, 1.0), "0 no overlap, 1 the same heads", dark=dark)
 
 
 def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -> Figure:
-    """Spearman's ρ of each pair of scores over all heads, by method; Kendall's τ and p-values under the pointer."""
-    title, methods = "How alike methods rank the heads", list(scores)
+    """Spearman's ρ of each pair of scores over all heads; the hover text gives Kendall's τ and p-values."""
+    title, methods = "Rank correlation of the methods", list(scores)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
 
@@ -79,8 +79,8 @@ def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -
 
 
 def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """How many heads each method chooses in each layer: methods down, layers across."""
-    title = "Chosen heads of each layer"
+    """The number of heads chosen per layer: methods down, layers across."""
+    title = "Chosen heads per layer"
     if not sets:
         return blank(title, "No heads have been chosen yet.", dark=dark)
     figure, first = panels(), next(iter(sets.values()))
@@ -97,7 +97,7 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     figure.update_xaxes(title="layer", showgrid=False, range=[-0.5, first.layers - 0.5])
     words = f"heads chosen of {first.heads}"
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, float(first.heads), words, bottom=KEYED, dark=dark)
-    note = f"{counted(first.layers, 'layer')} of {counted(first.heads, 'head')}; beside the names: heads chosen in all"
+    note = f"{counted(first.layers, 'layer')} of {counted(first.heads, 'head')}; next to the names: total"
     height = 24 * len(names) + KEYED + 70
     return finish(figure, title, note, dark=dark, height=height, headed=False, left=150, bottom=KEYED)
 
@@ -105,7 +105,7 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
 def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     """Test accuracy of each method against the number of edited heads, with 95 % intervals.
 
-    JoLA and the model without edits, which have no K, are lines across.
+    JoLA and the base model, which have no K, are horizontal lines.
     """
     title = "Accuracy against the number of edited heads"
     points = [row for row in rows if row.protocol in ("edit", "swap") and row.heads is not None]
@@ -116,7 +116,7 @@ def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     for row in points:
         groups.setdefault((row.protocol, row.method), []).append(row)
     for index, ((protocol, method), own) in enumerate(groups.items()):
-        # A sweep may name the same number as 'auto' happens to be.
+        # A sweep may contain the number that 'auto' resolves to.
         own = sorted(own, key=lambda row: (row.heads or 0, row.k == AUTO))
         colour = colours.categories[index % len(colours.categories)]
         name = method_name(method) + (" gates" if protocol == "swap" else "")
@@ -151,8 +151,8 @@ def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
 
 
 def selection_costs(rows: Sequence[Row], *, dark: bool = False) -> Figure:
-    """Time of each selection, divided by that of JoLA's training with the same seed."""
-    title = "What choosing costs"
+    """Time of each selection divided by the time of JoLA's training with the same seed."""
+    title = "Cost of each selection"
     found: dict[str, float] = {}
     for row in rows:
         if row.cost_ratio is not None:
@@ -172,7 +172,7 @@ def selection_costs(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     labels = [method_name(method) for method in methods]
     figure.update_yaxes(showgrid=False, **word_ticks(labels, colours.text))
     figure.update_xaxes(title="seconds of the selection ÷ seconds of JoLA's training", rangemode="tozero")
-    note = "dashed: as long as JoLA's training; of several K, the slowest"
+    note = "dashed: time of JoLA's training; for several K, the slowest"
     return finish(figure, title, note, dark=dark, height=130 + 26 * len(methods), headed=False, left=140, right=48)
 
 
@@ -186,7 +186,7 @@ def _matrix(
     *,
     dark: bool,
 ) -> Figure:
-    """A number for each pair of methods, with what stands under the pointer; `pair` gives both."""
+    """A matrix over pairs of methods; `pair` returns the value and the hover text."""
     colours, figure, side = palette(dark), panels(), len(methods)
     pairs = [[pair(a, b) for b in methods] for a in methods]
     values = np.array([[value for value, _ in row] for row in pairs], dtype=np.float64)
@@ -196,7 +196,7 @@ def _matrix(
     low, high = span
     ramp, filled = CIVIDIS, np.nan_to_num(values)
     if low < 0:
-        # Signed values fade into the background at 0, and their ink is that of the background far from it.
+        # Signed values fade into the background at 0; far from 0, text has the color of the background.
         ramp, filled = list(colours.diverging), np.abs(filled) if dark else 1 - np.abs(filled)
     write_cells(figure, filled, words, 1, 1)
     labels = [method_name(method) for method in methods]
@@ -210,7 +210,7 @@ def _matrix(
 
 
 def _with_legend(figure: Figure, title: str, note: str, entries: int, *, dark: bool, height: int = 320) -> Figure:
-    """The legend below the panel, where many names have room."""
+    """Place the legend below the panel, where many names fit."""
     rows = -(-entries // 4)
     finish(figure, title, note, dark=dark, height=height + 24 * rows, headed=False, bottom=64 + 24 * rows)
     figure.update_layout(showlegend=True, legend={"x": 0, "xanchor": "left", "y": -0.2, "yanchor": "top"})

@@ -1,7 +1,7 @@
-"""How every figure looks: colours of ``style.css``, fonts, titles, panels, and text that is no markup.
+"""The common style of all figures: colors of ``style.css``, fonts, titles, panels, and escaped text.
 
-Figures are read with two versions of plotly.js, that of a notebook and the older one that gradio brings along, so only
-attributes are used that both know.
+Figures are displayed by two versions of plotly.js, that of notebooks and the older one bundled with gradio, so only
+attributes that both support are used.
 """
 
 import json
@@ -27,15 +27,15 @@ CONFIG: dict[str, Any] = {
     "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
     "toImageButtonOptions": {"format": "png", "scale": 2, "filename": "jola-figure"},
 }
-"""Settings of plotly's tool bar: a picture at twice the size, zoom, pan and reset; no logo."""
+"""Settings of plotly's toolbar: image at twice the size, zoom, pan and reset; no logo."""
 
 CIVIDIS: list[str] = list(sequential.Cividis)
-"""Colours of gates and probabilities: dark is 0, bright is 1."""
+"""Color scale of gates and probabilities: dark is 0, bright is 1."""
 
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of one mode of the page, under the names of ``style.css``; see `LIGHT` and `DARK`."""
+    """The colors of one theme, with the names of ``style.css``; see `LIGHT` and `DARK`."""
 
     surface: str
     panel: str
@@ -52,27 +52,27 @@ class Palette:
     state_scale: str
     state_both: str
     diverging: tuple[str, ...]
-    """From negative over zero, which is nearly the background, to positive."""
+    """From negative through zero, which is close to the background, to positive."""
     categories: tuple[str, ...]
-    """For runs: colours that the colour-blind tell apart (after Okabe and Ito), readable on this background."""
+    """Colors of runs, distinguishable with color blindness (after Okabe and Ito) and readable on this background."""
 
     @property
     def states(self) -> tuple[str, str, str, str]:
-        """The colours of `jola.runs.history.STATES`."""
+        """The colors of `jola.runs.history.STATES`."""
         return self.state_none, self.state_offset, self.state_scale, self.state_both
 
     def half(self, half: str) -> str:
-        """The colour of one half of the edits."""
+        """The color of one half of the edits."""
         return self.state_offset if half == "offset" else self.state_scale
 
     @property
     def negative(self) -> str:
-        """The colour of a bar below zero."""
+        """The color of bars below zero."""
         return self.diverging[1]
 
     @property
     def positive(self) -> str:
-        """The colour of a bar above zero."""
+        """The color of bars above zero."""
         return self.diverging[-2]
 
 
@@ -96,25 +96,25 @@ SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "
 HALF_DASH = {"offset": "solid", "scale": "dash"}
 HALF_SYMBOL = {"offset": "circle", "scale": "diamond"}
 STATE_WORDS = dict(zip(STATES, ("no edit", "offset only", "scale only", "both"), strict=True))
-"""What the states of a unit are called in figures."""
+"""Names of the states of a unit in figures."""
 
 
 def palette(dark: bool) -> Palette:
-    """The colours of the dark or of the light page."""
+    """The colors of the dark or the light theme."""
     return DARK if dark else LIGHT
 
 
 class Figure(go.Figure):
-    """A plotly figure that brings `CONFIG` along wherever it is shown: in a notebook, or in a page as JSON."""
+    """A plotly figure that includes `CONFIG` wherever it is shown: in a notebook, or as JSON in a page."""
 
     def to_json(self, *args: Any, **kwargs: Any) -> str:
-        """As plotly writes it, with ``config`` beside ``data`` and ``layout``; gradio's Plot takes it from there."""
+        """As in plotly, with ``config`` next to ``data`` and ``layout``, where gradio's Plot reads it."""
         written = super().to_json(*args, **kwargs)
         assert isinstance(written, str)
         return f'{written.rstrip().removesuffix("}")},"config":{json.dumps(CONFIG)}}}'
 
     def show(self, *args: Any, **kwargs: Any) -> Any:
-        """As plotly shows it, with `CONFIG` unless another ``config`` is given."""
+        """As in plotly, with `CONFIG` unless another ``config`` is given."""
         return super().show(*args, **{"config": CONFIG, **kwargs})
 
     def _ipython_display_(self) -> None:
@@ -126,15 +126,15 @@ class Figure(go.Figure):
 
 # Text
 
-# Plotly takes a few HTML tags, what stands between dollar signs, and %{…} in hover texts as markup.
+# plotly interprets some HTML tags, text between dollar signs, and %{…} in hover texts as markup.
 _ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;"), ("%{", "&#37;{"))
 _BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 def text(value: object, limit: int = 0) -> str:
-    """Text that plotly shows as it is: no markup, no formula. Longer than ``limit`` characters, its middle is cut out.
+    """Escape text so that plotly shows it literally; beyond ``limit`` characters, the middle is cut out.
 
-    In titles, labels and hover texts alike plotly drops the tags that it does not know; entities it turns back.
+    In titles, labels and hover texts, plotly drops unknown tags and decodes entities.
     """
     words = str(value)
     if limit and len(words) > limit:
@@ -146,13 +146,13 @@ def text(value: object, limit: int = 0) -> str:
 
 
 def token(value: object, limit: int = 0) -> str:
-    """A token as `text`, its blanks and control characters made visible; what is too long loses its end."""
+    """A token as `text`, with spaces and control characters made visible; long tokens are truncated."""
     seen = "".join(_BLANKS.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in str(value)) or "∅"
     return text(f"{seen[: limit - 1]}…" if limit and len(seen) > limit else seen)
 
 
 def word_ticks(labels: Sequence[str], colour: str, *, mono: bool = False, size: int = 12) -> dict[str, Any]:
-    """An axis that has a word at each of 0, 1, 2, …, with a small gap between the words and the panel."""
+    """Settings of an axis with a label at each of 0, 1, 2, …, and a small gap between labels and panel."""
     font = {"size": size, "color": colour} | ({"family": MONO} if mono else {})
     return {
         "tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": list(labels), "tickfont": font,
@@ -161,7 +161,7 @@ def word_ticks(labels: Sequence[str], colour: str, *, mono: bool = False, size: 
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number for reading; a dash when there is none."""
+    """Format a number; a dash if it is missing."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}".replace("-", "−")
 
 
@@ -171,12 +171,12 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
 
 
 def unit_name(site: str) -> str:
-    """What one unit of a site is called; markup, as what `text` gives."""
+    """The name of one unit of a site; markup, like the result of `text`."""
     return {"heads": "head", "mlp": "MLP"}.get(site) or text(site, 40)
 
 
 def place(site: str, layer: int, unit: int, half: str = "") -> str:
-    """``layer 3, head 2, offset``; a site with one unit a layer needs no number."""
+    """``layer 3, head 2, offset``; sites with one unit per layer have no unit number."""
     words = f"layer {layer}, head {unit}" if site == "heads" else f"layer {layer}, {unit_name(site)}"
     return f"{words}, {text(half)}" if half else words
 
@@ -184,7 +184,7 @@ def place(site: str, layer: int, unit: int, half: str = "") -> str:
 # Frame
 
 _NOTE = 92
-"""Characters in one line below the title."""
+"""Maximum characters per line of the subtitle."""
 
 
 def _template(colours: Palette) -> go.layout.Template:
@@ -213,7 +213,7 @@ def _template(colours: Palette) -> go.layout.Template:
 
 
 def panels(rows: int = 1, cols: int = 1, **kwargs: Any) -> Figure:
-    """An empty figure of some panels, as `plotly.subplots.make_subplots` lays them out."""
+    """An empty figure with panels, laid out by `plotly.subplots.make_subplots`."""
     figure = make_subplots(rows=rows, cols=cols, figure=Figure(), **kwargs)
     assert isinstance(figure, Figure)
     return figure
@@ -231,13 +231,13 @@ def finish(
     right: int = 12,
     bottom: int = 44,
 ) -> Figure:
-    """Give a figure its title, the line below it (what n is), its frame and its colours.
+    """Set the title, the subtitle (with n), the frame and the colors of a figure.
 
-    ``title`` and ``note`` are markup: what comes from people, files or models has gone through `text`. ``headed`` makes
-    room for headings or a legend above the panels.
+    ``title`` and ``note`` are markup: escape anything from users, files or models with `text`. ``headed`` reserves
+    space for headings or a legend above the panels.
     """
     colours = palette(dark)
-    # Plotly puts the first of several lines 11 pixels higher than a single one.
+    # plotly places the first of several lines 11 pixels higher than a single line.
     lines = textwrap.wrap(note, _NOTE, break_long_words=False, break_on_hyphens=False)
     below = "".join(f'<br><span style="font-size:12px;color:{colours.quiet}">{line}</span>' for line in lines)
     figure.update_layout(
@@ -256,7 +256,7 @@ def finish(
 
 
 def blank(title: str, sentence: str, *, dark: bool, height: int = 200) -> Figure:
-    """A figure that says in one sentence why there is nothing to see."""
+    """A figure without data, with a sentence that says why."""
     figure = Figure()
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     say(figure, sentence, dark=dark)
@@ -264,7 +264,7 @@ def blank(title: str, sentence: str, *, dark: bool, height: int = 200) -> Figure
 
 
 def say(figure: Figure, sentence: str, *, dark: bool, panel: int = 0) -> None:
-    """Write a sentence into the middle of a panel, counted from 1; 0 is the whole figure."""
+    """Write a sentence in the center of a panel, counted from 1; 0 is the whole figure."""
     across, up = ("paper", "paper") if not panel else (f"{_axis('x', panel)} domain", f"{_axis('y', panel)} domain")
     figure.add_annotation(
         text="<br>".join(textwrap.wrap(sentence, 80 if not panel else 24)),
@@ -274,7 +274,7 @@ def say(figure: Figure, sentence: str, *, dark: bool, panel: int = 0) -> None:
 
 
 def heading(figure: Figure, panel: int, words: str, aside: str = "", *, dark: bool) -> None:
-    """Bold words above the left end of a panel, and quiet ones above its right end."""
+    """Write a bold heading above the left end of a panel, and a muted note above its right end."""
     colours = palette(dark)
     entries = ((f"<b>{words}</b>" if words else "", 0, "left", colours.text), (aside, 1, "right", colours.quiet))
     for entry, x, anchor, colour in entries:
@@ -290,17 +290,17 @@ def _axis(letter: str, panel: int) -> str:
 
 
 def scale(colours: Sequence[str], power: float = 1.0) -> list[list[Any]]:
-    """Colours at equal distances, as plotly writes a colour scale; a ``power`` above 1 spreads out small values."""
+    """A plotly color scale of equally spaced colors; a ``power`` above 1 spreads out small values."""
     return [[(index / (len(colours) - 1)) ** power, colour] for index, colour in enumerate(colours)]
 
 
 def half_key(half: str, *, dark: bool) -> str:
-    """The name of a half behind the mark that it has in figures."""
+    """The name of a half, preceded by its mark."""
     return f'<span style="color:{palette(dark).half(half)}">{"●" if half == "offset" else "◆"}</span> {half}'
 
 
 def half_pattern(half: str, *, dark: bool) -> dict[str, Any]:
-    """The filling of an area or a bar of one half: scales are striped, so that colour is not all that tells them."""
+    """The fill pattern of one half: scales are striped, so that halves differ not only in color."""
     colours = palette(dark)
     return {
         "shape": "/" if half == "scale" else "", "bgcolor": colours.half(half), "fgcolor": colours.surface,
@@ -309,7 +309,7 @@ def half_pattern(half: str, *, dark: bool) -> dict[str, Any]:
 
 
 KEYED = 94
-"""Pixels below a map whose colours have a key there: axis, words, ramp."""
+"""Bottom margin in pixels for a map with a color key: axis, labels, color bar."""
 
 
 def colour_key(
@@ -325,9 +325,9 @@ def colour_key(
     at: Literal["left", "right"] = "right",
     power: float = 1.0,
 ) -> None:
-    """Give the colour axis ``name`` its colours and a fixed range, with a thin ramp and its meaning below the panels.
+    """Set the colors and the range of the color axis ``name``, and draw a labeled color bar below the panels.
 
-    ``bottom`` is the figure's margin there, in pixels; ``power`` as in `scale`.
+    ``bottom`` is the bottom margin of the figure, in pixels; ``power`` as in `scale`.
     """
     quiet = {"size": 11, "color": palette(dark).quiet}
     middle = (low + high) / 2

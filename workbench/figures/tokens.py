@@ -1,4 +1,4 @@
-"""What the edits change in words: next tokens, a text token by token, answers, and tokens that one offset promotes."""
+"""Effects of edits on tokens: next tokens, scores along a text, answers, and tokens promoted by an offset."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from jola.insight import AnswerScores, NextTokens, PromotedTokens, TokenScores
 
 _LABEL = 24
-"""Characters of a token or an answer beside its bar; the whole text is in the hover."""
+"""Maximum characters of a token or answer next to its bar; the hover text has the full text."""
 _WORDS_ALONG = 70
-"""Up to as many tokens of a text are written below it."""
+"""Maximum number of tokens of a text written along the axis."""
 
 
 def _rows_height(count: int) -> int:
@@ -39,7 +39,7 @@ def _rows_height(count: int) -> int:
 def _dumbbells(
     labels: Sequence[str], whole: Sequence[str], base: ArrayLike, edited: ArrayLike, *, mono: bool, dark: bool
 ) -> Figure:
-    """One row for each label: a ring for the base, a diamond for the edited model, and the change in points."""
+    """One row per label: a ring for the base, a diamond for the edited model, and the change in percentage points."""
     colours, figure = palette(dark), panels()
     before, after = (100 * np.asarray(values, dtype=float) for values in (base, edited))
     rows = np.arange(len(labels))
@@ -50,7 +50,7 @@ def _dumbbells(
             line={"color": colours.edge, "width": 2}, showlegend=False,
         )
     )  # fmt: skip
-    # Only the tokens go through the template, as data; they are escaped like everything else.
+    # Only tokens are inserted into the template, as data; they are escaped like all text.
     for name, values, marker in (
         ("base", before, {"symbol": "circle-open", "size": 9, "color": colours.quiet, "line": {"width": 2}}),
         ("edited", after, {"symbol": "diamond", "size": 9, "color": colours.accent}),
@@ -81,10 +81,10 @@ def _dumbbells(
 
 
 def next_tokens(found: "NextTokens", *, dark: bool = False) -> Figure:
-    """Probabilities of the likeliest next tokens, base and edited, with the change in percentage points."""
+    """Probabilities of the most likely next tokens, base and edited, with the change in percentage points."""
     title = "Next token, base and edited"
     if not found.tokens:
-        return blank(title, "No next token was asked for.", dark=dark)
+        return blank(title, "No next tokens were requested.", dark=dark)
     tokens = [change.token for change in found.tokens]
     base, edited = ([getattr(change, side) for change in found.tokens] for side in ("base", "edited"))
     labels = [token(word, _LABEL) for word in tokens]
@@ -98,7 +98,7 @@ def next_tokens(found: "NextTokens", *, dark: bool = False) -> Figure:
 
 
 def answer_shares(found: "AnswerScores", *, dark: bool = False) -> Figure:
-    """How base and edited model share their probability among the given answers."""
+    """The shares of the given answers in their total probability, base and edited."""
     title = "Share of each answer, base and edited"
     if not len(found.answers):
         return blank(title, "No answers were given.", dark=dark)
@@ -107,7 +107,7 @@ def answer_shares(found: "AnswerScores", *, dark: bool = False) -> Figure:
     figure = _dumbbells(labels, [text(answer) for answer in found.answers], base, edited, mono=False, dark=dark)
     figure.update_xaxes(title_text="share of the probability of these answers", range=[-2, 104])
     best = [text(found.answers[int(np.argmax(values))], _LABEL) for values in (base, edited)]
-    note = f"1 prompt, {counted(len(labels), 'answer')}; likeliest: {best[0]} (base), {best[1]} (edited)"
+    note = f"1 prompt, {counted(len(labels), 'answer')}; most likely: {best[0]} (base), {best[1]} (edited)"
     return finish(figure, title, note, dark=dark, height=_rows_height(len(labels)) + 130, right=62)
 
 
@@ -120,7 +120,7 @@ def token_scores(found: "TokenScores", *, dark: bool = False) -> Figure:
         return blank(title, "The text is empty.", dark=dark)
     scored = ~(np.isnan(base) | np.isnan(edited))
     if not scored.any():
-        return blank(title, "A single token has nothing before it that could predict it.", dark=dark)
+        return blank(title, "The text has only one token, and the first token is not scored.", dark=dark)
     colours, at = palette(dark), np.arange(count)
     figure = panels(2, 1, shared_xaxes=True, row_heights=[0.68, 0.32], vertical_spacing=0.1)
     words = np.asarray([token(word) for word in found.tokens], dtype=object)
@@ -163,8 +163,8 @@ def token_scores(found: "TokenScores", *, dark: bool = False) -> Figure:
 def promoted_tokens(
     found: "PromotedTokens", layer: int, unit: int, *, site: str = "heads", dark: bool = False
 ) -> Figure:
-    """The tokens whose logits one offset raises and lowers most, read off through the unembedding."""
-    title = f"Tokens that the offset of {place(site, layer, unit)} moves"
+    """The tokens whose logits one offset raises and lowers most, projected through the unembedding."""
+    title = f"Tokens moved by the offset of {place(site, layer, unit)}"
     sides = (("Promoted", list(found.promoted)), ("Suppressed", list(found.suppressed)))
     if not any(entries for _, entries in sides):
         return blank(title, "This unit has no offset, so it moves no token.", dark=dark)
@@ -192,6 +192,6 @@ def promoted_tokens(
     longest = max(len(entries) for _, entries in sides)
     note = (
         f"{counted(sum(len(entries) for _, entries in sides), 'token')} of the vocabulary; "
-        "ratios of these logits say something, their size does not"
+        "only the ratios of these logits are meaningful"
     )
     return finish(figure, title, note, dark=dark, height=_rows_height(longest) + 126)

@@ -1,4 +1,4 @@
-"""How a run went: losses, states, rates, one head, and several runs on the same axes."""
+"""Figures of a training run: losses, states, learning rates, one head, and several runs on the same axes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -32,7 +32,7 @@ from workbench.figures.style import (
 )
 
 _FEW = 40
-"""Up to as many points bear a marker each."""
+"""Maximum number of points drawn with markers."""
 
 QUANTITIES = {
     "validation_cross_entropy": ("Validation cross-entropy", "nats"),
@@ -45,11 +45,11 @@ QUANTITIES = {
     "l0_weight": ("λ, weight of an open gate", "λ"),
     "grad_norm": ("Norm of the gradient", "L2 norm"),
 }
-"""Numbers of the metrics that can be compared: title and unit."""
+"""Metrics that can be compared: title and unit."""
 
 
 def _line(x: Any, y: Any, name: str, colour: str, **kwargs: Any) -> go.Scatter:
-    """A line; markers join it where there are few points, so that a single one can be seen."""
+    """A line, with markers if there are few points, so that a single point is visible."""
     few = len(x) <= _FEW
     line = {"color": colour, "width": 1.75, **kwargs.pop("line", {})}
     marker = {"color": colour, "size": 6, **kwargs.pop("marker", {})}
@@ -64,7 +64,7 @@ def _traces(figure: Figure) -> tuple[Any, ...]:
 
 
 def _step_axes(figure: Figure, rows: int = 1) -> None:
-    """Steps from 0 on, without fractions of a step where there are few."""
+    """A step axis that starts at 0 and has no fractional ticks."""
     last = max((int(max(trace["x"])) for trace in _traces(figure) if len(trace["x"])), default=0)
     figure.update_xaxes(range=[-0.004 * last, 1.004 * last] if last > 8 else [-0.4, last + 0.4], tickformat=",d")
     if last <= 8:
@@ -73,9 +73,9 @@ def _step_axes(figure: Figure, rows: int = 1) -> None:
 
 
 def losses(metrics: Metrics, *, n_validation: int | None = None, dark: bool = False) -> Figure:
-    """Cross-entropy in training, each step and its moving mean, and in validation; below it the penalty.
+    """Training cross-entropy (every step and its moving average), validation cross-entropy, and the penalty below.
 
-    ``metrics`` are those of `Run.metrics`, ``n_validation`` the number of validation examples.
+    ``metrics`` is the result of `Run.metrics`, ``n_validation`` the number of validation examples.
     """
     title = "Losses"
     colours, frame = palette(dark), frames.losses(metrics)
@@ -120,7 +120,7 @@ def losses(metrics: Metrics, *, n_validation: int | None = None, dark: bool = Fa
 
 
 def state_counts(history: GateHistory, *, dark: bool = False) -> Figure:
-    """How many units have no edit, an offset, a scale, or both, as a stack over the steps."""
+    """The number of units with no edit, an offset, a scale, or both, stacked over the steps."""
     unit = "heads" if history.site == "heads" else f"{unit_name(history.site)}s"
     title = f"States of the {unit}"
     frame = frames.state_counts(history)
@@ -147,12 +147,12 @@ def state_counts(history: GateHistory, *, dark: bool = False) -> Figure:
     figure.update_yaxes(title_text=unit, range=[0, total])
     figure.update_layout(legend_traceorder="normal", barmode="stack")
     _step_axes(figure)
-    note = f"{total:,} {unit}, {counted(len(frame), 'record')}; the key counts them at step {frame['step'].iloc[-1]:,}"
+    note = f"{total:,} {unit}, {counted(len(frame), 'record')}; legend: step {frame['step'].iloc[-1]:,}"
     return finish(figure, title, note, dark=dark, height=320)
 
 
 def rates(metrics: Metrics, *, dark: bool = False) -> Figure:
-    """The learning rates of edits and gates, and λ, each on an axis of its own."""
+    """The learning rates of edits and gates, and λ, each on its own axis."""
     title = "Learning rates and λ"
     frame, colours = frames.rates(metrics), palette(dark)
     rows = {
@@ -180,13 +180,13 @@ def rates(metrics: Metrics, *, dark: bool = False) -> Figure:
 def compare_curves(
     runs: Mapping[str, Metrics], quantity: str = "validation_cross_entropy", *, dark: bool = False
 ) -> Figure:
-    """One number of the metrics of several runs, by the names they shall have, on the same axes.
+    """One metric of several runs, by display name, on the same axes.
 
-    Training losses are drawn as moving means. Runs differ in colour, dash and marker.
+    Training losses are drawn as moving averages. Runs differ in color, dash and marker.
     """
     title, unit = QUANTITIES.get(quantity, (text(quantity), ""))
     if not runs:
-        return blank(title, "No run was chosen.", dark=dark)
+        return blank(title, "No run is selected.", dark=dark)
     colours, figure, missing = palette(dark), panels(), []
     noisy = quantity in ("cross_entropy", "loss", "grad_norm")
     for index, (name, metrics) in enumerate(runs.items()):
@@ -196,7 +196,7 @@ def compare_curves(
             continue
         if noisy and len(values) > 2 * frames.SMOOTHING + 1:
             values = frames.smooth(values)
-        # Colours, dashes and markers have different periods, so that every run has a combination of its own.
+        # Colors, dashes and markers have different periods, so that every run has a unique combination.
         figure.add_trace(
             _line(
                 steps, values, text(name, 60), colours.categories[index % len(colours.categories)],
@@ -205,7 +205,7 @@ def compare_curves(
             )
         )  # fmt: skip
     if not figure.data:
-        return blank(title, "No chosen run recorded this.", dark=dark)
+        return blank(title, "None of the selected runs recorded this.", dark=dark)
     figure.update_yaxes(title_text=unit, rangemode="tozero")
     _step_axes(figure)
     note = counted(len(_traces(figure)), "run")
@@ -213,7 +213,7 @@ def compare_curves(
         note += f", means over {2 * frames.SMOOTHING + 1} steps"
     if missing:
         note += f"; not recorded by {', '.join(missing)}"
-    # One line for each name below the plot: they may be long.
+    # One line per name below the plot, because names may be long.
     key = {"orientation": "v", "x": 0, "xanchor": "left", "y": 0, "yref": "container", "yanchor": "bottom"}
     figure.update_layout(showlegend=True, legend=key)
     below = 52 + 19 * len(_traces(figure))
@@ -221,7 +221,7 @@ def compare_curves(
 
 
 def head_history(history: GateHistory, layer: int, unit: int, *, dark: bool = False) -> Figure:
-    """One unit over the steps: the gates at evaluation, P(open) in training, and the norms of offset and scale."""
+    """One unit over the steps: gates in evaluation, P(open) in training, and norms of offset and scale."""
     title = f"History of {place(history.site, layer, unit)}"
     frame = frames.head_history(history, layer, unit)
     if not len(frame):

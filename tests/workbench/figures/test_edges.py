@@ -31,8 +31,8 @@ DEGENERATE: dict[str, tuple[Callable[..., Figure], str]] = {
     "no records, two runs": (lambda **k: figures.compare_gates(EMPTY, EMPTY, **k), "No gates have been recorded by"),
     "no metrics, losses": (lambda **k: figures.losses([], **k), "No training step has been recorded yet."),
     "no metrics, rates": (lambda **k: figures.rates([], **k), "No training step has been recorded yet."),
-    "no runs": (lambda **k: figures.compare_curves({}, **k), "No run was chosen."),
-    "runs without it": (lambda **k: figures.compare_curves({"a": []}, **k), "No chosen run recorded this."),
+    "no runs": (lambda **k: figures.compare_curves({}, **k), "No run is selected."),
+    "runs without it": (lambda **k: figures.compare_curves({"a": []}, **k), "None of the selected runs recorded this."),
     "one metric": (lambda **k: figures.losses(metrics(1), **k), "1 training step · 0 validations"),
     "a validation alone": (
         lambda **k: figures.losses([{"step": 3, "validation_cross_entropy": 1.0}], **k),
@@ -72,7 +72,7 @@ DEGENERATE: dict[str, tuple[Callable[..., Figure], str]] = {
     "not trained, head": (
         lambda **k: figures.head_history(history(untrained="offset"), 0, 0, **k), "the offset half was not trained",
     ),
-    "no tokens": (lambda **k: figures.next_tokens(NextTokens((), 0.0), **k), "No next token was asked for."),
+    "no tokens": (lambda **k: figures.next_tokens(NextTokens((), 0.0), **k), "No next tokens were requested."),
     "no answers": (
         lambda **k: figures.answer_shares(AnswerScores((), np.empty(0), np.empty(0)), **k), "No answers were given.",
     ),
@@ -81,7 +81,7 @@ DEGENERATE: dict[str, tuple[Callable[..., Figure], str]] = {
         lambda **k: figures.token_scores(TokenScores((), (), np.empty(0), np.empty(0), np.empty(0)), **k),
         "The text is empty.",
     ),
-    "one token": (lambda **k: figures.token_scores(examples.token_scores(1), **k), "A single token has nothing before"),
+    "one token": (lambda **k: figures.token_scores(examples.token_scores(1), **k), "The text has only one token"),
     "a long text": (lambda **k: figures.token_scores(examples.token_scores(500), **k), "499 scored tokens"),
     "no open edit": (lambda **k: figures.edit_effects(examples.edit_effects(0), **k), "No edit is open"),
     "no open edit, map": (lambda **k: figures.effect_map(examples.edit_effects(0), **k), "No edit is open"),
@@ -94,10 +94,10 @@ DEGENERATE: dict[str, tuple[Callable[..., Figure], str]] = {
     "no offset": (lambda **k: figures.promoted_tokens(PromotedTokens((), ()), 0, 0, **k), "This unit has no offset"),
     "one token's attention": (lambda **k: figures.attention_pattern(examples.attention(1), **k), "1 text of 1 token"),
     "much attention": (lambda **k: figures.attention_pattern(examples.attention(256), **k), "1 text of 256 tokens"),
-    "one position": (lambda **k: figures.logit_lens(examples.lens(2, 1), **k), "1 position; 3 readings"),
-    "many positions": (lambda **k: figures.logit_lens(examples.lens(80, 60, 1), **k), "60 positions; 81 readings"),
-    "no ranks": (lambda **k: figures.logit_lens(examples.lens(2, 2, 0), **k), "No tokens were asked for."),
-    "no ranks there": (lambda **k: figures.logit_lens(examples.lens(2, 2, 0), 0, **k), "No tokens were asked for."),
+    "one position": (lambda **k: figures.logit_lens(examples.lens(2, 1), **k), "1 position; 3 rows"),
+    "many positions": (lambda **k: figures.logit_lens(examples.lens(80, 60, 1), **k), "60 positions; 81 rows"),
+    "no ranks": (lambda **k: figures.logit_lens(examples.lens(2, 2, 0), **k), "No tokens were requested."),
+    "no ranks there": (lambda **k: figures.logit_lens(examples.lens(2, 2, 0), 0, **k), "No tokens were requested."),
     "zeros of an untrained half": (
         lambda **k: figures.gate_map(history(untrained="scale", as_zero=True), **k), "not trained",
     ),

@@ -34,7 +34,7 @@ def test_answers_share_all_probability() -> None:
     by_name = {trace.name: np.asarray(trace.x) for trace in figure.data if trace.name}
     np.testing.assert_allclose(by_name["base"], 100 * found.shares()[0])
     assert by_name["edited"].sum() == pytest.approx(100)
-    assert "likeliest: negative (base), positive (edited)" in words(figure)
+    assert "most likely: negative (base), positive (edited)" in words(figure)
 
 
 def test_each_token_of_a_text_has_its_scores() -> None:
@@ -68,7 +68,7 @@ def test_an_effect_of_one_prompt_has_no_interval_but_the_rounding_of_its_format(
     assert traces(exact, "bar")[0].error_x.array is None
     assert "1 prompt; 8 open edits; log p" in words(exact) and not exact.layout.shapes
     rounded = figures.edit_effects(examples.edit_effects(8, n=1, rounding=0.03))
-    assert "within ±0.06 nats (grey) it may be nothing but rounding" in words(rounded)
+    assert "within ±0.06 nats (gray), effects may be rounding errors" in words(rounded)
     assert (rounded.layout.shapes[0].x0, rounded.layout.shapes[0].x1) == (-0.06, 0.06)
 
 

@@ -134,7 +134,7 @@ def test_sets_on_one_map_have_a_strip_a_method_and_a_count(dark: bool) -> None:
     assert figure.data[0].customdata[2][0] == "chosen by none"
     names = [trace.name for trace in figure.data if trace.showlegend is not False and trace.type == "scatter"]
     assert names[:2] == ["JoLA's gates  4", "DSP  3"]
-    assert "n = 24 heads; 9 are chosen, 3 of them by more than one of 3 methods" in " ".join(
+    assert "n = 24 heads; 9 chosen, 3 of them by more than one of 3 methods" in " ".join(
         figure.layout.title.text.replace("<", " <").split()
     )
     assert "<img" not in figure.to_json()

@@ -78,7 +78,7 @@ def test_a_step_between_records_shows_the_one_before_and_a_step_before_all_the_f
 def test_unknown_colours_and_wrong_shapes_are_refused_in_a_sentence() -> None:
     with pytest.raises(InputError, match="gate, open, norm, state"):
         figures.gate_map(history(), colour="hue")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="one value for each layer and unit"):
+    with pytest.raises(InputError, match=r"must be \(layers, units\)"):
         figures.gate_map({"offset": np.zeros(3)})
 
 
@@ -175,7 +175,7 @@ def test_the_history_of_a_head_has_its_numbers() -> None:
     for values, numbers in zip(shown, expected, strict=True):
         np.testing.assert_array_equal(values, numbers)
     assert {trace.line.dash for trace in figure.data} == {"solid", "dash"}
-    with pytest.raises(InputError, match="layers run from 0 to 5, units from 0 to 3"):
+    with pytest.raises(InputError, match="layers range from 0 to 5, units from 0 to 3"):
         figures.head_history(run, 6, 0)
 
 
@@ -200,7 +200,7 @@ def test_two_runs_are_compared_cell_by_cell() -> None:
     np.testing.assert_allclose(shown[2], shown[1] - shown[0])
     assert shown[2][0, 0] == -0.75
     assert (figure.layout.coloraxis2.cmin, figure.layout.coloraxis2.cmax) == (-1, 1)
-    assert "1 of 48 gates are open in one run alone" in words(figure)
+    assert "1 of 48 gates are open in only one run" in words(figure)
     minus = next(trace for trace in traces(figure, "scatter") if trace.text is not None and len(trace.text))
     assert (minus.text[0], minus.y[0], minus.x[0]) == ("−", 0, 0)
 
