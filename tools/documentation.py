@@ -36,11 +36,11 @@ def _settings_lines() -> Iterator[str]:
     yield from (
         "# Settings",
         "",
-        "Every setting of a training run, with its default. In Python the same names, with underscores, are fields of",
-        "dataclasses, entries of a run's `config.json`, and fields of the form in the app, where those in bold",
-        "stand in front and the others fold out. [Defaults](defaults.md) says how the values were chosen.",
+        "Every setting of a training run and its default. The same names, with underscores, are used in the",
+        "dataclasses of the Python API, in the `config.json` of a run and in the Train form of the app, which shows",
+        "the settings in bold first. [Defaults](defaults.md) explains how the values were chosen.",
         "",
-        "This page is written from `jola/config.py` by `python tools/documentation.py`.",
+        "`python tools/documentation.py` generates this page from `jola/config.py`.",
     )
     config = RunConfig()
     for group in dataclasses.fields(config):

@@ -46,8 +46,8 @@ def folded_card(model: "EditedModel", report: "FoldReport") -> str:
                 f"| folded, {report.dtype} (these files) | {after.largest:.2g} | {percent(after.lost)} |",
             ]
         ),
-        f"The edits change logits by up to {report.effect:.3g}, and {report.dtype} alone changes those of the frozen "
-        f"model by up to {report.base_rounding:.2g}. The most likely token is the same at {after.same_top} of "
+        f"The edits change logits by up to {report.effect:.3g}, and {report.dtype} by itself changes those of the "
+        f"frozen model by up to {report.base_rounding:.2g}. The most likely token is the same at {after.same_top} of "
         f"{report.tokens} positions.",
         "The license of the base model applies to this model too. The edits were trained on few examples: evaluate "
         "them on your own data.",

@@ -45,7 +45,7 @@ class AdapterReport:
         """A one-line summary."""
         return (
             f"adapter  {self.path}, {self.bytes:,} bytes ({self.bytes_before:,} before), {self.kept} of {self.total} "
-            "halves of edits are open"
+            "edit halves are open"
         )
 
 

@@ -39,7 +39,7 @@ class TableReport:
     def describe(self) -> str:
         """A one-line summary."""
         masks = f", {self.masks} masks" if self.masks else ""
-        return f"edits  {self.path}, {self.rows} halves of edits, {self.open} of them open{masks}, {self.bytes:,} bytes"
+        return f"edits  {self.path}, {self.rows} edit halves, {self.open} of them open{masks}, {self.bytes:,} bytes"
 
 
 def export_edits(
