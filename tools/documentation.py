@@ -20,10 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from jola.config import RunConfig, flag  # noqa: E402
+from jola.methods import METHODS  # noqa: E402
 
 SETTINGS = ROOT / "docs" / "settings.md"
 IMAGES = ROOT / "docs" / "images"
-TITLES = {"model": "Model", "edits": "Edits", "data": "Data", "training": "Training"}
+TITLES = {"model": "Model", "data": "Data", "training": "Training"}
 PHIS = (-2.4, 0.0, 2.0)
 
 
@@ -38,15 +39,16 @@ def _settings_lines() -> Iterator[str]:
         "",
         "Every setting of a training run and its default. The same names, with underscores, are used in the",
         "dataclasses of the Python API, in the `config.json` of a run and in the Train form of the app, which shows",
-        "the settings in bold first. [Defaults](defaults.md) explains how the values were chosen.",
+        "the settings in bold first. `--method` chooses the method, `jola` by default; each method has settings of",
+        "its own. [Defaults](defaults.md) explains how the values were chosen.",
         "",
-        "`python tools/documentation.py` generates this page from `jola/config.py`.",
+        "`python tools/documentation.py` generates this page from `jola/settings.py` and `jola/methods/`.",
     )
-    config = RunConfig()
-    for group in dataclasses.fields(config):
-        part = getattr(config, group.name)
-        hints = typing.get_type_hints(type(part))
-        yield from ("", f"## {TITLES[group.name]}", "", f"{type(part).__doc__} In Python: `{type(part).__name__}`.", "")
+    parts = [(title, type(getattr(RunConfig(), group)), "") for group, title in TITLES.items()]
+    methods = [(method.title, method.settings, f" Used with `--method {method.name}`.") for method in METHODS.values()]
+    for title, part, note in [*parts, *methods]:
+        hints = typing.get_type_hints(part)
+        yield from ("", f"## {title}", "", f"{part.__doc__} In Python: `{part.__name__}`.{note}", "")
         yield from ("| flag | values | default | what it is |", "|---|---|---|---|")
         for field in dataclasses.fields(part):
             name = f"`{flag(field.name)}`"
