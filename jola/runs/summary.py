@@ -5,7 +5,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from jola.runs.history import Array
+from jola.runs.history import GATE_FIELDS, Array
 from jola.runs.notes import RunNotes
 from jola.runs.state import State
 
@@ -124,6 +124,8 @@ def _open_gates(records: Sequence[Mapping[str, Array]], closed: Any) -> dict[str
     counts: dict[str, int | None] = {half: None for half in _HALVES}
     units = 0
     for fields in records:
+        if not set(GATE_FIELDS) <= set(fields):  # of a method without gates
+            continue
         # A unit that may not be edited is recorded with the probability 0, which no gate has.
         editable = np.logical_or(fields["offset_open"] > 0, fields["scale_open"] > 0)
         units += int(editable.sum())

@@ -159,6 +159,13 @@ def test_what_later_versions_add_is_kept(store: RunStore) -> None:
     assert run.config()["method"] == "lora"
 
 
+def test_a_history_without_gates_is_no_problem(store: RunStore) -> None:
+    names = [f"norm_{number}" for number in range(6)]
+    changed(store.root / "odd" / "gates" / "heads.json", ("fields",), names)
+    row = rows_of(store)["odd"]
+    assert row["problem"] == "" and row["open"] is None and row["accuracy"] == ACCURACY
+
+
 def test_a_note_cannot_replace_a_folder(store: RunStore) -> None:
     path = store.root / "odd" / "notes.json"
     path.unlink()
