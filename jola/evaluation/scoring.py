@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, collate_prompts
 from jola.errors import InputError
+from jola.evaluation.metrics import EXACT_MATCH, right_answers
 from jola.system.formatting import accuracy_text
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def exact_match(
             new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
             for index, ids in zip(batch, new, strict=True):
                 text = _decode_answer(ids, ends, template.tokenizer)
-                one_line = not any("\n" in right for right in _right_answers(examples[index]))
+                one_line = not any("\n" in right for right in right_answers(examples[index]))
                 answers[index] = text.partition("\n")[0].strip() if one_line else text
             done += len(batch)
             if progress is not None:
@@ -211,12 +212,8 @@ def _log_likelihoods(model: "EditedModel", rows: list[Encoded], pad: int, mask: 
 
 
 def _score(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:
-    right = [answer.strip() in _right_answers(example) for answer, example in zip(answers, examples, strict=True)]
-    return Accuracy(sum(right), len(right))
-
-
-def _right_answers(example: Example) -> list[str]:
-    return [answer.strip() for answer in (example.completion, *example.references)]
+    right = EXACT_MATCH.values(answers, examples, None)
+    return Accuracy(int(sum(right)), len(right))
 
 
 def _completion_ids(example: Example, template: Template) -> list[int]:

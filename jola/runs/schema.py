@@ -90,8 +90,20 @@ class Accuracy(JsonFile):
     n: Count
 
 
+class ScoreEntry(JsonFile):
+    """The mean of a metric over ``n`` examples with its 95 % interval."""
+
+    metric: Line
+    value: Number
+    n: Count
+    low: Number
+    high: Number
+
+
 class ResultFile(JsonFile):
     """``result.json``: how the run ended."""
+
+    scores: list[ScoreEntry] | None = None
 
     test: Accuracy | None = None
     test_options: Accuracy | None = None

@@ -24,6 +24,7 @@ from jola.data.tasks import Task
 from jola.edits.gated import GatedEdits
 from jola.edits.gates import HardConcrete
 from jola.edits.names import HALVES
+from jola.evaluation.metrics import EXACT_MATCH
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
 from jola.selectors import dsp, pass_
@@ -262,5 +263,5 @@ def _train_and_test(
 
 
 def is_right(answer: str, example: Example) -> bool:
-    """Whether an answer is the right one or one of the references, as `jola.evaluation.scoring.exact_match` counts."""
-    return answer.strip() in {right.strip() for right in (example.completion, *example.references)}
+    """Whether an answer is the right one or one of the references, as `jola.evaluation.exact_match` counts."""
+    return bool(EXACT_MATCH.values([answer], [example], None)[0])

@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def score_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
+    """``0.878 (n = 500, 95 % interval 0.846–0.904)`` of a score as `jola.evaluation.metrics.Score.to_dict` gives it."""
+    return accuracy_text({**found, "accuracy": found["value"]}, percent=percent)
+
+
 def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     """``0.878 (n = 500, 95 % interval 0.846–0.904)``, or ``87.8 % (n = 500, 95 % interval 84.6–90.4)``.
 
