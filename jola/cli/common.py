@@ -24,19 +24,27 @@ PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 
 
+def setting_names(config: RunConfig) -> set[str]:
+    """Names of the settings that its method uses: those of gates only if it has gates."""
+    fields = (field for part in config.parts() for field in dataclasses.fields(part))
+    return {field.name for field in fields if config.tuning.has_gates or not field.metadata["gates"]}
+
+
 def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
     """A dataclass with the same groups and defaults as a configuration, annotated for tyro.
 
     Args:
-        config: Its groups become groups of flags; its values are the defaults.
+        config: Its groups become groups of flags, without the settings that its method does not use; its values are
+            the defaults.
         omit: Names of settings that the command does not take.
     """
+    names = setting_names(config)
     groups: list[tuple[str, Any, Any]] = []
     for group, part in zip(GROUPS, config.parts(), strict=True):
         hints = typing.get_type_hints(type(part))
         flags: list[tuple[str, Any, Any]] = []
         for name, metadata in ((field.name, field.metadata) for field in dataclasses.fields(part)):
-            if name not in omit:
+            if name in names and name not in omit:
                 help = metadata["help"] + (f" [{metadata['unit']}]" if metadata["unit"] else "")
                 flags.append((name, Annotated[hints[name], arg(help=help)], getattr(part, name)))
         if flags:
@@ -45,10 +53,10 @@ def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
     return dataclasses.make_dataclass("Settings", groups)
 
 
-def run_config(settings: Any, **training: Any) -> RunConfig:
+def run_config(settings: Any, *, method: str = RunConfig.method, **training: Any) -> RunConfig:
     """The validated configuration in an instance of a `settings_type`; ``training`` overrides that group."""
     values = dataclasses.asdict(settings)
-    return RunConfig.from_dict({**values, "training": values["training"] | training})
+    return RunConfig.from_dict({**values, "training": values["training"] | training, "method": method})
 
 
 def find_run(name: str) -> "Run":

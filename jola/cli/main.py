@@ -17,22 +17,23 @@ from jola.cli.evaluate import evaluate, generate
 from jola.cli.export import export
 from jola.cli.runs import runs
 from jola.cli.selectors import compare, select
-from jola.cli.train import train
+from jola.cli.train import train_command
 from jola.errors import InputError
 
 MARKERS = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes)
 
-app = SubcommandApp()
-for command in (train, evaluate, generate, select, compare):
-    app.command(command)
-app.command(export, name="export", help="Write edits in another form.")
-app.command(runs, name="runs", help="Manage the runs on this machine; without a subcommand, list them.")
-app.command(assets, name="assets", help="Manage the default model and data; without a subcommand, list them.")
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command line; exits with 0, with 2 for bad input, with 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    app = SubcommandApp()
     try:
+        app.command(train_command(arguments))
+        for command in (evaluate, generate, select, compare):
+            app.command(command)
+        app.command(export, name="export", help="Write edits in another form.")
+        app.command(runs, name="runs", help="Manage the runs on this machine; without a subcommand, list them.")
+        app.command(assets, name="assets", help="Manage the default model and data; without a subcommand, list them.")
         app.cli(
             prog="jola",
             description="Joint Localization and Activation Editing: train, inspect and use edits of attention heads.",

@@ -1,24 +1,65 @@
 """``jola train``."""
 
+import argparse
 import os
 import sys
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from tyro.conf import arg
 
 from jola.cli import console
-from jola.cli.common import Json, quiet_libraries, run_config, settings_type
-from jola.config import RunConfig
+from jola.cli.common import Json, quiet_libraries, run_config, setting_names, settings_type
+from jola.config import RunConfig, flag
+from jola.errors import InputError
+from jola.methods import METHODS, method_named
 from jola.system.formatting import accuracy_text
 
 
-def train(
-    settings: Annotated[Any, arg(name="", constructor=settings_type(RunConfig()))],
-    resume: Annotated[bool, arg(help="Resume the run in --output from its last checkpoint.")] = False,
-    json: Json = False,
-) -> None:
-    """Train edits and gates on a task, save the adapter and test it."""
-    config = run_config(settings)
+def train_command(arguments: Sequence[str]) -> Callable[..., None]:
+    """``jola train`` with the flags of one method.
+
+    Args:
+        arguments: Those of the command line, of which ``--method`` is read before all others are parsed.
+
+    Raises:
+        InputError: There is no such method, or a flag belongs to another one.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--method", nargs="?", const=RunConfig.method, default=RunConfig.method)
+    given = arguments[1:] if arguments[:1] == ["train"] else []
+    chosen = method_named(parser.parse_known_args(given)[0].method).name
+    _check_flags(given, chosen)
+
+    def train(
+        settings: Annotated[Any, arg(name="", constructor=settings_type(RunConfig(method=chosen)))],
+        method: Annotated[str, arg(metavar=f"{{{','.join(METHODS)}}}", help=_METHOD_HELP)] = chosen,
+        resume: Annotated[bool, arg(help="Resume the run in --output from its last checkpoint.")] = False,
+        json: Json = False,
+    ) -> None:
+        """Train edits on a task, save the adapter and test it."""
+        _train(run_config(settings, method=method), resume, json)
+
+    return train
+
+
+_METHOD_HELP = "Method to train; give it before --help to see the flags of that method."
+
+
+def _check_flags(arguments: Sequence[str], method: str) -> None:
+    """Refuse a flag that is a setting of other methods only."""
+    names = {name: setting_names(RunConfig(method=name)) for name in METHODS}
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        owners = [other for other, own in names.items() if name in own]
+        if argument.startswith("--") and owners and method not in owners:
+            raise InputError(
+                f"{flag(name)} is a setting of {' and '.join(owners)}, not of {method}; add --method {owners[0]}, or "
+                f"leave {flag(name)} out."
+            )
+
+
+def _train(config: RunConfig, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         quiet_libraries()
         from jola.training.run import run_training
