@@ -40,7 +40,7 @@ def setting(
 
 @dataclass
 class ModelConfig:
-    """Which language model, and how it is loaded."""
+    """The language model and how it is loaded."""
 
     model: str = setting(
         "default",
@@ -49,28 +49,29 @@ class ModelConfig:
     )
     revision: str | None = setting(None, "Branch, tag or commit of a Hub model.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Number format of the frozen model; 'auto' takes bfloat16 where the processor computes in it."
+        "auto", "Data type of the frozen model; 'auto' uses bfloat16 where the processor supports it natively."
     )
     device: str = setting("auto", "Device of the model: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
     attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
-        "auto", "Attention code of transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device."
+        "auto",
+        "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device.",
     )
 
 
 @dataclass
 class EditConfig:
-    """What is edited: sites, gates and operations (paper, section 3)."""
+    """What is edited: sites, gates and operations (section 3 of the paper)."""
 
     sites: Literal["heads", "mlp", "both"] = setting(
-        "heads", "Edit attention heads (the method), MLP outputs, or both.", advanced=False
+        "heads", "Sites to edit: attention heads (as in the paper), MLP outputs, or both.", advanced=False
     )
     gates: Literal["two", "shared", "none"] = setting(
         "two",
-        "One gate for each half of an edit (the method), one for both halves, or none (always open).",
+        "Gates of an edit: one each for offset and scale (as in the paper), one shared by both, or none (always open).",
         advanced=False,
     )
     operation: Literal["both", "offset", "scale"] = setting(
-        "both", "Learn an added offset and a multiplied scale, or one of them alone.", advanced=False
+        "both", "Operations to learn: an added offset and a multiplied scale, or only one of them.", advanced=False
     )
     layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.")
     heads: str = setting("all", "Heads that may be edited: 'all' or layer:head pairs such as '3:0,3:7'.")
@@ -80,39 +81,39 @@ class EditConfig:
     )
     gate_start: float = setting(
         2.0,
-        "Mean of φ before training: at 2 a gate is open with probability 0.94, at 0 (published code) with 0.69.",
+        "Initial mean of φ: a gate is open with probability 0.94 at 2, and 0.69 at 0 (published code).",
         bounds=(-50, 50),
     )
     gate_threshold: float = setting(
-        0.0, "Gates whose value after training is below this count as closed (ε).", unit="0 to 1", bounds=(0, 1)
+        0.0, "ε: gates with a value below this after training count as closed.", unit="0 to 1", bounds=(0, 1)
     )
 
 
 @dataclass
 class DataConfig:
-    """Which examples, and how they are put to the model."""
+    """The examples and how they are presented to the model."""
 
     task: str = setting(
         "sentiment",
-        "A registered task, a folder with train/validation/test files, one file, or 'hf:owner/name'.",
+        "Task: a registered name, a folder with train/validation/test files, a single file, or 'hf:owner/name'.",
         advanced=False,
     )
     train_size: int = setting(
-        200, "Training examples to use; 0 takes all.", unit="examples", advanced=False, bounds=(0, math.inf)
+        200, "Number of training examples; 0 uses all.", unit="examples", advanced=False, bounds=(0, math.inf)
     )
     validation_size: int = setting(
-        100, "Validation examples to use; 0 takes all.", unit="examples", bounds=(0, math.inf)
+        100, "Number of validation examples; 0 uses all.", unit="examples", bounds=(0, math.inf)
     )
     test_size: int = setting(
-        500, "Test examples to use; 0 takes all.", unit="examples", advanced=False, bounds=(0, math.inf)
+        500, "Number of test examples; 0 uses all.", unit="examples", advanced=False, bounds=(0, math.inf)
     )
     template: Literal["auto", "chat", "plain"] = setting(
         "auto",
-        "How a prompt is written: 'chat' by its template, 'plain' as in the paper, 'auto' chat where there is one.",
+        "Prompt format: 'chat' uses the model's chat template, 'plain' the format of the paper, 'auto' chat if possible.",
     )
     max_length: int = setting(
         512,
-        "Longest example, prompt and answer together; longer ones are left out and counted.",
+        "Maximum length of prompt plus answer; longer examples are skipped, and their number is reported.",
         unit="tokens",
         bounds=(8, math.inf),
     )
@@ -120,23 +121,23 @@ class DataConfig:
 
 @dataclass
 class TrainingConfig:
-    """How the edits and the gates are trained (paper, sections 3.2 and 4.3)."""
+    """How the edits and gates are trained (sections 3.2 and 4.3 of the paper)."""
 
     epochs: int = setting(8, "Passes over the training examples.", unit="epochs", advanced=False, bounds=(1, math.inf))
-    batch_size: int = setting(4, "Examples in one step.", unit="examples", advanced=False, bounds=(1, math.inf))
+    batch_size: int = setting(4, "Examples per batch.", unit="examples", advanced=False, bounds=(1, math.inf))
     gradient_accumulation: int = setting(
-        1, "Batches summed before one optimiser step.", unit="batches", bounds=(1, math.inf)
+        1, "Batches accumulated per optimiser step.", unit="batches", bounds=(1, math.inf)
     )
     learning_rate: float | None = setting(
         None,
-        "Peak rate of the edits; the default is the method's own.",
+        "Peak learning rate of the edits; the default depends on the method.",
         unit="per step",
         advanced=False,
         bounds=(0, 1e3),
     )
     gate_learning_rate: float = setting(
         0.15,
-        "Peak rate of the gates, which need a larger one to close within a few hundred steps.",
+        "Peak learning rate of the gates, which need a larger one to close within a few hundred steps.",
         unit="per step",
         advanced=False,
         bounds=(0, 1e3),
@@ -144,46 +145,49 @@ class TrainingConfig:
     )
     l0_weight: float = setting(
         2e-3,
-        "λ: weight of the expected number of open gates in the loss; larger closes more.",
+        "λ: weight of the expected number of open gates in the loss; larger values close more gates.",
         unit="nats per gate",
         advanced=False,
         bounds=(0, 1e6),
         gates=True,
     )
     l0_schedule: Literal["constant", "linear", "cyclic", "performance", "exponential"] = setting(
-        "constant", "How λ changes over training.", gates=True
+        "constant", "How λ changes during training.", gates=True
     )
     objective: Literal["paper", "reference"] = setting(
-        "paper", "The published loss (one λ, sum over gates) or the weighting of the reference code.", gates=True
+        "paper", "Loss: as published (one λ, sum over gates), or weighted as in the reference code.", gates=True
     )
     loss_reduction: Literal["token", "answer"] = setting(
-        "answer", "Cross-entropy as a mean over answer tokens, or summed over each answer and averaged over answers."
+        "answer", "Cross-entropy: averaged over answer tokens, or summed within each answer and averaged over answers."
     )
     warmup_ratio: float = setting(
-        0.1, "Share of the steps in which the rates rise from zero.", unit="of all steps", bounds=(0, 1)
+        0.1, "Fraction of the steps during which the learning rates rise from zero.", unit="of all steps", bounds=(0, 1)
     )
     weight_decay: float = setting(0.0, "AdamW weight decay of the offsets and scales.", bounds=(0, 1e3))
     max_grad_norm: float = setting(
-        1.0, "Gradients are clipped to this norm; 0 does not clip.", unit="L2 norm", bounds=(0, 1e9)
+        1.0, "Gradients are clipped to this norm; 0 disables clipping.", unit="L2 norm", bounds=(0, 1e9)
     )
     patience: int = setting(
         3,
-        "Stop after this many epochs without a better validation cross-entropy; 0 trains to the end.",
+        "Stop after this many epochs without a lower validation cross-entropy; 0 disables early stopping.",
         unit="epochs",
         bounds=(0, math.inf),
     )
     keep: Literal["best", "last"] = setting(
-        "best", "Keep the edits of the epoch with the lowest validation loss, penalty included, or of the last step."
+        "best",
+        "Edits to keep: those of the epoch with the lowest validation loss (penalty included), or of the last step.",
     )
     seed: int = setting(
         42,
-        "Seed of the examples drawn, the edits, the data order and the gate noise.",
+        "Seed of the examples drawn, the initial edits, the data order and the gate noise.",
         advanced=False,
         bounds=(0, 2**32 - 1),
     )
-    record_every: int = setting(1, "Steps between two records of the gates.", unit="steps", bounds=(1, math.inf))
-    report_to: str = setting("none", "Experiment tracker of transformers: 'none', 'wandb', 'tensorboard', 'trackio' …")
-    output: str = setting("", "Run directory; empty makes one in the run store, which `jola runs` and the app list.")
+    record_every: int = setting(1, "Steps between records of the gates.", unit="steps", bounds=(1, math.inf))
+    report_to: str = setting("none", "Experiment tracker: 'none', 'wandb', 'tensorboard', 'trackio' …")
+    output: str = setting(
+        "", "Run directory; if empty, one is created in the run store, which `jola runs` and the app list."
+    )
 
 
 def flag(name: str) -> str:

@@ -26,12 +26,12 @@ _MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 class LoRAConfig:
     """Settings of LoRA."""
 
-    rank: int = setting(8, "Rank r of the change of each weight.", advanced=False, bounds=(1, 4096))
-    alpha: float = setting(16.0, "The change is multiplied by α/r.", bounds=(1e-6, 1e6))
-    dropout: float = setting(0.05, "Dropout on the input of the change while training.", bounds=(0, 0.99))
+    rank: int = setting(8, "Rank r of each weight update.", advanced=False, bounds=(1, 4096))
+    alpha: float = setting(16.0, "Scaling: the update is multiplied by α/r.", bounds=(1e-6, 1e6))
+    dropout: float = setting(0.05, "Dropout on the input of the update during training.", bounds=(0, 0.99))
     target_modules: str = setting(
         ALL_LINEAR,
-        "Modules whose weights are changed: 'all-linear', or names such as 'q_proj,v_proj'.",
+        "Modules to adapt: 'all-linear', or names such as 'q_proj,v_proj'.",
         advanced=False,
     )
 
