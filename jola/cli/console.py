@@ -1,4 +1,4 @@
-"""What the command line shows: progress and notes on standard error, results on standard output."""
+"""Output of the command line: progress and notes on standard error, results on standard output."""
 
 import json
 import sys
@@ -12,17 +12,17 @@ from rich.text import Text
 
 PHASES = {"load": "Loading model and data", "train": "Training", "evaluate": "Testing"}
 LINES = 20
-"""Progress lines of a phase when standard error is a file."""
+"""Progress lines per phase when standard error is not a terminal."""
 
-# No line breaks where a terminal would end, no ":name:" turned into a picture: what is printed is names and paths.
+# Names and paths are printed as they are: not broken at the width of the terminal, and without emoji for ":name:".
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 output = Console(highlight=False, emoji=False, soft_wrap=True)
 WIDE = 10_000
-"""More characters than a row of any table has."""
+"""A width in characters that no row of a table exceeds."""
 
 
 class ConsoleProgress:
-    """Progress of a run: a live bar in a terminal, a line now and then in a log file."""
+    """Progress of a run: a live bar in a terminal, occasional lines in a log file."""
 
     def __init__(self) -> None:
         self._live = errors.is_terminal
@@ -61,7 +61,7 @@ class ConsoleProgress:
             errors.print(f"{self._name} …")
 
     def advance(self, done: int, **values: float) -> None:
-        """Show how far the phase is."""
+        """Show how many steps of the phase are done, and numbers such as the loss."""
         numbers = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
         if self._live:
             self._bar.update(self._task, completed=done, numbers=numbers)
@@ -71,7 +71,7 @@ class ConsoleProgress:
             errors.print(f"{self._name}: {done} of {self._total}  {numbers}  ({seconds:.0f} s)", markup=False)
 
     def note(self, sentence: str) -> None:
-        """Say something once."""
+        """Print a note."""
         print_error(f"note: {sentence}")
 
 
@@ -86,7 +86,7 @@ def print_error(text: str) -> None:
 
 
 def print_text(text: str) -> None:
-    """A text on standard output, character for character: rich would turn its tabs into blanks."""
+    """Text on standard output, unchanged; rich would expand its tabs."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
