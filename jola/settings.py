@@ -1,9 +1,8 @@
 """The groups of settings of a training run, declared once; `jola.config.RunConfig` puts them together.
 
 The same dataclasses are the flags of ``jola train``, the form of the app, the ``config.json`` of a run and the
-``edits`` part of an adapter's configuration. A field's ``metadata`` carries its help line, its unit, its bounds, whether
-it belongs to the few that matter (``advanced`` is false) or to the rest, which the app folds away, and whether it is
-only about gates, which not every method has.
+``edits`` part of an adapter's configuration. A field's ``metadata`` has its help text, its unit, its bounds, whether it
+is one of the advanced settings, which the app folds away, and whether it only concerns methods with gates.
 """
 
 import dataclasses
@@ -109,7 +108,7 @@ class DataConfig:
     )
     template: Literal["auto", "chat", "plain"] = setting(
         "auto",
-        "Prompt format: 'chat' uses the model's chat template, 'plain' the format of the paper, 'auto' chat if possible.",
+        "Prompt format: 'chat' uses the chat template, 'plain' the format of the paper, 'auto' chat if possible.",
     )
     max_length: int = setting(
         512,

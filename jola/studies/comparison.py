@@ -210,6 +210,8 @@ class _Worker:
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What all cells of a comparison have in common."""
     settings = config.to_dict()
+    # JoLA is what selectors are compared with.
+    del settings["method"]
     # Seeds are those of the grid, and the others change no number.
     for name in ("seed", "output", "report_to", "record_every"):
         del settings["training"][name]
