@@ -61,7 +61,7 @@ def test_a_result_is_printed_even_if_its_file_cannot_be_written(
     [
         (["select", "nonsense"], "is not a selector"),
         (["select", "jola"], "--adapter is required"),
-        (["select", "random", "--k", "99"], "between 1 and 12"),
+        (["select", "random", "--k", "99"], "choose a k from 1 to 12"),
         (["compare", "--output", "OUT", "--seeds", "one"], "write whole numbers"),
         (["compare", "--output", "OUT", "--gates", "none"], "--gates two or shared"),
     ],
