@@ -22,6 +22,7 @@ import gradio as gr
 
 from jola.config import RunConfig
 from jola.errors import InputError
+from jola.methods import method_named
 from jola.runs.summary import RunSummary
 from workbench.api.schema import Answers, Effects, Gates, Job, Prediction, RunStatus, SiteName
 from workbench.service import views
@@ -194,10 +195,13 @@ def install(bench: Workbench) -> None:
 
 
 def _config(values: Mapping[str, Any]) -> RunConfig:
-    """Settings by their names, checked. `InputError` calls them by these names too."""
-    groups: dict[str, dict[str, Any]] = {}
-    known = {setting.name: setting.group for setting in form.settings()}
+    """The method and settings by their names, checked. `InputError` calls them by these names too."""
+    method = method_named(values.get("method", RunConfig.method))
+    groups: dict[str, Any] = {"method": method.name}
+    known = {setting.name: setting.group for setting in form.settings(method.name)}
     for name, value in values.items():
+        if name == "method":
+            continue
         if name not in known:
             raise InputError(f"There is no setting {name[:80]!r}; `jola train --help` lists them.")
         groups.setdefault(known[name], {})[name] = value

@@ -11,16 +11,19 @@ import os
 import statistics
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 
 from jola.config import DataConfig, EditConfig, RunConfig, parse_layers
 from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
 from jola.errors import InputError
+from jola.methods.lora import ALL_LINEAR, LoRAConfig
+from jola.methods.red import REDConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.files import read_json
@@ -50,6 +53,8 @@ class ModelFacts:
     head_dim: int
     hidden: int
     vocabulary: int
+    linear: tuple[tuple[str, int, int], ...] = ()
+    """Path of each weight matrix in the layers with its two sizes, where the files tell."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class Estimate:
     measured: bool = False
     parts: tuple[tuple[str, float], ...] = ()
     """What the memory is made of, in bytes."""
+    edits_counted: bool = True
+    """Whether `memory` includes what the method trains."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
     epoch = math.ceil(batches / training.gradient_accumulation) or None
     steps = epoch * training.epochs if epoch else None
     earlier = list(islice(_earlier_runs(config, store), _COMPARED))
-    paces = [pace for run in earlier if (pace := seconds_per_example(run)) is not None]
+    paces = [pace for run in earlier if _same_method(run, config) and (pace := seconds_per_example(run)) is not None]
     seconds = None
     if steps and paces:
         per_step = training.batch_size * training.gradient_accumulation
@@ -130,16 +137,27 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
     peaks = [peak for run in earlier if (peak := _measured_peak(run, config)) is not None]
     if peaks:
         return Estimate(count, steps, epoch, seconds, len(paces), max(peaks), measured=True)
-    parts = _memory(config, find_model(config.model.model, config.model.revision), data, earlier)
+    facts = find_model(config.model.model, config.model.revision)
+    trained = trainable(config, facts) if facts is not None else None
+    parts = _memory(config, facts, trained, data, earlier)
     memory = sum(size for _, size in parts) if parts else None
-    return Estimate(count, steps, epoch, seconds, len(paces), memory, parts=parts)
+    return Estimate(
+        count,
+        steps,
+        epoch,
+        seconds,
+        len(paces),
+        memory,
+        parts=parts,
+        edits_counted=facts is None or trained is not None,
+    )
 
 
 # Earlier runs
 
 
 def _earlier_runs(config: RunConfig, store: RunStore) -> Iterable[Run]:
-    """Runs of the same model on this machine, those of the same task first."""
+    """Runs of the same model on this machine, those of the same method and the same task first."""
     here, found = machine(), []
     for run in store.list()[:_LOOKED_AT]:
         known = run.raw_config()
@@ -147,8 +165,12 @@ def _earlier_runs(config: RunConfig, store: RunStore) -> Iterable[Run]:
         if known.get("machine") != here or not isinstance(model, dict) or not isinstance(data, dict):
             continue
         if all(model.get(name) == getattr(config.model, name) for name in ("model", "dtype", "device")):
-            found.append((data.get("task") != config.data.task, run))
-    return [run for _, run in sorted(found, key=lambda pair: pair[0])]
+            found.append((not _same_method(run, config), data.get("task") != config.data.task, run))
+    return [run for *_, run in sorted(found, key=lambda entry: entry[:2])]
+
+
+def _same_method(run: Run, config: RunConfig) -> bool:
+    return run.raw_config().get("method", RunConfig.method) == config.method
 
 
 def seconds_per_example(run: Run) -> float | None:
@@ -168,7 +190,8 @@ def seconds_per_example(run: Run) -> float | None:
 def _measured_peak(run: Run, config: RunConfig) -> float | None:
     """Bytes that a run with batches of the same size took."""
     known, peak = run.raw_config(), (run.result() or {}).get("peak_memory")
-    same = (known.get("training") or {}).get("batch_size") == config.training.batch_size
+    same = _same_method(run, config)
+    same = same and (known.get("training") or {}).get("batch_size") == config.training.batch_size
     same = same and (known.get("data") or {}).get("max_length") == config.data.max_length
     same = same and (known.get("data") or {}).get("task") == config.data.task
     return float(peak) if same and isinstance(peak, int | float) and peak > 0 else None
@@ -193,13 +216,15 @@ def find_model(name: str, revision: str | None = None) -> ModelFacts | None:
     heads, vocabulary = number("num_attention_heads", "n_head"), number("vocab_size")
     if not (layers and hidden and heads):
         return None
+    shapes = _weight_shapes(folder)
     return ModelFacts(
-        parameters=_count_parameters(folder),
+        parameters=_count_parameters(shapes),
         layers=layers,
         heads=heads,
         head_dim=number("head_dim") or hidden // heads,
         hidden=hidden,
         vocabulary=vocabulary,
+        linear=_linear_modules(shapes),
     )
 
 
@@ -227,23 +252,35 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def _count_parameters(folder: Path) -> int | None:
-    """Numbers in the safetensors files of a folder, by their headers alone."""
-    total = 0
+def _weight_shapes(folder: Path) -> dict[str, list[int]] | None:
+    """Shapes of the tensors in the safetensors files of a folder, by their headers; None when one cannot be read."""
+    shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         try:
             with open(path, "rb") as file:
                 (length,) = struct.unpack("<Q", file.read(8))
                 header = json.loads(file.read(length)) if length <= _HEADER_LIMIT else {}
-            shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-            total += sum(math.prod(shape) for shape in shapes)
-        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            shapes |= {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
             return None
-    return total or None
+    return shapes
+
+
+def _count_parameters(shapes: dict[str, list[int]] | None) -> int | None:
+    return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
+
+
+def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int, int], ...]:
+    """The weight matrices inside numbered layers."""
+    return tuple(
+        (name.removesuffix(".weight"), *shape)
+        for name, shape in (shapes or {}).items()
+        if len(shape) == 2 and name.endswith(".weight") and any(part.isdigit() for part in name.split("."))
+    )
 
 
 def _memory(
-    config: RunConfig, facts: ModelFacts | None, data: DataFacts | None, earlier: list[Run]
+    config: RunConfig, facts: ModelFacts | None, trained: int | None, data: DataFacts | None, earlier: list[Run]
 ) -> tuple[tuple[str, float], ...]:
     """Bytes by what they are for; empty when the size of the model is not known."""
     known = [(run.raw_config().get("parameters") or {}).get("frozen") for run in earlier]
@@ -259,15 +296,20 @@ def _memory(
         batch = config.training.batch_size
         layer = batch * tokens * (17 * facts.hidden + 2.5 * facts.heads * tokens) * width
         logits = batch * answers * facts.vocabulary * (width + 8)
-        parts += [
-            ("edits", _OPTIMISER_BYTES * trainable(config.edits, facts)),
-            ("activations", facts.layers * layer + logits),
-        ]
+        if trained is not None:
+            parts.append(("edits", _OPTIMISER_BYTES * trained))
+        parts.append(("activations", facts.layers * layer + logits))
     return tuple(parts)
 
 
-def trainable(edits: EditConfig, facts: ModelFacts) -> int:
-    """Numbers that train: offsets, scales and gates."""
+def trainable(config: RunConfig, facts: ModelFacts) -> int | None:
+    """Numbers that train; None when the method cannot be counted by what is known of the model."""
+    count = _COUNTS.get(config.method)
+    return count(config.edits, facts) if count is not None else None
+
+
+def _count_gated(edits: EditConfig, facts: ModelFacts) -> int:
+    """Offsets, scales and gates."""
     try:
         layers = len(parse_layers(edits.layers, facts.layers))
     except InputError:
@@ -277,6 +319,29 @@ def trainable(edits: EditConfig, facts: ModelFacts) -> int:
     heads = facts.heads * (halves * facts.head_dim + gates) if edits.sites != "mlp" else 0
     mlp = halves * facts.hidden + gates if edits.sites != "heads" else 0
     return layers * (heads + mlp)
+
+
+def _count_red(edits: REDConfig, facts: ModelFacts) -> int:
+    """Ungated offsets and scales of the MLP outputs."""
+    return _count_gated(EditConfig(sites="mlp", gates="none", layers=edits.layers), facts)
+
+
+def _count_low_rank(edits: LoRAConfig, facts: ModelFacts) -> int | None:
+    """The rows of A and the columns of B."""
+    names = [name.strip() for name in edits.target_modules.split(",")]
+    chosen = [
+        inputs + outputs
+        for path, inputs, outputs in facts.linear
+        if names == [ALL_LINEAR] or any(path == name or path.endswith(f".{name}") for name in names)
+    ]
+    return edits.rank * sum(chosen) or None
+
+
+_COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
+    "jola": _count_gated,
+    "red": _count_red,
+    "lora": _count_low_rank,
+}
 
 
 def _bytes_of(dtype: str) -> int:
@@ -305,9 +370,10 @@ def describe(cost: Estimate) -> list[tuple[str, str, str]]:
         memory = (f"{_size(cost.memory)} of memory", "the most that an earlier run like this took")
     else:
         named = ", ".join(f"{name} {_size(size)}" for name, size in cost.parts if size >= 5e7)
-        memory = (f"up to {_size(cost.memory)} of memory", f"counted, not measured: {named}")
+        known = "counted, not measured" if cost.edits_counted else "counted without what the method trains"
+        memory = (f"up to {_size(cost.memory)} of memory", f"{known}: {named}")
     rows = {"Steps": steps, "Time": time, "Memory": memory}
-    return [(what, much, known) for what, (much, known) in rows.items()]
+    return [(what, much, why) for what, (much, why) in rows.items()]
 
 
 def span(low: float, high: float) -> str:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from dataclasses import field as field_
 from typing import Any
 
 import gradio as gr
 
 from jola.config import RunConfig
 from jola.errors import InputError
+from jola.methods import METHODS
 from workbench.service import estimate
 from workbench.service.bench import Workbench
 from workbench.train.preview import load_preview, preview_html
@@ -18,7 +20,8 @@ from workbench.ui.fields import accept_upload, field
 
 __all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
 
-_GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
+_GROUPS = {"edits": "Method", "model": "Model", "data": "Data", "training": "Training"}
+"""Headings of the form in their order."""
 
 _PUT_RUN_IN_ADDRESS = """(run) => {
   const address = new URL(location);
@@ -117,7 +120,7 @@ class TrainTab:
     start: gr.Button
     remembered: gr.BrowserState
     inputs: Mapping[str, gr.components.Component]
-    """The fields of the form by the names of their settings."""
+    """The fields of the form by the keys of their settings, and the ``method``."""
     message: gr.HTML
 
     def showing(self) -> list[Any]:
@@ -140,8 +143,9 @@ def show(bench: Workbench, id: str) -> tuple[Any, ...]:
 
 def fill(tab: TrainTab, config: RunConfig, sentence: str) -> tuple[Any, ...]:
     """Put settings into the form, and say where they come from: updates for `TrainTab.filling`."""
-    values = [config[name] for name in tab.inputs]
-    return markup.note(sentence, "good"), *("" if value is None else value for value in values)
+    values = {setting.key: config[setting.name] for setting in form.settings(config.method)} | {"method": config.method}
+    updates = [values.get(key, gr.skip()) for key in tab.inputs]
+    return markup.note(sentence, "good"), *("" if value is None else value for value in updates)
 
 
 def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
@@ -149,9 +153,10 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     bench.jobs.continue_queue()
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
-            inputs = _basic_settings()
+            inputs, parts = _method_choice()
+            inputs |= _fields(advanced=False, parts=parts)
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
-                inputs |= _more_settings()
+                inputs |= _fields(advanced=True, parts=parts)
             with gr.Column(elem_classes="jw-go"):
                 cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="start-message")
@@ -169,6 +174,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                     gr.HTML("<h1>Examples as the model will see them</h1>", apply_default_css=False)
                     close_button = gr.Button("Close", size="sm", elem_id="preview-close")
                 preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
+    parts.connect(inputs["method"], inputs["learning_rate"])
     tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
@@ -225,29 +231,74 @@ def _run_in(event: gr.EventData) -> str:
     return str((event._data or {}).get("run", ""))
 
 
-def _basic_settings() -> dict[str, gr.components.Component]:
-    """The few settings that matter, by name."""
+@dataclass
+class _MethodParts:
+    """What the form shows for some methods only."""
+
+    summary: gr.HTML
+    of_methods: list[tuple[str, gr.Column]] = field_(default_factory=list)
+    """Name of a method, and a box with settings of its own."""
+    of_gates: list[gr.components.Component] = field_(default_factory=list)
+
+    def connect(self, method: gr.components.Component, rate: gr.components.Component) -> None:
+        """Show what belongs to the method that is chosen; a learning rate that nobody changed follows it."""
+
+        def on_method(name: str, rate: float | None) -> tuple[Any, ...]:
+            chosen = METHODS[name]
+            untouched = rate in {method.learning_rate for method in METHODS.values()}
+            return (
+                method_summary(name),
+                chosen.learning_rate if untouched else gr.skip(),
+                *(gr.Column(visible=own == name) for own, _ in self.of_methods),
+                *(gr.update(visible=chosen.has_gates) for _ in self.of_gates),
+            )
+
+        boxes = [box for _, box in self.of_methods]
+        outputs = [self.summary, rate, *boxes, *self.of_gates]
+        method.change(on_method, [method, rate], outputs, trigger_mode="always_last", **PRIVATE)
+
+
+def method_summary(name: str) -> str:
+    """What a method trains and where it was published, in HTML."""
+    method = METHODS[name]
+    return f'<p class="jw-summary">{markup.escape(method.summary)} <cite>{markup.escape(method.source)}</cite></p>'
+
+
+def _method_choice() -> tuple[dict[str, gr.components.Component], _MethodParts]:
+    """The first choice of the form: what is trained."""
+    gr.HTML(markup.section(_GROUPS["edits"]), apply_default_css=False)
+    method = gr.Dropdown(
+        [(method.title, name) for name, method in METHODS.items()],
+        value=RunConfig.method,
+        label="Method",
+        filterable=False,
+        elem_id="setting-method",
+        elem_classes=["setting", "jw-wide"],
+    )
+    summary = gr.HTML(method_summary(RunConfig.method), apply_default_css=False, elem_id="method-summary")
+    return {"method": method}, _MethodParts(summary)
+
+
+def _fields(*, advanced: bool, parts: _MethodParts) -> dict[str, gr.components.Component]:
+    """The few settings that matter, or the rest, by their keys: those of each method, then those that all have."""
     inputs: dict[str, gr.components.Component] = {}
+    for name in METHODS:
+        own = [setting for setting in form.settings(name) if setting.method and setting.advanced == advanced]
+        if not own:
+            continue
+        with gr.Column(visible=name == RunConfig.method, elem_classes="jw-method") as box:
+            if advanced:
+                gr.HTML(markup.section(_GROUPS["edits"]), apply_default_css=False)
+            inputs |= {setting.key: field(setting) for setting in own}
+        parts.of_methods.append((name, box))
     group = ""
     for setting in form.settings():
-        if setting.advanced:
+        if setting.method or setting.advanced != advanced:
             continue
         if setting.group != group:
             group = setting.group
             gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
-        inputs[setting.name] = field(setting)
-    return inputs
-
-
-def _more_settings() -> dict[str, gr.components.Component]:
-    """The rest, under the heading of its group."""
-    inputs: dict[str, gr.components.Component] = {}
-    group = ""
-    for setting in form.settings():
-        if not setting.advanced:
-            continue
-        if setting.group != group:
-            group = setting.group
-            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
-        inputs[setting.name] = form.component(setting)
+        inputs[setting.key] = field(setting)
+        if setting.gates:
+            parts.of_gates.append(inputs[setting.key])
     return inputs

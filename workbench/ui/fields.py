@@ -34,7 +34,7 @@ def field(setting: form.Setting, prefix: str = "setting", **options: Any) -> gr.
         task = _open_choice(setting, [(info.title, info.name) for info in REGISTRY.values()], prefix)
         _upload(task, "" if prefix == "setting" else f"{prefix}-")
         return task
-    return form.component(setting, elem_id=f"{prefix}-{setting.name.replace('_', '-')}", **options)
+    return form.component(setting, elem_id=form.element_id(setting, prefix), **options)
 
 
 def _open_choice(setting: form.Setting, choices: list[tuple[str, str]], prefix: str) -> gr.Dropdown:

@@ -12,6 +12,7 @@ import gradio as gr
 
 from jola.config import GROUPS, RunConfig, flag
 from jola.errors import InputError
+from jola.methods import METHODS, method_named
 
 # The app chooses the directory itself, and a tracker asks for an account in a terminal: both are for the command line.
 _LEFT_OUT = frozenset({"output", "report_to"})
@@ -29,6 +30,15 @@ class Setting:
     kind: Any
     """Type of the value, as annotated."""
     default: Any
+    gates: bool = False
+    """Whether only methods with gates have it."""
+    method: str = ""
+    """Name of the method that it is a setting of; empty for settings of the model, the data and the training."""
+
+    @property
+    def key(self) -> str:
+        """Name of its field in the form: settings of different methods may have one name."""
+        return f"{self.method}.{self.name}" if self.method not in ("", RunConfig.method) else self.name
 
     @property
     def label(self) -> str:
@@ -40,8 +50,8 @@ class Setting:
         return self.name.replace("_", " ").capitalize()
 
 
-def settings() -> list[Setting]:
-    """The settings of a run that the form shows, in the order of the dataclasses."""
+def settings(method: str = RunConfig.method) -> list[Setting]:
+    """The settings of a run with this method that the form shows, in the order of the dataclasses."""
     return [
         Setting(
             name=field.name,
@@ -51,8 +61,10 @@ def settings() -> list[Setting]:
             advanced=field.metadata.get("advanced", True),
             kind=_kind(typing.get_type_hints(type(part))[field.name]),
             default=getattr(part, field.name),
+            gates=field.metadata.get("gates", False),
+            method=method if group == "edits" else "",
         )
-        for group, part in zip(GROUPS, RunConfig().parts(), strict=True)
+        for group, part in zip(GROUPS, RunConfig(method=method).parts(), strict=True)
         for field in dataclasses.fields(part)
         if field.name not in _LEFT_OUT
     ]
@@ -63,12 +75,17 @@ def _kind(annotation: Any) -> Any:
     return float if annotation == float | None else annotation
 
 
+def element_id(setting: Setting, prefix: str = "setting") -> str:
+    """The id of the field: ``setting-l0-weight``, ``setting-lora-rank``."""
+    return f"{prefix}-{re.sub('[_.]', '-', setting.key)}"
+
+
 def component(setting: Setting, **options: Any) -> gr.components.Component:
     """The input of one setting."""
     common: dict[str, Any] = {
         "label": setting.label,
         "info": setting.help,
-        "elem_id": f"setting-{setting.name.replace('_', '-')}",
+        "elem_id": element_id(setting),
         "elem_classes": ["setting"],
         **options,
     }
@@ -83,11 +100,17 @@ def component(setting: Setting, **options: Any) -> gr.components.Component:
 
 
 def read_form(values: Mapping[str, Any]) -> RunConfig:
-    """The settings in the form, checked. `InputError` names the field as the form labels it."""
-    groups: dict[str, dict[str, Any]] = {}
-    for setting in settings():
-        if setting.name in values:
-            groups.setdefault(setting.group, {})[setting.name] = _read(setting, values[setting.name])
+    """The settings in the form, checked. `InputError` names the field as the form labels it.
+
+    Args:
+        values: The value of each field by its `Setting.key`, and the name of the ``method``. Fields of other methods
+            are ignored.
+    """
+    method = method_named(values.get("method", RunConfig.method))
+    groups: dict[str, Any] = {"method": method.name}
+    for setting in settings(method.name):
+        if setting.key in values and (method.has_gates or not setting.gates):
+            groups.setdefault(setting.group, {})[setting.name] = _read(setting, values[setting.key])
     try:
         return RunConfig.from_dict(groups)
     except InputError as error:
@@ -96,7 +119,8 @@ def read_form(values: Mapping[str, Any]) -> RunConfig:
 
 def in_form_words(sentence: str, shown: Iterable[Setting] | None = None) -> str:
     """A sentence about flags as one about the fields of the form: ``--l0-weight`` → ``L0 weight``."""
-    titles = {flag(setting.name): setting.title for setting in (shown or settings())}
+    named = shown or [setting for method in METHODS for setting in settings(method)]
+    titles = {flag(setting.name): setting.title for setting in named}
     return re.sub(r"--[a-z0-9][a-z0-9-]*", lambda found: titles.get(found[0], found[0]), sentence)
 
 

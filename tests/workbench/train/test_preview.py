@@ -14,6 +14,8 @@ from jola.data.examples import Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
+from jola.methods.red import REDConfig
 from jola.runs.store import RunStore
 from jola.system.processes import machine
 from tests.workbench.recorded import Recorder
@@ -91,10 +93,33 @@ class TestEstimate:
         trainable, frozen = model.trainable_parameters()
         assert facts is not None
         assert facts.parameters == frozen
-        assert estimate.trainable(EditConfig(), facts) == trainable
-        half = EditConfig(operation="offset", gates="none", layers="0,2", sites="both")
-        other = JoLAModel.from_pretrained(str(tiny_folder), edits=half, dtype="float32")
-        assert estimate.trainable(half, facts) == other.trainable_parameters()[0]
+        assert estimate.trainable(RunConfig(), facts) == trainable
+
+    @pytest.mark.parametrize(
+        ("method", "edits"),
+        [
+            ("jola", EditConfig(operation="offset", gates="none", layers="0,2", sites="both")),
+            ("red", REDConfig(layers="1-2")),
+            ("lora", LoRAConfig(rank=3)),
+            ("lora", LoRAConfig(rank=2, target_modules="q_proj, down_proj")),
+        ],
+    )
+    def test_what_a_method_trains_is_counted_before_loading_the_model(
+        self, method: str, edits: Any, tiny_folder: Path
+    ) -> None:
+        facts = estimate.find_model(str(tiny_folder))
+        assert facts is not None
+        model = JoLAModel.from_pretrained(str(tiny_folder), edits=edits, dtype="float32")
+        config = RunConfig(method=method, edits=edits)
+        assert estimate.trainable(config, facts) == model.trainable_parameters()[0]
+
+    def test_modules_that_the_model_lacks_are_not_counted_and_the_page_says_so(
+        self, config: RunConfig, store: RunStore
+    ) -> None:
+        unknown = replace(config, method="lora", edits=LoRAConfig(target_modules="nothing"))
+        cost = estimate.estimate(unknown, store)
+        assert cost.memory is not None and not cost.edits_counted
+        assert "without what the method trains" in estimate.describe(cost)[2][2]
 
     def test_memory_is_counted_and_grows_with_the_batch(self, config: RunConfig, store: RunStore) -> None:
         small = estimate.estimate(config, store)

@@ -3,7 +3,9 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import pytest
 
 from jola.system.paths import cache_home, runs_home
@@ -148,3 +150,42 @@ def test_a_run_in_a_list_tells_its_outcome() -> None:
     run = Recorder(runs_home() / "one", steps=2, layers=2, units=2).until(1)
     assert describe_run(run.run).startswith("sentiment · training · ")
     assert describe_run(run.finish()).startswith("sentiment · 86.0 % · ")
+
+
+@pytest.mark.parametrize(
+    ("values", "edits"),
+    [
+        (
+            {"method": "lora", "lora.rank": 4},
+            {"rank": 4, "alpha": 16.0, "dropout": 0.05, "target_modules": "all-linear"},
+        ),
+        ({"method": "red", "red.layers": "0-1", "sites": "heads"}, {"layers": "0-1"}),
+    ],
+)
+def test_a_run_of_another_method_is_started_with_its_settings(
+    bench: Workbench, values: dict[str, Any], edits: dict[str, Any]
+) -> None:
+    id, sentence = train.start(bench, values)
+    assert sentence == "" and id is not None
+    config = bench.store.get(id).raw_config()
+    assert (config["method"], config["edits"]) == (values["method"], edits)
+    train.cancel(bench, id)
+    assert bench.jobs.wait(id, 30)
+
+
+def test_what_a_form_shows_follows_the_method(bench: Workbench) -> None:
+    with gr.Blocks() as page:
+        train.build(bench, gr.BrowserState("", storage_key="test", secret="test"))
+    answer = next(
+        function.fn for function in page.fns.values() if function.fn is not None and function.fn.__name__ == "on_method"
+    )
+
+    def visible(updates: list[Any]) -> list[bool]:
+        return [update["visible"] if isinstance(update, dict) else update.visible for update in updates]
+
+    summary, rate, *updates = answer("lora", 5e-3)
+    assert "low-rank" in summary and rate == 1e-3
+    assert sum(visible(updates)) == 2, "its few settings and the rest of them, and nothing about gates"
+    _, kept, *updates = answer("jola", 0.02)
+    assert kept == gr.skip(), "a rate that was typed stays"
+    assert visible(updates).count(False) == 3

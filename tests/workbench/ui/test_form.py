@@ -7,6 +7,9 @@ import pytest
 
 from jola.config import RunConfig, flag
 from jola.errors import InputError
+from jola.methods import METHODS
+from jola.methods.lora import LoRAConfig
+from jola.methods.red import REDConfig
 from workbench.ui import form
 
 
@@ -21,6 +24,29 @@ def test_the_untouched_form_is_the_default_configuration() -> None:
 def test_every_setting_but_two_has_a_field() -> None:
     every = {field.name for part in RunConfig().parts() for field in dataclasses.fields(part)}
     assert every - {setting.name for setting in form.settings()} == {"output", "report_to"}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_untouched_form_of_a_method_is_its_default_configuration(name: str) -> None:
+    fields = {setting.key: form.component(setting).value for setting in form.settings(name)}
+    assert form.read_form(fields | {"method": name}) == RunConfig(method=name)
+
+
+def test_fields_of_other_methods_and_of_gates_are_not_read() -> None:
+    values = defaults() | {"lora.rank": 4, "lora.target_modules": "q_proj", "red.layers": "nonsense"}
+    config = form.read_form(values | {"method": "lora", "l0_weight": None, "layers": "nonsense"})
+    assert config.edits == LoRAConfig(rank=4, target_modules="q_proj")
+    assert config.training.l0_weight == RunConfig().training.l0_weight
+    assert form.read_form({"method": "red", "red.layers": "0-1"}).edits == REDConfig(layers="0-1")
+    with pytest.raises(InputError, match=r"Rank is 0; it must be at least 1"):
+        form.read_form({"method": "lora", "lora.rank": 0})
+
+
+def test_fields_of_all_methods_have_ids_of_their_own() -> None:
+    keys = {setting.key for name in METHODS for setting in form.settings(name)}
+    ids = {form.element_id(setting) for name in METHODS for setting in form.settings(name)}
+    assert len(ids) == len(keys)
+    assert {"setting-lora-rank", "setting-red-layers", "setting-layers"} <= ids
 
 
 def test_fields_carry_help_and_unit() -> None:
