@@ -225,14 +225,20 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
         if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
             raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
         return
-    before = there.get("settings", {})
-    for group, values in settings.items():
-        for name, value in values.items():
-            if before.get(group, {}).get(name) != value:
-                raise InputError(
-                    f"The comparison in {comparison.folder} was made with {name} {before.get(group, {}).get(name)!r}, "
-                    f"not {value!r}; go on with its settings, or choose another folder."
-                )
+    # Comparisons that do not name their method are of JoLA.
+    before, now = _by_name({"method": "jola"} | there.get("settings", {})), _by_name(settings)
+    for (group, name), value in now.items():
+        if before.get((group, name)) != value:
+            raise InputError(
+                f"The comparison in {comparison.folder} was made with {name} {before.get((group, name))!r}, "
+                f"not {value!r}; go on with its settings, or choose another folder."
+            )
+
+
+def _by_name(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
+    """Settings by (group, name); the method, which has no group, is a group of its own."""
+    groups = {group: values if isinstance(values, dict) else {group: values} for group, values in settings.items()}
+    return {(group, name): value for group, values in groups.items() for name, value in values.items()}
 
 
 def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str], test: str) -> None:

@@ -17,7 +17,7 @@ class ComparisonFile(JsonFile):
     """``comparison.json``."""
 
     format: int | None = None
-    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    settings: dict[str, dict[str, Any] | str] = Field(default_factory=dict)
     versions: dict[str, Line] = Field(default_factory=dict)
     planned: list[Line] = Field(default_factory=list)
     test_examples: Line = ""
