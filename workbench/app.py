@@ -3,8 +3,10 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 # Read by gradio, huggingface_hub and transformers when they are imported: nothing is reported to anybody.
@@ -45,20 +47,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         settings.validate().claim_port()
-        with console.status("Starting JoLA Workbench …"):
-            import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
-
-            from workbench.server.serve import serve
-            from workbench.service import sample
-            from workbench.service.bench import Workbench
-
-            bench = Workbench.from_settings(settings)
-            sample.install(bench.store)
-            page = build(bench)
-            server = serve(page, settings)
+        with _private_temporary_folder():
+            return _serve(settings, console)
     except InputError as error:
         console.print(f"error: {error}", markup=False, soft_wrap=True)
         return 2
+
+
+@contextmanager
+def _private_temporary_folder() -> Iterator[None]:
+    """Inside the block, temporary files of this process are in a folder that only this user reads, removed at the end.
+
+    Gradio would keep uploads and downloads in one folder for all users of the computer, after the app has ended too.
+    Processes that the app starts keep the usual folder: they may outlive it.
+    """
+    before = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="jola-workbench-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = before
+
+
+def _serve(settings: Settings, console: Console) -> int:
+    with console.status("Starting JoLA Workbench …"):
+        import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
+
+        from workbench.server.serve import serve
+        from workbench.service import sample
+        from workbench.service.bench import Workbench
+
+        bench = Workbench.from_settings(settings)
+        sample.install(bench.store)
+        server = serve(build(bench), settings)
     console.print(
         f"JoLA Workbench is at {server.address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True
     )

@@ -22,7 +22,16 @@ def run_app(*flags: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def app(home: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, which other users read too."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def app(home: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running app and its address."""
     with subprocess.Popen([*APP, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -57,7 +66,7 @@ def test_help_is_complete_and_quick_to_load() -> None:
         assert flag in ended.stdout
 
 
-def test_the_served_app(app: tuple[subprocess.Popen[str], str]) -> None:
+def test_the_served_app(app: tuple[subprocess.Popen[str], str], temporary: Path) -> None:
     process, address = app
     page = httpx.get(address)
     assert page.status_code == 200 and "JoLA Workbench" in page.text
@@ -69,8 +78,14 @@ def test_the_served_app(app: tuple[subprocess.Popen[str], str]) -> None:
     assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
     # Files of this computer are not served.
     assert httpx.get(f"{address}/gradio_api/file={ROOT / 'pyproject.toml'}").status_code == 403
+    # What is uploaded is for this user only, and gone when the app ends.
+    assert httpx.post(f"{address}/gradio_api/upload", files={"files": ("secret.csv", b"a,b")}).status_code == 200
+    kept = [path for path in temporary.rglob("secret.csv")]
+    assert kept and all(temporary in path.parents for path in kept)
+    assert [folder.stat().st_mode & 0o077 for folder in temporary.iterdir() if folder in kept[0].parents] == [0]
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
+    assert not list(temporary.rglob("secret.csv"))
 
 
 def test_importing_the_app_reports_to_nobody() -> None:
