@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -49,7 +50,13 @@ class Source:
 
     @property
     def tree(self) -> ast.Module:
-        return ast.parse(self.text, self.path)
+        return parsed(self.path, self.text)
+
+
+@cache
+def parsed(path: str, text: str) -> ast.Module:
+    """The syntax tree, which several rules look at."""
+    return ast.parse(text, path)
 
 
 Violations = Iterator[tuple[int, str]]
