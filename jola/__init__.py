@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from jola.runs.compare import compare_runs
     from jola.runs.run import Run
     from jola.runs.store import RunStore
+    from jola.training.callbacks import GateRecorder
     from jola.training.run import run_training
-    from jola.training.trainer import GateRecorder, JoLATrainer
+    from jola.training.trainer import JoLATrainer
 
 __version__ = "0.1.0"
 
@@ -92,7 +93,8 @@ __getattr__ = lazily(
         "jola.runs.compare": ("compare_runs",),
         "jola.runs.run": ("Run",),
         "jola.runs.store": ("RunStore",),
+        "jola.training.callbacks": ("GateRecorder",),
         "jola.training.run": ("run_training",),
-        "jola.training.trainer": ("GateRecorder", "JoLATrainer"),
+        "jola.training.trainer": ("JoLATrainer",),
     },
 )

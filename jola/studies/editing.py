@@ -3,13 +3,12 @@
 Select-then-edit (`select_then_edit`): edits without gates, trained on the chosen heads alone. Gate swap (`gate_swap`):
 the edits of every head, with the mask of DSP or of PASS in the place of the Hard-Concrete gates of JoLA. `train_jola`
 is what both are compared with. Model, examples, steps, rates, schedule and test are the same in all three:
-`jola.training.run.make_trainer` makes them from the same settings.
+`jola.training.fit.fit` trains them with the same settings.
 """
 
 import dataclasses
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,8 +30,7 @@ from jola.selectors import dsp, pass_
 from jola.selectors.heads import Cost, HeadSet
 from jola.selectors.protocol import Budget, gumbel
 from jola.system.progress import Progress
-from jola.training.run import make_trainer, training_disk_errors
-from jola.training.trainer import CrossEntropyPatience, JoLATrainer
+from jola.training.fit import fit
 
 SETTLED = 5.0
 """|φ| of a gate that was decided: its test-time value is exactly 0 or 1."""
@@ -67,9 +65,8 @@ def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:
 
 def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress) -> Outcome:
     """JoLA itself: the edits and gates that `config` asks for, on all heads."""
-    return _train_and_test(
-        fresh_model(model, config.edits, config.training.seed), task, config, folder, progress, lambda trainer: None
-    )
+    edited = fresh_model(model, config.edits, config.training.seed)
+    return _train_and_test(edited, task, config, folder, progress)
 
 
 def select_then_edit(
@@ -86,7 +83,7 @@ def select_then_edit(
     """
     edits = heads.edit_config(dataclasses.replace(config.edits, gates="none"))
     edited = fresh_model(model, edits, config.training.seed)
-    return _train_and_test(edited, task, config, folder, progress, lambda trainer: None)
+    return _train_and_test(edited, task, config, folder, progress)
 
 
 def gate_swap(
@@ -109,16 +106,19 @@ def gate_swap(
         edits.gates[half] = gate.to(model.device)
     edited.eval()
 
-    def prepare(trainer: JoLATrainer) -> None:
-        schedules = _pass_schedules(trainer, edited, k, task, config) if method == "pass" else []
-        trainer.penalty = lambda edits, weight: sum((s.penalty() for s in schedules), torch.zeros(()))
-        cooled = [gate.before_step for gate in _gates(edits) if isinstance(gate, SoftTopKGate)]
-        moved = [schedule.before_step for schedule in schedules] or cooled
-        trainer.add_callback(_BeforeSteps(moved))
-        if method == "pass":  # gates that are reopened late have to close again
-            trainer.add_callback(_ConstantGateRate())
-
-    return _train_and_test(edited, task, config, folder, progress, prepare)
+    if method == "pass":
+        schedules = _pass_schedules(edited, k, task, config)
+        swapped: dict[str, Any] = {
+            "penalty": lambda edits, weight: torch.stack([s.penalty() for s in schedules]).sum(),
+            "before_step": _all(schedule.before_step for schedule in schedules),
+            "constant_gate_rate": True,  # gates that are reopened late have to close again
+        }
+    else:
+        swapped = {
+            "penalty": lambda edits, weight: torch.zeros(()),
+            "before_step": _all(gate.before_step for gate in _gates(edits) if isinstance(gate, SoftTopKGate)),
+        }
+    return _train_and_test(edited, task, config, folder, progress, **swapped)
 
 
 class TopKGate(HardConcrete):
@@ -150,44 +150,33 @@ class SoftTopKGate(TopKGate):
         return dsp.soft_top_k(self.log_alpha, self.k, self.temperature, noise).float()
 
 
-class _BeforeSteps(TrainerCallback):
-    """Tell something the number of the step that begins, and of all steps."""
-
-    def __init__(self, moved: list[Callable[[int, int], None]]) -> None:
-        self.moved = moved
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for move in self.moved:
-            move(state.global_step, state.max_steps)
-
-
-class _ConstantGateRate(TrainerCallback):
-    """Leave the rate of the gates, the last group of the optimiser, where it begins."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        schedule = kwargs["lr_scheduler"]
-        getattr(schedule, "scheduler", schedule).lr_lambdas[-1] = lambda step: 1.0
-        gates = kwargs["optimizer"].param_groups[-1]
-        gates["lr"] = gates["initial_lr"]
-
-
 class _Follow(TrainerCallback):
     """Report the steps of a training."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress.phase("train", state.max_steps)
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress.advance(state.global_step)
 
 
-def _pass_schedules(
-    trainer: JoLATrainer, model: JoLAModel, k: int, task: Task, config: RunConfig
-) -> list[pass_.PassSchedule]:
+def _all(functions: Iterable[Callable[[int, int], None]]) -> Callable[[int, int], None]:
+    """Call each of them."""
+    listed = list(functions)
+
+    def call(step: int, total: int) -> None:
+        for function in listed:
+            function(step, total)
+
+    return call
+
+
+def _pass_schedules(model: JoLAModel, k: int, task: Task, config: RunConfig) -> list[pass_.PassSchedule]:
     """One for each half: K offsets and K scales stay."""
     rows = encode_examples(task.train, Template(model.tokenizer, config.data.template), config.data.max_length).rows
     rows = rows[: pass_.CONFIDENCE_EXAMPLES]
@@ -221,34 +210,17 @@ def _settle(edits: GatedEdits) -> None:
 
 
 def _train_and_test(
-    model: JoLAModel,
-    task: Task,
-    config: RunConfig,
-    folder: Path,
-    progress: Progress,
-    prepare: Callable[[JoLATrainer], None],
+    model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress, **swapped: Any
 ) -> Outcome:
+    """`fit` with the arguments `swapped`, and the test."""
     template = Template(model.tokenizer, config.data.template)
     train = encode_examples(task.train, template, config.data.max_length)
     validation = encode_examples(task.validation, template, config.data.max_length) if task.validation else None
     checkpoints = folder / "checkpoints"
     shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that was interrupted
-    callbacks: list[TrainerCallback] = [_Follow(progress)]
-    if config.training.patience and validation:
-        callbacks.append(CrossEntropyPatience(config.training.patience))
-    trainer = make_trainer(config, model, train, validation, checkpoints, callbacks)
-    prepare(trainer)
-    progress.phase("train", trainer._total_steps())
-    started, busy = time.perf_counter(), time.process_time()
-    with training_disk_errors(folder):
-        trainer.train()
-    seconds, busy = time.perf_counter() - started, time.process_time() - busy
+    fitted = fit(config, model, train, validation, checkpoints, [_Follow(progress)], **swapped)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    model.eval()
     _settle(model.edits)
-    steps = trainer.state.global_step
-    batch = config.training.batch_size * config.training.gradient_accumulation
-    seen = min(steps * batch, len(train.rows) * config.training.epochs)
     progress.phase("evaluate", len(task.test))
     match = exact_match(model, task.test, template, progress=lambda done, total: progress.advance(done))
     model.save_pretrained(folder / "adapter")
@@ -258,7 +230,7 @@ def _train_and_test(
         correct=tuple(right),
         open={half: int((values[half] > 0).sum()) for half in HALVES},
         heads=HeadSet.from_array((model.edits.states() > 0).cpu().numpy()),
-        cost=Cost(steps, seen, seen, seconds, busy),
+        cost=Cost(fitted.steps, fitted.examples, fitted.examples, fitted.seconds, fitted.processor_seconds),
     )
 
 

@@ -5,15 +5,13 @@ from typing import TYPE_CHECKING
 from jola._lazy import lazily
 
 if TYPE_CHECKING:
-    from jola.training.run import make_trainer as make_trainer
+    from jola.training.fit import make_trainer as make_trainer
     from jola.training.run import run_training as run_training
 
 __getattr__ = lazily(
     __name__,
     {
-        "jola.training.run": (
-            "run_training",
-            "make_trainer",
-        ),
+        "jola.training.fit": ("make_trainer",),
+        "jola.training.run": ("run_training",),
     },
 )

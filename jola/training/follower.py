@@ -44,10 +44,25 @@ class RunFollower(TrainerCallback):
         self.paused = False
         self._written = 0.0
 
+    @property
+    def pausing(self) -> bool:
+        """Whether the run pauses; a request to stop takes precedence."""
+        return self.paused and not self.stop.is_set()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the run was asked to stop or to pause."""
+        return self.paused or self.stop.is_set()
+
+    def look_for_pause(self) -> None:
+        """Take note of a request to pause, outside of training."""
+        self.paused = self.paused or pause_requested(self.run)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The run is training from now on."""
+        self.progress.phase("train", state.max_steps)
         if state.is_world_process_zero:
             self.run.write_status(state="training", step=state.global_step, total_steps=state.max_steps)
 

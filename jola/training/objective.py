@@ -10,7 +10,7 @@ differs is that here λ moves on training steps alone, and that validation looks
 """
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -89,6 +89,19 @@ class L0Schedule(TrainerCallback, ExportableState):
         }
 
 
+class Penalty(Protocol):
+    """A differentiable number that training adds to the cross-entropy."""
+
+    def __call__(self, edits: list[GatedEdits], weight: float) -> Tensor:
+        """Scalar.
+
+        Args:
+            edits: All gated edits of the model, in the order of their sites.
+            weight: λ of this step.
+        """
+        ...
+
+
 def paper_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
     """λ · Σ P(g ≠ 0) over every distinct gate of every site (equation 5)."""
     return weight * expected_open(edits)
@@ -120,4 +133,4 @@ def reference_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
     return total
 
 
-PENALTIES = {"paper": paper_penalty, "reference": reference_penalty}
+PENALTIES: dict[str, Penalty] = {"paper": paper_penalty, "reference": reference_penalty}

@@ -4,24 +4,17 @@
 run's directory at once, where any number of readers follow it.
 """
 
-import errno
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, fields
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    PrinterCallback,
-    TrainerCallback,
-    TrainingArguments,
-)
 from transformers.integrations import get_available_reporting_integrations
-from transformers.trainer import TRAINER_STATE_NAME
 
 from jola.config import GROUPS, RunConfig, flag
 from jola.data.examples import EncodedSet, Example, Template, encode_examples
@@ -30,21 +23,19 @@ from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
 from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.evaluation.scoring import exact_match
+from jola.evaluation.scoring import Accuracy, exact_match
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.distributed import by_first, meet, processes
-from jola.system.files import disk_errors, read_json
+from jola.system.distributed import by_first, meet
 from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
-from jola.training.follower import PAUSE_FILE, RunFollower, pause_requested, peak_memory, stop_on_signal
-from jola.training.trainer import AdapterKeeper, CrossEntropyPatience, GateRecorder, JoLATrainer, publish_adapter
-
-_DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_container.cc", "iostream error")
+from jola.training.callbacks import AdapterKeeper, GateRecorder, publish_adapter
+from jola.training.fit import Fit, fit, last_checkpoint, step_of
+from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory, stop_on_signal
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 
@@ -98,8 +89,23 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     return run
 
 
-def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Progress, stop: threading.Event) -> None:
-    started = time.time()
+@dataclass(frozen=True)
+class Prepared:
+    """What training and test need: the model with fresh interventions, and the examples of its task."""
+
+    task: Task
+    model: JoLAModel
+    template: Template
+    train: EncodedSet
+    validation: EncodedSet | None
+
+
+def prepare(config: RunConfig, progress: Progress) -> Prepared:
+    """Load the task and the model, and encode the examples.
+
+    Raises:
+        InputError: The task or the model cannot be used, or all examples are too long.
+    """
     progress.phase("load")
     task = load_task(config.data, config.training.seed)
     model = JoLAModel.from_pretrained(edits=config.edits, seed=config.training.seed, **asdict(config.model))
@@ -108,149 +114,111 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
     for sentence in task.notes:
         progress.note(sentence)
+    return Prepared(task, model, template, train, validation)
+
+
+def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Progress, stop: threading.Event) -> None:
+    started = time.time()
+    prepared = prepare(config, progress)
     checkpoint = last_checkpoint(run.checkpoints_dir) if resume else None
-    step = _step_of(checkpoint) if checkpoint else 0
     if first:
-        Run.create(run.path, config, _facts(task, train, model), resume=True)
-    if first and resume:
-        interrupted = bool(run.metrics())  # and not only queued
-        run.truncate_after(step)
-        if step % config.training.record_every:
-            # The end of the interrupted run was recorded, and an unbroken run would not have recorded this step.
-            for site in run.sites():
-                truncate_history(run.gates_dir, site, step - 1)
-        if step:
-            progress.note(f"Going on from step {step}.")
-        elif interrupted:
-            progress.note("No checkpoint yet: starting from the beginning.")
+        Run.create(run.path, config, _facts(prepared), resume=True)
+        if resume:
+            _rewind(run, config, step_of(checkpoint) if checkpoint else 0, progress)
+    facts = {"Task": f"{prepared.task.name}, {len(prepared.train.rows)} training examples, seed {config.training.seed}"}
+    follower = RunFollower(run, progress, stop)
+    fitted = _fit(run, config, prepared, follower, facts, checkpoint, first)
+    if not first:
+        return
+    seconds = time.time() - started
+    run.write_status(step=fitted.steps)
+    accuracy = None if follower.ending else _test(run, prepared, follower, progress)
+    if accuracy:
+        facts["Test accuracy (exact match)"] = str(accuracy)
+    publish_adapter(prepared.model, run.adapter_dir, facts)
+    if follower.pausing and not accuracy:
+        run.write_status(state="paused")
+        return
+    run.write_result(_result(prepared, fitted, seconds, accuracy))
+    cancelled = stop.is_set()
+    run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
+
+
+def _rewind(run: Run, config: RunConfig, step: int, progress: Progress) -> None:
+    """Cut the files of an interrupted run back to the step of its checkpoint; 0 without one."""
+    interrupted = bool(run.metrics())  # and not only queued
+    run.truncate_after(step)
+    if step % config.training.record_every:
+        # The end of the interrupted run was recorded, and an unbroken run would not have recorded this step.
+        for site in run.sites():
+            truncate_history(run.gates_dir, site, step - 1)
+    if step:
+        progress.note(f"Going on from step {step}.")
+    elif interrupted:
+        progress.note("No checkpoint yet: starting from the beginning.")
+
+
+def _fit(
+    run: Run,
+    config: RunConfig,
+    prepared: Prepared,
+    follower: RunFollower,
+    facts: Mapping[str, str],
+    checkpoint: Path | None,
+    first: bool,
+) -> Fit:
+    """`fit`, with everything that a run records; only the first process has files to write."""
     with ExitStack() as stack:
         writers = {
             str(i.site): stack.enter_context(
                 run.gate_writer(i.site, i.layers, i.units, tuple(i.record()), _column_names(i))
             )
-            for i in (model.own_interventions() if first else ())
+            for i in (prepared.model.own_interventions() if first else ())
         }
-        follower = RunFollower(run, progress, stop)
-        facts = {"Task": f"{task.name}, {len(train.rows)} training examples, seed {config.training.seed}"}
-        callbacks: list[TrainerCallback] = [
-            GateRecorder(writers, config.training.record_every),
-            follower,
-            AdapterKeeper(run.adapter_dir, facts),
-        ]
-        if config.training.patience and validation:
-            callbacks.append(CrossEntropyPatience(config.training.patience))
-        trainer = make_trainer(config, model, train, validation, run.checkpoints_dir, callbacks)
-        progress.phase("train", trainer._total_steps())
-        if checkpoint and _patience_was_over(checkpoint, config.training.patience):
-            trainer.args.max_steps = step  # it had been trained to its end, and only the test is missing
-        with training_disk_errors(run.path):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model.eval()
-    if not first:
-        return
-    trained = time.time() - started
-    run.write_status(step=trainer.state.global_step)
-    if follower.paused and not stop.is_set():
-        publish_adapter(model, run.adapter_dir, facts)
-        run.write_status(state="paused")
-        return
-    result: dict[str, Any] = {
-        "closed": closed_fractions(model),
-        "seconds": trained,
-        "steps": trainer.state.global_step,
-        "kept_step": kept_step(trainer),
-        "n_train": len(train.rows),
-        "peak_memory": peak_memory(model.device),
-        "test": None,
-    }
+        return fit(
+            config,
+            prepared.model,
+            prepared.train,
+            prepared.validation,
+            run.checkpoints_dir,
+            [
+                GateRecorder(writers, config.training.record_every),
+                follower,
+                AdapterKeeper(run.adapter_dir, facts),
+            ],
+            resume_from=checkpoint,
+        )
+
+
+def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> Accuracy | None:
+    """Exact match on the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
+    if not prepared.task.test:
+        return None
 
     def advance(done: int, total: int) -> None:
         progress.advance(done)
-        follower.paused = follower.paused or pause_requested(run)
-        if (stop.is_set() or follower.paused) and done < total:
+        follower.look_for_pause()
+        if follower.ending and done < total:
             raise _Stopped
 
-    if task.test and not stop.is_set():
-        run.write_status(state="evaluating")
-        progress.phase("evaluate", len(task.test))
-        with suppress(_Stopped):
-            match = exact_match(model, task.test, template, progress=advance)
-            result["test"] = match.accuracy.to_dict()
-            facts["Test accuracy (exact match)"] = str(match.accuracy)
-    publish_adapter(model, run.adapter_dir, facts)
-    if follower.paused and not stop.is_set() and result["test"] is None:
-        run.write_status(state="paused")
-        return
-    run.write_result(result)
-    cancelled = stop.is_set()
-    run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
+    run.write_status(state="evaluating")
+    progress.phase("evaluate", len(prepared.task.test))
+    with suppress(_Stopped):
+        return exact_match(prepared.model, prepared.task.test, prepared.template, progress=advance).accuracy
+    return None
 
 
-def make_trainer(
-    config: RunConfig,
-    model: JoLAModel,
-    train: EncodedSet,
-    validation: EncodedSet | None,
-    folder: Path,
-    callbacks: Sequence[TrainerCallback] = (),
-) -> JoLATrainer:
-    """The trainer that settings ask for; its checkpoints go into `folder`."""
-    settings = config.training
-    batches = -(-len(train.rows) // (settings.batch_size * processes()))
-    steps = -(-batches // settings.gradient_accumulation) * settings.epochs
-    best = settings.keep == "best" and validation is not None
-    args = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=max(16, settings.batch_size),
-        gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=round(settings.warmup_ratio * steps),
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        seed=settings.seed,
-        data_seed=settings.seed,
-        logging_steps=1,
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        eval_strategy="epoch" if validation else "no",
-        save_strategy="epoch",
-        save_total_limit=2,
-        load_best_model_at_end=best,
-        metric_for_best_model="objective" if validation else None,
-        greater_is_better=False if validation else None,
-        restore_callback_states_from_checkpoint=True,
-        report_to=settings.report_to,
-        run_name=folder.parent.name,
-        disable_tqdm=True,
-        ddp_find_unused_parameters=False,
-        use_cpu=model.device.type == "cpu",
-        dataloader_pin_memory=model.device.type == "cuda",
-        remove_unused_columns=False,
-    )
-    trainer = JoLATrainer(
-        model,
-        args,
-        train.rows,
-        validation.rows if validation else None,
-        gate_learning_rate=settings.gate_learning_rate,
-        l0_weight=settings.l0_weight,
-        l0_schedule=settings.l0_schedule,
-        objective=settings.objective,
-        loss_reduction=settings.loss_reduction,
-        callbacks=list(callbacks),
-    )
-    # It prints every log on standard output, which belongs to the result.
-    trainer.remove_callback(PrinterCallback)
-    return trainer
-
-
-def kept_step(trainer: JoLATrainer) -> int:
-    """The step whose edits the model has after training: the best one by validation, or the last."""
-    best = trainer.state.best_global_step
-    return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
+def _result(prepared: Prepared, fitted: Fit, seconds: float, accuracy: Accuracy | None) -> dict[str, Any]:
+    """``result.json`` of a run; `seconds` include loading."""
+    return {
+        "closed": closed_fractions(prepared.model),
+        "seconds": seconds,
+        "steps": fitted.steps,
+        "kept_step": fitted.kept_step,
+        "n_train": len(prepared.train.rows),
+        "peak_memory": peak_memory(prepared.model.device),
+        "test": accuracy.to_dict() if accuracy else None,
+    }
 
 
 def closed_fractions(model: EditedModel) -> dict[str, float | None]:
@@ -291,13 +259,14 @@ def _encode(
     return encoded
 
 
-def _facts(task: Task, train: EncodedSet, model: JoLAModel) -> dict[str, Any]:
+def _facts(prepared: Prepared) -> dict[str, Any]:
+    task, model = prepared.task, prepared.model
     return {
         "versions": {name: _version(name) for name in PACKAGES},
         "machine": machine(),
         "task": {
             "name": task.name,
-            "n_train": len(train.rows),
+            "n_train": len(prepared.train.rows),
             "n_validation": len(task.validation),
             "n_test": len(task.test),
             "labels": task.labels,
@@ -314,25 +283,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except ImportError:
         return None
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`; None when there is none.
-
-    Trainer writes its state last, so a checkpoint without one was being written when the process was killed.
-    """
-    found = [path for path in folder.glob("checkpoint-*") if read_json(path / TRAINER_STATE_NAME)]
-    return max(found, key=_step_of, default=None)
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _patience_was_over(checkpoint: Path, patience: int) -> bool:
-    """Whether early stopping had ended the training at this checkpoint."""
-    saved = (read_json(checkpoint / TRAINER_STATE_NAME) or {})["stateful_callbacks"].get(CrossEntropyPatience.__name__)
-    return saved is not None and saved["attributes"]["waited"] >= patience
 
 
 def _settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
@@ -357,21 +307,6 @@ def _settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
                 )
     stored.training.output = config.training.output
     return stored
-
-
-@contextmanager
-def training_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into an InputError that names `path`, whichever library met it."""
-    try:
-        with disk_errors(path):
-            yield
-    except InputError:
-        raise
-    except Exception as error:
-        # safetensors and PyTorch write in their own languages and report a full disk as a text.
-        if any(sign in str(error) for sign in _DISK_FULL_SIGNS):
-            raise InputError(f"There is no space left on the disk for {path}; free some, then resume.") from error
-        raise
 
 
 class _Stopped(Exception):

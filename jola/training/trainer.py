@@ -1,31 +1,34 @@
-"""`JoLATrainer`: transformers' Trainer with JoLA's objective, and the callbacks that record gates and keep edits.
+"""`JoLATrainer`: transformers' Trainer with the parameter groups of a method and the objective of JoLA.
 
 Everything that is not the method is transformers': resuming, `accelerate launch`, schedulers, trackers.
 """
 
 import logging
-import math
-import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence, Sized
-from pathlib import Path
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from jola.adapters.directory import WEIGHTS_NAME, save_adapter
 from jola.config import TrainingConfig
 from jola.data.examples import Encoded, collate
 from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.reference.data import TextDataset, encode_texts, hold_out
-from jola.runs.history import GateWriter
-from jola.system.files import disk_errors
-from jola.training.objective import PENALTIES, L0Schedule, expected_open
+from jola.training.callbacks import AdapterKeeper, CrossEntropyPatience, GateRecorder, publish_adapter
+from jola.training.objective import PENALTIES, L0Schedule, Penalty, expected_open
+
+__all__ = [
+    "REFERENCE_SCHEDULES",
+    "AdapterKeeper",
+    "CrossEntropyPatience",
+    "GateRecorder",
+    "JoLATrainer",
+    "publish_adapter",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +57,8 @@ class JoLATrainer(Trainer):
         l0_schedule: How λ changes: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
         objective: 'paper' or 'reference', see `jola.training.objective`.
         loss_reduction: 'token' or 'answer', see `EditedModel.forward`.
+        penalty: Added to the cross-entropy; None is that of `objective`.
+        constant_gate_rate: Keep the learning rate of the gates, the last group of the optimiser, at its peak.
         gate_scheduler: The reference package's name of a schedule ('expon', 'linear', 'cyclic', 'perform', or '' or
             False to set `gated_lambda` by hand). Giving it chooses the reference package's loss, and its one learning
             rate.
@@ -74,6 +79,8 @@ class JoLATrainer(Trainer):
         l0_schedule: str = "constant",
         objective: str = "paper",
         loss_reduction: str = TrainingConfig.loss_reduction,
+        penalty: Penalty | None = None,
+        constant_gate_rate: bool = False,
         gate_scheduler: str | Literal[False] | None = None,
         tokenizer: Any = None,
         max_seq_length: int = 400,
@@ -98,7 +105,8 @@ class JoLATrainer(Trainer):
         if validation_rows is None and args.eval_strategy != "no" and training_rows is not None:
             training_rows, validation_rows = hold_out(training_rows, args.seed)
         self.gate_learning_rate = gate_learning_rate or 10 * args.learning_rate
-        self.penalty = PENALTIES[objective]
+        self.penalty: Penalty = penalty or PENALTIES[objective]
+        self.constant_gate_rate = constant_gate_rate
         self.loss_reduction = loss_reduction
         self.parts: list[Tensor] = []
         """Cross-entropy and penalty, (2,), of each batch of the last training step."""
@@ -117,7 +125,7 @@ class JoLATrainer(Trainer):
         )
         # Loss is the mean of a batch: Trainer then divides by the batches it accumulates.
         self.loss_is_scaled_for_ga = False
-        self.schedule = L0Schedule(l0_schedule, l0_weight, self._total_steps(), reference=objective == "reference")
+        self.schedule = L0Schedule(l0_schedule, l0_weight, self.total_steps(), reference=objective == "reference")
         self.add_callback(self.schedule)
         self._micro_step = (-1, 0)
 
@@ -149,6 +157,16 @@ class JoLATrainer(Trainer):
             optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, edited)
             self.optimizer = optimizer(groups, **arguments)
         return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """The schedule of the settings; the gates leave it where their rate is constant."""
+        existed = self.lr_scheduler is not None
+        schedule: Any = super().create_scheduler(num_training_steps, optimizer)
+        if self.constant_gate_rate and not existed:
+            schedule.lr_lambdas[-1] = lambda step: 1.0
+            gates = schedule.optimizer.param_groups[-1]
+            gates["lr"] = gates["initial_lr"]
+        return schedule
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """One batch; the gate noise depends on the seed and the step alone, so that a resumed run repeats it."""
@@ -225,7 +243,8 @@ class JoLATrainer(Trainer):
                 for name, value in saved["attributes"].items():
                     setattr(callback, name, value)
 
-    def _total_steps(self) -> int:
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
         if self.args.max_steps > 0:
             return self.args.max_steps
         if not isinstance(self.train_dataset, Sized):
@@ -234,126 +253,3 @@ class JoLATrainer(Trainer):
         batches = -(-len(self.train_dataset) // batch)
         updates = -(-batches // self.args.gradient_accumulation_steps)
         return int(max(updates, 1) * self.args.num_train_epochs)
-
-
-class CrossEntropyPatience(TrainerCallback, ExportableState):
-    """Stop after `patience` validations without a lower cross-entropy, whatever the penalty does.
-
-    That of transformers watches the number that also chooses the best checkpoint, which is the whole objective here.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-        self.best = math.inf
-        self.waited = 0
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Count validations since the best one."""
-        loss = (metrics or {}).get("eval_loss", math.inf)
-        if loss < self.best:
-            self.best, self.waited = loss, 0
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
-            control.should_training_stop = True
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on counting."""
-        return {"args": {"patience": self.patience}, "attributes": {"best": self.best, "waited": self.waited}}
-
-
-class GateRecorder(TrainerCallback):
-    """Write the edits of every site at the start, every `every` steps and at the end.
-
-    The record of the last step holds the gates of that step, also where the best checkpoint is restored after it.
-
-    Args:
-        writers: One `GateWriter` for each site, by name.
-        every: Steps between two records.
-    """
-
-    def __init__(self, writers: dict[str, GateWriter], every: int = 1) -> None:
-        self.writers, self.every = writers, every
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Record where training starts; where it is taken up again, only what an unbroken run would record."""
-        if state.global_step % self.every == 0:
-            self.record(kwargs["model"], state)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record when it is time."""
-        if state.global_step % self.every == 0 or control.should_training_stop:
-            self.record(kwargs["model"], state)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record the last step when a validation ends the training, before the best checkpoint is restored."""
-        if control.should_training_stop:
-            self.record(kwargs["model"], state)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Record the last step."""
-        self.record(kwargs["model"], state)
-
-    def record(self, model: nn.Module, state: TrainerState) -> None:
-        """Append one record for each intervention: plain numbers, so that no graph or activation is held."""
-        if not state.is_world_process_zero:
-            return
-        unwrapped = getattr(model, "module", model)
-        assert isinstance(unwrapped, EditedModel)
-        for edits in unwrapped.own_interventions():
-            fields = {name: values.cpu().numpy() for name, values in edits.record().items()}
-            self.writers[edits.site].append(state.global_step, fields)
-
-
-class AdapterKeeper(TrainerCallback):
-    """Write the adapter at every checkpoint whose edits would be kept if training ended there.
-
-    These are the best so far by validation where the best are kept, else the newest. Whoever opens the run while it
-    trains finds them, and so does one whose process was killed.
-
-    Args:
-        folder: The adapter directory.
-        facts: What its README lists (name → text).
-    """
-
-    def __init__(self, folder: Path, facts: Mapping[str, str]) -> None:
-        self.folder, self.facts = folder, facts
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write it, if this checkpoint is one to keep."""
-        # A stop within an epoch saves without a validation: what it saves is not known to be the best.
-        best = not args.load_best_model_at_end or state.best_global_step == state.global_step
-        if best and state.is_world_process_zero:
-            model = getattr(kwargs["model"], "module", kwargs["model"])
-            assert isinstance(model, EditedModel)
-            so_far = f"step {state.global_step:,} of {state.max_steps:,}, written while the run was training"
-            publish_adapter(model, self.folder, {**self.facts, "Edits": so_far})
-
-
-def publish_adapter(model: EditedModel, folder: Path, facts: Mapping[str, str]) -> None:
-    """Put the adapter of a model in place of the one in `folder`, whose readers find the old tensors or the new ones.
-
-    It is written beside and moved, the tensors last: they come when everything else is there. `InputError` when the
-    disk is full.
-    """
-    draft = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(draft, ignore_errors=True)
-    save_adapter(model, draft, facts)
-    with disk_errors(folder):
-        if not folder.exists():
-            draft.rename(folder)
-            return
-        for path in sorted(draft.iterdir(), key=lambda path: path.name == WEIGHTS_NAME):
-            os.replace(path, folder / path.name)
-        draft.rmdir()

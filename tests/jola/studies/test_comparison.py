@@ -28,6 +28,7 @@ from jola.studies.grid import SELECTOR_NAMES, SWAP_NAMES, Grid
 from jola.studies.results import Cell, Comparison, summarise
 from jola.system.processes import workers
 from jola.system.progress import Quiet
+from jola.training import fit as training
 from jola.training.run import run_training
 from jola.training.trainer import JoLATrainer
 
@@ -249,13 +250,13 @@ def test_only_the_gates_of_pass_keep_their_rate(
 ) -> None:
     """Those that are reopened late have to close again; the others follow the schedule of all trainings."""
     trainers: list[JoLATrainer] = []
-    make = editing.make_trainer
+    make = training.make_trainer
 
-    def keep(*given: Any) -> JoLATrainer:
-        trainers.append(make(*given))
+    def keep(*given: Any, **named: Any) -> JoLATrainer:
+        trainers.append(make(*given, **named))
         return trainers[-1]
 
-    monkeypatch.setattr(editing, "make_trainer", keep)
+    monkeypatch.setattr(training, "make_trainer", keep)
     expecting = dataclasses.replace(config, edits=dataclasses.replace(config.edits, gate_estimator="expectation"))
     editing.gate_swap(model, method, 4, load_task(config.data, 42), expecting, tmp_path / "cell", Quiet())
     scheduler = trainers[0].lr_scheduler

@@ -25,8 +25,9 @@ from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
+from jola.training.fit import last_checkpoint
 from jola.training.follower import request_pause
-from jola.training.run import Quiet, last_checkpoint, run_training
+from jola.training.run import Quiet, run_training
 from jola.training.trainer import JoLATrainer
 from tests import ROOT
 from tests.tiny import make_model

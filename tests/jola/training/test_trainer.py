@@ -20,8 +20,9 @@ from jola.edits.names import HALVES
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.history import GATE_FIELDS, GateHistory, GateWriter
+from jola.training.callbacks import CrossEntropyPatience, GateRecorder
 from jola.training.objective import expected_open
-from jola.training.trainer import CrossEntropyPatience, GateRecorder, JoLATrainer
+from jola.training.trainer import JoLATrainer
 
 Make = Callable[..., JoLAModel]
 END = 2

@@ -1,0 +1,206 @@
+"""`fit`: train the interventions of a model with the settings of a run, as runs and studies do."""
+
+import errno
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from jola.config import RunConfig
+from jola.data.examples import EncodedSet
+from jola.errors import InputError
+from jola.model.edited import EditedModel
+from jola.system.distributed import processes
+from jola.system.files import disk_errors, read_json
+from jola.training.callbacks import BeforeSteps, CrossEntropyPatience
+from jola.training.objective import Penalty
+from jola.training.trainer import JoLATrainer
+
+_DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_container.cc", "iostream error")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training did."""
+
+    steps: int
+    """Optimiser steps, with those before a checkpoint from which it went on."""
+    kept_step: int
+    """The step whose edits the model has now: the best one by validation, or the last."""
+    examples: int
+    """Training examples seen in these steps, with repetition."""
+    seconds: float
+    processor_seconds: float
+
+
+def fit(
+    config: RunConfig,
+    model: EditedModel,
+    train: EncodedSet,
+    validation: EncodedSet | None,
+    checkpoints: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    *,
+    penalty: Penalty | None = None,
+    constant_gate_rate: bool = False,
+    before_step: Callable[[int, int], None] | None = None,
+    resume_from: Path | None = None,
+) -> Fit:
+    """Train the interventions of `model`, which is in evaluation mode afterwards and has the edits to keep.
+
+    Args:
+        config: ``training`` is used.
+        checkpoints: Folder for checkpoints.
+        callbacks: Of transformers, called before those of the settings.
+        penalty: Added to the cross-entropy instead of the penalty of ``training.objective``.
+        constant_gate_rate: Keep the learning rate of the gates at its peak.
+        before_step: Called before every step with its number, from 0, and the total.
+        resume_from: Checkpoint to go on from.
+
+    Raises:
+        InputError: The training diverged, or the disk is full.
+    """
+    more = [BeforeSteps(before_step)] if before_step else []
+    trainer = make_trainer(
+        config,
+        model,
+        train,
+        validation,
+        checkpoints,
+        [*callbacks, *more],
+        penalty=penalty,
+        constant_gate_rate=constant_gate_rate,
+    )
+    if resume_from and _patience_was_over(resume_from, config.training.patience):
+        trainer.args.max_steps = step_of(resume_from)  # trained to its end already: only loads the edits
+    started, busy = time.perf_counter(), time.process_time()
+    with training_disk_errors(checkpoints.parent):
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    seconds, processor_seconds = time.perf_counter() - started, time.process_time() - busy
+    model.eval()
+    return Fit(
+        steps=trainer.state.global_step,
+        kept_step=_kept_step(trainer),
+        examples=_examples_seen(trainer, len(train.rows)),
+        seconds=seconds,
+        processor_seconds=processor_seconds,
+    )
+
+
+def make_trainer(
+    config: RunConfig,
+    model: EditedModel,
+    train: EncodedSet,
+    validation: EncodedSet | None,
+    folder: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+    *,
+    penalty: Penalty | None = None,
+    constant_gate_rate: bool = False,
+) -> JoLATrainer:
+    """The trainer that settings ask for; its checkpoints go into `folder`. Other arguments as for `fit`."""
+    settings = config.training
+    batches = -(-len(train.rows) // (settings.batch_size * processes()))
+    steps = -(-batches // settings.gradient_accumulation) * settings.epochs
+    best = settings.keep == "best" and validation is not None
+    args = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=max(16, settings.batch_size),
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=round(settings.warmup_ratio * steps),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        logging_steps=1,
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        eval_strategy="epoch" if validation else "no",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=best,
+        metric_for_best_model="objective" if validation else None,
+        greater_is_better=False if validation else None,
+        restore_callback_states_from_checkpoint=True,
+        report_to=settings.report_to,
+        run_name=folder.parent.name,
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        use_cpu=model.device.type == "cpu",
+        dataloader_pin_memory=model.device.type == "cuda",
+        remove_unused_columns=False,
+    )
+    patience = [CrossEntropyPatience(settings.patience)] if settings.patience and validation else []
+    trainer = JoLATrainer(
+        model,
+        args,
+        train.rows,
+        validation.rows if validation else None,
+        gate_learning_rate=settings.gate_learning_rate,
+        l0_weight=settings.l0_weight,
+        l0_schedule=settings.l0_schedule,
+        objective=settings.objective,
+        loss_reduction=settings.loss_reduction,
+        penalty=penalty,
+        constant_gate_rate=constant_gate_rate,
+        callbacks=[*callbacks, *patience],
+    )
+    # It prints every log on standard output, which belongs to the result.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint in `folder`; None when there is none.
+
+    Trainer writes its state last, so a checkpoint without one was being written when the process was killed.
+    """
+    found = [path for path in folder.glob("checkpoint-*") if read_json(path / TRAINER_STATE_NAME)]
+    return max(found, key=step_of, default=None)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+@contextmanager
+def training_disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into an InputError that names `path`, whichever library met it."""
+    try:
+        with disk_errors(path):
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        # safetensors and PyTorch write in their own languages and report a full disk as a text.
+        if any(sign in str(error) for sign in _DISK_FULL_SIGNS):
+            raise InputError(f"There is no space left on the disk for {path}; free some, then resume.") from error
+        raise
+
+
+def _kept_step(trainer: JoLATrainer) -> int:
+    best = trainer.state.best_global_step
+    return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
+
+
+def _examples_seen(trainer: JoLATrainer, rows: int) -> int:
+    """Whole epochs, and the batches of a training that ended within one."""
+    args, steps = trainer.args, trainer.state.global_step
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    epochs, rest = divmod(steps, -(-rows // batch))
+    return epochs * rows + min(rest * batch, rows)
+
+
+def _patience_was_over(checkpoint: Path, patience: int) -> bool:
+    """Whether early stopping had ended the training at this checkpoint."""
+    saved = (read_json(checkpoint / TRAINER_STATE_NAME) or {})["stateful_callbacks"].get(CrossEntropyPatience.__name__)
+    return saved is not None and saved["attributes"]["waited"] >= patience
