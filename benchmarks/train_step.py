@@ -3,11 +3,11 @@
     python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random]
 
 Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
-default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with ``--tokens
-random`` they have nothing in common. All peers get the same tokens. Every peer is a process of its own; in each round
-every one of them does one step, one after the other, and a ratio is the median over the rounds of the two times of a
-round, so that a noisy machine disturbs both sides alike. The reference package's
-environment is made in the repository's folder when it is not there yet.
+default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with
+``--tokens random`` they have nothing in common. All peers get the same tokens. Every peer is a process of its own; in
+each round every one of them does one step, one after the other, and a ratio is the median over the rounds of the two
+times of a round, so that a noisy machine disturbs both sides alike. The reference package's environment is made in the
+repository's folder when it is not there yet.
 
 * plain: forward and backward of the frozen model with logits at all positions, in the same number format
 * hooks: the same JoLA step with hand-written PyTorch hooks instead of nnsight

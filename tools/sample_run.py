@@ -1,8 +1,8 @@
 """Make the sample run that comes with the app: ``python tools/sample_run.py``.
 
 Trains the default model on the default data with the settings below, thins the history of the gates, and exports the
-result to ``workbench/service/sample/sample.zip``, which it then imports and looks at as the app does. Takes some minutes.
-``--run FOLDER`` packs a run that was trained before with these very settings.
+result to ``workbench/service/sample/sample.zip``, which it then imports and looks at as the app does. Takes some
+minutes. ``--run FOLDER`` packs a run that was trained before with these very settings.
 
 The archive holds the adapter, gates, metrics and figures. None of these contains text of the data, and an export
 leaves out what is about the machine.

@@ -258,9 +258,12 @@ def _fill(edits: list[Intervention], adapter: Adapter) -> None:
 def _expected_shapes(
     folder: Path, method: Method, edits: Any, geometry: Geometry, size: int | None
 ) -> dict[str, tuple[int, ...]] | None:
-    """Names and shapes of the tensors; None where only the model tells. `size` is that of a whole file, in bytes; None for a compact one.
+    """Names and shapes of the tensors; None where only the model tells.
 
     Before anything of the size that a configuration claims is made in memory, the claim is checked.
+
+    Args:
+        size: Bytes of a whole file; None for a compact one, which may be smaller than its numbers.
     """
     sites = method.sites(edits)
     if not sites:

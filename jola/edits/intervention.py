@@ -86,7 +86,7 @@ class EditMask(Mapping[str, Tensor]):
 
 
 class Intervention(nn.Module):
-    """Base of everything that a method attaches to a model: where it acts, what can be switched there, and what it does.
+    """Base of what methods attach to a model: where it acts, what can be switched there, and what it does.
 
     What can be switched, weakened, recorded and shown is the same for all: a map of layers × units, with one or more
     channels in each cell. An intervention edits activations (`prepare`) or the weights of the frozen model (`applied`).

@@ -170,7 +170,7 @@ class LowRankEdits(Intervention):
         adapter = f"jola{next(_numbers)}"
         before = {name: p.requires_grad for name, p in base.named_parameters()}
         inject_adapter_in_model(config, base, adapter)
-        modules = {name: m for name, m in base.named_modules() if adapter in getattr(m, "lora_A", ())}
+        modules: dict[str, Any] = {name: m for name, m in base.named_modules() if adapter in getattr(m, "lora_A", ())}
         for module in modules.values():
             module._active_adapter = []
             for part in (module.lora_A, module.lora_B):

@@ -1,4 +1,4 @@
-"""What a method is: the settings it has, the interventions it attaches to a model, and how they are trained and saved."""
+"""What a method is: its settings, the interventions it attaches to a model, and how they are trained and saved."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -48,6 +48,7 @@ class Method(ABC):
 
     def check(self, settings: Any, training: TrainingConfig) -> None:
         """Refuse settings that do not go together with an `InputError`; types and bounds are checked already."""
+        return None
 
     @abstractmethod
     def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":

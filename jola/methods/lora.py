@@ -96,9 +96,10 @@ class LoRA(Method):
         """The ``LoraConfig`` of peft with these settings."""
         from peft import LoraConfig
 
+        alpha: Any = settings.alpha  # peft declares whole numbers and multiplies by any
         return LoraConfig(
             r=settings.rank,
-            lora_alpha=settings.alpha,
+            lora_alpha=alpha,
             lora_dropout=settings.dropout,
             target_modules=_targets(settings) if _named(settings) else ALL_LINEAR,
             bias="none",

@@ -51,7 +51,8 @@ def architecture_of(model: "PreTrainedModel") -> Architecture:
     if kind not in ARCHITECTURES:
         raise InputError(
             f"Models of architecture {kind!r} are not known; known are {', '.join(sorted(ARCHITECTURES))}. "
-            "To add one, give the paths of its layers, attention output projection and MLP in jola/model/architectures.py."
+            "To add one, give the paths of its layers, attention output projection and MLP in "
+            "jola/model/architectures.py."
         )
     return ARCHITECTURES[kind]
 
@@ -68,7 +69,8 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
         widths = {_input_width(layer.get_submodule(architecture.heads)) for layer in layers.children()}
     except AttributeError as error:
         raise InputError(
-            f"This {kind} model is not built as expected ({error}); jola/model/architectures.py does not describe it rightly."
+            f"This {kind} model is not built as expected ({error}); jola/model/architectures.py does not describe it "
+            "correctly."
         ) from error
     heads = model.config.num_attention_heads
     if len(widths) != 1 or min(widths) % heads:
@@ -80,7 +82,7 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
     if (expected := getattr(model.config, "head_dim", None) or head_dim) != head_dim:
         raise InputError(
             f"The heads of this {kind} model have width {expected}, but {architecture.heads} takes {heads} × "
-            f"{head_dim} numbers; jola/model/architectures.py does not describe this model rightly."
+            f"{head_dim} numbers; jola/model/architectures.py does not describe this model correctly."
         )
     return Geometry(
         architecture=kind,

@@ -82,7 +82,8 @@ class EditedModel(nn.Module):
             embeddings = self.base.resize_token_embeddings(size)
             # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
             for new in (self.base.get_input_embeddings(), self.base.get_output_embeddings()):
-                new.requires_grad_(False)
+                if new is not None:
+                    new.requires_grad_(False)
             self.traced.wrap()
         return embeddings
 

@@ -376,14 +376,16 @@ class TracedModel:
         except (AttributeError, OutOfOrderError) as error:
             raise InputError(
                 f"A pass of this {geometry.architecture} model does not go through the attention projection and then "
-                f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/model/architectures.py does not describe it rightly."
+                f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/model/architectures.py does not "
+                "describe it correctly."
             ) from error
         for site, layer, found in shapes:
             units, width = geometry.units(site)
             if found != units * width:
                 raise InputError(
                     f"Layer {layer} of this {geometry.architecture} model has {found} numbers at site '{site}' where "
-                    f"{units} × {width} were expected; jola/model/architectures.py does not describe this model rightly."
+                    f"{units} × {width} were expected; jola/model/architectures.py does not describe this model "
+                    "correctly."
                 )
 
 

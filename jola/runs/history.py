@@ -1,9 +1,9 @@
 """The history of a run's edits: a binary file that grows while the run trains.
 
-``<site>.json`` describes the file: ``{"layers", "units", "fields"}``, and ``"unit_names"`` where units have names. ``<site>.f32`` is a sequence of records
-of float32: the step, then each field as (layers, units) in row-major order. A float32 holds steps exactly up
-to 2**24. A record is appended with one write, so a killed process leaves at most one unfinished record at the
-end, which readers ignore and the next writer cuts off.
+``<site>.json`` describes the file: ``{"layers", "units", "fields"}``, and ``"unit_names"`` where units have names.
+``<site>.f32`` is a sequence of records of float32: the step, then each field as (layers, units) in row-major order. A
+float32 holds steps exactly up to 2**24. A record is appended with one write, so a killed process leaves at most one
+unfinished record at the end, which readers ignore and the next writer cuts off.
 """
 
 import json

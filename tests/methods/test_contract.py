@@ -164,7 +164,7 @@ ids = torch.tensor(json.loads(sys.argv[2]))
 torch.set_num_threads(1)
 with torch.no_grad():
     save_file(
-        {a.name: JoLAModel.from_adapter(a, dtype="float32", device="cpu")(ids).logits for a in folder.glob("adapter-*")},
+        {a.name: JoLAModel.from_adapter(a, dtype="float32")(ids).logits for a in folder.glob("adapter-*")},
         folder / "logits.safetensors",
     )
 """

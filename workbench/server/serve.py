@@ -4,7 +4,7 @@ import threading
 import time
 import webbrowser
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -99,7 +99,8 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int) -> Door:
         app_kwargs={"middleware": [Middleware(FirstScript)]},
     )
     # What `Blocks.launch` would set, and `Blocks.close` and the queue use.
-    page.app = page.server_app = next(r.app for r in outer.routes if isinstance(r, Mount))
-    page._queue.set_server_app(page.app)
+    inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
+    page.app = page.server_app = inner
+    page._queue.set_server_app(inner)
     hosts = ("127.0.0.1", "localhost", "[::1]", "::1", settings.host.lower()) if settings.loopback else None
     return Door(outer, hosts, settings.limits.upload_bytes)
