@@ -21,6 +21,9 @@ class Limits:
     """What one request may ask for."""
 
     prompt_tokens: int = 1024
+    """Tokens of a prompt, together with the answer whose probability is measured."""
+    text_characters: int = 100_000
+    """Characters of a prompt or an answer, counted before it is tokenized."""
     new_tokens: int = 256
     generation_seconds: float = 120.0
     loaded_models: int = 2

@@ -8,7 +8,7 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from workbench.service import views
 from workbench.service.bench import Workbench, describe_run, keep_upload
 from workbench.service.calls import Ticket
 from workbench.service.exports import FORMS, Exported, Exports
+from workbench.service.page_state import Column
+from workbench.service.session import Prompt, Use
 from workbench.service.tables import csv_text
 from workbench.settings import Limits, Settings
 from workbench.train import tab as train
@@ -301,6 +303,33 @@ class TestLimits:
         with pytest.raises(AppError, match="from 1 to 256"):
             client.predict("one", "film", new_tokens=100_000, api_name="/generate")
         assert app.bench.settings.limits.generation_seconds <= 120
+
+    def test_an_answer_counts_as_the_prompt_does(self, app: Served) -> None:
+        client = Client(app.address, verbose=False)
+        with pytest.raises(AppError, match="at most 1,024 are taken"):
+            client.predict("one", "film", "film " * 3000, api_name="/effects")
+
+    @pytest.mark.parametrize("long", ["prompt", "answer", "both"])
+    @pytest.mark.parametrize("ask", ["next", "answers", "effects", "direct", "text"])
+    def test_characters_are_counted_before_anything_is_tokenized(
+        self, bench: Workbench, monkeypatch: pytest.MonkeyPatch, ask: str, long: str
+    ) -> None:
+        run, text = bench.store.get("one"), "x" * 20_000_000
+        stack, session = [Use(run)], bench.session
+        session.prepare(run).result()
+        prompt = Prompt.of(text if long != "answer" or ask in ("next", "text") else "film")
+        answer = "good" if long == "prompt" else text
+        tokenizer = type(next(iter(session._bases.values())).model.tokenizer)
+        monkeypatch.setattr(tokenizer, "__call__", lambda *_, **__: pytest.fail("tokenized"))
+        tickets: dict[str, Callable[[], Ticket[Any]]] = {
+            "next": lambda: views.ask_next_tokens(session, [Column("", tuple(stack))], prompt)[0],
+            "answers": lambda: views.ask_answer_scores(session, stack, prompt, ["good", answer]),
+            "effects": lambda: views.ask_edit_effects(session, stack, prompt, answer, views.Progress()),
+            "direct": lambda: views.ask_direct_effects(session, stack, prompt, answer),
+            "text": lambda: views.ask_token_scores(session, stack, prompt.text),
+        }
+        with pytest.raises(InputError, match=r"characters and at most 100,000 are taken"):
+            tickets[ask]().result()
 
     def test_a_full_queue_is_a_sentence_and_empties_again(self, app: Served) -> None:
         def work(ticket: Ticket[None]) -> None:

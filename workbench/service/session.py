@@ -95,11 +95,31 @@ class Desk:
 
     def encode(self, prompt: Prompt) -> list[int]:
         """Token ids of a prompt. `InputError` when there are more than the limit, or none."""
+        self.check_characters(*(content for _, content in prompt.turns))
         if prompt.plain:
             ids = list(self.model.tokenizer(prompt.text, verbose=False)["input_ids"])
         else:
             ids = self.template.encode_prompt(prompt.example())
         return self.checked(ids)
+
+    def encode_before(self, prompt: Prompt, *answers: str) -> list[int]:
+        """Token ids of a prompt that answers follow. `InputError` also when prompt and answer exceed the limit."""
+        from jola.insight.prompts import answer_ids
+
+        for answer in answers:
+            self.check_characters(answer)
+        ids = self.encode(prompt)
+        for answer in answers:
+            self.checked([*ids, *answer_ids(self.model, answer, self.template)])
+        return ids
+
+    def check_characters(self, *texts: str) -> None:
+        """Refuse texts that are far too long, before the time and memory are spent that tokenizing them takes."""
+        total = sum(map(len, texts))
+        if total > self.limits.text_characters:
+            raise InputError(
+                f"The text has {total:,} characters and at most {self.limits.text_characters:,} are taken; shorten it."
+            )
 
     def checked(self, ids: list[int]) -> list[int]:
         """The same ids. `InputError` when there are more than the limit, or none."""

@@ -138,7 +138,7 @@ def ask_answer_scores(
         from jola import insight
 
         return insight.answer_scores(
-            desk.model, desk.encode(prompt), answers, mask=list(desk.masks), template=desk.template
+            desk.model, desk.encode_before(prompt, *answers), answers, mask=list(desk.masks), template=desk.template
         )
 
     return session.ask(stack, score, page=page, kind=kind)
@@ -150,6 +150,7 @@ def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "
     def score(desk: Desk) -> "TokenScores":
         from jola import insight
 
+        desk.check_characters(text)
         ids = desk.checked(list(desk.model.tokenizer(text, verbose=False)["input_ids"]))
         if len(ids) < 2:
             raise InputError("A text of one token has nothing to foretell; write some words.")
@@ -191,7 +192,7 @@ def ask_edit_effects(
         with _given_up():
             return insight.edit_effects(
                 desk.model,
-                desk.encode(prompt),
+                desk.encode_before(prompt, answer),
                 answer,
                 mask=list(desk.masks),
                 template=desk.template,
@@ -232,7 +233,7 @@ def ask_direct_effects(
         from jola import insight
 
         return insight.direct_effects(
-            desk.model, desk.encode(prompt), answer, mask=list(desk.masks), template=desk.template
+            desk.model, desk.encode_before(prompt, answer), answer, mask=list(desk.masks), template=desk.template
         )
 
     return session.ask(stack, measure, page=page, kind="direct")
