@@ -221,9 +221,14 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     if not number_as_float and type(value) not in accepted:
         wanted = " or ".join(t.__name__ for t in accepted if t is not type(None))
         raise InputError(f"{flag(name)} is {value!r}; it must be of type {wanted}.")
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise InputError(f"{flag(name)} has more than 15 digits; give a smaller number.")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{flag(name)} is {value}; it must be a finite number.")
 
+
+MAX_NUMBER = 10**15
+"""Largest whole number of a setting: exact in JSON, in the browser and in float64."""
 
 # At most five digits: no model has more layers, and a range of that length is still quick to write out.
 _LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")

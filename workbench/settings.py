@@ -119,14 +119,15 @@ class Settings:
         """Refuse a model that a page may not ask for; see `check_sources`."""
         if not self.loopback and model not in ("default", *ASSETS, *self.models) and not self._inside(model):
             raise InputError(
-                f"The model {model!r} is not open to this page; start the app with --models or --folders to allow it."
+                f"The model {model[:200]!r} is not open to this page; start the app with --models or --folders to "
+                "allow it."
             )
 
     def check_path(self, path: str) -> None:
         """Refuse a file or folder that a page may not name; see `check_sources`."""
         if not self.loopback and not self._inside(path):
             raise InputError(
-                f"The path {path!r} is not open to this page; upload a zip file, or start the app with --folders."
+                f"The path {path[:200]!r} is not open to this page; upload a zip file, or start the app with --folders."
             )
 
     def _inside(self, path: str, *more: Path) -> bool:

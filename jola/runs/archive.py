@@ -164,14 +164,15 @@ def import_archive(source: Path | str, store: RunStore, *, id: str | None = None
     if id is not None and (not is_plain_name(id) or os.path.lexists(store.root / id)):
         raise InputError(f"{id!r} is not an id that a new run can have; choose another.")
     with _draft(store) as draft:
-        if source.is_dir():
+        if os.path.isdir(source):
             _take_folder(source, draft)
-        elif source.is_file():
+        elif os.path.isfile(source):
             with SafeZip(source, name) as archive:
                 archive.unpack(_places(archive), draft, limit_of, TOTAL_LIMIT)
         else:
-            raise InputError(f"There is no file or folder {source}; name a zip file or an adapter directory.")
-        found = check_contents(draft, name, ours=source.is_dir())
+            place = str(source)[:200]
+            raise InputError(f"There is no file or folder {place}; name a zip file or an adapter directory.")
+        found = check_contents(draft, name, ours=os.path.isdir(source))
         _write_run(draft, found)
         return _publish(draft, store, found, id)
 

@@ -13,6 +13,11 @@ APP_NAME = "jola-workbench"
 HOME_VARIABLE = "JOLA_HOME"
 
 
+def is_there(path: str) -> bool:
+    """Whether a path that somebody wrote names a file or folder, ``~`` expanded; no text raises an error."""
+    return os.path.exists(os.path.expanduser(path))
+
+
 def _home() -> Path | None:
     home = os.environ.get(HOME_VARIABLE, "").strip()
     return Path(home).expanduser().resolve() if home else None

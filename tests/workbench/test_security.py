@@ -1,6 +1,7 @@
 """What crosses the boundary to the app, one class for each threat in SECURITY.md, tried at the app's own doors."""
 
 import ast
+import asyncio
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,11 +26,13 @@ from safetensors.torch import load_file, save
 from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.runs.archive import export_adapter
+from jola.runs.archive import export_adapter, import_archive
 from jola.runs.run import Run
+from jola.system.paths import is_there
 from tests import ROOT
 from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
+from workbench.api.endpoints import Endpoints
 from workbench.playground import prompts, results
 from workbench.playground import tab as playground
 from workbench.runs import tab as runs
@@ -41,9 +45,11 @@ from workbench.service.session import Prompt, Use
 from workbench.service.tables import csv_text
 from workbench.settings import Limits, Settings
 from workbench.train import tab as train
+from workbench.train.run_view import run_view
 
 TAG = "<img src=x onerror=alert(1)>"
 HEADER_LIMIT = 1 << 20
+HUGE = 10**400
 PASSWORD = ("ada", "correct horse")
 
 
@@ -172,6 +178,22 @@ class TestNames:
         assert set(id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
         (app.bench.store.root / id / "status.json").unlink()
         (app.bench.store.root / id).rmdir()
+
+
+class TestPaths:
+    """Paths of Import and Export are any text."""
+
+    @pytest.mark.parametrize("path", ["~nobodyx/x", "x" * 5000, "/" + "x" * 5000, "/" + "x/" * 3000, "\0", "/\0"])
+    def test_a_text_that_is_no_path_is_one_sentence(self, app: Served, exposed: Served, path: str) -> None:
+        for served in (app, exposed):
+            exports, run = Exports(served.bench.settings), served.bench.store.get("one")
+            with pytest.raises(InputError, match=r"no folder|not open to this page") as raised:
+                list(exports.export("page", run, FORMS["Whole run"], folder=path))
+            assert len(str(raised.value)) < 500
+        with pytest.raises(InputError, match="no file or folder") as raised:
+            import_archive(Path(os.path.expanduser(path)), app.bench.store)
+        assert len(str(raised.value)) < 500
+        assert not is_there(path)
 
 
 class TestModels:
@@ -330,6 +352,38 @@ class TestLimits:
         }
         with pytest.raises(InputError, match=r"characters and at most 100,000 are taken"):
             tickets[ask]().result()
+
+    @pytest.mark.parametrize(
+        ("endpoint", "values"),
+        [
+            ("predict", {"count": HUGE}),
+            ("predict", {"strength": HUGE}),
+            ("predict", {"off": [{"layer": HUGE, "unit": 0}]}),
+            ("predict", {"off": [{"layer": 0, "unit": -HUGE}]}),
+            ("generate", {"new_tokens": HUGE}),
+            ("gates", {"step": HUGE}),
+            ("gates", {"step": -HUGE}),
+        ],
+    )
+    def test_huge_numbers_are_one_sentence(self, bench: Workbench, endpoint: str, values: dict[str, Any]) -> None:
+        given = {"prompt": "film"} if endpoint != "gates" else {}
+        with pytest.raises(InputError, match="too large; it must be") as raised:
+            getattr(Endpoints(bench), endpoint)("one", **given, **values)
+        assert len(str(raised.value)) < 200
+
+    @pytest.mark.parametrize("name", ["epochs", "train_size", "max_length", "batch_size", "learning_rate", "seed"])
+    def test_huge_settings_are_one_sentence(self, bench: Workbench, name: str) -> None:
+        with pytest.raises(InputError, match=f"{name} has more than 15 digits"):
+            Endpoints(bench).start(settings={name: HUGE})
+
+    @pytest.mark.parametrize("number", [HUGE, -1, 0.5, "x", None, True])
+    @pytest.mark.parametrize("question", ["frame", "frame_at", "gates_table"])
+    def test_server_functions_take_counts_only(self, bench: Workbench, question: str, number: object) -> None:
+        with gr.Blocks():
+            view = run_view(bench.followers)
+        ask = next(function for function in view.server_fns if function.__name__ == question)
+        assert asyncio.run(ask(["one", "heads", number])) is None
+        assert asyncio.run(ask(["one", "heads", 0])) is not None
 
     def test_a_full_queue_is_a_sentence_and_empties_again(self, app: Served) -> None:
         def work(ticket: Ticket[None]) -> None:

@@ -10,7 +10,6 @@ Every endpoint takes and returns plain JSON, see `workbench.api.schema`. An erro
 """
 
 import inspect
-import math
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +23,7 @@ from jola.config import RunConfig
 from jola.errors import InputError
 from jola.methods import method_named
 from jola.runs.summary import RunSummary
+from jola.settings import MAX_NUMBER
 from workbench.api.schema import Answers, Effects, Gates, Job, Prediction, RunStatus, SiteName
 from workbench.service import views
 from workbench.service.bench import Workbench
@@ -88,7 +88,7 @@ class Endpoints:
     def gates(self, run: str, step: int = -1, site: SiteName = "heads") -> Gates:
         """Gates of a run at its last record up to `step`; -1 is the last record."""
         found = self.bench.must_find(run)
-        _within("step", step, -1, math.inf)
+        _within("step", step, -1, MAX_NUMBER)
         if site not in (recorded := found.sites()):
             there = f"it has {', '.join(recorded)}" if recorded else "ask again after its first step"
             raise InputError(f"The run {run} has recorded no gates of the site {site}; {there}.")
@@ -242,8 +242,8 @@ def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        bounds = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-        raise InputError(f"{name} is {value:g}; it must be {bounds}.")
+        bounds = f"at least {low:g}" if high == MAX_NUMBER else f"from {low:g} to {high:g}"
+        raise InputError(f"{name} is {'too large' if abs(value) > MAX_NUMBER else value}; it must be {bounds}.")
 
 
 def _numbers(rows: list[list[float]]) -> list[list[float | None]]:

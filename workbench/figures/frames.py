@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from jola.edits.names import STATES
 from jola.errors import InputError
 from jola.runs.history import GateHistory
+from workbench.service.tables import inert
 
 HALVES = ("offset", "scale")
 
@@ -29,22 +30,15 @@ Values = NDArray[np.float64]
 SMOOTHING = 6
 """Number of steps on each side in the moving average of training losses."""
 
-# Characters that start a formula in spreadsheets; the last four are full-width forms.
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-
 
 def to_csv(frame: pd.DataFrame) -> str:
     """The table as CSV. Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
-    safe = frame.rename(columns=_inert)
+    safe = frame.rename(columns=inert)
     for index, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_datetime64_any_dtype(kind):
-            column = [_inert(value) for value in frame.iloc[:, index]]
+            column = [inert(value) for value in frame.iloc[:, index]]
             safe.isetitem(index, pd.Series(column, index=frame.index, dtype=object))
     return safe.to_csv(index=False)
-
-
-def _inert(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
 
 
 def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Importing an adapter: a zip file that is uploaded, or a folder on the app's computer, becomes a run."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def connect(bench: Workbench, panel: ImportPanel, opened: Opened, outputs: list[
         except InputError as error:
             yield markup.note(str(error), "error"), *(gr.skip(),) * len(outputs)
             return
-        yield from taken(request, Path(name).expanduser())
+        yield from taken(request, Path(os.path.expanduser(name)))
 
     def on_upload(path: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         yield from taken(request, Path(path))

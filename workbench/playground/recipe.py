@@ -1,8 +1,8 @@
 """The Python that gives the numbers of a view again, for a notebook or a script."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
+from jola.system.paths import is_there
 from workbench.service.page_state import Column
 from workbench.service.session import Prompt, Use
 
@@ -53,7 +53,7 @@ def _loading_line(use: Use) -> str:
     """The model as the run used it: an adapter alone does not tell where a local model lies, nor the number format."""
     asked = use.run.run_config().model
     options = ""
-    if Path(asked.model).expanduser().exists():
+    if is_there(asked.model):
         options += f", model={asked.model!r}"
     if asked.dtype != "auto":
         options += f", dtype={asked.dtype!r}"

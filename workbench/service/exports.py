@@ -5,6 +5,7 @@ through pipes, and nothing has to be found again after a restart of the app.
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from typing import Any
 
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.system.paths import is_there
 from workbench.service.bench import uploads_home
 from workbench.service.processes import environment
 from workbench.settings import Settings
@@ -234,7 +236,7 @@ class Exports:
     def _start(self, run: Run, form: Form, chosen: str | None, place: Path) -> "subprocess.Popen[str]":
         flags = ["--dtype", chosen] if chosen and form.model else []
         asked = run.run_config().model.model
-        if form.model and Path(asked).expanduser().exists():
+        if form.model and is_there(asked):
             flags += ["--model", asked]
         return subprocess.Popen(
             [*self._command, form.kind, str(run.path), str(place), "--json", *flags],
@@ -250,15 +252,16 @@ class Exports:
     def _folder(self, folder: str) -> Path | None:
         if not folder.strip():
             return None
-        path = Path(folder.strip()).expanduser()
+        path = Path(os.path.expanduser(folder.strip()))
         roots = [root.expanduser().resolve() for root in self._settings.folders]
-        if not self._settings.loopback and not any(path.resolve().is_relative_to(root) for root in roots):
+        inside = "\0" not in folder and any(path.resolve().is_relative_to(root) for root in roots)
+        if not self._settings.loopback and not inside:
             raise InputError(
-                f"The folder {folder!r} is not open to this page; leave it empty to download, or start the app with "
-                "--folders to allow it."
+                f"The folder {folder[:200]!r} is not open to this page; leave it empty to download, or start the app "
+                "with --folders to allow it."
             )
-        if not path.is_absolute() or not path.is_dir():
-            raise InputError(f"There is no folder {folder!r}; give the absolute path of an existing folder.")
+        if not path.is_absolute() or not os.path.isdir(path):
+            raise InputError(f"There is no folder {folder[:200]!r}; give the absolute path of an existing folder.")
         return path
 
     def _fresh(self) -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jola.data.records import Example, Message
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.system.paths import is_there
 from workbench.service.calls import Calls, Superseded, Ticket
 from workbench.settings import Limits
 
@@ -204,7 +205,7 @@ class Loader:
         from jola.adapters.directory import read_adapter
 
         asked = run.run_config().model.model
-        return asked if Path(asked).expanduser().exists() else read_adapter(run.adapter_dir).base_model
+        return asked if is_there(asked) else read_adapter(run.adapter_dir).base_model
 
 
 class Session:

@@ -15,18 +15,24 @@ from jola.edits.names import STATES
 from jola.runs.history import GATE_FIELDS, GateHistory
 from jola.runs.run import Run
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 _CELLS = 200_000
 """Cells of the gate table that are written in one go."""
 
 
+# Characters that start a formula in spreadsheets; the last four are full-width forms.
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+
+
+def inert(value: Any) -> Any:
+    """The value; a text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
+
+
 def cell(value: Any) -> Any:
     """A value for a spreadsheet: a text that would be a formula is made a text again, what is no number is empty."""
-    if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA_STARTS) else value
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return ""
-    return value
+    return inert(value)
 
 
 def csv_text(rows: Iterable[Sequence[Any]]) -> str:

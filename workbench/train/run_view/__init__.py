@@ -11,6 +11,7 @@ import anyio.to_thread
 import gradio as gr
 
 from jola.errors import InputError
+from jola.settings import MAX_NUMBER
 from workbench.service.follow import Follower, Followers
 from workbench.service.tables import gates_csv, metrics_csv
 from workbench.train.reproduce import reproduce
@@ -60,6 +61,13 @@ async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
         return {"gone": True}
 
 
+def _count(value: Any) -> int:
+    """A number of a step or a record. `InputError` for anything else that a program may send."""
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise InputError("Steps and records are whole numbers, counted from 0.")
+    return value
+
+
 Answer = TypeVar("Answer")
 
 
@@ -90,11 +98,11 @@ def run_view(followers: Followers) -> gr.HTML:
 
     async def frame(data: Any) -> dict[str, Any] | None:
         id, site, record = data
-        return await _ask(followers, id, lambda follower: follower.frame(str(site), int(record)))
+        return await _ask(followers, id, lambda follower: follower.frame(str(site), _count(record)))
 
     async def frame_at(data: Any) -> dict[str, Any] | None:
         id, site, step = data
-        return await _ask(followers, id, lambda follower: follower.frame_at(str(site), int(step)))
+        return await _ask(followers, id, lambda follower: follower.frame_at(str(site), _count(step)))
 
     async def course(data: Any) -> list[dict[str, Any]] | None:
         id, site = data
@@ -107,7 +115,7 @@ def run_view(followers: Followers) -> gr.HTML:
         id, site, start = data
 
         def table(follower: Follower) -> dict[str, Any]:
-            text, more = gates_csv(follower.run, str(site), max(0, int(start)))
+            text, more = gates_csv(follower.run, str(site), _count(start))
             return {"text": text, "more": more}
 
         return await _ask(followers, id, table)
