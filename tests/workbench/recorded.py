@@ -55,9 +55,13 @@ class Recorder:
             if step % max(1, self.steps // 8) == 0:
                 validation = 0.33 + 1.1 * float(np.exp(-step / 30))
                 self.run.append_metrics({**entry, "validation_cross_entropy": validation})
+        self.record(step, gates)
+        self.run.write_status(step=step)
+
+    def record(self, step: int, gates: dict[str, np.ndarray]) -> None:
+        """Append to the history of the edits."""
         with self.run.gate_writer("heads", self.layers, self.units) as writer:
             writer.append(step, gates)
-        self.run.write_status(step=step)
 
     def until(self, step: int, begin: int = 0) -> "Recorder":
         """Record all steps from ``begin`` to ``step``."""
@@ -73,3 +77,39 @@ class Recorder:
             (self.run.adapter_dir / "adapter_model.safetensors").write_bytes(b"")
         self.run.write_status(state=state, message="" if state != "failed" else "The disk is full.")
         return self.run
+
+
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class MethodRecorder(Recorder):
+    """A run of a method without gates: RED records both channels of its MLPs, LoRA the norm of each weight's change."""
+
+    def __init__(self, path: Path, method: str, *, steps: int = 40, layers: int = 4) -> None:
+        super().__init__(path, steps=steps, layers=layers, units=7, config=RunConfig(method=method))
+        self.method = method
+
+    def record(self, step: int, gates: dict[str, np.ndarray]) -> None:
+        """Norms that grow with the steps and the depth; the last layer of LoRA has no v_proj."""
+        grown = np.linspace(0.2, 1, self.layers, dtype=np.float32)[:, None] * step / self.steps
+        if self.method == "lora":
+            norms = grown * np.linspace(0.5, 2, len(MODULES), dtype=np.float32)
+            norms[-1, 2] = np.nan
+            writer = self.run.gate_writer("weights", self.layers, len(MODULES), ("update_norm",), MODULES)
+            fields = {"update_norm": norms}
+        else:
+            on = np.ones_like(grown)
+            writer = self.run.gate_writer("mlp", self.layers, 1)
+            fields = {
+                name: 3 * grown if name == "offset_norm" else grown if name == "scale_norm" else on
+                for name in GATE_FIELDS
+            }
+        with writer:
+            writer.append(step, fields)
+
+    def finish(self, state: str = "finished") -> Run:
+        """A result without gates."""
+        run = super().finish(state)
+        if state == "finished":
+            run.write_result({"test": ACCURACY, "closed": {}, "seconds": 245.0})
+        return run

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from jola.config import RunConfig
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
+from jola.methods import METHODS, Method
 from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
@@ -72,6 +74,7 @@ class Follower:
                 "about": describe_config(config),
                 "facts": facts(status, state, metrics, config),
                 "gates": gates_of(config),
+                "method": method_in(config).title,
                 "kept": kept_step(run.result()),
                 "result": result_of(run, config),
                 "curves": curves_of(metrics) if curves or not active else None,
@@ -125,8 +128,9 @@ class Follower:
         if site not in self._histories:
             if site not in self.run.sites():
                 raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
-            gated = gates_of(self.run.raw_config()) != "none"
-            self._histories[site] = History(self.run, site, gated=gated)
+            config = self.run.raw_config()
+            gated, has_gates = gates_of(config) != "none", method_in(config).has_gates
+            self._histories[site] = History(self.run, site, gated=gated, only_norms=not has_gates)
         return self._histories[site]
 
     def _last_frame(self, site: str) -> dict[str, Any] | None:
@@ -205,16 +209,26 @@ def describe_config(config: Mapping[str, Any]) -> str:
         found = config.get(section)
         return found.get(name) if isinstance(found, dict) else None
 
+    method = method_in(config)
     model, task = part("model", "model"), part("task", "name") or part("data", "task")
     n = part("task", "n_train") or part("data", "train_size")  # before the data are read
     if model == "default":
         model = ASSETS[DEFAULT_MODEL].title
-    pieces = [model, task, f"{n:,} training examples" if n else None]
+    named = method.title if method.name != RunConfig.method else None
+    pieces = [named, model, task, f"{n:,} training examples" if n else None]
     return " · ".join(str(piece) for piece in pieces if piece)
+
+
+def method_in(config: Mapping[str, Any]) -> Method:
+    """The method of a configuration; JoLA where the configuration is damaged."""
+    name = config.get("method")
+    return METHODS[name if isinstance(name, str) and name in METHODS else RunConfig.method]
 
 
 def gates_of(config: Mapping[str, Any]) -> str:
     """The gates of a run, a value of the setting: ``two``, ``shared`` or ``none``."""
+    if not method_in(config).has_gates:
+        return "none"
     edits = config.get("edits")
     return str(edits.get("gates", "two")) if isinstance(edits, dict) else "two"
 
@@ -356,13 +370,14 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
 
 
 def _thin_states(history: History) -> dict[str, Any]:
-    """Step and the counts of the four states at no more than `_CURVE_POINTS` of the records."""
-    count = len(history.counts)
+    """Step, counts of the four states and mean norms at no more than `_CURVE_POINTS` of the records."""
+    count = len(history)
     chosen: Sequence[int] = range(count)
     if count > _CURVE_POINTS:
         chosen = np.linspace(0, count - 1, _CURVE_POINTS, dtype=int).tolist()
     return {
         "steps": [history.steps[i] for i in chosen],
-        "counts": [history.counts[i] for i in chosen],
-        "closed": [history.closed[i] for i in chosen],
+        "counts": [history.counts[i] for i in chosen] if history.counts else [],
+        "closed": [history.closed[i] for i in chosen] if history.closed else [],
+        "norms": [history.norms[i] for i in chosen],
     }

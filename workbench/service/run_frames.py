@@ -1,4 +1,4 @@
-"""The gates of a run as the map on the page takes them.
+"""The recorded edits of a run as the map on the page takes them.
 
 A value of [0, 1] crosses to the page as one byte: 0 is exactly 0, 1 to 254 are the values above it in equal steps, and
 255 stands for what the run does not train. A norm crosses as its share of `norm_top`, a round number that no norm of
@@ -9,13 +9,14 @@ import base64
 import math
 import time
 from bisect import bisect_right
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from jola.edits.names import STATES
-from jola.runs.history import GATE_FIELDS, Array, GateHistory
+from jola.runs.history import Array, GateHistory
 from jola.runs.run import Run
 
 UNTRAINED = 255
@@ -49,6 +50,11 @@ def state_counts(offset: Codes, scale: Codes) -> list[int | None]:
     return [count if may else None for count, may in zip(counts, possible, strict=True)]
 
 
+def channels_of(fields: Iterable[str]) -> tuple[str, ...]:
+    """The channels of a cell of the map, by the names of the recorded fields."""
+    return tuple(name.removesuffix("_norm") for name in fields if name.endswith("_norm"))
+
+
 def round_up(value: float) -> float:
     """The next of 1, 2, 5, 10, 20 … (or 0.1, 0.2, 0.5 …) that is at least the value; 1 when there is no value."""
     if not math.isfinite(value) or value <= 0:
@@ -61,16 +67,20 @@ class History:
     """The records of one site: their steps, what is counted of each, and any of them as a frame.
 
     Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without
-    gates: its edits are always on, and nothing is said of the probability that a gate is open.
+    gates: its edits are always on, and nothing is said of the probability that a gate is open. ``only_norms`` is true
+    for a method that has none: only the norms of its edits are shown.
     """
 
-    def __init__(self, run: Run, site: str, *, gated: bool = True) -> None:
-        self._run, self._site, self._gated = run, site, gated
+    def __init__(self, run: Run, site: str, *, gated: bool = True, only_norms: bool = False) -> None:
+        self._run, self._site, self._gated, self._only_norms = run, site, gated, only_norms
         self._next_read = 0.0
         self.steps: list[int] = []
         self.counts: list[list[int | None]] = []
         self.closed: list[tuple[float | None, float | None]] = []
         """Mean P(closed) of the offset and of the scale gates at each record; None for a half without trained gates."""
+        self.norms: list[list[float | None]] = []
+        """Mean norm of each channel at each record; None for a channel that is not trained."""
+        self.unit_names: tuple[str, ...] | None = None
         self.norm_top = 1.0
         self._norm = 0.0
 
@@ -87,7 +97,7 @@ class History:
             start = max(0, len(self) - 1)
             history = self._read(start, start + _MOST_RECORDS)
             if self.steps and (not len(history) or history.steps[0] != self.steps[-1]):
-                self.steps, self.counts, self.closed, self._norm = [], [], [], 0.0
+                self.steps, self.counts, self.closed, self.norms, self._norm = [], [], [], [], 0.0
                 continue
             self._add(history, skip=1 if self.steps else 0)
             if len(history) < _MOST_RECORDS:
@@ -95,13 +105,19 @@ class History:
         self._next_read = begin + max(_READING_PAUSE, (time.monotonic() - begin) / _READING_SHARE)
 
     def _add(self, history: GateHistory, skip: int) -> None:
+        self.unit_names = history.unit_names
+        channels = channels_of(history.fields)
         for index in range(skip, len(history)):
             fields = self._known({name: values[index] for name, values in history.fields.items()})
             self.steps.append(int(history.steps[index]))
-            self.counts.append(state_counts(encode_gates(fields["offset_gate"]), encode_gates(fields["scale_gate"])))
-            self.closed.append((_mean_closed(fields["offset_open"]), _mean_closed(fields["scale_open"])))
-        for half in ("offset", "scale"):
-            norms = history.fields[f"{half}_norm"]
+            self.norms.append([_mean(fields[f"{channel}_norm"]) for channel in channels])
+            if not self._only_norms:
+                self.counts.append(
+                    state_counts(encode_gates(fields["offset_gate"]), encode_gates(fields["scale_gate"]))
+                )
+                self.closed.append((_mean_closed(fields["offset_open"]), _mean_closed(fields["scale_open"])))
+        for channel in channels:
+            norms = history.fields[f"{channel}_norm"]
             if norms.size and not np.isnan(norms).all():
                 self._norm = max(self._norm, float(np.nanmax(norms)))
         self.norm_top = round_up(self._norm)
@@ -110,7 +126,9 @@ class History:
         return GateHistory.read(self._run.gates_dir, self._site, start, stop)
 
     def _known(self, fields: dict[str, Array]) -> dict[str, Array]:
-        """The fields of a record, without the probabilities of gates that are not there."""
+        """The fields of a record, without the gates that are not there."""
+        if self._only_norms:
+            return {name: values for name, values in fields.items() if name.endswith("_norm")}
         if self._gated:
             return fields
         return {name: np.full_like(v, np.nan) if name.endswith("_open") else v for name, v in fields.items()}
@@ -129,25 +147,35 @@ class History:
         return min(len(self) - 1, max(0, bisect_right(self.steps, step) - 1))
 
     def encode(self, step: int, fields: dict[str, Array]) -> dict[str, Any]:
-        """A record as the page takes it: every field of `GATE_FIELDS` in base64, and what says how to read it."""
+        """A record as the page takes it: its fields in base64, and what says how to read them."""
         fields = self._known(fields)
-        norms = [fields[name] for name in ("offset_norm", "scale_norm")]
+        channels = channels_of(fields)
+        norms = [fields[f"{channel}_norm"] for channel in channels]
         highest = max((float(np.nanmax(values)) for values in norms if not np.isnan(values).all()), default=0.0)
         if highest > self.norm_top:  # newer than what was read
             self._norm, self.norm_top = highest, round_up(highest)
-        layers, units = fields["offset_gate"].shape
+        layers, units = norms[0].shape
         codes = {
-            name: encode_gates(fields[name], self.norm_top if name.endswith("_norm") else 1.0) for name in GATE_FIELDS
+            name: encode_gates(values, self.norm_top if name.endswith("_norm") else 1.0)
+            for name, values in fields.items()
         }
         return {
             "site": self._site,
             "step": step,
             "layers": layers,
             "units": units,
+            "unit_names": self.unit_names,
+            "channels": channels,
+            "has_gates": not self._only_norms,
             "norm_top": self.norm_top,
-            "counts": state_counts(codes["offset_gate"], codes["scale_gate"]),
+            "counts": [] if self._only_norms else state_counts(codes["offset_gate"], codes["scale_gate"]),
             "fields": {name: base64.b64encode(code.tobytes()).decode("ascii") for name, code in codes.items()},
         }
+
+
+def _mean(values: Array) -> float | None:
+    trained = values[~np.isnan(values)]
+    return float(f"{trained.mean():.6g}") if trained.size else None
 
 
 def _mean_closed(opened: Array) -> float | None:

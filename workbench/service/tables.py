@@ -6,13 +6,13 @@ injection"). Numbers stay numbers; what is not trained, or was not measured, is 
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jola.edits.names import STATES
-from jola.runs.history import GATE_FIELDS, GateHistory
+from jola.edits.names import HALVES, STATES
+from jola.runs.history import Array, GateHistory
 from jola.runs.run import Run
 
 _CELLS = 200_000
@@ -42,31 +42,37 @@ def csv_text(rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-GATE_COLUMNS = ("run", "site", "step", "layer", "unit", *GATE_FIELDS, "state")
-
-
 def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> tuple[str, int | None]:
-    """The gates as a long table, a row for each record, layer and unit, and the record to go on with.
+    """The recorded edits as a long table, a row for each record, layer and unit, and the record to go on with.
 
     A large history comes in pieces, the first with the names of the columns; None is the end. `InputError` when the
     site was not recorded.
     """
-    rows: list[Sequence[Any]] = [] if start else [GATE_COLUMNS]
     history = GateHistory.read(run.gates_dir, site, start, start + 1)
+    names, units = history.unit_names, ("unit",) if history.unit_names is None else ("unit", "unit_name")
+    fields, states = list(history.fields), ("state",) if history.has_gates else ()
+    columns = ("run", "site", "step", "layer", *units, *fields, *states)
+    rows: list[Sequence[Any]] = [] if start else [columns]
     if not len(history):
         return csv_text(rows), None
-    size = history.fields[GATE_FIELDS[0]][0].size * len(GATE_COLUMNS)
+    size = history.fields[fields[0]][0].size * len(columns)
     count = max(1, _CELLS // size)
     end = start + count if stop is None else min(stop, start + count)
     history = GateHistory.read(run.gates_dir, site, start, end)
     for index, step in enumerate(history.steps.tolist()):
-        values = {name: history.fields[name][index] for name in GATE_FIELDS}
-        states = (values["offset_gate"] > 0) + 2 * (values["scale_gate"] > 0)
-        for layer, unit in np.ndindex(states.shape):
-            numbers = [_short(float(values[name][layer, unit])) for name in GATE_FIELDS]
-            rows.append([run.id, site, step, layer, unit, *numbers, STATES[int(states[layer, unit])]])
+        values = {name: history.fields[name][index] for name in fields}
+        for layer, unit in np.ndindex(values[fields[0]].shape):
+            numbers = [_short(float(values[name][layer, unit])) for name in fields]
+            place = (layer, unit) if names is None else (layer, unit, names[unit])
+            rows.append([run.id, site, step, *place, *numbers, *(_state(values, layer, unit) for _ in states)])
     more = len(history) == count and (stop is None or end < stop)
     return csv_text(rows), end if more else None
+
+
+def _state(values: Mapping[str, Array], layer: int, unit: int) -> str:
+    """What is on in a unit with gates."""
+    offset, scale = (values[f"{half}_gate"][layer, unit] > 0 for half in HALVES)
+    return STATES[int(offset) + 2 * int(scale)]
 
 
 def metrics_csv(run: Run) -> str:

@@ -1,6 +1,7 @@
 """What the page is told of a run while it is written."""
 
 import base64
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
+from jola.methods import METHODS
 from jola.runs.history import GATE_FIELDS
 from jola.runs.store import RunStore
-from tests.workbench.recorded import ACCURACY, Recorder, gate_values
+from tests.workbench.recorded import ACCURACY, MODULES, MethodRecorder, Recorder, gate_values
 from workbench.service import follow
 from workbench.service.follow import Follower, Followers
 from workbench.service.processes import Turns
@@ -62,6 +64,36 @@ def test_a_half_that_is_not_trained_is_neither_open_nor_closed(tmp_path: Path) -
     assert (decode(snapshot["frame"], "scale_norm") == UNTRAINED).all()
     assert snapshot["frame"]["counts"] == [0, 4, None, None]
     assert snapshot["states"]["closed"][0][1] is None and snapshot["states"]["closed"][0][0] is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "site", "channels"), [("lora", "weights", ["update"]), ("red", "mlp", ["offset", "scale"])]
+)
+def test_a_run_of_a_method_without_gates_has_norms_only(
+    tmp_path: Path, method: str, site: str, channels: list[str]
+) -> None:
+    run = MethodRecorder(tmp_path / "runs" / "one", method).until(4).finish()
+    follower = Follower(run)
+    snapshot = follower.snapshot()
+    frame = snapshot["frame"]
+    assert (frame["site"], list(frame["channels"]), frame["has_gates"]) == (site, channels, False)
+    assert set(frame["fields"]) == {f"{channel}_norm" for channel in channels}
+    assert frame["counts"] == snapshot["states"]["counts"] == snapshot["states"]["closed"] == []
+    means = snapshot["states"]["norms"]
+    assert len(means) == 5 and means[0] == [0.0] * len(channels)
+    assert all(later > before for before, later in pairwise(mean[0] for mean in means))
+    assert (snapshot["gates"], snapshot["method"]) == ("none", METHODS[method].title)
+    assert [what for what, _ in snapshot["result"]] == ["Test accuracy"]
+    assert snapshot["about"].startswith(METHODS[method].title)
+    assert follower.frame(site, 0)["norm_top"] == frame["norm_top"]
+    assert [one["step"] for one in follower.course(site)] == [0, 1, 2, 3, 4]
+
+
+def test_modules_have_names_and_those_that_a_layer_lacks_are_not_trained(tmp_path: Path) -> None:
+    frame = Follower(MethodRecorder(tmp_path / "runs" / "one", "lora").until(4).run).snapshot()["frame"]
+    assert frame["unit_names"] == MODULES
+    codes = decode(frame, "update_norm")
+    assert codes[-1, 2] == UNTRAINED and (codes[:-1] < UNTRAINED).all()
 
 
 def test_a_run_without_gates_tells_no_probability_of_a_gate(tmp_path: Path) -> None:

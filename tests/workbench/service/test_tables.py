@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from jola.errors import InputError
-from tests.workbench.recorded import Recorder, gate_values
+from jola.runs.history import GATE_FIELDS
+from tests.workbench.recorded import MODULES, MethodRecorder, Recorder, gate_values
 from workbench.service import tables
 
 
@@ -32,7 +33,7 @@ def test_the_gates_are_a_long_table(tmp_path: Path) -> None:
     text, more = tables.gates_csv(run, "heads")
     assert more is None
     table = pd.read_csv(io.StringIO(text))
-    assert list(table.columns) == list(tables.GATE_COLUMNS)
+    assert list(table.columns) == ["run", "site", "step", "layer", "unit", *GATE_FIELDS, "state"]
     assert len(table) == 5 * 3 * 2
     assert set(table["run"]) == {"'=cmd"}
     row = table[(table.step == 3) & (table.layer == 2) & (table.unit == 1)].iloc[0]
@@ -47,7 +48,7 @@ def test_the_gates_are_a_long_table(tmp_path: Path) -> None:
 def test_a_long_history_comes_in_pieces_that_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Recorder(tmp_path / "run", steps=10, layers=3, units=2).until(10).run
     whole, _ = tables.gates_csv(run, "heads")
-    monkeypatch.setattr(tables, "_CELLS", 3 * 6 * len(tables.GATE_COLUMNS))
+    monkeypatch.setattr(tables, "_CELLS", 3 * 6 * (6 + len(GATE_FIELDS)))
     pieces, start = [], 0
     while start is not None:
         piece, start = tables.gates_csv(run, "heads", start)
@@ -73,3 +74,13 @@ def test_the_metrics_have_every_number(tmp_path: Path) -> None:
     assert table["note"].iloc[-1] == "'=HYPERLINK(1)"
     assert table["loss"].notna().sum() == 8
     assert table["validation_cross_entropy"].notna().sum() == 8
+
+
+def test_modules_are_rows_with_their_names_and_no_state(tmp_path: Path) -> None:
+    run = MethodRecorder(tmp_path / "one", "lora", layers=2).until(1).run
+    text, more = tables.gates_csv(run, "weights")
+    table = pd.read_csv(io.StringIO(text))
+    assert more is None
+    assert list(table.columns) == ["run", "site", "step", "layer", "unit", "unit_name", "update_norm"]
+    assert table["unit_name"].tolist() == [*MODULES] * 4
+    assert table[(table.layer == 1) & (table.unit_name == "v_proj")]["update_norm"].isna().all()

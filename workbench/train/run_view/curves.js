@@ -137,6 +137,15 @@ const drawRate = (canvas, theme, { points, steps, marker }) => {
   chartMarker(chart, theme, marker);
 };
 
+/* norms: for each of the steps `at` the mean norm of the edits of each channel, null where a channel is not trained. */
+const drawNorms = (canvas, theme, { at, norms, steps, marker }) => {
+  const series = (norms[0] || []).map((_, channel) => (
+    at.map((step, index) => [step, norms[index][channel]]).filter(([, value]) => value !== null)));
+  const chart = chartFrame(canvas, theme, { steps, top: roundUp(highest(...series)), left: 48, format: shortNumber });
+  series.forEach((points, channel) => strokeLine(chart, points, channel ? theme.validation : theme.train, 1.75));
+  chartMarker(chart, theme, marker);
+};
+
 /* closed: for each of the steps `at` the mean P(closed) of the offset and of the scale gates, null where not trained. */
 const drawClosed = (canvas, theme, { at, closed, steps, marker }) => {
   const chart = chartFrame(canvas, theme, { steps, top: 1, format: shortNumber });

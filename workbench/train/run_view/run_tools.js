@@ -117,7 +117,7 @@ const mapPicture = () => {
   context.fillText(view.snapshot.about, edge, 38);
   context.drawImage(map.canvas, edge, head, size.width, size.height);
   const y = head + size.height + 16;
-  if (map.shows === "state") {
+  if (map.meaningShown === "state") {
     let x = edge + 40;
     ["no edit", "+ offset", "× scale", "+× both"].forEach((words, state) => {
       context.fillStyle = theme.states[state];
@@ -128,7 +128,7 @@ const mapPicture = () => {
     });
     return picture;
   }
-  const [low, high] = MEANINGS[map.shows].ends(frame), wide = context.measureText(low).width, from = edge + 48 + wide;
+  const [low, high] = MEANINGS[map.meaningShown].ends(frame), wide = context.measureText(low).width, from = edge + 48 + wide;
   context.fillText(low, edge + 40, y);
   context.fillText(high, from + 128, y);
   for (let index = 0; index < 120; index++) {

@@ -48,7 +48,8 @@ const showFrame = (frame) => {
   map.show(decoded);
   showLegend();
   root.dataset.step = frame.step;
-  root.dataset.open = decoded.offset.filter(gateOpen).length + decoded.scale.filter(gateOpen).length;
+  root.dataset.open = decoded.channels.reduce((sum, name) => sum + decoded.on[name].filter(gateOpen).length, 0);
+  root.dataset.gates = decoded.has_gates;
   ["none", "offset", "scale", "both"].forEach((state, index) => {
     setText(`.rv-count-${state}`, frame.counts[index]?.toLocaleString("en") ?? "–");
   });
@@ -64,15 +65,19 @@ const showLegend = () => {
   for (const button of root.querySelectorAll(".gm-colours button")) {
     button.setAttribute("aria-pressed", String(button.dataset.shows === map.shows));
   }
-  const states = map.shows === "state", [low, high] = MEANINGS[map.shows].ends(map.frame);
+  const shows = map.meaningShown, states = shows === "state", [low, high] = MEANINGS[shows].ends(map.frame);
   find(".gm-scale").hidden = states;
   find(".gm-states").hidden = !states;
-  const each = `Each cell is one ${map.frame?.site === "mlp" ? "MLP" : "attention head"}.`;
-  setText(".rv-meaning", [each, MEANINGS[map.shows].about, GATING[view.snapshot?.gates]].filter(Boolean).join(" "));
+  const { site = "heads", has_gates: gates = true } = map.frame || {};
+  find(".gm-colours").hidden = !gates;
+  setText("#rv-title", gates ? "Gates of the attention heads" : `Edits of ${view.snapshot?.method ?? "this run"}`);
+  const each = `Each cell is one ${CELLS[site] || "unit"}.`, special = gates ? GATING[view.snapshot?.gates] : "";
+  setText(".rv-meaning", [each, MEANINGS[shows].about, special].filter(Boolean).join(" "));
   setText(".gm-low", low);
   setText(".gm-high", high);
-  root.dataset.shows = map.shows;
+  root.dataset.shows = shows;
 };
+const CELLS = { heads: "attention head", mlp: "MLP", weights: "weight matrix" };
 for (const button of root.querySelectorAll(".gm-colours button")) {
   button.addEventListener("click", () => {
     map.colourBy(button.dataset.shows);
@@ -90,10 +95,10 @@ const GATING = {
 const showTable = () => {
   const body = find(".gm-table-body");
   if (!map.frame || find(".rv-table").hidden) return;
-  const key = `${view.run} ${map.frame.site} ${map.frame.step} ${map.shows}`;
+  const key = `${view.run} ${map.frame.site} ${map.frame.step} ${map.meaningShown}`;
   if (body.dataset.key === key) return;
   body.dataset.key = key;
-  body.replaceChildren(...gateTables(map.frame, map.shows).map((table) => {
+  body.replaceChildren(...gateTables(map.frame, map.meaningShown).map((table) => {
     const scroller = document.createElement("div");
     scroller.tabIndex = 0;
     scroller.setAttribute("role", "region");
@@ -129,11 +134,15 @@ const drawCurves = () => {
   const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = curves.lines;
   // A run that ended early has no empty end.
   const steps = Math.max(snapshot.state === "finished" ? 0 : snapshot.total, snapshot.step, 1), marker = view.shownStep;
-  drawLoss(find(".rv-loss"), theme, { train, validation, penalty, steps, marker });
-  const states = curves.states || { steps: [], counts: [], closed: [] };
-  drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker });
+  const gated = snapshot.frame?.has_gates !== false;
+  drawLoss(find(".rv-loss"), theme, { train, validation, penalty: gated ? penalty : [], steps, marker });
+  const states = curves.states || { steps: [], counts: [], closed: [], norms: [] };
+  if (!gated) {
+    drawNorms(find(".rv-norms"), theme, { at: states.steps, norms: states.norms, steps, marker });
+  } else drawStates(find(".rv-states"), theme, { at: states.steps, counts: states.counts, steps, marker });
   if (find(".rv-rates").open) {
     drawRate(find(".rv-rate-edits"), theme, { points: edits, steps, marker });
+    if (!gated) return;
     drawRate(find(".rv-rate-gates"), theme, { points: gates, steps, marker });
     drawRate(find(".rv-rate-l0"), theme, { points: l0, steps, marker });
   }
@@ -268,6 +277,7 @@ const showEmpty = (snapshot) => {
   find(".rv-body").hidden = !snapshot || waiting;
   find(".rv-rail").hidden = !snapshot;
   for (const chart of root.querySelectorAll(".rv-chart, .rv-rates")) chart.hidden = !snapshot?.frame;
+  if (snapshot?.frame) showParts(snapshot.frame);
   if (waiting) {
     const coming = `${snapshot.message}${snapshot.active ? " …" : "."} The map appears with the first step.`;
     const none = "This run ended before its first step, so there is no map.";
@@ -276,6 +286,23 @@ const showEmpty = (snapshot) => {
     setText(".rv-waiting-note", snapshot.note);
     find(".rv-waiting-hint").hidden = !snapshot.active && snapshot.state !== "queued";
   }
+};
+
+/* What only a run with gates has, or only one without. */
+const showParts = ({ has_gates: gates, channels }) => {
+  for (const part of root.querySelectorAll("[data-gates]")) part.hidden = part.dataset.gates !== String(gates);
+  if (!gates) find(".rv-course").hidden = true;
+  setText(".rv-rate-title", gates ? "Learning rates and λ" : "Learning rate");
+  setText(".rv-rate-name", gates ? "rate of offsets and scales" : "rate of the edits");
+  setText("[data-take=gates]", gates ? "Gates as CSV" : "Edits as CSV");
+  if (gates) return;
+  const keys = find(".rv-norm-keys");
+  keys.replaceChildren(...channels.map((name, index) => {
+    const key = document.createElement("span");
+    key.className = `rv-key-norm-${index}`;
+    key.textContent = name;
+    return key;
+  }));
 };
 
 /* The top bar, and the buttons, which only the server can switch. */

@@ -1,11 +1,14 @@
 /* What a frame holds and how it is read.
  *
- * A frame is {site, layers, units, step, norm_top, fields}: fields hold a Uint8Array(layers * units) for each of
- * offset_gate, scale_gate, offset_open, scale_open, offset_norm, scale_norm, with 0 = exactly 0, 1..254 = equal steps up
- * to 1 (for a norm: up to norm_top), 255 = not trained. Its offset and scale are the gates. CIVIDIS comes from cividis.js.
+ * A frame is {site, layers, units, unit_names, channels, has_gates, step, norm_top, fields}. `channels` are the parts of
+ * a cell, such as offset and scale; fields hold a Uint8Array(layers * units) for the norm of each (offset_norm) and, with
+ * gates, for the gate and the probability that it is open (offset_gate, offset_open): 0 = exactly 0, 1..254 = equal steps
+ * up to 1 (for a norm: up to norm_top), 255 = not trained. `unit_names` is null where units are numbered. `on` has for each
+ * channel the codes that say what is edited: gates, or norms where there are none. CIVIDIS comes from cividis.js.
  */
 const GATE_OPEN_LEVELS = 254;
 const GATE_UNTRAINED = 255;
+/* The channels of JoLA's edits, which have gates and states. */
 const HALVES = ["offset", "scale"];
 const STATE_WORDS = ["no edit", "offset only", "scale only", "both edits"];
 
@@ -18,7 +21,8 @@ const decodeGates = (text) => {
 /* A frame as the server sends it, read. */
 const decodeFrame = (frame) => {
   const fields = Object.fromEntries(Object.entries(frame.fields).map(([name, text]) => [name, decodeGates(text)]));
-  return { ...frame, fields, offset: fields.offset_gate, scale: fields.scale_gate };
+  const on = Object.fromEntries(frame.channels.map((name) => [name, fields[`${name}_${frame.has_gates ? "gate" : "norm"}`]]));
+  return { ...frame, fields, on };
 };
 
 const gateValue = (code) => code / GATE_OPEN_LEVELS;
@@ -42,7 +46,7 @@ const pixelTable = (colourOf) => {
 const GATE_PIXELS = pixelTable((code) => (code === GATE_UNTRAINED ? null : gateColour(code)));
 
 /* The states of all units, made of both halves' gates. */
-const stateCodes = ({ offset, scale }) => offset.map((code, index) => (
+const stateCodes = ({ on: { offset, scale } }) => offset.map((code, index) => (
   code === GATE_UNTRAINED && scale[index] === GATE_UNTRAINED
     ? GATE_UNTRAINED
     : Number(gateOpen(code)) + 2 * Number(gateOpen(scale[index]))
@@ -68,6 +72,12 @@ const MEANINGS = {
     about: "Bright: the gate of its offset (left) or scale (right) is likely open when training draws it. The penalty of "
       + "training counts these probabilities.",
   },
+  size: {
+    about: "Bright: the edit is large, measured by its norm. Dark: nothing is edited.",
+    title: (channel) => channel, field: "norm",
+    ends: (frame) => ["0", `${frame ? frame.norm_top : 1}, norm of the edit`],
+    words: (code, frame) => normWords(code, frame.norm_top),
+  },
   norm: {
     about: "Bright: its offset (left) or scale (right) is a long vector, and would change the head's output much if its "
       + "gate is open.",
@@ -84,5 +94,10 @@ const MEANINGS = {
 
 /* The smallest round number of cells between two labels that lie at least `room` pixels apart. */
 const tickEvery = (cell, room) => [1, 2, 4, 5, 8, 10, 16, 20, 32].find((every) => every * cell >= room) || 64;
+
+const SITE_UNITS = { heads: "head", weights: "module" };
+
+/* What one unit of a frame is called: "head 3", "q_proj", "mlp". */
+const unitName = ({ site, unit_names: names }, unit) => (site === "heads" ? `head ${unit}` : names ? names[unit] : site);
 
 const capital = (word) => word[0].toUpperCase() + word.slice(1);

@@ -1,11 +1,12 @@
-/* The layer × head map: two halves side by side, or the states of both on one, on one canvas.
+/* The layer × unit map: a panel for each channel, side by side, or the states of heads on one, on one canvas.
  *
  * Drawing and input alone: it knows neither where frames come from nor what the page does with a chosen head.
  * gate_codes.js says what a frame is, and what `shows` may be: what colour means.
  */
-class GateMap {
+class GateMap extends MapAxes {
   /* root holds .gm-canvas, .gm-tip, .gm-readout and .gm-say; onPick(half, layer, unit) is called on click and Enter. */
   constructor(root, onPick = () => {}) {
+    super();
     this.root = root;
     this.onPick = onPick;
     this.canvas = root.querySelector(".gm-canvas");
@@ -23,10 +24,20 @@ class GateMap {
     this.listen();
   }
 
+  get channels() {
+    return this.frame?.channels ?? HALVES;
+  }
+
+  /* What colour means now: edits without gates have their size only. */
+  get meaningShown() {
+    return this.frame?.has_gates === false ? "size" : this.shows;
+  }
+
   show(frame) {
-    const grew = !this.frame || this.frame.layers !== frame.layers || this.frame.units !== frame.units;
+    const grew = !this.frame || this.frame.layers !== frame.layers || this.frame.units !== frame.units
+      || String(this.frame.channels) !== String(frame.channels);
     this.frame = frame;
-    if (grew) this.cursor = { half: "offset", layer: 0, unit: 0 };
+    if (grew) this.cursor = { half: frame.channels[0], layer: 0, unit: 0 };
     this.invalidate();
     this.writeReadout();
   }
@@ -80,17 +91,18 @@ class GateMap {
     }
     this.context.setTransform(density, 0, 0, density, 0, 0);
     const { layers, units } = this.frame || { layers: 1, units: 1 };
-    const left = 40, top = 28, bottom = 32, margin = 50, between = 20;
-    const single = this.shows === "state";
-    const room = single ? width - left - margin : (width - left - between - 2 * margin) / 2;
+    const left = 40, top = 28, margin = 50, between = 20;
+    const names = this.channels, single = this.meaningShown === "state", panels = single ? 1 : names.length;
+    const room = (width - left - (panels - 1) * between - panels * margin) / panels;
     // Few layers or heads do not make giant cells.
     const cellWidth = Math.min(64, room / units);
+    const longest = this.longestName();
+    this.tilted = longest > cellWidth - 4;
+    const bottom = this.tilted ? longest + 24 : 32;
     const cellHeight = Math.min(36, (height - top - bottom) / layers);
     const plot = { top, width: cellWidth * units, height: cellHeight * layers, cellWidth, cellHeight };
-    this.plots = {
-      offset: { ...plot, left },
-      scale: { ...plot, left: single ? left : left + plot.width + margin + between },
-    };
+    const step = single ? 0 : plot.width + margin + between;
+    this.plots = Object.fromEntries(names.map((name, index) => [name, { ...plot, left: left + index * step }]));
     this.size = { width, height };
   }
 
@@ -116,7 +128,7 @@ class GateMap {
   at(clientX, clientY) {
     if (!this.frame) return null;
     const bounds = this.canvas.getBoundingClientRect();
-    for (const half of HALVES) {
+    for (const half of this.channels) {
       const plot = this.plots[half];
       if (!plot) continue;
       const unit = Math.floor((clientX - bounds.left - plot.left) / plot.cellWidth);
@@ -132,20 +144,22 @@ class GateMap {
     this.measure();
     this.context.clearRect(0, 0, this.size.width, this.size.height);
     if (!this.frame) return;
-    if (this.shows === "state") this.drawStates();
-    else for (const half of HALVES) this.drawHalf(half);
+    if (this.meaningShown === "state") this.drawStates();
+    else for (const half of this.channels) this.drawHalf(half);
     this.drawLayerAxis();
-    if (this.hover) for (const half of HALVES) this.outline({ ...this.hover, half }, 1);
+    if (this.hover) for (const half of this.channels) this.outline({ ...this.hover, half }, 1);
     if (document.activeElement === this.canvas || this.picked) this.outline(this.cursor, 2);
   }
 
   drawHalf(half) {
-    const opens = this.frame[half], { fields } = this.frame, codes = fields[`${half}_${MEANINGS[this.shows].field}`];
+    const { fields, has_gates: gates, on } = this.frame, opens = on[half];
+    const codes = fields[`${half}_${MEANINGS[this.meaningShown].field}`];
     const total = opens.filter(gateTrained).length, open = opens.filter(gateOpen).length;
-    const gated = fields[`${half}_open`].some(gateTrained);
+    const gated = gates && fields[`${half}_open`].some(gateTrained);
     const paint = { colour: gateColour, pixels: GATE_PIXELS };
     if (!codes.some(gateTrained)) paint.absent = total ? "no gates" : "not trained";
-    this.drawPanel(half, codes, opens, paint, !total ? "" : gated ? `${open} of ${total} open` : `${total} always on`);
+    const always = gates ? `${total} always on` : "";
+    this.drawPanel(half, codes, opens, paint, !total ? "" : gated ? `${open} of ${total} open` : always);
   }
 
   /* Both halves at once. What a state is shows in its sign too, where there is room for one. */
@@ -155,7 +169,7 @@ class GateMap {
     const trained = states.filter(gateTrained).length;
     const edited = states.filter(gateOpen).length;
     const paint = { colour: (code) => colours[code], pixels: this.statePixels, sign: true };
-    this.drawPanel("offset", states, states, paint, `${edited} of ${trained} edited`);
+    this.drawPanel(this.channels[0], states, states, paint, `${edited} of ${trained} edited`);
   }
 
   drawPanel(half, codes, opens, paint, words) {
@@ -166,12 +180,12 @@ class GateMap {
     context.fillStyle = theme.text;
     context.textAlign = "left";
     context.font = `700 13px ${theme.font}`;
-    context.fillText(MEANINGS[this.shows].title(capital(half)), plot.left, plot.top - 10);
+    context.fillText(MEANINGS[this.meaningShown].title(capital(half)), plot.left, plot.top - 10);
 
     if (paint.absent) this.drawAbsent(plot, paint.absent);
     else if (gap) this.drawCells(half, codes, paint);
     else this.drawPixels(plot, codes, paint.pixels);
-    for (let layer = 0; layer < frame.layers; layer++) {
+    for (let layer = 0; frame.has_gates && layer < frame.layers; layer++) {
       const row = opens.subarray(layer * frame.units, (layer + 1) * frame.units);
       if (row.some(gateTrained)) this.drawOpenBar(plot, layer, row.filter(gateOpen).length);
     }
@@ -269,38 +283,6 @@ class GateMap {
     context.fillText(open, plot.left + plot.width + 33, y + height / 2 + 3.5);
   }
 
-  drawUnitAxis(plot) {
-    const { context, theme, frame } = this;
-    context.fillStyle = theme.quiet;
-    context.textAlign = "center";
-    context.font = `10px ${theme.mono}`;
-    const every = tickEvery(plot.cellWidth, 22);
-    for (let unit = 0; unit < frame.units; unit += every) {
-      context.fillText(unit, plot.left + (unit + 0.5) * plot.cellWidth, plot.top + plot.height + 13);
-    }
-    context.font = `11px ${theme.font}`;
-    context.fillText(frame.site === "heads" ? "head" : frame.site, plot.left + plot.width / 2, plot.top + plot.height + 27);
-  }
-
-  drawLayerAxis() {
-    const { context, theme, frame } = this;
-    const plot = this.plots.offset;
-    context.fillStyle = theme.quiet;
-    context.textAlign = "right";
-    context.font = `10px ${theme.mono}`;
-    const every = tickEvery(plot.cellHeight, 17);
-    for (let layer = 0; layer < frame.layers; layer += every) {
-      context.fillText(layer, plot.left - 6, plot.top + (layer + 0.5) * plot.cellHeight + 3);
-    }
-    context.save();
-    context.translate(11, plot.top + plot.height / 2);
-    context.rotate(-Math.PI / 2);
-    context.textAlign = "center";
-    context.font = `11px ${theme.font}`;
-    context.fillText("layer", 0, 0);
-    context.restore();
-  }
-
   outline({ half, layer, unit }, width) {
     const { context, theme } = this;
     const { x, y, width: w, height: h } = this.cell(half, layer, unit);
@@ -315,24 +297,27 @@ class GateMap {
   // Words
 
   place({ layer, unit }) {
-    return this.frame.site === "heads" ? `Layer ${layer}, head ${unit}` : `Layer ${layer}, ${this.frame.site}`;
+    return `Layer ${layer}, ${unitName(this.frame, unit)}`;
   }
 
-  /* Everything that is known of a cell, in pieces: the state, and one piece for each half. */
+  /* Everything that is known of a cell, in pieces: the state, and one piece for each channel. */
   facts(cell) {
-    const at = cell.layer * this.frame.units + cell.unit, { fields, norm_top: top } = this.frame;
+    const at = cell.layer * this.frame.units + cell.unit, { fields, norm_top: top, on } = this.frame;
+    if (!this.frame.has_gates) {
+      return ["", ...this.channels.map((name) => `norm of the ${name} ${normWords(fields[`${name}_norm`][at], top)}`)];
+    }
     const halves = HALVES.map((half) => {
       const [gate, open, norm] = ["gate", "open", "norm"].map((kind) => fields[`${half}_${kind}`][at]);
       if (gate === GATE_UNTRAINED) return `${half} not trained`;
       if (open === GATE_UNTRAINED) return `${half} always on, it has no gate; norm ${normWords(norm, top)}`;
       return `${half} gate ${gateWords(gate)}, P(open) ${openWords(open)}, norm ${normWords(norm, top)}`;
     });
-    return [STATE_WORDS[gateOpen(this.frame.offset[at]) + 2 * gateOpen(this.frame.scale[at])], ...halves];
+    return [STATE_WORDS[gateOpen(on.offset[at]) + 2 * gateOpen(on.scale[at])], ...halves];
   }
 
   describe(cell) {
-    const [state, offset, scale] = this.facts(cell);
-    return `${this.place(cell)}: ${offset}; ${scale} (${state})`;
+    const [state, ...parts] = this.facts(cell);
+    return `${this.place(cell)}: ${parts.join("; ")}${state && ` (${state})`}`;
   }
 
   writeReadout() {
@@ -345,7 +330,7 @@ class GateMap {
     if (!this.frame) return;
     const { half } = this.cursor;
     this.writeReadout();
-    this.say.textContent = `${half} half. ${this.describe(this.cursor)}`;
+    this.say.textContent = `${capital(half)}. ${this.describe(this.cursor)}`;
   }
 
   // Input
@@ -383,7 +368,7 @@ class GateMap {
     this.tip.hidden = !this.hover;
     if (this.hover) {
       const [state, ...halves] = this.facts(this.hover);
-      this.tip.textContent = [`${this.place(this.hover)} – ${state}`, ...halves].join("\n");
+      this.tip.textContent = [[this.place(this.hover), state].filter(Boolean).join(" – "), ...halves].join("\n");
       const bounds = this.root.getBoundingClientRect();
       const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
       const width = this.tip.offsetWidth, height = this.tip.offsetHeight;
@@ -403,6 +388,10 @@ class GateMap {
     this.onPick(cell.half, cell.layer, cell.unit);
   }
 
+  nextChannel(name) {
+    return this.channels[(this.channels.indexOf(name) + 1) % this.channels.length];
+  }
+
   key(event) {
     if (!this.frame || event.ctrlKey || event.metaKey || event.altKey) return;
     const { layers, units } = this.frame;
@@ -417,7 +406,7 @@ class GateMap {
       End: () => (cursor.unit = units - 1),
       PageUp: () => (cursor.layer = 0),
       PageDown: () => (cursor.layer = layers - 1),
-      m: () => (cursor.half = cursor.half === "offset" ? "scale" : "offset"),
+      m: () => (cursor.half = this.nextChannel(cursor.half)),
       Enter: () => this.pick(cursor),
       Escape: () => (this.picked = false),
     };
