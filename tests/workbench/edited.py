@@ -3,29 +3,41 @@
 import threading
 from collections.abc import Hashable
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerFast
 
-from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig
+from jola.config import DataConfig, ModelConfig, RunConfig
 from jola.data.examples import Template
 from jola.jola_model import JoLAModel
 from jola.runs.run import Run
 from tests.conftest import spread_edits
-from tests.workbench.recorded import Recorder
+from tests.workbench.recorded import MethodRecorder, Recorder
 from workbench.service.session import Loaded, Loader
 
 
-def edited_run(
-    path: Path, folder: Path, *, seed: int = 1, edits: EditConfig | None = None, task: str = "sentiment"
-) -> Run:
-    """A finished run on the tiny model in ``folder``, with the gates and edits that the seed gives."""
+def edited_run(path: Path, folder: Path, *, seed: int = 1, edits: Any = None, task: str = "sentiment") -> Run:
+    """A finished run on the tiny model in ``folder``, with edits that the seed gives; ``edits`` are settings."""
     model = JoLAModel.from_pretrained(str(folder), edits=edits, dtype="float32")
-    spread_edits(model, seed)
     config = RunConfig(
-        model=ModelConfig(model=str(folder), dtype="float32"), edits=model.edit_config, data=DataConfig(task=task)
+        method=model.method.name,
+        model=ModelConfig(model=str(folder), dtype="float32"),
+        edits=model.edit_config,
+        data=DataConfig(task=task),
     )
-    geometry = model.geometry
-    run = Recorder(path, steps=4, layers=geometry.num_layers, units=geometry.num_heads, config=config).until(4).finish()
+    layers = model.geometry.num_layers
+    if model.method.has_gates:
+        spread_edits(model, seed)
+        recorder = Recorder(path, steps=4, layers=layers, units=model.geometry.num_heads, config=config)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for intervention in model.own_interventions():
+                for parameter in intervention.parameters():
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+        recorder = MethodRecorder(path, config, steps=4, layers=layers)
+    run = recorder.until(4).finish()
     model.save_pretrained(run.adapter_dir)
     return run
 

@@ -85,9 +85,9 @@ MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 class MethodRecorder(Recorder):
     """A run of a method without gates: RED records both channels of its MLPs, LoRA the norm of each weight's change."""
 
-    def __init__(self, path: Path, method: str, *, steps: int = 40, layers: int = 4) -> None:
-        super().__init__(path, steps=steps, layers=layers, units=7, config=RunConfig(method=method))
-        self.method = method
+    def __init__(self, path: Path, config: RunConfig, *, steps: int = 40, layers: int = 4) -> None:
+        super().__init__(path, steps=steps, layers=layers, units=len(MODULES), config=config)
+        self.method = config.method
 
     def record(self, step: int, gates: dict[str, np.ndarray]) -> None:
         """Norms that grow with the steps and the depth; the last layer of LoRA has no v_proj."""

@@ -229,9 +229,10 @@ def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
     site, half = edit.get("site", state.site), edit.get("half", "both")
     if not isinstance(site, str) or site not in state.histories:
         raise InputError(f"The run edits no site {str(site)[:80]!r}; it has {', '.join(state.histories)}.")
-    if half not in ("offset", "scale", "both"):
-        raise InputError(f"half is {str(half)[:80]!r}; it must be 'offset', 'scale' or 'both'.")
     mask = state.histories[site].mask
+    if half not in (*mask.channels, "both"):
+        channels = ", ".join(map(repr, mask.channels))
+        raise InputError(f"half is {str(half)[:80]!r}; it must be {channels} or 'both'.")
     for name, value, size in (("layer", edit["layer"], mask.layers), ("unit", edit["unit"], mask.units)):
         if type(value) is not int:
             raise InputError(f"{name} is {str(value)[:80]!r}; it must be a whole number.")

@@ -53,7 +53,7 @@ def _ranked(
     colours, figure = palette(dark), panels()
     several = len({edit.intervention for edit in edits}) > 1
     order = np.argsort(-np.abs(np.nan_to_num(effect)), kind="stable")[:count]
-    for half in HALVES:
+    for half in dict.fromkeys((*HALVES, *(edit.half for edit in edits))):
         rows = [row for row, index in enumerate(order) if edits[index].half == half]
         if not rows:
             continue

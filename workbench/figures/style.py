@@ -172,12 +172,13 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
 
 def unit_name(site: str) -> str:
     """The name of one unit of a site; markup, like the result of `text`."""
-    return {"heads": "head", "mlp": "MLP"}.get(site) or text(site, 40)
+    return {"heads": "head", "mlp": "MLP", "weights": "module"}.get(site) or text(site, 40)
 
 
 def place(site: str, layer: int, unit: int, half: str = "") -> str:
     """``layer 3, head 2, offset``; sites with one unit per layer have no unit number."""
-    words = f"layer {layer}, head {unit}" if site == "heads" else f"layer {layer}, {unit_name(site)}"
+    numbered = f" {unit}" if site in ("heads", "weights") else ""
+    words = f"layer {layer}, {unit_name(site)}{numbered}"
     return f"{words}, {text(half)}" if half else words
 
 

@@ -23,7 +23,7 @@ from workbench.playground.edits_panel import (
 )
 from workbench.playground.live import LiveViews, look
 from workbench.playground.wiring import PRIVATE, Wiring, page_of
-from workbench.service.page_state import PageState, chosen_run, edits_of, open_gates, open_run
+from workbench.service.page_state import PageState, chosen_run, edits_of, gates_of_edits, open_gates, open_run
 from workbench.ui import markup
 
 _COPY_LINK = """(run, mask) => {
@@ -47,7 +47,7 @@ Values = Iterator[tuple[Any, ...]]
 Change = Callable[[PageState], PageState]
 
 SIMPLE_CHANGES: Mapping[str, Change] = {
-    "all": lambda s: s.with_mask(HeadMask.all(*s.mask.shape)),
+    "all": lambda s: s.with_mask(HeadMask.all(*s.mask.shape, s.mask.channels)),
     "none": lambda s: s.with_mask(s.mask.switched(_cells(s), "both", False)),
     "invert": lambda s: s.with_mask(s.mask.inverted()),
     "undo": lambda s: s.with_history(s.history.undone()),
@@ -149,16 +149,21 @@ class EditsEvents:
         yield from self.changed(request, change, text, kind, answers)
 
     def keep_strongest(self, state: PageState, k: float | None) -> PageState:
-        """Only the ``k`` offsets and scales with the largest gate × norm, of those whose gate is open."""
+        """Only the ``k`` edits with the largest norm, times the gate where there is one."""
         edits = edits_of(chosen_run(self.wiring.bench, state.run))[state.site]
-        norms = edits.norms()
-        strengths = {half: (values * norms[half]).numpy() for half, values in edits.gate_values().items()}
+        gates = gates_of_edits(edits) or {}
+        strengths = {
+            channel: (norm * gates[channel] if channel in gates else norm).numpy()
+            for channel, norm in edits.norms().items()
+        }
         return state.with_mask(state.mask.strongest(int(k or 0), strengths, open_gates(state, self.wiring.bench)))
 
     def keep_from(self, state: PageState, threshold: float | None) -> PageState:
-        """Only the offsets and scales whose expected gate is at least ``threshold``."""
-        edits = edits_of(chosen_run(self.wiring.bench, state.run))[state.site]
-        gates = {half: values.numpy() for half, values in edits.gate_values().items()}
+        """Only the offsets and scales whose expected gate is at least ``threshold``. `InputError` without gates."""
+        values = gates_of_edits(edits_of(chosen_run(self.wiring.bench, state.run))[state.site])
+        if values is None:
+            raise InputError("The edits of this run have no gates; keep the strongest instead.")
+        gates = {half: value.numpy() for half, value in values.items()}
         return state.with_mask(state.mask.threshold(gates, float(threshold or 0)))
 
     # Masks that are saved with the run

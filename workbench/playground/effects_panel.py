@@ -78,13 +78,14 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
 
     def shown(request: gr.Request, effects: Any, name: str, code: str, dark: bool) -> tuple[Any, ...]:
         state = wiring.pages.change(page_of(request), lambda s: replace(s, effects=effects))
-        edits = edits_of(chosen_run(wiring.bench, state.run))[state.site]
+        by_site = edits_of(chosen_run(wiring.bench, state.run))
+        edits, names = by_site[state.site], {site: own.unit_names for site, own in by_site.items()}
         value = edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=effects)
         figure = gr.Plot(figures.edit_effects(effects, dark=dark), visible=bool(effects.edits))
         return (
             "",
             results.effects_words(effects),
-            results.effects_table(effects, name),
+            results.effects_table(effects, name, names),
             figure,
             tools_value("effects", to_csv(effects.to_frame()), code),
             gr.HTML(value=value, mask=None),

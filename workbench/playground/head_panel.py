@@ -1,8 +1,9 @@
-"""The card of one head: its gates over training, its strength, what its offset speaks for, what it looks at."""
+"""The card of one unit: its gates over training, its strength, what its offset speaks for, what it looks at."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -17,10 +18,20 @@ from workbench.playground.recipe import recipe
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
 from workbench.service import views
 from workbench.service.calls import Superseded
-from workbench.service.page_state import STRENGTH_LIMIT, PageState, chosen_run, edits_of
+from workbench.service.page_state import (
+    STRENGTH_LIMIT,
+    PageState,
+    chosen_run,
+    edits_of,
+    gates_of_edits,
+    name_of_unit,
+)
 from workbench.ui import markup
 from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
+
+if TYPE_CHECKING:
+    from jola.edits.intervention import Intervention
 
 EMPTY = markup.note("Alt+click a head on the map, or press i on it, to open its card.")
 
@@ -30,8 +41,11 @@ class HeadPanel:
     """The components of the card."""
 
     title: gr.HTML
-    offset: gr.Slider
-    scale: gr.Slider
+    first: gr.Slider
+    """Strength of the first channel, of JoLA's edits the offset."""
+    second: gr.Slider
+    missing: gr.HTML
+    """Why some of the views are not there for this unit."""
     promoted: gr.HTML
     promoted_tools: gr.HTML
     attention: gr.Plot
@@ -41,7 +55,7 @@ class HeadPanel:
 
     def outputs(self) -> list[Any]:
         return [
-            self.title, self.offset, self.scale, self.promoted, self.promoted_tools, self.attention,
+            self.title, self.first, self.second, self.missing, self.promoted, self.promoted_tools, self.attention,
             self.attention_tools, self.history, self.history_tools,
         ]  # fmt: skip
 
@@ -49,13 +63,14 @@ class HeadPanel:
 def build() -> HeadPanel:
     """Lay the card out."""
     title = gr.HTML(EMPTY, apply_default_css=False, elem_id="head-title")
-    offset, scale = (
+    first, second = (
         gr.Slider(
             -STRENGTH_LIMIT, STRENGTH_LIMIT, 1.0, step=0.05, label=f"Strength of its {half}", visible=False,
             elem_id=f"head-{half}", elem_classes="jw-slider",
         )
         for half in HALVES
     )  # fmt: skip
+    missing = gr.HTML("", apply_default_css=False, elem_id="head-missing")
     with gr.Column(elem_classes="jw-view"):
         promoted = gr.HTML("", apply_default_css=False, elem_id="promoted", elem_classes="jw-picture")
         promoted_tools = view_tools("promoted-tools")
@@ -66,7 +81,7 @@ def build() -> HeadPanel:
         history = gr.Plot(show_label=False, visible=False, elem_id="history-plot")
         history_tools = view_tools("history-tools")
     return HeadPanel(
-        title, offset, scale, promoted, promoted_tools, attention, attention_tools, history, history_tools
+        title, first, second, missing, promoted, promoted_tools, attention, attention_tools, history, history_tools
     )  # fmt: skip
 
 
@@ -92,7 +107,7 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
             yield gr.skip(), failed(error), *keep
 
     def on_strength(
-        text: str, kind: str, answers: str, offset: float, scale: float, request: gr.Request
+        text: str, kind: str, answers: str, first: float, second: float, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
         page = page_of(request)
         nothing = (gr.skip(),) * len(panel.mask_outputs())
@@ -100,8 +115,10 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
         def change(state: PageState) -> PageState:
             if state.cell is None:
                 raise InputError("Open the card of a head first.")
-            mask = state.mask.with_strength([state.cell], "offset", offset)
-            return state.with_mask(mask.with_strength([state.cell], "scale", scale))
+            mask = state.mask
+            for channel, strength in zip(mask.channels, (first, second), strict=False):
+                mask = mask.with_strength([state.cell], channel, strength)
+            return state.with_mask(mask)
 
         try:
             state = wiring.pages.change(page, change)
@@ -121,9 +138,9 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
         **PRIVATE,
     )
     gr.on(
-        [card.offset.input, card.scale.input],
+        [card.first.input, card.second.input],
         on_strength,
-        [*wiring.asking, wiring.answers, card.offset, card.scale],
+        [*wiring.asking, wiring.answers, card.first, card.second],
         [*panel.mask_outputs(), *live.outputs(wiring)],
         **{**PRIVATE, "trigger_mode": "always_last"},
     )
@@ -134,27 +151,30 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
     layer, unit = cell
     run = chosen_run(wiring.bench, state.run)
     edits = edits_of(run)[state.site]
-    gates, norms = edits.gate_values(), edits.norms()
+    gates, on, recorded_norms = gates_of_edits(edits), edits.on(), edits.record()
     rows = []
-    for half in HALVES:
-        if half not in edits.halves:
+    for channel in edits.channels:
+        norm = float(recorded_norms[f"{channel}_norm"][cell])
+        if math.isnan(norm):
             words = "not trained"
-        elif float(gates[half][cell]) == 0:
-            words = "gate closed: nothing is edited"
+        elif not bool(on[channel][cell]):
+            words = "gate closed: nothing is edited" if gates else "nothing is edited"
         else:
-            words = f"gate {float(gates[half][cell]):.3f}, norm {float(norms[half][cell]):.3f}"
-        rows.append(f"<dt>{half}</dt><dd>{words}</dd>")
-        rows += [f"<dt>effect of the {half}</dt><dd>{text}</dd>" for text in _effects(state, cell, half)]
-    name = "Head" if state.site == "heads" else "Unit"
+            words = f"gate {float(gates[channel][cell]):.3f}, norm {norm:.3f}" if gates else f"norm {norm:.3f}"
+        rows.append(f"<dt>{channel}</dt><dd>{words}</dd>")
+        rows += [f"<dt>effect of the {channel}</dt><dd>{text}</dd>" for text in _effects(state, cell, channel)]
     title = (
-        f'<h2 class="jw-card-title">Layer {layer}, {name.lower()} {unit}</h2>'
+        f'<h2 class="jw-card-title">Layer {layer}, {markup.escape(name_of_unit(edits, unit))}</h2>'
         f'<dl class="jw-figures jw-card-figures">{"".join(rows)}</dl>'
     )
-    factors = {"offset": state.mask.offset, "scale": state.mask.scale}
     sliders = [
-        gr.Slider(value=round(float(factors[half][cell]), 2), visible=float(gates[half][cell]) != 0) for half in HALVES
+        gr.Slider(
+            value=round(float(factors[cell]), 2), label=f"Strength of its {channel}", visible=bool(on[channel][cell])
+        )
+        for channel, factors in state.mask.factors.items()
     ]
-    recorded = run.gates(state.site) if state.site in run.sites() else None
+    sliders += [gr.Slider(visible=False)] * (2 - len(sliders))
+    recorded = run.gates(state.site) if gates and state.site in run.sites() else None
     if recorded is None or not len(recorded):
         history: tuple[Any, Any] = gr.Plot(visible=False), None
     else:
@@ -165,7 +185,22 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
             gr.Plot(figures.head_history(recorded, layer, unit, dark=dark), visible=True),
             tools_value(f"{name}-history", to_csv(frame), code),
         )
-    return title, *sliders, "", None, gr.Plot(visible=False), None, *history
+    return title, *sliders, _missing(edits), "", None, gr.Plot(visible=False), None, *history
+
+
+def _missing(edits: "Intervention") -> str:
+    """Which views this unit does not have, and why."""
+    sentences = []
+    if edits.site == "weights":
+        sentences.append(
+            "A change of weights has no offset that promotes tokens and no attention pattern; see Effects for what it "
+            "does to the answer."
+        )
+    elif edits.site != "heads":
+        sentences.append("This unit is no attention head, so it has no attention pattern.")
+    if gates_of_edits(edits) is None:
+        sentences.append("These edits have no gates, so no course of gates is shown.")
+    return markup.note(" ".join(sentences)) if sentences else ""
 
 
 def _effects(state: PageState, cell: tuple[int, int], half: str) -> list[str]:
@@ -188,7 +223,9 @@ def _asked(
     """What the model has to compute: the tokens that the offset speaks for, then what the head looks at."""
     layer, unit = cell
     way = wiring.columns_of(state)[0]
-    keep = (gr.skip(),) * 3
+    keep = (gr.skip(),) * 4
+    if state.site == "weights":
+        return
     ticket = views.ask_promoted_tokens(wiring.bench.session, way.stack, layer, unit, state.site, page=page)
     for words in wiring.wait(ticket, state):
         yield *keep, words, *(gr.skip(),) * 5

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from jola.edits.masks import HeadMask
+from jola.edits.names import HALVES
 from jola.system.paths import is_there
 from workbench.service.page_state import Column
 from workbench.service.session import Prompt, Use
@@ -40,8 +42,8 @@ def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> l
             call = call.replace("mask=mask", f"mask=mask, strength={first.strength:g}")
         return [*lines, *_mask_lines(first, "mask", imports), call]
     imports.add("from jola import load_edits")
-    lines.append("edits, masks = list(model.gated_edits()), []")
-    lines += _masks_of(first, "model.gated_edits()", imports)
+    lines.append("edits, masks = list(model.own_interventions()), []")
+    lines += _masks_of(first, "model.own_interventions()", imports)
     for use in rest:
         lines.append(f"more = load_edits({str(use.run.adapter_dir)!r}, model)")
         lines.append("edits += more")
@@ -65,10 +67,7 @@ def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:
     lines = []
     if changed:
         imports.add("from jola.edits.masks import HeadMask")
-    masks = {
-        site: f"HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
-        for site, mask in changed.items()
-    }
+    masks = {site: f"{_mask_of(mask)}.edit_mask()" for site, mask in changed.items()}
     if not masks:
         lines.append(f"{name} = None")
     elif len(use.masks) == 1:
@@ -83,16 +82,18 @@ def _masks_of(use: Use, edits: str, imports: set[str]) -> list[str]:
     changed = {site: mask for site, mask in use.masks.items() if mask.changed}
     if use.strength == 1.0 and not changed:
         return [f"masks += [None] * len({edits})"]
-    imports.add("from jola.edits.gated import EditMask")
+    imports.add("from jola.edits.intervention import EditMask")
     lines = []
     if changed:
         imports.add("from jola.edits.masks import HeadMask")
-    own = ", ".join(
-        f"{site!r}: HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}).edit_mask()"
-        for site, mask in changed.items()
-    )
+    own = ", ".join(f"{site!r}: {_mask_of(mask)}.edit_mask()" for site, mask in changed.items())
     lines.append(f"own = {{{own}}}")
     lines.append(f"for e in {edits}:")
     lines.append("    factors = own.get(e.site) or EditMask.all(e)")
-    lines.append(f"    masks.append(EditMask(factors.offset * {use.strength:g}, factors.scale * {use.strength:g}))")
+    lines.append(f"    masks.append(factors.map(lambda factor: factor * {use.strength:g}))")
     return lines
+
+
+def _mask_of(mask: HeadMask) -> str:
+    channels = "" if mask.channels == HALVES else f", {mask.channels!r}"
+    return f"HeadMask.from_text({mask.to_text()!r}, {mask.layers}, {mask.units}{channels})"

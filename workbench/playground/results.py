@@ -1,6 +1,6 @@
 """The views of the Playground that are tables and words. Whatever comes from people and models is escaped."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from workbench.service.page_state import PageState
@@ -8,7 +8,7 @@ from workbench.service.views import AnswerShares, NextToken, NextTokens, Writing
 from workbench.ui import markup
 
 if TYPE_CHECKING:
-    from jola.insight import EditEffects, PromotedTokens, TokenScores
+    from jola.insight import EditEffects, EditRef, PromotedTokens, TokenScores
 
 _RANKED = 12
 
@@ -123,14 +123,17 @@ def text_strip(scores: "TokenScores") -> str:
     return f'<p class="jw-strip">{"".join(pieces)}</p>'
 
 
-def effects_table(effects: "EditEffects", answer: str) -> str:
-    """The edits whose switching off changes the answer most."""
+def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The edits whose switching off changes the answer most; ``names`` are those of the units by site."""
+    names = names or {}
+    modules = any(str(edit.site) == "weights" for edit in effects.edits)
     order = sorted(range(len(effects.edits)), key=lambda i: -abs(float(effects.effect[i])))[:_RANKED]
     if not order:
         return markup.note("No edit is on; switch some on, or choose a run with open gates.")
     interval = effects.n > 1
     rows = "".join(
-        f"<tr><td>{effects.edits[i].layer}</td><td>{effects.edits[i].unit}</td><td>{effects.edits[i].half}</td>"
+        f"<tr><td>{effects.edits[i].layer}</td><td>{_unit_words(effects.edits[i], names)}</td>"
+        f"<td>{effects.edits[i].half}</td>"
         f"<td>{float(effects.effect[i]):+.3f}</td>"
         + (f"<td>{float(effects.low[i]):+.3f} to {float(effects.high[i]):+.3f}</td>" if interval else "")
         + "</tr>"
@@ -140,9 +143,14 @@ def effects_table(effects: "EditEffects", answer: str) -> str:
     return (
         '<table class="jw-rank"><caption>The edits that matter most for '
         f"{markup.escape(answer)}</caption><thead><tr>"
-        '<th scope="col">Layer</th><th scope="col">Head</th><th scope="col">Half</th>'
+        f'<th scope="col">Layer</th><th scope="col">{"Module" if modules else "Head"}</th><th scope="col">Half</th>'
         f'<th scope="col">Effect, nats</th>{bounds}</tr></thead><tbody>{rows}</tbody></table>'
     )
+
+
+def _unit_words(edit: "EditRef", names: Mapping[str, Sequence[str]]) -> str:
+    known = names.get(str(edit.site), ())
+    return markup.escape(known[edit.unit]) if edit.unit < len(known) else str(edit.unit)
 
 
 def effects_words(effects: "EditEffects") -> str:

@@ -16,7 +16,9 @@ from workbench.service.bench import Workbench, has_adapter, short_name
 from workbench.service.session import Prompt, Use
 
 if TYPE_CHECKING:
-    from jola.edits.gated import GatedEdits
+    from torch import Tensor
+
+    from jola.edits.intervention import Intervention
     from jola.insight import EditEffects
 
 STRENGTH_LIMIT = 2.0
@@ -90,7 +92,8 @@ def open_run(bench: Workbench, id: str | None, masks: str = "") -> PageState:
         for site, text in _split(masks, state.site).items():
             if site not in edits:
                 raise InputError(f"The mask in the address is for the site '{site}', which this run does not edit.")
-            mask = HeadMask.from_text(text, edits[site].layers, edits[site].units)
+            own = edits[site]
+            mask = HeadMask.from_text(text, own.layers, own.units, own.channels)
             state = replace(state, histories={**state.histories, site: histories[site].done(mask)})
     return state
 
@@ -117,7 +120,7 @@ def chosen_run(bench: Workbench, id: str | None) -> Run:
     return run
 
 
-def edits_of(run: Run) -> "dict[str, GatedEdits]":
+def edits_of(run: Run) -> "dict[str, Intervention]":
     """The edits of a run by site, read without the model. `InputError` when the adapter is missing or damaged."""
     weights = run.adapter_dir / "adapter_model.safetensors"
     try:
@@ -127,16 +130,29 @@ def edits_of(run: Run) -> "dict[str, GatedEdits]":
 
 
 @lru_cache(maxsize=8)
-def _edits_in(folder: Path, _age: int) -> "dict[str, GatedEdits]":
+def _edits_in(folder: Path, _age: int) -> "dict[str, Intervention]":
     from jola.adapters.directory import read_edits  # which imports PyTorch, and the page begins without it
 
     return {str(edits.site): edits for edits in read_edits(folder)}
 
 
 def open_gates(state: PageState, bench: Workbench) -> dict[str, Any]:
-    """Which halves of the shown site have a gate that is not 0: half → flags (layers, units)."""
+    """Which cells of the shown site edit anything, by channel: flags (layers, units)."""
     edits = edits_of(chosen_run(bench, state.run))[state.site]
-    return {half: (values > 0).numpy() for half, values in edits.gate_values().items()}
+    return {channel: values.numpy() for channel, values in edits.on().items()}
+
+
+def gates_of_edits(edits: "Intervention") -> "dict[str, Tensor] | None":
+    """The values of the gates by channel, (layers, units); None for edits without gates."""
+    from jola.edits.gated import GatedEdits
+
+    return edits.gate_values() if isinstance(edits, GatedEdits) and len(edits.gates) else None
+
+
+def name_of_unit(edits: "Intervention", unit: int) -> str:
+    """What a unit is called: ``head 3``, ``q_proj``."""
+    name = edits.unit_names[unit]
+    return f"head {name}" if edits.site == "heads" else name
 
 
 def columns(bench: Workbench, state: PageState) -> list[Column]:

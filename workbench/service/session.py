@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from jola.data.examples import Template
-    from jola.edits.gated import GatedEdits
-    from jola.edits.intervention import EditMask
+    from jola.edits.intervention import EditMask, Intervention
     from jola.edits.masks import HeadMask
     from jola.jola_model import JoLAModel
 
@@ -88,7 +87,7 @@ class Desk:
 
     model: "JoLAModel"
     template: "Template"
-    edits: "tuple[GatedEdits, ...]"
+    edits: "tuple[Intervention, ...]"
     masks: "tuple[EditMask | None, ...]"
     limits: Limits
     stop: threading.Event
@@ -193,7 +192,7 @@ class Loader:
         )
         return Loaded(model, Template(model.tokenizer, config.data.template))
 
-    def edits(self, run: Run, model: "JoLAModel") -> "list[GatedEdits]":
+    def edits(self, run: Run, model: "JoLAModel") -> "list[Intervention]":
         """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""
         from jola.adapters.directory import load_edits
 
@@ -221,7 +220,7 @@ class Session:
         self._calls = Calls("model")
         self._closing = threading.Event()
         self._bases: OrderedDict[Hashable, Loaded] = OrderedDict()
-        self._edits: OrderedDict[tuple[int, Path, int], tuple[GatedEdits, ...]] = OrderedDict()
+        self._edits: OrderedDict[tuple[int, Path, int], tuple[Intervention, ...]] = OrderedDict()
         self._prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
 
     def close(self) -> None:
@@ -322,7 +321,7 @@ class Session:
         import torch
 
         loaded = self._base(first)
-        edits: list[GatedEdits] = []
+        edits: list[Intervention] = []
         masks: list[EditMask | None] = []
         for use, key in zip(stack, keys, strict=True):
             for own in self._edits_of(use.run, key, loaded.model):
@@ -348,12 +347,15 @@ class Session:
         for key in [key for key in self._prompts if key[0] == model]:
             del self._prompts[key]
 
-    def _edits_of(self, run: Run, key: tuple[Path, int], model: "JoLAModel") -> "tuple[GatedEdits, ...]":
+    def _edits_of(self, run: Run, key: tuple[Path, int], model: "JoLAModel") -> "tuple[Intervention, ...]":
         full = (id(model), *key)
         if full not in self._edits:
             self._edits[full] = tuple(self._loader.edits(run, model))
             while len(self._edits) > _KEPT_EDITS:
-                self._edits.popitem(last=False)
+                (owner, *_), dropped = self._edits.popitem(last=False)
+                for loaded in self._bases.values():
+                    if id(loaded.model) == owner:
+                        loaded.model.detach(dropped)
         self._edits.move_to_end(full)
         return self._edits[full]
 
@@ -402,7 +404,7 @@ def _adapter_key(run: Run) -> tuple[Path, int]:
         raise InputError(f"The run {run.id} has no adapter yet; choose one that has finished.") from None
 
 
-def _edit_mask(edits: "GatedEdits", mask: "HeadMask | None", strength: float) -> "EditMask | None":
+def _edit_mask(edits: "Intervention", mask: "HeadMask | None", strength: float) -> "EditMask | None":
     from jola.edits.intervention import EditMask
 
     if mask is None:
@@ -410,7 +412,7 @@ def _edit_mask(edits: "GatedEdits", mask: "HeadMask | None", strength: float) ->
             return None
         factors = EditMask.all(edits)
     else:
-        if mask.shape != (edits.layers, edits.units):
+        if (*mask.shape, mask.channels) != (edits.layers, edits.units, edits.channels):
             raise InputError(
                 f"The mask is for {mask.layers} × {mask.units} edits and this adapter has {edits.layers} × "
                 f"{edits.units} at its {edits.site}; take one that was made for it."

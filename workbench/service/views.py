@@ -259,7 +259,7 @@ def ask_promoted_tokens(
         from jola import insight
 
         own = next((edits for edits in desk.edits if edits.site == site), None)
-        if own is None or float(own.gate_values()["offset"][layer, unit]) == 0:
+        if own is None or "offset" not in own.channels or not bool(own.on()["offset"][layer, unit]):
             return None
         with desk.model.using([own]):
             return insight.promoted_tokens(desk.model, layer, unit, site=site)

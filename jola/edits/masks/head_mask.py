@@ -1,11 +1,14 @@
-"""`HeadMask`: an immutable value that says which halves of which edits are on, and how strongly.
+"""`HeadMask`: an immutable value that says which channels of which edits are on, and how strongly.
 
-The model takes one factor per half, `jola.edits.intervention.EditMask`: 1 is the trained edit, 0 switches it off. A
-`HeadMask` also remembers the strength of an edit that is off, so that switching it on again restores it. Every
-operation returns a new mask, so that masks can be compared, undone and shared.
+The channels are those of a `jola.edits.intervention.Intervention`: the halves ``offset`` and ``scale`` of JoLA's
+edits, ``update`` for a change of weights. The model takes one factor per channel,
+`jola.edits.intervention.EditMask`: 1 is the trained edit, 0 switches it off. A `HeadMask` also remembers the strength of
+an edit that is off, so that switching it on again restores it. Every operation returns a new mask, so that masks can be
+compared, undone and shared.
 """
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -19,10 +22,10 @@ from jola.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from jola.edits.gated import GatedEdits
-    from jola.edits.intervention import EditMask
+    from jola.edits.intervention import EditMask, Intervention
 
-Half = Literal["offset", "scale", "both"]
+Half = Literal["offset", "scale", "both"] | str
+"""A channel; ``both`` stands for all channels."""
 Cells = Iterable[tuple[int, int]]
 """Units by (layer, unit)."""
 Flags = NDArray[np.bool_]
@@ -46,61 +49,68 @@ class MaskCounts:
 
 @dataclass(frozen=True, init=False, repr=False)
 class HeadMask:
-    """The edits of one site, each half on or off at some strength; immutable, comparable and hashable.
+    """The edits of one site, each channel on or off at some strength; immutable, comparable and hashable.
 
-    ``offset`` and ``scale`` are factors of shape (layers, units), from −2 to 2, rounded to 0.01; 0 is off. Two masks
-    are equal if every half has the same state and the same strength, including the remembered strength of halves that
-    are off. Raises `InputError` for factors that are out of range or not finite, and `ValueError` for halves of unequal
-    shape.
+    ``offset``, ``scale`` and the factors of other channels by name have shape (layers, units); they are from −2 to 2,
+    rounded to 0.01; 0 is off. Two masks are equal if every channel has the same state and the same strength, including
+    the remembered strength of what is off. Raises `InputError` for factors that are out of range or not finite, and
+    `ValueError` for channels of unequal shape.
     """
 
     layers: int
     units: int
+    channels: tuple[str, ...]
     # Bytes instead of arrays, because they are immutable and support comparison, hashing and copying.
     _on: bytes
     _strength: bytes
 
-    def __init__(self, offset: ArrayLike, scale: ArrayLike) -> None:
-        halves = [np.asarray(half, dtype=np.float64) for half in (offset, scale)]
-        if halves[0].ndim != 2 or halves[0].shape != halves[1].shape:
-            raise ValueError(
-                f"A mask needs two halves of one shape (layers, units); these have {halves[0].shape} and "
-                f"{halves[1].shape}."
-            )
-        hundredths = _hundredths(np.stack(halves))
+    def __init__(self, offset: ArrayLike | None = None, scale: ArrayLike | None = None, **others: ArrayLike) -> None:
+        given = {"offset": offset, "scale": scale, **others}
+        factors = {
+            channel: np.asarray(values, dtype=np.float64) for channel, values in given.items() if values is not None
+        }
+        shapes = {values.shape for values in factors.values()}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            listed = " and ".join(str(values.shape) for values in factors.values())
+            raise ValueError(f"A mask needs channels of one shape (layers, units); these have {listed or 'none'}.")
+        hundredths = _hundredths(np.stack(list(factors.values())))
         on = hundredths != 0
-        self._set(on, np.where(on, hundredths, TRAINED))
+        self._set(on, np.where(on, hundredths, TRAINED), tuple(factors))
 
-    def _set(self, on: NDArray[Any], strength: NDArray[Any]) -> None:
-        """From flags and hundredths (never 0), both of shape (2, layers, units)."""
+    def _set(self, on: NDArray[Any], strength: NDArray[Any], channels: tuple[str, ...]) -> None:
+        """From flags and hundredths (never 0), both of shape (channels, layers, units)."""
         for name, value in {
             "layers": int(on.shape[1]),
             "units": int(on.shape[2]),
+            "channels": channels,
             "_on": on.astype(np.bool_).tobytes(),
             "_strength": strength.astype("<i2").tobytes(),
         }.items():
             object.__setattr__(self, name, value)
 
     @classmethod
-    def _make(cls, on: NDArray[Any], strength: NDArray[Any]) -> Self:
+    def _of(cls, on: NDArray[Any], strength: NDArray[Any], channels: tuple[str, ...]) -> Self:
         mask = cls.__new__(cls)
-        mask._set(on, strength)
+        mask._set(on, strength, channels)
         return mask
 
+    def _make(self, on: NDArray[Any], strength: NDArray[Any]) -> Self:
+        return self._of(on, strength, self.channels)
+
     @classmethod
-    def all(cls, layers: int, units: int) -> Self:
+    def all(cls, layers: int, units: int, channels: Sequence[str] = HALVES) -> Self:
         """All edits on, as trained."""
-        return cls(np.ones((layers, units)), np.ones((layers, units)))
+        return cls(**{channel: np.ones((layers, units)) for channel in channels})
 
     @classmethod
-    def none(cls, layers: int, units: int) -> Self:
+    def none(cls, layers: int, units: int, channels: Sequence[str] = HALVES) -> Self:
         """All edits off."""
-        return cls(np.zeros((layers, units)), np.zeros((layers, units)))
+        return cls(**{channel: np.zeros((layers, units)) for channel in channels})
 
     @classmethod
-    def for_edits(cls, edits: "GatedEdits") -> Self:
+    def for_edits(cls, edits: "Intervention") -> Self:
         """All of these edits on, as trained."""
-        return cls.all(edits.layers, edits.units)
+        return cls.all(edits.layers, edits.units, edits.channels)
 
     def __repr__(self) -> str:
         return f"<HeadMask {self.layers} × {self.units}: {self.describe()}>"
@@ -114,23 +124,28 @@ class HeadMask:
 
     @property
     def on(self) -> dict[str, Flags]:
-        """Which edits are on, by half, (layers, units), read-only."""
-        return dict(zip(HALVES, self._flags, strict=True))
+        """Which edits are on, by channel, (layers, units), read-only."""
+        return dict(zip(self.channels, self._flags, strict=True))
 
     @property
     def strength(self) -> dict[str, NDArray[np.float32]]:
-        """Strength of each edit when it is on, by half, (layers, units), read-only; never 0."""
-        return dict(zip(HALVES, self._read_only(self._hundredths / np.float32(TRAINED)), strict=True))
+        """Strength of each edit when it is on, by channel, (layers, units), read-only; never 0."""
+        return dict(zip(self.channels, self._read_only(self._hundredths / np.float32(TRAINED)), strict=True))
+
+    @property
+    def factors(self) -> dict[str, NDArray[np.float32]]:
+        """Factors by channel, (layers, units), read-only; 0 is off."""
+        return dict(zip(self.channels, self._factors, strict=True))
 
     @property
     def offset(self) -> NDArray[np.float32]:
         """Factors of the offsets, (layers, units), read-only; 0 is off."""
-        return self._factors[0]
+        return self.factors["offset"]
 
     @property
     def scale(self) -> NDArray[np.float32]:
         """Factors of the scales, (layers, units), read-only; 0 is off."""
-        return self._factors[1]
+        return self.factors["scale"]
 
     def edit_mask(self) -> "EditMask":
         """The mask as `JoLAModel.forward` takes it."""
@@ -138,11 +153,11 @@ class HeadMask:
 
         from jola.edits.intervention import EditMask
 
-        return EditMask(*(torch.tensor(half) for half in self._factors))
+        return EditMask(**{channel: torch.tensor(values) for channel, values in self.factors.items()})
 
     @property
     def changed(self) -> int:
-        """Number of halves that are off or have a strength other than 1."""
+        """Number of channels of units that are off or have a strength other than 1."""
         return int((~self._flags | (self._hundredths != TRAINED)).sum())
 
     def counts(self, among: Mapping[str, ArrayLike] | None = None) -> MaskCounts:
@@ -166,7 +181,7 @@ class HeadMask:
         if not counts.on:
             return f"All {counts.total} edits off."
         off = ~self._flags & self._marked(among)
-        numbers = zip(HALVES, off.sum((1, 2)).tolist(), strict=True)
+        numbers = zip(self.channels, off.sum((1, 2)).tolist(), strict=True)
         halves = " and ".join(f"{n} {half}{'s' if n > 1 else ''}" for half, n in numbers if n)
         return f"{counts.on} of {counts.total} edits on{strength}; off are {halves}."
 
@@ -179,16 +194,17 @@ class HeadMask:
         return encode(self._flags.ravel(), self._hundredths.ravel())
 
     @classmethod
-    def from_text(cls, text: str, layers: int, units: int) -> Self:
+    def from_text(cls, text: str, layers: int, units: int, channels: Sequence[str] = HALVES) -> Self:
         """Inverse of `to_text`. Raises `InputError` if the text is damaged or belongs to another shape."""
-        flags, hundredths = decode(text, 2 * layers * units, round(STRENGTH_LIMIT * TRAINED))
-        mask = cls._make(flags.reshape(2, layers, units), hundredths.reshape(2, layers, units))
+        shape = len(channels), layers, units
+        flags, hundredths = decode(text, math.prod(shape), round(STRENGTH_LIMIT * TRAINED))
+        mask = cls._of(flags.reshape(shape), hundredths.reshape(shape), tuple(channels))
         if mask.to_text() != text:
             raise InputError("The text of the mask is damaged; copy the whole link again.")
         return mask
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per half of each edit: ``layer, unit, half, on, strength, factor``; ready for CSV and JSON."""
+        """One row per channel (``half``) of each edit: ``layer, unit, half, on, strength, factor``."""
         import pandas as pd  # takes longer to import than the rest of this module
 
         half, layer, unit = (axis.ravel() for axis in np.indices(self._flags.shape))
@@ -196,7 +212,7 @@ class HeadMask:
             {
                 "layer": layer,
                 "unit": unit,
-                "half": np.array(HALVES)[half],
+                "half": np.array(self.channels)[half],
                 "on": self._flags.ravel(),
                 "strength": self._hundredths.ravel() / TRAINED,
                 "factor": self._factors.ravel(),
@@ -267,12 +283,16 @@ class HeadMask:
     # Helpers
 
     @property
+    def _shape(self) -> tuple[int, int, int]:
+        return len(self.channels), *self.shape
+
+    @property
     def _flags(self) -> Flags:
-        return np.frombuffer(self._on, dtype=np.bool_).reshape(2, self.layers, self.units)
+        return np.frombuffer(self._on, dtype=np.bool_).reshape(self._shape)
 
     @property
     def _hundredths(self) -> NDArray[np.int16]:
-        return np.frombuffer(self._strength, dtype="<i2").reshape(2, self.layers, self.units)
+        return np.frombuffer(self._strength, dtype="<i2").reshape(self._shape)
 
     @property
     def _factors(self) -> NDArray[np.float32]:
@@ -288,13 +308,13 @@ class HeadMask:
         return self._make(np.where(chosen, on, self._flags), self._hundredths)
 
     def _rows(self, half: str) -> Flags:
-        """(2, 1, 1): true for the selected halves."""
-        if half not in (*HALVES, "both"):
-            raise InputError(f"'{half}' is not a half of an edit; use offset, scale or both.")
-        return np.array([half in (name, "both") for name in HALVES]).reshape(2, 1, 1)
+        """(channels, 1, 1): true for the selected channels."""
+        if half not in (*self.channels, "both"):
+            raise InputError(f"'{half}' is not a half of an edit; use {', '.join(self.channels)} or both.")
+        return np.array([half in (name, "both") for name in self.channels]).reshape(-1, 1, 1)
 
     def _at(self, cells: Cells, half: str) -> Flags:
-        """(2, layers, units): true at these cells of this half."""
+        """(channels, layers, units): true at these cells of this channel."""
         at = np.zeros(self.shape, dtype=bool)
         for layer, unit in cells:
             if not (0 <= layer < self.layers and 0 <= unit < self.units):
@@ -306,19 +326,19 @@ class HeadMask:
         return self._rows(half) & at
 
     def _both(self, values: Mapping[str, ArrayLike], what: str) -> NDArray[Any]:
-        """(2, layers, units) of a mapping from half to (layers, units)."""
-        stacked = np.stack([np.asarray(values[half]) for half in HALVES])
-        if stacked.shape != (2, *self.shape):
+        """(channels, layers, units) of a mapping from channel to (layers, units)."""
+        stacked = np.stack([np.asarray(values[channel]) for channel in self.channels])
+        if stacked.shape != self._shape:
             raise ValueError(f"{what} has shape {stacked.shape[1:]}; it must be {self.shape}.")
         return stacked
 
     def _marked(self, among: Mapping[str, ArrayLike] | None) -> Flags:
         if among is None:
-            return np.ones((2, *self.shape), dtype=bool)
+            return np.ones(self._shape, dtype=bool)
         return self._both(among, "among").astype(bool)
 
     def _check_shape(self, other: "HeadMask") -> None:
-        if other.shape != self.shape:
+        if other._shape != self._shape or other.channels != self.channels:
             raise InputError(
                 f"A mask of shape {self.shape} cannot be combined with one of {other.shape}; use masks of one model."
             )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from jola.edits.masks.head_mask import HeadMask
+from jola.edits.names import HALVES
 from jola.errors import InputError
 from jola.system.files import json_bytes, replace_file
 from jola.system.typed_json import JsonFile, Line, Time, read_typed
@@ -49,6 +50,8 @@ class _Entry(JsonFile):
     units: Annotated[int, Field(gt=0, le=MAX_UNITS)]
     mask: str
     saved: Time
+    channels: Annotated[list[Line], Field(min_length=1, max_length=8)] | None = None
+    """Of a mask that has others than offset and scale."""
 
 
 class _MasksFile(JsonFile):
@@ -143,6 +146,7 @@ class SavedMasks:
                 "units": entry.mask.units,
                 "mask": entry.mask.to_text(),
                 "saved": entry.saved,
+                **({} if entry.mask.channels == HALVES else {"channels": list(entry.mask.channels)}),
             }
             for entry in entries
         ]
@@ -152,10 +156,13 @@ class SavedMasks:
             raise InputError(f"{self.path.parent} no longer exists; the mask was not saved.") from error
 
 
-def _saved_mask(*, name: str, site: str, layers: int, units: int, mask: str, saved: float) -> SavedMask:
+def _saved_mask(
+    *, name: str, site: str, layers: int, units: int, mask: str, saved: float, channels: Sequence[str] | None = None
+) -> SavedMask:
     if layers * units > MAX_UNITS:
         raise InputError(f"'{name[:MAX_NAME]}' is a mask of {layers} × {units} units, more than any model has.")
-    return SavedMask(_checked_name(name), site, HeadMask.from_text(mask, layers, units), float(saved))
+    read = HeadMask.from_text(mask, layers, units, tuple(channels or HALVES))
+    return SavedMask(_checked_name(name), site, read, float(saved))
 
 
 def _normal(name: str) -> str:

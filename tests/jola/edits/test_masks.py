@@ -443,3 +443,37 @@ def test_threads_save_at_once(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: SavedMasks(tmp_path).save(f"m{n}", HeadMask.all(3, 4)), range(24)))
     assert {entry.name for entry in SavedMasks(tmp_path).list()} == {f"m{n}" for n in range(24)}
+
+
+# Channels of other methods
+
+
+def test_a_mask_of_one_channel_is_switched_described_and_shared_like_one_of_two() -> None:
+    mask = HeadMask.all(2, 3, ("update",))
+    off = mask.switched([(0, 1), (1, 2)], "update", False).with_strength([(1, 0)], "both", 0.5)
+    assert off.channels == ("update",)
+    assert off.factors["update"].tolist() == [[1, 0, 1], [0.5, 1, 0]]
+    assert off.describe() == "4 of 6 edits on, 1 at another strength; off are 2 updates."
+    assert HeadMask.from_text(off.to_text(), 2, 3, ("update",)) == off
+    assert off.inverted().inverted() == off != mask
+    assert off.to_frame()["half"].unique().tolist() == ["update"]
+    assert list(off.edit_mask()) == ["update"] and off.edit_mask()["update"].tolist() == off.factors["update"].tolist()
+    with pytest.raises(InputError, match="'scale' is not a half of an edit; use update or both"):
+        off.toggled([(0, 0)], "scale")
+
+
+def test_masks_of_different_channels_are_neither_equal_nor_combined() -> None:
+    one, two = HeadMask.all(2, 3, ("update",)), HeadMask.all(2, 3)
+    assert one != two
+    with pytest.raises(InputError, match="cannot be combined"):
+        _ = one & two
+
+
+def test_saved_masks_keep_their_channels_and_those_of_jola_their_form(tmp_path: Path) -> None:
+    weights, heads = SavedMasks(tmp_path, "weights"), SavedMasks(tmp_path, "heads")
+    mask = HeadMask.all(2, 3, ("update",)).toggled([(0, 1)])
+    weights.save("a", mask)
+    heads.save("b", HeadMask.none(2, 3))
+    assert (weights.get("a"), heads.get("b")) == (mask, HeadMask.none(2, 3))
+    first, second = json.loads((tmp_path / "masks.json").read_text())["masks"]
+    assert first["channels"] == ["update"] and "channels" not in second

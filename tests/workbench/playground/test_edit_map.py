@@ -99,7 +99,7 @@ def test_effects_are_put_in_their_places() -> None:
 
 
 def test_edits_of_another_shape_are_a_mistake() -> None:
-    with pytest.raises(ValueError, match="has shape"):
+    with pytest.raises(ValueError, match="have shape"):
         edit_map_value(GATES, HeadMask.all(3, 3))
 
 

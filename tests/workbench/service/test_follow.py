@@ -72,7 +72,7 @@ def test_a_half_that_is_not_trained_is_neither_open_nor_closed(tmp_path: Path) -
 def test_a_run_of_a_method_without_gates_has_norms_only(
     tmp_path: Path, method: str, site: str, channels: list[str]
 ) -> None:
-    run = MethodRecorder(tmp_path / "runs" / "one", method).until(4).finish()
+    run = MethodRecorder(tmp_path / "runs" / "one", RunConfig(method=method)).until(4).finish()
     follower = Follower(run)
     snapshot = follower.snapshot()
     frame = snapshot["frame"]
@@ -90,7 +90,9 @@ def test_a_run_of_a_method_without_gates_has_norms_only(
 
 
 def test_modules_have_names_and_those_that_a_layer_lacks_are_not_trained(tmp_path: Path) -> None:
-    frame = Follower(MethodRecorder(tmp_path / "runs" / "one", "lora").until(4).run).snapshot()["frame"]
+    frame = Follower(MethodRecorder(tmp_path / "runs" / "one", RunConfig(method="lora")).until(4).run).snapshot()[
+        "frame"
+    ]
     assert frame["unit_names"] == MODULES
     codes = decode(frame, "update_norm")
     assert codes[-1, 2] == UNTRAINED and (codes[:-1] < UNTRAINED).all()

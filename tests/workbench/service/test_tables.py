@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.history import GATE_FIELDS
 from tests.workbench.recorded import MODULES, MethodRecorder, Recorder, gate_values
@@ -77,7 +78,7 @@ def test_the_metrics_have_every_number(tmp_path: Path) -> None:
 
 
 def test_modules_are_rows_with_their_names_and_no_state(tmp_path: Path) -> None:
-    run = MethodRecorder(tmp_path / "one", "lora", layers=2).until(1).run
+    run = MethodRecorder(tmp_path / "one", RunConfig(method="lora"), layers=2).until(1).run
     text, more = tables.gates_csv(run, "weights")
     table = pd.read_csv(io.StringIO(text))
     assert more is None

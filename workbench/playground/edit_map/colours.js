@@ -28,7 +28,7 @@ const colouring = (data, mode, dark) => {
       scale: SCALES.sequential,
       index: (half, cell) => (most[half] ? Math.round((255 * data.norm[half][cell]) / most[half]) : 0),
       low: "norm 0",
-      high: `largest (offset ${figure(most[0])}, scale ${figure(most[1])})`,
+      high: `largest (${data.channels.map((name, index) => `${name} ${figure(most[index])}`).join(", ")})`,
     };
   }
   if (mode === "effect" && data.effect) {

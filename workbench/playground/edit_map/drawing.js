@@ -1,10 +1,10 @@
 /* The picture of the edits, and its words. Layout, theme and axes are those of GateMap.
  *
- * Halves are named in places and counted in arrays: 0 is offset, 1 is scale. An array that holds both has all cells of
- * the offset half first. The state that is drawn: data {gate, norm, effect, open}, base {on, strength} as the server has
+ * Channels, such as the halves offset and scale, are named in places (`half`, where "both" means all) and counted in
+ * arrays, in the order of frame.channels. An array that holds all has the cells of the first channel first. The state that
+ * is drawn: data {gate, norm, effect, open}, base {on, strength} as the server has
  * them, `on` with what the server has not confirmed, counts, meaning of colour, cursor, hover, selection, drag.
  */
-const HALF_NAMES = { offset: "Offset", scale: "Scale", both: "Both halves" };
 const WHERE_ROWS_ARE_NUMBERED = 11;
 
 class EditDrawing extends GateMap {
@@ -22,10 +22,19 @@ class EditDrawing extends GateMap {
     });
   }
 
-  // Questions about cells; `half` is a name, `index` is 0 for offset and 1 for scale
+  // Questions about cells; `half` is a name, `index` its place among the channels
 
   halvesOf(half) {
-    return half === "both" ? [0, 1] : [HALVES.indexOf(half)];
+    return half === "both" ? this.channels.map((_, index) => index) : [this.channels.indexOf(half)];
+  }
+
+  halfName(half) {
+    return half === "both" ? (this.channels.length > 1 ? "Both halves" : capital(this.channels[0])) : capital(half);
+  }
+
+  /* What the columns are called: heads, modules or units. */
+  unitsName() {
+    return `${SITE_UNITS[this.frame.site] || "unit"}s`;
   }
 
   cellIndex({ layer, unit }) {
@@ -101,20 +110,20 @@ class EditDrawing extends GateMap {
     this.context.clearRect(0, 0, this.size.width, this.size.height);
     if (!this.frame || !this.base) return;
     const paints = this.paints();
-    for (const half of HALVES) this.drawEdits(half, paints);
+    for (const half of this.channels) this.drawEdits(half, paints);
     this.drawLayerAxis();
-    this.drawLayerNumbers(this.plots.scale);
+    for (const half of this.channels.slice(1)) this.drawLayerNumbers(this.plots[half]);
     this.drawRings();
   }
 
   drawEdits(half, paints) {
-    const { context, theme } = this, plot = this.plots[half], index = HALVES.indexOf(half);
+    const { context, theme } = this, plot = this.plots[half], index = this.channels.indexOf(half);
     const { on, open } = this.counts[index];
     context.textBaseline = "alphabetic";
     context.fillStyle = theme.text;
     context.textAlign = "left";
     context.font = `700 13px ${theme.font}`;
-    context.fillText(`${HALF_NAMES[half]} edits`, plot.left, plot.top - 10);
+    context.fillText(this.channels.length > 1 ? `${capital(half)} edits` : "Edits", plot.left, plot.top - 10);
     context.fillStyle = theme.quiet;
     context.font = `12px ${theme.font}`;
     context.textAlign = "right";
@@ -211,7 +220,7 @@ class EditDrawing extends GateMap {
     });
   }
 
-  /* The second half has the numbers too: each switches its layer in its half. */
+  /* Further channels have the numbers too: each switches its layer in its channel. */
   drawLayerNumbers(plot) {
     const { context, theme, frame } = this;
     context.fillStyle = theme.quiet;
@@ -226,7 +235,7 @@ class EditDrawing extends GateMap {
   drawRings() {
     const focused = document.activeElement === this.canvas;
     if (this.drag) {
-      for (const index of this.halvesOf(this.drag.both ? "both" : this.drag.half)) this.frameRegion(HALVES[index], this.dragged());
+      for (const index of this.halvesOf(this.drag.both ? "both" : this.drag.half)) this.frameRegion(this.channels[index], this.dragged());
       return;
     }
     if (this.hover) {
@@ -236,8 +245,8 @@ class EditDrawing extends GateMap {
     }
     if (!focused) return;
     for (const index of this.halvesOf(this.reach())) {
-      if (this.selection) this.frameRegion(HALVES[index], this.selection);
-      this.outline({ ...this.cursor, half: HALVES[index] }, 2);
+      if (this.selection) this.frameRegion(this.channels[index], this.selection);
+      this.outline({ ...this.cursor, half: this.channels[index] }, 2);
     }
   }
 
@@ -270,35 +279,41 @@ class EditDrawing extends GateMap {
 
   /* A place on the map, a line each. */
   words({ half, layer, unit }) {
-    const index = HALVES.indexOf(half);
+    const index = this.channels.indexOf(half);
     if (unit === null) {
       const { on, open } = this.counts[index].rows[layer];
       return [`Layer ${layer}, ${half}: ${open ? `${on} of ${open} edits on` : "no open edit"}`];
     }
     const cell = { layer, unit }, at = this.cellIndex(cell), code = this.data.gate[index][at];
     const title = `${this.place(cell)}, ${half}`;
-    if (!this.isOpen(index, cell)) return [title, code === GATE_UNTRAINED ? "not trained" : "gate closed, nothing to switch"];
+    if (!this.isOpen(index, cell)) return [title, code === GATE_UNTRAINED ? "not trained" : this.closedWords()];
     return [
       title,
-      `gate ${gateWords(code)}`,
+      ...(this.frame.has_gates ? [`gate ${gateWords(code)}`] : []),
       `norm ${figure(this.data.norm[index][at])}`,
       strengthWords(this.isOn(index, cell), this.strengthAt(index, cell)),
       ...this.effectWords(index, at),
     ];
   }
 
+  closedWords() {
+    return this.frame.has_gates ? "gate closed, nothing to switch" : "nothing is edited here";
+  }
+
   regionWords(region, half) {
     const range = (from, to) => (from === to ? `${from}` : `${Math.min(from, to)}–${Math.max(from, to)}`);
     const { from, to } = region, cells = this.cellsIn(region);
     const edits = this.halvesOf(half).flatMap((index) => cells.filter((cell) => this.isOpen(index, cell)).map((cell) => this.isOn(index, cell)));
-    const unit = this.frame.site === "heads" ? "heads" : "units";
-    const where = `Layers ${range(from.layer, to.layer)}, ${unit} ${range(from.unit, to.unit)}, ${HALF_NAMES[half].toLowerCase()}`;
+    const names = this.frame.unit_names, [left, right] = [from.unit, to.unit].sort((a, b) => a - b);
+    const units = names ? names.slice(left, right + 1).join(", ") : `${this.unitsName()} ${range(from.unit, to.unit)}`;
+    const where = `Layers ${range(from.layer, to.layer)}, ${units}, ${this.halfName(half).toLowerCase()}`;
     return `${where}: ${edits.filter(Boolean).length} of ${edits.length} edits on`;
   }
 
   writeReadout() {
     if (!this.frame || !this.base) return;
-    let text = "Click switches an edit, Shift with it both halves; drag for a region, a number for its layer. Alt+click opens the head.";
+    const both = this.channels.length > 1 ? ", Shift with it both halves" : "";
+    let text = `Click switches an edit${both}; drag for a region, a number for its layer. Alt+click opens the ${SITE_UNITS[this.frame.site] || "unit"}.`;
     if (this.drag) text = this.regionWords(this.dragged(), this.drag.both ? "both" : this.drag.half);
     else if (this.hover) text = this.words(this.hover).join(", ");
     else if (document.activeElement === this.canvas) {

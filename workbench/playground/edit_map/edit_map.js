@@ -28,11 +28,12 @@ const showTable = () => {
 map.onChange = () => {
   const effects = Boolean(map.data.effect);
   find(".em-effect").hidden = !effects;
+  find(".em-gate").hidden = !map.frame.has_gates;
   for (const input of root.querySelectorAll(".em-modes input")) input.checked = input.value === map.meaning;
-  const [offset, scale] = map.counts;
+  const sum = (what) => map.counts.reduce((total, count) => total + count[what], 0);
   Object.assign(root.dataset, {
     key: map.edits, revision: map.base.revision, pending: map.unanswered.length, meaning: map.meaning,
-    on: offset.on + scale.on, open: offset.open + scale.open,
+    on: sum("on"), open: sum("open"), site: map.frame.site,
   });
   showLegend();
   showTable();

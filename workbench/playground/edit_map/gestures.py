@@ -25,7 +25,7 @@ def apply_edits(mask: HeadMask, payload: Any, seen: int = 0) -> tuple[HeadMask, 
         _require(isinstance(gesture, Mapping))
         number, cells = gesture.get("gesture"), gesture.get("cells")
         half, action = gesture.get("half"), gesture.get("action")
-        _require(_is_count(number) and half in ("offset", "scale", "both") and action in ("on", "off"))
+        _require(_is_count(number) and half in (*mask.channels, "both") and action in ("on", "off"))
         _require(isinstance(cells, list) and len(cells) <= mask.layers * mask.units)
         if number > seen:
             mask = mask.switched([_cell(cell, *mask.shape) for cell in cells], half, action == "on")

@@ -22,19 +22,22 @@ class EditMap extends EditDrawing {
   // What the server says
 
   setValue(value) {
-    const { layers, units, site } = value;
+    const { layers, units, site, channels, unit_names, has_gates } = value;
     const pairs = (texts) => texts.map(floats);
     const effect = value.effect && Object.fromEntries(Object.entries(value.effect).map(([k, v]) => [k, pairs(v)]));
     const gate = value.gate.map(decodeGates);
-    this.data = { gate, norm: pairs(value.norm), effect, open: gate.map((codes) => codes.map((code) => gateOpen(code))) };
+    const open = gate.map((codes) => codes.map((code) => gateOpen(code)));
+    this.data = { gate, norm: pairs(value.norm), effect, open, channels };
     if (this.frame && (this.edits !== value.key || layers !== this.frame.layers || units !== this.frame.units)) {
       this.base = this.selection = this.drag = this.hover = null;
       this.unanswered = [];
-      this.cursor = { half: "offset", layer: 0, unit: 0 };
+      this.cursor = { half: channels[0], layer: 0, unit: 0 };
     }
+    if (!this.frame) this.cursor.half = channels[0];
     this.edits = value.key;
-    this.frame = { layers, units, site };
+    this.frame = { layers, units, site, channels, unit_names, has_gates };
     if (this.meaning === "effect" && !effect) this.meaning = "gate";
+    if (this.meaning === "gate" && !has_gates) this.meaning = "norm";
     if (!this.base || value.revision > this.base.revision) this.setMask(value);
     else this.refresh();
   }
@@ -42,7 +45,7 @@ class EditMap extends EditDrawing {
   setMask(mask) {
     if (!this.frame || mask.key !== this.edits || (this.base && mask.revision <= this.base.revision)) return;
     const packed = decodeGates(mask.on), cells = this.frame.layers * this.frame.units;
-    const on = Uint8Array.from({ length: 2 * cells }, (_, index) => (packed[index >> 3] >> (7 - (index & 7))) & 1);
+    const on = Uint8Array.from({ length: this.channels.length * cells }, (_, index) => (packed[index >> 3] >> (7 - (index & 7))) & 1);
     this.base = { revision: mask.revision, on, strength: mask.strength && floats(mask.strength) };
     this.unanswered = this.unanswered.filter((gesture) => gesture.gesture > mask.seen);
     this.refresh();
@@ -57,7 +60,7 @@ class EditMap extends EditDrawing {
         for (const [layer, unit] of chosen) this.on[index * cells + layer * units + unit] = Number(action === "on");
       }
     }
-    this.counts = HALVES.map((_, half) => {
+    this.counts = this.channels.map((_, half) => {
       const rows = Array.from({ length: layers }, () => ({ on: 0, open: 0 }));
       for (let cell = 0; cell < cells; cell++) {
         if (!this.data.open[half][cell]) continue;
@@ -80,7 +83,7 @@ class EditMap extends EditDrawing {
     const halves = this.halvesOf(half);
     const open = cells.filter((cell) => halves.some((index) => this.isOpen(index, cell)));
     if (!open.length) {
-      this.report("No edit there: the gate is closed.");
+      this.report(this.frame.has_gates ? "No edit there: the gate is closed." : "No edit there.");
       return;
     }
     const on = (cell) => halves.some((index) => this.isOpen(index, cell) && this.isOn(index, cell));
@@ -97,8 +100,8 @@ class EditMap extends EditDrawing {
     this.resend(this.lastGesture, RESENDS);
     const halves = this.halvesOf(half);
     const [now, all] = ["on", "open"].map((what) => halves.reduce((sum, index) => sum + this.counts[index][what], 0));
-    const where = cells.length === 1 ? this.place(cells[0]) : `${cells.length} heads`;
-    this.report(`${where}, ${HALF_NAMES[half].toLowerCase()} ${action}. ${now} of ${all} on.`);
+    const where = cells.length === 1 ? this.place(cells[0]) : `${cells.length} ${this.unitsName()}`;
+    this.report(`${where}, ${this.halfName(half).toLowerCase()} ${action}. ${now} of ${all} on.`);
   }
 
   /* The latest gesture, with those before it that have no answer yet. */
@@ -134,7 +137,7 @@ class EditMap extends EditDrawing {
     if (cell || !this.frame) return cell;
     const bounds = this.canvas.getBoundingClientRect();
     const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
-    for (const half of HALVES) {
+    for (const half of this.channels) {
       const plot = this.plots[half];
       if (!plot) continue;
       const layer = Math.floor((y - plot.top) / plot.cellHeight);
@@ -187,7 +190,7 @@ class EditMap extends EditDrawing {
       return;
     }
     this.hover = event && this.placeAt(event);
-    this.canvas.style.cursor = this.hover && this.cellsAt(this.hover).some((cell) => this.isOpen(HALVES.indexOf(this.hover.half), cell))
+    this.canvas.style.cursor = this.hover && this.cellsAt(this.hover).some((cell) => this.isOpen(this.channels.indexOf(this.hover.half), cell))
       ? "pointer" : "default";
     this.tip.hidden = !this.hover;
     if (this.hover) {
@@ -278,6 +281,7 @@ class EditMap extends EditDrawing {
     const { cursor } = this;
     const half = () => (this.both ? "both" : cursor.half);
     const choose = (name) => () => {
+      if (name !== "both" && !this.channels.includes(name)) return;
       this.both = name === "both";
       if (!this.both) this.cursor = { ...cursor, half: name };
       this.announce();
@@ -290,7 +294,7 @@ class EditMap extends EditDrawing {
       o: choose("offset"),
       s: choose("scale"),
       b: choose("both"),
-      m: choose(cursor.half === "offset" ? "scale" : "offset"),
+      m: choose(this.nextChannel(cursor.half)),
       Escape: () => {
         this.giveUp();
         this.announce();
@@ -309,6 +313,6 @@ class EditMap extends EditDrawing {
     this.invalidate();
     this.writeReadout();
     const scope = this.selection ? [this.regionWords(this.selection, this.reach())] : this.words(this.cursor);
-    this.say.textContent = `${HALF_NAMES[this.reach()]}. ${scope.join(", ")}`;
+    this.say.textContent = `${this.halfName(this.reach())}. ${scope.join(", ")}`;
   }
 }

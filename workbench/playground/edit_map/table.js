@@ -1,4 +1,4 @@
-/* The same edits as text: a row for each head with an open edit, a checkbox for each half. It is made when it is opened,
+/* The same edits as text: a row for each unit with an edit, a checkbox for each channel. It is made when it is opened,
  * some rows at first, and brought up to date in place, so that the focus stays where it is. */
 const TABLE_ROWS = 300;
 
@@ -27,7 +27,7 @@ class EditTable {
   heads() {
     const { layers, units } = this.map.frame;
     return this.map.cellsIn({ from: { layer: 0, unit: 0 }, to: { layer: layers - 1, unit: units - 1 } })
-      .filter((cell) => this.map.isOpen(0, cell) || this.map.isOpen(1, cell));
+      .filter((cell) => this.map.channels.some((_, index) => this.map.isOpen(index, cell)));
   }
 
   build() {
@@ -37,34 +37,39 @@ class EditTable {
     const effects = Boolean(this.map.data.effect);
     const table = this.node("table");
     const head = table.createTHead().insertRow();
-    const columns = ["Layer", this.map.frame.site === "heads" ? "Head" : "Unit"];
-    for (const half of ["Offset", "Scale"]) columns.push(half, "State", "Gate", "Norm", ...(effects ? ["Effect, nats"] : []));
+    const { site, has_gates: gates } = this.map.frame;
+    const columns = ["Layer", capital(SITE_UNITS[site] || "unit")];
+    for (const name of this.map.channels) {
+      columns.push(capital(name), "State", ...(gates ? ["Gate"] : []), "Norm", ...(effects ? ["Effect, nats"] : []));
+    }
     for (const name of columns) head.append(this.node("th", name, { scope: "col" }));
     this.body = table.createTBody();
     this.more = this.node("button", "", { type: "button", class: "em-more" });
     if (this.left.length) this.place.replaceChildren(table, this.more);
-    else this.place.replaceChildren(this.node("p", "All gates are closed: there is no edit to switch."));
+    else this.place.replaceChildren(this.node("p", gates ? "All gates are closed: there is no edit to switch." : "There is no edit to switch."));
     this.addRows();
   }
 
   addRows() {
     for (const cell of this.left.splice(0, TABLE_ROWS)) this.addRow(cell);
     this.more.hidden = this.left.length === 0;
-    this.more.textContent = `Show more (${this.left.length} heads)`;
+    this.more.textContent = `Show more (${this.left.length} ${this.map.unitsName()})`;
   }
 
   addRow(cell) {
     const { map } = this, row = this.body.insertRow(), where = map.place(cell);
-    const card = this.node("button", cell.unit, { type: "button", "aria-label": `${where}: open`, title: "Open this head" });
+    const { site, unit_names: names, has_gates: gates } = map.frame;
+    const label = names ? names[cell.unit] : cell.unit, title = `Open this ${SITE_UNITS[site] || "unit"}`;
+    const card = this.node("button", label, { type: "button", "aria-label": `${where}: open`, title });
     Object.assign(card.dataset, cell);
     const name = this.node("th", undefined, { scope: "row" });
     name.append(card);
     row.append(this.node("td", cell.layer), name);
-    HALVES.forEach((half, index) => {
+    map.channels.forEach((half, index) => {
       const open = map.isOpen(index, cell), at = map.cellIndex(cell), { effect } = map.data;
-      const columns = effect ? 4 : 3;
+      const columns = 2 + Number(gates) + Number(Boolean(effect));
       if (!open) {
-        row.append(this.node("td", "–", { class: "em-closed" }), this.node("td", "closed", { class: "em-closed", colspan: columns }));
+        row.append(this.node("td", "–", { class: "em-closed" }), this.node("td", gates ? "closed" : "none", { class: "em-closed", colspan: columns }));
         return;
       }
       const box = this.node("input", undefined, { type: "checkbox", "aria-label": `${where}, ${half}` });
@@ -72,7 +77,9 @@ class EditTable {
       const held = this.node("td"), state = this.node("td");
       held.append(box);
       this.boxes.push({ box, state, index, cell });
-      row.append(held, state, this.node("td", gateWords(map.data.gate[index][at])), this.node("td", figure(map.data.norm[index][at])));
+      row.append(held, state);
+      if (gates) row.append(this.node("td", gateWords(map.data.gate[index][at])));
+      row.append(this.node("td", figure(map.data.norm[index][at])));
       if (effect) {
         const value = effect.value[index][at];
         row.append(this.node("td", Number.isNaN(value) ? "–" : map.effectWords(index, at)[0].replace(/^effect | nats/g, "")));
@@ -92,7 +99,7 @@ class EditTable {
       this.show();
     } else {
       const { layer, unit } = button.dataset, cell = { layer: Number(layer), unit: Number(unit) };
-      this.map.openCard({ ...cell, half: this.map.isOpen(0, cell) ? "offset" : "scale" });
+      this.map.openCard({ ...cell, half: this.map.channels.find((_, index) => this.map.isOpen(index, cell)) });
     }
   }
 

@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from jola.edits.masks import HeadMask
-from jola.edits.names import HALVES
+from workbench.service.page_state import gates_of_edits
 from workbench.service.run_frames import encode_gates
 
 if TYPE_CHECKING:
-    from jola.edits.gated import GatedEdits
+    from jola.edits.intervention import Intervention
 
 # Grows with every answer, also from one start of the app to the next.
 _revisions = itertools.count(time.time_ns() // 1000)
-_FIELDS = tuple(f"{half}_{what}" for what in ("gate", "norm") for half in HALVES)
 
 
 class Effects(Protocol):
@@ -41,7 +40,7 @@ class Effects(Protocol):
 
 
 def edit_map_value(
-    edits: "GatedEdits | Mapping[str, ArrayLike]",
+    edits: "Intervention | Mapping[str, ArrayLike]",
     mask: HeadMask,
     *,
     key: str = "",
@@ -51,40 +50,44 @@ def edit_map_value(
 ) -> dict[str, Any]:
     """The value of the component.
 
-    ``edits`` are the edits of a model or the last record of a run's gates (``offset_gate``, ``scale_gate``,
-    ``offset_norm``, ``scale_norm``, each (layers, units)); NaN marks a half that is not trained. ``key`` tells these
-    edits from others: with another key the page forgets its place and the gestures under way. ``seen`` is the number of
-    the last gesture in the mask, from `apply_edits`. Raises `ValueError` when edits and mask differ in shape.
+    ``edits`` are the edits of a model, or the last record of a run's gates (``offset_gate``, ``scale_gate``,
+    ``offset_norm``, ``scale_norm``, each (layers, units)); NaN marks what is not trained. ``key`` tells these edits
+    from others: with another key the page forgets its place and the gestures under way. ``seen`` is the number of the
+    last gesture in the mask, from `apply_edits`. Raises `ValueError` when edits and mask differ in shape.
     """
-    from jola.edits.gated import GatedEdits  # which imports PyTorch: only what is shown needs it
+    from jola.edits.intervention import Intervention  # which imports PyTorch: only what is shown needs it
 
-    if isinstance(edits, GatedEdits):
-        site = site or str(edits.site)
-        edits = {
-            f"{half}_{what}": values[half].cpu().numpy()
-            for what, values in (("gate", _trained_gates(edits)), ("norm", edits.norms()))
-            for half in HALVES
-        }
-    fields = {name: np.asarray(edits[name], dtype=np.float32) for name in _FIELDS}
-    for name, values in fields.items():
+    names, gated = None, True
+    if isinstance(edits, Intervention):
+        site, gated = site or str(edits.site), gates_of_edits(edits) is not None
+        names = None if edits.site == "heads" else list(edits.unit_names)
+        edits = _fields(edits)
+    gates, norms = (
+        [np.asarray(edits[f"{channel}_{what}"], dtype=np.float32) for channel in mask.channels]
+        for what in ("gate", "norm")
+    )
+    for values in (*gates, *norms):
         if values.shape != mask.shape:
-            raise ValueError(f"{name} has shape {values.shape} and the mask {mask.shape}.")
+            raise ValueError(f"The edits have shape {values.shape} and the mask {mask.shape}.")
     site = site or "heads"
     return {
         "site": site,
         "layers": mask.layers,
         "units": mask.units,
-        "gate": [_bytes(encode_gates(fields[f"{half}_gate"])) for half in HALVES],
-        "norm": [_floats(fields[f"{half}_norm"]) for half in HALVES],
-        "effect": None if effects is None else _effects(effects, site, mask.shape),
+        "unit_names": names,
+        "channels": list(mask.channels),
+        "has_gates": gated,
+        "gate": [_bytes(encode_gates(values)) for values in gates],
+        "norm": [_floats(values) for values in norms],
+        "effect": None if effects is None else _effects(effects, site, mask),
         **edit_map_mask(mask, key=key, seen=seen),
     }
 
 
 def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, Any]:
     """The part of the value that a gesture changes; ``key`` and ``seen`` as in `edit_map_value`."""
-    on = np.stack([mask.on[half] for half in HALVES])
-    strength = np.stack([mask.strength[half] for half in HALVES])
+    on = np.stack(list(mask.on.values()))
+    strength = np.stack(list(mask.strength.values()))
     return {
         "key": key,
         "revision": next(_revisions),
@@ -94,20 +97,27 @@ def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, 
     }
 
 
-def _trained_gates(edits: "GatedEdits") -> dict[str, Any]:
-    """Gate values with NaN in a half that these edits do not have."""
-    values = edits.gate_values()
-    return {half: values[half] if half in edits.halves else values[half] + np.nan for half in HALVES}
+def _fields(edits: "Intervention") -> dict[str, Any]:
+    """Norm and gate of each cell; without gates 1 where it edits anything. The gate is NaN where nothing trains."""
+    gates, recorded = gates_of_edits(edits) or edits.on(), edits.record()
+    fields = {}
+    for channel, norm in edits.norms().items():
+        untrained = recorded[f"{channel}_norm"].isnan()
+        fields[f"{channel}_gate"] = gates[channel].float().masked_fill(untrained, np.nan).cpu().numpy()
+        fields[f"{channel}_norm"] = norm.cpu().numpy()
+    return fields
 
 
-def _effects(effects: Effects, site: str, shape: tuple[int, int]) -> dict[str, Any]:
+def _effects(effects: Effects, site: str, mask: HeadMask) -> dict[str, Any]:
     count = len(effects.edits)
     given = [effects.effect, effects.low, effects.high, effects.n]
     columns = [np.broadcast_to(np.asarray(np.nan if v is None else v, dtype=np.float32), count) for v in given]
-    arrays = np.full((len(columns), len(HALVES), *shape), np.nan, dtype=np.float32)
+    arrays = np.full((len(columns), len(mask.channels), *mask.shape), np.nan, dtype=np.float32)
     for index, edit in enumerate(effects.edits):
         if str(edit.site) == site:
-            arrays[:, HALVES.index(str(edit.half)), edit.layer, edit.unit] = [column[index] for column in columns]
+            arrays[:, mask.channels.index(str(edit.half)), edit.layer, edit.unit] = [
+                column[index] for column in columns
+            ]
     names = ("value", "low", "high", "n")
     return {name: [_floats(half) for half in halves] for name, halves in zip(names, arrays, strict=True)}
 

@@ -330,7 +330,7 @@ class GateMap extends MapAxes {
     if (!this.frame) return;
     const { half } = this.cursor;
     this.writeReadout();
-    this.say.textContent = `${capital(half)}. ${this.describe(this.cursor)}`;
+    this.say.textContent = `${half}${this.channels.length > 1 ? " half" : ""}. ${this.describe(this.cursor)}`;
   }
 
   // Input
