@@ -6,7 +6,7 @@ from typing import Any
 
 from jola.config import GROUPS
 from jola.runs.run import Run
-from jola.runs.summary import RunSummary
+from jola.runs.summary import RunSummary, method_in
 
 _NO_SETTINGS = {"output", "report_to"}
 _FACTS = ("n_train", "n_validation", "n_test")
@@ -71,8 +71,8 @@ def _differs(row: ComparedValues) -> bool:
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """Every setting by its name, then facts of the data, then versions."""
-    found: dict[str, Any] = {}
+    """The method and every setting by its name, then facts of the data, then versions."""
+    found: dict[str, Any] = {"method": method_in(config).title}
     for group in GROUPS:
         section = config.get(group)
         if isinstance(section, dict):

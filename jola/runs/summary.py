@@ -5,6 +5,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from jola.config import RunConfig
+from jola.methods import METHODS, Method
 from jola.runs.history import GATE_FIELDS, Array
 from jola.runs.notes import RunNotes
 from jola.runs.state import State
@@ -23,7 +25,7 @@ class RunSummary(TypedDict):
     task: str | None
     model: str | None
     method: str
-    """``JoLA``, with what it was changed to in brackets: ``JoLA (offset, shared gates)``."""
+    """Title of the method, and of JoLA what it was changed to in brackets: ``JoLA (offset, shared gates)``."""
     n_train: int | None
     seed: int | None
     accuracy: dict[str, Any] | None
@@ -32,7 +34,7 @@ class RunSummary(TypedDict):
     """Fraction of gates at exactly 0: ``{"offset", "scale"}``, None for a half that is not trained."""
     open: dict[str, int | None] | None
     """Gates that are not 0, of the edits kept or, before the end, at the last record: ``{"offset", "scale"}``, None for
-    a half that is not trained, and ``"units"``, how many units may be edited."""
+    a half that is not trained, and ``"units"``, how many units may be edited. None without gates."""
     seconds: float | None
     created: float
     """Seconds since the epoch."""
@@ -88,7 +90,7 @@ def summarise(
         "seed": setting("training", "seed"),
         "accuracy": result.get("test"),
         "closed": result.get("closed"),
-        "open": _open_gates(gates, result.get("closed")),
+        "open": _open_gates(gates, result.get("closed")) if method_in(config).has_gates else None,
         "seconds": seconds,
         "created": created,
         "step": status["step"],
@@ -100,8 +102,17 @@ def summarise(
     }
 
 
+def method_in(config: Mapping[str, Any]) -> Method:
+    """The method of a configuration; JoLA where it names none, as earlier ones do, or is damaged."""
+    name = config.get("method")
+    return METHODS[name if isinstance(name, str) and name in METHODS else RunConfig.method]
+
+
 def method_of(config: Mapping[str, Any]) -> str:
-    """The method of a configuration in words: JoLA, and in brackets what was changed in it."""
+    """The method of a configuration in words, and in brackets what was changed in JoLA."""
+    method = method_in(config)
+    if method.name != RunConfig.method:
+        return method.title
     edits = config.get("edits")
     edits = edits if isinstance(edits, dict) else {}
     changes = {

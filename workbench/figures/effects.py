@@ -1,6 +1,6 @@
 """Effects of edits on an answer: effect of switching off, and direct effect on the logit, ranked or as a map."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,9 +35,15 @@ if TYPE_CHECKING:
 _NO_EDITS = "No edit is open, so there is nothing to switch off."
 
 
-def _label(edit: "EditRef", several: bool) -> str:
+Names = Mapping[str, Sequence[str]]
+"""Names of the units of a layer, by site, for sites whose units are not numbered."""
+
+
+def _label(edit: "EditRef", several: bool, names: Names) -> str:
     """The location of an edit and, with several adapters in use, its adapter, counted from 1."""
-    words = f"{place(str(edit.site), edit.layer, edit.unit)} · {text(edit.half)}"
+    known = names.get(str(edit.site), ()) if edit.site != "heads" else ()
+    named = f"layer {edit.layer}, {text(known[edit.unit])}" if edit.unit < len(known) else ""
+    words = f"{named or place(str(edit.site), edit.layer, edit.unit)} · {text(edit.half)}"
     return f"{words} · adapter {edit.intervention + 1}" if several else words
 
 
@@ -46,6 +52,7 @@ def _ranked(
     effect: NDArray[np.float64],
     spans: tuple[NDArray[np.float64], NDArray[np.float64]] | None,
     count: int,
+    names: Names,
     *,
     dark: bool,
 ) -> Figure:
@@ -58,7 +65,7 @@ def _ranked(
         if not rows:
             continue
         chosen = order[rows]
-        hover, custom = "%{customdata[0]}<br>%{x:+.4f}", [[_label(edits[index], several)] for index in chosen]
+        hover, custom = "%{customdata[0]}<br>%{x:+.4f}", [[_label(edits[index], several, names)] for index in chosen]
         errors: dict[str, Any] | None = None
         if spans is not None:
             low, high = spans[0][chosen], spans[1][chosen]
@@ -76,7 +83,7 @@ def _ranked(
                 hovertemplate=f"{hover} nats<extra></extra>" if spans is not None else f"{hover}<extra></extra>",
             )
         )  # fmt: skip
-    labels = [_label(edits[index], several) for index in order]
+    labels = [_label(edits[index], several, names) for index in order]
     figure.update_yaxes(
         range=[max(len(order), 1) - 0.5, -0.5], showgrid=False, **word_ticks(labels, colours.text, size=11)
     )
@@ -101,14 +108,17 @@ def _noise(found: "EditEffects") -> str:
     return f"; within ±{number(2 * found.rounding, 2)} nats (gray), effects may be rounding errors"
 
 
-def edit_effects(found: "EditEffects", *, count: int = 30, dark: bool = False) -> Figure:
-    """The edits with the largest effects on log p(answer), with 95 % intervals for means."""
+def edit_effects(found: "EditEffects", *, count: int = 30, names: Names | None = None, dark: bool = False) -> Figure:
+    """The edits with the largest effects on log p(answer), with 95 % intervals for means.
+
+    ``names`` are those of the units of a layer by site, where units have names.
+    """
     title = "Effect of each edit on the answer"
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):
         return blank(title, _NO_EDITS, dark=dark)
     spans = _spans(found)
-    figure = _ranked(found.edits, effect, spans, count, dark=dark)
+    figure = _ranked(found.edits, effect, spans, count, names or {}, dark=dark)
     figure.update_xaxes(title_text="log p(answer), all edits on − this one off, nats")
     shown = min(count, len(effect))
     which = f"the {shown} largest of {len(effect):,} open edits" if shown < len(effect) else counted(shown, "open edit")
@@ -178,7 +188,7 @@ def direct_effects(found: "DirectEffects", *, count: int = 30, dark: bool = Fals
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):
         return blank(title, "No edit is open, so none has an effect.", dark=dark)
-    figure = _ranked(found.edits, effect, None, count, dark=dark)
+    figure = _ranked(found.edits, effect, None, count, {}, dark=dark)
     figure.update_xaxes(title_text="logit")
     shown = min(count, len(effect))
     which = f"the {shown} largest of {len(effect):,} open edits" if shown < len(effect) else counted(shown, "open edit")

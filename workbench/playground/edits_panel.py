@@ -18,6 +18,7 @@ from workbench.service.page_state import (
     PageState,
     chosen_run,
     edits_of,
+    gates_of_edits,
     masks_text,
     open_gates,
 )
@@ -45,6 +46,8 @@ class EditsPanel:
     buttons: dict[str, gr.Button]
     strongest: gr.Number
     threshold: gr.Number
+    of_gates: gr.Row
+    """What only edits with gates have."""
     name: gr.Textbox
     taking: import_panel.ImportPanel
 
@@ -54,7 +57,7 @@ class EditsPanel:
 
     def run_outputs(self) -> list[Any]:
         """What shows the run; filled by `run_updates`."""
-        return [self.about, self.site, self.saved, self.strength, *self.mask_outputs()]
+        return [self.about, self.site, self.saved, self.strength, self.of_gates, *self.mask_outputs()]
 
 
 def build_settings() -> dict[str, Any]:
@@ -97,7 +100,7 @@ def build_settings() -> dict[str, Any]:
             elem_classes="setting", elem_id="strongest",
         )  # fmt: skip
         buttons["strongest"] = gr.Button("Keep", size="sm", scale=0, elem_id="mask-strongest")
-    with gr.Row(elem_classes="jw-pick"):
+    with gr.Row(elem_classes="jw-pick") as parts["of_gates"]:
         parts["threshold"] = gr.Number(
             0.5, minimum=0, maximum=1, step=0.05, label="Keep gates of at least", info="Expected gate, 0 to 1.",
             elem_classes="setting", elem_id="threshold",
@@ -154,13 +157,14 @@ def map_value(wiring: Wiring, state: PageState) -> dict[str, Any]:
 def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
     """Values for `EditsPanel.run_outputs` after another run or site was chosen."""
     if not state.run:
-        return about, gr.skip(), gr.Dropdown(choices=[], value=None), gr.skip(), None, "", *[gr.skip()] * 2, ""
+        return about, gr.skip(), gr.Dropdown(choices=[], value=None), *[gr.skip()] * 2, None, "", *[gr.skip()] * 2, ""
     sites = list(state.histories)
     return (
         about,
         gr.Radio(choices=sites, value=state.site, visible=len(sites) > 1),
         saved_choices(wiring, state),
         state.strength,
+        gr.Row(visible=gates_of_edits(edits_of(chosen_run(wiring.bench, state.run))[state.site]) is not None),
         gr.HTML(value=map_value(wiring, state), mask=None),
         *_about_mask(wiring, state),
     )

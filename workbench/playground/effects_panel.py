@@ -81,7 +81,7 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
         by_site = edits_of(chosen_run(wiring.bench, state.run))
         edits, names = by_site[state.site], {site: own.unit_names for site, own in by_site.items()}
         value = edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=effects)
-        figure = gr.Plot(figures.edit_effects(effects, dark=dark), visible=bool(effects.edits))
+        figure = gr.Plot(figures.edit_effects(effects, names=names, dark=dark), visible=bool(effects.edits))
         return (
             "",
             results.effects_words(effects),

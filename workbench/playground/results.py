@@ -126,7 +126,7 @@ def text_strip(scores: "TokenScores") -> str:
 def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Sequence[str]] | None = None) -> str:
     """The edits whose switching off changes the answer most; ``names`` are those of the units by site."""
     names = names or {}
-    modules = any(str(edit.site) == "weights" for edit in effects.edits)
+    unit, half = ("Module", "Channel") if any(edit.site == "weights" for edit in effects.edits) else ("Head", "Half")
     order = sorted(range(len(effects.edits)), key=lambda i: -abs(float(effects.effect[i])))[:_RANKED]
     if not order:
         return markup.note("No edit is on; switch some on, or choose a run with open gates.")
@@ -143,7 +143,7 @@ def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Seque
     return (
         '<table class="jw-rank"><caption>The edits that matter most for '
         f"{markup.escape(answer)}</caption><thead><tr>"
-        f'<th scope="col">Layer</th><th scope="col">{"Module" if modules else "Head"}</th><th scope="col">Half</th>'
+        f'<th scope="col">Layer</th><th scope="col">{unit}</th><th scope="col">{half}</th>'
         f'<th scope="col">Effect, nats</th>{bounds}</tr></thead><tbody>{rows}</tbody></table>'
     )
 
@@ -157,6 +157,10 @@ def effects_words(effects: "EditEffects") -> str:
     """What was measured, on how much, and how much faster than one by one."""
     if not effects.edits:
         return markup.note("No edit is on; switch some on, or choose a run with open gates.")
+    meaning = (
+        "An effect is ln p(answer) with all edits on minus ln p(answer) with this one off: above zero, the edit helps "
+        "the answer."
+    )
     faster = effects.one_by_one_seconds / max(effects.seconds, 1e-9)
     where = "this prompt" if effects.n == 1 else f"the mean of {effects.n:,} examples"
     rounding = ""
@@ -165,11 +169,13 @@ def effects_words(effects: "EditEffects") -> str:
             f" The number format of the model alone moves an effect by {effects.rounding:.3f} nats (standard "
             f"deviation): what lies within ± {2 * effects.rounding:.3f} may be rounding."
         )
-    return markup.note(
-        f"{len(effects.edits):,} edits, {where}: {effects.seconds:.1f} s for all at once; one by one would take about "
-        f"{effects.one_by_one_seconds:.1f} s ({faster:.1f} times as long). An effect is ln p(answer) with all edits on "
-        f"minus ln p(answer) with this one off: above zero, the edit helps the answer.{rounding}"
+    speed = (
+        f"{effects.seconds:.1f} s for all at once; one by one would take about {effects.one_by_one_seconds:.1f} s "
+        f"({faster:.1f} times as long)"
     )
+    if any(str(edit.site) == "weights" for edit in effects.edits):  # the rows of a batch share the weights
+        speed = f"measured one by one in {effects.seconds:.1f} s"
+    return markup.note(f"{len(effects.edits):,} edits, {where}: {speed}. {meaning}{rounding}")
 
 
 def promoted(tokens: "PromotedTokens | None") -> str:

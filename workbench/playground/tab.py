@@ -24,7 +24,7 @@ from workbench.ui import markup
 
 _TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
 
-_HEAD = "<h1>Edits</h1><p>Bright: the gate of an edit is open, the edit acts.</p>"
+_HEAD = "<h1>Edits</h1><p>Each cell is one edit; click it to switch the edit on or off.</p>"
 
 
 @dataclass(frozen=True)

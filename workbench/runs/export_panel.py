@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
+from jola.runs.summary import method_in
 from workbench.service.bench import Workbench, short_name
 from workbench.service.exports import FORMS, Exported, Exports, Form
 from workbench.ui import markup
@@ -65,12 +66,20 @@ def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
     return gr.Column(visible=True), id, title, "", gr.DownloadButton(visible=False), gr.Code(visible=False)
 
 
-def choices(form: Form) -> tuple[Any, str]:
-    """(the radio of formats, the line of help) for a form."""
+def choices(form: Form, refusal: str | None = None) -> tuple[Any, str]:
+    """(the radio of formats, the line of help) for a form, or why the method of the run has no such form."""
+    if refusal:
+        return gr.Radio(choices=[], value=None, visible=False), markup.note(refusal, "plain")
     formats = gr.Radio(
         choices=list(form.formats), value=form.formats[0] if form.formats else None, visible=bool(form.formats)
     )
     return formats, f'<p class="jw-export-help">{markup.escape(form.help)}</p>'
+
+
+def refusal_of(bench: Workbench, id: str, form: Form) -> str | None:
+    """Why the edits of a run have no export of this form, as one sentence; None where they have."""
+    run = bench.find(id)
+    return method_in(run.raw_config()).export_refusal(form.kind) if run is not None and form.kind else None
 
 
 def measured(found: Exported) -> str:
@@ -145,8 +154,11 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
     panel = ExportPanel(column, run, title, status, download, code)
     private: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
-    def on_form(chosen: str) -> tuple[Any, ...]:
-        return *choices(FORMS.get(chosen, first)), "", gr.DownloadButton(visible=False), gr.Code(visible=False)
+    def on_form(chosen: str, id: str) -> tuple[Any, ...]:
+        picked = FORMS.get(chosen, first)
+        refusal = refusal_of(bench, id, picked)
+        gone = gr.DownloadButton(visible=False), gr.Code(visible=False), gr.Button(interactive=refusal is None)
+        return *choices(picked, refusal), "", *gone
 
     def working(words: str) -> tuple[Any, ...]:
         busy = gr.Button(interactive=False), gr.Button(visible=True)
@@ -175,7 +187,7 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
     def on_stop(request: gr.Request) -> None:
         exports.stop(request.session_hash or "")
 
-    form.change(on_form, form, [formats, help, status, download, code], **private)
+    gr.on([form.change, run.change], on_form, [form, run], [formats, help, status, download, code, go], **private)
     go.click(on_go, [run, form, formats, folder], [go, stop, status, download, code], **private).then(
         None, None, None, js=_FETCH
     )

@@ -13,6 +13,7 @@ from jola.errors import InputError
 from jola.runs.compare import ComparedValues, RunComparison, compare_runs
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from jola.runs.summary import method_in
 from jola.system.formatting import accuracy_text
 from workbench import figures
 from workbench.runs import export_panel
@@ -95,7 +96,8 @@ class Compared:
     """Figures and settings that differ, as HTML."""
     validation: figures.Figure
     training: figures.Figure
-    gates: figures.Figure
+    gates: figures.Figure | None
+    """Maps of the gates of both; None where a method has none."""
 
 
 def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Compared | None:
@@ -105,12 +107,15 @@ def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Comp
         return None
     names = _names(runs)
     metrics = {name: run.metrics() for name, run in zip(names, runs, strict=True)}
-    first, second = (_kept_gates(run) for run in runs)
+    comparison, gates = compare_runs(runs), None
+    if all(method_in(run.raw_config()).has_gates for run in runs):
+        first, second = (_kept_gates(run) for run in runs)
+        gates = figures.compare_gates(first, second, (names[0], names[1]), dark=dark)
     return Compared(
-        tables=comparison_tables(compare_runs(runs), names),
+        tables=comparison_tables(comparison, names),
         validation=figures.compare_curves(metrics, "validation_cross_entropy", dark=dark),
         training=figures.compare_curves(metrics, "cross_entropy", dark=dark),
-        gates=figures.compare_gates(first, second, (names[0], names[1]), dark=dark),
+        gates=gates,
     )
 
 
@@ -236,7 +241,8 @@ def build(bench: Workbench) -> RunsTab:
         found = compare(bench, [str(id) for id in said.get("ids", [])], dark=bool(said.get("dark")))
         if found is None:
             return gr.Column(visible=False), *[gr.skip()] * 4
-        return gr.Column(visible=True), found.tables, found.validation, found.training, found.gates
+        shown = gr.Plot(found.gates, visible=found.gates is not None)
+        return gr.Column(visible=True), found.tables, found.validation, found.training, shown
 
     def on_remove(event: gr.EventData) -> Any:
         return remove(bench, chosen(event))

@@ -13,10 +13,10 @@ import numpy as np
 from jola.config import RunConfig
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.methods import METHODS, Method
 from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
+from jola.runs.summary import method_in
 from jola.system.formatting import accuracy_text
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
@@ -217,12 +217,6 @@ def describe_config(config: Mapping[str, Any]) -> str:
     named = method.title if method.name != RunConfig.method else None
     pieces = [named, model, task, f"{n:,} training examples" if n else None]
     return " · ".join(str(piece) for piece in pieces if piece)
-
-
-def method_in(config: Mapping[str, Any]) -> Method:
-    """The method of a configuration; JoLA where the configuration is damaged."""
-    name = config.get("method")
-    return METHODS[name if isinstance(name, str) and name in METHODS else RunConfig.method]
 
 
 def gates_of(config: Mapping[str, Any]) -> str:

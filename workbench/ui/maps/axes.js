@@ -21,7 +21,8 @@ class MapAxes {
     context.textAlign = "center";
     const foot = plot.top + plot.height + (this.tilted ? this.longestName() + 19 : 27);
     context.font = `11px ${theme.font}`;
-    context.fillText(SITE_UNITS[frame.site] || frame.site, plot.left + plot.width / 2, foot);
+    const below = SITE_UNITS[frame.site] || (frame.unit_names ? "" : frame.site);
+    context.fillText(below, plot.left + plot.width / 2, foot);
   }
 
   /* Names below the columns, upright where the columns are narrow. */
