@@ -3,8 +3,8 @@
     python -m jola.evaluation.harness run --model jola --model_args adapter=FOLDER --tasks hellaswag --batch_size 16
 
 runs any of its tasks on an adapter; everything behind ``jola.evaluation.harness`` is the harness's own command.
-Releases of the harness that look for entry points know the type also as ``lm_eval run --model jola``; in Python, call `register`
-first.
+Releases of the harness that look for entry points know the type also as ``lm_eval run --model jola``; in Python, call
+`register` first.
 It comes with the extra ``lm-eval``.
 """
 

@@ -113,7 +113,7 @@ def make_trainer(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=max(16, settings.batch_size),
         gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate or 0.0,  # `RunConfig` has filled in the method's own
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=settings.weight_decay,

@@ -23,7 +23,8 @@ from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
 from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.evaluation.scoring import Accuracy, exact_match
+from jola.evaluation.metrics import all_scores
+from jola.evaluation.scoring import ExactMatch, exact_match
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
@@ -132,14 +133,14 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         return
     seconds = time.time() - started
     run.write_status(step=fitted.steps)
-    accuracy = None if follower.ending else _test(run, prepared, follower, progress)
-    if accuracy:
-        facts["Test accuracy (exact match)"] = str(accuracy)
+    match = None if follower.ending else _test(run, prepared, follower, progress)
+    if match:
+        facts["Test accuracy (exact match)"] = str(match.accuracy)
     publish_adapter(prepared.model, run.adapter_dir, facts)
-    if follower.pausing and not accuracy:
+    if follower.pausing and not match:
         run.write_status(state="paused")
         return
-    run.write_result(_result(prepared, fitted, seconds, accuracy))
+    run.write_result(_result(prepared, fitted, seconds, match))
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 
@@ -190,7 +191,7 @@ def _fit(
         )
 
 
-def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> Accuracy | None:
+def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> ExactMatch | None:
     """Exact match on the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
     if not prepared.task.test:
         return None
@@ -204,12 +205,14 @@ def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progres
     run.write_status(state="evaluating")
     progress.phase("evaluate", len(prepared.task.test))
     with suppress(_Stopped):
-        return exact_match(prepared.model, prepared.task.test, prepared.template, progress=advance).accuracy
+        return exact_match(prepared.model, prepared.task.test, prepared.template, progress=advance)
     return None
 
 
-def _result(prepared: Prepared, fitted: Fit, seconds: float, accuracy: Accuracy | None) -> dict[str, Any]:
+def _result(prepared: Prepared, fitted: Fit, seconds: float, match: ExactMatch | None) -> dict[str, Any]:
     """``result.json`` of a run; `seconds` include loading."""
+    task = prepared.task
+    scores = all_scores(match.answers, task.test, task.labels) if match else []
     return {
         "closed": closed_fractions(prepared.model),
         "seconds": seconds,
@@ -217,7 +220,8 @@ def _result(prepared: Prepared, fitted: Fit, seconds: float, accuracy: Accuracy 
         "kept_step": fitted.kept_step,
         "n_train": len(prepared.train.rows),
         "peak_memory": peak_memory(prepared.model.device),
-        "test": accuracy.to_dict() if accuracy else None,
+        "test": match.accuracy.to_dict() if match else None,
+        "scores": [score.to_dict() for score in scores],
     }
 
 
