@@ -24,7 +24,7 @@ def served_app() -> Iterator[tuple[Any, str]]:
     from workbench.service.bench import Workbench
     from workbench.settings import Settings
 
-    settings = Settings(port=0)
+    settings = Settings(port=0, token=False)
     bench = Workbench.from_settings(settings)
     sample.install(bench.store)
     server = serve(build(bench), settings)

@@ -89,7 +89,7 @@ PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
 @contextmanager
 def served(home: Path) -> Iterator[str]:
     """The address of an app in that home."""
-    command = [sys.executable, str(ROOT / "app.py"), "--port", "0"]
+    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--no-token"]
     environment = {**os.environ, HOME_VARIABLE: str(home)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stderr is not None

@@ -47,6 +47,8 @@ class Settings:
     """Open the page in the default browser."""
     auth: str | None = None
     """user:password that the page asks for."""
+    token: bool = True
+    """Let in only who has the token in the printed address; with --auth, the password is asked for instead."""
     models: tuple[str, ...] = ()
     """Hub ids that may be trained besides the default model when other computers reach the app."""
     folders: tuple[Path, ...] = ()
@@ -83,6 +85,11 @@ class Settings:
             return None
         user, _, password = self.auth.partition(":")
         return user, password
+
+    @property
+    def asks_token(self) -> bool:
+        """Whether requests must show the token."""
+        return self.token and self.credentials is None
 
     def validate(self) -> "Settings":
         """Return self, or raise `InputError` naming the setting that cannot be used."""

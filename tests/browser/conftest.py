@@ -53,8 +53,9 @@ class App:
 
 
 @contextmanager
-def serve(home: Path, *flags: str) -> Iterator[App]:
+def serve(home: Path, *flags: str, token: bool = False) -> Iterator[App]:
     """The app in a process of its own, on a free port, in a home of its own."""
+    flags = (*flags, "--token" if token else "--no-token")
     environment = {**os.environ, HOME_VARIABLE: str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "app.py"), "--port", "0", *flags]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -116,7 +117,7 @@ OpenPage = Callable[..., Any]
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[OpenPage]:
-    """``open_page(app, run="", **context options)``: a page that is ready, in a context of its own."""
+    """``open_page(app, run="", query="", **context options)``: a page that is ready, in a context of its own."""
     contexts, faults = [], []
 
     def report(text: str) -> None:
@@ -131,13 +132,14 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
         inside = (address, "data:", "blob:")
         page.on("request", lambda asked: asked.url.startswith(inside) or faults.append(f"outside: {asked.url}"))
 
-    def make(app: App, run: str = "", **options: Any) -> Any:
+    def make(app: App, run: str = "", query: str = "", **options: Any) -> Any:
+        query = query or (f"run={run}" if run else "")
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         contexts.append(context)
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
         watch(page, app.address)
-        page.goto(f"{app.address}/?run={run}" if run else app.address)
+        page.goto(f"{app.address}/?{query}" if query else app.address)
         ready(page)
         return page
 

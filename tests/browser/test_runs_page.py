@@ -30,7 +30,7 @@ def runs_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
     """The page of runs, served alone; every test fills its store anew."""
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, HOME_VARIABLE: str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.browser.runs_page", "--port", "0"]
+    command = [sys.executable, "-m", "tests.browser.runs_page", "--port", "0", "--no-token"]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         lines: list[str] = []

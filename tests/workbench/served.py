@@ -32,11 +32,11 @@ class Served:
 
 @contextmanager
 def serve(folder: Path, **settings: object) -> Iterator[Served]:
-    """The app with these settings; runs and model lie in ``folder``."""
+    """The app with these settings and, unless they ask for it, no token; runs and model lie in ``folder``."""
     model = folder / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer().save_pretrained(model)
-    chosen = Settings(port=0, runs=folder / "runs", **settings).validate()  # type: ignore[arg-type]
+    chosen = Settings(**{"port": 0, "runs": folder / "runs", "token": False, **settings}).validate()  # type: ignore[arg-type]
     bench = Workbench.from_settings(chosen)
     server = start_server(build(bench), chosen)
     try:

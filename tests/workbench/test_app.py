@@ -1,6 +1,7 @@
 """The served app: its exit codes, what it tells strangers, and how it ends."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,7 +34,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def app(home: Path, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running app and its address."""
-    with subprocess.Popen([*APP, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen([*APP, "--port", "0", "--no-token"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         address = next(word for line in process.stderr for word in line.split() if word.startswith("http"))
         yield process, address.rstrip("/")
@@ -62,7 +63,7 @@ def test_a_public_address_without_a_password_is_refused() -> None:
 def test_help_is_complete_and_quick_to_load() -> None:
     ended = run_app("--help")
     assert ended.returncode == 0
-    for flag in ("--host", "--port", "--runs", "--open-browser", "--auth"):
+    for flag in ("--host", "--port", "--runs", "--open-browser", "--auth", "--no-token"):
         assert flag in ended.stdout
 
 
@@ -86,6 +87,21 @@ def test_the_served_app(app: tuple[subprocess.Popen[str], str], temporary: Path)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 0
     assert not list(temporary.rglob("secret.csv"))
+
+
+def test_the_printed_line_has_the_address_with_its_token(home: Path) -> None:
+    with subprocess.Popen([*APP, "--port", "0"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = next(line for line in process.stderr if "http" in line)
+            found = re.fullmatch(
+                r"JoLA Workbench is at (http://127\.0\.0\.1:\d+/)(\?token=[\w-]{32})   \(runs in .*\)\n", line
+            )
+            assert found, line
+            assert httpx.get(found[1]).status_code == 401
+            assert httpx.get(found[1] + found[2], follow_redirects=True).status_code == 200
+        finally:
+            process.kill()
 
 
 def test_importing_the_app_reports_to_nobody() -> None:

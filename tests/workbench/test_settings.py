@@ -22,6 +22,7 @@ def test_the_defaults_serve_this_computer_alone() -> None:
     settings = Settings().validate()
     assert settings.loopback
     assert settings.credentials is None
+    assert settings.asks_token
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])

@@ -8,10 +8,11 @@ layer of the server, so that none of this depends on Gradio's own checks.
 import re
 import secrets
 from dataclasses import dataclass
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse
+from starlette.requests import cookie_parser
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NONCE = "jola_nonce"
@@ -25,6 +26,7 @@ _MULTIPART_BYTES = 2**20
 _FILE_ROUTE = re.compile(r"/file(=|/)", re.IGNORECASE)
 _URL = re.compile(r"^\W*[a-z][a-z0-9+.-]*:|^[/\\]{2}|://", re.IGNORECASE)
 _ONE_LETTER_DRIVE = re.compile(r"^[a-z]:[/\\]", re.IGNORECASE)
+_ASKS_TOKEN = "Open the address that the app printed when it started, or start the app with --no-token."
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # Parts of Gradio that the app does not use; each does something for whoever asks.
@@ -48,19 +50,54 @@ class _Refusal(Exception):
     sentence: str
 
 
+@dataclass(frozen=True)
+class Token:
+    """The secret in the printed address, which the browser then keeps as a cookie.
+
+    Loopback is open to every user of the computer; the token is known to the one who sees what the app prints.
+    """
+
+    secret: str
+    cookie: str
+    """Name of the cookie: browsers do not tell the ports of one computer apart."""
+
+    @classmethod
+    def fresh(cls, port: int) -> "Token":
+        """A new secret for the app at a port."""
+        return cls(secrets.token_urlsafe(24), f"jola-token-{port}")
+
+    def admits(self, headers: Headers, query: list[tuple[str, str]] | None = None) -> bool:
+        """Whether a request has the secret, in its query, its cookie, or as ``Authorization: Bearer``."""
+        kind, _, sent = headers.get("authorization", "").partition(" ")
+        given = [sent.strip()] if kind.lower() == "bearer" else []
+        given += [value for text in headers.getlist("cookie") if (value := cookie_parser(text).get(self.cookie))]
+        given += [value for name, value in query or () if name == "token"]
+        secret = self.secret.encode()
+        return any([secrets.compare_digest(value.encode("utf-8", "replace"), secret) for value in given])
+
+    def remembered(self, answer: Response) -> Response:
+        """The answer, which also tells the browser to keep the secret until it is closed."""
+        answer.set_cookie(self.cookie, self.secret, path="/", httponly=True, samesite="strict")
+        return answer
+
+
 class Door:
-    """Outermost ASGI layer: own host, own origin, no URL in file routes, bounded bodies, security headers.
+    """Outermost ASGI layer: own host, own origin, token, no URL in file routes, bounded bodies, security headers.
 
     Args:
         app: What answers the requests that are let in.
         hosts: Names that a request may give as its host, without port; None accepts every name.
         upload_bytes: Largest file that may be uploaded.
+        token: What every request must show; None asks for nothing.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] | None, upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, hosts: tuple[str, ...] | None, upload_bytes: int, token: Token | None = None
+    ) -> None:
         self.app = app
         self.hosts = hosts
         self.upload_bytes = upload_bytes
+        self.token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with one sentence."""
@@ -74,6 +111,9 @@ class Door:
         dressed = _with_headers(send, scope["path"], nonce)
         try:
             self._check(scope)
+            if self.token and (answer := _admitted(self.token, scope)):
+                await answer(scope, receive, dressed)
+                return
             await self.app(scope, _bounded(receive, self._limit(scope["path"])), dressed)
         except _Refusal as refusal:
             answer = PlainTextResponse(refusal.sentence, refusal.status, {"Connection": "close"})
@@ -119,6 +159,30 @@ class Door:
 
     def _limit(self, path: str) -> int:
         return self.upload_bytes + _MULTIPART_BYTES if path.rstrip("/") == _UPLOAD_ROUTE else BODY_BYTES
+
+
+def _admitted(token: Token, scope: Scope) -> Response | None:
+    """None for a request that shows the token; an answer that leads the browser to the page without it.
+
+    Any other request is refused.
+    """
+    headers = Headers(scope=scope)
+    for_page = scope["method"] == "GET" and scope["path"] == "/"
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True) if for_page else []
+    rest = [(name, value) for name, value in query if name != "token"]
+    place = f"./?{urlencode(rest)}" if rest else "./"
+    admitted = token.admits(headers, query)
+    answer: Response
+    if for_page and headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
+        # A link on another page was followed: the browser sends the cookie only when asked from an address of the app.
+        answer = PlainTextResponse("", headers={"Refresh": f"0; url={place}"})
+    elif not admitted:
+        raise _Refusal(401, _ASKS_TOKEN)
+    elif len(rest) < len(query):
+        answer = RedirectResponse(place, 303)
+    else:
+        return None
+    return token.remembered(answer) if admitted else answer
 
 
 def _name(host: str) -> str:

@@ -1,15 +1,17 @@
 """The server of the app: Gradio's page behind our door, in a thread of its own."""
 
+import tempfile
 import threading
 import time
 import webbrowser
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from jola.errors import InputError
-from workbench.server.door import Door
+from workbench.server.door import Door, Token
 from workbench.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +27,9 @@ class Server:
     """A page that is being served; `close` ends it."""
 
     def __init__(self, page: "gr.Blocks", address: str, server: uvicorn.Server, thread: threading.Thread) -> None:
-        self.page, self.address = page, address
+        self.page = page
+        self.address = address
+        """With the token, where one is asked for."""
         self._server, self._thread = server, thread
 
     def close(self) -> None:
@@ -38,9 +42,9 @@ class Server:
 def serve(page: "gr.Blocks", settings: Settings) -> Server:
     """Serve a page in threads of its own. `InputError` when the port is taken."""
     port = settings.claim_port()
-    config = uvicorn.Config(
-        _behind_door(page, settings, port), host=settings.host, port=port, log_level="warning", server_header=False
-    )
+    token = Token.fresh(port) if settings.asks_token else None
+    door = _behind_door(page, settings, port, token)
+    config = uvicorn.Config(door, host=settings.host, port=port, log_level="warning", server_header=False)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_run, args=(server,), name="jola-server", daemon=True)
     thread.start()
@@ -50,9 +54,9 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
     if not server.started:
         raise InputError(f"Port {settings.port} on {settings.host} is taken; choose another with --port.")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{host}:{port}/"
+    address = f"http://{host}:{port}/" + (f"?token={token.secret}" if token else "")
     if settings.open_browser:
-        webbrowser.open(address)
+        webbrowser.open(_leading_to(address) if token else address)
     return Server(page, address, server, thread)
 
 
@@ -61,7 +65,14 @@ def _run(server: uvicorn.Server) -> None:
         server.run()
 
 
-def _behind_door(page: "gr.Blocks", settings: Settings, port: int) -> Door:
+def _leading_to(address: str) -> str:
+    """The URI of a file that only this user can read and that opens an address: all users see command lines."""
+    with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8", delete=False) as file:
+        file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">\n')
+    return Path(file.name).as_uri()
+
+
+def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token | None) -> Door:
     """The page as an ASGI application: the door outside, Gradio inside."""
     import gradio as gr
     from fastapi import FastAPI
@@ -103,4 +114,4 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int) -> Door:
     page.app = page.server_app = inner
     page._queue.set_server_app(inner)
     hosts = ("127.0.0.1", "localhost", "[::1]", "::1", settings.host.lower()) if settings.loopback else None
-    return Door(outer, hosts, settings.limits.upload_bytes)
+    return Door(outer, hosts, settings.limits.upload_bytes, token)
