@@ -33,7 +33,7 @@ from workbench.ui.view_tools import tools_value, view_tools
 if TYPE_CHECKING:
     from jola.edits.intervention import Intervention
 
-EMPTY = markup.note("Alt+click a head on the map, or press i on it, to open its card.")
+EMPTY = markup.note("Alt+click a unit on the map, or press i on it, to open its card.")
 
 
 @dataclass(frozen=True)
