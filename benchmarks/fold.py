@@ -30,8 +30,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from jola import JoLAModel, Template, exact_match, load_task
 from jola.cli.common import find_run
 from jola.export import export_merged, merge
-from jola.export.affine import affine_edits
 from jola.export.exactness import encode_prompts
+from jola.export.foldable import Foldable, foldable_edits
 from jola.export.rebuild import rebuild
 from jola.model.loading import DTYPES
 
@@ -117,8 +117,8 @@ def same(one: Sequence[str], other: Sequence[str]) -> str:
 @torch.no_grad()
 def exactness_in_float64(model: JoLAModel) -> dict[str, float]:
     """Largest |Δlogit| between edited and folded model where rounding plays no part."""
-    wide = JoLAModel(rebuild(model.base, {}, torch.float64), model.tokenizer, model.edit_config)
-    folded = rebuild(model.base, affine_edits(model), torch.float64)
+    wide = JoLAModel(rebuild(model.base, Foldable(), torch.float64), model.tokenizer, model.edit_config)
+    folded = rebuild(model.base, foldable_edits(model), torch.float64)
     largest = effect = 0.0
     rows = encode_prompts(model, None)
     with wide.using(model.in_use):

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "jola_adapter.json"
 """Holds the configuration where ``adapter_config.json`` is that of another library."""
+CONFIG_NAMES = (CONFIG_NAME, DESCRIPTION_NAME)
+"""Files that name the base model; the second is there for some methods only."""
 WEIGHTS_NAME = "adapter_model.safetensors"
 SCHEMA_VERSION = 1
 HOOK_POINTS = {
@@ -182,6 +184,11 @@ def read_adapter(folder: Path | str) -> Adapter:
         raise InputError(f"{path} is larger than {WEIGHTS_LIMIT >> 20} MB, which no adapter of this method is.")
     tensors = read_tensors(path, expected, compact=compact)
     return Adapter(folder, base_model, revision, method, edits, geometry, sample, tensors)
+
+
+def method_of(folder: Path | str) -> Method:
+    """The method of an adapter directory; its tensors are not read. `InputError` when the configuration is damaged."""
+    return METHODS[_read_config(Path(folder))["peft_type"].lower()]
 
 
 def load_edits(folder: Path | str, model: "EditedModel") -> list[Intervention]:

@@ -8,10 +8,10 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import HFValidationError
 
 from jola.adapters.card import PICTURE_NAME
-from jola.adapters.directory import CONFIG_LIMIT, CONFIG_NAME, WEIGHTS_LIMIT, WEIGHTS_NAME
+from jola.adapters.directory import CONFIG_LIMIT, CONFIG_NAME, CONFIG_NAMES, WEIGHTS_LIMIT, WEIGHTS_NAME
 from jola.errors import InputError
 
-FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md", PICTURE_NAME)
+FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
 """All that is fetched of a repository."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)

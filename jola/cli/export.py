@@ -57,7 +57,7 @@ def adapter(
     """The edits only, as a folder or .zip file that `jola` loads onto the base model."""
     if push and output.suffix == ".zip":
         raise InputError("The Hub shows folders and not zip files; give --push together with a folder.")
-    with _exporting(source, mask, json, output, push, public) as job:
+    with _exporting("adapter", source, mask, json, output, push, public) as job:
         from jola.export import export_adapter, run_facts, run_results
 
         job.report = export_adapter(
@@ -87,7 +87,7 @@ def merged(
     json: Json = False,
 ) -> None:
     """The edits folded into the weights: a checkpoint that transformers loads, compared with the edited model."""
-    with _exporting(source, mask, json, output, push, public) as job:
+    with _exporting("merged", source, mask, json, output, push, public) as job:
         from jola.export import export_merged
 
         lines, masks = _read_prompts(prompts), job.masks
@@ -114,7 +114,7 @@ def ia3(
     json: Json = False,
 ) -> None:
     """The scales as an IA3 adapter that peft loads; offsets are left out."""
-    with _exporting(source, mask, json, output, push, public) as job:
+    with _exporting("ia3", source, mask, json, output, push, public) as job:
         from jola.export import export_ia3
 
         job.report = export_ia3(job.path, output, mask=job.masks, strength=strength)
@@ -134,7 +134,7 @@ def standalone(
     json: Json = False,
 ) -> None:
     """A one-page Python script that applies the edits with plain PyTorch hooks."""
-    with _exporting(source, mask, json, output) as job:
+    with _exporting("standalone", source, mask, json, output) as job:
         from jola.adapters.directory import read_adapter
         from jola.data.catalogue import ASSETS
         from jola.export import export_standalone
@@ -162,7 +162,7 @@ def gguf(
     json: Json = False,
 ) -> None:
     """The folded model as a GGUF file for llama.cpp (Llama, Qwen2 and Mistral), compared with the edited model."""
-    with _exporting(source, mask, json, output) as job:
+    with _exporting("gguf", source, mask, json, output) as job:
         from jola.export import export_gguf
 
         lines, masks = _read_prompts(prompts), job.masks
@@ -181,7 +181,7 @@ def edits(
     json: Json = False,
 ) -> None:
     """A table of all edits, as CSV or JSON: gates, norms, vectors, and the saved masks of the run."""
-    with _exporting(source, mask, json, output) as job:
+    with _exporting("edits", source, mask, json, output) as job:
         from jola.export import export_edits
 
         saved: dict[str, dict[str, HeadMask]] = {}
@@ -203,15 +203,14 @@ class _Export:
     @cached_property
     def saved_masks(self) -> "list[tuple[str, SavedMask]]":
         """(site, mask) of every mask that is saved with the run."""
-        from jola.adapters.directory import read_adapter
+        from jola.adapters.directory import read_edits
         from jola.edits.masks import SavedMasks
-        from jola.edits.sites import sites_of
         from jola.runs.adapter_source import local_adapter
 
         if self.run is None:
             return []
         with local_adapter(self.path) as folder:
-            sites = [str(site) for site in sites_of(read_adapter(folder).edits)]
+            sites = [str(edits.site) for edits in read_edits(folder)]
         return [(site, entry) for site in sites for entry in SavedMasks(self.run.path, site).list()]
 
     @property
@@ -237,15 +236,17 @@ class _Export:
 
 @contextmanager
 def _exporting(
-    source: str, mask: str | None, json: bool, output: Path, push: str | None = None, public: bool = False
+    form: str, source: str, mask: str | None, json: bool, output: Path, push: str | None = None, public: bool = False
 ) -> Iterator[_Export]:
-    """Find the source, upload what was written if --push names a repository, and print the report."""
+    """Find the source, refuse a form its method does not have; at the end upload for --push and print the report."""
     address = {}
     with _terminated_as_interrupted(), console.ConsoleProgress() as progress:
         quiet_libraries()
         from jola.export.hub import check_repo, check_token, push_to_hub
+        from jola.export.source import refuse_export
 
         path, run = (Path(source), None) if Path(source).is_file() else find_adapter(source)
+        refuse_export(path, form)
         if push:
             # Nothing is written that could not be uploaded.
             check_repo(push)

@@ -143,6 +143,10 @@ class Intervention(nn.Module):
         """What the history of a training keeps of each cell, (layers, units) by name; NaN where nothing trains."""
         return {}
 
+    def copied_to(self, base: nn.Module) -> "Intervention":
+        """The same edits for a copy of the frozen model; themselves where they put nothing into it."""
+        return self
+
     def detach_from(self, base: nn.Module) -> None:
         """Take out of the frozen model what this put into it. The caller holds the model's lock."""
 

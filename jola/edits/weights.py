@@ -138,6 +138,36 @@ class LowRankEdits(Intervention):
         a, b = (self.values[_key(path, part)].detach() for part in ("A", "B"))
         return self._scaling[place] * (b @ a)
 
+    def factorised(
+        self, mask: EditMask | None = None, strength: float = 1.0
+    ) -> dict[str, tuple[Tensor, Tensor, float]]:
+        """(A, B, factor) of each module that is changed, by path: the change is factor · B·A.
+
+        Raises:
+            ValueError: The mask does not fit.
+        """
+        factors = self._factors(mask) * strength
+        return {
+            path: (
+                self.values[_key(path, "A")],
+                self.values[_key(path, "B")],
+                self._scaling[place] * float(factors[place]),
+            )
+            for place, path in self.path_of.items()
+            if factors[place] != 0
+        }
+
+    def scaled(self, mask: EditMask | None = None, strength: float = 1.0) -> dict[str, Tensor]:
+        """`tensors`, detached, in which B is multiplied by mask and strength.
+
+        Raises:
+            ValueError: The mask does not fit.
+        """
+        factors, result = self._factors(mask) * strength, {n: t.detach() for n, t in self.tensors().items()}
+        for place, path in self.path_of.items():
+            result[f"{_PREFIX}{path}.lora_B.weight"] = result[f"{_PREFIX}{path}.lora_B.weight"] * float(factors[place])
+        return result
+
     def _factors(self, mask: EditMask | None) -> Tensor:
         if mask is None:
             return torch.ones(self.layers, self.units)
@@ -179,6 +209,19 @@ class LowRankEdits(Intervention):
             parameter.requires_grad_(before.get(name, f".{adapter}." in name))
         return cls(modules, list(modules), layers, adapter)
 
+    def copied_to(self, base: nn.Module) -> "LowRankEdits":
+        """The same edits in a copy of the frozen model, for passes without gradients."""
+        from peft import LoraConfig
+
+        paths = list(self.path_of.values())
+        rank = len(self.values[_key(paths[0], "A")])
+        alpha = rank * next(iter(self._scaling.values()))
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths, bias="none", task_type="CAUSAL_LM")
+        copy = type(self).inject(base, self.layers, config)
+        for name, value in copy.values.items():
+            value.data.copy_(self.values[name].detach())
+        return copy.eval().requires_grad_(False)
+
     def detach_from(self, base: nn.Module) -> None:
         """Take the layers out of the model again. The caller holds the model's lock and tells nnsight afterwards."""
         for place, module in self._modules_of.items():
@@ -202,6 +245,29 @@ class LowRankEdits(Intervention):
                 edits.values[_key(path, part)] = nn.Parameter(tensors[f"{_PREFIX}{path}.lora_{part}.weight"].float())
         edits._scaling = dict.fromkeys(edits.path_of, scaling)
         return edits
+
+
+def frozen_module(module: nn.Module) -> nn.Module:
+    """The module of the frozen model inside a layer that `LowRankEdits` put there; any other module as it is."""
+    return module.base_layer if _is_resting(module) else module
+
+
+def frozen_state(base: nn.Module) -> dict[str, Tensor]:
+    """``state_dict`` of a frozen model, by the names in its checkpoint and without what `LowRankEdits` put into it."""
+    resting = {name for name, module in base.named_modules() if _is_resting(module)}
+    state: dict[str, Tensor] = {}
+    for name, tensor in base.state_dict().items():
+        layer, inside, rest = name.partition(".base_layer.")
+        if inside and layer in resting:
+            state[f"{layer}.{rest}"] = tensor
+        elif name.partition(".lora_")[0] not in resting:
+            state[name] = tensor
+    return state
+
+
+def _is_resting(module: nn.Module) -> bool:
+    """Whether this is a layer of peft that passes on what its frozen module gives, as those of `LowRankEdits` do."""
+    return hasattr(module, "base_layer") and getattr(module, "_active_adapter", None) == []
 
 
 def _key(path: str, part: str) -> str:

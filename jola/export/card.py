@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from jola.adapters.card import METHOD, hub_id, portable_name
+from jola.adapters.card import hub_id, portable_name
 from jola.export.exactness import percent
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ def folded_card(model: "EditedModel", report: "FoldReport") -> str:
         else ""
     )
     lines = [
-        header(model, ["jola", "activation-editing"], "transformers"),
-        f"# {base} with folded JoLA edits",
-        f"{base} with learned edits of attention heads ({METHOD}), folded into its weights: a plain checkpoint that "
-        f"needs no other code.{converted}",
+        header(model, list(model.method.tags), "transformers"),
+        f"# {base} with folded {model.method.title} edits",
+        f"{base} with learned edits ({model.method.full_name}), folded into its weights: a plain checkpoint that needs "
+        f"no other code.{converted}",
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")\n'
         'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n```',

@@ -14,12 +14,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from jola.adapters.card import PICTURE_NAME, adapter_card, heads_picture, portable_name
-from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME, read_adapter
+from jola.adapters.directory import CONFIG_NAME, CONFIG_NAMES, WEIGHTS_NAME, method_of, read_adapter
 from jola.adapters.tensors import compacted
 from jola.edits.gated import GatedEdits
+from jola.edits.weights import LowRankEdits
 from jola.export.affine import factors
 from jola.export.folders import new_file, new_folder, size_of
 from jola.export.source import Source, source_of
+from jola.methods import METHODS
 from jola.runs.adapter_source import local_adapter
 from jola.system.files import disk_errors
 from jola.system.safe_zip import MAX_RATIO
@@ -38,15 +40,15 @@ class AdapterReport:
     bytes: int
     bytes_before: int
     kept: int
-    """Number of open edit halves."""
+    """Number of open edit halves, or of edits that are on where there are no gates."""
     total: int
+    method: str = "jola"
 
     def describe(self) -> str:
         """A one-line summary."""
-        return (
-            f"adapter  {self.path}, {self.bytes:,} bytes ({self.bytes_before:,} before), {self.kept} of {self.total} "
-            "edit halves are open"
-        )
+        words = "edit halves are open" if METHODS[self.method].has_gates else "edits are on"
+        sizes = f"{self.bytes:,} bytes ({self.bytes_before:,} before)"
+        return f"adapter  {self.path}, {sizes}, {self.kept} of {self.total} {words}"
 
 
 def export_adapter(
@@ -75,34 +77,41 @@ def export_adapter(
     """
     output = Path(output)
     with local_adapter(adapter) as folder:
-        source = source_of(folder, mask, strength)
-        tensors, kept, total = _tensors(read_adapter(folder).tensors, source)
+        method_of(folder).refuse_export("adapter")
+        source, read = source_of(folder, mask, strength), read_adapter(folder)
+        method, (tensors, kept, total) = read.method, _tensors(read.tensors, source)
         before = size_of(folder)
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+        configs = {
+            name: json.loads((folder / name).read_text(encoding="utf-8"))
+            for name in CONFIG_NAMES
+            if (folder / name).is_file()
+        }
         own = folder / "README.md"
         changed = mask is not None or strength != 1.0
         card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() and not (changed or facts) else None
-    edits = [e for e in source.interventions if isinstance(e, GatedEdits)]  # adapters contain no other interventions
+    edits = list(source.interventions)
     with torch.no_grad():
-        for e in edits:
-            for half in e.halves:
-                e.get_parameter(half).copy_(tensors[f"{e.site}.{half}"])
-    config["base_model_name_or_path"] = portable_name(config["base_model_name_or_path"])
-    config.pop("compact", None)
-    if compact:
-        tensors, config["compact"] = compacted(edits, tensors), True
+        for name, own in method.tensors(edits).items():
+            own.copy_(tensors[name])
+    for config in configs.values():
+        config["base_model_name_or_path"] = portable_name(config["base_model_name_or_path"])
+        config.pop("compact", None)
+    if compact and method.own_config:
+        tensors, configs[CONFIG_NAME]["compact"] = compacted(edits, tensors), True
     if changed:
         facts = {
             **(facts or {}),
             "Modified edits": "exported with a mask or a strength; the figures above were measured without them",
         }
     files = {
-        CONFIG_NAME: json.dumps(config, indent=2, ensure_ascii=False).encode(),
+        **{name: json.dumps(config, indent=2, ensure_ascii=False).encode() for name, config in configs.items()},
         WEIGHTS_NAME: save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata={"format": "pt"}),
-        "README.md": (card or adapter_card(edits, source.base_model, source.revision, facts, results)).encode(),
+        "README.md": (
+            card or adapter_card(edits, source.base_model, source.revision, facts, results, method=method)
+        ).encode(),
         PICTURE_NAME: heads_picture(edits),
     }
-    return AdapterReport(str(output), _written(files, output), before, kept, total)
+    return AdapterReport(str(output), _written(files, output), before, kept, total, method.name)
 
 
 def _written(files: Mapping[str, bytes], output: Path) -> int:
@@ -119,9 +128,15 @@ def _written(files: Mapping[str, bytes], output: Path) -> int:
 
 
 def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], int, int]:
-    """The tensors of an adapter with masks applied, the number of open halves, and the number of all halves."""
+    """The tensors of an adapter with masks applied, the number of edits that are on, and of all edits."""
     result, kept, total = dict(tensors), 0, 0
     for edits, mask in zip(source.interventions, source.masks, strict=True):
+        if isinstance(edits, LowRankEdits):
+            scaled = edits.scaled(mask, source.strength)
+            result |= scaled
+            kept += sum(bool((t != 0).any()) for name, t in scaled.items() if ".lora_B." in name)
+            total += len(edits.path_of)
+            continue
         assert isinstance(edits, GatedEdits)
         for half in edits.halves:
             name = f"{edits.site}.{half}"

@@ -5,9 +5,9 @@ With y = W z + b the attention output projection and z' = s ⊙ z + c an edit of
     y = W (s ⊙ z + c) + b = (W diag(s)) z + (b + W c),
 
 so scales are folded into the columns of W and offsets into its bias. An edit of the MLP output is folded into the rows
-and the bias of the last projection of the MLP. This is exact up to the number format: in bfloat16, a scale of 1.001
-rounds to 1. `export_merged` therefore measures the result (see `jola.export.exactness`) and refuses it if the edits are
-lost.
+and the bias of the last projection of the MLP. A change of a weight is added to it. This is exact up to the number
+format: in bfloat16, a scale of 1.001 rounds to 1. `export_merged` therefore measures the result (see
+`jola.export.exactness`) and refuses it if the edits are lost.
 """
 
 import time
@@ -24,12 +24,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from jola.errors import InputError
 from jola.export import exactness
-from jola.export.affine import Affines, affine_edits
 from jola.export.card import folded_card
 from jola.export.exactness import Deviation, percent
+from jola.export.foldable import Foldable, foldable_edits
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.projections import target_of
 from jola.export.rebuild import rebuild
+from jola.export.source import refuse_export
 from jola.model.loading import DTYPES
 from jola.system.files import disk_errors
 from jola.system.progress import Progress, Quiet
@@ -111,8 +112,9 @@ def merge(
     Raises:
         InputError: The architecture cannot hold the edits; the message says what to do instead.
     """
+    refuse_export(model, "merged")
     with quiet_transformers():
-        return rebuild(model.base, affine_edits(model, mask, strength), _dtype(dtype, model))
+        return rebuild(model.base, foldable_edits(model, mask, strength), _dtype(dtype, model))
 
 
 def merge_and_unload(
@@ -137,18 +139,18 @@ def merge_and_unload(
     if not safe:
         return merged
     rows, steps = exactness.encode_prompts(model, prompts), exactness.Steps(Quiet())
-    edits, form = affine_edits(model, mask, strength), merged.dtype
+    edits, form = foldable_edits(model, mask, strength), merged.dtype
     with quiet_transformers():
         edited, base = references(model, rows, mask, strength, steps)
 
-        def logits(edits: Affines, rounding: torch.dtype) -> list[Tensor]:
+        def logits(edits: Foldable, rounding: torch.dtype) -> list[Tensor]:
             plain = rebuild(model.base, edits, torch.float32, rounding=rounding)
             return steps.through(exactness.plain_logits(plain), rows)
 
         before = exactness.deviation(edited, base, logits(edits, torch.float32))
         after = before
         if form != torch.float32:
-            after = exactness.deviation(edited, base, logits(edits, form), logits({}, form))
+            after = exactness.deviation(edited, base, logits(edits, form), logits(Foldable(), form))
     if not max(before.lost, after.lost) <= LOST_LIMIT:
         effect = exactness.largest_difference(edited, base)
         raise InputError(f"Nothing was merged: {_lost(form, before, after, effect, rows)}; {_finer(form)}.")
@@ -183,9 +185,10 @@ def export_merged(
             or cannot be written.
     """
     began, progress = time.monotonic(), progress or Quiet()
+    refuse_export(model, "merged")
     form = _dtype(dtype, model)
-    edits = affine_edits(model, mask, strength)
-    target = target_of(model.base, edits)  # refuses early, before the slow steps
+    edits = foldable_edits(model, mask, strength)
+    target = target_of(model.base, edits.affines)  # refuses early, before the slow steps
     rows = exactness.encode_prompts(model, prompts)
     with new_folder(folder) as draft, quiet_transformers():
         progress.phase("Measuring", (4 if _rounds(model, form) else 3) * len(rows))
@@ -193,7 +196,7 @@ def export_merged(
         edited, base = references(model, rows, mask, strength, steps)
         rounded_base = base
         if _rounds(model, form):
-            plain = rebuild(model.base, {}, torch.float32, rounding=form)
+            plain = rebuild(model.base, Foldable(), torch.float32, rounding=form)
             rounded_base = steps.through(exactness.plain_logits(plain), rows)
             del plain
         merged = rebuild(model.base, edits, torch.float32)
@@ -244,8 +247,11 @@ def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextMan
     """The model, or a copy with the base in float32, and a context in which its edits are in use."""
     if model.base.dtype == torch.float32:
         return model, model.using(model.in_use)
-    wide = type(model)(rebuild(model.base, {}, torch.float32), model.tokenizer, model.edit_config, name=model.name)
-    return wide, wide.using(model.in_use)
+    wide = type(model)(rebuild(model.base, Foldable(), torch.float32), model.tokenizer, name=model.name)
+    with wide.lock:
+        used = [intervention.copied_to(wide.base) for intervention in model.in_use]
+        wide.traced.wrap()
+    return wide, wide.using(used)
 
 
 def _rounds(model: "EditedModel", form: torch.dtype) -> bool:
@@ -253,7 +259,7 @@ def _rounds(model: "EditedModel", form: torch.dtype) -> bool:
     return form != torch.float32 and form != model.base.dtype
 
 
-def _write(model: "EditedModel", edits: Affines, form: torch.dtype, draft: Path) -> int:
+def _write(model: "EditedModel", edits: Foldable, form: torch.dtype, draft: Path) -> int:
     """Write weights, configurations and tokenizer; returns the number of weights added to the frozen model."""
     merged = rebuild(model.base, edits, form)
     with disk_errors(draft):
@@ -265,7 +271,7 @@ def _write(model: "EditedModel", edits: Affines, form: torch.dtype, draft: Path)
                 "model.base.generation_config and export it again."
             ) from error
         model.tokenizer.save_pretrained(draft)
-    return sum(p.numel() for p in merged.parameters()) - sum(p.numel() for p in model.base.parameters())
+    return sum(p.numel() for p in merged.parameters()) - sum(p.numel() for p in model.frozen_parameters().values())
 
 
 def _reload(folder: Path, model: "EditedModel") -> PreTrainedModel:

@@ -23,11 +23,12 @@ from jola.adapters.card import portable_name
 from jola.data.catalogue import gguf_options
 from jola.errors import InputError
 from jola.export import exactness
-from jola.export.affine import affine_edits
 from jola.export.exactness import Deviation, percent
 from jola.export.fold import LOST_LIMIT, references
+from jola.export.foldable import foldable_edits
 from jola.export.folders import new_file, quiet_transformers
 from jola.export.rebuild import rebuild
+from jola.export.source import refuse_export
 from jola.system.files import disk_errors
 from jola.system.progress import Progress, Quiet
 
@@ -102,6 +103,7 @@ def export_gguf(
         InputError: The folded model is not a Llama, its position encoding or tokenizer is not supported, the format
             loses the edits, or the file already exists or cannot be written.
     """
+    refuse_export(model, "gguf")
     began, progress, file = time.monotonic(), progress or Quiet(), Path(file)
     if file.suffix != ".gguf":
         raise InputError(f"{file.name} does not end in .gguf; choose a name that does.")
@@ -110,7 +112,7 @@ def export_gguf(
     rows = exactness.encode_prompts(model, prompts)
     with quiet_transformers(), new_file(file) as draft:
         progress.phase("Writing the GGUF file")
-        merged = rebuild(model.base, affine_edits(model, mask, strength), torch.float32)
+        merged = rebuild(model.base, foldable_edits(model, mask, strength), torch.float32)
         biases = _write(merged, model.tokenizer, draft, dtype, portable_name(model.name))
         progress.phase("Measuring", 4 * len(rows))
         steps = exactness.Steps(progress)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors.torch import save
 
-from jola.adapters.card import METHOD, portable_name
+from jola.adapters.card import portable_name
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import Affine, Place
 from jola.export.folders import new_folder, size_of
 from jola.export.projections import LLAMA_LIKE_MLP, MLP_PROJECTIONS
-from jola.export.source import source_of
+from jola.export.source import refuse_export, source_of
+from jola.methods import Method
 from jola.model.architectures import ARCHITECTURES
 from jola.system.files import disk_errors
 
@@ -59,6 +60,7 @@ def export_ia3(
     Raises:
         InputError: No scale is open, or the folder already exists or cannot be written.
     """
+    refuse_export(what, "ia3")
     source = source_of(what, mask, strength)
     edits = source.affines()
     kind = source.geometry.architecture
@@ -87,7 +89,9 @@ def export_ia3(
     with new_folder(folder) as draft, disk_errors(Path(folder)):
         (draft / "adapter_model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
         (draft / "adapter_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-        (draft / "README.md").write_text(_card(config["base_model_name_or_path"], edits), encoding="utf-8")
+        (draft / "README.md").write_text(
+            _card(config["base_model_name_or_path"], edits, source.method), encoding="utf-8"
+        )
     return IA3Report(str(folder), size_of(Path(folder)), len(scaled), sum(affine.offsets for affine in edits.values()))
 
 
@@ -97,12 +101,14 @@ def _vector(affine: Affine | None, shape: tuple[int, int], site: Site) -> torch.
     return scale.view(1, width) if site is Site.HEADS else scale.view(width, 1)
 
 
-def _card(base: str, edits: dict[Place, Affine]) -> str:
+def _card(base: str, edits: dict[Place, Affine], method: Method) -> str:
     left_out = sum(affine.offsets for affine in edits.values())
+    tags = "\n".join(f"- {tag}" for tag in method.tags)
     return (
-        f"---\nlibrary_name: peft\ntags:\n- jola\n- activation-editing\n---\n\n# Scales of JoLA edits for {base}\n\n"
-        f"The scales of learned edits ({METHOD}) as an IA3 adapter. The edits also have offsets at {left_out} sites of "
-        "layers, which are not included.\n\n"
+        f"---\nlibrary_name: peft\ntags:\n{tags}\n---\n\n"
+        f"# Scales of {method.title} edits for {base}\n\n"
+        f"The scales of learned edits ({method.full_name}) as an IA3 adapter. The edits also have offsets at "
+        f"{left_out} sites of layers, which are not included.\n\n"
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")\n'
         'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n```\n'

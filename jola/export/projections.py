@@ -15,6 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedConfig, PreTra
 from transformers.pytorch_utils import Conv1D
 
 from jola.edits.sites import Site
+from jola.edits.weights import frozen_module
 from jola.errors import InputError
 from jola.export.affine import Affines
 from jola.model.architectures import architecture_of, geometry_of
@@ -93,7 +94,7 @@ def projection(model: PreTrainedModel, site: Site, layer: int) -> nn.Module:
     """
     path = projection_path(model, site, layer)
     try:
-        module = model.get_submodule(path)
+        module = frozen_module(model.get_submodule(path))
     except AttributeError as error:
         raise InputError(
             f"This {model.config.model_type} model has no {path}, into which the edit would be folded; {ALTERNATIVES}."

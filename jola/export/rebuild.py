@@ -1,6 +1,7 @@
 """Build a plain transformers model from a frozen model and its edits, weight by weight."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,14 +10,16 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from jola.edits.sites import Site
+from jola.edits.weights import frozen_module, frozen_state
 from jola.errors import InputError
-from jola.export.affine import Affine, Affines, Place
+from jola.export.affine import Affine, Place
+from jola.export.foldable import Foldable
 from jola.export.projections import projection, projection_path, target_of
 
 
 @torch.no_grad()
 def rebuild(
-    base: PreTrainedModel, edits: Affines, dtype: torch.dtype, rounding: torch.dtype | None = None
+    base: PreTrainedModel, edits: Foldable, dtype: torch.dtype, rounding: torch.dtype | None = None
 ) -> PreTrainedModel:
     """A new model with the edits folded in; the given model is only read. Without edits, the result is a copy.
 
@@ -31,8 +34,9 @@ def rebuild(
         InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
             does not fit the number format.
     """
-    target = target_of(base, edits)
-    state, known = _state(base, edits), set(base.state_dict())
+    target = target_of(base, edits.affines)
+    frozen = frozen_state(base)
+    state, known = _state(base, frozen, edits), set(frozen)
     rounding = rounding or dtype
     for name, tensor in state.items():
         rounded = tensor.to(rounding)
@@ -72,11 +76,11 @@ def rebuild(
     return model.to(base.device).eval().requires_grad_(False)
 
 
-def _state(base: PreTrainedModel, edits: Affines) -> dict[str, Tensor]:
+def _state(base: PreTrainedModel, frozen: Mapping[str, Tensor], edits: Foldable) -> dict[str, Tensor]:
     """The weights by name, on the CPU, with folded ones in float64; a tied weight appears once."""
     state: dict[str, Tensor] = {}
     seen: set[tuple[int, tuple[int, ...]]] = set()
-    for name, tensor in base.state_dict().items():
+    for name, tensor in frozen.items():
         if not tensor.is_floating_point() or tensor.is_meta:
             raise InputError(
                 f"{name} is not stored as plain float numbers; load the model without quantization and offloading, and "
@@ -87,7 +91,12 @@ def _state(base: PreTrainedModel, edits: Affines) -> dict[str, Tensor]:
             continue
         seen.add(where)
         state[name] = tensor.detach().cpu()
-    for place, affine in edits.items():
+    for path, changes in edits.updates.items():
+        weight = state[f"{path}.weight"].double()
+        change = torch.stack([change.matrix() for change in changes]).sum(0)
+        transposed = isinstance(frozen_module(base.get_submodule(path)), Conv1D)
+        state[f"{path}.weight"] = weight + (change.T if transposed else change)
+    for place, affine in edits.affines.items():
         path = projection_path(base, *place)
         module = projection(base, *place)
         weight, bias = _folded(

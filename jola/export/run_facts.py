@@ -1,11 +1,13 @@
 """Facts about a run for the model card of its adapter: data, settings, accuracies with n and interval."""
 
 import re
+from dataclasses import fields
 from typing import Any
 
 from huggingface_hub import EvalResult
 
 from jola.adapters.card import portable_name
+from jola.methods import METHODS
 from jola.runs.run import Run
 from jola.system.formatting import accuracy_text, sample_text
 
@@ -26,17 +28,18 @@ def run_facts(run: Run) -> dict[str, str]:
         ]
         mark = f" (fingerprint {task['fingerprint']})" if isinstance(task.get("fingerprint"), str) else ""
         facts["Data"] = f"{name}{mark}" + (f", {', '.join(counts)} examples" if counts else "")
+    method = METHODS.get(str(config.get("method")), METHODS["jola"])
+    gates = training if method.has_gates else {}
+    own = ("sites", "gates", "operation") if method.has_gates else [field.name for field in fields(method.settings)]
     settings = [
         f"{words} {source[key]}"
         for source, key, words in (
-            (edits, "sites", "sites"),
-            (edits, "gates", "gates"),
-            (edits, "operation", "operation"),
-            (training, "l0_weight", "λ"),
+            *((edits, name, name.replace("_", " ")) for name in own),
+            (gates, "l0_weight", "λ"),
             (training, "epochs", "epochs"),
             (training, "batch_size", "batch"),
             (training, "learning_rate", "learning rate"),
-            (training, "gate_learning_rate", "of gates"),
+            (gates, "gate_learning_rate", "of gates"),
             (training, "seed", "seed"),
         )
         if source.get(key) is not None

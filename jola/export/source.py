@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jola.adapters.directory import read_adapter, read_edits
+from jola.adapters.directory import method_of, read_adapter, read_edits
 from jola.edits.intervention import EditMask, Intervention
 from jola.edits.sites import Geometry
 from jola.errors import InputError
 from jola.export.affine import Affine, Place, combined
+from jola.methods import Method
 from jola.runs.adapter_source import local_adapter
 
 if TYPE_CHECKING:
@@ -27,10 +28,27 @@ class Source:
     geometry: Geometry
     base_model: str
     revision: str | None
+    method: Method
 
     def affines(self) -> dict[Place, Affine]:
         """The affine map at each place; see `jola.export.affine.affine_edits`."""
         return combined(self.interventions, self.masks, self.strength)
+
+
+def refuse_export(what: "EditedModel | Path | str", form: str) -> None:
+    """Refuse a form of export that the method of a model or of an adapter does not have, before anything is loaded.
+
+    Args:
+        form: As `jola.methods.Method.export_refusal` takes it.
+
+    Raises:
+        InputError: With the sentence of the method.
+    """
+    if isinstance(what, str | Path):
+        with local_adapter(what) as folder:
+            method_of(folder).refuse_export(form)
+    elif what.in_use == tuple(what.own_interventions()):
+        what.method.refuse_export(form)
 
 
 def source_of(what: "EditedModel | Path | str", mask: "Masks" = None, strength: float = 1.0) -> Source:
@@ -50,8 +68,8 @@ def source_of(what: "EditedModel | Path | str", mask: "Masks" = None, strength: 
         with local_adapter(what) as folder:
             adapter, edits = read_adapter(folder), tuple(read_edits(folder))
         masks = _masks(mask, edits)
-        return Source(edits, masks, strength, adapter.geometry, adapter.base_model, adapter.revision)
-    return Source(what.in_use, tuple(what.masks(mask)), strength, what.geometry, what.name, what.revision)
+        return Source(edits, masks, strength, adapter.geometry, adapter.base_model, adapter.revision, adapter.method)
+    return Source(what.in_use, tuple(what.masks(mask)), strength, what.geometry, what.name, what.revision, what.method)
 
 
 def _masks(mask: "Masks", edits: tuple[Intervention, ...]) -> tuple[EditMask | None, ...]:

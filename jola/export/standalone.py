@@ -13,9 +13,10 @@ from jola.adapters.card import hub_id, portable_name
 from jola.data.catalogue import ASSETS
 from jola.edits.sites import Site
 from jola.errors import InputError
+from jola.export.foldable import Foldable
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.rebuild import rebuild
-from jola.export.source import Source, source_of
+from jola.export.source import Source, refuse_export, source_of
 from jola.model.architectures import ARCHITECTURES
 from jola.system.files import disk_errors
 
@@ -65,6 +66,7 @@ def export_standalone(
     Raises:
         InputError: No edit is open, the model is to be included but not loaded, or the folder cannot be written.
     """
+    refuse_export(what, "standalone")
     source = source_of(what, mask, strength)
     edits = source.affines()
     if not edits:
@@ -85,7 +87,7 @@ def export_standalone(
         (draft / SCRIPT_NAME).write_text(_script(source, include_model), encoding="utf-8")
         if include_model and not isinstance(what, str | Path):
             with quiet_transformers():
-                rebuild(what.base, {}, what.base.dtype).save_pretrained(draft / MODEL_FOLDER)
+                rebuild(what.base, Foldable(), what.base.dtype).save_pretrained(draft / MODEL_FOLDER)
             what.tokenizer.save_pretrained(draft / MODEL_FOLDER)
     return StandaloneReport(str(folder), size_of(Path(folder)), len(edits), include_model)
 
@@ -100,6 +102,7 @@ def _script(source: Source, include_model: bool) -> str:
     # The name comes from an untrusted adapter and is inserted into Python code: as a literal it is harmless.
     title = "".join(c for c in portable_name(source.base_model) if c.isalnum() or c in "/._- ")
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
+        method=source.method.title,
         base=title or "a model",
         script=SCRIPT_NAME,
         model=f'HERE / "{MODEL_FOLDER}"' if include_model else _literal(model),

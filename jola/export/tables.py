@@ -13,7 +13,7 @@ from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.export.affine import factors, vectors
 from jola.export.folders import new_file
-from jola.export.source import Source, source_of
+from jola.export.source import Source, refuse_export, source_of
 from jola.system.files import disk_errors, json_bytes
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def export_edits(
     file = Path(file)
     if file.suffix not in (".csv", ".json"):
         raise InputError(f"{file.name} ends in neither .csv nor .json; choose a name with one of these endings.")
+    refuse_export(what, "edits")
     source, masks = source_of(what, mask, strength), masks or {}
     rows = list(_rows(source, masks, with_vectors=file.suffix == ".json"))
     if file.suffix == ".json":

@@ -92,7 +92,11 @@ class Method(ABC):
         return None
 
     def export_refusal(self, form: str) -> str | None:
-        """Why adapters of this method have no export of this form, as one sentence; None where they have."""
+        """Why adapters of this method have no export of this form, as one sentence; None where they have.
+
+        Args:
+            form: A subcommand of ``jola export``: 'adapter', 'merged', 'ia3', 'standalone', 'gguf' or 'edits'.
+        """
         return None
 
     def refuse_export(self, form: str) -> None:

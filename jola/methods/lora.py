@@ -75,6 +75,15 @@ class LoRA(Method):
                 traced.wrap()
         return [edits]
 
+    def export_refusal(self, form: str) -> str | None:
+        """Refuse the forms that hold edits of activations only."""
+        holds = {
+            "ia3": "an IA3 adapter holds scales of activations",
+            "standalone": "the Python script holds scales and offsets of activations",
+            "edits": "the table lists gates and vectors of activations",
+        }.get(form)
+        return holds and f"LoRA changes weights, but {holds}; export the adapter, which peft loads, or merge it."
+
     def shapes(self, settings: LoRAConfig, geometry: "Geometry") -> None:
         """The widths of linear modules are not part of a geometry."""
 

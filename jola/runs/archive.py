@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from jola.adapters.card import PICTURE_NAME, portable_name
-from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
+from jola.adapters.directory import CONFIG_NAME, CONFIG_NAMES, WEIGHTS_NAME
 from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
 from jola.errors import InputError
 from jola.runs.contents import (
@@ -47,7 +47,7 @@ from jola.runs.store import RunStore
 from jola.system.files import disk_errors, draft_of, json_bytes, read_json
 from jola.system.safe_zip import MAX_RATIO, SafeZip
 
-ADAPTER_FILES = (CONFIG_NAME, WEIGHTS_NAME, "README.md", PICTURE_NAME)
+ADAPTER_FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
 RUN_FILES = (ARCHIVE_NAME, "config.json", "result.json", "metrics.jsonl", NOTES_NAME, MASKS_NAME)
 _GATES = re.compile(r"gates/[a-z][a-z0-9_]{0,31}\.(?:json|f32)")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs give equal files
@@ -99,11 +99,12 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
         "created": run.created,
     }
     yield ARCHIVE_NAME, json_bytes(about, indent=2)
-    adapter = read_json(run.adapter_dir / CONFIG_NAME) or {}
-    adapter["base_model_name_or_path"] = name_of(adapter.get("base_model_name_or_path"))
-    yield f"adapter/{CONFIG_NAME}", json_bytes(adapter, indent=2)
-    for name in ADAPTER_FILES[1:]:
-        if (run.adapter_dir / name).is_file():
+    for name in CONFIG_NAMES:
+        if adapter := read_json(run.adapter_dir / name):
+            adapter["base_model_name_or_path"] = name_of(adapter.get("base_model_name_or_path"))
+            yield f"adapter/{name}", json_bytes(adapter, indent=2)
+    for name in ADAPTER_FILES:
+        if name not in CONFIG_NAMES and (run.adapter_dir / name).is_file():
             yield f"adapter/{name}", (run.adapter_dir / name).read_bytes()
     yield "config.json", json_bytes(_portable(config, name_of), indent=2)
     contents = {
@@ -254,7 +255,7 @@ def _write_run(draft: Path, found: Found) -> None:
         "writes": 1,
     }
     files = {
-        f"adapter/{CONFIG_NAME}": found.adapter,
+        **{f"adapter/{name}": content for name, content in found.adapter.items()},
         "config.json": config,
         "status.json": status,
         "result.json": found.result,

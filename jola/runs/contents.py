@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jola.adapters.card import portable_name
-from jola.adapters.directory import CONFIG_NAME, WEIGHTS_LIMIT, WEIGHTS_NAME, Adapter, read_adapter
+from jola.adapters.directory import CONFIG_NAMES, WEIGHTS_LIMIT, WEIGHTS_NAME, Adapter, read_adapter
 from jola.config import GROUPS, RunConfig
 from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
 from jola.edits.masks.saved import SavedMasks
@@ -57,7 +57,8 @@ class Found:
     total_steps: int
     created: float
     seconds: float
-    adapter: dict[str, Any]
+    adapter: dict[str, dict[str, Any]]
+    """Its configurations, by file."""
     config: dict[str, Any]
     result: dict[str, Any]
     notes: dict[str, str]
@@ -85,8 +86,10 @@ def check_contents(folder: Path, source: str, *, ours: bool = False) -> Found:
 
 def _checked(folder: Path, source: str, name_of: Callable[[Any], Any]) -> Found:
     adapter = read_adapter(folder / "adapter")
-    described = read_typed(folder / "adapter" / CONFIG_NAME, JsonFile) or {}
-    described["base_model_name_or_path"] = name_of(adapter.base_model)
+    described: dict[str, dict[str, Any]] = {}
+    for name in CONFIG_NAMES:
+        if content := read_typed(folder / "adapter" / name, JsonFile):
+            described[name] = content | {"base_model_name_or_path": name_of(adapter.base_model)}
     about = read_typed(folder / ARCHIVE_NAME, JsonFile) or {}
     if about and (about.get("format"), about.get("version")) != (FORMAT, FORMAT_VERSION):
         raise InputError(

@@ -28,7 +28,8 @@ class Case:
     settings: Any
     begins_as_base: bool
     """Whether fresh edits change nothing at all."""
-    folds: bool = True
+    refuses: tuple[str, ...] = ()
+    """Forms of export that the method does not have."""
     training: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -43,7 +44,7 @@ class Case:
 CASES = (
     Case("jola", EditConfig(sites="both"), begins_as_base=False),
     Case("red", REDConfig(), begins_as_base=True),
-    Case("lora", LoRAConfig(rank=3, dropout=0.1), begins_as_base=True, folds=False),
+    Case("lora", LoRAConfig(rank=3, dropout=0.1), begins_as_base=True, refuses=("ia3", "standalone", "edits")),
 )
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jola.errors import InputError
+from jola.methods import method_named
 from jola.runs.run import Run
 from jola.system.paths import is_there
 from workbench.service.bench import uploads_home
@@ -191,6 +192,8 @@ class Exports:
             InputError: Another export is at work, the page may not use the model or the folder, the run has no adapter
                 or the form cannot hold its edits, or it was stopped.
         """
+        if form.kind:
+            method_named(run.run_config().method).refuse_export(form.kind)
         if form.model:
             self._settings.check_sources(run.run_config(), uploads_home())
         if chosen not in (form.formats or (chosen,)):

@@ -215,7 +215,7 @@ class TestFromTheHub:
         assert hub.calls[0] == ("info", "me/edits", "v1")
         assert hub.calls[1][2]["revision"] == "v1"
         assert set(hub.calls[1][2]["allow_patterns"]) == {
-            "adapter_config.json", "adapter_model.safetensors", "README.md", "heads.png",
+            "adapter_config.json", "jola_adapter.json", "adapter_model.safetensors", "README.md", "heads.png",
         }  # fmt: skip
         export_ia3("me/edits", tmp_path / "ia3")
 
