@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from jola.errors import InputError
+from workbench.server.connections import Connection
 from workbench.server.door import Door, Token
 from workbench.settings import Settings
 
@@ -44,7 +45,10 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
     port = settings.claim_port()
     token = Token.fresh(port) if settings.asks_token else None
     door = _behind_door(page, settings, port, token)
-    config = uvicorn.Config(door, host=settings.host, port=port, log_level="warning", server_header=False)
+    # "error": a warning for each malformed request would let any client fill the log.
+    config = uvicorn.Config(
+        door, host=settings.host, port=port, http=Connection, log_level="error", server_header=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_run, args=(server,), name="jola-server", daemon=True)
     thread.start()
