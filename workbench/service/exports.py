@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from jola.errors import InputError
-from jola.methods import method_named
 from jola.runs.run import Run
+from jola.runs.summary import method_in
 from jola.system.paths import is_there
 from workbench.service.bench import uploads_home
 from workbench.service.processes import environment
@@ -193,7 +193,7 @@ class Exports:
                 or the form cannot hold its edits, or it was stopped.
         """
         if form.kind:
-            method_named(run.run_config().method).refuse_export(form.kind)
+            method_in(run.raw_config()).refuse_export(form.kind)
         if form.model:
             self._settings.check_sources(run.run_config(), uploads_home())
         if chosen not in (form.formats or (chosen,)):
