@@ -273,7 +273,7 @@ def _count_parameters(shapes: dict[str, list[int]] | None) -> int | None:
 def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int, int], ...]:
     """The weight matrices inside numbered layers."""
     return tuple(
-        (name.removesuffix(".weight"), *shape)
+        (name.removesuffix(".weight"), shape[0], shape[1])
         for name, shape in (shapes or {}).items()
         if len(shape) == 2 and name.endswith(".weight") and any(part.isdigit() for part in name.split("."))
     )

@@ -174,7 +174,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                     gr.HTML("<h1>Examples as the model will see them</h1>", apply_default_css=False)
                     close_button = gr.Button("Close", size="sm", elem_id="preview-close")
                 preview_text = gr.HTML("", apply_default_css=False, elem_id="preview-text")
-    parts.connect(inputs["method"], inputs["learning_rate"])
+    parts.connect(inputs["learning_rate"])
     tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
@@ -235,12 +235,13 @@ def _run_in(event: gr.EventData) -> str:
 class _MethodParts:
     """What the form shows for some methods only."""
 
+    choice: gr.Dropdown
     summary: gr.HTML
     of_methods: list[tuple[str, gr.Column]] = field_(default_factory=list)
     """Name of a method, and a box with settings of its own."""
     of_gates: list[gr.components.Component] = field_(default_factory=list)
 
-    def connect(self, method: gr.components.Component, rate: gr.components.Component) -> None:
+    def connect(self, rate: gr.components.Component) -> None:
         """Show what belongs to the method that is chosen; a learning rate that nobody changed follows it."""
 
         def on_method(name: str, rate: float | None) -> tuple[Any, ...]:
@@ -255,7 +256,7 @@ class _MethodParts:
 
         boxes = [box for _, box in self.of_methods]
         outputs = [self.summary, rate, *boxes, *self.of_gates]
-        method.change(on_method, [method, rate], outputs, trigger_mode="always_last", **PRIVATE)
+        self.choice.change(on_method, [self.choice, rate], outputs, trigger_mode="always_last", **PRIVATE)
 
 
 def method_summary(name: str) -> str:
@@ -276,7 +277,7 @@ def _method_choice() -> tuple[dict[str, gr.components.Component], _MethodParts]:
         elem_classes=["setting", "jw-wide"],
     )
     summary = gr.HTML(method_summary(RunConfig.method), apply_default_css=False, elem_id="method-summary")
-    return {"method": method}, _MethodParts(summary)
+    return {"method": method}, _MethodParts(method, summary)
 
 
 def _fields(*, advanced: bool, parts: _MethodParts) -> dict[str, gr.components.Component]:
