@@ -191,6 +191,10 @@ class TestHeaders:
             "monitoring/summary",
             "?deep_link=../state",
             "gradio_api/dev/reload",
+            "gradio_api/proxy=%00",
+            "gradio_api/proxy=%ff",
+            "gradio_api/proxy=http://é",
+            "gradio_api/%2570roxy=x",
         ],
     )
     def test_parts_of_gradio_that_are_not_used_are_closed(self, app: Served, path: str) -> None:
