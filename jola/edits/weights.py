@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
+from jola.errors import InputError
 
 _PREFIX = "base_model.model."
 _IN_MLP = ("fc1", "fc2")
@@ -201,6 +202,11 @@ class LowRankEdits(Intervention):
         before = {name: p.requires_grad for name, p in base.named_parameters()}
         inject_adapter_in_model(config, base, adapter)
         modules: dict[str, Any] = {name: m for name, m in base.named_modules() if adapter in getattr(m, "lora_A", ())}
+        if outside := [name for name in modules if _layer_of(name) is None]:
+            _remove(base, modules, adapter)
+            raise InputError(
+                f"--target-modules names {outside[0]}, which is outside the layers; name modules of layers."
+            )
         for module in modules.values():
             module._active_adapter = []
             for part in (module.lora_A, module.lora_B):
@@ -224,12 +230,7 @@ class LowRankEdits(Intervention):
 
     def detach_from(self, base: nn.Module) -> None:
         """Take the layers out of the model again. The caller holds the model's lock and tells nnsight afterwards."""
-        for place, module in self._modules_of.items():
-            for part in (module.lora_A, module.lora_B, module.lora_dropout):
-                del part[self.adapter]
-            if not len(module.lora_A):
-                parent, _, name = self.path_of[place].rpartition(".")
-                setattr(base.get_submodule(parent), name, module.base_layer)
+        _remove(base, {self.path_of[place]: module for place, module in self._modules_of.items()}, self.adapter)
         self._modules_of.clear()
 
     @classmethod
@@ -268,6 +269,21 @@ def frozen_state(base: nn.Module) -> dict[str, Tensor]:
 def _is_resting(module: nn.Module) -> bool:
     """Whether this is a layer of peft that passes on what its frozen module gives, as those of `LowRankEdits` do."""
     return hasattr(module, "base_layer") and getattr(module, "_active_adapter", None) == []
+
+
+def _remove(base: nn.Module, modules: Mapping[str, Any], adapter: str) -> None:
+    """Take an adapter out of peft's layers, and the layers without one out of the model."""
+    for path, module in modules.items():
+        for part in (module.lora_A, module.lora_B, module.lora_dropout):
+            del part[adapter]
+        if not len(module.lora_A):
+            parent, _, name = path.rpartition(".")
+            setattr(base.get_submodule(parent), name, module.base_layer)
+    # peft's own record, which would make it warn of an adapter that is not there any more.
+    configs = getattr(base, "peft_config", {})
+    configs.pop(adapter, None)
+    if not configs and hasattr(base, "peft_config"):
+        del base.peft_config
 
 
 def _key(path: str, part: str) -> str:

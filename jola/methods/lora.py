@@ -66,7 +66,9 @@ class LoRA(Method):
         with traced.lock:
             try:
                 edits = LowRankEdits.inject(traced.base, traced.geometry.num_layers, self.peft_config(settings))
-            except ValueError as error:
+            except InputError:
+                raise
+            except ValueError as error:  # peft found nothing to change
                 named = f"no module called {settings.target_modules}" if _named(settings) else "no linear module"
                 raise InputError(
                     f"This {traced.geometry.architecture} model has {named}; choose others with --target-modules."

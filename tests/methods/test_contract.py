@@ -300,3 +300,14 @@ def test_weights_take_no_mask_by_row() -> None:
     assert edits.site is Site.WEIGHTS
     with pytest.raises(ValueError, match="share the weights"):
         model(IDS, mask=EditMask(update=torch.ones(2, edits.layers, edits.units)))
+
+
+def test_modules_outside_the_layers_are_refused_and_leave_nothing_behind() -> None:
+    from jola.errors import InputError
+    from jola.methods.lora import LoRAConfig
+
+    base = make_model("llama")
+    before = set(dict(base.named_modules()))
+    with pytest.raises(InputError, match="names lm_head, which is outside the layers"):
+        JoLAModel(base, make_tokenizer(), LoRAConfig(target_modules="q_proj,lm_head"))
+    assert set(dict(base.named_modules())) == before and not hasattr(base, "peft_config")

@@ -2,9 +2,9 @@
 
 The channels are those of a `jola.edits.intervention.Intervention`: the halves ``offset`` and ``scale`` of JoLA's
 edits, ``update`` for a change of weights. The model takes one factor per channel,
-`jola.edits.intervention.EditMask`: 1 is the trained edit, 0 switches it off. A `HeadMask` also remembers the strength of
-an edit that is off, so that switching it on again restores it. Every operation returns a new mask, so that masks can be
-compared, undone and shared.
+`jola.edits.intervention.EditMask`: 1 is the trained edit, 0 switches it off. A `HeadMask` also remembers the strength
+of an edit that is off, so that switching it on again restores it. Every operation returns a new mask, so that masks can
+be compared, undone and shared.
 """
 
 import math

@@ -151,11 +151,11 @@ def test_odd_lines_of_the_metrics_are_left_out(store: RunStore) -> None:
 
 
 def test_what_later_versions_add_is_kept(store: RunStore) -> None:
-    changed(store.root / "odd" / "result.json", ("scores",), [{"metric": "f1", "value": 0.5}])
+    changed(store.root / "odd" / "result.json", ("costs",), [{"kind": "energy", "value": 0.5}])
     changed(store.root / "odd" / "config.json", ("method",), "lora")
     run = store.get("odd")
     assert run.problem() == ""
-    assert (run.result() or {})["scores"] == [{"metric": "f1", "value": 0.5}]
+    assert (run.result() or {})["costs"] == [{"kind": "energy", "value": 0.5}]
     assert run.config()["method"] == "lora"
 
 
