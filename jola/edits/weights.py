@@ -250,7 +250,7 @@ class LowRankEdits(Intervention):
 
 def frozen_module(module: nn.Module) -> nn.Module:
     """The module of the frozen model inside a layer that `LowRankEdits` put there; any other module as it is."""
-    return module.base_layer if _is_resting(module) else module
+    return module.get_submodule("base_layer") if _is_resting(module) else module
 
 
 def frozen_state(base: nn.Module) -> dict[str, Tensor]:

@@ -27,7 +27,7 @@ from jola.system.files import disk_errors
 from jola.system.safe_zip import MAX_RATIO
 
 if TYPE_CHECKING:
-    from jola.jola_model import Masks
+    from jola.model.edited import Masks
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed timestamp, so that equal adapters give identical files
 

@@ -32,6 +32,7 @@ from jola.adapters.directory import read_edits
 from jola.data.examples import Encoded
 from jola.edits.gated import GatedEdits
 from jola.edits.gates import expectation
+from jola.edits.intervention import Intervention
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.model.tracing import Wanted
@@ -175,10 +176,10 @@ class JoLAGates(BaseSelector):
         return expected_gates(edits), Cost()
 
 
-def head_edits(edits: Sequence[GatedEdits], where: str) -> GatedEdits:
+def head_edits(interventions: Sequence[Intervention], where: str) -> GatedEdits:
     """The gated edits of heads among `interventions`. Raises `InputError` if there are none."""
-    for own in edits:
-        if own.site is Site.HEADS and own.gate_parameters():
+    for own in interventions:
+        if isinstance(own, GatedEdits) and own.site is Site.HEADS and own.gate_parameters():
             return own
     raise InputError(
         f"The adapter in {where} has no gates on heads, so it does not rank them; use one trained with gates."
