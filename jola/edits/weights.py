@@ -34,8 +34,8 @@ class LowRankEdits(Intervention):
     their frozen module gives: several of these may be in one model, and each pass uses those that it names.
 
     Args:
-        modules: peft's layers by their path in the model, in the order of the model; empty for edits that are only
-            looked at, whose `tensors` are then given to `load`.
+        modules: peft's layers by their path in the model; empty for edits without a model, see `of_tensors`.
+        paths: Paths of all changed modules.
         layers: Layers of the model.
         adapter: Name of this adapter in peft's layers.
     """

@@ -1,7 +1,6 @@
 """What every method is tested with: its settings, and how one of its units is taken out by hand."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,7 +29,6 @@ class Case:
     """Whether fresh edits change nothing at all."""
     refuses: tuple[str, ...] = ()
     """Forms of export that the method does not have."""
-    training: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -75,6 +73,3 @@ def take_out(intervention: Intervention, layer: int, unit: int) -> None:
             assert isinstance(intervention, LowRankEdits)
             name = f"{intervention.path_of[layer, unit]}.lora_B.weight"
             next(t for n, t in intervention.tensors().items() if n.endswith(name)).zero_()
-
-
-Check = Callable[[Case, str], None]

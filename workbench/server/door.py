@@ -1,7 +1,7 @@
 """The door of the app: decides about every request before Gradio sees it.
 
-Gradio answers questions that this app never asks: it fetches URLs that stand in its file routes and relays them from
-the app's own origin, it answers preflights of foreign origins, and it reads bodies of any size. `Door` is the outermost
+Gradio answers questions that this app never asks: it fetches URLs in its file routes and relays them from the app's
+own origin, it answers preflights of foreign origins, and it reads bodies of any size. `Door` is the outermost
 layer of the server, so that none of this depends on Gradio's own checks.
 """
 
