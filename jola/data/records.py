@@ -10,15 +10,16 @@ columns                       meaning
 ``instruction``, ``answer``   text each; a text ``input`` is put on the lines below the instruction
 ============================  ==========================================================================
 
-``references`` (a text or a list of texts) may stand beside any of them; other columns are ignored. White
-space around an answer is removed: it is nearly always left over from another template, and chat templates
-remove it too.
+Two further columns are optional: ``references``, a text or a list of texts, and ``options``, a list of texts that
+includes the answer. Other columns are ignored, and so is a column ``options`` with anything else. White space around
+an answer is removed: it is nearly always left over from another template, and chat templates remove it too.
 """
 
 import csv
+import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,31 @@ class Example:
     """A conversation that ends with a user's turn, and the answer to it.
 
     ``references`` are further right answers of a generation task; they are for scoring and never trained on.
+    ``options`` are the possible answers to this example, the right one among them; empty where any text may be one, or
+    where the task has the same labels for all examples.
     """
 
     prompt: tuple[Message, ...]
     completion: str
     references: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+    @property
+    def id(self) -> str:
+        """Hash of the content, 32 hexadecimal digits."""
+        return content_hash(((self,),))
+
+
+def content_hash(parts: Sequence[Sequence[Example]]) -> str:
+    """Hash of the examples in their order, 32 hexadecimal digits."""
+    content = json.dumps([[_content(example) for example in part] for part in parts], ensure_ascii=False)
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:32]
+
+
+def _content(example: Example) -> list[object]:
+    prompt = [[message.role, message.content] for message in example.prompt]
+    options = [list(example.options)] if example.options else []
+    return [prompt, example.completion, list(example.references), *options]
 
 
 def read_examples(path: Path | str) -> list[Example]:
@@ -95,7 +116,8 @@ def _parse_row(row: Any, where: str) -> Example:
         raise _refused(where, "the turn before the answer must be a user's")
     if not completion.strip():
         raise _refused(where, "the answer is empty; every example needs one")
-    return Example(prompt, completion.strip(), _references(row.get("references"), where))
+    completion = completion.strip()
+    return Example(prompt, completion, _references(row.get("references"), where), _options(row, completion))
 
 
 def _wrong_columns(row: Mapping[Any, Any], where: str) -> InputError:
@@ -163,6 +185,15 @@ def _references(value: Any, where: str) -> tuple[str, ...]:
         return ()
     texts = value if isinstance(value, list) else [value]
     return tuple(_text(text, "references", where) for text in texts)
+
+
+def _options(row: Mapping[Any, Any], completion: str) -> tuple[str, ...]:
+    """The options of a row; none if its column ``options`` has another meaning."""
+    value = row.get("options")
+    if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
+        return ()
+    options = tuple(option.strip() for option in value)
+    return options if completion in options and len(set(options)) == len(options) > 1 else ()
 
 
 def _text(value: Any, name: str, where: str) -> str:

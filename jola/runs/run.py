@@ -7,6 +7,7 @@ One process writes a run; any number of others read it at any moment, also after
     metrics.jsonl   one JSON object a line; an unfinished last line is ignored
     gates/          the binary history of each site, see `jola.runs.history`
     result.json     test accuracy, share of closed gates, seconds
+    answers.jsonl   the answers to the test examples, see `jola.runs.answers`
     notes.json      the label and the note that somebody gave it, see `jola.runs.notes`
     adapter/  checkpoints/  log.txt
 
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from jola._lazy import lazily
 from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
+from jola.runs.answers import ANSWERS_NAME, TestAnswer, read_answers, write_answers
 from jola.runs.history import (
     GATE_FIELDS,
     Array,
@@ -271,6 +273,13 @@ class Run:
         """What is valid in ``result.json``; None before the run has a result."""
         return self._valid("result.json")[0] or None
 
+    def answers(self) -> list[TestAnswer]:
+        """The answers to the test examples, in their order; empty before the test, and for runs that kept none.
+
+        `InputError` when the file is damaged.
+        """
+        return read_answers(self.path)
+
     def version(self) -> int:
         """A number below 2**53 that grows whenever the run writes something.
 
@@ -365,6 +374,10 @@ class Run:
         """Write ``result.json`` in one step."""
         replace_file(self.path / "result.json", json_bytes(result, indent=2), durable=True)
 
+    def write_answers(self, answers: Sequence[TestAnswer]) -> bool:
+        """Write ``answers.jsonl`` in one step; False, and no file, if it would be larger than 64 MB."""
+        return write_answers(self.path, answers)
+
     def gate_writer(
         self,
         site: str,
@@ -389,6 +402,7 @@ class Run:
             replace_file(path, b"".join(kept))
         for site in self.sites():
             truncate_history(self.gates_dir, site, step)
-        (self.path / "result.json").unlink(missing_ok=True)
+        for name in ("result.json", ANSWERS_NAME):
+            (self.path / name).unlink(missing_ok=True)
         # What was cut off is added to the count of writes, so that the version still grows.
         self.write_status(step=step, writes=self.status()["writes"] + before - self._appended())

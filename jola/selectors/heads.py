@@ -323,5 +323,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """A hash of examples and their order."""
-    content = json.dumps([dataclasses.asdict(example) for example in examples], ensure_ascii=False)
+    rows = [dataclasses.asdict(example) for example in examples]
+    rows = [row if row["options"] else {n: v for n, v in row.items() if n != "options"} for row in rows]
+    content = json.dumps(rows, ensure_ascii=False)
     return hashlib.sha256(content.encode("utf-8", errors="replace")).hexdigest()[:32]

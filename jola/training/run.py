@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from jola.evaluation.scoring import ExactMatch, exact_match
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
+from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -140,6 +141,8 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     if follower.pausing and not match:
         run.write_status(state="paused")
         return
+    if match and not run.write_answers(_answers(prepared.task, match)):
+        progress.note("The test answers are not kept: they would need more than 64 MB.")
     run.write_result(_result(prepared, fitted, seconds, match))
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
@@ -207,6 +210,15 @@ def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progres
     with suppress(_Stopped):
         return exact_match(prepared.model, prepared.task.test, prepared.template, progress=advance)
     return None
+
+
+def _answers(task: Task, match: ExactMatch) -> list[TestAnswer]:
+    """The test examples, with the labels of the task as their options, and what the model answered."""
+    examples = [e if e.options else replace(e, options=task.labels or ()) for e in task.test]
+    return [
+        TestAnswer(example.id, answered, text)
+        for example, answered, text in zip(task.test, examples, match.answers, strict=True)
+    ]
 
 
 def _result(prepared: Prepared, fitted: Fit, seconds: float, match: ExactMatch | None) -> dict[str, Any]:

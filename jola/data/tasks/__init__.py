@@ -4,8 +4,6 @@ A task is a registered name, a folder of files, a single file, or a Hub dataset.
 depends on the seed of the run. The test examples are the same for every seed, so that runs can be compared.
 """
 
-import hashlib
-import json
 import os
 import random
 from collections import Counter
@@ -13,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jola.data.records import Example
+from jola.data.records import Example, content_hash
 from jola.data.tasks.registry import REGISTRY, TaskInfo
 from jola.data.tasks.sources import HUB_PREFIX, Parts, load_file, load_folder, load_hub
 from jola.errors import InputError
@@ -87,7 +85,7 @@ def load_task(data: DataConfig, seed: int) -> Task:
         test=chosen_test,
         labels=labels,
         notes=tuple(notes),
-        fingerprint=_fingerprint((chosen_train, chosen_validation, chosen_test)),
+        fingerprint=content_hash((chosen_train, chosen_validation, chosen_test)),
     )
 
 
@@ -162,14 +160,4 @@ def _shuffled(examples: list[Example], seed: str) -> list[Example]:
 
 def _fixed_order(examples: list[Example]) -> list[Example]:
     """The examples ordered by a hash of their content: a shuffle without a seed, whatever their order was."""
-    return sorted(examples, key=lambda example: _fingerprint(((example,),)))
-
-
-def _fingerprint(parts: Sequence[Sequence[Example]]) -> str:
-    content = json.dumps([[_plain(example) for example in part] for part in parts], ensure_ascii=False)
-    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:32]
-
-
-def _plain(example: Example) -> list[object]:
-    prompt = [[message.role, message.content] for message in example.prompt]
-    return [prompt, example.completion, list(example.references)]
+    return sorted(examples, key=lambda example: example.id)

@@ -246,6 +246,14 @@ class TestRun:
         assert config["versions"]["torch"] == version("torch")
         assert config["parameters"]["trainable"] == sum(tensor.numel() for tensor in tensors(unbroken).values())
 
+    def test_its_answers_are_kept_and_give_its_score(self, unbroken: Run) -> None:
+        answers, result = unbroken.answers(), unbroken.result()
+        assert result is not None and len(answers) == result["test"]["n"] == 6
+        assert len({answer.id for answer in answers}) == 6
+        assert {answer.example.options for answer in answers} == {("bad", "good")}
+        right = [answer.answer in answer.expected for answer in answers]
+        assert sum(right) / len(right) == result["test"]["accuracy"]
+
     def test_its_adapter_is_the_trained_model(self, unbroken: Run, place: Place) -> None:
         model = JoLAModel.from_adapter(unbroken.adapter_dir, model=place.model, dtype="float32")
         last = unbroken.gates()

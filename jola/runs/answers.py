@@ -1,0 +1,162 @@
+"""The answers to the test examples of a run, kept in ``answers.jsonl``: one JSON object per line and example.
+
+A line has the columns of an example (``prompt``, ``completion``, ``references``, ``options``) and what the model said
+to it::
+
+    id                     hash of the example, the same in every run
+    answer                 of the edited model
+    base_answer            of the model without edits, where it was asked
+    log_likelihoods        ln p(option | prompt) of the edited model, in the order of ``options``, where computed
+    base_log_likelihoods   the same without edits
+
+Metrics are computed from these answers, so one can be added to a run without its model. Exported runs leave the file
+out, because it holds texts of the data.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from jola.data.records import Example, parse_rows
+from jola.errors import InputError
+from jola.system.files import json_bytes, replace_file
+from jola.system.typed_json import JsonFile, Line, Number, valid_part
+
+ANSWERS_NAME = "answers.jsonl"
+SIZE_LIMIT = 64 << 20
+"""Bytes of the file, at most. Prompts are shortened in the middle when it would be larger."""
+PROMPT_LENGTHS = (20_000, 2_000, 200)
+"""Characters of one turn of a prompt that are kept; the next smaller number when the file would be too large."""
+_CUT = " […] "
+
+LogLikelihoods = tuple[float, ...]
+
+
+class AnswerRow(JsonFile):
+    """One line of ``answers.jsonl``."""
+
+    id: Line
+    prompt: str | list[dict[str, str]]
+    completion: str
+    references: list[str] = Field(default_factory=list)
+    options: list[str] = Field(default_factory=list)
+    answer: str
+    base_answer: str | None = None
+    log_likelihoods: list[Number] | None = None
+    base_log_likelihoods: list[Number] | None = None
+
+    @model_validator(mode="after")
+    def _one_for_each_option(self) -> "AnswerRow":
+        for values in (self.log_likelihoods, self.base_log_likelihoods):
+            if values is not None and len(values) != len(self.options):
+                raise ValueError(f"it has {len(values)} log-likelihoods of {len(self.options)} options")
+        return self
+
+
+@dataclass(frozen=True)
+class TestAnswer:
+    """What a run answered to one test example.
+
+    Args:
+        id: Hash of the example: equal ids in two runs are the same example.
+        example: The prompt, whose long turns may be shortened, the expected answer, its references, and the options in
+            the order of the log-likelihoods.
+        answer: Of the edited model.
+        base_answer: Of the model without edits; None where it was not asked.
+        log_likelihoods: ln p(option | prompt) of the edited model, nats; None where not computed.
+        base_log_likelihoods: The same of the model without edits.
+    """
+
+    __test__ = False  # not a test case, in spite of its name
+
+    id: str
+    example: Example
+    answer: str
+    base_answer: str | None = None
+    log_likelihoods: LogLikelihoods | None = None
+    base_log_likelihoods: LogLikelihoods | None = None
+
+    @property
+    def expected(self) -> tuple[str, ...]:
+        """The answers that count as right."""
+        return self.example.completion, *self.example.references
+
+    def to_dict(self, length: int | None = None) -> dict[str, Any]:
+        """The line of the file; ``length`` shortens each turn of the prompt to this number of characters."""
+        turns = [{"role": turn.role, "content": _shortened(turn.content, length)} for turn in self.example.prompt]
+        one_turn = len(turns) == 1 and turns[0]["role"] == "user"
+        row = {
+            "id": self.id,
+            "prompt": turns[0]["content"] if one_turn else turns,
+            "completion": self.example.completion,
+            "references": list(self.example.references),
+            "options": list(self.example.options),
+            "answer": self.answer,
+            "base_answer": self.base_answer,
+            "log_likelihoods": self.log_likelihoods,
+            "base_log_likelihoods": self.base_log_likelihoods,
+        }
+        return {name: value for name, value in row.items() if value not in (None, [])}
+
+
+def write_answers(folder: Path, answers: Sequence[TestAnswer]) -> bool:
+    """Put the answers into a run's directory in one step.
+
+    Returns:
+        False if even shortened prompts would exceed `SIZE_LIMIT`, and no file was written.
+
+    Raises:
+        InputError: The disk is full or read-only.
+    """
+    for length in PROMPT_LENGTHS:
+        data = b"".join(json_bytes(answer.to_dict(length)) for answer in answers)
+        if len(data) <= SIZE_LIMIT:
+            replace_file(folder / ANSWERS_NAME, data)
+            return True
+    return False
+
+
+def read_answers(folder: Path) -> list[TestAnswer]:
+    """The answers in a run's directory, in the order of the test examples; empty if none were kept.
+
+    Raises:
+        InputError: The file cannot be read, or a line is damaged; the sentence names the line.
+    """
+    path = folder / ANSWERS_NAME
+    try:
+        with open(path, "rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    if len(data) > SIZE_LIMIT:
+        raise InputError(f"{path} is larger than {SIZE_LIMIT >> 20} MB, which no such file is.")
+    return [_answer(line, f"line {number} of {path}") for number, line in enumerate(data.splitlines(), 1)]
+
+
+def _answer(line: bytes, where: str) -> TestAnswer:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict):
+        raise InputError(f"{where[0].upper()}{where[1:]} is not a JSON object; test the run again.")
+    _, faults = valid_part(row, AnswerRow)
+    if faults:
+        raise InputError(f"{where[0].upper()}{where[1:]} is not valid: {faults[0]}.")
+    (example,) = parse_rows([(where, row)])
+    scores = {name: tuple(row[name]) for name in ("log_likelihoods", "base_log_likelihoods") if row.get(name)}
+    return TestAnswer(row["id"], example, row["answer"], row.get("base_answer"), **scores)
+
+
+def _shortened(text: str, length: int | None) -> str:
+    """The text without its middle if it is longer than ``length`` characters."""
+    if length is None or len(text) <= length:
+        return text
+    half = (length - len(_CUT)) // 2
+    return f"{text[:half]}{_CUT}{text[-half:]}"
