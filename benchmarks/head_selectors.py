@@ -74,13 +74,13 @@ def run(stage: Stage, seed: int) -> None:
     """Do what is missing of a stage, for one seed."""
     from jola.config import DataConfig, RunConfig, TrainingConfig
     from jola.studies.comparison import compare
-    from jola.studies.grid import Grid
+    from jola.studies.selector_grid import SelectorGrid
 
     config = RunConfig(
         data=DataConfig(task=stage.task, validation_size=VALIDATION_SIZE, test_size=TEST_SIZE),
         training=TrainingConfig(epochs=EPOCHS, l0_weight=L0_WEIGHT),
     )
-    grid = Grid(stage.selectors, stage.swaps, stage.ks, (seed,))
+    grid = SelectorGrid(stage.selectors, stage.swaps, stage.ks, (seed,))
     compare(config, grid, FOLDER / stage.task, progress=_Lines())
 
 
@@ -134,7 +134,7 @@ def _task(task: str) -> Iterable[str]:
 
 def _ran(task: str, done: set[str]) -> str:
     """What of the plan there is, by its parts and seeds."""
-    from jola.studies.grid import Grid
+    from jola.studies.selector_grid import SelectorGrid
 
     seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
     lines = [f"Trainings that have run, of those planned:\n\n| | {seeds} |\n|{'---|' * (1 + len(SEEDS))}"]
@@ -149,7 +149,7 @@ def _ran(task: str, done: set[str]) -> str:
                 continue
             counts = []
             for seed in SEEDS:
-                grid = Grid(selectors, swaps, stage.ks, (seed,))
+                grid = SelectorGrid(selectors, swaps, stage.ks, (seed,))
                 names = [name for name in grid.cell_names() if not name.startswith("jola-")]
                 counts.append(f"{sum(name in done for name in names)} of {len(names)}")
             lines.append(f"| {words}, K = {', '.join(stage.ks)} | {' | '.join(counts)} |")

@@ -33,7 +33,7 @@ MOVED = {
     "jola.run_archive": "jola.runs.archive",
     "jola.run_compare": "jola.runs.compare",
     "jola.run_notes": "jola.runs.notes",
-    "jola.selector_grid": "jola.studies.grid",
+    "jola.selector_grid": "jola.studies.selector_grid",
     "jola.selectors.compare": "jola.studies.comparison",
     "jola.selectors.editing": "jola.studies.editing",
     "jola.selectors.results": "jola.studies.results",

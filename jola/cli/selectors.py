@@ -10,7 +10,7 @@ from jola.cli import console
 from jola.cli.common import Json, find_adapter, quiet_libraries, run_config, settings_type
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.studies.grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, Grid
+from jola.studies.selector_grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, SelectorGrid
 from jola.system.formatting import interval_text
 
 _SELECTORS = ", ".join(SELECTOR_NAMES)
@@ -95,7 +95,7 @@ def compare(
         numbers = _words(seeds)
         if bad := [word for word in numbers if not (word.isascii() and word.isdigit())]:
             raise InputError(f"--seeds names {bad[0]!r}; write whole numbers, separated by commas.")
-        grid = Grid(_words(selectors), _words(swaps), _words(k), tuple(map(int, numbers)))
+        grid = SelectorGrid(_words(selectors), _words(swaps), _words(k), tuple(map(int, numbers)))
         comparison = run(config, grid, output, progress=progress)
     rows = comparison.rows()
     if json:

@@ -25,8 +25,8 @@ from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
 from jola.selectors.protocol import Selector
 from jola.studies.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
-from jola.studies.grid import AUTO, Grid, cell_name
 from jola.studies.results import Cell, Comparison
+from jola.studies.selector_grid import AUTO, SelectorGrid, cell_name
 from jola.system.files import disk_errors
 from jola.system.processes import at_work
 from jola.system.progress import Progress, Quiet
@@ -34,7 +34,7 @@ from jola.system.progress import Progress, Quiet
 
 def compare(
     config: RunConfig,
-    grid: Grid,
+    grid: SelectorGrid,
     folder: Path | str,
     *,
     progress: Progress | None = None,
@@ -82,7 +82,7 @@ class _Worker:
     config: RunConfig
     model: JoLAModel
     progress: Progress
-    grid: Grid
+    grid: SelectorGrid
     prefix: str = ""
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ import numpy as np
 
 from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet
-from jola.studies.grid import AUTO, cell_name
 from jola.studies.schema import FILE, FORMAT, CellFile, ComparisonFile, Protocol
+from jola.studies.selector_grid import AUTO, cell_name
 from jola.studies.statistics import accuracy_interval, holm, paired_bootstrap
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from jola.errors import InputError
 from jola.selectors.heads import HeadScores, HeadSet
-from jola.studies.grid import AUTO
 from jola.studies.results import Cell, Comparison, Row, summarise
+from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import accuracy_interval, overlap, rank_correlation
 from jola.system.formatting import accuracy_text, interval_text
 from workbench.figures import selectors as draw

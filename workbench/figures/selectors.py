@@ -7,8 +7,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jola.selectors import SELECTORS, HeadScores, HeadSet
-from jola.studies.grid import AUTO
 from jola.studies.results import Row
+from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import overlap, rank_correlation
 from workbench.figures.cells import heat, write_cells
 from workbench.figures.style import (

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from jola.config import RunConfig, flag
 from jola.errors import InputError
-from jola.studies.grid import CELL, Grid, cell_name
+from jola.studies.selector_grid import CELL, SelectorGrid, cell_name
 from workbench.service.estimate import span
 
 _OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
@@ -54,7 +54,7 @@ DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
 
 
 @dataclass(frozen=True)
-class Plan(Grid):
+class Plan(SelectorGrid):
     """What is compared, as a form asks for it and as the page says it."""
 
     selectors: tuple[str, ...] = DEFAULT_SELECTORS

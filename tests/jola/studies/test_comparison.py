@@ -24,8 +24,8 @@ from jola.studies import comparison as comparing
 from jola.studies import editing
 from jola.studies.comparison import compare
 from jola.studies.editing import SwapMethod
-from jola.studies.grid import SELECTOR_NAMES, SWAP_NAMES, Grid
 from jola.studies.results import Cell, Comparison, summarise
+from jola.studies.selector_grid import SELECTOR_NAMES, SWAP_NAMES, SelectorGrid
 from jola.system.processes import workers
 from jola.system.progress import Quiet
 from jola.training import fit as training
@@ -131,7 +131,7 @@ def test_a_comparison_keeps_every_result_and_goes_on(
     config: RunConfig, model: JoLAModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config.training.epochs = 1
-    grid = Grid(("jola", "dsp"), (), ("auto", "2"), (1, 2))
+    grid = SelectorGrid(("jola", "dsp"), (), ("auto", "2"), (1, 2))
     trained: list[int] = []
     train = editing.select_then_edit
 
@@ -176,9 +176,9 @@ def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig
     comparing._claim(Comparison(folder), comparing._settings(config), [], "test")
     other = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     with pytest.raises(InputError, match="made with epochs 2, not 3"):
-        compare(other, Grid(("random",)), folder)
+        compare(other, SelectorGrid(("random",)), folder)
     with pytest.raises(InputError, match="holds other files"):
-        compare(config, Grid(("random",)), tmp_path)
+        compare(config, SelectorGrid(("random",)), tmp_path)
     with pytest.raises(InputError, match="holds no comparison"):
         Comparison.open(tmp_path)
 
@@ -187,16 +187,16 @@ def test_what_is_refused_changes_nothing(config: RunConfig, model: JoLAModel, tm
     folder = tmp_path / "c"
     other = dataclasses.replace(config, data=dataclasses.replace(config.data, task="setniment"))
     with pytest.raises(InputError, match="setniment"):
-        compare(other, Grid(("random",)), folder, model=model)
+        compare(other, SelectorGrid(("random",)), folder, model=model)
     assert not folder.exists()
     config.training.epochs = 1
-    compare(config, Grid(("random",), (), ("2",), (1,)), folder, model=model)
+    compare(config, SelectorGrid(("random",), (), ("2",), (1,)), folder, model=model)
     before = Comparison(folder).settings()
     with pytest.raises(InputError, match="999"):
-        compare(config, Grid(("random",), (), ("999",), (1,)), folder, model=model)
+        compare(config, SelectorGrid(("random",), (), ("999",), (1,)), folder, model=model)
     limited = dataclasses.replace(config, edits=dataclasses.replace(config.edits, layers="0-1"))
     with pytest.raises(InputError, match="--layers and --heads must be all"):
-        compare(limited, Grid(("random",)), folder, model=model)
+        compare(limited, SelectorGrid(("random",)), folder, model=model)
     assert Comparison(folder).settings() == before
 
 
@@ -205,18 +205,18 @@ def test_results_of_other_examples_are_not_mixed(
     config: RunConfig, model: JoLAModel, tmp_path: Path, part: str, whose: str
 ) -> None:
     config.training.epochs = 1
-    compare(config, Grid(("random",), (), ("2",), (1,)), tmp_path / "c", model=model)
+    compare(config, SelectorGrid(("random",), (), ("2",), (1,)), tmp_path / "c", model=model)
     file = Path(config.data.task) / f"{part}.jsonl"
     file.write_text(file.read_text() + "\n" + json.dumps({"prompt": "Another, good or bad?", "completion": "bad"}))
     with pytest.raises(InputError, match=f"The {whose} .*choose another folder"):
-        compare(config, Grid(("random",), (), ("2", "3"), (1,)), tmp_path / "c", model=model)
+        compare(config, SelectorGrid(("random",), (), ("2", "3"), (1,)), tmp_path / "c", model=model)
 
 
 def test_jola_that_closes_every_head_is_a_result(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
     closed = dataclasses.replace(config.edits, gate_start=-5.0)
     training = dataclasses.replace(config.training, epochs=1, gate_learning_rate=1e-6)
     config = dataclasses.replace(config, edits=closed, training=training)
-    comparison = compare(config, Grid(("random",), (), ("auto",), (1,)), tmp_path / "c", model=model)
+    comparison = compare(config, SelectorGrid(("random",), (), ("auto",), (1,)), tmp_path / "c", model=model)
     jola, random = comparison.cell("jola-seed1"), comparison.cell("edit-random-kauto-seed1")
     assert jola is not None and jola.heads == HeadSet(3, 4, []) == Cell.from_dict(jola.to_dict()).heads
     assert random is not None and random.heads is not None and len(random.heads) == 1
@@ -225,7 +225,7 @@ def test_jola_that_closes_every_head_is_a_result(config: RunConfig, model: JoLAM
 
 def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
     config.training.epochs = 1
-    notes, grid = [], Grid(("random",), (), ("2",), (1,))
+    notes, grid = [], SelectorGrid(("random",), (), ("2",), (1,))
 
     class Notes(Quiet):
         def note(self, sentence: str) -> None:
@@ -276,15 +276,17 @@ def test_the_names_are_those_of_the_selectors() -> None:
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
-        (Grid(("nonsense",)), "'nonsense' is no selector"),
-        (Grid(("random",), ("smp",)), "'smp' is no method"),
-        (Grid(("random",), ks=("0",)), "K is '0'"),
-        (Grid(("random",), ks=("many",)), "K is 'many'"),
-        (Grid(()), "Nothing"),
-        (Grid(("random",), seeds=(-1,)), "Seeds"),
+        (SelectorGrid(("nonsense",)), "'nonsense' is no selector"),
+        (SelectorGrid(("random",), ("smp",)), "'smp' is no method"),
+        (SelectorGrid(("random",), ks=("0",)), "K is '0'"),
+        (SelectorGrid(("random",), ks=("many",)), "K is 'many'"),
+        (SelectorGrid(()), "Nothing"),
+        (SelectorGrid(("random",), seeds=(-1,)), "Seeds"),
     ],
 )
-def test_a_grid_that_cannot_be_is_one_sentence(grid: Grid, words: str, config: RunConfig, tmp_path: Path) -> None:
+def test_a_grid_that_cannot_be_is_one_sentence(
+    grid: SelectorGrid, words: str, config: RunConfig, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=words):
         compare(config, grid, tmp_path / "c")
     assert not (tmp_path / "c").exists()

@@ -18,7 +18,7 @@ from jola.errors import InputError
 from jola.runs.store import RunStore
 from jola.runs.trash import Trash
 from jola.selectors import SELECTORS
-from jola.studies.grid import SWAP_NAMES
+from jola.studies.selector_grid import SWAP_NAMES
 from tests.workbench.compare.compared import make_comparison
 from workbench.compare.compare_view import snapshot
 from workbench.service.comparison_plan import METHODS, SWAPS, Plan, cell_words, compare_flags, cost_words

@@ -26,7 +26,7 @@ def cell_name(protocol: str, method: str, k: str, seed: int) -> str:
 
 
 @dataclass(frozen=True)
-class Grid:
+class SelectorGrid:
     """What is compared.
 
     Args:
@@ -72,3 +72,7 @@ class Grid:
     def cell_names(self) -> list[str]:
         """The names of `cells`."""
         return [cell_name(*cell) for cell in self.cells()]
+
+
+Grid = SelectorGrid
+"""The name in `jola.selector_grid`, the import path of earlier versions."""
