@@ -2,14 +2,15 @@
 
 import dataclasses
 import typing
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from jola.config import GROUPS, RunConfig
+from jola.config import GROUPS, RunConfig, flag
 from jola.errors import InputError
+from jola.methods import METHODS
 
 if TYPE_CHECKING:
     from jola.runs.run import Run
@@ -51,6 +52,19 @@ def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
             made = dataclasses.make_dataclass(type(part).__name__, flags, namespace={"__doc__": type(part).__doc__})
             groups.append((group, made, dataclasses.field(default_factory=made)))
     return dataclasses.make_dataclass("Settings", groups)
+
+
+def check_flags(arguments: Sequence[str], method: str) -> None:
+    """Refuse a flag that is a setting of other methods only."""
+    names = {name: setting_names(RunConfig(method=name)) for name in METHODS}
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        owners = [other for other, own in names.items() if name in own]
+        if argument.startswith("--") and owners and method not in owners:
+            raise InputError(
+                f"{flag(name)} is a setting of {' and '.join(owners)}, not of {method}; add --method {owners[0]}, or "
+                f"leave {flag(name)} out."
+            )
 
 
 def run_config(settings: Any, *, method: str = RunConfig.method, **training: Any) -> RunConfig:

@@ -1,6 +1,6 @@
 """The command line ``jola``.
 
-    jola train · evaluate · generate · select · compare · export · runs · assets
+    jola train · methods · evaluate · generate · select · compare · export · runs · assets
 
 Each command is a function: its parameters are the flags, its docstring is the help. Results go to standard output,
 progress and errors to standard error; bad input is one sentence and exit code 2.
@@ -15,6 +15,7 @@ from jola.cli import console
 from jola.cli.assets import assets
 from jola.cli.evaluate import evaluate, generate
 from jola.cli.export import export
+from jola.cli.methods import methods_command
 from jola.cli.runs import runs
 from jola.cli.selectors import compare, select
 from jola.cli.train import train_command
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     app = SubcommandApp()
     try:
         app.command(train_command(arguments))
+        app.command(methods_command(arguments), name="methods")
         for command in (evaluate, generate, select, compare):
             app.command(command)
         app.command(export, name="export", help="Write edits in another form.")

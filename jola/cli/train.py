@@ -9,9 +9,8 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 from jola.cli import console
-from jola.cli.common import Json, quiet_libraries, run_config, setting_names, settings_type
-from jola.config import RunConfig, flag
-from jola.errors import InputError
+from jola.cli.common import Json, check_flags, quiet_libraries, run_config, settings_type
+from jola.config import RunConfig
 from jola.methods import METHODS, method_named
 from jola.system.formatting import accuracy_text
 
@@ -29,7 +28,7 @@ def train_command(arguments: Sequence[str]) -> Callable[..., None]:
     parser.add_argument("--method", nargs="?", const=RunConfig.method, default=RunConfig.method)
     given = arguments[1:] if arguments[:1] == ["train"] else []
     chosen = method_named(parser.parse_known_args(given)[0].method).name
-    _check_flags(given, chosen)
+    check_flags(given, chosen)
 
     def train(
         settings: Annotated[Any, arg(name="", constructor=settings_type(RunConfig(method=chosen)))],
@@ -44,19 +43,6 @@ def train_command(arguments: Sequence[str]) -> Callable[..., None]:
 
 
 _METHOD_HELP = "Method to train; give it before --help to see the flags of that method."
-
-
-def _check_flags(arguments: Sequence[str], method: str) -> None:
-    """Refuse a flag that is a setting of other methods only."""
-    names = {name: setting_names(RunConfig(method=name)) for name in METHODS}
-    for argument in arguments:
-        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
-        owners = [other for other, own in names.items() if name in own]
-        if argument.startswith("--") and owners and method not in owners:
-            raise InputError(
-                f"{flag(name)} is a setting of {' and '.join(owners)}, not of {method}; add --method {owners[0]}, or "
-                f"leave {flag(name)} out."
-            )
 
 
 def _train(config: RunConfig, resume: bool, json: bool) -> None:

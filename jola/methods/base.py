@@ -9,6 +9,7 @@ from jola.settings import TrainingConfig
 
 if TYPE_CHECKING:  # seconds to import, and the command line lists methods without it
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from jola.edits.intervention import Intervention
     from jola.edits.sites import Geometry, Site
@@ -45,6 +46,8 @@ class Method(ABC):
     """Peak rate unless another is asked for."""
     has_gates: ClassVar[bool] = False
     """Whether settings about gates and λ concern it."""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Other settings in use: a few words that name them → the settings that differ from the defaults."""
 
     def check(self, settings: Any, training: TrainingConfig) -> None:
         """Refuse settings that do not go together with an `InputError`; types and bounds are checked already."""
@@ -61,6 +64,17 @@ class Method(ABC):
     @abstractmethod
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]] | None":
         """Names and shapes of the tensors in an adapter file, by the model's geometry; None when it does not tell."""
+
+    @abstractmethod
+    def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
+        """How many numbers train in each stage, by its name.
+
+        Args:
+            base: A model on the meta device, whose modules may be replaced.
+
+        Raises:
+            InputError: As `attach`.
+        """
 
     def sites(self, settings: Any) -> "list[Site]":
         """Sites of activations that are edited, in the order of a pass; none where weights are."""
@@ -115,6 +129,10 @@ class ActivationMethod(Method):
     def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":
         """Those of `build`: nothing in the model changes."""
         return self.build(settings, traced.geometry)
+
+    def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
+        """Those of `build`."""
+        return {"train": sum(i.trainable_count() for i in self.build(settings, geometry))}
 
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
         """Shapes of the parameters of `build`."""

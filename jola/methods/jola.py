@@ -1,7 +1,7 @@
 """JoLA: gated offsets and scales of attention heads (Lai, Fraser and Titov, 2025, equations 2 to 5)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
 from jola.methods.base import ActivationMethod
@@ -25,6 +25,7 @@ class JoLA(ActivationMethod):
     tags = ("jola", "activation-editing")
     open_words = "halves that are open"
     settings = EditConfig
+    presets: ClassVar = {"heads and MLPs": {"sites": "both"}}
     learning_rate = 5e-3
     has_gates = True
 

@@ -4,7 +4,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
 from jola.methods.base import Method
@@ -12,6 +12,7 @@ from jola.settings import TrainingConfig, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from jola.edits.intervention import Intervention
     from jola.edits.sites import Geometry
@@ -48,6 +49,7 @@ class LoRA(Method):
     tags = ("lora", "peft")
     own_config = False
     settings = LoRAConfig
+    presets: ClassVar = {"queries and values": {"target_modules": "q_proj,v_proj"}}
     learning_rate = 1e-3
 
     def check(self, settings: LoRAConfig, training: TrainingConfig) -> None:
@@ -61,21 +63,30 @@ class LoRA(Method):
 
     def attach(self, traced: "TracedModel", settings: LoRAConfig) -> "Sequence[LowRankEdits]":
         """peft's layers in the model, at rest, and one intervention that applies them."""
-        from jola.edits.weights import LowRankEdits
-
         with traced.lock:
             try:
-                edits = LowRankEdits.inject(traced.base, traced.geometry.num_layers, self.peft_config(settings))
-            except InputError:
-                raise
-            except ValueError as error:  # peft found nothing to change
-                named = f"no module called {settings.target_modules}" if _named(settings) else "no linear module"
-                raise InputError(
-                    f"This {traced.geometry.architecture} model has {named}; choose others with --target-modules."
-                ) from error
+                return [self._inject(traced.base, traced.geometry, settings)]
             finally:
                 traced.wrap()
-        return [edits]
+
+    def trainable(self, settings: LoRAConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
+        """Those of peft's layers."""
+        edits = self._inject(base, geometry, settings)
+        edits.detach_from(base)
+        return {"train": edits.trainable_count()}
+
+    def _inject(self, base: "PreTrainedModel", geometry: "Geometry", settings: LoRAConfig) -> "LowRankEdits":
+        from jola.edits.weights import LowRankEdits
+
+        try:
+            return LowRankEdits.inject(base, geometry.num_layers, self.peft_config(settings))
+        except InputError:
+            raise
+        except ValueError as error:  # peft found nothing to change
+            named = f"no module called {settings.target_modules}" if _named(settings) else "no linear module"
+            raise InputError(
+                f"This {geometry.architecture} model has {named}; choose others with --target-modules."
+            ) from error
 
     def export_refusal(self, form: str) -> str | None:
         """Refuse the forms that hold edits of activations only."""

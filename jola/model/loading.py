@@ -39,22 +39,9 @@ def load_base(
     """
     source = resolve_model(model)
     place = pick_device(device)
-    where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
-    where = {key: value for key, value in where.items() if value is not None}
+    where = _where(source, revision)
     try:
-        config = AutoConfig.from_pretrained(source.path_or_id, **where)
-        kind = config.model_type
-        # A multi-modal configuration holds the language model's own configuration.
-        if kind not in ARCHITECTURES and config.get_text_config().model_type in ARCHITECTURES:
-            raise InputError(
-                f"{source.display} is a multi-modal model of architecture {kind!r}; only language models alone can be "
-                f"loaded, so give its language model, {config.get_text_config().model_type!r}, as a model of its own."
-            )
-        if kind not in ARCHITECTURES:
-            raise InputError(
-                f"{source.display} is a model of architecture {kind!r}, which is not known; known are "
-                f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
-            )
+        config = _read_config(source, where)
         tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, **where)
         # Safetensors alone: other weight files are pickles, which may run code.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -76,14 +63,64 @@ def load_base(
     except InputError:
         raise
     except Exception as error:  # whatever three libraries raise on damaged files; no list of types is complete
-        reason = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".") or type(error).__name__
-        what_to_do = (
-            "check the files of the folder"
-            if Path(source.path_or_id).exists()
-            else "check the name and the network, or give a local folder or a GGUF file, or use --model default"
-        )
-        raise InputError(f"The model {source.display} cannot be loaded ({reason}); {what_to_do}.") from error
+        raise _cannot_load(source, error) from error
     return base.to(place), tokenizer, _lasting_name(model, source)
+
+
+def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedModel, str]:
+    """A model on the meta device, which has shapes and no weights, and its name.
+
+    Args:
+        model: As for `load_base`, or the ``config.json`` of a model.
+
+    Raises:
+        InputError: There is no such model or configuration, or it is of an unknown architecture.
+    """
+    given = Path(model).expanduser()
+    is_config = given.suffix == ".json" and given.is_file()
+    source = ModelSource(str(given), None, str(given)) if is_config else resolve_model(model)
+    try:
+        config = _read_config(source, _where(source, revision))
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, attn_implementation="eager"), source.display
+    except InputError:
+        raise
+    except Exception as error:  # as above
+        raise _cannot_load(source, error) from error
+
+
+def _where(source: ModelSource, revision: str | None) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` that say what is read."""
+    where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
+    return {key: value for key, value in where.items() if value is not None}
+
+
+def _read_config(source: ModelSource, where: dict[str, Any]) -> PretrainedConfig:
+    """The configuration of a model. `InputError` when its architecture is not known."""
+    config = AutoConfig.from_pretrained(source.path_or_id, **where)
+    kind = config.model_type
+    # A multi-modal configuration holds the language model's own configuration.
+    if kind not in ARCHITECTURES and config.get_text_config().model_type in ARCHITECTURES:
+        raise InputError(
+            f"{source.display} is a multi-modal model of architecture {kind!r}; only language models alone can be "
+            f"loaded, so give its language model, {config.get_text_config().model_type!r}, as a model of its own."
+        )
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"{source.display} is a model of architecture {kind!r}, which is not known; known are "
+            f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
+        )
+    return config
+
+
+def _cannot_load(source: ModelSource, error: Exception) -> InputError:
+    reason = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".") or type(error).__name__
+    what_to_do = (
+        "check the files of the folder"
+        if Path(source.path_or_id).exists()
+        else "check the name and the network, or give a local folder or a GGUF file, or use --model default"
+    )
+    return InputError(f"The model {source.display} cannot be loaded ({reason}); {what_to_do}.")
 
 
 def _lasting_name(model: str, source: ModelSource) -> str:

@@ -1,12 +1,14 @@
 """``jola train --method``: every method has its own flags and defaults."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from jola.config import RunConfig, flag
+from jola.jola_model import JoLAModel
 from jola.methods import METHODS
 from jola.runs.run import Run
 from tests.jola.cli.commands import Result, assert_refused, train
@@ -63,3 +65,86 @@ def test_settings_of_gates_are_no_flags_of_a_method_without_gates() -> None:
     config.training.l0_weight = 0.5
     config.training.epochs = 3
     assert config.flags() == ["--method", "lora", "--epochs", "3"]
+
+
+LLAMA_8B = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "tie_word_embeddings": False,
+}
+"""The shape of Llama-3.1-8B, which has 8,030,261,248 numbers."""
+
+
+@pytest.fixture
+def llama_8b(tmp_path: Path) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(LLAMA_8B))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("given", "stages"),
+    [
+        (["jola"], {"train": 264_192}),
+        (["red"], {"train": 262_144}),
+        (["lora"], {"train": 20_971_520}),
+        (["lora", "--target-modules", "q_proj,v_proj"], {"train": 3_407_872}),
+    ],
+    ids=" ".join,
+)
+def test_counts_on_llama_3_1_8b(
+    jola: Callable[..., Result], llama_8b: Path, given: list[str], stages: dict[str, int]
+) -> None:
+    found = jola("methods", *given, "--shape", llama_8b, "--json").json
+    assert found["shape"] == {"model": str(llama_8b), "architecture": "llama", "frozen": 8_030_261_248}
+    (count,) = found["counts"]
+    assert count["stages"] == stages
+    assert count["trainable"] == list(stages.values())[-1]
+    assert count["share"] == pytest.approx(count["trainable"] / (count["trainable"] + 8_030_261_248))
+
+
+def test_every_method_is_listed_and_counted(jola: Callable[..., Result], place: Path) -> None:
+    listed = jola("methods")
+    assert listed.code == 0
+    described = jola("methods", "--shape", place / "tiny", "--json").json["methods"]
+    assert [method["name"] for method in described] == list(METHODS)
+    for method in described:
+        kind = METHODS[method["name"]]
+        assert method["title"] in listed.out and method["source"] in listed.out
+        assert len(method["counts"]) == 1 + len(kind.presets)
+        alone = jola("methods", method["name"])
+        for setting in method["settings"]:
+            assert setting["flag"] in listed.out and setting["help"] in alone.out
+        model = JoLAModel.from_pretrained(str(place / "tiny"), edits=kind.settings(), device="cpu", dtype="float32")
+        count = method["counts"][0]
+        assert next(iter(count["stages"].values())) == model.trainable_parameters()[0]
+    assert jola("methods", "--shape", place / "tiny").out.count("\n") == 1 + sum(len(m["counts"]) for m in described)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nothing"], "There is no method 'nothing'; choose one of jola, red, lora"),
+        (["--rank", "4"], "The settings of a method follow its name, as in `jola methods lora --rank"),
+        (["lora", "--sites", "mlp"], "--sites is a setting of jola, not of lora"),
+        (["lora", "--rank", "0"], "--rank is 0; it must be at least 1"),
+        (["--shape", "/no/such/model"], "There is no such file or folder: '/no/such/model'"),
+    ],
+)
+def test_methods_refuses(jola: Callable[..., Result], arguments: list[str], sentence: str) -> None:
+    assert_refused(jola("methods", *arguments), sentence)
+
+
+def test_methods_refuses_a_shape_that_does_not_fit(jola: Callable[..., Result], llama_8b: Path) -> None:
+    result = jola("methods", "red", "--layers", "40", "--shape", llama_8b)
+    assert_refused(result, "--layers names layer 40, but the model has layers 0 to 31")
+    llama_8b.write_text('{"model_type": "bert"}')
+    assert_refused(jola("methods", "--shape", llama_8b), "a model of architecture 'bert', which is not known")
+    llama_8b.write_text("{")
+    assert_refused(jola("methods", "--shape", llama_8b), "cannot be loaded .*not a valid JSON")
