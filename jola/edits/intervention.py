@@ -106,7 +106,10 @@ class Intervention(nn.Module):
 
     @property
     def uniform(self) -> bool:
-        """Whether, without a mask by row, every position of every row is edited in the same way."""
+        """Whether, without a mask by row, every position of every row is edited in the same way.
+
+        If not, passes that pack or share tokens are not used.
+        """
         return False
 
     def reset(self, generator: torch.Generator | None = None) -> None:
@@ -122,6 +125,21 @@ class Intervention(nn.Module):
         It is called once a pass, so that what is random is drawn once and shared by all layers and positions.
         """
         raise NotImplementedError
+
+    def prepare_at(
+        self, prompt: Tensor | None, mask: EditMask | None = None, strength: float = 1.0
+    ) -> Mapping[int, Edit]:
+        """`prepare` for edits that depend on positions; the edits of all others are those of `prepare`.
+
+        Args:
+            prompt: (batch, tokens) of bool, or (1, tokens) for all rows: true at the tokens of the pass that belong to
+                a prompt and are not padding. All false in a decoding step. The activations of the pass may have more
+                rows, each repeated in place: one for each beam. None where the caller does not know the positions.
+
+        Raises:
+            ValueError: The mask does not fit, or the edits depend on positions and there are none.
+        """
+        return self.prepare(mask, strength)
 
     def applied(self, mask: EditMask | None = None, strength: float = 1.0) -> AbstractContextManager[Any]:
         """Inside the block the weights of the frozen model are the edited ones; hold the lock of the model.

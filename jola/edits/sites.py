@@ -11,6 +11,8 @@ class Site(StrEnum):
 
     HEADS = "heads"
     """Input of the attention output projection, (batch, tokens, heads · head_dim)."""
+    ATTENTION = "attention"
+    """Output of the attention output projection, (batch, tokens, hidden)."""
     MLP = "mlp"
     """Output of the MLP sub-layer before the residual is added, (batch, tokens, hidden)."""
     BLOCK = "block"

@@ -261,7 +261,7 @@ def _measure(
     watch.check()
     if any(i.site is Site.WEIGHTS for i in model.in_use):
         return _measure_one_by_one(model, scorer, edits, masks, strength, watch, base)
-    plan, places = model.plan(masks, strength, 1), sorted({e.layer for e in edits})
+    plan, places = model.plan(masks, strength, 1, scorer.prompt), sorted({e.layer for e in edits})
     # Timed after the base pass, so that the one-time cost of a first pass is excluded.
     started = time.perf_counter()
     record = model.traced.record(scorer.inputs, plan, Wanted(entering=places), rows=scorer.rows(1))
@@ -278,7 +278,7 @@ def _measure(
             layer: record.entering[layer].expand(count, -1, -1)
             for layer, count in Counter(e.layer for e in chunk).items()
         }
-        off = _plan_without(model, chunk, masks, strength, plan)
+        off = _plan_without(model, chunk, masks, strength, plan, scorer.prompt)
         without += scorer.score(off, entering).tolist()
         passes += 1
         watch.add(len(chunk), len(edits))
@@ -296,7 +296,7 @@ def _measure_one_by_one(
 ) -> _One:
     """One pass for each edit: a change of weights acts on all rows of a batch, so rows cannot differ in it."""
     started = time.perf_counter()
-    with model.editing(masks, strength) as plan:
+    with model.editing(masks, strength, prompt=scorer.prompt) as plan:
         edited = float(scorer.score(plan))
     pass_seconds = time.perf_counter() - started
     without = []
@@ -306,7 +306,7 @@ def _measure_one_by_one(
             None if own is None else own.map(lambda f: f[0]) if own.by_row else own
             for own in masks_without(model, [edit], masks)
         ]
-        with model.editing(alone, strength) as plan:
+        with model.editing(alone, strength, prompt=scorer.prompt) as plan:
             without.append(float(scorer.score(plan)))
         watch.add(1, len(edits))
     return _One(edited - np.array(without), base, edited, 0.0, 2 + len(edits), pass_seconds)
@@ -327,7 +327,12 @@ def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
 
 
 def _plan_without(
-    model: EditedModel, chunk: Sequence[EditRef], masks: Sequence[EditMask | None], strength: float, plan: Plan
+    model: EditedModel,
+    chunk: Sequence[EditRef],
+    masks: Sequence[EditMask | None],
+    strength: float,
+    plan: Plan,
+    prompt: Tensor,
 ) -> Plan:
     """The plan of a pass in which row i lacks the i-th edit of `chunk`, which is sorted by layer.
 
@@ -336,7 +341,7 @@ def _plan_without(
     result = dict(plan)
     for layer in {e.layer for e in chunk}:
         under_way = [e for e in chunk if e.layer <= layer]
-        own = model.plan(masks_without(model, under_way, masks), strength, len(under_way))
+        own = model.plan(masks_without(model, under_way, masks), strength, len(under_way), prompt)
         for place in list(result):
             if place[0] == layer:
                 del result[place]
@@ -370,6 +375,8 @@ class _Scorer:
         tokens = [*ids, *answer][:-1]
         self.tokens = len(tokens)
         self.inputs = model.inputs(batch_of(tokens))
+        self.prompt = model.prompt_tokens(self.inputs, len(ids))
+        """(1, tokens): true at the tokens of the prompt."""
         self._answer = torch.tensor(list(answer), device=model.device)
         self._rows = torch.arange(self.tokens, device=model.device)[None] >= len(ids) - 1
 

@@ -162,7 +162,7 @@ def attention_pattern(
     inputs, rows = model.inputs(batch_of(ids)), _last_rows(model, len(ids), 1)
 
     def look(masks: list[EditMask | None] | None) -> NDArray[np.float32]:
-        with model.editing(masks, strength) as plan:
+        with model.editing(masks, strength, prompt=model.prompt_tokens(inputs)) as plan:
             record = model.traced.record(inputs, plan, Wanted(attention=[layer]), rows=rows)
         return record.attention[layer][0, unit].float().cpu().numpy()
 
@@ -178,8 +178,9 @@ def _streams(
 ) -> Tensor:
     """The residual stream before, between and after the layers, (layers + 1, tokens, hidden_size)."""
     layers, rows = range(model.geometry.num_layers + 1), _last_rows(model, len(ids), kept)
-    with model.editing(masks, strength) as plan:
-        record = model.traced.record(model.inputs(batch_of(ids)), plan, Wanted(entering=layers), rows=rows)
+    inputs = model.inputs(batch_of(ids))
+    with model.editing(masks, strength, prompt=model.prompt_tokens(inputs)) as plan:
+        record = model.traced.record(inputs, plan, Wanted(entering=layers), rows=rows)
     return torch.cat([record.entering[layer] for layer in layers])
 
 

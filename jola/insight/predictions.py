@@ -153,22 +153,25 @@ def token_scores(
 
     Args:
         text: A plain text, with the special tokens that the tokenizer adds; an example, formatted as in training, with
-            prompt and answer; or token ids.
+            prompt and answer; or token ids. Methods that edit positions of the prompt take a text without an answer as
+            the prompt.
 
     Raises:
         InputError: The text has fewer than two tokens.
     """
+    prompt_length = None
     if isinstance(text, str):
         text = list(model.tokenizer(text, verbose=False)["input_ids"])
     elif isinstance(text, Example):
-        text = (template or Template(model.tokenizer)).encode(text).input_ids
+        encoded = (template or Template(model.tokenizer)).encode(text)
+        text, prompt_length = encoded.input_ids, encoded.completion_start
     ids = checked_ids(model, text)
     if len(ids) < 2:
         raise InputError("The text has only one token, and the first token is not scored; enter a longer text.")
     targets = torch.tensor(ids[1:], device=model.device)
 
     def look() -> Tensor:
-        logits = model.forward(batch_of(ids), mask=mask, strength=strength).logits
+        logits = model.forward(batch_of(ids), prompt_lengths=prompt_length, mask=mask, strength=strength).logits
         assert logits is not None
         return logits[0, :-1]
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from jola.data.examples import Template
 from jola.edits.gated import GatedEdits
+from jola.edits.intervention import Edit
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.insight.effects import EditRef, masks_without, open_edits
@@ -36,7 +37,7 @@ from jola.insight.prompts import (
 )
 from jola.model.architectures import architecture_of, module_path
 from jola.model.edited import EditedModel, Masks
-from jola.model.tracing import Wanted
+from jola.model.tracing import Plan, Wanted
 
 _VOCABULARY_ROWS = 16384
 """Rows of the weight of the language-model head that are converted to float32 at once."""
@@ -147,23 +148,41 @@ def direct_effects(
         inputs, last = model.inputs(batch_of(ids)), torch.zeros(1, len(ids), dtype=torch.bool, device=model.device)
         last[0, -1] = True
         layers = {e.layer for e in edits}
-        wanted = Wanted(heads=layers, projected=layers, mlp=layers, entering=[model.geometry.num_layers])
-        with model.editing(masks, strength) as plan:
-            record = model.traced.record(inputs, plan, wanted, rows=last)
+        wanted = Wanted(projected=layers, entering=[model.geometry.num_layers])
+        prompt = model.prompt_tokens(inputs)
+        with model.editing(masks, strength, prompt=prompt) as plan:
+            keep = _Keep(plan)
+            record = model.traced.record(inputs, keep.plan, wanted, rows=last)
         final = record.entering[model.geometry.num_layers][0, -1].float()
         direction, constant = reader.logit_of(token, final)
         effects = np.zeros(len(edits))
-        for layer, site in {(e.layer, Site(e.site)) for e in edits}:
-            here = [i for i, e in enumerate(edits) if (e.layer, e.site) == (layer, site)]
-            before = (record.heads if site is Site.HEADS else record.mlp)[layer][:, -1:].float()
-            after = plan[layer, site](before)
-            without = model.plan(masks_without(model, [edits[i] for i in here], masks), strength, len(here))
+        for place in {(e.layer, Site(e.site)) for e in edits} & set(plan):
+            layer, site = place
+            here = [i for i, e in enumerate(edits) if (e.layer, e.site) == place]
+            before = keep.inputs[place].reshape(1, len(ids), -1).float()
+            after = plan[place](before)[:, -1]
+            without = model.plan(masks_without(model, [edits[i] for i in here], masks), strength, len(here), prompt)
             rows = before.expand(len(here), -1, -1)
-            added = after - (without[layer, site](rows) if (layer, site) in without else rows)
-            output = record.projected[layer][0, -1].float() if site is Site.HEADS else after[0, 0]
-            effects[here] = (reader.written(site, layer, added[:, 0], output) @ direction).cpu().double().numpy()
+            added = after - (without[place](rows) if place in without else rows)[:, -1]
+            output = record.projected[layer][0, -1].float() if site is Site.HEADS else after[0]
+            effects[here] = (reader.written(site, layer, added, output) @ direction).cpu().double().numpy()
         logit = float(direction @ final + constant)
     return DirectEffects(edits, effects, token_text(model.tokenizer, token), logit)
+
+
+class _Keep:
+    """A plan that keeps the input of each of its edits, by place."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.inputs: dict[tuple[int, Site], Tensor] = {}
+        self.plan: Plan = {place: self._keeping(place, edit) for place, edit in plan.items()}
+
+    def _keeping(self, place: tuple[int, Site], edit: Edit) -> Edit:
+        def keep(activation: Tensor) -> Tensor:
+            self.inputs[place] = activation
+            return edit(activation)
+
+        return keep
 
 
 class _Reader:
@@ -196,8 +215,8 @@ class _Reader:
             vectors = vectors @ (weight.T if isinstance(projection, nn.Linear) else weight)
         block = self._base.get_submodule(module_path(self._base, Site.BLOCK, layer))
         # Only in models with this norm does post_attention_layernorm follow the attention directly.
-        if hasattr(block, "post_feedforward_layernorm"):
-            name = "post_attention_layernorm" if site is Site.HEADS else "post_feedforward_layernorm"
+        if hasattr(block, "post_feedforward_layernorm") and site is not Site.BLOCK:
+            name = "post_feedforward_layernorm" if site is Site.MLP else "post_attention_layernorm"
             vectors = _frozen(block.get_submodule(name), vectors, output)
         return vectors
 

@@ -94,12 +94,11 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
 
 
 def module_path(model: "PreTrainedModel", site: Site, layer: int) -> str:
-    """Dotted path of the module at a site; its input is meant for HEADS, its output for MLP and BLOCK."""
+    """Dotted path of the module at a site; its input is meant for HEADS, its output for all others."""
     architecture = architecture_of(model)
     block = f"{architecture.layers}.{layer}"
-    return {Site.HEADS: f"{block}.{architecture.heads}", Site.MLP: f"{block}.{architecture.mlp}", Site.BLOCK: block}[
-        site
-    ]
+    inside = {Site.HEADS: architecture.heads, Site.ATTENTION: architecture.heads, Site.MLP: architecture.mlp}
+    return block if site is Site.BLOCK else f"{block}.{inside[site]}"
 
 
 def head_path(model: "PreTrainedModel") -> str:

@@ -189,6 +189,7 @@ class EditedModel(nn.Module):
         labels: Tensor | None = None,
         *,
         positions: Tensor | Literal["last"] | None = None,
+        prompt_lengths: Tensor | int | None = None,
         mask: Masks = None,
         strength: float = 1.0,
         reduction: Literal["token", "answer"] = "token",
@@ -202,6 +203,9 @@ class EditedModel(nn.Module):
                 positions whose next token has a label.
             positions: Where logits are wanted when there are no labels: (batch, tokens) of bool, or 'last' for the last
                 real token of each row. The language-model head runs nowhere else.
+            prompt_lengths: How many real tokens of each row are its prompt, for methods that edit positions of the
+                prompt: (batch,), or one number for all rows. None takes all tokens before the first label of a row, and
+                all tokens without labels.
             mask: Switches and strengths of single edits, for this call alone: one for all interventions in use, one
                 for each site, or a sequence with one (or None) for each intervention in use.
             strength: Factor on every edit.
@@ -214,15 +218,18 @@ class EditedModel(nn.Module):
             tokens are in row-major order of the batch.
         """
         inputs = self.inputs(input_ids, attention_mask)
+        if prompt_lengths is None and labels is not None:
+            prompt_lengths = _before_labels(labels.to(self.device), inputs.get("attention_mask"))
+        prompt = self.prompt_tokens(inputs, prompt_lengths)
         if labels is None:
-            return CausalLMOutput(logits=self._run(inputs, self._rows(inputs, positions), mask, strength))
+            return CausalLMOutput(logits=self._run(inputs, self._rows(inputs, positions), mask, strength, prompt))
         if positions is not None:
             raise ValueError("Give labels or positions, not both: labels say where logits are made.")
         answers = labels[:, 1:].to(self.device)
         rows = answers != IGNORED
         if not bool(rows.any()):
             raise InputError("No position of this batch has a label; give at least one answer token.")
-        logits = self._run(inputs, F.pad(rows, (0, 1)), mask, strength)
+        logits = self._run(inputs, F.pad(rows, (0, 1)), mask, strength, prompt)
         loss = F.cross_entropy(logits.float(), answers[rows], reduction="sum")
         count = int(rows.sum()) if reduction == "token" else len(rows)
         return CausalLMOutput(loss=loss / count, logits=logits)
@@ -239,6 +246,8 @@ class EditedModel(nn.Module):
     ) -> Tensor:
         """Generate with the edits at every token, prompt and answer alike, with the key-value cache.
 
+        Methods that edit positions of the prompt take all given tokens as the prompt.
+
         Args:
             input_ids: (batch, tokens); pad on the left.
             attention_mask: (batch, tokens).
@@ -252,8 +261,12 @@ class EditedModel(nn.Module):
             torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask.to(self.device)
         )
         arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
-        with self.editing(mask, strength, len(input_ids)) as plan:
-            return self.traced.generate(inputs, plan, arguments, uniform=self._uniform(mask))
+        prompt = self.prompt_tokens(inputs)
+        with self.editing(mask, strength, len(input_ids), prompt) as plan:
+            later = plan
+            if not all(i.uniform for i in self.in_use):
+                later = self.plan(mask, strength, len(input_ids), torch.zeros_like(prompt[:, :1]))
+            return self.traced.generate(inputs, plan, arguments, later=later, uniform=self._uniform(mask))
 
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """The arguments of one pass of the frozen model, on its device; see `forward`."""
@@ -265,8 +278,26 @@ class EditedModel(nn.Module):
                 inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
         return inputs
 
+    def prompt_tokens(self, inputs: Mapping[str, Tensor], lengths: Tensor | int | None = None) -> Tensor:
+        """Where the prompts of a batch are, as `plan` takes it: (batch, tokens) of bool, false at padding.
+
+        Args:
+            inputs: As `inputs` gives them.
+            lengths: Real tokens of each prompt, (batch,) or one number; None takes all of each row.
+        """
+        ids = inputs["input_ids"]
+        real = inputs.get("attention_mask", torch.ones_like(ids)) > 0
+        if lengths is None:
+            return real
+        lengths = torch.as_tensor(lengths, device=ids.device).reshape(-1, 1)
+        if len(lengths) not in (1, len(ids)):
+            raise ValueError(f"There are {len(lengths)} prompt lengths for {len(ids)} rows; give one for each.")
+        return real & (real.cumsum(1) <= lengths)
+
     @contextmanager
-    def editing(self, mask: Masks = None, strength: float = 1.0, batch: int = 1) -> Iterator[Plan]:
+    def editing(
+        self, mask: Masks = None, strength: float = 1.0, batch: int = 1, prompt: Tensor | None = None
+    ) -> Iterator[Plan]:
         """Inside the block, which holds the lock, weights are edited; gives the plan of the edits of activations.
 
         Whoever runs passes of `traced` with the interventions in use does so in here. Arguments and errors as for
@@ -275,10 +306,13 @@ class EditedModel(nn.Module):
         with self.lock, ExitStack() as weights:
             for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
                 weights.enter_context(intervention.applied(own, strength))
-            yield self.plan(mask, strength, batch)
+            yield self.plan(mask, strength, batch, prompt)
 
-    def plan(self, mask: Masks, strength: float, batch: int) -> Plan:
+    def plan(self, mask: Masks, strength: float, batch: int, prompt: Tensor | None = None) -> Plan:
         """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
+
+        Args:
+            prompt: Where the prompts are, see `prompt_tokens` and `Intervention.prepare_at`.
 
         Raises:
             ValueError: The mask does not fit the interventions in use.
@@ -287,7 +321,7 @@ class EditedModel(nn.Module):
         for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
             if own is not None and own.rows not in (1, batch):
                 raise ValueError(f"The mask has {own.rows} rows, but the batch has {batch}.")
-            for layer, edit in intervention.prepare(own, strength).items():
+            for layer, edit in intervention.prepare_at(prompt, own, strength).items():
                 place = layer, intervention.site
                 edits[place] = _then(edits[place], edit) if place in edits else edit
         return dict(sorted(edits.items(), key=lambda item: (item[0][0], _ORDER[item[0][1]])))
@@ -318,8 +352,10 @@ class EditedModel(nn.Module):
         counted = real.long().cumsum(-1)
         return (counted == counted[:, -1:]) & (real > 0)
 
-    def _run(self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float) -> Tensor:
-        with self.editing(mask, strength, len(inputs["input_ids"])) as plan:
+    def _run(
+        self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float, prompt: Tensor
+    ) -> Tensor:
+        with self.editing(mask, strength, len(inputs["input_ids"]), prompt) as plan:
             return self.traced.run(inputs, plan, rows, uniform=self._uniform(mask))
 
     def _uniform(self, mask: Masks) -> bool:
@@ -339,6 +375,12 @@ def _method_of(edits: Any) -> tuple[Method, Any]:
     check_settings(edits)
     method.check(edits, TrainingConfig())
     return method, edits
+
+
+def _before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """How many real tokens of each row come before its first label, (batch,)."""
+    before = (labels != IGNORED).cumsum(1) == 0
+    return (before if attention_mask is None else before & (attention_mask > 0)).sum(1)
 
 
 def _then(first: Edit, second: Edit) -> Edit:

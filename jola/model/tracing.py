@@ -44,7 +44,7 @@ class Wanted:
     heads: Collection[int] = ()
     """Input of the attention output projection, before the edit of this pass."""
     projected: Collection[int] = ()
-    """Output of the attention output projection."""
+    """Output of the attention output projection, after the edit of this pass."""
     mlp: Collection[int] = ()
     """Output of the MLP sub-layer, before the edit of this pass."""
     attention: Collection[int] = ()
@@ -128,13 +128,9 @@ class TracedModel:
             run(**inputs)
             return answer[0]
         tail = None if rows is None else self._tail
-        steps = [(self._at(*place), place[1], edit) for place, edit in plan.items() if not tail or place not in tail]
+        steps = self._steps({place: edit for place, edit in plan.items() if not tail or place not in tail})
         with self._nn.trace(fn=run, **inputs):
-            for envoy, site, edit in steps:
-                if site is Site.HEADS:
-                    envoy.input = edit(envoy.input)
-                else:
-                    envoy.output = _on_hidden(edit, envoy.output)
+            _edit(steps)
             if rows is not None:
                 self._finish(plan, rows)
         return answer[0]
@@ -160,21 +156,31 @@ class TracedModel:
         return bool(difference.std() < 0.1 * expected.std())
 
     def generate(
-        self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], *, uniform: bool = False
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        arguments: Mapping[str, Any],
+        *,
+        later: Plan | None = None,
+        uniform: bool = False,
     ) -> Any:
-        """What ``generate`` of transformers gives, with the edits at every token, prompt and answer alike.
+        """What ``generate`` of transformers gives, with the edits of `plan` in the pass over the prompts.
 
-        With `uniform`, as for `run`, prompts that begin alike are continued from one pass over their beginning, where
-        that pays and the answers are greedy ones.
+        Args:
+            inputs, plan: As for `run`.
+            arguments: As for ``generate`` of transformers.
+            later: The edits of decoding steps, at places of `plan`; None takes those of `plan`.
+            uniform: As for `run`. Prompts that begin alike are then continued from one pass over their beginning, where
+                that pays and the answers are greedy ones.
         """
         with self.lock:
             if uniform and _is_greedy(arguments) and can_share(self.base):
                 beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])
                 if beginning:
                     return self._generate_after(inputs, plan, arguments, beginning)
-            return self._generate(inputs, plan, arguments)
+            return self._generate(inputs, plan, arguments, plan if later is None else later)
 
-    def _generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any]) -> Any:
+    def _generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], later: Plan) -> Any:
         generate: Any = self.base.generate
         answer: list[Any] = []
 
@@ -183,17 +189,17 @@ class TracedModel:
 
         if not plan:
             return generate(**inputs, **arguments)
-        steps = [(self._at(*place), place[1], edit) for place, edit in plan.items()]
+        steps, decoding = self._steps(plan), self._steps(later)
+        if not later:  # a loop without an edit in it would not end
+            with self._nn.trace(fn=run, **inputs):
+                _edit(steps)
+            return answer[0]
         with warnings.catch_warnings():
             # The loop below asks for one step more than the model makes; that is how it ends.
             warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
             with self._nn.trace(fn=run, **inputs) as tracer:
-                for _ in tracer.iter[:]:
-                    for envoy, site, edit in steps:
-                        if site is Site.HEADS:
-                            envoy.input = edit(envoy.input)
-                        else:
-                            envoy.output = _on_hidden(edit, envoy.output)
+                for step in tracer.iter[:]:
+                    _edit(decoding if step else steps)
         return answer[0]
 
     def _generate_after(
@@ -207,7 +213,7 @@ class TracedModel:
         self._run({"input_ids": first}, plan, last, **{self._cache_name: cache}, use_cache=True)
         cache.batch_repeat_interleave(len(ids))
         arguments = {**arguments, self._cache_name: cache}
-        answer = self._generate({"input_ids": ids, "attention_mask": mask}, plan, arguments)
+        answer = self._generate({"input_ids": ids, "attention_mask": mask}, plan, arguments, plan)
         return torch.cat([inputs["input_ids"], answer[:, ids.shape[1] :]], 1)
 
     def record(
@@ -335,6 +341,8 @@ class TracedModel:
             result.heads[layer] = heads.input
         if edit := plan.get((layer, Site.HEADS)):
             heads.input = edit(heads.input)
+        if edit := plan.get((layer, Site.ATTENTION)):
+            heads.output = edit(heads.output)
         if layer in wanted.projected:
             result.projected[layer] = heads.output
         if layer in wanted.attention:
@@ -349,6 +357,9 @@ class TracedModel:
             block.output = _on_hidden(edit, block.output)
         if layer + 1 == self.geometry.num_layers and layer + 1 in wanted.entering:
             result.entering[layer + 1] = _hidden(block.output)
+
+    def _steps(self, plan: Plan) -> "list[_Step]":
+        return [(self._at(*place), place[1], edit) for place, edit in plan.items()]
 
     def _at(self, layer: int, site: Site) -> Any:
         if (site, layer) not in self._envoys:
@@ -387,6 +398,19 @@ class TracedModel:
                     f"{units} × {width} were expected; jola/model/architectures.py does not describe this model "
                     "correctly."
                 )
+
+
+_Step = tuple[Any, Site, Edit]
+"""nnsight's view of a module, the site there, and its edit."""
+
+
+def _edit(steps: list[_Step]) -> None:
+    """Within a trace: apply edits, in the order in which the pass reaches them."""
+    for envoy, site, edit in steps:
+        if site is Site.HEADS:
+            envoy.input = edit(envoy.input)
+        else:
+            envoy.output = _on_hidden(edit, envoy.output)
 
 
 def _hidden(output: Any) -> Tensor:

@@ -170,7 +170,8 @@ def attention_confidence(
             inputs, counted = model.inputs(ids, mask), mask[:, 1:].float()
             # The language-model head has to run at one position at least.
             last = last_positions(mask).to(model.device)
-            plan = model.plan(None, 1.0, len(ids))
+            starts = torch.tensor([row.completion_start for row in rows[start : start + batch_size]])
+            plan = model.plan(None, 1.0, len(ids), model.prompt_tokens(inputs, starts))
             record = model.traced.record(
                 inputs, plan, Wanted(attention=layers), rows=last, uniform=all(i.uniform for i in interventions)
             )
