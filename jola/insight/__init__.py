@@ -18,6 +18,7 @@ from jola.insight.effects import (
     open_edits,
 )
 from jola.insight.lens import AttentionPattern, LensToken, LogitLens, attention_pattern, logit_lens
+from jola.insight.measures import MEASURES, Measure
 from jola.insight.predictions import (
     AnswerScores,
     NextTokens,
@@ -30,6 +31,7 @@ from jola.insight.predictions import (
 from jola.insight.readout import DirectEffects, PromotedTokens, direct_effects, promoted_tokens
 
 __all__ = [
+    "MEASURES",
     "AnswerScores",
     "AttentionPattern",
     "DirectEffects",
@@ -37,6 +39,7 @@ __all__ = [
     "EditRef",
     "LensToken",
     "LogitLens",
+    "Measure",
     "NextTokens",
     "PromotedTokens",
     "Stopped",

@@ -1,13 +1,14 @@
-r"""The effect of each edit on the log-probability of an answer.
+r"""The effect of each edit on the output of the model.
 
-For an edit half e that is on, with everything else unchanged,
+For an edit half e that is on, with everything else unchanged, and a measure m of `jola.insight.measures`,
 
-    effect(e) = ln p(answer | prompt; all edits) − ln p(answer | prompt; all edits except e)     in nats
+    effect(e) = m(prompt; all edits) − m(prompt; all edits except e)     log_probability, logit_difference; nats
+    effect(e) = KL(all edits ‖ all edits except e)                       kl; nats
 
 An edit in layer l changes nothing before layer l. Therefore one pass with all edits stores the residual stream at the
 input of each layer, and the pass without e starts from there. These passes are rows of one batch; each row joins at the
-layer of its edit. The last MLP and the language-model head run only at the positions of the answer. The results equal
-those of one full pass per edit.
+layer of its edit. The last MLP and the language-model head run only at the positions that the measure reads. The
+results equal those of one full pass per edit.
 """
 
 import time
@@ -27,7 +28,9 @@ from jola.data.examples import Example, Template
 from jola.edits.intervention import EditMask
 from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, batch_of, prompt_ids, shared_mask
+from jola.insight.measures import Divergence, LogitDifference, LogProbability, Measure, Scorer, check_measure
+from jola.insight.predictions import answer_scores
+from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, prompt_ids, shared_mask
 from jola.model.edited import EditedModel, Masks
 from jola.model.tracing import Plan, Wanted
 
@@ -66,12 +69,13 @@ class EditRef:
 class EditEffects:
     """Effects of switching off single edit halves, in nats. Arrays have one entry per edit, in the order of `edits`.
 
-    `base` and `edited` are ln p(answer) without edits and with all edits (means over the examples). For one prompt,
+    `base` and `edited` are the measure without edits and with all edits (means over the examples). For one prompt,
     `low` and `high` are NaN; for `n` examples, they are the bounds of the 95 % interval of the mean (Student's t).
-    `rounding` estimates the standard deviation of ln p(answer) due to the number format of the model, for one prompt:
+    `rounding` estimates the standard deviation of the measure due to the number format of the model, for one prompt:
     an effect within two of it may be a rounding error. It is 0 in float32, where it is below 1e-4, and NaN for a mean,
     whose interval already includes rounding. `seconds` and `passes` are totals. `one_by_one_seconds` estimates the time
-    of one full pass per edit and example from the timed pass with all edits.
+    of one full pass per edit and example from the timed pass with all edits. `wrong` is the wrong answer of the logit
+    difference for one prompt.
     """
 
     edits: tuple[EditRef, ...]
@@ -85,6 +89,8 @@ class EditEffects:
     seconds: float
     passes: int
     one_by_one_seconds: float
+    measure: Measure = "log_probability"
+    wrong: str = ""
 
     @property
     def times_faster(self) -> float:
@@ -92,9 +98,9 @@ class EditEffects:
         return self.one_by_one_seconds / max(self.seconds, 1e-9)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per edit half: its location, its effect in nats, the interval, and n."""
-        frame = _places(self.edits)
-        return frame.assign(effect_nats=self.effect, low_nats=self.low, high_nats=self.high, n=self.n)
+        """One row per edit half: its location, its effect in nats, the interval, n, and the measure."""
+        frame = _places(self.edits).assign(effect_nats=self.effect, low_nats=self.low, high_nats=self.high, n=self.n)
+        return frame.assign(measure=self.measure)
 
 
 def open_edits(model: EditedModel, mask: Masks = None, strength: float = 1.0) -> tuple[EditRef, ...]:
@@ -117,6 +123,8 @@ def edit_effects(
     prompt: Prompt,
     answer: str | None = None,
     *,
+    measure: Measure = "log_probability",
+    wrong: str | Sequence[str] = (),
     mask: Masks = None,
     strength: float = 1.0,
     template: Template | None = None,
@@ -128,23 +136,31 @@ def edit_effects(
 
     Args:
         prompt: A user message, an example, or token ids.
-        answer: The answer without its end token, which is scored too; None takes the completion of the example.
+        answer: The answer without its end token, which is scored too; None takes the completion of the example. The
+            measure ``kl`` needs none.
+        measure: What an edit changes: ``log_probability`` of the answer, ``logit_difference`` between the answer and a
+            wrong one, or ``kl`` of the next token; see `jola.insight.measures`.
+        wrong: The wrong answer of the logit difference. Of several, such as the labels of a task, the one that is
+            likeliest with all edits and is not the answer.
         mask, strength: As in `EditedModel.forward`, without a batch dimension.
         template: Chat template; None takes the default for the tokenizer.
         only: Measure only these edits.
         progress, stop: Called between passes.
 
     Raises:
-        InputError: There is no answer, or the prompt is empty.
+        InputError: There is no answer, no wrong answer where the measure needs one, or the prompt is empty.
         Stopped: `stop` ended the computation.
     """
     template = template or Template(model.tokenizer)
-    ids, answer_tokens = prompt_ids(model, prompt, template), answer_ids(model, answer_of(prompt, answer), template)
+    wanted = _wanted(measure, wrong, mask, strength, template)
+    ids = prompt_ids(model, prompt, template)
+    right = answer_of(prompt, answer) if measure != "kl" else ""
     started = time.perf_counter()
     with at_rest(model):
+        scorer, other = wanted.scorer(model, ids, right)
         edits = _chosen(open_edits(model, mask, strength), only)
         masks, watch = shared_mask(model, mask), _Watch(progress, stop)
-        one = _measure(model, ids, answer_tokens, edits, masks, strength, watch, rounding=True)
+        one = _measure(model, scorer, edits, masks, strength, watch, rounding=True)
     nothing = np.full(len(edits), np.nan)
     return EditEffects(
         edits=edits,
@@ -158,6 +174,8 @@ def edit_effects(
         seconds=time.perf_counter() - started,
         passes=one.passes,
         one_by_one_seconds=one.pass_seconds * len(edits),
+        measure=measure,
+        wrong=other,
     )
 
 
@@ -165,6 +183,8 @@ def mean_edit_effects(
     model: EditedModel,
     examples: Sequence[Example],
     *,
+    measure: Measure = "log_probability",
+    wrong: str | Sequence[str] = (),
     mask: Masks = None,
     strength: float = 1.0,
     template: Template | None = None,
@@ -175,28 +195,21 @@ def mean_edit_effects(
     """The mean effect of every edit that is on over examples and their right answers, with its 95 % interval.
 
     Each interval applies to one edit and the mean over examples like these; among many edits, some intervals miss.
-    Arguments and errors as for `edit_effects`.
+    Arguments and errors as for `edit_effects`; ``wrong`` is chosen for each example.
     """
     if not examples:
         raise InputError("There are no examples; give at least one.")
     template = template or Template(model.tokenizer)
-    encoded = [template.encode(example) for example in examples]
+    wanted = _wanted(measure, wrong, mask, strength, template)
     started = time.perf_counter()
     with at_rest(model):
         edits, masks = _chosen(open_edits(model, mask, strength), only), shared_mask(model, mask)
         watch = _Watch(progress, stop, len(examples))
-        ones = [
-            _measure(
-                model,
-                row.input_ids[: row.completion_start],
-                row.input_ids[row.completion_start :],
-                edits,
-                masks,
-                strength,
-                watch,
-            )
-            for row in encoded
-        ]
+        ones = []
+        for example in examples:
+            watch.check()
+            scorer, _ = wanted.scorer(model, template.encode_prompt(example), answer_of(example, None))
+            ones.append(_measure(model, scorer, edits, masks, strength, watch))
     effects = np.stack([one.effect for one in ones])
     mean, low, high = _interval(effects)
     return EditEffects(
@@ -211,7 +224,45 @@ def mean_edit_effects(
         seconds=time.perf_counter() - started,
         passes=sum(one.passes for one in ones),
         one_by_one_seconds=sum(one.pass_seconds for one in ones) * len(edits),
+        measure=measure,
     )
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The measure, and what it needs."""
+
+    measure: Measure
+    wrong: Sequence[str]
+    """Candidates for the wrong answer."""
+    mask: Masks
+    strength: float
+    template: Template
+
+    def scorer(self, model: EditedModel, ids: Sequence[int], right: str) -> tuple[Scorer, str]:
+        """The scorer of a prompt, and the wrong answer that it uses; empty where there is none."""
+        if self.measure == "kl":
+            return Divergence(model, ids), ""
+        tokens = answer_ids(model, right, self.template)
+        if self.measure == "log_probability":
+            return LogProbability(model, ids, tokens), ""
+        wrong = self._wrong_answer(model, ids, right)
+        return LogitDifference(model, ids, tokens, answer_ids(model, wrong, self.template)), wrong
+
+    def _wrong_answer(self, model: EditedModel, ids: Sequence[int], right: str) -> str:
+        """The candidate, other than the right answer, that is likeliest with all edits."""
+        others = [text for text in dict.fromkeys(self.wrong) if text.strip() and text.strip() != right.strip()]
+        if not others:
+            raise InputError("The logit difference needs a wrong answer; give one that differs from the right answer.")
+        if len(others) == 1:
+            return others[0]
+        scores = answer_scores(model, ids, others, mask=self.mask, strength=self.strength, template=self.template)
+        return others[int(scores.edited.argmax())]
+
+
+def _wanted(measure: Measure, wrong: str | Sequence[str], mask: Masks, strength: float, template: Template) -> _Wanted:
+    check_measure(measure)
+    return _Wanted(measure, [wrong] if isinstance(wrong, str) else list(wrong), mask, strength, template)
 
 
 @dataclass(frozen=True)
@@ -247,8 +298,7 @@ class _Watch:
 
 def _measure(
     model: EditedModel,
-    ids: Sequence[int],
-    answer: Sequence[int],
+    scorer: Scorer,
     edits: Sequence[EditRef],
     masks: Sequence[EditMask | None],
     strength: float,
@@ -256,8 +306,7 @@ def _measure(
     rounding: bool = False,
 ) -> _One:
     watch.check()
-    scorer = _Scorer(model, ids, answer)
-    base = float(scorer.score({}))
+    base = scorer.logits({})
     watch.check()
     if any(i.site is Site.WEIGHTS for i in model.in_use):
         return _measure_one_by_one(model, scorer, edits, masks, strength, watch, base)
@@ -265,7 +314,8 @@ def _measure(
     # Timed after the base pass, so that the one-time cost of a first pass is excluded.
     started = time.perf_counter()
     record = model.traced.record(scorer.inputs, plan, Wanted(entering=places), rows=scorer.rows(1))
-    edited = float(scorer.log_probability(record.logits, 1))
+    scorer.refer_to(record.logits)
+    edited = float(scorer.values(record.logits))
     pass_seconds = time.perf_counter() - started
 
     size = max(1, CHUNK_TOKENS.get(model.device.type, CHUNK_TOKENS_ELSEWHERE) // scorer.tokens)
@@ -279,25 +329,31 @@ def _measure(
             for layer, count in Counter(e.layer for e in chunk).items()
         }
         off = _plan_without(model, chunk, masks, strength, plan, scorer.prompt)
-        without += scorer.score(off, entering).tolist()
+        without.append(scorer.values(scorer.logits(off, entering)))
         passes += 1
         watch.add(len(chunk), len(edits))
-    return _One(edited - np.array(without, dtype=np.float64), base, edited, noise, passes, pass_seconds)
+    return _One(_effects(scorer, edited, without), float(scorer.values(base)), edited, noise, passes, pass_seconds)
+
+
+def _effects(scorer: Scorer, edited: float, without: Sequence[Tensor]) -> NDArray[np.float64]:
+    return scorer.effects(edited, torch.cat(list(without))).numpy() if without else np.empty(0)
 
 
 def _measure_one_by_one(
     model: EditedModel,
-    scorer: "_Scorer",
+    scorer: Scorer,
     edits: Sequence[EditRef],
     masks: Sequence[EditMask | None],
     strength: float,
     watch: _Watch,
-    base: float,
+    base: Tensor,
 ) -> _One:
     """One pass for each edit: a change of weights acts on all rows of a batch, so rows cannot differ in it."""
     started = time.perf_counter()
     with model.editing(masks, strength, prompt=scorer.prompt) as plan:
-        edited = float(scorer.score(plan))
+        logits = scorer.logits(plan)
+    scorer.refer_to(logits)
+    edited = float(scorer.values(logits))
     pass_seconds = time.perf_counter() - started
     without = []
     for edit in edits:
@@ -307,16 +363,18 @@ def _measure_one_by_one(
             for own in masks_without(model, [edit], masks)
         ]
         with model.editing(alone, strength, prompt=scorer.prompt) as plan:
-            without.append(float(scorer.score(plan)))
+            without.append(scorer.values(scorer.logits(plan)))
         watch.add(1, len(edits))
-    return _One(edited - np.array(without), base, edited, 0.0, 2 + len(edits), pass_seconds)
+    effects = _effects(scorer, edited, without)
+    return _One(effects, float(scorer.values(base)), edited, 0.0, 2 + len(edits), pass_seconds)
 
 
-def _rounding(scorer: "_Scorer", plan: Plan, layer: int, hidden: Tensor) -> float:
-    """Standard deviation of ln p(answer) when each input of a layer moves by at most one rounding step."""
+def _rounding(scorer: Scorer, plan: Plan, layer: int, hidden: Tensor) -> float:
+    """How far the measure moves when each input of a layer moves by at most one rounding step."""
     generator = torch.Generator().manual_seed(0)
     steps = torch.randint(-1, 2, (ROUNDING_ROWS, *hidden.shape[1:]), generator=generator).to(hidden)
-    return float(scorer.score(plan, {layer: hidden * (1 + steps * torch.finfo(hidden.dtype).eps / 2)}).std())
+    moved = {layer: hidden * (1 + steps * torch.finfo(hidden.dtype).eps / 2)}
+    return scorer.rounding(scorer.values(scorer.logits(plan, moved)))
 
 
 def _chunks(edits: Sequence[EditRef], size: int) -> Iterator[Sequence[EditRef]]:
@@ -364,37 +422,6 @@ def masks_without(
             factors[edit.half][row, edit.layer, edit.unit] = 0
         result.append(EditMask(**factors))
     return result
-
-
-class _Scorer:
-    """ln p(answer) for one prompt and answer, under given plans of edits."""
-
-    def __init__(self, model: EditedModel, ids: Sequence[int], answer: Sequence[int]) -> None:
-        self._model = model
-        # The prediction after the last token of the answer is unused.
-        tokens = [*ids, *answer][:-1]
-        self.tokens = len(tokens)
-        self.inputs = model.inputs(batch_of(tokens))
-        self.prompt = model.prompt_tokens(self.inputs, len(ids))
-        """(1, tokens): true at the tokens of the prompt."""
-        self._answer = torch.tensor(list(answer), device=model.device)
-        self._rows = torch.arange(self.tokens, device=model.device)[None] >= len(ids) - 1
-
-    def rows(self, count: int) -> Tensor:
-        """(count, tokens): true where the next token belongs to the answer."""
-        return self._rows.expand(count, -1)
-
-    def score(self, plan: Plan, start: dict[int, Tensor] | None = None) -> Tensor:
-        """ln p(answer) per row, (rows,), float64 on the CPU."""
-        count = sum(len(rows) for rows in start.values()) if start else 1
-        record = self._model.traced.record(self.inputs, plan, rows=self.rows(count), start=start)
-        return self.log_probability(record.logits, count)
-
-    def log_probability(self, logits: Tensor, count: int) -> Tensor:
-        """ln p(answer) from logits at the positions of the answer, (count · answer tokens, vocabulary)."""
-        each = logits.float().log_softmax(-1).view(count, len(self._answer), -1)
-        chosen = each.gather(-1, self._answer.expand(count, -1)[..., None])
-        return chosen.sum((-2, -1)).cpu().double()
 
 
 def _chosen(edits: tuple[EditRef, ...], only: Collection[EditRef] | None) -> tuple[EditRef, ...]:

@@ -43,7 +43,7 @@ def effects(fields: dict[str, np.ndarray], seed: int = 5) -> Any:
         for layer, unit in np.argwhere(fields[f"{half}_gate"] > 0)
     ]
     effect = rng.normal(0, 0.3, len(edits))
-    return SimpleNamespace(edits=edits, effect=effect, low=effect - 0.1, high=effect + 0.1, n=20)
+    return SimpleNamespace(edits=edits, effect=effect, low=effect - 0.1, high=effect + 0.1, n=20, measure="")
 
 
 @dataclass

@@ -159,16 +159,27 @@ class Endpoints:
         mask: str = "",
         strength: float = 1.0,
         plain: bool = False,
+        measure: views.MeasureName = "log_probability",
+        wrong: str = "",
     ) -> Effects:
-        """How much ln p(answer), in nats, falls when each open edit is switched off while all others stay on.
+        """How much a measure, in nats, falls when each open edit is switched off while all others stay on.
 
-        `off`, `mask`, `strength` and `plain` as for `predict`.
+        `measure` is `log_probability` of the answer, `logit_difference` between the answer and the answer `wrong`, or
+        `kl`, the divergence of the next token from the one with all edits. `off`, `mask`, `strength` and `plain` as
+        for `predict`.
         """
         ways, asked = _ways(self.bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
-        if not answer.strip():
+        if measure != "kl" and not answer.strip():
             raise InputError("The answer is empty; pass the answer whose probability is measured.")
-        session, progress = self.bench.session, views.Progress()
-        found = views.ask_edit_effects(session, ways[0].stack, asked, answer.strip(), progress).result()
+        found = views.ask_edit_effects(
+            self.bench.session,
+            ways[0].stack,
+            asked,
+            answer.strip(),
+            views.Progress(),
+            measure=measure,
+            wrong=[wrong.strip()] if wrong.strip() else [],
+        ).result()
         rows: list[Any] = [
             {"site": str(e.site), "layer": e.layer, "unit": e.unit, "half": e.half, "effect": float(effect)}
             for e, effect in zip(found.edits, found.effect, strict=True)

@@ -62,7 +62,7 @@ class Answers(TypedDict):
 
 
 class Effect(TypedDict):
-    """What switching off one half of an edit takes from ln p(answer), in nats."""
+    """What switching off one half of an edit changes, in nats."""
 
     site: SiteName
     layer: int
@@ -72,7 +72,7 @@ class Effect(TypedDict):
 
 
 class Effects(TypedDict):
-    """Effects of all open edits, the strongest first; ln p(answer) without and with the edits, in nats."""
+    """Effects of all open edits, the strongest first; the measure without and with the edits, in nats."""
 
     effects: list[Effect]
     base: float

@@ -32,6 +32,13 @@ from workbench.figures.style import (
 if TYPE_CHECKING:
     from jola.insight import DirectEffects, EditEffects, EditRef
 
+_MEASURED = {
+    "log_probability": ("on the answer", "log p(answer), all edits on − this one off"),
+    "logit_difference": ("on right − wrong answer", "logit(right) − logit(wrong), all edits on − this one off"),
+    "kl": ("on the next token", "KL(all edits on ‖ this one off)"),
+}
+"""Of each measure: what the effect is on, and the effect as a formula."""
+
 _NO_EDITS = "No edit is open, so there is nothing to switch off."
 
 
@@ -108,18 +115,27 @@ def _noise(found: "EditEffects") -> str:
     return f"; within ±{number(2 * found.rounding, 2)} nats (gray), effects may be rounding errors"
 
 
+def _ends(found: "EditEffects") -> str:
+    """The measure without edits and with all edits."""
+    if found.measure == "kl":
+        return f"KL(all edits on ‖ base): {number(found.base)}"
+    name = "log p(answer)" if found.measure == "log_probability" else "logit difference"
+    return f"{name}: {number(found.base)} base, {number(found.edited)} edited"
+
+
 def edit_effects(found: "EditEffects", *, count: int = 30, names: Names | None = None, dark: bool = False) -> Figure:
-    """The edits with the largest effects on log p(answer), with 95 % intervals for means.
+    """The edits with the largest effects, by the measure of ``found``, with 95 % intervals for means.
 
     ``names`` are those of the units of a layer by site, where units have names.
     """
-    title = "Effect of each edit on the answer"
+    on_what, formula = _MEASURED[found.measure]
+    title = f"Effect of each edit {on_what}"
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):
         return blank(title, _NO_EDITS, dark=dark)
     spans = _spans(found)
     figure = _ranked(found.edits, effect, spans, count, names or {}, dark=dark)
-    figure.update_xaxes(title_text="log p(answer), all edits on − this one off, nats")
+    figure.update_xaxes(title_text=f"{formula}, nats")
     shown = min(count, len(effect))
     which = f"the {shown} largest of {len(effect):,} open edits" if shown < len(effect) else counted(shown, "open edit")
     note = f"{_amount(found)}; {which}"
@@ -133,7 +149,7 @@ def edit_effects(found: "EditEffects", *, count: int = 30, names: Names | None =
             opacity=0.22,
             layer="below",
         )
-    note += f"; log p(answer): {number(found.base)} base, {number(found.edited)} edited"
+    note += f"; {_ends(found)}"
     return finish(figure, title, note, dark=dark, height=20 * max(shown, 3) + 120)
 
 
@@ -150,7 +166,8 @@ def effect_map(
     ``shape`` is (layers, units) of the model; without it, the map ends at the last open edit. ``intervention`` selects
     the adapter if several are in use.
     """
-    title = f"Effect of the edits of each {unit_name(site)} on the answer"
+    on_what, formula = _MEASURED[found.measure]
+    title = f"Effect of the edits of each {unit_name(site)} {on_what}"
     effect = np.asarray(found.effect, dtype=float)
     here = [
         index for index, edit in enumerate(found.edits) if (str(edit.site), edit.intervention) == (site, intervention)
@@ -175,10 +192,10 @@ def effect_map(
         figure.add_trace(heat(values, hover), row=1, col=column)
         signs(figure, values, 0.4 * limit, 1, column, dark=dark)
         map_axes(figure, column, shape, site, first=column == 1)
-    words = "on − off, nats"
+    words = "KL, nats" if found.measure == "kl" else "on − off, nats"
     colour_key(figure, "coloraxis", palette(dark).diverging, -limit, limit, words, bottom=KEYED, dark=dark)
-    note = f"log p(answer), all edits on − this one off; {_amount(found)}; blank: closed"
-    note += _noise(found).replace(" (grey)", "")
+    note = f"{formula}; {_amount(found)}; blank: closed"
+    note += _noise(found).replace(" (gray)", "")
     return finish(figure, title, note, dark=dark, height=map_height(shape[0]) + KEYED + 76, bottom=KEYED)
 
 

@@ -1,8 +1,8 @@
 """What does each edit do: the effect of switching it off, and what it adds directly to the answer's logit."""
 
-from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -11,7 +11,7 @@ from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.edit_map import edit_map_value
-from workbench.playground.prompts import test_examples
+from workbench.playground.prompts import labels_of, test_examples
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import (
     EXPECTED,
@@ -24,61 +24,207 @@ from workbench.playground.wiring import (
     waiting_words,
 )
 from workbench.service import views
-from workbench.service.calls import Stops
+from workbench.service.calls import Stops, Ticket
 from workbench.service.page_state import PageState, chosen_run, edits_of
 from workbench.ui import markup
 from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
 
-_MOST_EXAMPLES = 200
+if TYPE_CHECKING:
+    from jola.insight import EditEffects
+
+MOST_EXAMPLES = 200
+LOG_PROBABILITY, DIFFERENCE, KL = "log_probability", "logit_difference", "kl"
+_MEASURES = [("Log-probability", LOG_PROBABILITY), ("Logit difference", DIFFERENCE), ("KL", KL)]
+_HINT = (
+    '<p class="jw-hint">Each open edit is switched off in turn, and the others stay on. The change of the output is '
+    "its effect; the map can show it as color.</p>"
+)
+_MEAN_CALL = (
+    "config = Run.open(run).run_config()\n"
+    "examples = load_task(config.data, config.training.seed).test[:n]\n"
+    "print(insight.mean_edit_effects(model, examples, {arguments}mask=mask).to_frame())"
+)
+_MEAN_IMPORTS = "from jola.runs.run import Run\nfrom jola.data.tasks import load_task\n"
+
+Values = Iterator[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class EffectsView:
+    """The components of the panel."""
+
+    measure: gr.Radio
+    answer: gr.Textbox
+    wrong: gr.Textbox
+    go: gr.Button
+    mean: gr.Button
+    count: gr.Number
+    stop: gr.Button
+    words: gr.HTML
+    table: gr.HTML
+    ranked: gr.Plot
+    tools: gr.HTML
+    direct_go: gr.Button
+    direct: gr.Plot
+    direct_tools: gr.HTML
 
 
 def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
     """Lay the view out and connect its events."""
-    stops = Stops()
-    gr.HTML(
-        '<p class="jw-hint">Each open edit is switched off in turn, the others stay on. The change in the probability '
-        "of the answer is its effect; the map can show it as colour.</p>",
-        apply_default_css=False,
-    )
-    answer = gr.Textbox(
-        label="Answer", info="Empty takes the right answer where it is known, else the likeliest of the given ones.",
-        max_lines=1, elem_id="effect-answer", elem_classes="jw-line",
-    )  # fmt: skip
+    EffectsEvents(wiring, edit_map, page, _build()).connect()
+
+
+def _build() -> EffectsView:
+    gr.HTML(_HINT, apply_default_css=False)
+    parts: dict[str, Any] = _build_question()
     with gr.Row(elem_classes="jw-actions"):
-        go = gr.Button("Measure on this prompt", size="sm", scale=0, elem_id="effects")
-        mean = gr.Button("Mean over examples", size="sm", scale=0, elem_id="mean-effects")
-        count = gr.Number(
-            20, minimum=2, maximum=_MOST_EXAMPLES, precision=0, label="Examples", show_label=False, container=False,
+        parts["go"] = gr.Button("Measure on this prompt", size="sm", scale=0, elem_id="effects")
+        parts["mean"] = gr.Button("Mean over examples", size="sm", scale=0, elem_id="mean-effects")
+        parts["count"] = gr.Number(
+            20, minimum=2, maximum=MOST_EXAMPLES, precision=0, label="Examples", show_label=False, container=False,
             elem_id="effect-examples", elem_classes="jw-count",
         )  # fmt: skip
-        stop = gr.Button("Stop", size="sm", scale=0, visible=False, elem_id="effects-stop")
-    words = gr.HTML("", apply_default_css=False, elem_id="effects-words")
+        parts["stop"] = gr.Button("Stop", size="sm", scale=0, visible=False, elem_id="effects-stop")
+    parts["words"] = gr.HTML("", apply_default_css=False, elem_id="effects-words")
     with gr.Column(elem_classes="jw-view"):
-        table = gr.HTML("", apply_default_css=False, elem_id="effects-table")
-        ranked = gr.Plot(show_label=False, visible=False, elem_id="effects-plot")
-        tools = view_tools("effects-tools")
+        parts["table"] = gr.HTML("", apply_default_css=False, elem_id="effects-table")
+        parts["ranked"] = gr.Plot(show_label=False, visible=False, elem_id="effects-plot")
+        parts["tools"] = view_tools("effects-tools")
     with gr.Column(elem_classes="jw-view"):
-        direct_go = gr.Button(
+        parts["direct_go"] = gr.Button(
             "Direct effects on the answer's logit", size="sm", elem_id="direct", elem_classes="jw-fit"
         )
-        direct = gr.Plot(show_label=False, visible=False, elem_id="direct-plot")
-        direct_tools = view_tools("direct-tools")
-    outputs = [wiring.message, words, table, ranked, tools, edit_map, stop]
-    skipped = (gr.skip(),) * 4
+        parts["direct"] = gr.Plot(show_label=False, visible=False, elem_id="direct-plot")
+        parts["direct_tools"] = view_tools("direct-tools")
+    return EffectsView(**parts)
 
-    def measured(request: gr.Request, ticket: Any, progress: views.Progress) -> Iterator[tuple[Any, ...]]:
-        """The words of waiting, until the call is done."""
-        stops.begin(page_of(request), "effects", ticket)
-        for place in ticket.waiting():
-            said = waiting_words(place, False)
-            if not place and progress.total:
-                said = markup.note(f"{progress.done:,} of {progress.total:,} edits measured", "busy")
-            yield "", said, *skipped, gr.Button(visible=True)
 
-    def shown(request: gr.Request, effects: Any, name: str, code: str, dark: bool) -> tuple[Any, ...]:
-        state = wiring.pages.change(page_of(request), lambda s: replace(s, effects=effects))
-        by_site = edits_of(chosen_run(wiring.bench, state.run))
+def _build_question() -> dict[str, Any]:
+    """What is measured, and of which answers."""
+    return {
+        "measure": gr.Radio(
+            _MEASURES, value=LOG_PROBABILITY, label="Measure", elem_id="effect-measure", elem_classes="jw-radio"
+        ),
+        "answer": gr.Textbox(
+            label="Answer",
+            info="If empty: the right answer if it is known, else the likeliest of the given answers.",
+            max_lines=1, elem_id="effect-answer", elem_classes="jw-line",
+        ),
+        "wrong": gr.Textbox(
+            label="Wrong answer", info="If empty: the likeliest of the other given answers.", visible=False,
+            max_lines=1, elem_id="effect-wrong", elem_classes="jw-line",
+        ),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EffectsEvents:
+    """The listeners of the panel."""
+
+    wiring: Wiring
+    edit_map: gr.HTML
+    page: gr.Blocks
+    view: EffectsView
+    stops: Stops = field(default_factory=Stops)
+
+    def connect(self) -> None:
+        """Connect all events of the panel."""
+        view, wiring = self.view, self.wiring
+        view.measure.change(_fields_of, view.measure, [view.answer, view.wrong], **PRIVATE)
+        asking = [*wiring.asking, wiring.answers, view.answer]
+        question = [*asking, view.wrong, view.measure, wiring.dark]
+        view.go.click(self.on_effects, question, self._outputs(), js=DARK, **PRIVATE)
+        mean = [view.count, view.measure, wiring.answers, view.wrong, wiring.dark]
+        view.mean.click(self.on_mean, mean, self._outputs(), js=DARK, **PRIVATE)
+        direct = [wiring.message, view.direct, view.direct_tools]
+        view.direct_go.click(self.on_direct, [*asking, wiring.dark], direct, js=DARK, **PRIVATE)
+        view.stop.click(self.on_stop, None, None, **PRIVATE)
+        self.page.unload(self.on_stop)
+
+    def _outputs(self) -> list[Any]:
+        view = self.view
+        return [self.wiring.message, view.words, view.table, view.ranked, view.tools, self.edit_map, view.stop]
+
+    # Effects of switching off
+
+    def on_effects(
+        self,
+        text: str,
+        kind: str,
+        answers: str,
+        answer: str,
+        wrong: str,
+        measure: views.MeasureName,
+        dark: bool,
+        request: gr.Request,
+    ) -> Values:
+        """Measure on the prompt."""
+
+        def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
+            way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
+            wanted = wanted_answer(state, text, answers, answer) if measure != KL else ""
+            others = wrong_answers(answers, wanted, wrong) if measure == DIFFERENCE else []
+            ticket = views.ask_edit_effects(
+                self.wiring.bench.session, way.stack, prompt, wanted, progress, measure=measure, wrong=others,
+                page=page_of(request),
+            )  # fmt: skip
+            known, values = _arguments(measure, others)
+            if measure != KL:
+                known, values = f"answer, {known}", {"answer": wanted, **values}
+            code = recipe(
+                [way], f"print(insight.edit_effects(model, prompt, {known}mask=mask).to_frame())", prompt, **values
+            )
+            return ticket, f"“{wanted}”", code
+
+        yield from self._measured(request, begin, dark)
+
+    def on_mean(
+        self, count: float | None, measure: views.MeasureName, answers: str, wrong: str, dark: bool, request: gr.Request
+    ) -> Values:
+        """Measure on test examples of the run, with their right answers."""
+        yield "", markup.note("Reading the test examples …", "busy"), *(gr.skip(),) * 4, gr.Button(visible=False)
+
+        def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
+            way, run = self.wiring.columns(request)[0], chosen_run(self.wiring.bench, state.run)
+            number = max(2, min(int(count or 2), MOST_EXAMPLES))
+            examples = test_examples(self.wiring.bench, run)[:number]
+            others = []
+            if measure == DIFFERENCE:
+                others = [wrong.strip()] if wrong.strip() else list(labels_of(run)) or answers_of(answers)
+            ticket = views.ask_mean_edit_effects(
+                self.wiring.bench.session, way.stack, examples, progress, measure=measure, wrong=others,
+                page=page_of(request),
+            )  # fmt: skip
+            known, values = _arguments(measure, others)
+            code = recipe([way], _MEAN_CALL.format(arguments=known), run=str(run.path), n=number, **values)
+            return ticket, "the right answers", _MEAN_IMPORTS + code
+
+        yield from self._measured(request, begin, dark)
+
+    def _measured(
+        self,
+        request: gr.Request,
+        begin: "Callable[[PageState, views.Progress], tuple[Ticket[EditEffects], str, str]]",
+        dark: bool,
+    ) -> Values:
+        """Begin a call, show its progress, then its result; ``begin`` also names the answer and gives the code."""
+        skipped, progress = (gr.skip(),) * 4, views.Progress()
+        try:
+            ticket, name, code = begin(self.wiring.state(request), progress)
+            self.stops.begin(page_of(request), "effects", ticket)
+            for place in ticket.waiting():
+                words = waiting_words(place, False)
+                if not place and progress.total:
+                    words = markup.note(f"{progress.done:,} of {progress.total:,} edits measured", "busy")
+                yield "", words, *skipped, gr.Button(visible=True)
+            yield self._shown(request, ticket.result(), name, code, dark)
+        except EXPECTED as error:
+            yield failed(error), "", *skipped, gr.Button(visible=False)
+
+    def _shown(self, request: gr.Request, effects: "EditEffects", name: str, code: str, dark: bool) -> tuple[Any, ...]:
+        state = self.wiring.pages.change(page_of(request), lambda s: replace(s, effects=effects))
+        by_site = edits_of(chosen_run(self.wiring.bench, state.run))
         edits, names = by_site[state.site], {site: own.unit_names for site, own in by_site.items()}
         value = edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=effects)
         figure = gr.Plot(figures.edit_effects(effects, names=names, dark=dark), visible=bool(effects.edits))
@@ -92,57 +238,17 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
             gr.Button(visible=False),
         )
 
-    def on_effects(
-        text: str, kind: str, answers: str, answer: str, dark: bool, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        state = wiring.state(request)
-        try:
-            way, prompt = wiring.columns(request)[0], prompt_of(state, text, kind)
-            wanted = wanted_answer(state, text, answers, answer)
-            progress = views.Progress()
-            ticket = views.ask_edit_effects(
-                wiring.bench.session, way.stack, prompt, wanted, progress, page=page_of(request)
-            )
-            yield from measured(request, ticket, progress)
-            call = "print(insight.edit_effects(model, prompt, answer, mask=mask).to_frame())"
-            code = recipe([way], call, prompt, answer=wanted)
-            yield shown(request, ticket.result(), f"“{wanted}”", code, dark)
-        except EXPECTED as error:
-            yield failed(error), "", *skipped, gr.Button(visible=False)
+    # Direct effects
 
-    def on_mean(count: float | None, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        state = wiring.state(request)
+    def on_direct(self, text: str, kind: str, answers: str, answer: str, dark: bool, request: gr.Request) -> Values:
+        """What each edit adds to the logit of the answer's first token."""
+        state = self.wiring.state(request)
         try:
-            way = wiring.columns(request)[0]
-            number = max(2, min(int(count or 2), _MOST_EXAMPLES))
-            run = chosen_run(wiring.bench, state.run)
-            yield "", markup.note("Reading the test examples …", "busy"), *skipped, gr.Button(visible=False)
-            examples = test_examples(wiring.bench, run)[:number]
-            progress = views.Progress()
-            ticket = views.ask_mean_edit_effects(
-                wiring.bench.session, way.stack, examples, progress, page=page_of(request)
-            )
-            yield from measured(request, ticket, progress)
-            call = (
-                "config = Run.open(run).run_config()\n"
-                "examples = load_task(config.data, config.training.seed).test[:n]\n"
-                "print(insight.mean_edit_effects(model, examples, mask=mask).to_frame())"
-            )
-            code = recipe([way], call, run=str(run.path), n=number)
-            code = "from jola.runs.run import Run\nfrom jola.data.tasks import load_task\n" + code
-            yield shown(request, ticket.result(), "the right answers", code, dark)
-        except EXPECTED as error:
-            yield failed(error), "", *skipped, gr.Button(visible=False)
-
-    def on_direct(
-        text: str, kind: str, answers: str, answer: str, dark: bool, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        state = wiring.state(request)
-        try:
-            way, prompt = wiring.columns(request)[0], prompt_of(state, text, kind)
+            way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
             wanted = wanted_answer(state, text, answers, answer)
-            ticket = views.ask_direct_effects(wiring.bench.session, way.stack, prompt, wanted, page=page_of(request))
-            for said in wiring.wait(ticket, state):
+            session = self.wiring.bench.session
+            ticket = views.ask_direct_effects(session, way.stack, prompt, wanted, page=page_of(request))
+            for said in self.wiring.wait(ticket, state):
                 yield said, gr.skip(), gr.skip()
             effects = ticket.result()
             call = "print(insight.direct_effects(model, prompt, answer, mask=mask).to_frame())"
@@ -152,19 +258,27 @@ def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
         except EXPECTED as error:
             yield failed(error), gr.skip(), gr.skip()
 
-    def on_stop(request: gr.Request) -> None:
-        stops.stop(page_of(request))
+    def on_stop(self, request: gr.Request) -> None:
+        """Stop what this page measures."""
+        self.stops.stop(page_of(request))
 
-    asking = [*wiring.asking, wiring.answers, answer, wiring.dark]
-    go.click(on_effects, asking, outputs, js=DARK, **PRIVATE)
-    mean.click(on_mean, [count, wiring.dark], outputs, js=DARK, **PRIVATE)
-    direct_go.click(on_direct, asking, [wiring.message, direct, direct_tools], js=DARK, **PRIVATE)
-    stop.click(on_stop, None, None, **PRIVATE)
-    page.unload(on_stop)
+
+def _fields_of(measure: str) -> tuple[Any, Any]:
+    """Show the answers that a measure needs."""
+    return gr.Textbox(visible=measure != KL), gr.Textbox(visible=measure == DIFFERENCE)
+
+
+def _arguments(measure: str, wrong: list[str]) -> tuple[str, dict[str, Any]]:
+    """The measure as arguments of a call in Python, and the values that they name."""
+    if measure == LOG_PROBABILITY:
+        return "", {}
+    if measure == KL:
+        return f"measure={KL!r}, ", {}
+    return f"measure={DIFFERENCE!r}, wrong=wrong, ", {"wrong": wrong}
 
 
 def wanted_answer(state: PageState, text: str, answers: str, answer: str) -> str:
-    """The answer whose probability is measured. `InputError` when none is given anywhere."""
+    """The answer whose probability is measured. `InputError` if none is given anywhere."""
     if answer.strip():
         return answer.strip()
     if state.right and state.prompt is not None and state.prompt.text == text:
@@ -174,3 +288,12 @@ def wanted_answer(state: PageState, text: str, answers: str, answer: str) -> str
         raise InputError("Write the answer whose probability should be measured.")
     seen_at, likeliest = state.likeliest
     return likeliest if seen_at == text and likeliest in given else given[0]
+
+
+def wrong_answers(answers: str, right: str, wrong: str) -> list[str]:
+    """The candidates for the wrong answer: the written one, or the given answers. `InputError` if there is none."""
+    found = [wrong.strip()] if wrong.strip() else answers_of(answers)
+    found = [answer for answer in found if answer != right]
+    if not found:
+        raise InputError("Write a wrong answer that differs from the right one.")
+    return found

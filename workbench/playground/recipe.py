@@ -1,5 +1,6 @@
 """The Python that gives the numbers of a view again, for a notebook or a script."""
 
+import textwrap
 from collections.abc import Sequence
 
 from jola.edits.masks import HeadMask
@@ -48,7 +49,7 @@ def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> l
         lines.append(f"more = load_edits({str(use.run.adapter_dir)!r}, model)")
         lines.append("edits += more")
         lines += _masks_of(use, "more", imports)
-    return [*lines, "with model.using(edits):", "    " + call.replace("mask=mask", "mask=masks")]
+    return [*lines, "with model.using(edits):", textwrap.indent(call.replace("mask=mask", "mask=masks"), "    ")]
 
 
 def _loading_line(use: Use) -> str:

@@ -11,6 +11,22 @@ if TYPE_CHECKING:
     from jola.insight import EditEffects, EditRef, PromotedTokens, TokenScores
 
 _RANKED = 12
+_CERTAIN = -0.01
+"""ln p above which a model is certain: p > 0.99."""
+
+_MEANINGS = {
+    "log_probability": (
+        "An effect is ln p(answer) with all edits on minus ln p(answer) with this one off: above zero, the edit helps "
+        "the answer."
+    ),
+    "logit_difference": (
+        "An effect is the logit difference, right − wrong, with all edits on minus the difference with this one off: "
+        "above zero, the edit helps the right answer."
+    ),
+    "kl": (
+        "An effect is KL(all edits on ‖ this one off) of the next token: how much the edit matters, not what it is for."
+    ),
+}
 
 
 def token_table(view: NextTokens | None, masks: str = "") -> str:
@@ -123,6 +139,12 @@ def text_strip(scores: "TokenScores") -> str:
     return f'<p class="jw-strip">{"".join(pieces)}</p>'
 
 
+def figure(value: float) -> str:
+    """A signed number with three decimals, or with two digits where those would be zeros."""
+    value = float(value)
+    return f"{value:+.3f}" if value == 0 or abs(value) >= 0.0095 else f"{value:+.2g}"
+
+
 def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Sequence[str]] | None = None) -> str:
     """The edits whose switching off changes the answer most; ``names`` are those of the units by site."""
     names = names or {}
@@ -134,18 +156,26 @@ def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Seque
     rows = "".join(
         f"<tr><td>{effects.edits[i].layer}</td><td>{_unit_words(effects.edits[i], names)}</td>"
         f"<td>{effects.edits[i].half}</td>"
-        f"<td>{float(effects.effect[i]):+.3f}</td>"
-        + (f"<td>{float(effects.low[i]):+.3f} to {float(effects.high[i]):+.3f}</td>" if interval else "")
+        f"<td>{figure(effects.effect[i])}</td>"
+        + (f"<td>{figure(effects.low[i])} to {figure(effects.high[i])}</td>" if interval else "")
         + "</tr>"
         for i in order
     )
     bounds = '<th scope="col">95 % interval</th>' if interval else ""
     return (
-        '<table class="jw-rank"><caption>The edits that matter most for '
-        f"{markup.escape(answer)}</caption><thead><tr>"
+        f'<table class="jw-rank" data-measure="{effects.measure}"><caption>The edits that matter most for '
+        f"{markup.escape(_subject(effects, answer))}</caption><thead><tr>"
         f'<th scope="col">Layer</th><th scope="col">{unit}</th><th scope="col">{half}</th>'
         f'<th scope="col">Effect, nats</th>{bounds}</tr></thead><tbody>{rows}</tbody></table>'
     )
+
+
+def _subject(effects: "EditEffects", answer: str) -> str:
+    if effects.measure == "kl":
+        return "the next token"
+    if effects.measure == "logit_difference":
+        return f"{answer} against {f'“{effects.wrong}”' if effects.wrong else 'a wrong one'}"
+    return answer
 
 
 def _unit_words(edit: "EditRef", names: Mapping[str, Sequence[str]]) -> str:
@@ -157,17 +187,19 @@ def effects_words(effects: "EditEffects") -> str:
     """What was measured, on how much, and how much faster than one by one."""
     if not effects.edits:
         return markup.note("No edit is on; switch some on, or choose a run with open gates.")
-    meaning = (
-        "An effect is ln p(answer) with all edits on minus ln p(answer) with this one off: above zero, the edit helps "
-        "the answer."
-    )
+    meaning = _MEANINGS[effects.measure]
+    if effects.measure == "log_probability" and effects.edited > _CERTAIN:
+        meaning += (
+            f" The answer is almost certain (ln p = {effects.edited:.4f}), so ln p hardly changes; the logit "
+            "difference shows more."
+        )
     faster = effects.one_by_one_seconds / max(effects.seconds, 1e-9)
     where = "this prompt" if effects.n == 1 else f"the mean of {effects.n:,} examples"
     rounding = ""
     if effects.rounding > 0:
         rounding = (
-            f" The number format of the model alone moves an effect by {effects.rounding:.3f} nats (standard "
-            f"deviation): what lies within ± {2 * effects.rounding:.3f} may be rounding."
+            f" The number format of the model moves an effect by {effects.rounding:.3f} nats (standard deviation): "
+            f"effects within ± {2 * effects.rounding:.3f} may be rounding errors."
         )
     speed = (
         f"{effects.seconds:.1f} s for all at once; one by one would take about {effects.one_by_one_seconds:.1f} s "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jola.errors import InputError
 from workbench.service.calls import Stops, Superseded, Ticket
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
         PromotedTokens,
         TokenScores,
     )
+
+MeasureName = Literal["log_probability", "logit_difference", "kl"]
+"""As `jola.insight.Measure`, which imports PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -182,46 +185,65 @@ def _given_up() -> Iterator[None]:
 
 
 def ask_edit_effects(
-    session: Session, stack: Stack, prompt: Prompt, answer: str, progress: Progress, *, page: str = ""
+    session: Session,
+    stack: Stack,
+    prompt: Prompt,
+    answer: str,
+    progress: Progress,
+    *,
+    measure: MeasureName = "log_probability",
+    wrong: Sequence[str] = (),
+    page: str = "",
 ) -> "Ticket[EditEffects]":
-    """What switching off each open edit changes in ln p(answer) after this prompt."""
+    """What switching off each open edit changes after this prompt, as `jola.insight.edit_effects`."""
 
-    def measure(desk: Desk) -> "EditEffects":
+    def work(desk: Desk) -> "EditEffects":
         from jola import insight
 
         with _given_up():
             return insight.edit_effects(
                 desk.model,
-                desk.encode_before(prompt, answer),
+                desk.encode_before(prompt, *filter(None, (answer, *wrong))),
                 answer,
+                measure=measure,
+                wrong=wrong,
                 mask=list(desk.masks),
                 template=desk.template,
                 progress=progress,
                 stop=desk.stop,
             )
 
-    return session.ask(stack, measure, page=page, kind="effects")
+    return session.ask(stack, work, page=page, kind="effects")
 
 
 def ask_mean_edit_effects(
-    session: Session, stack: Stack, examples: "Sequence[Example]", progress: Progress, *, page: str = ""
+    session: Session,
+    stack: Stack,
+    examples: "Sequence[Example]",
+    progress: Progress,
+    *,
+    measure: MeasureName = "log_probability",
+    wrong: Sequence[str] = (),
+    page: str = "",
 ) -> "Ticket[EditEffects]":
     """The same as a mean over examples and their right answers."""
 
-    def measure(desk: Desk) -> "EditEffects":
+    def work(desk: Desk) -> "EditEffects":
         from jola import insight
 
         with _given_up():
             return insight.mean_edit_effects(
                 desk.model,
                 examples,
+                measure=measure,
+                wrong=wrong,
                 mask=list(desk.masks),
                 template=desk.template,
                 progress=progress,
                 stop=desk.stop,
             )
 
-    return session.ask(stack, measure, page=page, kind="effects")
+    return session.ask(stack, work, page=page, kind="effects")
 
 
 def ask_direct_effects(
@@ -229,14 +251,14 @@ def ask_direct_effects(
 ) -> "Ticket[DirectEffects]":
     """What each edit adds directly to the logit of the answer's first token."""
 
-    def measure(desk: Desk) -> "DirectEffects":
+    def work(desk: Desk) -> "DirectEffects":
         from jola import insight
 
         return insight.direct_effects(
             desk.model, desk.encode_before(prompt, answer), answer, mask=list(desk.masks), template=desk.template
         )
 
-    return session.ask(stack, measure, page=page, kind="direct")
+    return session.ask(stack, work, page=page, kind="direct")
 
 
 def ask_logit_lens(session: Session, stack: Stack, prompt: Prompt, *, page: str = "") -> "Ticket[LogitLens]":

@@ -207,6 +207,13 @@ class TestModel:
         assert found["edited"] - without["edited"] == pytest.approx(strongest["effect"], abs=1e-3)
         assert len(without["effects"]) == len(found["effects"]) - 1
 
+    def test_effects_by_another_measure(self, ask: Ask, model: JoLAModel) -> None:
+        found = ask("effects", "sample", PROMPT, "good", measure="logit_difference", wrong="bad")
+        own = edit_effects(model, PROMPT, "good", measure="logit_difference", wrong="bad")
+        assert found["edited"] == pytest.approx(own.edited, abs=1e-4)
+        divergences = ask("effects", "sample", PROMPT, "", measure="kl")
+        assert divergences["edited"] == 0 and all(row["effect"] >= 0 for row in divergences["effects"])
+
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("status", {"run": "absent"}, "There is no run 'absent'"),
@@ -237,6 +244,8 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("predict", {"run": "sample", "prompt": PROMPT, "off": [{"layer": 0, "unit": 0, "site": []}]}, "no site '[]'"),
     ("generate", {"run": "sample", "prompt": PROMPT, "new_tokens": 257}, "new_tokens is 257; it must be from 1 to 256"),
     ("effects", {"run": "sample", "prompt": PROMPT, "answer": " "}, "The answer is empty"),
+    ("effects", {"run": "sample", "prompt": PROMPT, "answer": "a", "measure": "none"}, "it must be 'log_probability'"),
+    ("effects", {"run": "sample", "prompt": PROMPT, "answer": "a", "measure": "logit_difference"}, "a wrong answer"),
     ("start", {"settings": 3}, "settings is '3'; it must be an object of names and values."),
     ("start", {"settings": {"foo": 1}}, "There is no setting 'foo'"),
     ("start", {"settings": {"output": "/tmp/x"}}, "There is no setting 'output'"),

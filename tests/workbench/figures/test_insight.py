@@ -1,6 +1,7 @@
 """Figures of what the edits do: what the traces hold, and that n and intervals are said."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -61,6 +62,23 @@ def test_effects_are_ranked_with_their_intervals_and_n() -> None:
             assert value - down == pytest.approx(found.low[order[row]])
     assert {bar.marker.pattern.shape for bar in traces(figure, "bar")} == {"", "/"}
     assert "mean over 100 examples; the 10 largest of 60 open edits, with 95 % intervals" in words(figure)
+
+
+@pytest.mark.parametrize(
+    ("measure", "axis", "ends"),
+    [
+        (
+            "log_probability",
+            "log p(answer), all edits on − this one off, nats",
+            "log p(answer): −1.9 base, −0.3 edited",
+        ),
+        ("logit_difference", "logit(right) − logit(wrong)", "logit difference: −1.9 base, −0.3 edited"),
+        ("kl", "KL(all edits on ‖ this one off), nats", "KL(all edits on ‖ base): −1.9"),
+    ],
+)
+def test_effects_name_their_measure(measure: Any, axis: str, ends: str) -> None:
+    figure = figures.edit_effects(replace(examples.edit_effects(8), measure=measure))
+    assert axis in figure.layout.xaxis.title.text and ends in words(figure)
 
 
 def test_an_effect_of_one_prompt_has_no_interval_but_the_rounding_of_its_format() -> None:

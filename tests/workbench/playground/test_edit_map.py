@@ -89,9 +89,12 @@ def test_effects_are_put_in_their_places() -> None:
         SimpleNamespace(site="mlp", layer=0, unit=0, half="offset"),
         SimpleNamespace(site="heads", layer=1, unit=2, half="scale"),
     ]
-    measured = SimpleNamespace(edits=edits, effect=[0.5, 9.0, -0.25], low=[0.4, 8.0, -0.5], high=None, n=20)
-    effect = edit_map_value(GATES, ALL, effects=measured)["effect"]
-    assert effect is not None
+    measured = SimpleNamespace(
+        edits=edits, effect=[0.5, 9.0, -0.25], low=[0.4, 8.0, -0.5], high=None, n=20, measure="kl"
+    )
+    shown = edit_map_value(GATES, ALL, effects=measured)
+    effect = shown["effect"]
+    assert effect is not None and shown["effect_has_sign"] is False
     value, low, high, n = ([floats(text) for text in effect[name]] for name in ("value", "low", "high", "n"))
     assert value[0][0, 2] == 0.5 and value[1][1, 2] == -0.25
     assert np.isnan(value[0]).sum() == 5 and np.isnan(value[1]).sum() == 5

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,10 +13,11 @@ import pytest
 from jola.config import EditConfig
 from jola.edits.masks import HeadMask
 from jola.errors import InputError
+from jola.insight import MEASURES
 from jola.runs.run import Run
 from tests.workbench.edited import edited_run
 from workbench.playground import prompts, results
-from workbench.playground.effects_panel import wanted_answer
+from workbench.playground.effects_panel import wanted_answer, wrong_answers
 from workbench.playground.pages import Pages
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import CHAT, PLAIN, answers_of, prompt_of, waiting_words
@@ -134,6 +136,30 @@ def test_a_drawn_conversation_is_used_until_the_box_changes() -> None:
 def test_answers_are_lines_and_count_once() -> None:
     assert answers_of(" good\n\nbad \ngood") == ["good", "bad"]
     assert answers_of(None) == []
+
+
+def test_wrong_answers_are_the_written_one_or_the_other_given_ones() -> None:
+    assert wrong_answers("good\nbad\nfine", "good", "") == ["bad", "fine"]
+    assert wrong_answers("good\nbad", "good", " poor ") == ["poor"]
+    with pytest.raises(InputError, match="Write a wrong answer"):
+        wrong_answers("good", "good", "")
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_effects_by_every_measure_say_what_they_are(bench: Workbench, run: Run, measure: Any) -> None:
+    (column,) = columns(bench, open_run(bench, run.id))
+    found = views.ask_edit_effects(
+        bench.session, column.stack, QUESTION, "good", views.Progress(), measure=measure, wrong=["bad"]
+    ).result()
+    words, table = results.effects_words(found), results.effects_table(found, "“good”")
+    assert {"log_probability": "ln p(answer)", "logit_difference": "right − wrong", "kl": "KL("}[measure] in words
+    assert {"kl": "the next token", "logit_difference": "“good” against “bad”"}.get(measure, "“good”") in table
+    certain = results.effects_words(replace(found, edited=-1e-6))
+    assert ("the logit difference shows more" in certain) == (measure == "log_probability")
+
+
+def test_an_effect_is_never_shown_as_zeros() -> None:
+    assert [results.figure(value) for value in (0.0, 0.5, -0.012, 3e-6)] == ["+0.000", "+0.500", "-0.012", "+3e-06"]
 
 
 def test_the_measured_answer_is_the_one_written_the_right_one_or_the_first() -> None:

@@ -1,5 +1,5 @@
-/* What a cell's colour means, and the colour: gate and norm in cividis, the effect from blue over nothing to orange.
- * DIVERGING holds the anchors of the latter for the light and the dark page. */
+/* What a cell's colour means, and the colour: gate, norm and an effect without a sign in cividis, an effect with a sign
+ * from blue over nothing to orange. DIVERGING holds the anchors of the latter for the light and the dark page. */
 const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 
 const mix = (from, to, share) => {
@@ -33,6 +33,15 @@ const colouring = (data, mode, dark) => {
   }
   if (mode === "effect" && data.effect) {
     const most = Math.max(...data.effect.value.map(largest)) || 1;
+    if (!data.hasSign) {
+      const share = (value) => (Number.isNaN(value) ? null : Math.round((255 * value) / most));
+      return {
+        scale: SCALES.sequential,
+        index: (half, cell) => share(data.effect.value[half][cell]),
+        low: "0 nats",
+        high: `${figure(most)} nats`,
+      };
+    }
     const index = (value) => (Number.isNaN(value) ? null : Math.round(127.5 + (127.5 * value) / most));
     return {
       scale: SCALES[dark ? "dark" : "light"],

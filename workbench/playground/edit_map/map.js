@@ -27,7 +27,7 @@ class EditMap extends EditDrawing {
     const effect = value.effect && Object.fromEntries(Object.entries(value.effect).map(([k, v]) => [k, pairs(v)]));
     const gate = value.gate.map(decodeGates);
     const open = gate.map((codes) => codes.map((code) => gateOpen(code)));
-    this.data = { gate, norm: pairs(value.norm), effect, open, channels };
+    this.data = { gate, norm: pairs(value.norm), effect, hasSign: value.effect_has_sign, open, channels };
     if (this.frame && (this.edits !== value.key || layers !== this.frame.layers || units !== this.frame.units)) {
       this.base = this.selection = this.drag = this.hover = null;
       this.unanswered = [];

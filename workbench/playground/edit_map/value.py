@@ -24,7 +24,8 @@ class Effects(Protocol):
     """Effects of switching single halves off, such as `jola.insight.EditEffects`: one entry for each edit measured.
 
     Each of ``edits`` has ``site``, ``layer``, ``unit`` and ``half``; ``low`` and ``high`` bound the interval and may be
-    NaN or None where there is none; ``n`` is the number of examples behind an effect, one for all or one each.
+    NaN or None where there is none; ``n`` is the number of examples behind an effect, one for all or one each. With
+    the ``measure`` ``kl``, effects have no sign.
     """
 
     @property
@@ -37,6 +38,8 @@ class Effects(Protocol):
     def high(self) -> ArrayLike | None: ...
     @property
     def n(self) -> ArrayLike: ...
+    @property
+    def measure(self) -> str: ...
 
 
 def edit_map_value(
@@ -80,6 +83,7 @@ def edit_map_value(
         "gate": [_bytes(encode_gates(values)) for values in gates],
         "norm": [_floats(values) for values in norms],
         "effect": None if effects is None else _effects(effects, site, mask),
+        "effect_has_sign": effects is None or effects.measure != "kl",
         **edit_map_mask(mask, key=key, seen=seen),
     }
 
