@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     app = SubcommandApp()
     try:
         app.command(train_command(arguments))
-        app.command(methods_command(arguments), name="methods")
+        app.command(methods_command(arguments))
         for command in (evaluate, generate, select, compare):
             app.command(command)
         app.command(export, name="export", help="Write edits in another form.")

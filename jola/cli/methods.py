@@ -36,7 +36,7 @@ def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
         raise InputError(f"The settings of a method follow its name, as in `jola methods {owners[0]} {given[0]} …`.")
     if name_given is None:
 
-        def list_methods(
+        def methods(
             name: Positional[Annotated[str | None, arg(metavar="[NAME]", help=_NAME_HELP)]] = None,
             shape: Annotated[str | None, arg(metavar="MODEL", help=_SHAPE_HELP)] = None,
             json: Json = False,
@@ -44,14 +44,14 @@ def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
             """List methods and their settings, and count what they train on a model."""
             _list(shape, json)
 
-        return list_methods
+        return methods
 
     chosen = method_named(name_given)
     check_flags(given, chosen.name)
     config = RunConfig(method=chosen.name)
     others = {field.name for part in config.parts() if part is not config.edits for field in dataclasses.fields(part)}
 
-    def describe_method(
+    def methods_of(
         settings: Annotated[Any, arg(name="", constructor=settings_type(config, omit=others))],
         name: Positional[Annotated[str, arg(metavar="[NAME]", help=_NAME_HELP)]] = chosen.name,
         shape: Annotated[str | None, arg(metavar="MODEL", help=_SHAPE_HELP)] = None,
@@ -62,7 +62,8 @@ def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
         RunConfig(method=chosen.name, edits=edits).validate()
         _describe(chosen, edits, shape, json)
 
-    return describe_method
+    methods_of.__name__ = "methods"
+    return methods_of
 
 
 def _setting_of(argument: str) -> str:

@@ -1,10 +1,12 @@
-"""`LowRankEdits`: low-rank changes of the weights of linear modules, put into the frozen model by peft."""
+"""`WeightEdits`: edits of the weights of modules, put into the frozen model by peft; and the model without them."""
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import re
+import warnings
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,18 +22,20 @@ _REACHED = (
     *("gate_proj", "up_proj", "down_proj", "c_fc", "fc1", "dense_h_to_4h", "dense_4h_to_h", "fc2", "c_proj", "dense"),
 )
 """Names of linear modules in the order in which a pass reaches them."""
+_MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,5}")
 _numbers = itertools.count()
 
 Place = tuple[int, int]
 """(layer, unit)."""
 
 
-class LowRankEdits(Intervention):
-    """W + (α/r)·B·A for linear modules W of every layer, with A (r, inputs) and B (outputs, r) in float32.
+class WeightEdits(Intervention):
+    """Changes of modules of every layer, made by layers of peft inside the frozen model.
 
-    The parameters are those of peft's layers inside the frozen model, registered here under the same names, so that
-    optimisers, checkpoints and distributed training see them. Outside of `applied` the layers in the model pass on what
-    their frozen module gives: several of these may be in one model, and each pass uses those that it names.
+    The parameters are those of peft's layers, in float32, registered here under the same names, so that optimisers,
+    checkpoints and distributed training see them. Outside of `applied` the layers in the model pass on what their
+    frozen module gives: several of these may be in one model, and each pass uses those that it names.
 
     Args:
         modules: peft's layers by their path in the model; empty for edits without a model, see `of_tensors`.
@@ -41,7 +45,10 @@ class LowRankEdits(Intervention):
     """
 
     site = Site.WEIGHTS
-    channels = ("update",)
+    parts: ClassVar[Mapping[str, str]]
+    """The tensors of one module: a name → what peft appends to the path of the module in a file."""
+    attributes: ClassVar[tuple[str, ...]]
+    """Attributes of peft's layer that hold something for each adapter; it has an adapter if the first holds it."""
 
     def __init__(self, modules: Mapping[str, Any], paths: Sequence[str], layers: int, adapter: str = "") -> None:
         super().__init__()
@@ -51,35 +58,31 @@ class LowRankEdits(Intervention):
         self.path_of: dict[Place, str] = {place: path for path, place in places.items()}
         """Path in the model of the module at each place."""
         self.values = nn.ParameterDict()
-        self.dropouts = nn.ModuleList()
         for path, module in modules.items():
             self._modules_of[places[path]] = module
-            self.values[_key(path, "A")] = module.lora_A[adapter].weight
-            self.values[_key(path, "B")] = module.lora_B[adapter].weight
-            # In the model they would follow the mode of the frozen model, which never trains.
-            self.dropouts.append(module.lora_dropout[adapter])
-        self._scaling = {place: module.scaling[adapter] for place, module in self._modules_of.items()}
+            for part, parameter in self._parameters_of(module).items():
+                self.values[_key(path, part)] = parameter
+
+    def value(self, path: str, part: str) -> Tensor:
+        """A parameter of the module at a path."""
+        return self.values[_key(path, part)]
+
+    def _parameters_of(self, module: Any) -> dict[str, nn.Parameter]:
+        """The parameters in a layer of peft, by the names of `parts`."""
+        raise NotImplementedError
+
+    def _scale(self, place: Place, module: Any, factor: float) -> None:
+        """Multiply what a layer of peft does by a factor; 1 is as trained."""
+        raise NotImplementedError
+
+    def _config(self) -> Any:
+        """A configuration of peft that makes the same layers in another copy of the model."""
+        raise NotImplementedError
 
     @property
     def uniform(self) -> bool:
         """True: a weight is the same at all positions."""
         return True
-
-    def reset(self, generator: torch.Generator | None = None) -> None:
-        """A uniform as in peft, B zero: the edited model is the frozen one."""
-        with torch.no_grad():
-            for name, value in self.values.items():
-                if name.endswith("A"):
-                    fresh = torch.empty(value.shape)
-                    nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
-                    value.copy_(fresh)
-                else:
-                    value.zero_()
-
-    def seed(self, seed: int) -> None:
-        """Seed dropout, which draws from PyTorch's own generators, so that a resumed training repeats it."""
-        if any(isinstance(dropout, nn.Dropout) for dropout in self.dropouts):
-            torch.manual_seed(seed)
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """No edits of activations."""
@@ -95,7 +98,7 @@ class LowRankEdits(Intervention):
         factors = self._factors(mask) * strength
         used = [(place, module) for place, module in self._modules_of.items() if factors[place] != 0]
         for place, module in used:
-            module.scaling[self.adapter] = self._scaling[place] * float(factors[place])
+            self._scale(place, module, float(factors[place]))
             # `set_adapter` of peft would switch gradients off when the adapter is taken out again, before `backward`.
             module._active_adapter = [*module._active_adapter, self.adapter]
         try:
@@ -103,76 +106,48 @@ class LowRankEdits(Intervention):
         finally:
             for place, module in used:
                 module._active_adapter = [name for name in module._active_adapter if name != self.adapter]
-                module.scaling[self.adapter] = self._scaling[place]
-
-    def on(self) -> dict[str, Tensor]:
-        """Modules that are changed."""
-        return {"update": self._map(lambda a, b: float((b != 0).any() and (a != 0).any())) != 0}
-
-    def norms(self) -> dict[str, Tensor]:
-        """Frobenius norm of (α/r)·B·A of each module, (layers, units), detached; 0 where there is none."""
-        # ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB) ⊙ (AAᵀ): the full matrix is never made.
-        norms = self._map(lambda a, b: float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()))
-        scaling = torch.zeros_like(norms)
-        for place, value in self._scaling.items():
-            scaling[place] = value
-        return {"update": norms * scaling}
+                self._scale(place, module, 1.0)
 
     def record(self) -> dict[str, Tensor]:
         """The norm of each change; NaN where a layer has no such module."""
         missing = torch.ones(self.layers, self.units, dtype=torch.bool)
         for place in self.path_of:
             missing[place] = False
-        return {"update_norm": self.norms()["update"].masked_fill(missing, math.nan)}
+        return {f"{channel}_norm": norms.masked_fill(missing, math.nan) for channel, norms in self.norms().items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """The parameters by the names that peft gives them in a file."""
         return {
-            f"{_PREFIX}{path}.lora_{part}.weight": self.values[_key(path, part)]
+            f"{_PREFIX}{path}{suffix}": self.value(path, part)
             for path in self.path_of.values()
-            for part in ("A", "B")
-        }
-
-    def change(self, path: str) -> Tensor:
-        """(α/r)·B·A of one module, (outputs, inputs), detached."""
-        place = next(place for place, own in self.path_of.items() if own == path)
-        a, b = (self.values[_key(path, part)].detach() for part in ("A", "B"))
-        return self._scaling[place] * (b @ a)
-
-    def factorised(
-        self, mask: EditMask | None = None, strength: float = 1.0
-    ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """(A, B, factor) of each module that is changed, by path: the change is factor · B·A.
-
-        Raises:
-            ValueError: The mask does not fit.
-        """
-        factors = self._factors(mask) * strength
-        return {
-            path: (
-                self.values[_key(path, "A")],
-                self.values[_key(path, "B")],
-                self._scaling[place] * float(factors[place]),
-            )
-            for place, path in self.path_of.items()
-            if factors[place] != 0
+            for part, suffix in self.parts.items()
         }
 
     def scaled(self, mask: EditMask | None = None, strength: float = 1.0) -> dict[str, Tensor]:
-        """`tensors`, detached, in which B is multiplied by mask and strength.
+        """`tensors`, detached, in which the last part of each module is multiplied by mask and strength.
 
         Raises:
             ValueError: The mask does not fit.
         """
         factors, result = self._factors(mask) * strength, {n: t.detach() for n, t in self.tensors().items()}
+        suffix = list(self.parts.values())[-1]
         for place, path in self.path_of.items():
-            result[f"{_PREFIX}{path}.lora_B.weight"] = result[f"{_PREFIX}{path}.lora_B.weight"] * float(factors[place])
+            result[f"{_PREFIX}{path}{suffix}"] = result[f"{_PREFIX}{path}{suffix}"] * float(factors[place])
         return result
+
+    def factors(self, mask: EditMask | None = None, strength: float = 1.0) -> dict[str, float]:
+        """The factor from mask and strength on each module that is changed, by path.
+
+        Raises:
+            ValueError: The mask does not fit.
+        """
+        factors = self._factors(mask) * strength
+        return {path: float(factors[place]) for place, path in self.path_of.items() if factors[place] != 0}
 
     def _factors(self, mask: EditMask | None) -> Tensor:
         if mask is None:
             return torch.ones(self.layers, self.units)
-        given = mask["update"].float().cpu()
+        given = mask[self.channels[0]].float().cpu()
         if given.dim() == 3 and len(given) == 1:
             given = given[0]
         if given.dim() == 3:
@@ -184,106 +159,155 @@ class LowRankEdits(Intervention):
         return given
 
     def _map(self, number: Any) -> Tensor:
+        """(layers, units): a number computed from the parts of each module, 0 where there is none."""
         result = torch.zeros(self.layers, self.units)
         for place, path in self.path_of.items():
-            result[place] = number(*(self.values[_key(path, part)].detach().cpu() for part in ("A", "B")))
+            result[place] = number(*(self.value(path, part).detach().cpu() for part in self.parts))
         return result
 
     @classmethod
-    def inject(cls, base: nn.Module, layers: int, config: Any) -> "LowRankEdits":
-        """Put fresh peft layers into a model, at rest. The caller holds the model's lock and tells nnsight afterwards.
+    def inject(cls, base: nn.Module, layers: int, config: Any) -> Self:
+        """Put fresh layers of peft into a model, at rest. The caller holds the lock and tells nnsight afterwards.
 
         Args:
-            config: A ``LoraConfig`` of peft.
+            config: Of peft.
+
+        Raises:
+            InputError: It names modules outside the layers.
+            ValueError: It names no module of the model.
+            TypeError: It names modules that peft cannot change in this way.
         """
         from peft import inject_adapter_in_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         adapter = f"jola{next(_numbers)}"
-        before = {name: p.requires_grad for name, p in base.named_parameters()}
-        inject_adapter_in_model(config, base, adapter)
-        modules: dict[str, Any] = {name: m for name, m in base.named_modules() if adapter in getattr(m, "lora_A", ())}
-        if outside := [name for name in modules if _layer_of(name) is None]:
-            _remove(base, modules, adapter)
-            raise InputError(
-                f"--target-modules names {outside[0]}, which is outside the layers; name modules of layers."
-            )
-        for module in modules.values():
-            module._active_adapter = []
-            for part in (module.lora_A, module.lora_B):
-                part[adapter].float()
-        for name, parameter in base.named_parameters():
-            parameter.requires_grad_(before.get(name, f".{adapter}." in name))
-        return cls(modules, list(modules), layers, adapter)
+        trains = {id(p): p.requires_grad for p in base.parameters()}
+        active = {id(m): m._active_adapter for m in base.modules() if isinstance(m, BaseTunerLayer)}
+        # peft keeps a record of adapters in the model, and would treat those of other methods as its own.
+        record = base.__dict__.pop("peft_config", None)
+        modules: dict[str, Any] = {}
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=".*cannot merge the BEFT adapter.*")
+                inject_adapter_in_model(config, base, adapter)
+            modules = cls._layers_in(base, adapter)
+            if outside := [name for name in modules if _layer_of(name) is None]:
+                raise InputError(
+                    f"--target-modules names {outside[0]}, which is outside the layers; name modules of layers."
+                )
+        except BaseException:
+            cls._remove(base, cls._layers_in(base, adapter), adapter)
+            raise
+        finally:
+            base.__dict__.pop("peft_config", None)
+            if record is not None:
+                base.__dict__["peft_config"] = record
+            for module in base.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module._active_adapter = active.get(id(module), [])
+            for parameter in base.parameters():
+                parameter.requires_grad_(trains.get(id(parameter), True))
+        edits = cls(modules, list(modules), layers, adapter)
+        for parameter in edits.values.values():
+            parameter.data = parameter.data.float()
+        return edits
 
-    def copied_to(self, base: nn.Module) -> "LowRankEdits":
+    def copied_to(self, base: nn.Module) -> Self:
         """The same edits in a copy of the frozen model, for passes without gradients."""
-        from peft import LoraConfig
-
-        paths = list(self.path_of.values())
-        rank = len(self.values[_key(paths[0], "A")])
-        alpha = rank * next(iter(self._scaling.values()))
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths, bias="none", task_type="CAUSAL_LM")
-        copy = type(self).inject(base, self.layers, config)
+        copy = type(self).inject(base, self.layers, self._config())
         for name, value in copy.values.items():
             value.data.copy_(self.values[name].detach())
         return copy.eval().requires_grad_(False)
 
     def detach_from(self, base: nn.Module) -> None:
         """Take the layers out of the model again. The caller holds the model's lock and tells nnsight afterwards."""
-        _remove(base, {self.path_of[place]: module for place, module in self._modules_of.items()}, self.adapter)
+        self._remove(base, {self.path_of[place]: module for place, module in self._modules_of.items()}, self.adapter)
         self._modules_of.clear()
 
     @classmethod
-    def of_tensors(cls, tensors: Mapping[str, Tensor], layers: int, scaling: float) -> "LowRankEdits":
-        """Edits that are looked at without their model, from the tensors of a file."""
-        paths = [
-            n.removeprefix(_PREFIX).removesuffix(".lora_A.weight") for n in tensors if n.endswith(".lora_A.weight")
-        ]
+    def of_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Self:
+        """Edits that are looked at without their model, from the tensors of a file.
+
+        Raises:
+            InputError: A tensor is missing, or is not one of a module of these layers.
+        """
+        first = next(iter(cls.parts.values()))
+        paths = [n.removeprefix(_PREFIX).removesuffix(first) for n in tensors if n.endswith(first)]
         paths.sort(key=lambda path: (_layer_of(path) or 0, _column_order(path)))
+        names = {f"{_PREFIX}{path}{suffix}": (path, part) for path in paths for part, suffix in cls.parts.items()}
+        unknown = [n for n in names if n not in tensors] + [
+            n for n in tensors if n not in names or tensors[n].dim() != 2
+        ]
+        unknown += [p for p in paths if not _MODULE_PATH.fullmatch(p) or not 0 <= (_layer_of(p) or 0) < layers]
+        unknown += [p for p in paths if _layer_of(p) is None]
+        if unknown or not paths:
+            raise InputError(
+                f"The tensors of this adapter are not those of modules in {layers} layers "
+                f"({(unknown or ['none'])[0][:100]!r}); the adapter is damaged."
+            )
         edits = cls({}, paths, layers)
-        for path in paths:
-            for part in ("A", "B"):
-                edits.values[_key(path, part)] = nn.Parameter(tensors[f"{_PREFIX}{path}.lora_{part}.weight"].float())
-        edits._scaling = dict.fromkeys(edits.path_of, scaling)
+        for name, (path, part) in names.items():
+            edits.values[_key(path, part)] = nn.Parameter(tensors[name].float())
         return edits
+
+    @classmethod
+    def _layers_in(cls, base: nn.Module, adapter: str) -> dict[str, Any]:
+        """peft's layers that hold an adapter, by the path of their frozen module."""
+        found = {name: m for name, m in base.named_modules() if adapter in getattr(m, cls.attributes[0], ())}
+        return {name.replace(".base_layer", ""): module for name, module in found.items()}
+
+    @classmethod
+    def _remove(cls, base: nn.Module, modules: Mapping[str, Any], adapter: str) -> None:
+        """Take an adapter out of peft's layers, and the layers without one out of the model."""
+        for path, module in modules.items():
+            for attribute in cls.attributes:
+                del getattr(module, attribute)[adapter]
+            if len(getattr(module, cls.attributes[0])):
+                continue
+            parent, _, name = path.rpartition(".")
+            holder = base.get_submodule(parent)
+            while getattr(holder, name) is not module:  # inside a layer that another method put around it
+                holder, name = getattr(holder, name), "base_layer"
+            setattr(holder, name, module.base_layer)
 
 
 def frozen_module(module: nn.Module) -> nn.Module:
-    """The module of the frozen model inside a layer that `LowRankEdits` put there; any other module as it is."""
-    return module.get_submodule("base_layer") if _is_resting(module) else module
+    """The module of the frozen model inside layers that `WeightEdits` put there; any other module as it is."""
+    while _is_resting(module):
+        module = module.get_submodule("base_layer")
+    return module
 
 
 def frozen_state(base: nn.Module) -> dict[str, Tensor]:
-    """``state_dict`` of a frozen model, by the names in its checkpoint and without what `LowRankEdits` put into it."""
+    """``state_dict`` of a frozen model, by the names in its checkpoint and without what `WeightEdits` put into it."""
     resting = {name for name, module in base.named_modules() if _is_resting(module)}
-    state: dict[str, Tensor] = {}
-    for name, tensor in base.state_dict().items():
-        layer, inside, rest = name.partition(".base_layer.")
-        if inside and layer in resting:
-            state[f"{layer}.{rest}"] = tensor
-        elif name.partition(".lora_")[0] not in resting:
-            state[name] = tensor
-    return state
+    return _without_layers(base.state_dict().items(), resting)
+
+
+def frozen_parameters(base: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a frozen model by their names in its checkpoint, without any layer of peft, at rest or not."""
+    layers = {name for name, module in base.named_modules() if hasattr(module, "_active_adapter")}
+    return _without_layers(base.named_parameters(), layers)
+
+
+def _without_layers(tensors: Iterable[tuple[str, Tensor]], layers: Container[str]) -> dict[str, Tensor]:
+    """Tensors of frozen modules, by names without the layers of peft around them."""
+    result = {}
+    for name, tensor in tensors:
+        steps, kept = name.split("."), []
+        for position, step in enumerate(steps):
+            if ".".join(steps[:position]) not in layers:
+                kept.append(step)
+            elif step != "base_layer":
+                break  # belongs to the layer itself
+        else:
+            result[".".join(kept)] = tensor
+    return result
 
 
 def _is_resting(module: nn.Module) -> bool:
-    """Whether this is a layer of peft that passes on what its frozen module gives, as those of `LowRankEdits` do."""
+    """Whether this is a layer of peft that passes on what its frozen module gives, as those of `WeightEdits` do."""
     return hasattr(module, "base_layer") and getattr(module, "_active_adapter", None) == []
-
-
-def _remove(base: nn.Module, modules: Mapping[str, Any], adapter: str) -> None:
-    """Take an adapter out of peft's layers, and the layers without one out of the model."""
-    for path, module in modules.items():
-        for part in (module.lora_A, module.lora_B, module.lora_dropout):
-            del part[adapter]
-        if not len(module.lora_A):
-            parent, _, name = path.rpartition(".")
-            setattr(base.get_submodule(parent), name, module.base_layer)
-    # peft's own record, which would make it warn of an adapter that is not there any more.
-    configs = getattr(base, "peft_config", {})
-    configs.pop(adapter, None)
-    if not configs and hasattr(base, "peft_config"):
-        del base.peft_config
 
 
 def _key(path: str, part: str) -> str:
@@ -299,7 +323,7 @@ def _column_order(name: str) -> tuple[bool, int, str]:
 
 
 def _layer_of(path: str) -> int | None:
-    return next((int(part) for part in path.split(".") if part.isdigit()), None)
+    return next((int(part) for part in path.split(".") if _NUMBER.fullmatch(part)), None)
 
 
 def _places(paths: Sequence[str]) -> tuple[dict[str, Place], tuple[str, ...]]:

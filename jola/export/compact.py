@@ -17,7 +17,7 @@ from jola.adapters.card import PICTURE_NAME, adapter_card, heads_picture, portab
 from jola.adapters.directory import CONFIG_NAME, CONFIG_NAMES, WEIGHTS_NAME, method_of, read_adapter
 from jola.adapters.tensors import compacted
 from jola.edits.gated import GatedEdits
-from jola.edits.weights import LowRankEdits
+from jola.edits.weights import WeightEdits
 from jola.export.affine import factors
 from jola.export.folders import new_file, new_folder, size_of
 from jola.export.source import Source, source_of
@@ -131,10 +131,11 @@ def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tens
     """The tensors of an adapter with masks applied, the number of edits that are on, and of all edits."""
     result, kept, total = dict(tensors), 0, 0
     for edits, mask in zip(source.interventions, source.masks, strict=True):
-        if isinstance(edits, LowRankEdits):
+        if isinstance(edits, WeightEdits):
             scaled = edits.scaled(mask, source.strength)
             result |= scaled
-            kept += sum(bool((t != 0).any()) for name, t in scaled.items() if ".lora_B." in name)
+            suffix = list(edits.parts.values())[-1]
+            kept += sum(bool((t != 0).any()) for name, t in scaled.items() if name.endswith(suffix))
             total += len(edits.path_of)
             continue
         assert isinstance(edits, GatedEdits)

@@ -188,7 +188,7 @@ def export_merged(
     refuse_export(model, "merged")
     form = _dtype(dtype, model)
     edits = foldable_edits(model, mask, strength)
-    target = target_of(model.base, edits.affines)  # refuses early, before the slow steps
+    target = target_of(model.base, edits)  # refuses early, before the slow steps
     rows = exactness.encode_prompts(model, prompts)
     with new_folder(folder) as draft, quiet_transformers():
         progress.phase("Measuring", (4 if _rounds(model, form) else 3) * len(rows))

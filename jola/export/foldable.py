@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from jola.edits.weights import LowRankEdits
+from jola.edits.biases import BiasEdits
+from jola.edits.low_rank import LowRankEdits
+from jola.edits.weights import WeightEdits
 from jola.errors import InputError
 from jola.export.affine import Affines, combined
 
@@ -38,6 +40,8 @@ class Foldable:
     """Maps of activations, applied to the changed weights."""
     updates: Mapping[str, tuple[LowRank, ...]] = field(default_factory=dict)
     """Changes of weights by the path of their module; they add up."""
+    biases: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Added biases, each (outputs,), by the path of their module; they add up."""
 
 
 def foldable_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> Foldable:
@@ -52,14 +56,17 @@ def foldable_edits(model: "EditedModel", mask: "Masks" = None, strength: float =
         ValueError: The mask does not fit the edits.
     """
     used = list(zip(model.in_use, model.masks(mask), strict=True))
-    others = [(i, m) for i, m in used if not isinstance(i, LowRankEdits)]
+    others = [(i, m) for i, m in used if not isinstance(i, WeightEdits)]
     affines = combined([i for i, _ in others], [m for _, m in others], strength)
     updates: dict[str, tuple[LowRank, ...]] = {}
+    biases: dict[str, tuple[Tensor, ...]] = {}
     for edits, own in used:
-        if not isinstance(edits, LowRankEdits):
-            continue
-        if own is not None and own.by_row:
+        if own is not None and own.by_row and isinstance(edits, WeightEdits):
             raise InputError("A mask with a batch dimension cannot be exported; give one mask for all rows.")
-        for path, (a, b, factor) in edits.factorised(own, strength).items():
-            updates[path] = (*updates.get(path, ()), LowRank(a, b, factor))
-    return Foldable(affines, updates)
+        if isinstance(edits, LowRankEdits):
+            for path, (a, b, factor) in edits.factorised(own, strength).items():
+                updates[path] = (*updates.get(path, ()), LowRank(a, b, factor))
+        elif isinstance(edits, BiasEdits):
+            for path, bias in edits.added(own, strength).items():
+                biases[path] = (*biases.get(path, ()), bias)
+    return Foldable(affines, updates, biases)

@@ -18,6 +18,7 @@ from jola.edits.sites import Site
 from jola.edits.weights import frozen_module
 from jola.errors import InputError
 from jola.export.affine import Affines
+from jola.export.foldable import Foldable
 from jola.model.architectures import architecture_of, geometry_of
 
 LLAMA_LIKE_MLP = "mlp.down_proj"
@@ -108,7 +109,7 @@ def projection(model: PreTrainedModel, site: Site, layer: int) -> nn.Module:
     return module
 
 
-def target_of(model: PreTrainedModel, edits: Affines) -> Target:
+def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
     """The plain checkpoint into which these edits can be folded.
 
     Raises:
@@ -117,18 +118,28 @@ def target_of(model: PreTrainedModel, edits: Affines) -> Target:
     kind, config = model.config.model_type, copy.deepcopy(model.config)
     # The weights are dequantized here, but the configuration of a model read from GGUF still says otherwise.
     config.__dict__.pop("quantization_config", None)
-    lacking = [site for site in Site if any(_needs_bias(model, edits, place) for place in edits if place[0] is site)]
+    affines = edits.affines
+    lacking = {
+        projection_path(model, *place): (place[0], f"offsets at '{place[0]}'")
+        for place in sorted(affines, key=lambda place: list(Site).index(place[0]))
+        if _needs_bias(model, affines, place)
+    }
+    for path in edits.biases:
+        if getattr(frozen_module(model.get_submodule(path)), "bias", None) is None:
+            # The switches of a layer are for its attention and for its MLP.
+            lacking[path] = Site.MLP if "mlp" in path.split(".") else Site.HEADS, ""
     if not lacking:
         return Target(type(model), config)
+    sites = {site for site, _ in lacking.values()}
     if kind in LLAMA_UNDER_ANOTHER_NAME:
-        return Target(LlamaForCausalLM, _as_llama(model, Site.MLP in lacking), kind)
-    for site in lacking:
+        return Target(LlamaForCausalLM, _as_llama(model, Site.MLP in sites), kind)
+    for path, (site, offsets) in lacking.items():
         switch = BIAS_SWITCHES.get(kind, {}).get(site)
         if switch is None or not hasattr(config, switch):
-            path = projection_path(model, site, 0)
             raise InputError(
-                f"The offsets at '{site}' cannot be folded into a plain {kind} model: transformers gives {path} no "
-                f"bias that could hold them; {ALTERNATIVES}."
+                f"The {offsets or 'added biases'} cannot be folded into a plain {kind} model: transformers gives "
+                f"{path} no bias that could hold them; "
+                f"{ALTERNATIVES if offsets else 'export the adapter instead, which peft loads'}."
             )
         setattr(config, switch, True)
     return Target(type(model), config)

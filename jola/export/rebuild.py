@@ -34,7 +34,7 @@ def rebuild(
         InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
             does not fit the number format.
     """
-    target = target_of(base, edits.affines)
+    target = target_of(base, edits)
     frozen = frozen_state(base)
     state, known = _state(base, frozen, edits), set(frozen)
     rounding = rounding or dtype
@@ -96,6 +96,9 @@ def _state(base: PreTrainedModel, frozen: Mapping[str, Tensor], edits: Foldable)
         change = torch.stack([change.matrix() for change in changes]).sum(0)
         transposed = isinstance(frozen_module(base.get_submodule(path)), Conv1D)
         state[f"{path}.weight"] = weight + (change.T if transposed else change)
+    for path, added in edits.biases.items():
+        bias = torch.stack([each.cpu().double() for each in added]).sum(0)
+        state[f"{path}.bias"] = bias + state[f"{path}.bias"].double() if f"{path}.bias" in state else bias
     for place, affine in edits.affines.items():
         path = projection_path(base, *place)
         module = projection(base, *place)

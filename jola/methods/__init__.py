@@ -5,11 +5,12 @@ To add one, write a `Method` in a file here, add its line to `METHODS`, and a ro
 
 from jola.errors import InputError
 from jola.methods.base import Method
+from jola.methods.bitfit import BitFit
 from jola.methods.jola import JoLA
 from jola.methods.lora import LoRA
 from jola.methods.red import RED
 
-METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA())}
+METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA(), BitFit())}
 """Every method by its name."""
 
 __all__ = ["METHODS", "Method", "method_named"]

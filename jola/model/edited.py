@@ -17,6 +17,7 @@ from jola.data.examples import IGNORED
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
+from jola.edits.weights import frozen_parameters
 from jola.errors import InputError
 from jola.methods import METHODS, Method
 from jola.model.tracing import Plan, TracedModel
@@ -120,11 +121,7 @@ class EditedModel(nn.Module):
 
     def frozen_parameters(self) -> dict[str, Tensor]:
         """The weights of the frozen model by their names in its checkpoint, without what methods have put into it."""
-        return {
-            name.replace(".base_layer.", "."): p
-            for name, p in self.base.named_parameters()
-            if not any(part.startswith("lora_") for part in name.split("."))
-        }
+        return frozen_parameters(self.base)
 
     def detach(self, interventions: Sequence[Intervention]) -> None:
         """Take what interventions put into the frozen model out of it again; they cannot be used afterwards."""

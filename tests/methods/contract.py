@@ -8,8 +8,9 @@ import torch
 from jola.config import RunConfig
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Intervention
-from jola.edits.weights import LowRankEdits
+from jola.edits.weights import WeightEdits
 from jola.jola_model import JoLAModel
+from jola.methods.bitfit import BitFitConfig
 from jola.methods.lora import LoRAConfig
 from jola.methods.red import REDConfig
 from jola.settings import EditConfig
@@ -29,6 +30,8 @@ class Case:
     """Whether fresh edits change nothing at all."""
     refuses: tuple[str, ...] = ()
     """Forms of export that the method does not have."""
+    not_on: tuple[str, ...] = ()
+    """Architectures that the method refuses."""
 
     @property
     def name(self) -> str:
@@ -43,7 +46,15 @@ CASES = (
     Case("jola", EditConfig(sites="both"), begins_as_base=False),
     Case("red", REDConfig(), begins_as_base=True),
     Case("lora", LoRAConfig(rank=3, dropout=0.1), begins_as_base=True, refuses=("ia3", "standalone", "edits")),
+    Case("bitfit", BitFitConfig(), begins_as_base=True, refuses=("ia3", "standalone", "edits"), not_on=("gpt2",)),
 )
+PLACES = [(case, architecture) for case in CASES for architecture in ARCHITECTURES if architecture not in case.not_on]
+"""Every method on every architecture that it edits."""
+
+
+def case_of(method: str) -> Case:
+    """The case of a method."""
+    return next(case for case in CASES if case.method == method)
 
 
 def fresh(case: Case, architecture: str) -> JoLAModel:
@@ -70,6 +81,5 @@ def take_out(intervention: Intervention, layer: int, unit: int) -> None:
             for parameter in intervention.edit_parameters():
                 parameter[layer, unit] = 0
         else:
-            assert isinstance(intervention, LowRankEdits)
-            name = f"{intervention.path_of[layer, unit]}.lora_B.weight"
-            next(t for n, t in intervention.tensors().items() if n.endswith(name)).zero_()
+            assert isinstance(intervention, WeightEdits)
+            intervention.value(intervention.path_of[layer, unit], list(intervention.parts)[-1]).zero_()

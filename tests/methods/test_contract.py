@@ -16,18 +16,19 @@ from jola.config import DataConfig, ModelConfig, TrainingConfig
 from jola.edits.intervention import EditMask
 from jola.edits.sites import Site
 from jola.errors import InputError
+from jola.export import merge
 from jola.insight import edit_effects
 from jola.insight.effects import open_edits
 from jola.jola_model import JoLAModel
 from jola.methods import METHODS
 from jola.system.progress import Quiet
 from jola.training.run import run_training
-from tests.methods.contract import ARCHITECTURES, CASES, Case, fresh, take_out, trained
+from tests.methods.contract import CASES, PLACES, Case, case_of, fresh, take_out, trained
 from tests.tiny import make_model, make_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40], [7, 3, 28, 64, 90, 11, 2]])
 
-everywhere = pytest.mark.parametrize("architecture", ARCHITECTURES)
+everywhere = pytest.mark.parametrize(("case", "architecture"), PLACES, ids=lambda each: getattr(each, "name", each))
 every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 
@@ -35,7 +36,6 @@ def test_every_method_has_a_row() -> None:
     assert [case.method for case in CASES] == list(METHODS)
 
 
-@every_method
 @everywhere
 class TestPasses:
     def test_edits_change_the_model_and_switched_off_they_are_the_base_bit_for_bit(
@@ -119,7 +119,6 @@ class TestPasses:
             assert set(i.on()) == set(i.norms()) == set(i.channels)
 
 
-@every_method
 @everywhere
 class TestFiles:
     def test_edits_are_loaded_beside_others_on_one_model(self, case: Case, architecture: str, tmp_path: Path) -> None:
@@ -172,16 +171,16 @@ with torch.no_grad():
 
 def test_a_fresh_process_gives_the_same_logits(tmp_path: Path) -> None:
     expected = {}
-    for architecture in ARCHITECTURES:
+    for case, architecture in PLACES:
         folder = tmp_path / architecture
-        make_model(architecture).save_pretrained(folder)
-        make_tokenizer().save_pretrained(folder)
-        for case in CASES:
-            model = trained(case, architecture)
-            model.name = str(folder)
-            name = f"adapter-{case.name}-{architecture}"
-            model.save_pretrained(tmp_path / name)
-            expected[name] = model(IDS).logits.detach()
+        if not folder.exists():
+            make_model(architecture).save_pretrained(folder)
+            make_tokenizer().save_pretrained(folder)
+        model = trained(case, architecture)
+        model.name = str(folder)
+        name = f"adapter-{case.name}-{architecture}"
+        model.save_pretrained(tmp_path / name)
+        expected[name] = model(IDS).logits.detach()
     done = subprocess.run(
         [sys.executable, "-c", LOADER, str(tmp_path), json.dumps(IDS.tolist())], capture_output=True, text=True
     )
@@ -282,30 +281,113 @@ def test_damaged_tensors_are_refused(case: Case, tmp_path: Path) -> None:
             load_edits(tmp_path / "a", JoLAModel(make_model("llama"), make_tokenizer(), name=model.name))
 
 
-def test_stock_peft_loads_lora(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("case", "architecture"),
+    [(case, each) for case in CASES for each in case.not_on],
+    ids=lambda e: getattr(e, "name", e),
+)
+def test_an_architecture_is_refused_and_left_as_it_was(case: Case, architecture: str) -> None:
+    base = make_model(architecture)
+    before = set(dict(base.named_modules()))
+    with pytest.raises(InputError, match=architecture):
+        JoLAModel(base, make_tokenizer(), case.settings)
+    assert set(dict(base.named_modules())) == before
+
+
+weights = pytest.mark.parametrize("method", ["lora", "bitfit"])
+
+
+@weights
+def test_stock_peft_loads_edits_of_weights(method: str, tmp_path: Path) -> None:
     from peft import PeftModel
 
-    case = next(case for case in CASES if case.method == "lora")
-    model = trained(case, "llama")
+    model = trained(case_of(method), "llama")
     model.save_pretrained(tmp_path / "a")
-    assert read_adapter(tmp_path / "a").method.name == "lora"
+    assert read_adapter(tmp_path / "a").method.name == method
     stock = PeftModel.from_pretrained(make_model("llama"), str(tmp_path / "a")).eval()
     assert torch.allclose(stock(IDS).logits, model(IDS).logits, atol=1e-5)
 
 
-def test_weights_take_no_mask_by_row() -> None:
-    model = trained(next(case for case in CASES if case.method == "lora"), "llama")
+@weights
+def test_weights_take_no_mask_by_row(method: str) -> None:
+    model = trained(case_of(method), "llama")
     edits = model.own_interventions()[0]
     assert edits.site is Site.WEIGHTS
     with pytest.raises(ValueError, match="share the weights"):
-        model(IDS, mask=EditMask(update=torch.ones(2, edits.layers, edits.units)))
+        model(IDS, mask=EditMask(**{edits.channels[0]: torch.ones(2, edits.layers, edits.units)}))
 
 
-def test_modules_outside_the_layers_are_refused_and_leave_nothing_behind() -> None:
-    from jola.methods.lora import LoRAConfig
-
+@weights
+def test_modules_outside_the_layers_are_refused_and_leave_nothing_behind(method: str) -> None:
     base = make_model("llama")
     before = set(dict(base.named_modules()))
+    settings = METHODS[method].settings
     with pytest.raises(InputError, match="names lm_head, which is outside the layers"):
-        JoLAModel(base, make_tokenizer(), LoRAConfig(target_modules="q_proj,lm_head"))
+        JoLAModel(base, make_tokenizer(), settings(target_modules="q_proj,lm_head"))
     assert set(dict(base.named_modules())) == before and not hasattr(base, "peft_config")
+    with pytest.raises(InputError, match="no module called nothing"):
+        JoLAModel(base, make_tokenizer(), settings(target_modules="nothing"))
+
+
+@pytest.mark.parametrize("inner", ["lora", "bitfit"])
+def test_edits_of_the_same_weights_are_loaded_beside_each_other(inner: str, tmp_path: Path) -> None:
+    """One inside the other: each is used, scaled and taken out without the other."""
+    outer = "bitfit" if inner == "lora" else "lora"
+    logits = {}
+    for method in (inner, outer):
+        model = trained(case_of(method), "llama")
+        logits[method] = model(IDS).logits
+        model.save_pretrained(tmp_path / method)
+    base = make_model("llama")
+    plain = base(IDS).logits
+    own = set(dict(base.named_parameters()))
+    model = JoLAModel(base, make_tokenizer(), name="tiny-llama")
+    with model.disable_edits():
+        first, second = (load_edits(tmp_path / method, model) for method in (inner, outer))
+    assert set(model.frozen_parameters()) == own
+    for edits, method in ((first, inner), (second, outer)):
+        with model.using(edits):
+            assert torch.equal(model(IDS).logits, logits[method])
+    with model.using([*first, *second]):
+        both = model(IDS).logits
+        merged = merge(model)
+        half = model(IDS, strength=0.5).logits
+        assert torch.allclose(merge(model, strength=0.5)(IDS).logits, half, atol=1e-4)
+    assert not torch.allclose(both, logits[inner], atol=1e-3) and not torch.allclose(both, logits[outer], atol=1e-3)
+    assert torch.allclose(merged(IDS).logits, both, atol=1e-4)
+    with model.using([]):
+        assert torch.equal(merge(model)(IDS).logits, plain)
+    model.detach(first)
+    with model.using(second):
+        assert torch.equal(model(IDS).logits, logits[outer])
+    model.detach(second)
+    with model.using([]):
+        assert torch.equal(model(IDS).logits, plain)
+    assert set(dict(base.named_parameters())) == own
+
+
+@weights
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model.model.layers.99.self_attn.q_proj",
+        "base_model.model.lm_head",
+        "base_model.model.model.layers.0.self_attn.__class__.x y",
+        "base_model.model.model.layers.².self_attn.q_proj",
+    ],
+)
+def test_foreign_names_are_refused(method: str, name: str, tmp_path: Path) -> None:
+    model = trained(case_of(method), "llama")
+    model.save_pretrained(tmp_path / "a")
+    tensors = load_file(tmp_path / "a" / WEIGHTS_NAME)
+    known = next(iter(tensors))
+    stem = next(known.removesuffix(s) for s in (".lora_A.weight", ".lora_B.weight", ".beft_bias") if known.endswith(s))
+    renamed = {n.replace(stem, name) if n.startswith(f"{stem}.") else n: t for n, t in tensors.items()}
+    save_file(renamed, tmp_path / "a" / WEIGHTS_NAME)
+    with pytest.raises(InputError, match="damaged"):
+        read_edits(tmp_path / "a")
+    base = make_model("llama")
+    other = JoLAModel(base, make_tokenizer(), name=model.name)
+    with pytest.raises(InputError, match="does not fit its model"):
+        load_edits(tmp_path / "a", other)
+    assert set(other.frozen_parameters()) == set(dict(make_model("llama").named_parameters()))

@@ -28,12 +28,13 @@ from jola.export import (
     run_facts,
 )
 from jola.jola_model import JoLAModel
+from jola.methods.bitfit import BitFitConfig
 from jola.runs.archive import export_adapter as archive_run
 from jola.runs.archive import import_archive
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.selectors.heads import model_hash
-from tests.methods.contract import ARCHITECTURES, CASES, Case, fresh, trained
+from tests.methods.contract import CASES, PLACES, Case, fresh, trained
 from tests.tiny import make_model, make_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40], [7, 3, 28, 64, 90, 11, 2]])
@@ -74,8 +75,11 @@ def apart(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@methods_with("merged")
+@pytest.mark.parametrize(
+    ("case", "architecture"),
+    [(case, each) for case, each in PLACES if "merged" not in case.refuses],
+    ids=lambda each: getattr(each, "name", each),
+)
 @torch.no_grad()
 def test_merged_it_is_the_edited_model(case: Case, architecture: str) -> None:
     model = trained(case, architecture)
@@ -123,6 +127,24 @@ def test_the_command_refuses_before_it_loads(form: str, tmp_path: Path, capsys: 
     with pytest.raises(SystemExit):
         main(["export", form, str(tmp_path / "adapter"), str(tmp_path / ("out.csv" if form == "edits" else "out"))])
     assert "LoRA changes weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gemma", "gpt_neox"])
+def test_biases_are_merged_where_there_is_a_place_for_them(architecture: str) -> None:
+    neox = architecture == "gpt_neox"
+    settings = BitFitConfig("dense_4h_to_h,query_key_value" if neox else "down_proj,q_proj")
+    model = JoLAModel(make_model(architecture), make_tokenizer(), settings)
+    with torch.no_grad():
+        for bias in model.parameters():
+            bias.fill_(0.2)
+    if architecture in NO_MLP_BIAS:
+        with pytest.raises(
+            InputError,
+            match=r"added biases cannot be folded into .* transformers gives model\.layers\.0\.mlp\.down_proj no bias",
+        ):
+            merge(model)
+    else:
+        assert apart(merge(model)(IDS).logits, model(IDS).logits) <= 1e-4
 
 
 @methods_with("merged")

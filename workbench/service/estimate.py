@@ -11,7 +11,7 @@ import os
 import statistics
 import struct
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
@@ -22,6 +22,7 @@ from jola.config import DataConfig, EditConfig, RunConfig, parse_layers
 from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
 from jola.errors import InputError
+from jola.methods.bitfit import QKV, QKV_NAMES, BitFitConfig
 from jola.methods.lora import ALL_LINEAR, LoRAConfig
 from jola.methods.red import REDConfig
 from jola.runs.run import Run
@@ -328,19 +329,30 @@ def _count_red(edits: REDConfig, facts: ModelFacts) -> int:
 
 def _count_low_rank(edits: LoRAConfig, facts: ModelFacts) -> int | None:
     """The rows of A and the columns of B."""
-    names = [name.strip() for name in edits.target_modules.split(",")]
-    chosen = [
-        inputs + outputs
-        for path, inputs, outputs in facts.linear
-        if names == [ALL_LINEAR] or any(path == name or path.endswith(f".{name}") for name in names)
+    named = None if edits.target_modules == ALL_LINEAR else edits.target_modules.split(",")
+    return edits.rank * sum(map(sum, _linear(named, facts))) or None
+
+
+def _count_biases(edits: BitFitConfig, facts: ModelFacts) -> int | None:
+    """One number for each output, which is the first size of an nn.Linear."""
+    named = QKV_NAMES if edits.target_modules == QKV else edits.target_modules.split(",")
+    return sum(outputs for outputs, _ in _linear(named, facts)) or None
+
+
+def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
+    """The two sizes of the linear modules with one of these names; of all for None."""
+    return [
+        sizes
+        for path, *sizes in facts.linear
+        if names is None or any(path == name.strip() or path.endswith(f".{name.strip()}") for name in names)
     ]
-    return edits.rank * sum(chosen) or None
 
 
 _COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
     "jola": _count_gated,
     "red": _count_red,
     "lora": _count_low_rank,
+    "bitfit": _count_biases,
 }
 
 

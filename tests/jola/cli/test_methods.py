@@ -47,7 +47,7 @@ def test_a_method_is_trained_with_its_settings(jola: Callable[..., Result], plac
         (["--method", "red", "--heads=0:1"], "--heads is a setting of jola, not of red"),
         (["--method", "lora", "--l0-weight", "0.1"], "--l0-weight is a setting of jola, not of lora"),
         (["--method", "lora", "--rank", "0"], "--rank is 0; it must be at least 1"),
-        (["--method", "nothing"], "There is no method 'nothing'; choose one of jola, red, lora"),
+        (["--method", "nothing"], "There is no method 'nothing'; choose one of jola, red, lora, bitfit"),
     ],
 )
 def test_flags_of_another_method(jola: Callable[..., Result], arguments: list[str], sentence: str) -> None:
@@ -95,6 +95,8 @@ def llama_8b(tmp_path: Path) -> Path:
         (["red"], {"train": 262_144}),
         (["lora"], {"train": 20_971_520}),
         (["lora", "--target-modules", "q_proj,v_proj"], {"train": 3_407_872}),
+        (["bitfit"], {"train": 196_608}),
+        (["bitfit", "--target-modules", "v_proj"], {"train": 32_768}),
     ],
     ids=" ".join,
 )
@@ -130,7 +132,7 @@ def test_every_method_is_listed_and_counted(jola: Callable[..., Result], place: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nothing"], "There is no method 'nothing'; choose one of jola, red, lora"),
+        (["nothing"], "There is no method 'nothing'; choose one of jola, red, lora, bitfit"),
         (["--rank", "4"], "The settings of a method follow its name, as in `jola methods lora --rank"),
         (["lora", "--sites", "mlp"], "--sites is a setting of jola, not of lora"),
         (["lora", "--rank", "0"], "--rank is 0; it must be at least 1"),

@@ -14,6 +14,7 @@ from jola.data.examples import Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
+from jola.methods.bitfit import BitFitConfig
 from jola.methods.lora import LoRAConfig
 from jola.methods.red import REDConfig
 from jola.runs.store import RunStore
@@ -102,6 +103,8 @@ class TestEstimate:
             ("red", REDConfig(layers="1-2")),
             ("lora", LoRAConfig(rank=3)),
             ("lora", LoRAConfig(rank=2, target_modules="q_proj, down_proj")),
+            ("bitfit", BitFitConfig()),
+            ("bitfit", BitFitConfig("v_proj")),
         ],
     )
     def test_what_a_method_trains_is_counted_before_loading_the_model(

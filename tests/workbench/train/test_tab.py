@@ -1,13 +1,14 @@
 """What the buttons of the Train page do, without a browser."""
 
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from jola.methods import METHODS
 from jola.system.paths import cache_home, runs_home
 from tests.workbench.recorded import Recorder
 from workbench.service.bench import Workbench, describe_run
@@ -188,4 +189,5 @@ def test_what_a_form_shows_follows_the_method(bench: Workbench) -> None:
     assert sum(visible(updates)) == 2, "its few settings and the rest of them, and nothing about gates"
     _, kept, *updates = answer("jola", 0.02)
     assert kept == gr.skip(), "a rate that was typed stays"
-    assert visible(updates).count(False) == 3
+    groups = [{f.metadata["advanced"] for f in fields(m.settings)} for m in METHODS.values() if m.name != "jola"]
+    assert visible(updates).count(False) == sum(map(len, groups)), "those of the other methods"
