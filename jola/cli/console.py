@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ LINES = 20
 # Names and paths are printed as they are: not broken at the width of the terminal, and without emoji for ":name:".
 errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 output = Console(highlight=False, emoji=False, soft_wrap=True)
+_FEW_ROWS = 200
 WIDE = 10_000
 """A width in characters that no row of a table exceeds."""
 
@@ -101,6 +103,16 @@ def print_table(columns: list[str], rows: list[list[Any]]) -> None:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     console = output if output.is_terminal else Console(width=WIDE)
     console.print(table, soft_wrap=False)
+
+
+def print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table of texts on standard output: as `print_table`, or, when it is long, as lines that are quick to make."""
+    if len(rows) <= _FEW_ROWS:
+        print_table(list(columns), [list(row) for row in rows])
+        return
+    widths = [max(map(len, texts)) for texts in zip(columns, *rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in (columns, *rows))
+    print_text("\n".join(line.rstrip() for line in lines))
 
 
 def size(size: int) -> str:

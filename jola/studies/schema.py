@@ -1,10 +1,10 @@
-"""What the files of a comparison may hold; needs no PyTorch, as listing comparisons must not."""
+"""What the files of comparisons and grids may hold; needs no PyTorch, as listing them must not."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from jola.system.typed_json import Count, JsonFile, Line, Seconds
+from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Text, Time
 
 FORMAT = 1
 FILE = "comparison.json"
@@ -47,3 +47,77 @@ class CellFile(JsonFile):
     correct: Annotated[str, Field(pattern="^[01]+$")]
     training: CostFile
     selection: CostFile
+
+
+GRID_FILE = "grid.json"
+
+
+class ArmFile(JsonFile):
+    """An arm of a grid: a method with its settings."""
+
+    settings: dict[str, dict[str, Any] | str]
+
+
+class AxesFile(JsonFile):
+    """The axes of one plan of a grid."""
+
+    arms: list[Line]
+    tasks: list[Line]
+    train_sizes: list[Count]
+    seeds: list[Count]
+    models: list[Line]
+
+
+class GridFile(JsonFile):
+    """``grid.json``."""
+
+    format: Literal[1]
+    settings: dict[str, dict[str, Any]]
+    neutral: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, Line | None] = Field(default_factory=dict)
+    arms: dict[str, ArmFile]
+    plans: list[AxesFile]
+
+
+class CellScore(JsonFile):
+    """The mean of a metric over ``n`` test examples; the interval is over these."""
+
+    metric: Line
+    value: Number
+    n: Count
+    low: Number | None = None
+    high: Number | None = None
+
+
+class GridResultFile(JsonFile):
+    """``cells/NAME/result.json`` of a grid."""
+
+    format: Literal[1]
+    scores: list[CellScore]
+    trainable: Count
+    frozen: Count
+    seconds: Seconds
+    sessions: Count
+    peak_memory: Count
+    adapter_bytes: Count
+    n_train: Count
+    validation: Number | None = None
+    test_examples: Line
+    machine: Line | None = None
+    versions: dict[str, Line | None] = Field(default_factory=dict)
+
+
+class FailureFile(JsonFile):
+    """``cells/NAME/failed.json``."""
+
+    format: Literal[1]
+    message: Text
+    time: Time
+
+
+class TestExamplesFile(JsonFile):
+    """``tasks/NAME.json``: the examples that all cells of a task are tested on."""
+
+    task: Line
+    test_examples: Line
+    n_test: Count

@@ -1,20 +1,22 @@
 """How sets of heads, rankings of heads and accuracies compare, with what chance alone would give.
 
-Distributions and tests are SciPy's. Everything random takes a seed.
+Distributions and tests are SciPy's; its module of statistics takes most of a second to import, and is imported where it
+is used. Everything random takes a seed.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special
 
 from jola.errors import InputError
-from jola.evaluation.scoring import Accuracy
-from jola.selectors.heads import HeadScores, HeadSet
+
+if TYPE_CHECKING:  # seconds to import
+    from jola.selectors.heads import HeadScores, HeadSet
 
 RESAMPLES = 10_000
 """Draws of a bootstrap."""
@@ -37,7 +39,7 @@ class Overlap:
     p_value: float
 
 
-def jaccard(a: HeadSet, b: HeadSet) -> float:
+def jaccard(a: "HeadSet", b: "HeadSet") -> float:
     """|a ∩ b| / |a ∪ b|; 1 for two empty sets. `InputError` for sets of different models."""
     union = len(a | b)
     return len(a & b) / union if union else 1.0
@@ -53,13 +55,17 @@ def expected_jaccard(total: int, first: int, second: int) -> float:
         raise ValueError(f"Subsets of {first} and {second} out of {total}.")
     if first == second == 0:
         return 1.0
+    from scipy import stats
+
     common = np.arange(max(0, first + second - total), min(first, second) + 1)
     probability = stats.hypergeom.pmf(common, total, first, second)
     return float((probability * common / (first + second - common)).sum())
 
 
-def overlap(a: HeadSet, b: HeadSet) -> Overlap:
+def overlap(a: "HeadSet", b: "HeadSet") -> Overlap:
     """How much two sets of heads of one model share, beside what chance gives."""
+    from scipy import stats
+
     total, common = a.layers * a.heads, len(a & b)
     return Overlap(
         common=common,
@@ -84,7 +90,7 @@ class RankCorrelation:
     n: int
 
 
-def rank_correlation(a: HeadScores, b: HeadScores) -> RankCorrelation:
+def rank_correlation(a: "HeadScores", b: "HeadScores") -> RankCorrelation:
     """How alike two scores order the heads of one model. `InputError` for scores of different models."""
     if a.shape != b.shape:
         raise InputError(f"Scores of models of {a.shape} and {b.shape} (layers, heads) cannot be compared.")
@@ -93,6 +99,8 @@ def rank_correlation(a: HeadScores, b: HeadScores) -> RankCorrelation:
     if np.ptp(first) == 0 or np.ptp(second) == 0 or n < 2:
         nothing = float("nan")
         return RankCorrelation(nothing, nothing, nothing, nothing, n)
+    from scipy import stats
+
     # SciPy's results are named tuples whose type checkers do not know.
     spearman: Any = stats.spearmanr(first, second)
     kendall: Any = stats.kendalltau(first, second)
@@ -142,10 +150,43 @@ def accuracy_interval(correct: ArrayLike, *, seed: int = 0, resamples: int = RES
     """
     values = _by_seed(correct)
     if len(values) == 1:
-        accuracy = Accuracy(int(values.sum()), values.shape[1])
-        return accuracy.value, accuracy.low, accuracy.high
+        from jola.evaluation.metrics import interval_of
+
+        return float(values.mean()), *interval_of(values[0])
     low, high = np.quantile(_resampled_means(values, seed, resamples), [0.025, 0.975])
     return float(values.mean()), float(low), float(high)
+
+
+@dataclass(frozen=True)
+class SeedMean:
+    """A mean over seeds with its 95 % interval, and a two-sided p-value against a mean of 0.
+
+    The interval and the p-value are Student's t with `n` − 1 degrees of freedom: with few seeds, a normal or a
+    bootstrap interval is too narrow. They say what other seeds would give on the same test examples. None with one
+    seed, and where all values are equal: a few equal accuracies do not show that all seeds give the same.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    p_value: float | None
+    n: int
+
+
+def mean_over_seeds(values: Sequence[float]) -> SeedMean:
+    """The mean of one value per seed, or of one difference per seed for paired methods.
+
+    Args:
+        values: At least one finite number.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    n, mean = given.size, float(given.mean())
+    error = float(given.std(ddof=1)) / n**0.5 if n > 1 else 0.0
+    if error < 1e-12:
+        return SeedMean(mean, None, None, None, n)
+    half = float(special.stdtrit(n - 1, 0.975)) * error
+    p_value = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
+    return SeedMean(mean, mean - half, mean + half, p_value, n)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -29,3 +29,12 @@ def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
 def interval_text(value: float, low: float, high: float, *, sign: str = "") -> str:
     """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs."""
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def duration_text(seconds: float) -> str:
+    """``2.5 h``, ``12 min`` or ``40 s``."""
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 1.5 * size:
+            amount = seconds / size
+            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{max(1, round(seconds))} s"

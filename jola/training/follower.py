@@ -1,12 +1,8 @@
 """Watching and steering a training: its progress, its status file, and requests to stop or to pause it."""
 
 import platform
-import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 import psutil
@@ -106,27 +102,6 @@ class RunFollower(TrainerCallback):
             )  # fmt: skip
             self.run.append_metrics(entry | {name: logs[name] for name in names if name in logs})
             self.progress.advance(state.global_step, loss=logs["loss"], expected_open=logs["expected_open"])
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -35,9 +35,10 @@ from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
+from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, publish_adapter
 from jola.training.fit import Fit, fit, last_checkpoint, step_of
-from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory, stop_on_signal
+from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 

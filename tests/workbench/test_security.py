@@ -30,6 +30,7 @@ from jola.jola_model import JoLAModel
 from jola.runs.archive import export_adapter, import_archive
 from jola.runs.run import Run
 from jola.system.paths import is_there
+from jola.system.spreadsheet import csv_text
 from tests import ROOT
 from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
@@ -43,7 +44,6 @@ from workbench.service.calls import Ticket
 from workbench.service.exports import FORMS, Exported, Exports
 from workbench.service.page_state import Column
 from workbench.service.session import Prompt, Use
-from workbench.service.tables import csv_text
 from workbench.settings import Limits, Settings
 from workbench.train import tab as train
 from workbench.train.run_view import run_view

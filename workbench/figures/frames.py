@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from jola.edits.names import STATES
 from jola.errors import InputError
 from jola.runs.history import GateHistory
-from workbench.service.tables import inert
+from jola.system.spreadsheet import inert
 
 HALVES = ("offset", "scale")
 

@@ -28,6 +28,7 @@ from jola.methods.red import REDConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.files import read_json
+from jola.system.formatting import duration_text
 from jola.system.processes import machine
 
 _LOOKED_AT = 60
@@ -389,19 +390,11 @@ def describe(cost: Estimate) -> list[tuple[str, str, str]]:
 
 
 def span(low: float, high: float) -> str:
-    shortest, longest = duration(low), duration(high)
+    shortest, longest = duration_text(low), duration_text(high)
     if shortest == longest:
         return f"about {longest}"
     number, unit = shortest.split(" ")
     return f"{number} to {longest}" if longest.endswith(f" {unit}") else f"{shortest} to {longest}"
-
-
-def duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= 1.5 * size:
-            amount = seconds / size
-            return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f}".removesuffix(".0") + f" {unit}"
-    return f"{max(1, round(seconds))} s"
 
 
 def _size(size: float) -> str:

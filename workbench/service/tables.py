@@ -1,12 +1,10 @@
 """What a run recorded as CSV, for spreadsheets and other programs.
 
-A text that a spreadsheet would take for a formula gets an apostrophe in front, which makes it a text again (OWASP, "CSV
-injection"). Numbers stay numbers; what is not trained, or was not measured, is an empty cell.
+`jola.system.spreadsheet` makes texts that look like formulas inert. What is not trained, or was not measured, is an
+empty cell.
 """
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,32 +12,10 @@ import numpy as np
 from jola.edits.names import HALVES, STATES
 from jola.runs.history import Array, GateHistory
 from jola.runs.run import Run
+from jola.system.spreadsheet import csv_text
 
 _CELLS = 200_000
 """Cells of the gate table that are written in one go."""
-
-
-# Characters that start a formula in spreadsheets; the last four are full-width forms.
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
-
-
-def inert(value: Any) -> Any:
-    """The value; a text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA) else value
-
-
-def cell(value: Any) -> Any:
-    """A value for a spreadsheet: a text that would be a formula is made a text again, what is no number is empty."""
-    if value is None or (isinstance(value, float) and not np.isfinite(value)):
-        return ""
-    return inert(value)
-
-
-def csv_text(rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as the text of a CSV file."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([cell(value) for value in row] for row in rows)
-    return buffer.getvalue()
 
 
 def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> tuple[str, int | None]:

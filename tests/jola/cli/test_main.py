@@ -36,7 +36,7 @@ class TestHelp:
         assert (shown.code, shown.err) == (0, "")
         assert not [word for word in words if word not in shown.out]
 
-    @pytest.mark.parametrize("command", [[], ["train"], ["runs"], ["export", "merged"]])
+    @pytest.mark.parametrize("command", [[], ["train"], ["runs"], ["export", "merged"], ["grid", "plan"]])
     def test_help_imports_nothing_heavy(self, command: list[str]) -> None:
         code = (
             "import sys\nfrom jola.cli.main import main\n"

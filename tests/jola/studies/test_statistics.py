@@ -14,10 +14,12 @@ from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
 from jola.studies import statistics
 from jola.studies.statistics import (
+    SeedMean,
     accuracy_interval,
     expected_jaccard,
     holm,
     jaccard,
+    mean_over_seeds,
     overlap,
     paired_bootstrap,
     rank_correlation,
@@ -193,3 +195,22 @@ def test_holm() -> None:
     assert holm([]) == []
     with pytest.raises(ValueError, match="between 0 and 1"):
         holm([1.2])
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_the_interval_over_seeds_holds_its_level(seeds: int) -> None:
+    """On accuracies of 500 test examples, of trainings whose true accuracies vary from seed to seed."""
+    generator = np.random.default_rng(seeds)
+    accuracy = 0.8
+    trained = accuracy + 0.02 * generator.standard_normal((4000, seeds))
+    measured = generator.binomial(500, trained) / 500
+    found = [mean_over_seeds(values) for values in measured]
+    covered = np.mean([f.low <= accuracy <= f.high for f in found if f.low is not None and f.high is not None])
+    assert 0.93 <= covered <= 0.97
+    rejected = np.mean([f.p_value < 0.05 for f in map(mean_over_seeds, measured - accuracy) if f.p_value is not None])
+    assert 0.03 <= rejected <= 0.07
+
+
+def test_one_seed_and_equal_seeds_have_no_interval() -> None:
+    assert mean_over_seeds([0.5]) == SeedMean(0.5, None, None, None, 1)
+    assert mean_over_seeds([0.8, 0.8, 0.8]) == SeedMean(pytest.approx(0.8), None, None, None, 3)  # type: ignore[arg-type]

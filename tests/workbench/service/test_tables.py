@@ -13,6 +13,7 @@ import pytest
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.history import GATE_FIELDS
+from jola.system import spreadsheet
 from tests.workbench.recorded import MODULES, MethodRecorder, Recorder, gate_values
 from workbench.service import tables
 
@@ -26,7 +27,7 @@ from workbench.service import tables
     ],
 )  # fmt: skip
 def test_a_text_is_never_a_formula(value: Any, expected: Any) -> None:
-    assert tables.cell(value) == expected
+    assert spreadsheet.cell(value) == expected
 
 
 def test_the_gates_are_a_long_table(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ import gradio as gr
 
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
+from jola.system.formatting import duration_text
 from workbench.service.comparison_plan import counted
 from workbench.service.comparisons import Comparisons
-from workbench.service.estimate import duration
 from workbench.service.processes import log_tail
 from workbench.service.stored_comparison import StoredComparison
 
@@ -110,7 +110,7 @@ def _chosen(found: StoredComparison) -> dict[str, Any]:
         "now": now.words if now else "",
         "now_done": now.done if now else 0,
         "now_total": now.total if now else 0,
-        "left": f"about {duration(left)} left" if left is not None else "",
+        "left": f"about {duration_text(left)} left" if left is not None else "",
         "log": log_tail(found) if state in ("failed", "stopped") else "",
         "folder": str(found.folder),
         "mark": found.mark(),

@@ -1,0 +1,264 @@
+"""``jola grid``: plan, run and show the trainings of many methods, tasks and seeds."""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from rich.text import Text
+from tyro.conf import Positional, arg
+from tyro.extras import SubcommandApp
+
+from jola.cli import console
+from jola.cli.common import Json, quiet_libraries, settings_type
+from jola.config import EditConfig, RunConfig
+from jola.errors import InputError
+from jola.studies.axes import AXES, NEUTRAL, checked_axes, expand_arms, numbers, words_of
+from jola.studies.presets import PRESETS, preset_named
+from jola.system.formatting import duration_text, score_text
+
+if TYPE_CHECKING:
+    from jola.studies.executors import Ended
+    from jola.studies.grid import Grid, GridState
+
+_OMITTED = {*AXES, "output", *(field.name for field in dataclasses.fields(EditConfig))}
+_MOST_LINES = 100
+"""Cells that ``jola grid plan`` lists."""
+
+GridFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="Folder of the grid.")]]
+_TABLE_HELP = (
+    "'results' has every number; 'tasks', 'sizes' and 'models' have one column for each task, number of training "
+    "examples or model; 'cells' lists all cells."
+)
+
+grid = SubcommandApp()
+
+
+def _shared_settings() -> RunConfig:
+    """The defaults of a grid, whose learning rate is that of each method."""
+    config = RunConfig()
+    config.training = dataclasses.replace(config.training, learning_rate=None)
+    return config
+
+
+@grid.command
+def plan(
+    folder: GridFolder,
+    settings: Annotated[Any, arg(name="", constructor=settings_type(_shared_settings(), _OMITTED))],
+    preset: Annotated[str, arg(help=f"Table or figure of the paper: {', '.join(PRESETS)}.")] = "",
+    tasks: Annotated[str, arg(help="Comma-separated tasks, as `jola train --task` takes them.")] = "",
+    methods: Annotated[
+        str,
+        arg(
+            help="Comma-separated methods, with settings as in jola:gates=none; several values, as in "
+            "lora:learning_rate=1e-4/1e-3, are several arms."
+        ),
+    ] = "",
+    seeds: Annotated[str, arg(help="Comma-separated seeds. [default: 42]")] = "",
+    train_sizes: Annotated[str, arg(help="Comma-separated numbers of training examples; 0 uses all.")] = "",
+    models: Annotated[str, arg(help="Comma-separated models, as `jola train --model` takes them.")] = "",
+    json: Json = False,
+) -> None:
+    """Plan a grid in a folder, or add cells to the grid there; without methods and tasks, list its cells."""
+    from jola.studies.grid import Grid
+
+    if not any((preset, tasks, methods, seeds, train_sizes, models)) and (folder / "grid.json").is_file():
+        planned = Grid.open(folder)
+    else:
+        usual = preset_named(preset) if preset else None
+        arms = words_of(methods) or (usual.arms if usual else ())
+        named = words_of(tasks) or (usual.tasks if usual else ())
+        if not arms or not named:
+            raise InputError("Give --methods and --tasks, or --preset with a table or figure of the paper.")
+        shared = dataclasses.asdict(settings)
+        neutral = {name: shared["training"].pop(name) for name in NEUTRAL if name in shared["training"]}
+        made = expand_arms(arms, shared)
+        axes = checked_axes(
+            made,
+            named,
+            numbers(train_sizes, "--train-sizes") or (usual.train_sizes if usual else (200,)),
+            numbers(seeds, "--seeds") or (42,),
+            words_of(models) or (usual.models if usual else ("default",)),
+        )
+        planned = Grid.plan(folder, axes, made, shared, neutral)
+    _show_plan(planned, json)
+
+
+def _show_plan(planned: "Grid", json: bool) -> None:
+    from jola.studies.estimates import Pace
+
+    states = planned.states()
+    open_cells = [name for name, state in states.items() if state != "done"]
+    estimate = Pace(planned).estimate(open_cells)
+    if json:
+        cells = [{**cell._asdict(), "state": states[name]} for name, cell in planned.planned.items()]
+        console.print_json({"folder": str(planned.folder), "cells": cells, "estimate": dataclasses.asdict(estimate)})
+        return
+    listed = list(states.items())[:_MOST_LINES]
+    console.print_lines(["cell", "state"], [list(row) for row in listed])
+    if len(states) > len(listed):
+        console.print_text(f"… and {len(states) - len(listed):,} more: `jola grid show {planned.folder} --table cells`")
+    console.print_text(f"\n{len(states):,} cells, {len(open_cells):,} to make")
+    if estimate.known:
+        unknown = estimate.cells - estimate.known
+        more = f", and {unknown:,} cells without a pace yet" if unknown else ""
+        console.print_text(f"about {duration_text(estimate.seconds)} one after the other, by earlier cells{more}")
+    elif open_cells:
+        console.print_text("no estimate of the time before the first cell is done")
+    if estimate.memory:
+        console.print_text(f"memory of the largest process so far {estimate.memory / 1e9:.1f} GB")
+
+
+@grid.command
+def run(
+    folder: GridFolder,
+    workers: Annotated[int, arg(help="Cells made at once; each has a GPU, or its share of the processor's cores.")] = 1,
+    shard: Annotated[str, arg(help="Part of the cells, such as 3/16: number of the part, from 0, and of parts.")] = "",
+    retry: Annotated[bool, arg(help="Make cells again that failed.")] = False,
+    minutes: Annotated[float, arg(help="Start no cell after this time. [minutes]")] = float("inf"),
+    json: Json = False,
+) -> None:
+    """Make the cells that are not done; interrupted ones continue from their checkpoints."""
+    from jola.studies.executors import LocalExecutor, run_grid
+    from jola.studies.grid import Grid, shard_of
+
+    planned = Grid.open(folder)
+    names = shard_of(planned.planned, shard) if shard else list(planned.planned)
+    executor = LocalExecutor(planned.folder, workers, locks=not shard)
+    if retry:
+        planned.retry()
+    with _Watcher(planned, names, executor.slots) as watcher:
+        complete = run_grid(planned, names, executor, watcher, minutes=minutes)
+    state = planned.state()
+    if json:
+        console.print_json({"folder": str(planned.folder), **dataclasses.asdict(state)})
+    else:
+        console.print_text(_state_text(state))
+    if not complete and minutes == float("inf"):
+        console.print_error(f"stopped; to continue: `jola grid run {folder}`")
+        sys.exit(130)
+    if watcher.failed:
+        console.print_error("note: `jola grid run --retry` makes the failed cells again.")
+        sys.exit(1)
+
+
+class _Watcher:
+    """A line for each cell that ends, and in a terminal one line with those that are being made."""
+
+    def __init__(self, planned: "Grid", names: Sequence[str], slots: int) -> None:
+        self._grid, self._names, self._slots = planned, names, slots
+        self._left = ""
+        self._line = console.errors.status("")
+        self.failed = 0
+
+    def __enter__(self) -> "_Watcher":
+        if console.errors.is_terminal:
+            self._line.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._line.stop()
+
+    def ended(self, cell: "Ended") -> None:
+        """Print the line of a cell."""
+        from jola.studies.estimates import Pace
+
+        said, result = cell.message, self._grid.result(cell.name)
+        if result:
+            said = f"{score_text(result['scores'][0])}, " if result["scores"] else ""
+            said += duration_text(result["seconds"])
+        self.failed += cell.outcome == "failed"
+        left = [name for name in self._names if self._grid.result(name) is None]
+        estimate = Pace(self._grid).estimate(left)
+        self._left = f"about {duration_text(estimate.seconds / self._slots)} left" if estimate.known else ""
+        line = f"{cell.done:,} of {cell.total:,}  {cell.name}  {cell.outcome}  {said}".rstrip()
+        console.print_error(f"{line}  ({self._left})" if self._left else line)
+
+    def looked(self, running: Sequence[str], waiting: int) -> None:
+        """Show the steps of the cells that are being made."""
+        if not console.errors.is_terminal:
+            return
+        parts = [f"{name} {_step_text(self._grid.cell(name).run.status())}" for name in running]
+        parts += [f"{waiting} made by other processes"] if waiting else []
+        self._line.update(Text(" · ".join([*parts, *([self._left] if self._left else [])])))
+
+
+def _step_text(status: Mapping[str, Any]) -> str:
+    state = {"starting": "loading", "evaluating": "testing"}.get(status["state"])
+    return state or f"step {status['step']} of {status['total_steps']}"
+
+
+def _state_text(state: "GridState") -> str:
+    """``12 of 16 cells done, 1 failed, 3 open``, and why cells failed."""
+    others = [f"{number:,} {name}" for name, number in state.counts.items() if number and name != "done"]
+    lines = [", ".join([f"{state.counts['done']:,} of {state.total:,} cells done", *others])]
+    return "\n".join([*lines, *(f"failed  {name}: {message}" for name, message in state.failed.items())])
+
+
+@grid.command
+def show(
+    folder: GridFolder,
+    table: Annotated[Literal["results", "tasks", "sizes", "models", "cells"], arg(help=_TABLE_HELP)] = "results",
+    metric: Annotated[str, arg(help="Metric to show; by default the first one of each task.")] = "",
+    json: Json = False,
+    csv: Annotated[bool, arg(help="Print comma-separated values; those of 'results' have every number.")] = False,
+    markdown: Annotated[bool, arg(help="Print Markdown.")] = False,
+    latex: Annotated[bool, arg(help="Print a LaTeX tabular.")] = False,
+    html: Annotated[bool, arg(help="Print an HTML page.")] = False,
+) -> None:
+    """Show the results so far, with intervals over seeds and differences to JoLA."""
+    from jola.studies.formats import FORMATS
+    from jola.studies.grid import Grid
+    from jola.studies.tables import TABLES, Row
+    from jola.system.spreadsheet import csv_text
+
+    chosen = [
+        name for name, wanted in (("csv", csv), ("markdown", markdown), ("latex", latex), ("html", html)) if wanted
+    ]
+    if len(chosen) + json > 1:
+        raise InputError("Choose one of --json, --csv, --markdown, --latex and --html.")
+    opened = Grid.open(folder)
+    if json:
+        rows = [dataclasses.asdict(row) for row in opened.rows(metric)]
+        console.print_json({"folder": str(opened.folder), **dataclasses.asdict(opened.state()), "rows": rows})
+    elif chosen == ["csv"] and table == "results":
+        names = [field.name for field in dataclasses.fields(Row)]
+        values = [dataclasses.astuple(row) for row in opened.rows(metric)]
+        console.print_text(csv_text([names, *values]).rstrip("\n"))
+    elif chosen:
+        console.print_text(FORMATS[chosen[0]](TABLES[table](opened, metric)).rstrip("\n"))
+    else:
+        made = TABLES[table](opened, metric)
+        console.print_lines(made.columns, made.rows)
+        console.print_text("\n".join(["", *made.notes, _state_text(opened.state())]))
+
+
+@grid.command
+def cell(
+    folder: GridFolder,
+    name: Positional[Annotated[str, arg(metavar="CELL", help="Name of the cell.")]],
+    without_locks: Annotated[bool, arg(help="Go on where the file system has no locks.")] = False,
+) -> None:
+    """Make one cell in this process, as `jola grid run` does in one of its own."""
+    from jola.studies.cells import Interrupted, Locked
+    from jola.studies.executors import INTERRUPTED, LOCKED
+    from jola.studies.grid import Grid
+
+    began = time.time()
+    opened = Grid.open(folder)
+    with console.ConsoleProgress() as progress:
+        quiet_libraries()
+        from jola.studies.worker import make_cell
+
+        try:
+            result = make_cell(opened, name, locks=not without_locks, progress=progress, began=began)
+        except Locked:
+            console.print_error(f"Another process makes {name}.")
+            sys.exit(LOCKED)
+        except Interrupted:
+            console.print_error(f"stopped; to continue: `jola grid run {folder}`")
+            sys.exit(INTERRUPTED)
+    for score in result["scores"]:
+        console.print_text(f"{score['metric']}  {score_text(score)}")

@@ -1,0 +1,256 @@
+"""The axes of a grid and the cells that they span: arm × task × train size × seed × model; needs no PyTorch.
+
+An *arm* is a method with its settings, written ``method`` or ``method:setting=value:…``. Several values separated by
+slashes are as many arms: ``lora:learning_rate=1e-4/5e-4``.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import re
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jola.config import GROUPS, RunConfig
+from jola.errors import InputError
+from jola.methods import method_named
+from jola.system.paths import is_there
+
+AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
+"""Settings that are axes of a grid, and the groups that they are in."""
+NEUTRAL = ("output", "report_to", "record_every")
+"""Settings of the training that change no number."""
+_SLUG_LENGTH = 40
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with all its settings, those of the axes aside.
+
+    Args:
+        label: As written: ``jola``, ``jola:gates=none``.
+        settings: `RunConfig.to_dict` without `AXES` and `NEUTRAL`.
+    """
+
+    label: str
+    settings: Mapping[str, Any]
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return str(self.settings["method"])
+
+    @property
+    def digest(self) -> str:
+        """Hash of the settings."""
+        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class PlannedCell(NamedTuple):
+    """One training of a grid: its coordinates, and the name of its folder."""
+
+    name: str
+    arm: str
+    task: str
+    train_size: int
+    seed: int
+    model: str
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Labels of arms, tasks, numbers of training examples, seeds and models, of which a grid has every combination."""
+
+    arms: tuple[str, ...]
+    tasks: tuple[str, ...]
+    train_sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]
+
+    def cells(self, arms: Mapping[str, Arm]) -> Iterator[PlannedCell]:
+        """All cells, seed by seed, so that an interrupted grid has as many seeds of every arm as possible."""
+        slugs = {text: slug(text) for text in (*self.arms, *self.tasks, *self.models)}
+        digests = {label: arms[label].digest for label in self.arms}
+        points = itertools.product(self.seeds, self.models, self.tasks, self.train_sizes, self.arms)
+        for seed, model, task, size, arm in points:
+            digits = short_hash(f"{digests[arm]}\n{task}\n{size}\n{seed}\n{model}")
+            of_model = "" if model == "default" else f"-{slugs[model]}"
+            name = f"{slugs[arm]}-{slugs[task]}-n{size}-s{seed}{of_model}-{digits}"
+            yield PlannedCell(name, arm, task, size, seed, model)
+
+
+def checked_axes(
+    arms: Iterable[str], tasks: Iterable[str], train_sizes: Iterable[int], seeds: Iterable[int], models: Iterable[str]
+) -> Axes:
+    """Axes without repetitions, with the full paths of files and folders.
+
+    Raises:
+        InputError: An axis is empty, or names something that does not exist.
+    """
+    axes = Axes(
+        tuple(dict.fromkeys(arms)),
+        tuple(dict.fromkeys(_checked_task(task) for task in tasks)),
+        tuple(dict.fromkeys(train_sizes)),
+        tuple(dict.fromkeys(seeds)),
+        tuple(dict.fromkeys(_full_path(model) for model in models)),
+    )
+    for field in dataclasses.fields(axes):
+        if not getattr(axes, field.name):
+            raise InputError(f"The grid has no {field.name.replace('_', ' ')}; name at least one.")
+    return axes
+
+
+def _checked_task(task: str) -> str:
+    from jola.data.tasks import REGISTRY
+    from jola.data.tasks.sources import HUB_PREFIX
+
+    if task in REGISTRY or task.startswith(HUB_PREFIX):
+        return task
+    if not is_there(task):
+        raise InputError(
+            f"There is no task, folder or file '{task}'; registered tasks are {', '.join(REGISTRY)}, and a Hub dataset "
+            "is written hf:owner/name."
+        )
+    return _full_path(task)
+
+
+def _full_path(name: str) -> str:
+    """The full path of a file or folder, so that a grid does not depend on the working directory; else the name."""
+    return str(Path(name).expanduser().resolve()) if not _is_registered(name) and is_there(name) else name
+
+
+def expand_arms(texts: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
+    """The arms in texts such as ``jola:gates=none`` or ``lora:learning_rate=1e-4/5e-4``, by their labels.
+
+    Args:
+        base: Settings of all arms, by group (without ``edits``).
+
+    Raises:
+        InputError: There is no such method or setting, or a value is not valid.
+    """
+    return {arm.label: arm for text in texts for arm in _arms_of(text.strip(), base)}
+
+
+def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:
+    method, *changes = text.split(":")
+    method_named(method)
+    named: list[list[tuple[str, str]]] = []
+    for change in changes:
+        name, equals, values = change.partition("=")
+        if not (equals and name and values):
+            raise InputError(f"{text!r} is not a method with settings; write it as jola:gates=none.")
+        named.append([(name.replace("-", "_"), value) for value in values.split("/")])
+    for chosen in itertools.product(*named):
+        label = ":".join([method, *(f"{name}={value}" for name, value in chosen)])
+        yield Arm(label, _without_axes(_config(method, dict(chosen), base)))
+
+
+def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    values: dict[str, Any] = {**{group: dict(settings) for group, settings in base.items()}, "edits": {}}
+    groups = {**GROUPS, "edits": method_named(method).settings}
+    for name, text in changes.items():
+        owner = next((group for group, kind in groups.items() if name in _names(kind)), None)
+        if owner is None or name in (*AXES, *NEUTRAL):
+            reason = "is an axis of the grid" if name in AXES else f"is not a setting of {method}"
+            raise InputError(f"{name!r} in '{method}:{name}={text}' {reason}; `jola train --help` lists the settings.")
+        values[owner][name] = _parsed(text, typing.get_type_hints(groups[owner])[name])
+    return RunConfig.from_dict({**values, "method": method})
+
+
+def _parsed(text: str, annotation: Any) -> Any:
+    """A value of the type of a setting where the text is one; `RunConfig.validate` refuses others."""
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
+
+
+def _names(settings: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(settings)}
+
+
+def _without_axes(config: RunConfig) -> dict[str, Any]:
+    settings = config.to_dict()
+    for name, group in AXES.items():
+        del settings[group][name]
+    for name in NEUTRAL:
+        del settings["training"][name]
+    return settings
+
+
+def changed_setting(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The first setting in which a stored arm differs from the same arm now; empty when there is none.
+
+    Settings that the stored arm does not have, because they are newer, count as left at their defaults.
+    """
+    before = _without_axes(RunConfig.from_dict({**stored}))
+    for group in GROUPS:
+        for name, value in now[group].items():
+            if before[group].get(name) != value:
+                return f"{name} {before[group].get(name)!r}, not {value!r}"
+    return ""
+
+
+def config_of(arm: Arm, cell: PlannedCell, neutral: Mapping[str, Any], output: Path | str) -> RunConfig:
+    """All settings of the run of a cell, which is in the directory `output`."""
+    values = {group: dict(arm.settings[group]) for group in GROUPS}
+    for name, group in AXES.items():
+        values[group][name] = getattr(cell, name)
+    values["training"] |= {**neutral, "output": str(output)}
+    return RunConfig.from_dict({**values, "method": arm.method})
+
+
+def numbers(text: str, flag: str) -> tuple[int, ...]:
+    """Whole numbers in a comma-separated text. `InputError` for anything else."""
+    words = words_of(text)
+    if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 15)]:
+        raise InputError(f"{flag} names {bad[0]!r}; write whole numbers, separated by commas.")
+    return tuple(map(int, words))
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Different words in a comma-separated text."""
+    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Names for a table: of paths and Hub ids the last part, where that is enough to tell them apart."""
+    short = {name: re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name for name in names if is_path_like(name)}
+    taken = [*short.values(), *(name for name in names if name not in short)]
+    return {name: short[name] if name in short and taken.count(short[name]) == 1 else name for name in names}
+
+
+def _is_registered(name: str) -> bool:
+    """Whether this is the name of a task; the registry takes half a second to import."""
+    from jola.data.tasks import REGISTRY
+
+    return name in REGISTRY
+
+
+def is_path_like(name: str) -> bool:
+    """Whether a name of a task or model is a path or an id on the Hub."""
+    return not _is_registered(name) and bool(re.search(r"[/\\]", name))
+
+
+def short_hash(text: str) -> str:
+    """Six hexadecimal digits that tell apart what has the same name otherwise."""
+    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:_DIGITS]
+
+
+def slug(text: str) -> str:
+    """A part of a folder's name: of a path or a Hub id its last part."""
+    if ":" not in text and is_path_like(text):
+        text = re.sub(r"\.(jsonl?|csv|parquet)$", "", re.split(r"[/\\]", text)[-1])
+    return re.sub(r"[^a-zA-Z0-9.]+", "-", text).strip("-.")[:_SLUG_LENGTH].strip("-.") or "x"

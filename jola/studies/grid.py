@@ -1,0 +1,245 @@
+"""`Grid`: many trainings with their results in one folder, which can be interrupted at any moment; needs no PyTorch.
+
+    grid.json                   settings, arms, axes and versions: what `jola grid plan` was asked for
+    tasks/NAME.json             the test examples of a task, which all its cells must have
+    cells/NAME/                 one training with its test, see `jola.studies.cells`
+
+The cells follow from the axes. Planning again on the same folder adds cells and never removes one. The files are the
+only state: any number of processes, also on several machines that share the folder, make and read cells at once.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.studies.axes import Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
+from jola.studies.cells import STATES, CellFolder, CellState
+from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
+from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.typed_json import read_typed
+
+if TYPE_CHECKING:
+    from jola.studies.tables import Row
+
+FORMAT = 1
+PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "peft")
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""Settings by group and name."""
+
+
+@dataclass(frozen=True)
+class GridState:
+    """How far a grid is."""
+
+    counts: dict[CellState, int]
+    """Number of cells in each state, in the order of `jola.studies.cells.STATES`."""
+    running: tuple[str, ...]
+    """Names of cells that processes of this computer make now."""
+    failed: dict[str, str]
+    """Why cells failed, by name."""
+
+    @property
+    def total(self) -> int:
+        """Number of planned cells."""
+        return sum(self.counts.values())
+
+
+class Grid:
+    """The folder of a grid. Make one with `Grid.plan`, or read one with `Grid.open`."""
+
+    def __init__(self, folder: Path | str, content: Mapping[str, Any]) -> None:
+        self.folder = Path(folder).resolve()
+        self._content = content
+        self._known: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
+
+    @classmethod
+    def open(cls, folder: Path | str) -> "Grid":
+        """The grid in a folder. `InputError` when there is none, or one of another version."""
+        content = _read(Path(folder))
+        if content is None:
+            raise InputError(f"{folder} holds no grid; `jola grid plan` makes one.")
+        return cls(folder, content)
+
+    @classmethod
+    def plan(
+        cls, folder: Path | str, axes: Axes, arms: Mapping[str, Arm], settings: Settings, neutral: Mapping[str, Any]
+    ) -> "Grid":
+        """Make a folder a grid with these cells, or add them to the grid that it is.
+
+        Args:
+            axes: What is combined, from `jola.studies.axes.checked_axes`.
+            arms: The arms by their labels, from `jola.studies.axes.expand_arms`.
+            settings: Settings that all arms were made with.
+            neutral: Settings of the training that change no result.
+
+        Raises:
+            InputError: The folder holds something else, or a grid with other settings.
+        """
+        path = Path(folder)
+        with disk_errors(path):
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise InputError(f"{path} cannot be a folder: there is a file in its place.") from error
+            if _read(path) is None and any(not item.name.startswith(".") for item in path.iterdir()):
+                raise InputError(f"{path} holds other files; choose an empty or a new folder.")
+            with FileLock(path / ".grid.lock"):
+                there = _read(path) or {"settings": settings, "arms": {}, "plans": [], "versions": _versions()}
+                _check(path, there, settings, arms)
+                plan = dataclasses.asdict(axes)
+                plans = there["plans"] if plan in there["plans"] else [*there["plans"], plan]
+                stored = {label: {"settings": arm.settings} for label, arm in arms.items()} | there["arms"]
+                content = {**there, "format": FORMAT, "neutral": neutral, "arms": stored, "plans": plans}
+                replace_file(path / GRID_FILE, json_bytes(content, indent=2), durable=True)
+        return cls.open(path)
+
+    @cached_property
+    def arms(self) -> dict[str, Arm]:
+        """The arms by their labels."""
+        return {label: Arm(label, arm["settings"]) for label, arm in self._content["arms"].items()}
+
+    @cached_property
+    def planned(self) -> dict[str, PlannedCell]:
+        """All cells by their names, in the order in which they are made and in which shards count them."""
+        plans = (Axes(**{name: tuple(values) for name, values in plan.items()}) for plan in self._content["plans"])
+        return {cell.name: cell for axes in plans for cell in axes.cells(self.arms)}
+
+    @property
+    def several_sizes(self) -> bool:
+        """Whether the number of training examples is compared."""
+        return len({size for plan in self._content["plans"] for size in plan["train_sizes"]}) > 1
+
+    def cell(self, name: str) -> CellFolder:
+        """The folder of a cell, which may not exist yet."""
+        return CellFolder(self.folder / "cells" / name)
+
+    def config(self, name: str) -> RunConfig:
+        """All settings of the run of a cell."""
+        cell = self.planned[name]
+        return config_of(self.arms[cell.arm], cell, self._content.get("neutral", {}), self.cell(name).run.path)
+
+    def result(self, name: str) -> dict[str, Any] | None:
+        """The result of a cell; None while there is none. A file is not read again before it changes."""
+        folder = self.cell(name)
+        try:
+            found = os.stat(folder.path / "result.json")
+        except OSError:
+            return None
+        mark = found.st_mtime_ns, found.st_ino
+        if self._known.get(name, (None,))[0] != mark:
+            self._known[name] = mark, folder.result()
+        return self._known[name][1]
+
+    def results(self) -> dict[str, dict[str, Any]]:
+        """The results of the cells that are done, by name."""
+        existing = self._existing()
+        found = ((name, self.result(name)) for name in self.planned if name in existing)
+        return {name: result for name, result in found if result is not None}
+
+    def states(self) -> dict[str, CellState]:
+        """The state of every cell by name."""
+        existing = self._existing()
+        return {name: self._state(name) if name in existing else "open" for name in self.planned}
+
+    def _state(self, name: str) -> CellState:
+        state = self.cell(name).state()
+        # A damaged result is made again.
+        return "interrupted" if state == "done" and self.result(name) is None else state
+
+    def state(self) -> GridState:
+        """How far the grid is."""
+        states = self.states()
+        counts: dict[CellState, int] = dict.fromkeys(STATES, 0)
+        for state in states.values():
+            counts[state] += 1
+        failed = {name: self.cell(name).failure() or "" for name, state in states.items() if state == "failed"}
+        return GridState(counts, tuple(name for name, state in states.items() if state == "running"), failed)
+
+    def rows(self, metric: str = "") -> "list[Row]":
+        """The table of results, see `jola.studies.tables.rows_of`."""
+        from jola.studies.tables import rows_of
+
+        return rows_of(self, metric)
+
+    def retry(self) -> list[str]:
+        """Forget the failures, so that their cells are made again; their names."""
+        failed = [name for name, state in self.states().items() if state == "failed"]
+        for name in failed:
+            self.cell(name).retry()
+        return failed
+
+    def claim_test_examples(self, task: str, fingerprint: str, number: int) -> None:
+        """Record the test examples of a task. `InputError` when other cells of the task were tested on others."""
+        path = self.folder / "tasks" / f"{slug(task)}-{short_hash(task)}.json"
+        with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        there = read_typed(path, TestExamplesFile)
+        if there and there["test_examples"] != fingerprint:
+            raise InputError(
+                f"The test examples of {task} are not those of the other cells in {self.folder}, and the results could "
+                "not be compared; restore the data, or plan the grid in another folder."
+            )
+        if not there:
+            content = {"task": task, "test_examples": fingerprint, "n_test": number}
+            replace_file(path, json_bytes(content, indent=2), durable=True)
+
+    def _existing(self) -> set[str]:
+        """Names of the cells that have a folder."""
+        try:
+            return set(os.listdir(self.folder / "cells")) & self.planned.keys()
+        except OSError:
+            return set()
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    content = read_typed(folder / GRID_FILE, GridFile)
+    return content or None
+
+
+def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:
+    """Refuse settings that are not those of the grid in a folder."""
+    for group, values in settings.items():
+        for name, value in values.items():
+            before = there["settings"].get(group, {}).get(name, value)
+            if before != value:
+                raise InputError(
+                    f"The grid in {folder} was planned with {name} {before!r}, not {value!r}; use its settings, or "
+                    "another folder."
+                )
+    for label, arm in arms.items():
+        stored = there["arms"].get(label)
+        if stored and (change := changed_setting(stored["settings"], arm.settings)):
+            raise InputError(f"The arm {label} of the grid in {folder} has {change}; plan the grid in another folder.")
+
+
+def _versions() -> dict[str, str | None]:
+    return {name: _version(name) for name in PACKAGES}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def shard_of(cells: Iterable[str], shard: str) -> list[str]:
+    """The cells of a shard such as ``3/16``: every sixteenth, beginning with the fourth.
+
+    Raises:
+        InputError: The text is not two numbers, the first below the second.
+    """
+    first, slash, number = shard.partition("/")
+    if not (slash and first.isdecimal() and number.isdecimal() and int(first) < int(number)):
+        raise InputError(f"--shard is {shard!r}; write the number of a shard, from 0, and how many there are, as 3/16.")
+    return list(cells)[int(first) :: int(number)]

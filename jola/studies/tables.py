@@ -1,0 +1,337 @@
+"""Tables of a grid: one row for each arm on a task, seeds together; needs no PyTorch."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from jola.errors import InputError
+from jola.studies.axes import Arm, PlannedCell, short_names
+from jola.studies.cells import CellState
+from jola.studies.paper import paper_value
+from jola.studies.statistics import SeedMean, holm, mean_over_seeds
+
+if TYPE_CHECKING:
+    from jola.studies.grid import Grid
+
+BASELINE = "jola"
+"""Method that the others are compared with."""
+
+Across = Literal["task", "train_size", "model"]
+"""What the columns of `pivot` are."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm on one task with one model and number of training examples, over all its seeds.
+
+    None stands for what is not known yet, or does not exist.
+    """
+
+    arm: str
+    method: str
+    task: str
+    train_size: int
+    model: str
+    metric: str | None
+    value: float | None
+    """Mean over seeds of the score on the test examples."""
+    low: float | None
+    """Bounds of the 95 % interval of the mean."""
+    high: float | None
+    interval: Literal["seeds", "examples", ""]
+    """What the interval is over: seeds (Student's t) or, with one seed, test examples."""
+    seeds: int
+    """Number of seeds with a result."""
+    planned: int
+    """Number of seeds that were planned."""
+    failed: int
+    items: int | None
+    """Number of test examples."""
+    difference: float | None
+    """Mean over shared seeds of the score minus that of the baseline, with its 95 % interval over seeds."""
+    difference_low: float | None
+    difference_high: float | None
+    p_value: float | None
+    """Of the paired t-test."""
+    p_holm: float | None
+    """The same adjusted for all rows of the table (Holm, 1979)."""
+    pairs: int
+    """Number of seeds that arm and baseline share."""
+    validation: float | None
+    """Mean over seeds of the lowest validation cross-entropy, nats per token."""
+    trainable: int | None
+    """Number of trained parameters."""
+    seconds: float | None
+    """Mean time of a cell: loading, training and testing, with all interrupted sessions."""
+    peak_memory: int | None
+    """Bytes, the most of all seeds."""
+    adapter_bytes: int | None
+    paper: float | None
+    """The paper's number for the same task, test part, metric and model."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The cells of a row and their results, by seed."""
+
+    cells: list[PlannedCell]
+    results: dict[int, dict[str, Any]]
+    failed: int
+
+    def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
+        """The scores of a metric by seed."""
+        found = {seed: score_of(result, metric) for seed, result in self.results.items()}
+        return {seed: score for seed, score in found.items() if score is not None}
+
+
+def score_of(result: Mapping[str, Any], metric: str | None) -> dict[str, Any] | None:
+    """The score of a metric in the result of a cell."""
+    return next((score for score in result["scores"] if score["metric"] == metric), None)
+
+
+def rows_of(grid: "Grid", metric: str = "") -> list[Row]:
+    """One row for each arm, task, number of training examples and model, in the order of the plan.
+
+    Args:
+        grid: The grid.
+        metric: Name of a metric; by default the first one that the results of a task have.
+
+    Raises:
+        InputError: No result has this metric.
+    """
+    results, states = grid.results(), grid.states()
+    known = list(dict.fromkeys(score["metric"] for result in results.values() for score in result["scores"]))
+    if metric and metric not in known:
+        there = f"they have {', '.join(known)}" if known else "there are no results yet"
+        raise InputError(f"No result of the grid has the metric {metric!r}; {there}.")
+    groups = _groups(grid, results, states)
+    metrics = {key[0]: metric or None for key in groups}
+    for (task, *_), group in groups.items():
+        for result in group.results.values():
+            if metrics[task] is None and result["scores"]:
+                metrics[task] = result["scores"][0]["metric"]
+    rows = [_row(grid, group, _baseline(groups, key, grid.arms), metrics[key[0]]) for key, group in groups.items()]
+    return _adjusted(rows)
+
+
+_Key = tuple[str, int, str, str]
+
+
+def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping[str, CellState]) -> dict[_Key, _Group]:
+    groups: dict[_Key, _Group] = {}
+    for name, cell in grid.planned.items():
+        key = cell.task, cell.train_size, cell.model, cell.arm
+        group = groups.get(key) or groups.setdefault(key, _Group([], {}, 0))
+        group.cells.append(cell)
+        if name in results:
+            group.results[cell.seed] = results[name]
+        if states[name] == "failed":
+            groups[key] = dataclasses.replace(group, failed=group.failed + 1)
+    return groups
+
+
+def _baseline(groups: Mapping[_Key, _Group], key: _Key, arms: Mapping[str, Arm]) -> _Group | None:
+    """The group that a group is compared with: the same task, size and model with the first arm of JoLA."""
+    label = BASELINE if BASELINE in arms else next((a.label for a in arms.values() if a.method == BASELINE), None)
+    return groups.get((*key[:3], label)) if label and key[3] != label else None
+
+
+def _row(grid: "Grid", group: _Group, baseline: _Group | None, metric: str | None) -> Row:
+    cell, own = group.cells[0], group.scores(metric)
+    mean = mean_over_seeds([score["value"] for score in own.values()]) if own else None
+    low, high, interval = _interval(mean, list(own.values()))
+    theirs = baseline.scores(metric) if baseline else {}
+    shared = sorted(own.keys() & theirs.keys())
+    gain = mean_over_seeds([own[s]["value"] - theirs[s]["value"] for s in shared]) if shared else None
+    found = list(group.results.values())
+    items = {score["n"] for score in own.values()}
+    settings = grid.arms[cell.arm]
+    return Row(
+        arm=cell.arm,
+        method=settings.method,
+        task=cell.task,
+        train_size=cell.train_size,
+        model=cell.model,
+        metric=metric,
+        value=mean.mean if mean else None,
+        low=low,
+        high=high,
+        interval=interval,
+        seeds=len(own),
+        planned=len(group.cells),
+        failed=group.failed,
+        items=max(items, default=None),
+        difference=gain.mean if gain else None,
+        difference_low=gain.low if gain else None,
+        difference_high=gain.high if gain else None,
+        p_value=gain.p_value if gain else None,
+        p_holm=None,
+        pairs=len(shared),
+        validation=_mean(result.get("validation") for result in found),
+        trainable=max((result["trainable"] for result in found), default=None),
+        seconds=_mean(result["seconds"] for result in found),
+        peak_memory=max((result["peak_memory"] for result in found), default=None),
+        adapter_bytes=max((result["adapter_bytes"] for result in found), default=None),
+        paper=paper_value(cell.arm, cell.task, cell.train_size, cell.model, metric, items),
+    )
+
+
+def _interval(
+    mean: SeedMean | None, scores: Sequence[Mapping[str, Any]]
+) -> tuple[float | None, float | None, Literal["seeds", "examples", ""]]:
+    if mean is None:
+        return None, None, ""
+    if mean.low is not None:
+        return mean.low, mean.high, "seeds"
+    if mean.n > 1:
+        return None, None, ""
+    low, high = scores[0].get("low"), scores[0].get("high")
+    return low, high, "examples" if low is not None else ""
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _adjusted(rows: Sequence[Row]) -> list[Row]:
+    """The rows with p-values adjusted for all of them."""
+    numbers = [number for number, row in enumerate(rows) if row.p_value is not None]
+    adjusted = holm([p for row in rows if (p := row.p_value) is not None])
+    by_number = dict(zip(numbers, adjusted, strict=True))
+    return [dataclasses.replace(row, p_holm=by_number.get(number)) for number, row in enumerate(rows)]
+
+
+# Tables of texts, for all formats.
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading and rows of texts."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    """Sentences that say what the numbers are."""
+
+
+_SEEDS_NOTE = (
+    "Means over seeds with 95 % intervals: Student's t over seeds, which says what other seeds would give on the same "
+    "test examples; with one seed, over test examples; none where all seeds give the same."
+)
+
+
+def results_table(rows: Sequence[Row]) -> Table:
+    """Every number of the rows."""
+    tasks, models = (short_names(list(dict.fromkeys(names))) for names in _names_of(rows))
+    several = len(models) > 1
+    with_paper = any(row.paper is not None for row in rows)
+    columns = ["arm", "task", "n train", *(["model"] if several else []), "metric", "score", "seeds", "n test"]
+    columns += ["minus JoLA", "p (Holm)", "trained", "time", "memory", *(["paper"] if with_paper else [])]
+
+    def texts(row: Row) -> tuple[str, ...]:
+        values = [row.arm, tasks[row.task], _size(row.train_size), *([models[row.model]] if several else [])]
+        values += [row.metric or "", score_text(row), seeds_text(row), _number(row.items, "{:,}")]
+        values += [_difference_text(row), _number(row.p_holm, "{:.3g}"), _number(row.trainable, "{:,}")]
+        values += [_number(row.seconds, "{:.0f} s"), _number(row.peak_memory and row.peak_memory / 1e6, "{:,.0f} MB")]
+        return (*values, *([_number(row.paper, "{:.4f}")] if with_paper else []))
+
+    return Table(tuple(columns), tuple(map(texts, rows)), (_SEEDS_NOTE,))
+
+
+def pivot(rows: Sequence[Row], across: Across) -> Table:
+    """Scores with a row for each arm and a column for each task, number of training examples or model.
+
+    Rows that differ in anything else are rows of their own.
+    """
+    names = list(dict.fromkeys(getattr(row, across) for row in rows))
+    heads = {name: _size(name) for name in names} if across == "train_size" else short_names(names)
+    others = [name for name in ("task", "train_size", "model") if name != across]
+    others = [name for name in others if len({getattr(row, name) for row in rows}) > 1]
+    if across != "task" or len({row.metric for row in rows}) > 1:
+        others.append("metric")
+    lines: dict[tuple[Any, ...], dict[Any, Row]] = {}
+    for row in rows:
+        key = (row.arm, *(getattr(row, name) for name in others))
+        lines.setdefault(key, {})[getattr(row, across)] = row
+    columns = ("arm", *(name.replace("train_size", "n train") for name in others), *(str(heads[n]) for n in names))
+    short = {name: short_names(list(dict.fromkeys(getattr(row, name) for row in rows))) for name in ("task", "model")}
+
+    def texts(key: tuple[Any, ...], found: Mapping[Any, Row]) -> tuple[str, ...]:
+        labels = [short.get(name, {}).get(value, value) for name, value in zip(others, key[1:], strict=True)]
+        entries = [_entry(found.get(name)) for name in names]
+        return (key[0], *("" if label is None else str(label) for label in labels), *entries)
+
+    notes = ("Each entry is a mean over seeds ± half of its 95 % interval (Student's t), with the number of seeds.",)
+    return Table(columns, tuple(texts(key, found) for key, found in lines.items()), notes)
+
+
+def cells_table(grid: "Grid") -> Table:
+    """Every cell with its state, its score or the reason why it failed."""
+    states = grid.states()
+
+    def texts(name: str) -> tuple[str, ...]:
+        result = grid.result(name)
+        scores = result["scores"] if result else []
+        what = f"{scores[0]['metric']} {scores[0]['value']:.4f}, n = {scores[0]['n']:,}" if scores else ""
+        return name, states[name], what or (grid.cell(name).failure() or "" if states[name] == "failed" else "")
+
+    return Table(("cell", "state", "result"), tuple(map(texts, grid.planned)))
+
+
+TABLES: dict[str, Callable[["Grid", str], Table]] = {
+    "results": lambda grid, metric: results_table(rows_of(grid, metric)),
+    "tasks": lambda grid, metric: pivot(rows_of(grid, metric), "task"),
+    "sizes": lambda grid, metric: pivot(rows_of(grid, metric), "train_size"),
+    "models": lambda grid, metric: pivot(rows_of(grid, metric), "model"),
+    "cells": lambda grid, metric: cells_table(grid),
+}
+"""The tables of ``jola grid show`` by their names."""
+
+
+def score_text(row: Row) -> str:
+    """``0.812 (0.771 to 0.853)``, or why there is no number."""
+    if row.value is None:
+        return "failed" if row.failed == row.planned else "missing"
+    if row.low is None or row.high is None:
+        return f"{row.value:.4f}"
+    return f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f})"
+
+
+def seeds_text(row: Row) -> str:
+    """``3``; ``2 of 3, 1 failed`` when some are missing."""
+    if row.seeds == row.planned:
+        return str(row.seeds)
+    return f"{row.seeds} of {row.planned}" + (f", {row.failed} failed" if row.failed else "")
+
+
+def _entry(row: Row | None) -> str:
+    if row is None:
+        return ""
+    if row.value is None:
+        return f"{score_text(row)} ({seeds_text(row)})"
+    half = "" if row.interval != "seeds" or row.high is None else f" ± {row.high - row.value:.4f}"
+    return f"{row.value:.4f}{half} ({seeds_text(row)})"
+
+
+def _difference_text(row: Row) -> str:
+    if row.difference is None:
+        return ""
+    if row.difference_low is None:
+        return f"{row.difference:+.4f}"
+    return f"{row.difference:+.4f} ({row.difference_low:+.4f} to {row.difference_high:+.4f})"
+
+
+def _names_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    return [row.task for row in rows], [row.model for row in rows]
+
+
+def _size(size: int) -> str:
+    return f"{size:,}" if size else "all"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)

@@ -1,0 +1,128 @@
+"""`make_cell`: one cell of a grid, made in this process."""
+
+import shutil
+import time
+from typing import Any
+
+from jola.errors import InputError
+from jola.runs.run import Run
+from jola.studies.cells import CellFolder, Interrupted, locked
+from jola.studies.grid import Grid
+from jola.system.files import json_bytes, read_json, replace_file
+from jola.system.progress import Progress, Quiet
+
+_SESSIONS = "sessions.json"
+
+
+def make_cell(
+    grid: Grid, name: str, *, locks: bool = True, progress: Progress | None = None, began: float | None = None
+) -> dict[str, Any]:
+    """Train and test one cell, unless that is done, and return its result.
+
+    Args:
+        grid: The grid.
+        name: Name of one of its cells.
+        locks: Refuse a file system without locks.
+        progress: Told what happens.
+        began: When the process of the cell started, seconds since the epoch; by default now.
+
+    Raises:
+        InputError: The cell cannot be made; ``failed.json`` says why.
+        Locked: Another process makes it.
+        Interrupted: The run was stopped on request.
+    """
+    if name not in grid.planned:
+        raise InputError(f"There is no cell {name!r} in {grid.folder}; `jola grid plan` lists the cells.")
+    cell, began = grid.cell(name), began or time.time()
+    with locked(cell.path, required=locks):
+        if (result := grid.result(name)) is not None:
+            return result
+        try:
+            result = _make(grid, name, cell, progress or Quiet(), began)
+        except InputError as error:
+            cell.write_failure(str(error))
+            raise
+        except Exception as error:
+            cell.write_failure(f"{type(error).__name__}: {error}")
+            raise
+        cell.write_result(result)
+        # They are large, and a cell that is done is not trained further.
+        shutil.rmtree(cell.run.checkpoints_dir, ignore_errors=True)
+        return result
+
+
+def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: float) -> dict[str, Any]:
+    from jola.data.tasks import load_task
+    from jola.selectors.heads import fingerprint
+    from jola.training.run import run_training
+
+    config = grid.config(name)
+    task = load_task(config.data, config.training.seed)
+    if not task.test:
+        raise InputError(f"The task {task.name} has no test examples.")
+    if grid.several_sizes and len(task.train) < config.data.train_size:
+        raise InputError(
+            f"The task {task.name} has {len(task.train):,} training examples, fewer than {config.data.train_size:,}."
+        )
+    examples = fingerprint(task.test)
+    grid.claim_test_examples(config.data.task, examples, len(task.test))
+    run = cell.run
+    if run.is_run() and not _is_usable(run):
+        shutil.rmtree(run.path)
+    if run.state != "finished" or not run.result():
+        _keep_session(cell)
+        run = run_training(config, resume=True, progress=progress)
+        if run.state in ("cancelled", "paused"):
+            raise Interrupted(name)
+    return _result(cell, run, examples, began)
+
+
+def _is_usable(run: Run) -> bool:
+    """Whether a run can be continued; one that was killed while it was created has no settings."""
+    try:
+        run.run_config()
+    except InputError:
+        return False
+    return True
+
+
+def _keep_session(cell: CellFolder) -> None:
+    """Record the time of an interrupted session, before the next one replaces the status of the run."""
+    status = cell.run.status()
+    started, updated = status["started"], status["updated"]
+    if started is not None and updated is not None:
+        sessions = _sessions(cell) | {str(started): max(0.0, updated - started)}
+        replace_file(cell.path / _SESSIONS, json_bytes(sessions))
+
+
+def _sessions(cell: CellFolder) -> dict[str, float]:
+    """Seconds of the interrupted sessions by the time when they began."""
+    found = read_json(cell.path / _SESSIONS) or {}
+    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+
+
+def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str, Any]:
+    """``result.json`` of a cell whose run has finished."""
+    result, config = run.result() or {}, run.raw_config()
+    sessions = _sessions(cell) | {str(run.status()["started"]): time.time() - began}
+    parameters = config.get("parameters", {})
+    weights = run.adapter_dir / "adapter_model.safetensors"
+    losses = [row["validation_cross_entropy"] for row in run.metrics() if "validation_cross_entropy" in row]
+    return {
+        "scores": result.get("scores") or [],
+        "validation": min((loss for loss in losses if loss is not None), default=None),
+        "trainable": parameters.get("trainable", 0),
+        "frozen": parameters.get("frozen", 0),
+        "steps": result.get("steps"),
+        "kept_step": result.get("kept_step"),
+        "n_train": result.get("n_train", 0),
+        "seconds": sum(sessions.values()),
+        "sessions": len(sessions),
+        "peak_memory": result.get("peak_memory", 0),
+        "adapter_bytes": weights.stat().st_size if weights.is_file() else 0,
+        "test_examples": examples,
+        "notes": (config.get("task") or {}).get("notes", []),
+        "machine": config.get("machine"),
+        "versions": config.get("versions", {}),
+        "ended": time.time(),
+    }

@@ -1,0 +1,105 @@
+"""``jola grid``: plan, run, show, and what is refused."""
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jola.studies.executors import LocalExecutor
+from jola.studies.grid import Grid
+from tests.jola.cli.commands import QUICK, Result, assert_refused
+from tests.jola.studies.grids import fill
+
+Jola = Callable[..., Result]
+
+
+@pytest.fixture
+def planned(jola: Jola, place: Path, tmp_path: Path) -> Path:
+    """A planned grid of two arms and one seed."""
+    folder = tmp_path / "grid"
+    result = jola("grid", "plan", folder, *flags(place))
+    assert result.code == 0, result.err
+    return folder
+
+
+def flags(place: Path) -> list[Any]:
+    return ["--tasks", place / "task", "--methods", "jola,red", "--models", place / "tiny", "--train-sizes", 8, *QUICK]
+
+
+def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Path) -> None:
+    result = jola("grid", "plan", planned, *flags(place), "--seeds", "42,43")
+    assert "4 cells, 4 to make" in result.out and "jola-task-n8-s43" in result.out
+    assert "no estimate" in result.out
+    cells = jola("grid", "plan", planned, "--json").json["cells"]
+    assert [(cell["arm"], cell["seed"]) for cell in cells] == [("jola", 42), ("red", 42), ("jola", 43), ("red", 43)]
+    fill(Grid.open(planned), lambda cell: 0.5 if cell.arm == "red" and cell.seed == 42 else None)
+    out = jola("grid", "plan", planned).out
+    assert "4 cells, 3 to make" in out and "about 60 s one after the other, by earlier cells, and 2 cells" in out
+
+
+def test_run_makes_each_cell_in_a_process_and_show_prints_them(jola: Jola, planned: Path) -> None:
+    made = jola("grid", "run", planned, "--workers", 2)
+    assert made.code == 0, made.err + "".join(path.read_text() for path in planned.glob("cells/*/log.txt"))
+    assert "2 of 2 cells done" in made.out and "2 of 2  " in made.err
+    shown = jola("grid", "show", planned)
+    assert "exact_match" in shown.out and "2 of 2 cells done" in shown.out
+    found = jola("grid", "show", planned, "--json").json
+    assert found["counts"]["done"] == 2
+    assert [(row["arm"], row["seeds"], row["items"]) for row in found["rows"]] == [("jola", 1, 6), ("red", 1, 6)]
+    table = list(csv.DictReader(io.StringIO(jola("grid", "show", planned, "--csv").out)))
+    assert [float(row["value"]) for row in table] == [row["value"] for row in found["rows"]]
+    assert jola("grid", "show", planned, "--table", "tasks", "--markdown").out.startswith("| arm | task |")
+
+
+def test_run_reports_failures_and_makes_them_again_when_asked(
+    jola: Jola, planned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works = False
+
+    def process(self: LocalExecutor, name: str, slot: int) -> int:
+        if works:
+            fill(Grid.open(planned), lambda cell: 0.5 if cell.name == name else None)
+        return 0 if works else -11
+
+    monkeypatch.setattr(LocalExecutor, "run", process)
+    result = jola("grid", "run", planned)
+    assert result.code == 1
+    assert "0 of 2 cells done, 2 failed" in result.out and "ended by signal SIGSEGV" in result.out
+    works = True
+    assert jola("grid", "run", planned).code == 0
+    assert Grid.open(planned).state().counts["failed"] == 2
+    assert jola("grid", "run", planned, "--retry", "--shard", "1/2").code == 0
+    state = Grid.open(planned).state()
+    assert (state.counts["done"], state.counts["open"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["plan", "GRID", "--tasks", "nowhere", "--methods", "jola"], "There is no task"),
+        (["plan", "GRID", "--tasks", "sentiment", "--methods", "nonsense"], "no method 'nonsense'"),
+        (["plan", "GRID", "--tasks", "sentiment"], "Give --methods and --tasks"),
+        (["plan", "GRID", "--preset", "nonsense"], "--preset is 'nonsense'"),
+        (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola", "--seeds", "x"], "--seeds names 'x'"),
+        (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola"], "was planned with"),
+        (["plan", "PLACE", "--tasks", "sentiment", "--methods", "jola"], "holds other files"),
+        (["run", "PLACE"], "holds no grid"),
+        (["run", "GRID", "--shard", "2/2"], "--shard is '2/2'"),
+        (["run", "GRID", "--workers", "0"], "--workers is 0"),
+        (["show", "PLACE"], "holds no grid"),
+        (["show", "GRID", "--metric", "nonsense"], "has the metric 'nonsense'"),
+        (["show", "GRID", "--csv", "--json"], "Choose one"),
+        (["cell", "GRID", "nonsense"], "There is no cell 'nonsense'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_loses_nothing(
+    arguments: list[str], sentence: str, jola: Jola, place: Path, planned: Path
+) -> None:
+    before = (planned / "grid.json").read_bytes()
+    names = {"GRID": str(planned), "PLACE": str(place)}
+    assert_refused(jola("grid", *(names.get(argument, argument) for argument in arguments)), sentence)
+    assert (planned / "grid.json").read_bytes() == before
+    assert not (place / "grid.json").exists()

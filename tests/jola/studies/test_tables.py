@@ -1,0 +1,130 @@
+"""Tables of grids: means and differences over seeds, and what is missing."""
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jola.errors import InputError
+from jola.studies.axes import PlannedCell
+from jola.studies.formats import FORMATS
+from jola.studies.grid import Grid
+from jola.studies.paper import paper_value
+from jola.studies.statistics import holm
+from jola.studies.tables import TABLES, Table, pivot, score_text, seeds_text
+from tests.jola.studies.grids import fill, make_task, plan
+
+SCORES = {
+    "jola": (0.80, 0.84, 0.85),
+    "red": (0.70, 0.75, 0.72),
+    "lora": (0.81, 0.82, 0.86),
+}
+
+
+def score(cell: PlannedCell) -> float:
+    return SCORES[cell.arm][cell.seed - 1] + (0.05 if cell.task.endswith("books") else 0)
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    tasks = [make_task(tmp_path / name) for name in ("films", "books")]
+    return plan(tmp_path / "g", tasks, list(SCORES), [1, 2, 3])
+
+
+def test_rows_are_means_over_seeds_with_t_intervals_and_paired_tests(grid: Grid) -> None:
+    fill(grid, score)
+    rows = grid.rows()
+    assert [(Path(row.task).name, row.arm) for row in rows] == [(t, a) for t in ("films", "books") for a in SCORES]
+    jola, red, lora = rows[:3]
+    expected = stats.t.interval(0.95, 2, loc=np.mean(SCORES["red"]), scale=stats.sem(SCORES["red"]))
+    assert (red.low, red.high) == pytest.approx(expected)
+    assert (red.value, red.interval, red.seeds, red.planned, red.items) == (
+        pytest.approx(0.7233333),
+        "seeds",
+        3,
+        3,
+        100,
+    )
+    paired = stats.ttest_rel(SCORES["red"], SCORES["jola"])
+    assert red.p_value == pytest.approx(paired.pvalue)
+    assert (red.difference_low, red.difference_high) == pytest.approx(tuple(paired.confidence_interval()))
+    assert jola.difference is None and jola.p_holm is None
+    p_values = [row.p_value for row in rows if row.p_value is not None]
+    assert [row.p_holm for row in rows if row.p_value is not None] == pytest.approx(holm(p_values))
+    assert len(p_values) == 4 and lora.pairs == 3
+
+
+def test_one_seed_has_the_interval_of_its_test_examples_and_no_test(tmp_path: Path) -> None:
+    grid = plan(tmp_path / "g", [make_task(tmp_path / "films")], ["jola", "red"], [1])
+    fill(grid, score)
+    row = grid.rows()[1]
+    assert (row.low, row.high, row.interval) == (pytest.approx(0.6), pytest.approx(0.8), "examples")
+    assert (row.difference, row.difference_low, row.p_value, row.pairs) == (pytest.approx(-0.1), None, None, 1)
+
+
+def test_missing_and_failed_cells_are_shown(grid: Grid) -> None:
+    fill(grid, lambda cell: score(cell) if cell.arm == "jola" and cell.seed != 2 else None)
+    for name, cell in grid.planned.items():
+        if cell.arm == "red" or (cell.arm, cell.seed) == ("jola", 2):
+            grid.cell(name).write_failure("It diverged.")
+    jola, red, lora = grid.rows()[:3]
+    assert (score_text(red), seeds_text(red)) == ("failed", "0 of 3, 3 failed")
+    assert (score_text(lora), seeds_text(lora)) == ("missing", "0 of 3")
+    assert seeds_text(jola) == "2 of 3, 1 failed"
+    table = pivot(grid.rows(), "task")
+    assert table.columns == ("arm", "films", "books")
+    assert table.rows[1] == ("red", *["failed (0 of 3, 3 failed)"] * 2)
+    assert re.fullmatch(r"0\.8250 ± 0\.31\d\d \(2 of 3, 1 failed\)", table.rows[0][1])
+    cells = TABLES["cells"](grid, "").rows
+    assert [row[1:] for row in cells if row[0].startswith("red")] == [("failed", "It diverged.")] * 6
+
+
+def test_a_metric_can_be_chosen(grid: Grid) -> None:
+    scores = [{"metric": m, "value": v, "n": 10} for m, v in (("bleu", 20.0), ("rouge", 0.5))]
+    fill(grid, lambda cell: 0.0, scores=scores)
+    assert {(row.metric, row.value) for row in grid.rows()} == {("bleu", 20.0)}
+    assert {(row.metric, row.value, row.interval) for row in grid.rows("rouge")} == {("rouge", 0.5, "")}
+    with pytest.raises(InputError, match="'nonsense'; they have bleu, rouge"):
+        grid.rows("nonsense")
+
+
+def test_sizes_and_models_are_columns(tmp_path: Path) -> None:
+    task = make_task(tmp_path / "films")
+    grid = plan(tmp_path / "g", [task], ["jola"], [1], sizes=(4, 8, 0), models=("default", "owner/small"))
+    fill(grid, lambda cell: cell.train_size / 100)
+    sizes = TABLES["sizes"](grid, "")
+    assert sizes.columns == ("arm", "model", "metric", "4", "8", "all")
+    assert sizes.rows[1] == ("jola", "small", "exact_match", "0.0400 (1)", "0.0800 (1)", "0.0000 (1)")
+    assert TABLES["models"](grid, "").columns == ("arm", "n train", "metric", "default", "small")
+
+
+ODD = Table(("a_b", "c|d"), (("<i>&%", "=1+1"), ("50 % ± 1", "x\\y")), ("A note.",))
+
+
+def test_formats_escape_what_they_must() -> None:
+    made = {name: write(ODD) for name, write in FORMATS.items()}
+    assert list(csv.reader(io.StringIO(made["csv"])))[1] == ["<i>&%", "'=1+1"]
+    assert "c\\|d" in made["markdown"] and "\\<i>" in made["markdown"]
+    assert r"<i>\&\% & =1+1 \\" in made["latex"] and r"50 \% $\pm$ 1 & x\textbackslash{}y" in made["latex"]
+    assert "&lt;i&gt;&amp;%" in made["html"] and "<i>" not in made["html"]
+    assert all("A note." in made[name] for name in ("markdown", "latex", "html"))
+
+
+def test_the_papers_numbers_are_shown_only_for_the_same_measurement() -> None:
+    llama = "meta-llama/Llama-3.1-8B-Instruct"
+    assert paper_value("jola", "siqa", 200, llama, "first_label", {1954}) == pytest.approx(0.6622)
+    assert paper_value("jola:gates=none:sites=mlp", "siqa", 200, llama, "first_label", {1954}) == pytest.approx(0.501)
+    assert paper_value("zero_shot", "boolq", 0, llama, "first_label", {3270}) == pytest.approx(0.4199)
+    for other in (
+        ("jola", "siqa", 100, llama, "first_label", {1954}),
+        ("jola", "siqa", 200, "default", "first_label", {1954}),
+        ("jola", "siqa", 200, llama, "exact_match", {1954}),
+        ("jola", "siqa", 200, llama, "first_label", {500}),
+        ("jola:epochs=2", "siqa", 200, llama, "first_label", {1954}),
+        ("jola", "sentiment", 200, llama, "first_label", {500}),
+    ):
+        assert paper_value(*other) is None
