@@ -105,8 +105,8 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
     """A click on the map: the work behind it against a plain pass, and the time until the page shows it."""
     import torch
 
-    from workbench.playground.prompts import first_prompt
     from workbench.service import views
+    from workbench.service.examples import first_prompt
     from workbench.service.page_state import columns, open_run
     from workbench.service.session import Prompt
 
@@ -198,7 +198,7 @@ def _clicks(
 
 def effects(bench: Any, rounds: int) -> dict[str, Any]:
     """All edits of the run at once against one pass for each."""
-    from workbench.playground.prompts import first_prompt
+    from workbench.service.examples import first_prompt
     from workbench.service.page_state import columns, open_run
     from workbench.service.session import Prompt
 

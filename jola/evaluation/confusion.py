@@ -1,11 +1,11 @@
 """What the kept answers of a run say: which are right, what the edits changed, and which labels are confused.
 
-    from jola import Run
-    from jola.evaluation.confusion import confusion, changes
+from jola import Run
+from jola.evaluation.confusion import confusion, changes
 
-    answers = Run.open("runs/my-run").answers()
-    confusion(answers).to_frame()
-    changes(answers)  # {"gained": [...], "lost": [...]}, for runs that also kept the answers of the base model
+answers = Run.open("runs/my-run").answers()
+confusion(answers).to_frame()
+changes(answers)  # {"gained": [...], "lost": [...]}, for runs that also kept the answers of the base model
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ class Confusion:
 
 
 def labels_of(answers: Sequence[TestAnswer]) -> tuple[str, ...]:
-    """The labels of the task; empty if the examples do not share one set of two or more options that has all answers."""
+    """The labels of the task; empty unless all examples share one set of options, and every right answer is one."""
     sets = {answer.example.options for answer in answers}
     labels = next(iter(sets)) if len(sets) == 1 else ()
     known = len(labels) > 1 and all(answer.example.completion in labels for answer in answers)

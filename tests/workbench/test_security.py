@@ -35,10 +35,10 @@ from tests import ROOT
 from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
 from workbench.api.endpoints import Endpoints
-from workbench.playground import prompts, results
+from workbench.playground import results
 from workbench.playground import tab as playground
 from workbench.runs import tab as runs
-from workbench.service import views
+from workbench.service import examples, views
 from workbench.service.bench import Workbench, describe_run, keep_upload
 from workbench.service.calls import Ticket
 from workbench.service.exports import FORMS, Exported, Exports
@@ -249,7 +249,7 @@ class TestModels:
         run = exposed.bench.store.get("one")
         assert not exposed.bench.session.is_loaded(run)
         with pytest.raises(InputError, match="not open to this page"):
-            prompts.test_examples(exposed.bench, run)
+            examples.test_examples(exposed.bench, run)
 
     def test_what_is_open_is_used(self, exposed: Served) -> None:
         inside = exposed.bench.settings.folders[0] / "tiny"

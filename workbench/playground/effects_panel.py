@@ -11,7 +11,6 @@ from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.edit_map import edit_map_value
-from workbench.playground.prompts import labels_of, test_examples
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import (
     EXPECTED,
@@ -25,6 +24,7 @@ from workbench.playground.wiring import (
 )
 from workbench.service import views
 from workbench.service.calls import Stops, Ticket
+from workbench.service.examples import labels_of, test_examples
 from workbench.service.page_state import PageState, chosen_run, edits_of
 from workbench.ui import markup
 from workbench.ui.events import DARK

@@ -15,9 +15,9 @@ from workbench.playground.edits_panel import EditsPanel
 from workbench.playground.effects_panel import effects_panel
 from workbench.playground.live import LiveViews
 from workbench.playground.pages import Pages
-from workbench.playground.prompts import draw_example, first_prompt, labels_of, test_examples
 from workbench.playground.wiring import CHAT, PLAIN, PRIVATE, Wiring, page_of
 from workbench.service.bench import Workbench
+from workbench.service.examples import draw_example, first_prompt, labels_of, test_examples
 from workbench.service.follow import describe_config, result_of
 from workbench.service.page_state import PageState, chosen_run, open_run
 from workbench.ui import markup

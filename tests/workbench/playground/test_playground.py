@@ -16,12 +16,12 @@ from jola.errors import InputError
 from jola.insight import MEASURES
 from jola.runs.run import Run
 from tests.workbench.edited import edited_run
-from workbench.playground import prompts, results
+from workbench.playground import results
 from workbench.playground.effects_panel import wanted_answer, wrong_answers
 from workbench.playground.pages import Pages
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import CHAT, PLAIN, answers_of, prompt_of, waiting_words
-from workbench.service import views
+from workbench.service import examples, views
 from workbench.service.bench import Workbench
 from workbench.service.page_state import Column, PageState, columns, edits_of, masks_text, open_gates, open_run
 from workbench.service.session import Prompt, Session
@@ -191,24 +191,24 @@ def test_examples_and_labels_come_from_the_run_s_task(bench: Workbench, tiny_fol
         rows = [{"prompt": f"Good or bad? {part} {number}", "completion": "good"} for number in range(count)]
         (data / f"{part}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run = edited_run(bench.store.root / "own", tiny_folder, task=str(data))
-    prompt, right = prompts.draw_example(bench, run)
+    prompt, right = examples.draw_example(bench, run)
     assert (prompt.text, right) == ("Good or bad? test 0", "good")
-    assert prompts.first_prompt(run) == ""
+    assert examples.first_prompt(run) == ""
     config = json.loads((run.path / "config.json").read_text())
     config["task"]["labels"] = ["good", "bad"]
     (run.path / "config.json").write_text(json.dumps(config))
-    assert prompts.labels_of(run) == ("good", "bad")
+    assert examples.labels_of(run) == ("good", "bad")
 
 
 def test_a_task_with_a_name_has_a_prompt_of_its_own_and_labels(run: Run) -> None:
-    assert "movie review" in prompts.first_prompt(run)
-    assert prompts.labels_of(run) == ("negative", "positive")
+    assert "movie review" in examples.first_prompt(run)
+    assert examples.labels_of(run) == ("negative", "positive")
 
 
 def test_data_that_are_gone_are_a_sentence(bench: Workbench, tiny_folder: Path, tmp_path: Path) -> None:
     run = edited_run(bench.store.root / "lost", tiny_folder, task=str(tmp_path / "gone"))
     with pytest.raises(InputError):
-        prompts.draw_example(bench, run)
+        examples.draw_example(bench, run)
 
 
 # Views

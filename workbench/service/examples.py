@@ -1,4 +1,4 @@
-"""Prompts to begin with: the run's own test examples, its labels, and a sentence of ours for tasks that have a name."""
+"""Examples and prompts of a run: its own test examples, its labels, and a prompt of ours for tasks with a name."""
 
 import random
 from functools import lru_cache
