@@ -9,6 +9,7 @@ import gradio as gr
 from jola.errors import InputError
 from workbench.compare import tab as compare
 from workbench.playground import tab as playground
+from workbench.runs import answers_panel
 from workbench.runs import tab as runs
 from workbench.service.bench import Workbench
 from workbench.theme import ICON
@@ -62,7 +63,7 @@ class Page:
             with gr.Tab("Playground", id="playground") as playground_place:
                 playground_tab = playground.build(bench, blocks)
             with gr.Tab("Runs", id="runs"):
-                runs_tab = runs.build(bench)
+                runs_tab = runs.build(bench, blocks)
             with gr.Tab("Compare", id="compare") as compare_place:
                 compare_tab = compare.build(bench, compare_place)
         return cls(
@@ -108,7 +109,11 @@ class Page:
     def _connect_runs(self) -> None:
         events: Any = self.runs.table
         events.train(self.open_in_train, None, [self.places, *self.train.showing()], **PRIVATE)
-        events.playground(self.open_in_playground, None, [self.places, *self.playground.outputs()], **PRIVATE)
+        in_playground = [self.places, *self.playground.outputs()]
+        events.playground(self.open_in_playground, None, in_playground, **PRIVATE)
+        examples: Any = self.runs.answers.examples
+        shown, message = self.runs.answers.shown, self.runs.answers.message
+        examples.open(self.open_example, shown, [message, *in_playground], **PRIVATE)
 
     def open_in_train(self, event: gr.EventData) -> Values:
         """Show the chosen run in Train."""
@@ -118,6 +123,17 @@ class Page:
         """Show the chosen run in the Playground."""
         for values in playground.offer(self.playground, self.bench, request, runs.chosen(event)):
             yield gr.Tabs(selected="playground"), *values
+
+    def open_example(self, shown: answers_panel.Shown, event: gr.EventData, request: gr.Request) -> Iterator[Values]:
+        """Show a test example with the edits of its run in the Playground."""
+        try:
+            answer = answers_panel.opened_example(self.bench, shown, event._data)
+        except InputError as error:
+            yield markup.note(str(error), "error"), gr.skip(), *[gr.skip()] * len(self.playground.outputs())
+            return
+        offered = playground.offer(self.playground, self.bench, request, shown.run, example=answer.example)
+        for values in offered:
+            yield "", gr.Tabs(selected="playground"), *values
 
     # From Compare, with a set of heads
 

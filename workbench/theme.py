@@ -7,9 +7,9 @@ import gradio as gr
 
 from workbench.compare import compare_view
 from workbench.playground import edit_map
-from workbench.runs import export_panel, run_table
+from workbench.runs import answers_panel, export_panel, run_table
 from workbench.train import run_view
-from workbench.ui import view_tools
+from workbench.ui import example_table, view_tools
 
 _HERE = Path(__file__).parent
 
@@ -23,6 +23,8 @@ STYLE = "\n".join(
         run_table.STYLE,
         view_tools.STYLE,
         export_panel.STYLE,
+        example_table.STYLE,
+        answers_panel.STYLE,
         compare_view.STYLE,
         (_HERE / "playground" / "playground.css").read_text(encoding="utf-8"),
         (_HERE / "train" / "train.css").read_text(encoding="utf-8"),

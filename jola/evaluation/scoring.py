@@ -127,7 +127,7 @@ def exact_match(
     _refuse_none(examples)
     prompts = [template.encode_prompt(example) for example in examples]
     if max_new_tokens is None:
-        max_new_tokens = max(_answer_tokens(example, template) for example in examples) + _SPARE_TOKENS
+        max_new_tokens = answer_tokens(examples, template)
     ends = template.end_token_ids
     pad = _pad_token_id(template.tokenizer)
     answers = [""] * len(examples)
@@ -221,10 +221,10 @@ def _completion_ids(example: Example, template: Template) -> list[int]:
     return encoded.input_ids[encoded.completion_start :]
 
 
-def _answer_tokens(example: Example, template: Template) -> int:
-    """Tokens of the longest right answer with its end token."""
-    answers = [example, *(replace(example, completion=reference) for reference in example.references)]
-    return max(len(_completion_ids(answer, template)) for answer in answers)
+def answer_tokens(examples: Sequence[Example], template: Template) -> int:
+    """Tokens that an answer may take: those of the longest right answer, its end token, and two more."""
+    answers = {right for example in examples for right in (example.completion, *example.references)}
+    return max(len(_completion_ids(replace(examples[0], completion=a), template)) for a in answers) + _SPARE_TOKENS
 
 
 def _decode_answer(ids: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from jola.data.records import Example, Message
+from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, ready
 from tests.workbench.edited import edited_run
@@ -240,6 +242,29 @@ def test_two_runs_answer_side_by_side(
     page.get_by_role("option").first.click()
     changed(page, before)
     assert page.locator("#tokens thead th").count() == 4
+
+
+def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open_page: OpenPage) -> None:
+    """From the table of runs to the confusion matrix, to a cell of it, to an example, to its next token."""
+    tag = "<img src=x onerror=alert(1)>"
+    turns = (Message("user", f"Good or bad? {tag}"),)
+    examples = [Example(turns, expected, (), ("bad", "good")) for expected in ("good", "bad", "bad")]
+    said = [("good", "bad"), ("good", "bad"), (tag, "bad")]
+    run.write_answers([TestAnswer(str(n), e, *texts) for n, (e, texts) in enumerate(zip(examples, said, strict=True))])
+    page = open_page(app, f"{run.id}&tab=runs")
+    page.click(f".rt tbody tr[data-id={run.id}]")
+    page.click(".rt-answers")
+    page.wait_for_selector("#answers-examples .et-table tbody tr:nth-child(3)")
+    assert page.locator("#answers-examples .et-table img").count() == 0
+    page.get_by_label("Gained by the edits").check()
+    page.wait_for_selector("#answers-examples .et-table caption:has-text('1–1 of 1')")
+    page.click("#answers-examples [data-row='0'][data-column='1']")
+    page.wait_for_selector("#answers-examples .et-table caption:has-text('Expected bad, answered good')")
+    page.click("#answers-examples tr[data-number='1'] td:nth-child(3)")
+    page.wait_for_selector("#right-answer :text('Right answer: bad')")
+    page.wait_for_selector("#tokens table")
+    assert page.input_value("#prompt textarea") == f"Good or bad? {tag}"
+    assert page.input_value("#given-answers textarea") == "bad\ngood"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

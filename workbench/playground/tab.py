@@ -7,7 +7,9 @@ from typing import Any
 
 import gradio as gr
 
+from jola.data.records import Example
 from jola.errors import InputError
+from jola.runs.run import Run
 from workbench.playground import edits_panel, head_panel, import_panel, live
 from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
 from workbench.playground.edits_events import EditsEvents
@@ -20,6 +22,7 @@ from workbench.service.bench import Workbench
 from workbench.service.examples import draw_example, first_prompt, labels_of, test_examples
 from workbench.service.follow import describe_config, result_of
 from workbench.service.page_state import PageState, chosen_run, open_run
+from workbench.service.session import Prompt
 from workbench.ui import markup
 
 _TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
@@ -34,12 +37,14 @@ class PlaygroundTab:
     wiring: Wiring
     panel: EditsPanel
     live: LiveViews
+    right: gr.HTML
+    """The right answer of the example in the box."""
 
     def outputs(self) -> list[Any]:
         """What `offer` fills."""
         return [
-            self.panel.run, self.panel.others, self.wiring.prompt, self.wiring.answers, *self.panel.run_outputs(),
-            *self.live.outputs(self.wiring),
+            self.panel.run, self.panel.others, self.wiring.prompt, self.wiring.answers, self.right,
+            *self.panel.run_outputs(), *self.live.outputs(self.wiring),
         ]  # fmt: skip
 
 
@@ -58,51 +63,90 @@ def about_run(bench: Workbench, id: str | None) -> str:
 
 
 def offer(
-    tab: PlaygroundTab, bench: Workbench, request: gr.Request, wanted: str | None, masks: str = "", text: str = ""
+    tab: PlaygroundTab,
+    bench: Workbench,
+    request: gr.Request,
+    wanted: str | None,
+    masks: str = "",
+    text: str = "",
+    example: Example | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """Fill the place for a run: values for `PlaygroundTab.outputs`.
 
-    It keeps what the page has chosen when ``wanted`` names no other run that has edits.
+    It keeps what the page has chosen when ``wanted`` names no other run that has edits. ``masks`` and ``example`` open
+    the run anew, with these edits on or with this prompt.
     """
     choices = bench.run_choices(with_adapter=True)
     ids = [id for _, id in choices]
-    wiring, page = tab.wiring, page_of(request)
-    before = wiring.pages.get(page)
+    before = tab.wiring.state(request)
     id = next((id for id in (wanted, before.run, *ids) if id in ids), None)
     run_list = gr.Dropdown(choices=choices, value=id, interactive=bool(ids))
     others = gr.Dropdown(choices=choices, value=[i for i in before.others if i in ids])
+    skipped = (gr.skip(),) * (len(tab.outputs()) - 2)
+    if id is not None and id == before.run and not masks and example is None:
+        yield run_list, others, *skipped
+        return
+    for number, values in enumerate(_opened(tab, bench, page_of(request), id, masks, text, example)):
+        yield (run_list, others, *values) if number == 0 else (gr.skip(), gr.skip(), *values)
+
+
+def _opened(
+    tab: PlaygroundTab,
+    bench: Workbench,
+    page: str,
+    id: str | None,
+    masks: str,
+    text: str,
+    example: Example | None,
+) -> Iterator[tuple[Any, ...]]:
+    """Values for `PlaygroundTab.outputs` after the lists of runs, when a run is opened anew."""
+    wiring = tab.wiring
     empty = (gr.skip(),) * len(tab.live.outputs(wiring))
-    if id is None:
-        state = wiring.pages.change(page, lambda _: PageState())
-        shown = edits_panel.run_updates(wiring, state, about_run(bench, None))
-        yield run_list, others, gr.skip(), gr.skip(), *shown, *empty
-        return
-    if id == before.run and not masks:
-        yield run_list, others, *(gr.skip(),) * (2 + len(tab.panel.run_outputs())), *empty
-        return
-    message = ""
-    try:
-        state = wiring.pages.change(page, lambda _: open_run(bench, id, masks))
-    except InputError as error:
-        message = markup.note(str(error), "error")
-        try:
-            state = wiring.pages.change(page, lambda _: open_run(bench, id))
-        except InputError:
-            state = wiring.pages.change(page, lambda _: PageState())
-            shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
-            yield run_list, others, gr.skip(), gr.skip(), *shown, message, *empty[1:]
-            return
-    run = chosen_run(bench, id)
-    prompt, answers = text, "\n".join(labels_of(run))
-    if not prompt:
-        # The box begins with something that the run was trained for; a task whose data are gone has nothing.
-        with suppress(InputError):
-            prompt = first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
+    state, message = _state_of(bench, id, masks)
+    if example is not None and state.run:
+        turns = tuple((turn.role, turn.content) for turn in example.prompt)
+        state = replace(state, prompt=Prompt(turns), right=example.completion)
+    state = wiring.pages.change(page, lambda _: state)
     shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
-    yield run_list, others, prompt if prompt else gr.skip(), answers, *shown, message, *empty[1:]
-    rest = (gr.skip(),) * (4 + len(shown))
+    if not state.run:
+        yield gr.skip(), gr.skip(), "", *shown, message, *empty[1:]
+        return
+    run = chosen_run(bench, id)
+    prompt = state.prompt.text if state.prompt is not None else text or _prompt_of(bench, run)
+    answers = "\n".join(example.options if example is not None and example.options else labels_of(run))
+    yield prompt if prompt else gr.skip(), answers, right_words(state), *shown, message, *empty[1:]
+    rest = (gr.skip(),) * (3 + len(shown))
     for values in live.look(wiring, state, page, prompt, CHAT, answers):
         yield *rest, message or values[0], *values[1:]
+
+
+def _state_of(bench: Workbench, id: str | None, masks: str) -> tuple[PageState, str]:
+    """The state that opens a run, without the masks if they are not valid; and what went wrong, as HTML."""
+    message = ""
+    for wanted in dict.fromkeys((masks, "")):
+        if id is None:
+            break
+        try:
+            return open_run(bench, id, wanted), message
+        except InputError as error:
+            message = message or markup.note(str(error), "error")
+    return PageState(), message
+
+
+def _prompt_of(bench: Workbench, run: Run) -> str:
+    """Something that the run was trained for; empty for a task whose data are gone."""
+    with suppress(InputError):
+        return first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
+    return ""
+
+
+def right_words(state: PageState) -> str:
+    """The right answer of the example in the box, as HTML; empty if there is none."""
+    if state.prompt is None:
+        return ""
+    earlier = len(state.prompt.turns) - 1
+    note = f"Right answer: {state.right}" + (f" (with {earlier} earlier turns)" if earlier else "")
+    return markup.note(note, "good")
 
 
 def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
@@ -158,7 +202,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
         wiring.pages.forget(page_of(request))
 
     page.unload(on_unload)
-    tab = PlaygroundTab(wiring, panel, shown)
+    tab = PlaygroundTab(wiring, panel, shown, right)
 
     def opened(request: gr.Request, id: str) -> Iterator[tuple[Any, ...]]:
         return offer(tab, bench, request, id)
@@ -189,9 +233,7 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr
             yield gr.skip(), markup.note(str(error), "error"), *(gr.skip(),) * 4, ""
             return
         state = wiring.pages.change(page, lambda s: replace(s, prompt=found, right=answer))
-        earlier = len(found.turns) - 1
-        note = f"Right answer: {answer}" + (f" (with {earlier} earlier turns)" if earlier else "")
-        yield found.text, "", *(gr.skip(),) * 4, markup.note(note, "good")
+        yield found.text, "", *(gr.skip(),) * 4, right_words(state)
         for values in live.look(wiring, state, page, found.text, CHAT, answers):
             yield gr.skip(), *values, gr.skip()
 

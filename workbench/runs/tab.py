@@ -16,7 +16,8 @@ from jola.runs.store import RunStore
 from jola.runs.summary import method_in
 from jola.system.formatting import accuracy_text
 from workbench import figures
-from workbench.runs import export_panel
+from workbench.runs import answers_panel, export_panel
+from workbench.runs.answers_panel import AnswersPanel
 from workbench.runs.run_table import answer, run_table, saved
 from workbench.service.bench import Workbench
 from workbench.service.follow import clock
@@ -201,10 +202,12 @@ class RunsTab:
     """The parts that the app connects with other places.
 
     ``table.train`` and ``table.playground`` are events that ask to open a run there; `chosen` gives its id.
+    ``answers.examples.open`` asks to open an example in the Playground.
     """
 
     table: gr.HTML
     compared: gr.Column
+    answers: AnswersPanel
 
 
 def chosen(event: gr.EventData) -> str:
@@ -216,33 +219,49 @@ def _said(event: gr.EventData) -> dict[str, Any]:
     return event._data if isinstance(event._data, dict) else {}
 
 
-def build(bench: Workbench) -> RunsTab:
+@dataclass(frozen=True)
+class _ComparedView:
+    """The components that show two runs beside each other."""
+
+    column: gr.Column
+    tables: gr.HTML
+    validation: gr.Plot
+    training: gr.Plot
+    gates: gr.Plot
+
+    def outputs(self) -> list[Any]:
+        return [self.column, self.tables, self.validation, self.training, self.gates]
+
+
+def build(bench: Workbench, page: gr.Blocks | None = None) -> RunsTab:
     """Lay the place out and connect its own events."""
     with gr.Row(elem_classes="jw-place"), gr.Column(elem_classes=["jw-work", "jw-runs"], scale=1):
         table = run_table(bench.store)
         upload = gr.UploadButton("Import …", file_types=[".zip"], size="sm", elem_id="runs-import")
         exporting = export_panel.build(bench)
-        with gr.Column(visible=False, elem_id="runs-compared") as compared:
-            tables = gr.HTML("", apply_default_css=False)
-            with gr.Row(elem_classes="jw-compared-curves"):
-                validation = gr.Plot(show_label=False, elem_id="runs-validation")
-                training = gr.Plot(show_label=False, elem_id="runs-training")
-            gates = gr.Plot(show_label=False, elem_id="runs-gates")
+        answers = answers_panel.build(bench, page)
+        compared = _build_compared()
+    _connect_table(bench, table, upload)
+    _connect_panels(bench, table, exporting, answers, compared)
+    return RunsTab(table, compared.column, answers)
+
+
+def _build_compared() -> _ComparedView:
+    with gr.Column(visible=False, elem_id="runs-compared") as column:
+        tables = gr.HTML("", apply_default_css=False)
+        with gr.Row(elem_classes="jw-compared-curves"):
+            validation = gr.Plot(show_label=False, elem_id="runs-validation")
+            training = gr.Plot(show_label=False, elem_id="runs-training")
+        gates = gr.Plot(show_label=False, elem_id="runs-gates")
+    return _ComparedView(column, tables, validation, training, gates)
+
+
+def _connect_table(bench: Workbench, table: gr.HTML, upload: gr.UploadButton) -> None:
+    """What is done to runs."""
 
     def on_annotate(event: gr.EventData) -> Any:
         said = _said(event)
         return annotate(bench, chosen(event), str(said.get("label", "")), str(said.get("note", "")))
-
-    def on_export(event: gr.EventData) -> tuple[Any, ...]:
-        return export_panel.shown(bench, chosen(event))
-
-    def on_compare(event: gr.EventData) -> tuple[Any, ...]:
-        said = _said(event)
-        found = compare(bench, [str(id) for id in said.get("ids", [])], dark=bool(said.get("dark")))
-        if found is None:
-            return gr.Column(visible=False), *[gr.skip()] * 4
-        shown = gr.Plot(found.gates, visible=found.gates is not None)
-        return gr.Column(visible=True), found.tables, found.validation, found.training, shown
 
     def on_remove(event: gr.EventData) -> Any:
         return remove(bench, chosen(event))
@@ -258,15 +277,36 @@ def build(bench: Workbench) -> RunsTab:
     events.annotate(on_annotate, None, table, trigger_mode="multiple", **PRIVATE)
     events.remove(on_remove, None, table, trigger_mode="multiple", **PRIVATE)
     events.restore(on_restore, None, table, trigger_mode="multiple", **PRIVATE)
-    events.export(on_export, None, exporting.outputs(), **PRIVATE).then(None, None, None, js=exporting.after)
-    # One at a time: the answer to the last change of the marks is also the last one to arrive.
-    events.compare(
-        on_compare,
-        None,
-        [compared, tables, validation, training, gates],
-        trigger_mode="multiple",
-        concurrency_limit=1,
-        **PRIVATE,
-    )
     upload.upload(on_upload, upload, table, **PRIVATE)
-    return RunsTab(table, compared)
+
+
+def _connect_panels(
+    bench: Workbench,
+    table: gr.HTML,
+    exporting: export_panel.ExportPanel,
+    answers: AnswersPanel,
+    compared: _ComparedView,
+) -> None:
+    """What is opened below the table."""
+
+    def on_export(event: gr.EventData) -> tuple[Any, ...]:
+        return export_panel.shown(bench, chosen(event))
+
+    def on_answers(event: gr.EventData) -> tuple[Any, ...]:
+        return answers.opened(chosen(event))
+
+    def on_compare(event: gr.EventData) -> tuple[Any, ...]:
+        said = _said(event)
+        found = compare(bench, [str(id) for id in said.get("ids", [])], dark=bool(said.get("dark")))
+        if found is None:
+            return gr.Column(visible=False), *[gr.skip()] * 4
+        shown = gr.Plot(found.gates, visible=found.gates is not None)
+        return gr.Column(visible=True), found.tables, found.validation, found.training, shown
+
+    events: Any = table
+    events.export(on_export, None, exporting.outputs(), **PRIVATE).then(None, None, None, js=exporting.after)
+    opening = [answers.column, *answers.outputs()]
+    events.answers(on_answers, None, opening, **PRIVATE).then(None, None, None, js=answers.after)
+    # One at a time: the answer to the last change of the marks is also the last one to arrive.
+    once: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple", "concurrency_limit": 1}
+    events.compare(on_compare, None, compared.outputs(), **once)

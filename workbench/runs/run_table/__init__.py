@@ -19,7 +19,7 @@ from jola.runs.summary import RunSummary
 
 _HERE = Path(__file__).parent
 
-EVENTS = ("annotate", "compare", "export", "playground", "remove", "restore", "train")
+EVENTS = ("annotate", "answers", "compare", "export", "playground", "remove", "restore", "train")
 """What the component tells, each with the id of a run (``compare`` with ids) and whether the page is dark."""
 
 STYLE = (_HERE / "run_table.css").read_text(encoding="utf-8")

@@ -395,7 +395,7 @@ find(".rt-label").addEventListener("keydown", (event) => {
   if (event.key === "Enter") { save(); scroller.focus({ preventScroll: true }); }
   if (event.key === "Escape") { showChosen(true); scroller.focus({ preventScroll: true }); }
 });
-for (const name of ["train", "playground", "export"]) {
+for (const name of ["train", "playground", "answers", "export"]) {
   find(`.rt-${name}`).addEventListener("click", () => { save(); act(name, { id: view.chosen }); });
 }
 find(".rt-remove").addEventListener("click", remove);
@@ -422,7 +422,7 @@ new MutationObserver(() => {
 }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
 /* The server hears the events whose names stand in a script in quotes. */
-const EVENTS = ["annotate", "compare", "export", "playground", "remove", "restore", "train"];
+const EVENTS = ["annotate", "answers", "compare", "export", "playground", "remove", "restore", "train"];
 element.runTable = { view, draw, scroller, events: EVENTS };
 
 buildHead();

@@ -1,0 +1,94 @@
+"""Test answers that are kept, read again, and computed when somebody asks."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jola.data.examples import Template
+from jola.errors import InputError
+from jola.evaluation.scoring import exact_match
+from jola.jola_model import JoLAModel
+from jola.runs import answers as kept
+from jola.runs.run import Run
+from tests.workbench.edited import edited_run
+from tests.workbench.served import write_task
+from workbench.service.answering import Answering, complete, kept_answers, unanswered
+from workbench.service.bench import Workbench
+from workbench.service.calls import Stops, Superseded
+from workbench.service.examples import test_examples as examples_of
+from workbench.service.session import Use
+from workbench.settings import Settings
+
+
+@pytest.fixture
+def bench() -> Iterator[Workbench]:
+    bench = Workbench.from_settings(Settings())
+    yield bench
+    bench.session.close()
+
+
+@pytest.fixture
+def run(bench: Workbench, tiny_folder: Path, tmp_path: Path) -> Run:
+    return edited_run(bench.store.root / "one", tiny_folder, task=str(write_task(tmp_path / "task")))
+
+
+def test_a_run_without_answers_gets_those_of_both_models(bench: Workbench, run: Run) -> None:
+    assert kept_answers(run) == ()
+    steps = list(complete(bench, run))
+    examples = examples_of(bench, run)
+    assert all(step.total == 2 * len(examples) for step in steps)
+    found = kept_answers(run)
+    model = JoLAModel.from_adapter(run.adapter_dir, dtype="float32")
+    template = Template(model.tokenizer)
+    assert [answer.answer for answer in found] == exact_match(model, examples, template).answers
+    with model.disable_edits():
+        assert [answer.base_answer for answer in found] == exact_match(model, examples, template).answers
+    assert [answer.id for answer in found] == [example.id for example in examples]
+
+
+def test_kept_answers_stay_and_only_the_base_model_is_asked(bench: Workbench, run: Run) -> None:
+    answers = [replace(answer, answer=f"kept {number}") for number, answer in enumerate(unanswered(bench, run))]
+    run.write_answers(answers)
+    steps = list(complete(bench, run))
+    assert all(step.total == len(answers) for step in steps)
+    found = kept_answers(run)
+    assert [answer.answer for answer in found] == ["kept 0", "kept 1", "kept 2", "kept 3"]
+    assert None not in [answer.base_answer for answer in found]
+
+
+def test_shortened_prompts_are_asked_whole(bench: Workbench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = unanswered(bench, run)
+    monkeypatch.setattr(kept, "PROMPT_LENGTHS", (12,))
+    run.write_answers(whole)
+    assert kept_answers(run)[0].example.prompt != whole[0].example.prompt
+    assert [a.example.prompt for a in unanswered(bench, run)] == [a.example.prompt for a in whole]
+    run.write_answers([replace(answer, id="of other data") for answer in whole])
+    with pytest.raises(InputError, match="The test data have changed"):
+        unanswered(bench, run)
+
+
+def test_what_is_stopped_keeps_nothing(bench: Workbench, run: Run) -> None:
+    class Stopping(Stops):
+        def begin(self, page: str, kind: str, ticket: object) -> None:
+            super().begin(page, kind, ticket)  # type: ignore[arg-type]
+            self.stop(page)
+
+    with pytest.raises(Superseded):
+        list(complete(bench, run, page="page", stops=Stopping()))
+    assert kept_answers(run) == ()
+
+
+def test_a_run_at_work_is_not_tested(bench: Workbench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "alive", True)
+    with pytest.raises(InputError, match="at work"):
+        next(complete(bench, run))
+
+
+def test_stacks_answer_one_after_the_other(bench: Workbench, run: Run) -> None:
+    examples = examples_of(bench, run)
+    work = Answering(bench.session, run, {"edited": [Use(run)], "off": [Use(run, strength=0.0)], "base": []}, examples)
+    list(work.steps())
+    assert list(work.answers) == ["edited", "off", "base"]
+    assert work.answers["off"] == work.answers["base"] != work.answers["edited"]

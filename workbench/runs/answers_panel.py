@@ -1,0 +1,304 @@
+"""The test answers of a run: which labels are confused, which examples are wrong, and what the edits changed."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from jola.evaluation.confusion import cell_of, change_of, confusion, is_right, labels_of
+from jola.runs.answers import TestAnswer
+from jola.runs.run import Run
+from jola.system.formatting import score_text
+from workbench.service.answering import Step, complete, kept_answers
+from workbench.service.bench import Workbench, has_adapter, short_name
+from workbench.service.calls import Stops, Superseded
+from workbench.ui import markup
+from workbench.ui.events import PRIVATE
+from workbench.ui.example_table import PAGE, Row, example_table, matrix, table
+
+STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+
+ALL, WRONG, GAINED, LOST = "all", "wrong", "gained", "lost"
+_FILTERS = [("All, wrong first", ALL), ("Wrong", WRONG), ("Gained by the edits", GAINED), ("Lost by the edits", LOST)]
+_CAPTIONS = {
+    ALL: "All test examples, wrong first",
+    WRONG: "Answered wrong with the edits",
+    GAINED: "Right only with the edits",
+    LOST: "Right only without the edits",
+}
+_NONE = "This run kept no answers to its test examples: it was imported, or trained before answers were kept."
+_SHOW = '() => setTimeout(() => document.querySelector("#answers-panel")?.scrollIntoView({ block: "start" }), 60)'
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the panel shows: a run, a filter or a cell of the confusion matrix, and a page from 0."""
+
+    run: str = ""
+    kind: str = ALL
+    cell: tuple[int, int] | None = None
+    page: int = 0
+
+
+# What is shown
+
+
+def matching(answers: Sequence[TestAnswer], shown: Shown) -> list[int]:
+    """Indices of the answers that the filter or the cell lets through; with all of them, wrong ones come first."""
+    if shown.cell is not None:
+        labels = labels_of(answers)
+        return [
+            i for i, answer in enumerate(answers) if labels and cell_of(answer, answer.answer, labels) == shown.cell
+        ]
+    wrong = [i for i, answer in enumerate(answers) if not is_right(answer, answer.answer)]
+    if shown.kind == WRONG:
+        return wrong
+    if shown.kind in (GAINED, LOST):
+        return [i for i, a in enumerate(answers) if change_of(a, a.base_answer, a.answer) == shown.kind]
+    rest = set(wrong)
+    return wrong + [i for i in range(len(answers)) if i not in rest]
+
+
+def content(answers: Sequence[TestAnswer], shown: Shown) -> str:
+    """Scores, confusion matrices and a page of examples, as HTML."""
+    found = matching(answers, shown)
+    first = min(shown.page, max(0, (len(found) - 1) // PAGE)) * PAGE
+    rows = [_row(index, answers[index]) for index in found[first : first + PAGE]]
+    listed = table(rows, ("Base model", "With the edits"), first + 1, len(found), _caption(answers, shown))
+    return scores(answers) + _matrices(answers, shown) + listed
+
+
+def _row(number: int, answer: TestAnswer) -> Row:
+    texts = (answer.base_answer, answer.answer)
+    return Row(
+        number,
+        answer.example.prompt[-1].content,
+        answer.example.completion,
+        tuple((text, is_right(answer, text)) for text in texts),
+        change_of(answer, *texts) or "",
+    )
+
+
+def _caption(answers: Sequence[TestAnswer], shown: Shown) -> str:
+    if shown.cell is None:
+        return _CAPTIONS[shown.kind]
+    labels = labels_of(answers)
+    row, column = shown.cell
+    said = labels[column] if column < len(labels) else "something that is no label"
+    return f"Expected {labels[row]}, answered {said} with the edits"
+
+
+def _matrices(answers: Sequence[TestAnswer], shown: Shown) -> str:
+    edited = confusion(answers)
+    if edited is None:
+        return ""
+    tables = matrix(edited, "With the edits", shown.cell)
+    base = confusion(answers, base=True)
+    if base is not None and base.n:
+        tables = matrix(base, "Base model", clicks=False) + tables
+    return f'<div class="et-matrices">{tables}</div>'
+
+
+def scores(answers: Sequence[TestAnswer]) -> str:
+    """Exact match with and without the edits, and how many examples the edits changed, in one line of HTML."""
+    examples = [answer.example for answer in answers]
+    words = [f"with the edits {_score([a.answer for a in answers], examples)}"]
+    base = [answer.base_answer for answer in answers]
+    if all(text is not None for text in base):
+        words.append(f"base model {_score([text or '' for text in base], examples)}")
+        changes = [change_of(answer, answer.base_answer, answer.answer) for answer in answers]
+        words.append(f"gained {changes.count(GAINED):,}, lost {changes.count(LOST):,}")
+    else:
+        words.append("the base model was not asked")
+    return f'<p class="jw-about">Exact match: {markup.escape(" · ".join(words))}</p>'
+
+
+def _score(texts: Sequence[str], examples: Sequence[Any]) -> str:
+    from jola.evaluation.metrics import EXACT_MATCH  # which imports scipy, and the page begins without it
+
+    return score_text(EXACT_MATCH.score(texts, examples).to_dict(), percent=True)
+
+
+def lacking(run: Run, answers: Sequence[TestAnswer]) -> str:
+    """Words for a button that computes what is missing; empty if nothing is, or if it cannot be computed."""
+    if not has_adapter(run) or run.alive:
+        return ""
+    if not answers:
+        return "Answer the test examples"
+    return "Ask the base model too" if any(answer.base_answer is None for answer in answers) else ""
+
+
+# The panel
+
+
+@dataclass(frozen=True)
+class AnswersPanel:
+    """The components; ``examples.open`` is an event with the ``number`` of an example of the run in ``shown``."""
+
+    bench: Workbench
+    column: gr.Column
+    shown: gr.State
+    title: gr.HTML
+    examples: gr.HTML
+    kind: gr.Radio
+    back: gr.Button
+    on: gr.Button
+    compute: gr.Button
+    stop: gr.Button
+    message: gr.HTML
+
+    def outputs(self) -> list[Any]:
+        """What `updates` gives values for."""
+        return [
+            self.shown, self.title, self.examples, self.kind, self.back, self.on, self.compute, self.stop, self.message
+        ]  # fmt: skip
+
+    @property
+    def after(self) -> str:
+        """A script for after the panel was opened: it brings the panel into view."""
+        return _SHOW
+
+    def opened(self, id: str) -> tuple[Any, ...]:
+        """Values for the column and `outputs` that open the panel for a run."""
+        run = self.bench.find(id)
+        if run is None:
+            return gr.Column(visible=False), *[gr.skip()] * len(self.outputs())
+        return gr.Column(visible=True), *self.updates(Shown(run.id))
+
+    def updates(self, shown: Shown, message: str = "") -> tuple[Any, ...]:
+        """Values for `outputs`."""
+        off = gr.Button(visible=False)
+        try:
+            run = self.bench.must_find(shown.run)
+            answers = kept_answers(run)
+        except InputError as error:
+            note = markup.note(str(error), "error")
+            return shown, "", "", gr.Radio(visible=False), off, off, off, off, note
+        title = f'<h2 class="jw-answers-title">Test answers of {markup.escape(short_name(run))}</h2>'
+        words = lacking(run, answers)
+        compute = gr.Button(words or "–", visible=bool(words))
+        if not answers:
+            note = message or markup.note(_NONE)
+            return shown, title, "", gr.Radio(visible=False), off, off, compute, off, note
+        pages = max(1, -(-len(matching(answers, shown)) // PAGE))
+        shown = replace(shown, page=min(max(shown.page, 0), pages - 1))
+        return (
+            shown,
+            title,
+            content(answers, shown),
+            gr.Radio(value=None if shown.cell else shown.kind, visible=True),
+            gr.Button(visible=pages > 1, interactive=shown.page > 0),
+            gr.Button(visible=pages > 1, interactive=shown.page + 1 < pages),
+            compute,
+            off,
+            message,
+        )
+
+
+def build(bench: Workbench, page: gr.Blocks | None) -> AnswersPanel:
+    """Lay the panel out, hidden, and connect its own events."""
+    with gr.Column(visible=False, elem_id="answers-panel") as column:
+        shown = gr.State(Shown())
+        with gr.Row(elem_classes="jw-actions"):
+            title = gr.HTML("", apply_default_css=False)
+            compute = gr.Button("Answer the test examples", size="sm", scale=0, elem_id="answers-compute")
+            stop = gr.Button("Stop", size="sm", scale=0, visible=False, elem_id="answers-stop")
+            close = gr.Button("Close", size="sm", scale=0, elem_id="answers-close")
+        message = gr.HTML("", apply_default_css=False, elem_id="answers-message")
+        kind = gr.Radio(
+            _FILTERS, value=ALL, show_label=False, label="Examples", container=False, elem_id="answers-kind",
+            elem_classes="jw-radio",
+        )  # fmt: skip
+        examples = example_table("answers-examples")
+        with gr.Row(elem_classes="jw-actions"):
+            back = gr.Button("Previous", size="sm", scale=0, elem_id="answers-back")
+            on = gr.Button("Next", size="sm", scale=0, elem_id="answers-next")
+    panel = AnswersPanel(bench, column, shown, title, examples, kind, back, on, compute, stop, message)
+    AnswersEvents(panel).connect(close, page)
+    return panel
+
+
+@dataclass(frozen=True)
+class AnswersEvents:
+    """The listeners of the panel."""
+
+    panel: AnswersPanel
+    stops: Stops = field(default_factory=Stops)
+
+    def connect(self, close: gr.Button, page: gr.Blocks | None) -> None:
+        """Connect all events of the panel."""
+        panel, outputs = self.panel, self.panel.outputs()
+        panel.kind.input(self.on_kind, [panel.shown, panel.kind], outputs, **PRIVATE)
+        examples: Any = panel.examples
+        examples.cell(self.on_cell, panel.shown, outputs, **PRIVATE)
+        panel.back.click(self.on_back, panel.shown, outputs, **PRIVATE)
+        panel.on.click(self.on_next, panel.shown, outputs, **PRIVATE)
+        waits: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
+        panel.compute.click(self.on_compute, panel.shown, outputs, **waits)
+        panel.stop.click(self.on_stop, None, None, **waits)
+        close.click(lambda: gr.Column(visible=False), None, panel.column, **PRIVATE)
+        if page is not None:
+            page.unload(self.on_stop)
+
+    def on_kind(self, shown: Shown, kind: str) -> tuple[Any, ...]:
+        """Another filter."""
+        return self.panel.updates(Shown(shown.run, kind if kind in _CAPTIONS else ALL))
+
+    def on_cell(self, shown: Shown, event: gr.EventData) -> tuple[Any, ...]:
+        """The examples of a cell of the matrix; those of all cells when it is clicked again."""
+        cell = _cell(event._data, labels_of(kept_answers(self.panel.bench.must_find(shown.run))))
+        return self.panel.updates(Shown(shown.run, cell=None if cell == shown.cell else cell))
+
+    def on_back(self, shown: Shown) -> tuple[Any, ...]:
+        """The page before."""
+        return self.panel.updates(replace(shown, page=shown.page - 1))
+
+    def on_next(self, shown: Shown) -> tuple[Any, ...]:
+        """The next page."""
+        return self.panel.updates(replace(shown, page=shown.page + 1))
+
+    def on_compute(self, shown: Shown, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        """Compute and keep what is missing."""
+        kept = (gr.skip(),) * (len(self.panel.outputs()) - 3)
+        working = gr.Button(visible=False), gr.Button(visible=True)
+        try:
+            run = self.panel.bench.must_find(shown.run)
+            yield *kept, *working, markup.note("Reading the test examples …", "busy")
+            for step in complete(self.panel.bench, run, page=request.session_hash or "", stops=self.stops):
+                yield *kept, *working, markup.note(progress_words(step), "busy")
+            yield self.panel.updates(shown)
+        except Superseded:
+            yield self.panel.updates(shown, markup.note("Stopped; no answers were kept."))
+        except InputError as error:
+            yield self.panel.updates(shown, markup.note(str(error), "error"))
+
+    def on_stop(self, request: gr.Request) -> None:
+        """Stop what this page computes."""
+        self.stops.stop(request.session_hash or "")
+
+
+def progress_words(step: Step) -> str:
+    """How far the answers are."""
+    if step.place:
+        return f"In the queue: {step.place} before you."
+    return f"{step.done:,} of {step.total:,} answers" if step.done else "Loading the model …"
+
+
+def opened_example(bench: Workbench, shown: Shown, payload: Any) -> TestAnswer:
+    """The answer whose example an ``open`` event names. `InputError` if there is none."""
+    number = payload.get("number") if isinstance(payload, dict) else None
+    answers = kept_answers(bench.must_find(shown.run))
+    if not isinstance(number, int) or not 0 <= number < len(answers):
+        raise InputError("There is no such example; open the test answers of the run again.")
+    return answers[number]
+
+
+def _cell(payload: Any, labels: Sequence[str]) -> tuple[int, int] | None:
+    """The cell that a ``cell`` event names; None if there is none."""
+    row, column = (payload.get("row"), payload.get("column")) if isinstance(payload, dict) else (None, None)
+    if not isinstance(row, int) or not isinstance(column, int):
+        return None
+    return (row, column) if 0 <= row < len(labels) and 0 <= column <= len(labels) else None

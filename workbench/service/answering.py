@@ -1,0 +1,151 @@
+"""Answers of a run to its test examples: those that it kept, and those that are computed when somebody asks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jola.data.records import Example
+from jola.errors import InputError
+from jola.runs.answers import ANSWERS_NAME, TestAnswer, read_answers
+from jola.runs.run import Run
+from workbench.service.bench import Workbench
+from workbench.service.calls import Stops, Superseded
+from workbench.service.examples import labels_of, test_examples
+from workbench.service.session import Desk, Session, Stack, Use
+
+if TYPE_CHECKING:
+    from workbench.service.calls import Ticket
+
+
+def kept_answers(run: Run) -> tuple[TestAnswer, ...]:
+    """The kept answers of a run; empty if it kept none. `InputError` if the file is damaged."""
+    try:
+        age = (run.path / ANSWERS_NAME).stat().st_mtime_ns
+    except OSError:
+        return ()
+    return _kept_answers(run.path, age)
+
+
+@lru_cache(maxsize=4)
+def _kept_answers(folder: Path, _age: int) -> tuple[TestAnswer, ...]:
+    return tuple(read_answers(folder))
+
+
+def unanswered(bench: Workbench, run: Run) -> tuple[TestAnswer, ...]:
+    """The test examples of a run with the answers that it kept; an empty answer means that none was kept.
+
+    `InputError` if the test data are needed and gone.
+    """
+    kept = kept_answers(run)
+    if kept and all(map(_is_whole, kept)):
+        return kept
+    examples = test_examples(bench, run)
+    if not kept:
+        labels = labels_of(run)
+        return tuple(TestAnswer(e.id, e if e.options else replace(e, options=labels), "") for e in examples)
+    by_id = {example.id: example for example in examples}
+    if not all(answer.id in by_id for answer in kept):
+        raise InputError("The test data have changed since this run, and its kept prompts are shortened; train again.")
+    return tuple(replace(a, example=replace(by_id[a.id], options=a.example.options)) for a in kept)
+
+
+def _is_whole(answer: TestAnswer) -> bool:
+    """Whether the prompt was kept as it was: long ones are shortened, and then have another hash."""
+    return answer.id in (answer.example.id, replace(answer.example, options=()).id)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far the answers are: calls of others that come first, and answered examples of all stacks."""
+
+    place: int
+    done: int
+    total: int
+
+
+class Answering:
+    """Greedy answers of several stacks to the same examples, one stack after the other.
+
+    Args:
+        run: The run whose base model answers where a stack is empty.
+        stacks: By a name for its answers.
+        longest: Examples whose right answers limit the length of an answer; default ``examples``.
+        page, kind: A newer call of the same page and kind takes the place of this one.
+        stops: Where the page can stop the work.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        run: Run,
+        stacks: Mapping[str, Stack],
+        examples: Sequence[Example],
+        longest: Sequence[Example] = (),
+        *,
+        page: str = "",
+        kind: str = "test",
+        stops: Stops | None = None,
+    ) -> None:
+        self._session, self._run, self._stacks = session, run, stacks
+        self._examples, self._longest = examples, longest or examples
+        self._page, self._kind, self._stops = page, kind, stops
+        self._done = 0
+        self.answers: dict[str, list[str]] = {}
+        """The answers by the name of their stack, complete after `steps`."""
+
+    def steps(self) -> Iterator[Step]:
+        """Work, and say how far it is. Raises what a call raises, and `Superseded` when it is stopped."""
+        total = len(self._stacks) * len(self._examples)
+        for number, (name, stack) in enumerate(self._stacks.items()):
+            before = number * len(self._examples)
+            ticket = self._ask(stack, before)
+            if self._stops is not None:
+                self._stops.begin(self._page, self._kind, ticket)
+            for place in ticket.waiting():
+                yield Step(place, self._done, total)
+            self.answers[name] = ticket.result()
+
+    def _ask(self, stack: Stack, before: int) -> "Ticket[list[str]]":
+        work = partial(self._work, before=before)
+        return self._session.ask(stack, work, page=self._page, kind=self._kind, base=self._run)
+
+    def _work(self, desk: Desk, before: int) -> list[str]:
+        from jola.evaluation.scoring import answer_tokens, exact_match
+
+        def advance(done: int, total: int) -> None:
+            self._done = before + done
+            if desk.stop.is_set() and done < total:
+                raise Superseded
+
+        length = answer_tokens(self._longest, desk.template)
+        return exact_match(
+            desk.model,
+            self._examples,
+            desk.template,
+            max_new_tokens=length,
+            mask=list(desk.masks) or None,
+            progress=advance,
+        ).answers
+
+
+def complete(bench: Workbench, run: Run, *, page: str = "", stops: Stops | None = None) -> Iterator[Step]:
+    """Compute and keep the answers that a run lacks, with its edits and of the base model.
+
+    Raises:
+        InputError: The run is at work, the test data are needed and gone, or the answers are too large to keep.
+    """
+    if run.alive:
+        raise InputError("This run is at work; test it when it has ended.")
+    answers, kept = unanswered(bench, run), bool(kept_answers(run))
+    stacks: dict[str, Stack] = {} if kept else {"edited": [Use(run)]}
+    if any(answer.base_answer is None for answer in answers):
+        stacks["base"] = []
+    work = Answering(bench.session, run, stacks, [a.example for a in answers], page=page, kind="answers", stops=stops)
+    yield from work.steps()
+    edited = work.answers.get("edited", [answer.answer for answer in answers])
+    base = work.answers.get("base", [answer.base_answer for answer in answers])
+    found = [replace(a, answer=e, base_answer=b) for a, e, b in zip(answers, edited, base, strict=True)]
+    if not run.write_answers(found):
+        raise InputError("The answers are not kept: they would need more than 64 MB.")

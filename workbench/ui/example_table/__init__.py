@@ -1,0 +1,124 @@
+"""A table of test examples with answers beside each other; a click on a row, or on a cell of a matrix, is an event."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from jola.evaluation.confusion import OTHER, Confusion
+from workbench.ui import markup
+
+_HERE = Path(__file__).parent
+
+STYLE = (_HERE / "example_table.css").read_text(encoding="utf-8")
+_SCRIPT = (_HERE / "example_table.js").read_text(encoding="utf-8")
+
+PAGE = 50
+"""Rows on a page."""
+_PROMPT_LENGTH, _ANSWER_LENGTH = 280, 160
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example: its number in the test data, the last turn of its prompt, and the answers with what they are."""
+
+    number: int
+    prompt: str
+    expected: str
+    answers: tuple[tuple[str | None, bool], ...]
+    """Text, None if it is not known, and whether it is right."""
+    change: str = ""
+    """What the edits changed: "gained", "lost" or nothing."""
+
+
+def example_table(elem_id: str) -> gr.HTML:
+    """The component. Its value is HTML of `table` and `matrix`.
+
+    Its events are ``open``, with the ``number`` of an example, and ``cell``, with ``row`` and ``column`` of a matrix.
+    """
+    return gr.HTML("", js_on_load=_SCRIPT, apply_default_css=False, elem_id=elem_id, elem_classes="jw-examples")
+
+
+def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, caption: str) -> str:
+    """A page of examples.
+
+    Args:
+        rows: The rows of the page.
+        columns: Headings of the answers.
+        first: Number of the first row among all that match, from 1.
+        total: How many match.
+        caption: What the rows are, as in "wrong first".
+    """
+    if not total:
+        return markup.note("No example is of this kind.")
+    heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in ("Example", "Expected", *columns))
+    body = "".join(_row(row) for row in rows)
+    span = f"{first:,}–{first + len(rows) - 1:,} of {total:,} examples"
+    return (
+        f'<table class="et-table"><caption>{markup.escape(caption)}<span>{span}</span></caption>'
+        f'<thead><tr><th scope="col">No.</th>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    )
+
+
+def _row(row: Row) -> str:
+    answers = "".join(_answer(text, right) for text, right in row.answers)
+    if row.change:
+        answers = answers.removesuffix("</td>") + f' <span class="et-change et-{row.change}">{row.change}</span></td>'
+    prompt = markup.escape(shortened(row.prompt, _PROMPT_LENGTH))
+    button = f'<button type="button" title="Open in the Playground">{prompt}</button>'
+    return (
+        f'<tr data-number="{row.number}"><td>{row.number + 1:,}</td><td class="et-prompt">{button}</td>'
+        f"<td>{_short(row.expected)}</td>{answers}</tr>"
+    )
+
+
+def _answer(text: str | None, right: bool) -> str:
+    if text is None:
+        return '<td class="et-none">–</td>'
+    mark, words = ("✓", "right") if right else ("✗", "wrong")
+    body = _short(text) if text.strip() else '<i class="et-none">(empty)</i>'
+    sign = f'<span class="et-mark" aria-hidden="true">{mark}</span><span class="jw-hidden">{words}: </span>'
+    return f'<td class="et-{words}">{sign}<span>{body}</span></td>'
+
+
+def _short(text: str) -> str:
+    return markup.escape(shortened(text, _ANSWER_LENGTH))
+
+
+def shortened(text: str, length: int) -> str:
+    """The text on one line, without what exceeds ``length`` characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def matrix(found: Confusion, title: str, chosen: tuple[int, int] | None = None, *, clicks: bool = True) -> str:
+    """A confusion matrix, expected × answered; ``chosen`` is the cell whose examples are shown."""
+    heads = "".join(f'<th scope="col">{_short(name)}</th>' for name in (*found.labels, OTHER))
+    most = max(1, int(found.counts.max()))
+    rows = "".join(
+        f'<tr><th scope="row">{_short(label)}</th>{_cells(found, row, most, chosen, clicks)}</tr>'
+        for row, label in enumerate(found.labels)
+    )
+    return (
+        f'<table class="et-matrix"><caption>{markup.escape(title)}<span>n = {found.n:,}</span></caption><thead>'
+        f'<tr><th scope="col">expected ╲ answered</th>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    )
+
+
+def _cells(found: Confusion, row: int, most: int, chosen: tuple[int, int] | None, clicks: bool) -> str:
+    cells = []
+    for column, count in enumerate(found.counts[row].tolist()):
+        kind = "et-diagonal" if column == row else "et-off"
+        depth = f"--depth:{count / most:.3f}"
+        if not clicks or not count:
+            cells.append(f'<td class="{kind}" style="{depth}">{count:,}</td>')
+            continue
+        name = found.labels[column] if column < len(found.labels) else OTHER
+        label = f"{count:,} examples: expected {found.labels[row]}, answered {name}"
+        cells.append(
+            f'<td class="{kind}" style="{depth}"><button type="button" data-row="{row}" data-column="{column}" '
+            f'aria-pressed="{str((row, column) == chosen).lower()}" aria-label="{markup.escape(label)}">{count:,}'
+            "</button></td>"
+        )
+    return "".join(cells)

@@ -1,0 +1,13 @@
+/* Clicks on the rows of a table of examples and on the cells of a matrix become events.
+ *
+ * The body of a gr.HTML's js_on_load: element and trigger are given.
+ */
+element.addEventListener("click", (event) => {
+  const cell = event.target.closest("[data-row]");
+  if (cell) {
+    trigger("cell", { row: Number(cell.dataset.row), column: Number(cell.dataset.column) });
+    return;
+  }
+  const row = event.target.closest("tr[data-number]");
+  if (row && !String(getSelection())) trigger("open", { number: Number(row.dataset.number) });
+});
