@@ -38,7 +38,7 @@ def default_assets(home: Path) -> Path:
     (home / "cache").symlink_to(SHARED_CACHE, target_is_directory=True)
     from jola.data import assets
 
-    for name in assets.ASSETS:
+    for name in (assets.DEFAULT_MODEL, "movie-reviews"):
         assets.ensure(name, progress=False)
     return home
 

@@ -1,6 +1,6 @@
 """The command line ``jola``.
 
-    jola train · methods · evaluate · generate · select · compare · grid · export · runs · assets
+    jola train · methods · tasks · evaluate · generate · select · compare · grid · export · runs · assets
 
 Each command is a function: its parameters are the flags, its docstring is the help. Results go to standard output,
 progress and errors to standard error; bad input is one sentence and exit code 2.
@@ -19,6 +19,7 @@ from jola.cli.grid import grid
 from jola.cli.methods import methods_command
 from jola.cli.runs import runs
 from jola.cli.selectors import compare, select
+from jola.cli.tasks import tasks
 from jola.cli.train import train_command
 from jola.errors import InputError
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         app.command(grid, name="grid", help="Train many methods on many tasks, with several seeds, and compare them.")
         app.command(export, name="export", help="Write edits in another form.")
         app.command(runs, name="runs", help="Manage the runs on this machine; without a subcommand, list them.")
+        app.command(tasks, name="tasks", help="List tasks, show their examples, and fetch their data.")
         app.command(assets, name="assets", help="Manage the default model and data; without a subcommand, list them.")
         app.cli(
             prog="jola",

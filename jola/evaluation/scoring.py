@@ -92,8 +92,8 @@ class ExactMatch:
 class OptionChoice:
     """Result of `option_likelihood`.
 
-    ``choices[i]`` is the most likely label of example i; ``log_likelihoods`` (examples, labels), float32 on
-    the CPU, holds ln p(label | prompt) in the order of the labels given.
+    ``choices[i]`` is the most likely option of example i; ``log_likelihoods`` (examples, options), float32 on
+    the CPU, holds ln p(option | prompt) in the order of the options, and -inf where an example has fewer.
     """
 
     accuracy: Accuracy
@@ -157,46 +157,50 @@ def exact_match(
 def option_likelihood(
     model: "EditedModel",
     examples: Sequence[Example],
-    labels: Sequence[str],
+    labels: Sequence[str] | None,
     template: Template,
     *,
     batch_size: int = 32,
     mask: "Masks" = None,
     progress: Progress | None = None,
 ) -> OptionChoice:
-    """Choose, for every example, the label whose tokens the model finds most likely after the prompt.
+    """Choose, for every example, the option whose tokens the model finds most likely after the prompt.
 
-    The log-likelihood of a label is the sum over its tokens *and the end token*. Without the end token a
-    label that begins another ("no" and "no idea") could never be less likely than it, because the longer one
+    The log-likelihood of an option is the sum over its tokens *and the end token*. Without the end token an
+    option that begins another ("no" and "no idea") could never be less likely than it, because the longer one
     only adds factors below 1; with it, both are complete answers, and their probabilities those of events
     that exclude each other. For the same reason the sum is not divided by the number of tokens.
 
     Args:
-        labels: The options, at least two, the same for all examples.
-        batch_size: Sequences (prompt with one label) in a pass. The labels of one prompt always share a pass,
+        labels: The options of every example that has none of its own; at least two.
+        batch_size: Sequences (prompt with one option) in a pass. The options of one prompt always share a pass,
             even when there are more of them than that.
         mask: Switches single edits off for this call, as in `EditedModel.forward`.
 
     Raises:
-        InputError: There are no examples, or fewer than two different labels.
+        InputError: There are no examples, or fewer than two different options.
     """
     _refuse_none(examples)
-    if len(set(labels)) < 2:
-        raise InputError(f"Options need at least two different labels; these were given: {list(labels)}.")
+    options = [tuple(example.options or labels or ()) for example in examples]
+    if few := [given for given in options if len(set(given)) < 2]:
+        raise InputError(f"Options need at least two different labels; these were given: {list(few[0])}.")
     prompts = [template.encode_prompt(example) for example in examples]
-    # A template tokenises prompt and completion apart, so a label has the same tokens after every prompt.
-    options = [_completion_ids(replace(examples[0], completion=label), template) for label in labels]
+    # A template tokenises prompt and completion apart, so an option has the same tokens after every prompt.
+    texts = dict.fromkeys(text for given in options for text in given)
+    tokens = {text: _completion_ids(replace(examples[0], completion=text), template) for text in texts}
     pad = _pad_token_id(template.tokenizer)
-    log_likelihoods = torch.empty(len(examples), len(labels))
+    most = max(map(len, options))
+    log_likelihoods = torch.full((len(examples), most), -torch.inf)
     done = 0
     with _evaluating(model):
-        for batch in _by_length(prompts, max(1, batch_size // len(labels))):
-            rows = [Encoded(prompts[index] + ids, len(prompts[index])) for index in batch for ids in options]
-            log_likelihoods[batch] = _log_likelihoods(model, rows, pad, mask).view(len(batch), len(labels))
+        for batch in _by_length(prompts, max(1, batch_size // most)):
+            places = [(index, column) for index in batch for column in range(len(options[index]))]
+            rows = [Encoded(prompts[i] + tokens[options[i][column]], len(prompts[i])) for i, column in places]
+            log_likelihoods[tuple(zip(*places, strict=True))] = _log_likelihoods(model, rows, pad, mask)
             done += len(batch)
             if progress is not None:
                 progress(done, len(examples))
-    choices = [labels[int(index)] for index in log_likelihoods.argmax(dim=1)]
+    choices = [given[int(index)] for given, index in zip(options, log_likelihoods.argmax(dim=1), strict=True)]
     return OptionChoice(_score(choices, examples), choices, log_likelihoods)
 
 

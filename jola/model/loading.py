@@ -123,6 +123,26 @@ def _cannot_load(source: ModelSource, error: Exception) -> InputError:
     return InputError(f"The model {source.display} cannot be loaded ({reason}); {what_to_do}.")
 
 
+def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, without its weights.
+
+    Raises:
+        InputError: There is no such model, or its tokenizer cannot be loaded.
+    """
+    source = resolve_model(model, progress=False)
+    where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.path_or_id, **{key: value for key, value in where.items() if value is not None}
+        )
+    except Exception as error:  # as above
+        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
+        raise InputError(
+            f"The tokenizer of {source.display} cannot be loaded ({reason}); check the name and the network, or give "
+            "a local folder."
+        ) from error
+
+
 def _lasting_name(model: str, source: ModelSource) -> str:
     """What finds the model again from anywhere: the name of an asset, a Hub id, or an absolute path."""
     if model == "default":

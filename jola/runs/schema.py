@@ -46,6 +46,8 @@ class TaskFacts(JsonFile):
     labels: list[Line] | None = None
     notes: list[Line] | None = None
     fingerprint: Line | None = None
+    revision: Line | None = None
+    metrics: list[Line] | None = None
 
 
 class ConfigFile(JsonFile):
@@ -91,9 +93,11 @@ class Accuracy(JsonFile):
 
 
 class ScoreEntry(JsonFile):
-    """The mean of a metric over ``n`` examples with its 95 % interval."""
+    """A metric over ``n`` examples with its 95 % interval."""
 
     metric: Line
+    title: Line | None = None
+    signature: Line | None = None
     value: Number
     n: Count
     low: Number
@@ -103,8 +107,8 @@ class ScoreEntry(JsonFile):
 class ResultFile(JsonFile):
     """``result.json``: how the run ended."""
 
+    metric: Line | None = None
     scores: list[ScoreEntry] | None = None
-
     test: Accuracy | None = None
     test_options: Accuracy | None = None
     closed: dict[str, Share | None] | None = None

@@ -3,10 +3,30 @@
 from collections.abc import Mapping
 from typing import Any
 
+SHARES = ("exact_match", "options", "first_label", "answer_letter")
+"""The metrics that are shares of right answers, and can be written in percent."""
+
+
+def is_share(found: Mapping[str, Any]) -> bool:
+    """Whether a score is a share of right answers."""
+    return found["metric"].removesuffix("_first_reference") in SHARES
+
 
 def score_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
-    """``0.878 (n = 500, 95 % interval 0.846–0.904)`` of a score as `jola.evaluation.metrics.Score.to_dict` gives it."""
+    """``0.878 (n = 500, 95 % interval 0.846–0.904)``, without the name of the metric.
+
+    Args:
+        found: A score as `jola.evaluation.metrics.Score.to_dict` gives it.
+        percent: Whether to write 100 times the fraction: ``87.8 % (…)`` of a share, ``23.1 (…)`` of another metric.
+    """
+    if percent and not is_share(found):
+        return f"{100 * found['value']:.1f} ({sample_text(found, percent=True)})"
     return accuracy_text({**found, "accuracy": found["value"]}, percent=percent)
+
+
+def score_title(found: Mapping[str, Any]) -> str:
+    """The name of a score's metric, as people read it."""
+    return found.get("title") or found["metric"].replace("_", " ").capitalize()
 
 
 def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:

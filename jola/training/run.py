@@ -23,12 +23,13 @@ from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
 from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.evaluation.metrics import all_scores
-from jola.evaluation.scoring import ExactMatch, exact_match
+from jola.evaluation.answers import check_installed, default_metrics, score_answers
+from jola.evaluation.metrics import Score
+from jola.evaluation.scoring import Accuracy, exact_match, option_likelihood
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
-from jola.runs.answers import TestAnswer
+from jola.runs.answers import LogLikelihoods, TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -111,6 +112,7 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
     """
     progress.phase("load")
     task = load_task(config.data, config.training.seed)
+    check_installed(task.metrics)
     model = JoLAModel.from_pretrained(edits=config.edits, seed=config.training.seed, **asdict(config.model))
     template = Template(model.tokenizer, config.data.template)
     train = _encode(task.train, template, config, "training", progress)
@@ -135,16 +137,16 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         return
     seconds = time.time() - started
     run.write_status(step=fitted.steps)
-    match = None if follower.ending else _test(run, prepared, follower, progress)
-    if match:
-        facts["Test accuracy (exact match)"] = str(match.accuracy)
+    answers = None if follower.ending else _test(run, prepared, follower, progress)
+    scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
+    facts |= {f"Test score ({score.title.lower()})": str(score) for score in scores[:1]}
     publish_adapter(prepared.model, run.adapter_dir, facts)
-    if follower.pausing and not match:
+    if follower.pausing and not answers:
         run.write_status(state="paused")
         return
-    if match and not run.write_answers(_answers(prepared.task, match)):
+    if answers and not run.write_answers(answers):
         progress.note("The test answers are not kept: they would need more than 64 MB.")
-    run.write_result(_result(prepared, fitted, seconds, match))
+    run.write_result(_result(prepared, fitted, seconds, scores))
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 
@@ -195,37 +197,44 @@ def _fit(
         )
 
 
-def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> ExactMatch | None:
-    """Exact match on the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
-    if not prepared.task.test:
+def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> list[TestAnswer] | None:
+    """The answers to the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
+    task, n = prepared.task, len(prepared.task.test)
+    if not n:
         return None
+    with_options = "options" in task.metrics
+    before = 0
 
     def advance(done: int, total: int) -> None:
-        progress.advance(done)
+        progress.advance(before + done)
         follower.look_for_pause()
-        if follower.ending and done < total:
+        if follower.ending and (done < total or (with_options and not before)):
             raise _Stopped
 
     run.write_status(state="evaluating")
-    progress.phase("evaluate", len(prepared.task.test))
+    progress.phase("evaluate", n * (1 + with_options))
     with suppress(_Stopped):
-        return exact_match(prepared.model, prepared.task.test, prepared.template, progress=advance)
+        match = exact_match(
+            prepared.model, task.test, prepared.template, max_new_tokens=task.max_new_tokens, progress=advance
+        )
+        # Labels that are the same for all examples become the options of each.
+        examples = [each if each.options else replace(each, options=task.labels or ()) for each in task.test]
+        log_likelihoods: list[LogLikelihoods | None] = [None] * n
+        if with_options:
+            before = n
+            choice = option_likelihood(prepared.model, examples, None, prepared.template, progress=advance)
+            rows = zip(choice.log_likelihoods.tolist(), examples, strict=True)
+            log_likelihoods = [tuple(row[: len(example.options)]) for row, example in rows]
+        return [
+            TestAnswer(example.id, answered, text, log_likelihoods=values)
+            for example, answered, text, values in zip(task.test, examples, match.answers, log_likelihoods, strict=True)
+        ]
     return None
 
 
-def _answers(task: Task, match: ExactMatch) -> list[TestAnswer]:
-    """The test examples, with the labels of the task as their options, and what the model answered."""
-    examples = [e if e.options else replace(e, options=task.labels or ()) for e in task.test]
-    return [
-        TestAnswer(example.id, answered, text)
-        for example, answered, text in zip(task.test, examples, match.answers, strict=True)
-    ]
-
-
-def _result(prepared: Prepared, fitted: Fit, seconds: float, match: ExactMatch | None) -> dict[str, Any]:
+def _result(prepared: Prepared, fitted: Fit, seconds: float, scores: Sequence[Score]) -> dict[str, Any]:
     """``result.json`` of a run; `seconds` include loading."""
-    task = prepared.task
-    scores = all_scores(match.answers, task.test, task.labels) if match else []
+    exact = next((score for score in scores if score.metric == "exact_match"), None)
     return {
         "closed": closed_fractions(prepared.model),
         "seconds": seconds,
@@ -233,7 +242,8 @@ def _result(prepared: Prepared, fitted: Fit, seconds: float, match: ExactMatch |
         "kept_step": fitted.kept_step,
         "n_train": len(prepared.train.rows),
         "peak_memory": peak_memory(prepared.model.device),
-        "test": match.accuracy.to_dict() if match else None,
+        "test": Accuracy(round(exact.value * exact.n), exact.n).to_dict() if exact else None,
+        "metric": prepared.task.metrics[0],
         "scores": [score.to_dict() for score in scores],
     }
 
@@ -289,6 +299,8 @@ def _facts(prepared: Prepared) -> dict[str, Any]:
             "labels": task.labels,
             "notes": task.notes,
             "fingerprint": task.fingerprint,
+            "revision": task.revision,
+            "metrics": task.metrics,
         },
         "geometry": asdict(model.geometry),
         "parameters": dict(zip(("trainable", "frozen"), model.trainable_parameters(), strict=True)),

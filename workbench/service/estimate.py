@@ -98,6 +98,8 @@ def look_at_data(config: RunConfig) -> DataFacts | None:
     data, seed = config.data, config.training.seed
     if data.task.startswith("hf:"):
         return None
+    if data.task in REGISTRY and REGISTRY[data.task].source is not None:
+        return None
     if data.task in REGISTRY and not all(status.ready for status in assets.status() if status.kind == "data"):
         return None
     path = Path(os.path.expanduser(data.task))

@@ -1,7 +1,6 @@
 """Examples as the model will see them, with the tokenizer alone: no weights are loaded and nothing large is fetched."""
 
 import statistics
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,20 +92,9 @@ def load_tokenizer(config: RunConfig) -> Any:
             f"{asset.title} is not on this computer yet; the first training fetches it, and so does "
             f"`jola assets fetch {asset.name}`."
         )
-    source = assets.resolve_model(name, progress=False)
-    from transformers import AutoTokenizer
+    from jola.model.loading import load_tokenizer as load
 
-    where = {"revision": config.model.revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
-    try:
-        return AutoTokenizer.from_pretrained(
-            source.path_or_id, **{key: value for key, value in where.items() if value is not None}
-        )
-    except Exception as error:  # as in `jola.model.loading`: no list of what the libraries raise is complete
-        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
-        raise InputError(
-            f"The tokenizer of {source.display} cannot be loaded ({reason}); check the name and the network, or give "
-            "a local folder."
-        ) from error
+    return load(name, config.model.revision)
 
 
 # In HTML

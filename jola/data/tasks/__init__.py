@@ -7,13 +7,14 @@ depends on the seed of the run. The test examples are the same for every seed, s
 import os
 import random
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from jola.data.records import Example, content_hash
-from jola.data.tasks.registry import REGISTRY, TaskInfo
-from jola.data.tasks.sources import HUB_PREFIX, Parts, load_file, load_folder, load_hub
+from jola.data.tasks.info import DEFAULT_METRICS, Parts, TaskInfo
+from jola.data.tasks.registry import REGISTRY
+from jola.data.tasks.sources import HUB_PREFIX, load_file, load_folder, load_hub
 from jola.errors import InputError
 from jola.settings import DataConfig
 
@@ -32,7 +33,9 @@ class Task:
 
     ``labels`` are the possible answers when they are a small closed set, else None. ``notes`` say, in
     sentences for the user, what was done that was not asked for. ``fingerprint`` is a hash of all chosen
-    examples: equal fingerprints mean equal data in the same order.
+    examples: equal fingerprints mean equal data in the same order. ``revision`` is the commit of a dataset on the Hub.
+    ``metrics`` are names of `jola.evaluation.metrics.METRICS`, the task's own first. ``max_new_tokens`` is the longest
+    answer in a test; None allows the longest right one.
     """
 
     name: str
@@ -42,6 +45,9 @@ class Task:
     labels: tuple[str, ...] | None
     notes: tuple[str, ...]
     fingerprint: str
+    revision: str | None = None
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    max_new_tokens: int | None = None
 
 
 def load_task(data: DataConfig, seed: int) -> Task:
@@ -57,19 +63,22 @@ def load_task(data: DataConfig, seed: int) -> Task:
     """
     name, info, parts = _find(data.task)
     notes: list[str] = []
+    source = "part" if info else "file"
     train, validation, test = parts.train, parts.validation, parts.test
     if test is None:
-        train, test = _carve(train, data.test_size, TEST_SHARE)
-        notes.append(f"There is no test file: {len(test)} of the training examples are set aside as test part.")
+        train, test = _carve(train, data.test_size, TEST_SHARE, parts.group)
+        notes.append(f"There is no test {source}: {len(test)} of the training examples are set aside as test part.")
     if validation is None:
-        train, validation = _carve(train, data.validation_size, VALIDATION_SHARE)
-        notes.append(f"There is no validation file: {len(validation)} of the training examples are set aside for it.")
+        train, validation = _carve(train, data.validation_size, VALIDATION_SHARE, parts.group)
+        notes.append(
+            f"There is no validation {source}: {len(validation)} of the training examples are set aside for it."
+        )
     labels = info.labels if info else infer_labels(train, [*validation, *test])
     chosen_train = _take(_shuffled(train, f"train {seed}"), data.train_size)
     chosen_validation = _take(_shuffled(validation, f"validation {seed}"), data.validation_size)
     chosen_test = _take(_fixed_order(test), data.test_size)
     _note_missing(notes, "training", data.train_size, chosen_train)
-    # How many were set aside for a part that has no file has been said.
+    # How many were set aside for a missing part has been said.
     if parts.validation is not None:
         _note_missing(notes, "validation", data.validation_size, chosen_validation)
     if parts.test is not None:
@@ -86,6 +95,9 @@ def load_task(data: DataConfig, seed: int) -> Task:
         labels=labels,
         notes=tuple(notes),
         fingerprint=content_hash((chosen_train, chosen_validation, chosen_test)),
+        revision=parts.revision,
+        metrics=info.metrics if info else DEFAULT_METRICS,
+        max_new_tokens=info.max_new_tokens if info else None,
     )
 
 
@@ -119,18 +131,20 @@ def _find(task: str) -> tuple[str, TaskInfo | None, Parts]:
     if os.path.isfile(path):
         return Path(path).stem, None, load_file(Path(path))
     raise InputError(
-        f"There is no task, folder or file '{task}'; registered tasks are {', '.join(REGISTRY)}, "
-        "and a Hub dataset is written hf:owner/name."
+        f"There is no task, folder or file '{task}'; `jola tasks` lists the tasks that have a name, and a Hub dataset "
+        "is written hf:owner/name."
     )
 
 
-def _carve(examples: list[Example], size: int, share: float) -> tuple[list[Example], list[Example]]:
+def _carve(
+    examples: list[Example], size: int, share: float, group_of: Callable[[Example], Hashable]
+) -> tuple[list[Example], list[Example]]:
     """Set aside about ``size`` examples, at most ``share`` of all (0: that share), and at least one."""
     wanted = int(len(examples) * share)
     wanted = max(1, min(size, wanted) if size > 0 else wanted)
-    groups: dict[tuple[object, ...], list[Example]] = {}
+    groups: dict[Hashable, list[Example]] = {}
     for example in _fixed_order(examples):
-        groups.setdefault(example.prompt, []).append(example)
+        groups.setdefault(group_of(example), []).append(example)
     carved: list[Example] = []
     rest: list[Example] = []
     for group in groups.values():

@@ -1,38 +1,30 @@
-"""The tasks that have a name."""
+"""The tasks that have a name: the default one and the 26 of the paper."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from jola.data.tasks import commonsense, gem, mmlu_pro, sentiment
+from jola.data.tasks.info import TaskInfo
+from jola.errors import InputError
 
-from jola.data.tasks import sentiment
-from jola.data.tasks.sources import Parts
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """A task that has a name.
-
-    ``load`` gives every example of it and may fetch data the first time; ``prompt`` is one that is not among them, in
-    the same form, to try a model with.
-    """
-
-    name: str
-    title: str
-    description: str
-    labels: tuple[str, ...] | None
-    load: Callable[[], Parts]
-    prompt: str
-
+__all__ = ["GROUPS", "REGISTRY", "TaskInfo", "task_names"]
 
 REGISTRY: dict[str, TaskInfo] = {
-    info.name: info
-    for info in (
-        TaskInfo(
-            name="sentiment",
-            title="Movie-review sentiment",
-            description=sentiment.DESCRIPTION,
-            labels=sentiment.LABELS,
-            load=sentiment.load,
-            prompt=sentiment.PROMPT,
-        ),
-    )
+    info.name: info for info in (sentiment.TASK, *commonsense.TASKS, *mmlu_pro.TASKS, *gem.TASKS)
 }
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    group: tuple(name for name, info in REGISTRY.items() if info.group == group)
+    for group in ("commonsense", "mmlu-pro", "gem")
+}
+"""The names of the tasks of each group."""
+
+
+def task_names(name: str) -> tuple[str, ...]:
+    """The tasks of a group, or the task of this name.
+
+    Raises:
+        InputError: There is neither.
+    """
+    if name in GROUPS:
+        return GROUPS[name]
+    if name in REGISTRY:
+        return (name,)
+    raise InputError(f"There is no task or group '{name[:200]}'; `jola tasks` lists them.")

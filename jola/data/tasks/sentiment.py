@@ -17,7 +17,7 @@ import re
 
 from jola.data import assets
 from jola.data.records import Example, Message
-from jola.data.tasks.sources import Parts
+from jola.data.tasks.info import Parts, TaskInfo
 from jola.errors import InputError
 
 LABELS = ("negative", "positive")
@@ -69,3 +69,15 @@ def _distinct_snippets(table: str) -> list[tuple[str, str]]:
         key = hashlib.sha256(words.encode("utf-8")).hexdigest()
         snippets.setdefault(key, (text, LABELS[rating > 0]))
     return [snippets[key] for key in sorted(snippets)]
+
+
+TASK = TaskInfo(
+    name="sentiment",
+    title="Movie-review sentiment",
+    description=DESCRIPTION,
+    labels=LABELS,
+    load=load,
+    prompt=PROMPT,
+    licence="MIT",
+    sizes=(6171, 2000),
+)

@@ -1,13 +1,14 @@
 """Where the examples of a task come from when it has no name: a folder, one file, a Hub dataset."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
-from jola.data.records import SUFFIXES, Example, parse_rows, read_examples
+from jola.data.records import SUFFIXES, parse_rows, read_examples
+from jola.data.tasks.hub import commit_of
+from jola.data.tasks.info import Parts
 from jola.errors import InputError
 
 HUB_PREFIX = "hf:"
@@ -18,15 +19,6 @@ PART_NAMES = {
     "test": ("test",),
 }
 """Names under which files and Hub splits of each part are known."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """All examples of a task, before any are chosen; None where the source has no such part."""
-
-    train: list[Example]
-    validation: list[Example] | None = None
-    test: list[Example] | None = None
 
 
 def load_folder(folder: Path) -> Parts:
@@ -72,7 +64,8 @@ def load_hub(task: str) -> Parts:
             parts[part] = parse_rows(_hub_rows(splits[split], f"{task} ({split})"))
     if not parts.get("train"):
         raise InputError(f"The Hub dataset {name} has no train split; it has {', '.join(map(str, splits)) or 'none'}.")
-    return Parts(parts["train"], parts.get("validation") or None, parts.get("test") or None)
+    found = (parts.get(part) or None for part in ("validation", "test"))
+    return Parts(parts["train"], *found, revision=commit_of(splits))
 
 
 def _hub_rows(split: Any, where: str) -> Iterator[tuple[str, Any]]:

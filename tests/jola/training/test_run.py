@@ -240,7 +240,7 @@ class TestRun:
         assert unbroken.run_config() == place.settings(unbroken.path)
         assert config["task"] | {"fingerprint": "", "notes": []} == {
             "name": "task", "n_train": 24, "n_validation": 8, "n_test": 6, "labels": ["bad", "good"],
-            "fingerprint": "", "notes": [],
+            "fingerprint": "", "notes": [], "revision": None, "metrics": ["exact_match", "first_label"],
         }  # fmt: skip
         assert config["geometry"]["num_layers"] == 3
         assert config["versions"]["torch"] == version("torch")
