@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -38,6 +37,8 @@ SCHEMA_VERSION = 1
 HOOK_POINTS = {
     Site.HEADS: "input of the attention output projection, split into query heads, at every position",
     Site.WEIGHTS: "weights of linear modules",
+    Site.ATTENTION: "output of the attention output projection, at every position",
+    Site.BLOCK: "residual stream after the layer",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
 }
 CONFIG_KEYS = frozenset(
@@ -257,9 +258,7 @@ def _fill(edits: list[Intervention], adapter: Adapter) -> None:
             f"The adapter in {adapter.folder} does not fit its model: {wrong[0][:100]!r} is missing, unknown or of "
             "another shape."
         )
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(adapter.tensors[name])
+    adapter.method.load(edits, adapter.tensors)
 
 
 def _expected_shapes(
@@ -267,7 +266,7 @@ def _expected_shapes(
 ) -> dict[str, tuple[int, ...]] | None:
     """Names and shapes of the tensors; None where only the model tells.
 
-    Before anything of the size that a configuration claims is made in memory, the claim is checked.
+    Before anything of the size that a configuration claims is made in memory, the claim is checked against limits.
 
     Args:
         size: Bytes of a whole file; None for a compact one, which may be smaller than its numbers.
@@ -277,14 +276,17 @@ def _expected_shapes(
         return None
     units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites)
     numbers = geometry.num_layers * sum(math.prod(geometry.units(site)) for site in sites)
-    if size is not None and numbers > size:
+    if size is not None and units > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
     if units > UNITS_LIMIT or numbers > NUMBERS_LIMIT:
         raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
     try:
-        return method.shapes(edits, geometry)
+        shapes = method.shapes(edits, geometry)
     except InputError as error:
         raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
+    if size is not None and shapes is not None and sum(map(math.prod, shapes.values())) > size:
+        raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
+    return shapes
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub import EvalResult
 from safetensors.torch import save
 from torch import Tensor
@@ -17,6 +16,7 @@ from jola.adapters.card import PICTURE_NAME, adapter_card, heads_picture, portab
 from jola.adapters.directory import CONFIG_NAME, CONFIG_NAMES, WEIGHTS_NAME, method_of, read_adapter
 from jola.adapters.tensors import compacted
 from jola.edits.gated import GatedEdits
+from jola.edits.hidden import CHANNEL, HiddenEdits
 from jola.edits.weights import WeightEdits
 from jola.export.affine import factors
 from jola.export.folders import new_file, new_folder, size_of
@@ -90,9 +90,7 @@ def export_adapter(
         changed = mask is not None or strength != 1.0
         card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() and not (changed or facts) else None
     edits = list(source.interventions)
-    with torch.no_grad():
-        for name, own in method.tensors(edits).items():
-            own.copy_(tensors[name])
+    method.load(edits, tensors)
     for config in configs.values():
         config["base_model_name_or_path"] = portable_name(config["base_model_name_or_path"])
         config.pop("compact", None)
@@ -137,6 +135,13 @@ def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tens
             suffix = list(edits.parts.values())[-1]
             kept += sum(bool((t != 0).any()) for name, t in scaled.items() if name.endswith(suffix))
             total += len(edits.path_of)
+            continue
+        if isinstance(edits, HiddenEdits):
+            on = edits.on()[CHANNEL]
+            if mask is not None or source.strength != 1.0:
+                result |= edits.scaled(mask, source.strength)
+                on = on & (edits.factors(mask, source.strength) != 0)
+            kept, total = kept + int(on.sum()), total + len(edits.chosen)
             continue
         assert isinstance(edits, GatedEdits)
         for half in edits.halves:

@@ -149,8 +149,8 @@ def direct_effects(
         last[0, -1] = True
         layers = {e.layer for e in edits}
         wanted = Wanted(projected=layers, entering=[model.geometry.num_layers])
-        prompt = model.prompt_tokens(inputs)
-        with model.editing(masks, strength, prompt=prompt) as plan:
+        where = model.prompt_tokens(inputs)
+        with model.editing(masks, strength, prompt=where) as plan:
             keep = _Keep(plan)
             record = model.traced.record(inputs, keep.plan, wanted, rows=last)
         final = record.entering[model.geometry.num_layers][0, -1].float()
@@ -161,7 +161,7 @@ def direct_effects(
             here = [i for i, e in enumerate(edits) if (e.layer, e.site) == place]
             before = keep.inputs[place].reshape(1, len(ids), -1).float()
             after = plan[place](before)[:, -1]
-            without = model.plan(masks_without(model, [edits[i] for i in here], masks), strength, len(here), prompt)
+            without = model.plan(masks_without(model, [edits[i] for i in here], masks), strength, len(here), where)
             rows = before.expand(len(here), -1, -1)
             added = after - (without[place](rows) if place in without else rows)[:, -1]
             output = record.projected[layer][0, -1].float() if site is Site.HEADS else after[0]

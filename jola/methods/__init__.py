@@ -6,11 +6,13 @@ To add one, write a `Method` in a file here, add its line to `METHODS`, and a ro
 from jola.errors import InputError
 from jola.methods.base import Method
 from jola.methods.bitfit import BitFit
+from jola.methods.houlsby import Houlsby
 from jola.methods.jola import JoLA
 from jola.methods.lora import LoRA
+from jola.methods.loreft import LoReFT
 from jola.methods.red import RED
 
-METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA(), BitFit())}
+METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby())}
 """Every method by its name."""
 
 __all__ = ["METHODS", "Method", "method_named"]

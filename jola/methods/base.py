@@ -88,8 +88,17 @@ class Method(ABC):
         return [{"params": parameters, "weight_decay": weight_decay}]
 
     def tensors(self, interventions: "Sequence[Intervention]") -> "dict[str, Tensor]":
-        """The parameters themselves, by their names in an adapter file."""
+        """The numbers in an adapter file, by their names there: the parameters themselves, or what `load` takes."""
         return {f"{i.site}.{name}": tensor for i in interventions for name, tensor in i.named_parameters()}
+
+    def load(self, interventions: "Sequence[Intervention]", tensors: "Mapping[str, Tensor]") -> None:
+        """Put the numbers of an adapter file, whose names and shapes fit, into interventions.
+
+        Raises:
+            InputError: They are not those of such interventions.
+        """
+        for name, own in self.tensors(interventions).items():
+            own.data.copy_(tensors[name])
 
     def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
         """The interventions in an adapter file, to look at without the model; on the processor."""
@@ -141,6 +150,30 @@ class ActivationMethod(Method):
     def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
         """Those of `build`, with the tensors in them."""
         interventions = self.build(settings, geometry)
-        for name, own in self.tensors(interventions).items():
-            own.data.copy_(tensors[name])
+        self.load(interventions, tensors)
         return interventions
+
+
+class HiddenMethod(ActivationMethod):
+    """A method that trains functions of hidden states (`jola.edits.hidden`), which only its adapter holds."""
+
+    why_not_exported: ClassVar[str]
+    """Why no other form holds these edits, up to the semicolon."""
+
+    def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
+        """Those of `build`, without memory for them."""
+        from jola.edits.hidden import without_memory
+
+        with without_memory():
+            return super().trainable(settings, base, geometry)
+
+    def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
+        """Those of `build`, without memory for them."""
+        from jola.edits.hidden import without_memory
+
+        with without_memory():
+            return super().shapes(settings, geometry)
+
+    def export_refusal(self, form: str) -> str | None:
+        """Refuse every form but the adapter."""
+        return None if form == "adapter" else f"{self.why_not_exported}; export the adapter."

@@ -7,11 +7,14 @@ import torch
 
 from jola.config import RunConfig
 from jola.edits.gated import GatedEdits
+from jola.edits.hidden import BottleneckEdits, SubspaceEdits
 from jola.edits.intervention import Intervention
 from jola.edits.weights import WeightEdits
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
+from jola.methods.houlsby import HoulsbyConfig
 from jola.methods.lora import LoRAConfig
+from jola.methods.loreft import LoReFTConfig
 from jola.methods.red import REDConfig
 from jola.settings import EditConfig
 from tests.tiny import make_model, make_tokenizer
@@ -28,6 +31,8 @@ class Case:
     settings: Any
     begins_as_base: bool
     """Whether fresh edits change nothing at all."""
+    exact_files: bool = True
+    """Whether edits that are saved and loaded give the same bits, and not only the same up to rounding."""
     refuses: tuple[str, ...] = ()
     """Forms of export that the method does not have."""
     not_on: tuple[str, ...] = ()
@@ -42,11 +47,15 @@ class Case:
         return RunConfig(method=self.method, edits=self.settings, **groups)
 
 
+ALL_BUT_THE_ADAPTER = ("merged", "standalone", "ia3", "gguf", "edits")
+
 CASES = (
     Case("jola", EditConfig(sites="both"), begins_as_base=False),
     Case("red", REDConfig(), begins_as_base=True),
     Case("lora", LoRAConfig(rank=3, dropout=0.1), begins_as_base=True, refuses=("ia3", "standalone", "edits")),
     Case("bitfit", BitFitConfig(), begins_as_base=True, refuses=("ia3", "standalone", "edits"), not_on=("gpt2",)),
+    Case("loreft", LoReFTConfig(rank=3), begins_as_base=True, exact_files=False, refuses=ALL_BUT_THE_ADAPTER),
+    Case("houlsby", HoulsbyConfig(reduction_factor=4), begins_as_base=True, refuses=ALL_BUT_THE_ADAPTER),
 )
 PLACES = [(case, architecture) for case in CASES for architecture in ARCHITECTURES if architecture not in case.not_on]
 """Every method on every architecture that it edits."""
@@ -69,6 +78,8 @@ def trained(case: Case, architecture: str, seed: int = 1) -> JoLAModel:
     with torch.no_grad():
         for intervention in model.own_interventions():
             for name, parameter in intervention.named_parameters():
+                if name == "reflections":  # of rotations, which are random from the start
+                    continue
                 spread = 3.0 if "log_alpha" in name else 0.3
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
     return model
@@ -80,6 +91,12 @@ def take_out(intervention: Intervention, layer: int, unit: int) -> None:
         if isinstance(intervention, GatedEdits):
             for parameter in intervention.edit_parameters():
                 parameter[layer, unit] = 0
+        elif isinstance(intervention, SubspaceEdits):
+            intervention.weight[:, layer] = intervention.rotations[:, layer]
+            intervention.bias[:, layer] = 0
+        elif isinstance(intervention, BottleneckEdits):
+            intervention.up[layer] = 0
+            intervention.up_bias[layer] = 0
         else:
             assert isinstance(intervention, WeightEdits)
             intervention.value(intervention.path_of[layer, unit], list(intervention.parts)[-1]).zero_()

@@ -85,7 +85,7 @@ class TestPasses:
         for row, answer in zip(rows, together, strict=True):
             ids = row[None]
             for token in answer.tolist():  # without a cache, token by token
-                assert int(model(ids).logits[0, -1].argmax()) == token
+                assert int(model(ids, prompt_lengths=len(row)).logits[0, -1].argmax()) == token
                 ids = torch.cat([ids, torch.tensor([[token]])], 1)
 
     def test_gradients_reach_every_parameter_and_only_those(self, case: Case, architecture: str) -> None:
@@ -129,7 +129,8 @@ class TestFiles:
         plain = make_model(architecture)(IDS).logits
         edits = load_edits(tmp_path / "a", other)
         with other.using(edits):
-            assert torch.equal(other(IDS).logits, expected)
+            loaded = other(IDS).logits
+            assert torch.equal(loaded, expected) if case.exact_files else torch.allclose(loaded, expected, atol=1e-5)
         with other.disable_edits():
             assert torch.equal(other(IDS).logits, plain)
         other.detach(edits)
@@ -254,7 +255,7 @@ def test_trained_edits_score_better_than_the_base(case: Case, tmp_path: Path, ti
 def test_effects_are_those_of_passes_without_each_edit(case: Case) -> None:
     model = trained(case, "llama")
     found = edit_effects(model, "A film", "good")
-    assert found.edits == open_edits(model) and len(found.edits) > 3
+    assert found.edits == open_edits(model) and len(found.edits) >= 3
     edited = found.edited
     for index in (0, len(found.edits) // 2, len(found.edits) - 1):
         ref = found.edits[index]

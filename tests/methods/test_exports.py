@@ -204,6 +204,8 @@ def test_the_script_computes_the_edits(case: Case, tmp_path: Path) -> None:
 def test_the_base_is_the_same_with_what_the_method_put_into_it(case: Case) -> None:
     plain = JoLAModel(make_model("llama"), make_tokenizer())
     assert model_hash(fresh(case, "llama")) == model_hash(plain)
+    if "merged" in case.refuses:
+        return
     with torch.no_grad():
         copy = merge(trained(case, "llama"), strength=0.0)
         assert torch.equal(copy(IDS).logits, make_model("llama")(IDS).logits)

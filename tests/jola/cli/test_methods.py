@@ -43,7 +43,10 @@ def test_a_method_is_trained_with_its_settings(jola: Callable[..., Result], plac
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--rank", "4"], "--rank is a setting of lora, not of jola; add --method lora, or leave --rank out"),
+        (
+            ["--rank", "4"],
+            "--rank is a setting of lora and loreft, not of jola; add --method lora",
+        ),
         (["--method", "red", "--heads=0:1"], "--heads is a setting of jola, not of red"),
         (["--method", "lora", "--l0-weight", "0.1"], "--l0-weight is a setting of jola, not of lora"),
         (["--method", "lora", "--rank", "0"], "--rank is 0; it must be at least 1"),
