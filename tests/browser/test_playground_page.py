@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from jola.data.records import Example, Message
+from jola.data.tasks import load_task
 from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, ready
 from tests.workbench.edited import edited_run
+from tests.workbench.served import write_task
 from workbench.service.page_state import edits_of
 
 
@@ -265,6 +267,32 @@ def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open
     page.wait_for_selector("#tokens table")
     assert page.input_value("#prompt textarea") == f"Good or bad? {tag}"
     assert page.input_value("#given-answers textarea") == "bad\ngood"
+
+
+def test_edits_are_tested_on_the_test_examples(
+    app: App, tiny_folder: Path, tmp_path: Path, open_page: OpenPage
+) -> None:
+    """Without any edit all answers are those of the base model; an example that flips fills the prompt."""
+    run = edited_run(app.runs / "tested", tiny_folder, task=str(write_task(tmp_path / "task")))
+    examples = load_task(run.run_config().data, 42).test
+    run.write_answers([TestAnswer(example.id, example, example.completion) for example in examples])
+    page = open_page(app, f"{run.id}&tab=playground&prompt=A fine film")
+    page.wait_for_selector("#tokens table")
+    before = table(page)
+    page.click("#mask-none")
+    changed(page, before)
+    page.get_by_role("tab", name="Test", exact=True).click()
+    page.click("#mask-test")
+    page.wait_for_selector("#mask-test-words table")
+    base, edited, chosen = page.locator("#mask-test-words tbody tr").all_inner_texts()
+    assert "100.0 %" in edited and f"n = {len(examples)}" in edited
+    assert base.partition("\t")[2] == chosen.partition("\t")[2]
+    flipped = page.locator("#mask-test-flips tbody tr")
+    assert flipped.count() > 0
+    number = int(flipped.first.get_attribute("data-number"))
+    flipped.first.locator("button").click()
+    page.wait_for_selector(f"#right-answer :text('Right answer: {examples[number].completion}')")
+    assert page.input_value("#prompt textarea") == examples[number].prompt[-1].content
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

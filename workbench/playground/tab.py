@@ -1,6 +1,6 @@
 """Playground: a prompt, the map of the edits, and what the edits make of the model's answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,7 +10,7 @@ import gradio as gr
 from jola.data.records import Example
 from jola.errors import InputError
 from jola.runs.run import Run
-from workbench.playground import edits_panel, head_panel, import_panel, live
+from workbench.playground import edits_panel, head_panel, import_panel, live, mask_test_panel
 from workbench.playground.asked_panels import answer_panel, lens_panel, text_panel
 from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import EditsPanel
@@ -26,6 +26,8 @@ from workbench.service.session import Prompt
 from workbench.ui import markup
 
 _TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
+
+_TO_PROMPT = """() => document.querySelector("#prompt")?.scrollIntoView({ block: "nearest" })"""
 
 _HEAD = "<h1>Edits</h1><p>Each cell is one edit; click it to switch the edit on or off.</p>"
 
@@ -104,8 +106,7 @@ def _opened(
     empty = (gr.skip(),) * len(tab.live.outputs(wiring))
     state, message = _state_of(bench, id, masks)
     if example is not None and state.run:
-        turns = tuple((turn.role, turn.content) for turn in example.prompt)
-        state = replace(state, prompt=Prompt(turns), right=example.completion)
+        state = replace(state, prompt=Prompt.of_example(example), right=example.completion)
     state = wiring.pages.change(page, lambda _: state)
     shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
     if not state.run:
@@ -187,6 +188,8 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                     text_panel(wiring)
                 with gr.Tab("Effects", id="effects"):
                     effects_panel(wiring, parts["map"], page)
+                with gr.Tab("Test", id="test"):
+                    tested = mask_test_panel.build(wiring, page)
                 with gr.Tab("Head", id="head"):
                     card = head_panel.build()
                 with gr.Tab("Layers", id="lens"):
@@ -194,7 +197,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
     panel = EditsPanel(**parts)
     EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id)).connect()
     head_panel.connect(wiring, panel, card, shown, views)
-    _connect_prompt(wiring, shown, draw, right)
+    _connect_prompt(wiring, shown, draw, tested.examples, right)
     # In the page, so that it does not wait for the answers.
     go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
 
@@ -211,8 +214,8 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
     return tab
 
 
-def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr.HTML) -> None:
-    """The prompt: typing looks at the next token, and a button takes an example from the run's test data."""
+def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, tested: Any, right: gr.HTML) -> None:
+    """The prompt: typing looks at the next token; a button, or a tested example that is clicked, fills it."""
 
     def on_prompt(text: str, kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         state = wiring.state(request)
@@ -224,11 +227,12 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr
             yield *values, note
             note = gr.skip()
 
-    def on_draw(kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def shown_example(
+        take: Callable[[PageState], tuple[Prompt, str]], kind: str, answers: str, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         page = page_of(request)
         try:
-            run = chosen_run(wiring.bench, wiring.state(request).run)
-            found, answer = draw_example(wiring.bench, run)
+            found, answer = take(wiring.state(request))
         except InputError as error:
             yield gr.skip(), markup.note(str(error), "error"), *(gr.skip(),) * 4, ""
             return
@@ -236,6 +240,19 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr
         yield found.text, "", *(gr.skip(),) * 4, right_words(state)
         for values in live.look(wiring, state, page, found.text, CHAT, answers):
             yield gr.skip(), *values, gr.skip()
+
+    def on_draw(kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+        def take(state: PageState) -> tuple[Prompt, str]:
+            return draw_example(wiring.bench, chosen_run(wiring.bench, state.run))
+
+        yield from shown_example(take, kind, answers, request)
+
+    def on_open(kind: str, answers: str, request: gr.Request, event: gr.EventData) -> Iterator[tuple[Any, ...]]:
+        def take(state: PageState) -> tuple[Prompt, str]:
+            example = mask_test_panel.opened_example(state.tested, state.run, event._data).example
+            return Prompt.of_example(example), example.completion
+
+        yield from shown_example(take, kind, answers, request)
 
     outputs = shown.outputs(wiring)
     always = {**PRIVATE, "trigger_mode": "always_last"}
@@ -246,4 +263,6 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, right: gr
         [*outputs, right],
         **always,
     )
-    draw.click(on_draw, [wiring.kind, wiring.answers], [wiring.prompt, *outputs, right], **PRIVATE)
+    filling = [wiring.kind, wiring.answers], [wiring.prompt, *outputs, right]
+    draw.click(on_draw, *filling, **PRIVATE)
+    tested.open(on_open, *filling, **PRIVATE).then(None, None, None, js=_TO_PROMPT)

@@ -12,7 +12,7 @@ from jola.evaluation.confusion import cell_of, change_of, confusion, is_right, l
 from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
 from jola.system.formatting import score_text
-from workbench.service.answering import Step, complete, kept_answers
+from workbench.service.answering import complete, kept_answers
 from workbench.service.bench import Workbench, has_adapter, short_name
 from workbench.service.calls import Stops, Superseded
 from workbench.ui import markup
@@ -268,7 +268,7 @@ class AnswersEvents:
             run = self.panel.bench.must_find(shown.run)
             yield *kept, *working, markup.note("Reading the test examples …", "busy")
             for step in complete(self.panel.bench, run, page=request.session_hash or "", stops=self.stops):
-                yield *kept, *working, markup.note(progress_words(step), "busy")
+                yield *kept, *working, markup.note(step.words(), "busy")
             yield self.panel.updates(shown)
         except Superseded:
             yield self.panel.updates(shown, markup.note("Stopped; no answers were kept."))
@@ -278,13 +278,6 @@ class AnswersEvents:
     def on_stop(self, request: gr.Request) -> None:
         """Stop what this page computes."""
         self.stops.stop(request.session_hash or "")
-
-
-def progress_words(step: Step) -> str:
-    """How far the answers are."""
-    if step.place:
-        return f"In the queue: {step.place} before you."
-    return f"{step.done:,} of {step.total:,} answers" if step.done else "Loading the model …"
 
 
 def opened_example(bench: Workbench, shown: Shown, payload: Any) -> TestAnswer:

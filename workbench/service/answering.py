@@ -64,6 +64,12 @@ class Step:
     done: int
     total: int
 
+    def words(self) -> str:
+        """The same as a sentence."""
+        if self.place:
+            return f"In the queue: {self.place} before you."
+        return f"{self.done:,} of {self.total:,} answers" if self.done else "Answering …"
+
 
 class Answering:
     """Greedy answers of several stacks to the same examples, one stack after the other.
@@ -149,3 +155,43 @@ def complete(bench: Workbench, run: Run, *, page: str = "", stops: Stops | None 
     found = [replace(a, answer=e, base_answer=b) for a, e, b in zip(answers, edited, base, strict=True)]
     if not run.write_answers(found):
         raise InputError("The answers are not kept: they would need more than 64 MB.")
+
+
+@dataclass(frozen=True)
+class MaskTest:
+    """Test examples of a run, answered with all edits, without any, and with a chosen stack."""
+
+    run: str
+    answers: tuple[TestAnswer, ...]
+    """With all edits, and of the base model."""
+    chosen: tuple[str, ...]
+    """With the chosen stack, in the same order."""
+
+
+def compare_stack(
+    bench: Workbench, run: Run, stack: Stack, count: int, *, page: str = "", stops: Stops | None = None
+) -> Iterator[Step | MaskTest]:
+    """Answer the first ``count`` test examples with a stack; the last value is the result.
+
+    Only what the run did not keep is computed. Raises as `unanswered`, and `Superseded` when it is stopped.
+    """
+    known, kept = unanswered(bench, run), bool(kept_answers(run))
+    answers = known[:count]
+    stacks: dict[str, Stack] = {} if kept else {"all": [Use(run)]}
+    if any(answer.base_answer is None for answer in answers):
+        stacks["base"] = []
+    if not _is_as_trained(run, stack):
+        stacks["chosen"] = stack
+    examples, longest = [answer.example for answer in answers], [answer.example for answer in known]
+    work = Answering(bench.session, run, stacks, examples, longest, page=page, stops=stops)
+    yield from work.steps()
+    edited = work.answers.get("all", [answer.answer for answer in answers])
+    base = work.answers.get("base", [answer.base_answer for answer in answers])
+    found = tuple(replace(a, answer=e, base_answer=b) for a, e, b in zip(answers, edited, base, strict=True))
+    yield MaskTest(run.id, found, tuple(work.answers.get("chosen", edited)))
+
+
+def _is_as_trained(run: Run, stack: Stack) -> bool:
+    if len(stack) != 1 or stack[0].run.id != run.id:
+        return False
+    return stack[0].strength == 1 and not any(mask.changed for mask in stack[0].masks.values())

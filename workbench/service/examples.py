@@ -25,7 +25,7 @@ def _test_examples(run: Run, _data: str) -> tuple[Example, ...]:
 def draw_example(bench: Workbench, run: Run) -> tuple[Prompt, str]:
     """A random test example and its right answer. Raises as `test_examples`."""
     example = random.choice(test_examples(bench, run))
-    return Prompt(tuple((message.role, message.content) for message in example.prompt)), example.completion
+    return Prompt.of_example(example), example.completion
 
 
 def labels_of(run: Run) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from jola.edits.intervention import Intervention
     from jola.insight import EditEffects
+    from workbench.service.answering import MaskTest
 
 STRENGTH_LIMIT = 2.0
 _MOST_OTHERS = 3
@@ -54,6 +55,8 @@ class PageState:
     likeliest: tuple[str, str] = ("", "")
     """A prompt's text, and which of the given answers the edited model found likeliest there."""
     effects: "EditEffects | None" = None
+    tested: "MaskTest | None" = None
+    """Test examples that were answered with the edits of this page."""
     cell: tuple[int, int] | None = None
     """The head whose card is open."""
 

@@ -50,6 +50,11 @@ class Prompt:
             raise InputError("The prompt is empty; write one, or take an example from the test data.")
         return cls((("user", text),), plain)
 
+    @classmethod
+    def of_example(cls, example: Example) -> "Prompt":
+        """The conversation of an example."""
+        return cls(tuple((turn.role, turn.content) for turn in example.prompt))
+
     @property
     def text(self) -> str:
         """The last turn, which is what a box on the page shows."""

@@ -24,9 +24,7 @@ from workbench.runs.answers_panel import (
     lacking,
     matching,
     opened_example,
-    progress_words,
 )
-from workbench.service.answering import Step
 from workbench.service.bench import Workbench
 from workbench.settings import Settings
 from workbench.ui.example_table import PAGE, shortened
@@ -137,10 +135,13 @@ def test_a_cell_clicked_again_shows_all(run: Run, panel: AnswersPanel) -> None:
     assert events.on_cell(shown, click)[0] == Shown("one")
 
 
-def test_progress_is_said_in_words() -> None:
-    assert progress_words(Step(2, 0, 10)) == "In the queue: 2 before you."
-    assert progress_words(Step(0, 0, 10)) == "Loading the model …"
-    assert progress_words(Step(0, 4, 1000)) == "4 of 1,000 answers"
+def test_what_all_prompts_begin_with_is_left_out() -> None:
+    html = content([kept(n, "good", "good", None) for n in range(3)], Shown("one"))
+    assert "… " not in html, "a short start stays"
+    task = "Is the sentiment of this review good or bad? "
+    long = [TestAnswer(t, Example((Message("user", task + t),), "good"), "good") for t in ("A fine film.", "A bore.")]
+    html = content(long, Shown("one"))
+    assert ">… A fine film.<" in html and ">… A bore.<" in html and "sentiment" not in html
 
 
 def test_long_texts_are_cut_on_one_line() -> None:

@@ -14,7 +14,7 @@ from jola.runs import answers as kept
 from jola.runs.run import Run
 from tests.workbench.edited import edited_run
 from tests.workbench.served import write_task
-from workbench.service.answering import Answering, complete, kept_answers, unanswered
+from workbench.service.answering import Answering, MaskTest, Step, compare_stack, complete, kept_answers, unanswered
 from workbench.service.bench import Workbench
 from workbench.service.calls import Stops, Superseded
 from workbench.service.examples import test_examples as examples_of
@@ -92,3 +92,31 @@ def test_stacks_answer_one_after_the_other(bench: Workbench, run: Run) -> None:
     list(work.steps())
     assert list(work.answers) == ["edited", "off", "base"]
     assert work.answers["off"] == work.answers["base"] != work.answers["edited"]
+
+
+def comparing(bench: Workbench, run: Run, stack: list[Use], count: int = 500) -> tuple[list[Step], MaskTest]:
+    *steps, found = compare_stack(bench, run, stack, count)
+    assert isinstance(found, MaskTest) and all(isinstance(step, Step) for step in steps)
+    return steps, found  # type: ignore[return-value]
+
+
+def test_only_the_chosen_edits_are_computed_where_the_rest_was_kept(bench: Workbench, run: Run) -> None:
+    list(complete(bench, run))
+    kept_ones = kept_answers(run)
+    steps, off = comparing(bench, run, [Use(run, strength=0.0)])
+    assert all(step.total == len(kept_ones) for step in steps)
+    assert off.answers == kept_ones and list(off.chosen) == [answer.base_answer for answer in kept_ones]
+    steps, same = comparing(bench, run, [Use(run)])
+    assert steps == [] and list(same.chosen) == [answer.answer for answer in kept_ones]
+
+
+def test_without_kept_answers_the_first_examples_are_computed_and_not_kept(bench: Workbench, run: Run) -> None:
+    steps, found = comparing(bench, run, [Use(run, strength=0.5)], count=2)
+    assert len(found.answers) == len(found.chosen) == 2 and all(step.total == 6 for step in steps)
+    assert kept_answers(run) == ()
+
+
+def test_progress_is_said_in_words() -> None:
+    assert Step(2, 0, 10).words() == "In the queue: 2 before you."
+    assert Step(0, 0, 10).words() == "Answering …"
+    assert Step(0, 4, 1000).words() == "4 of 1,000 answers"

@@ -17,6 +17,8 @@ _SCRIPT = (_HERE / "example_table.js").read_text(encoding="utf-8")
 PAGE = 50
 """Rows on a page."""
 _PROMPT_LENGTH, _ANSWER_LENGTH = 280, 160
+_LONG_START = 24
+"""Characters with which all prompts of a page begin, from which on they are left out."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, c
     if not total:
         return markup.note("No example is of this kind.")
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in ("Example", "Expected", *columns))
-    body = "".join(_row(row) for row in rows)
+    shared = len(_shared_start([row.prompt for row in rows]))
+    body = "".join(_row(row, shared) for row in rows)
     span = f"{first:,}–{first + len(rows) - 1:,} of {total:,} examples"
     return (
         f'<table class="et-table"><caption>{markup.escape(caption)}<span>{span}</span></caption>'
@@ -61,11 +64,22 @@ def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, c
     )
 
 
-def _row(row: Row) -> str:
+def _shared_start(prompts: Sequence[str]) -> str:
+    """The words with which all prompts begin, such as the instruction of the task; empty if that is little."""
+    if len(prompts) < 2:
+        return ""
+    first, last = min(prompts), max(prompts)  # what these two share, all share
+    same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    shared = first[:same].rstrip()
+    shared = shared[: len(shared) - len(shared.split()[-1])] if shared else ""
+    return shared if len(shared) >= _LONG_START else ""
+
+
+def _row(row: Row, shared: int) -> str:
     answers = "".join(_answer(text, right) for text, right in row.answers)
     if row.change:
         answers = answers.removesuffix("</td>") + f' <span class="et-change et-{row.change}">{row.change}</span></td>'
-    prompt = markup.escape(shortened(row.prompt, _PROMPT_LENGTH))
+    prompt = markup.escape(("… " if shared else "") + shortened(row.prompt[shared:], _PROMPT_LENGTH))
     button = f'<button type="button" title="Open in the Playground">{prompt}</button>'
     return (
         f'<tr data-number="{row.number}"><td>{row.number + 1:,}</td><td class="et-prompt">{button}</td>'

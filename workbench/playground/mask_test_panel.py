@@ -1,0 +1,149 @@
+"""Test the edits that are on: their accuracy on test examples of the run, and the examples that flip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from jola.evaluation.confusion import change_of, is_right
+from jola.runs.answers import TestAnswer
+from jola.system.formatting import sample_text
+from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of
+from workbench.service.answering import MaskTest, Step, compare_stack
+from workbench.service.calls import Stops
+from workbench.service.page_state import chosen_run, open_gates
+from workbench.ui import markup
+from workbench.ui.example_table import Row, example_table, table
+
+MOST_EXAMPLES = 500
+_HINT = (
+    '<p class="jw-hint">The first test examples of the run, answered with the edits that are on, with all edits, and '
+    "by the base model. Answers that the run kept are not computed again.</p>"
+)
+_TITLES = ("Base model", "All edits", "These edits")
+
+Values = Iterator[tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class MaskTestPanel:
+    """The components; ``examples.open`` is an event with the ``number`` of an example that was tested."""
+
+    go: gr.Button
+    count: gr.Number
+    stop: gr.Button
+    words: gr.HTML
+    examples: gr.HTML
+
+
+def build(wiring: Wiring, page: gr.Blocks) -> MaskTestPanel:
+    """Lay the view out and connect its own events."""
+    gr.HTML(_HINT, apply_default_css=False)
+    with gr.Row(elem_classes="jw-actions"):
+        go = gr.Button("Test these edits on the test examples", size="sm", scale=0, elem_id="mask-test")
+        count = gr.Number(
+            100, minimum=1, maximum=MOST_EXAMPLES, precision=0, label="Examples", show_label=False, container=False,
+            elem_id="mask-test-examples", elem_classes="jw-count",
+        )  # fmt: skip
+        stop = gr.Button("Stop", size="sm", scale=0, visible=False, elem_id="mask-test-stop")
+    words = gr.HTML("", apply_default_css=False, elem_id="mask-test-words")
+    examples = example_table("mask-test-flips")
+    panel = MaskTestPanel(go, count, stop, words, examples)
+    MaskTestEvents(wiring, panel).connect(page)
+    return panel
+
+
+@dataclass(frozen=True)
+class MaskTestEvents:
+    """The listeners of the panel."""
+
+    wiring: Wiring
+    panel: MaskTestPanel
+    stops: Stops = field(default_factory=Stops)
+
+    def connect(self, page: gr.Blocks) -> None:
+        """Connect all events of the panel."""
+        panel = self.panel
+        panel.go.click(self.on_test, panel.count, [panel.words, panel.examples, panel.go, panel.stop], **PRIVATE)
+        panel.stop.click(self.on_stop, None, None, **PRIVATE)
+        page.unload(self.on_stop)
+
+    def on_test(self, count: float | None, request: gr.Request) -> Values:
+        """Test the edits that are on."""
+        working = gr.Button(interactive=False), gr.Button(visible=True)
+        ready = gr.Button(interactive=True), gr.Button(visible=False)
+        wiring, page = self.wiring, page_of(request)
+        state = wiring.state(request)
+        yield markup.note("Reading the test examples …", "busy"), "", *working
+        try:
+            run, way = chosen_run(wiring.bench, state.run), wiring.columns_of(state)[0]
+            number = max(1, min(int(count or 1), MOST_EXAMPLES))
+            for found in compare_stack(wiring.bench, run, way.stack, number, page=page, stops=self.stops):
+                if isinstance(found, Step):
+                    yield markup.note(found.words(), "busy"), gr.skip(), *working
+                    continue
+                wiring.pages.change(page, lambda s, found=found: replace(s, tested=found))
+                on = state.mask.describe(open_gates(state, wiring.bench))
+                yield summary(found, on), flips(found), *ready
+        except EXPECTED as error:
+            yield failed(error), "", *ready
+
+    def on_stop(self, request: gr.Request) -> None:
+        """Stop what this page tests."""
+        self.stops.stop(page_of(request))
+
+
+def opened_example(tested: MaskTest | None, run: str, payload: Any) -> TestAnswer:
+    """The example that an ``open`` event names. `InputError` if there is none."""
+    number = payload.get("number") if isinstance(payload, dict) else None
+    known = tested.answers if tested is not None and tested.run == run else ()
+    if not isinstance(number, int) or not 0 <= number < len(known):
+        raise InputError("There is no such example; test the edits again.")
+    return known[number]
+
+
+# What is shown
+
+
+def summary(found: MaskTest, on: str) -> str:
+    """Accuracy of the base model, of all edits and of those that are on, as HTML; ``on`` says which are on."""
+    from jola.evaluation.metrics import EXACT_MATCH  # which imports scipy, and the page begins without it
+
+    examples = [answer.example for answer in found.answers]
+    rows = []
+    for title, texts in zip(_TITLES, _texts(found), strict=True):
+        score = EXACT_MATCH.score(texts, examples).to_dict()
+        detail = f'<span class="jw-hint">{markup.escape(on)}</span>' if title == _TITLES[-1] else ""
+        rows.append(
+            f'<tr><th scope="row">{title} {detail}</th><td>{100 * score["value"]:.1f} %</td>'
+            f"<td>{sample_text(score, percent=True)}</td></tr>"
+        )
+    head = '<th scope="col">Edits</th><th scope="col">Exact match</th><th scope="col">n and interval</th>'
+    return (
+        f'<table class="jw-rank"><caption>Accuracy on test examples</caption><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def flips(found: MaskTest) -> str:
+    """The examples that are right with all edits and wrong with those that are on, or the other way round, as HTML."""
+    rows = []
+    texts = _texts(found)
+    for number, (answer, *said) in enumerate(zip(found.answers, *texts, strict=True)):
+        change = change_of(answer, said[1], said[2])
+        if change:
+            marked = tuple((text, is_right(answer, text)) for text in said)
+            rows.append(Row(number, answer.example.prompt[-1].content, answer.example.completion, marked, change))
+    if not rows:
+        return markup.note(f"No example flips: all {len(texts[0]):,} are right or wrong as with all edits.")
+    gained = sum(row.change == "gained" for row in rows)
+    caption = f"Flips against all edits: {gained:,} gained, {len(rows) - gained:,} lost of {len(texts[0]):,}"
+    return table(rows, _TITLES, 1, len(rows), caption)
+
+
+def _texts(found: MaskTest) -> tuple[list[str], list[str], list[str]]:
+    """Answers of the base model, of all edits, and of those that are on."""
+    base = [answer.base_answer or "" for answer in found.answers]
+    return base, [answer.answer for answer in found.answers], list(found.chosen)
