@@ -1,7 +1,9 @@
 """``jola evaluate`` and ``jola generate``."""
 
 import sys
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -15,11 +17,17 @@ from jola.cli.common import (
     PromptFormat,
     Strength,
     find_adapter,
+    find_run,
     quiet_libraries,
 )
 from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
-from jola.system.formatting import accuracy_text
+from jola.system.formatting import is_share
+
+if TYPE_CHECKING:
+    from jola.evaluation.metrics import Score
+    from jola.runs.answers import TestAnswer
+    from jola.runs.run import Run
 
 
 def evaluate(
@@ -28,56 +36,132 @@ def evaluate(
     test_size: Annotated[int, arg(help="Test examples to use; 0 uses all. [examples]")] = 500,
     template: PromptFormat = "auto",
     base: Annotated[bool, arg(help="Also test the base model without edits.")] = False,
-    options: Annotated[bool, arg(help="Do not score the labels by likelihood, even if the task has labels.")] = True,
+    options: Annotated[bool, arg(help="Do not score the options by likelihood, even if the task has some.")] = True,
+    metrics: Annotated[
+        tuple[str, ...],
+        arg(
+            metavar="METRIC [METRIC ...]",
+            help="Compute these metrics from the answers that the run kept, without its model, and add them to its "
+            "result: exact_match, options, first_label, answer_letter, bleu, rouge_l, bertscore, "
+            "bertscore:ENCODER@LAYER.",
+        ),
+    ] = (),
+    first_reference: Annotated[bool, arg(help="Let only the first reference of each example count.")] = False,
     model: BaseModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     json: Json = False,
 ) -> None:
-    """Test accuracy of an adapter on a task, with n and a Wilson 95 % interval."""
+    """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval."""
+    if metrics:
+        if task is not None:
+            raise InputError("--metrics scores the answers that a run kept; leave --task out.")
+        _score_kept(find_run(adapter), metrics, base, first_reference, json)
+        return
     with console.ConsoleProgress() as progress:
         quiet_libraries()
-        from jola import JoLAModel, Template, exact_match, load_task, option_likelihood
+        from jola import JoLAModel, Template, load_task
+        from jola.evaluation.answering import answer_examples
+        from jola.evaluation.answers import check_installed, default_metrics, score_answers
 
         folder, run = find_adapter(adapter)
-        task_name = task or (run.config().get("data", {}).get("task") if run else None)
+        settings = run.config().get("data", {}) if run else {}
+        task_name = task or settings.get("task")
         if task_name is None:
             raise InputError("The adapter does not belong to a run; name the task with --task.")
+        if template == "auto":
+            template = settings.get("template", "auto")
         data = DataConfig(task=task_name, train_size=0, test_size=test_size, template=template)
         RunConfig(data=data).validate()
         progress.phase("load")
         loaded = load_task(data, seed=0)
         if not loaded.test:
             raise InputError(f"The task {loaded.name} has no test examples.")
+        check_installed(loaded.metrics)
         edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device)
         prompts = Template(edited.tokenizer, template)
+        scored = options and all(example.options or loaded.labels for example in loaded.test)
+        names = dict.fromkeys([*loaded.metrics, "options"])
         result: dict[str, Any] = {"adapter": str(folder), "task": loaded.name}
-
-        def advance(done: int, total: int) -> None:
-            progress.advance(done)
+        found: dict[str, list[Score]] = {}
+        answers: dict[str, list[TestAnswer]] = {}
 
         def measure(name: str) -> None:
-            progress.phase(f"Testing {name}", len(loaded.test))
-            match = exact_match(edited, loaded.test, prompts, progress=advance)
-            result[name] = {"exact_match": match.accuracy.to_dict()}
-            if loaded.labels and options:
-                progress.phase(f"Scoring the labels, {name}", len(loaded.test))
-                choice = option_likelihood(edited, loaded.test, loaded.labels, prompts, progress=advance)
-                result[name]["options"] = choice.accuracy.to_dict()
+            progress.phase(f"Testing {name}", len(loaded.test) * (1 + scored))
+            kept = answers[name] = answer_examples(
+                edited,
+                loaded.test,
+                prompts,
+                loaded.labels,
+                options=scored,
+                max_new_tokens=loaded.max_new_tokens,
+                progress=lambda done, total: progress.advance(done),
+            )
+            found[name] = score_answers(kept, default_metrics(kept, list(names)), first_reference=first_reference)
+            result[name] = {score.metric: _plain(score) for score in found[name]}
 
         measure("edited")
         if base:
             with edited.disable_edits():
                 measure("base")
+            if run and task is None and model is None and _keep_base(run, answers):
+                progress.note("The answers without edits are now kept with the run.")
+    _show(result, found, json)
+
+
+def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference: bool, json: bool) -> None:
+    """Score the kept answers of a run, and add the scores of the edited model to its result."""
+    quiet_libraries()
+    from jola.evaluation.answers import score_answers
+
+    kept = run.answers()
+    if not kept:
+        raise InputError(f"The run {run.id} kept no answers; leave --metrics out to test it with its model.")
+    if run.alive:
+        raise InputError(f"The run {run.id} is at work ({run.state}); wait until it ends.")
+    found = {
+        name: score_answers(kept, metrics, base=name == "base", first_reference=first_reference)
+        for name in ("edited", *(["base"] if base else []))
+    }
+    before = run.result() or {}
+    scores = {score["metric"]: score for score in before.get("scores") or ()}
+    scores |= {score.metric: score.to_dict() for score in found["edited"]}
+    run.write_result(before | {"scores": list(scores.values())})
+    result: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter_dir)}
+    _show(result | {name: {s.metric: _plain(s) for s in scored} for name, scored in found.items()}, found, json)
+
+
+def _keep_base(run: "Run", answers: Mapping[str, Sequence["TestAnswer"]]) -> bool:
+    """Add the answers without edits to those that a run kept, if they are to the same examples; whether it did."""
+    edited, base = ({answer.id: answer for answer in answers[name]} for name in ("edited", "base"))
+    kept = run.answers()
+    if not kept or run.alive or any(answer.id not in base for answer in kept):
+        return False
+    return run.write_answers(
+        [
+            replace(
+                answer,
+                base_answer=base[answer.id].answer,
+                log_likelihoods=answer.log_likelihoods or edited[answer.id].log_likelihoods,
+                base_log_likelihoods=base[answer.id].log_likelihoods,
+            )
+            for answer in kept
+        ]
+    )
+
+
+def _plain(score: "Score") -> dict[str, Any]:
+    """A share of right answers as an accuracy, and another score as in ``result.json``."""
+    found = score.to_dict()
+    return {"accuracy": score.value, "n": score.n, "low": score.low, "high": score.high} if is_share(found) else found
+
+
+def _show(result: Mapping[str, Any], found: Mapping[str, Sequence["Score"]], json: bool) -> None:
     if json:
         console.print_json(result)
         return
-    rows = [
-        [name, kind.replace("_", " "), accuracy_text(value)]
-        for name in ("edited", "base")
-        for kind, value in result.get(name, {}).items()
-    ]
-    console.print_table(["model", "measure", "accuracy"], rows)
+    rows = [[name, score.metric.replace("_", " "), str(score)] for name, scores in found.items() for score in scores]
+    console.print_table(["model", "measure", "score"], rows)
 
 
 def generate(

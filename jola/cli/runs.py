@@ -13,7 +13,7 @@ from tyro.extras import SubcommandApp
 from jola.cli import console
 from jola.cli.common import Json, RunName, find_run
 from jola.errors import InputError
-from jola.system.formatting import accuracy_text
+from jola.system.formatting import accuracy_text, score_text, score_title
 
 if TYPE_CHECKING:
     from jola.runs.compare import ComparedValues
@@ -50,11 +50,17 @@ def _columns(summary: "RunSummary") -> dict[str, Any]:
         "model": summary["model"],
         "n": summary["n_train"],
         "seed": summary["seed"],
-        "accuracy": accuracy_text(summary["accuracy"]) if summary["accuracy"] else None,
+        "test score": _score_text(summary["score"]),
         "open offset/scale": _open_text(summary["open"]),
         "step": f"{summary['step']}/{summary['total_steps']}",
         "size": console.size(summary["size"]),
     }
+
+
+def _score_text(score: dict[str, Any] | None) -> str | None:
+    if score is None:
+        return None
+    return score_text(score) if score["metric"] == "exact_match" else f"{score['title']} {score_text(score)}"
 
 
 def _open_text(opened: dict[str, int | None] | None) -> str | None:
@@ -92,7 +98,7 @@ def compare(run: RunNames, json: Json = False) -> None:
     rows += [[f"  {row.name}", *row.values] for row in comparison.settings]
     console.print_table(["", *names], rows)
     if comparison.same_test is False:
-        console.print_error("note: the runs were tested on different examples; their accuracies are not comparable.")
+        console.print_error("note: the runs were tested on different examples; their scores are not comparable.")
 
 
 def _figures(row: "ComparedValues") -> list[Any]:
@@ -102,8 +108,10 @@ def _figures(row: "ComparedValues") -> list[Any]:
         "validation_cross_entropy": "{:.4f} nats".format,
         "seconds": "{:.0f} s".format,
     }
-    text = formats.get(row.name, str)
-    return [row.name.replace("_", " "), *[None if value is None else text(value) for value in row.values]]
+    scores = [value for value in row.values if isinstance(value, dict) and "metric" in value]
+    text = score_text if scores else formats.get(row.name, str)
+    name = score_title(scores[0]) if scores else row.name.replace("_", " ")
+    return [name, *[None if value is None else text(value) for value in row.values]]
 
 
 @runs.command

@@ -12,7 +12,7 @@ from jola.cli import console
 from jola.cli.common import Json, check_flags, quiet_libraries, run_config, settings_type
 from jola.config import RunConfig
 from jola.methods import METHODS, method_named
-from jola.system.formatting import accuracy_text
+from jola.system.formatting import score_text, score_title
 
 
 def train_command(arguments: Sequence[str]) -> Callable[..., None]:
@@ -48,6 +48,7 @@ _METHOD_HELP = "Method to train; give it before --help to see the flags of that 
 def _train(config: RunConfig, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         quiet_libraries()
+        from jola.runs.scores import own_score, scores_in
         from jola.training.run import run_training
 
         run = run_training(config, resume=resume, progress=progress)
@@ -61,14 +62,16 @@ def _train(config: RunConfig, resume: bool, json: bool) -> None:
             "n_train": result.get("n_train"),
             "seed": config.training.seed,
             "test": result.get("test"),
+            "scores": scores_in(result),
             "closed": result.get("closed"),
             "seconds": round(result.get("seconds", 0.0), 1),
         }
         console.print_json(summary)
     else:
         console.print_text(f"run       {run.path}\nadapter   {run.adapter_dir}")
-        if result.get("test"):
-            console.print_text(f"accuracy  {accuracy_text(result['test'])}")
+        if score := own_score(result):
+            name = "accuracy" if score["metric"] == "exact_match" else score_title(score)
+            console.print_text(f"{name:<8}  {score_text(score)}")
         if result.get("closed"):
             shares = result["closed"].items()
             closed = "  ".join(f"{half} {'not trained' if share is None else f'{share:.0%}'}" for half, share in shares)

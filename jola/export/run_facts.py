@@ -1,4 +1,4 @@
-"""Facts about a run for the model card of its adapter: data, settings, accuracies with n and interval."""
+"""Facts about a run for the model card of its adapter: data, settings, scores with n and interval."""
 
 import re
 from dataclasses import fields
@@ -9,10 +9,8 @@ from huggingface_hub import EvalResult
 from jola.adapters.card import portable_name
 from jola.methods import METHODS
 from jola.runs.run import Run
-from jola.system.formatting import accuracy_text, sample_text
-
-MEASURES = {"test": "exact match", "test_options": "choosing among the labels"}
-"""The accuracies in ``result.json``, and their names."""
+from jola.runs.scores import scores_in
+from jola.system.formatting import is_share, sample_text, score_fact, score_text, score_title
 
 
 def run_facts(run: Run) -> dict[str, str]:
@@ -48,9 +46,7 @@ def run_facts(run: Run) -> dict[str, str]:
         facts["Settings"] = ", ".join(settings)
     if isinstance(result.get("kept_step"), int) and isinstance(result.get("steps"), int):
         facts["Edits kept"] = f"step {result['kept_step']} of {result['steps']}"
-    for key, words in MEASURES.items():
-        if found := _accuracy(result, key):
-            facts[f"Test accuracy, {words}"] = accuracy_text(found)
+    facts |= {score_fact(score): score_text(score) for score in scores_in(result)}
     versions = _part(config, "versions")
     if known := [f"{name} {versions[name]}" for name in ("torch", "transformers", "nnsight") if name in versions]:
         facts["Trained with"] = ", ".join(known)
@@ -58,27 +54,21 @@ def run_facts(run: Run) -> dict[str, str]:
 
 
 def run_results(run: Run) -> list[EvalResult]:
-    """The test accuracies in the format of the Hub."""
-    config, result = run.raw_config(), run.result() or {}
+    """The scores on the test examples in the format of the Hub, as fractions."""
+    config = run.raw_config()
     task = portable_name(_part(config, "task").get("name") or _part(config, "data").get("task")) or "unnamed"
     return [
         EvalResult(
             task_type="text-generation",
             dataset_type=re.sub(r"[^\w-]+", "-", task.lower()).strip("-") or "unnamed",
             dataset_name=task,
-            metric_type="accuracy",
-            metric_name=f"{words} ({sample_text(found)})",
-            metric_value=round(float(found["accuracy"]), 4),
+            metric_type="accuracy" if is_share(score) else score["metric"].partition(":")[0],
+            metric_name=f"{score_title(score)} ({sample_text(score)})",
+            metric_value=round(float(score["value"]), 4),
         )
-        for key, words in MEASURES.items()
-        if (found := _accuracy(result, key))
+        for score in scores_in(run.result())
     ]
 
 
 def _part(values: dict[str, Any], name: str) -> dict[str, Any]:
     return values[name] if isinstance(values.get(name), dict) else {}
-
-
-def _accuracy(result: dict[str, Any], name: str) -> dict[str, Any] | None:
-    found = _part(result, name)
-    return found if all(isinstance(found.get(key), int | float) for key in ("accuracy", "n", "low", "high")) else None

@@ -1,13 +1,18 @@
 """Several runs beside each other: the settings in which they differ, and how they ended."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from jola.config import GROUPS
 from jola.runs.run import Run
+from jola.runs.scores import scores_in
 from jola.runs.summary import RunSummary, method_in
 
+_LATER = (
+    "validation_cross_entropy", "n_validation", "open_offset", "open_scale", "units", "steps", "kept_step", "seconds",
+)  # fmt: skip
+"""The figures after the scores."""
 _NO_SETTINGS = {"output", "report_to"}
 _FACTS = ("n_train", "n_validation", "n_test")
 _VERSION = "version of "
@@ -32,7 +37,8 @@ class RunComparison:
     figures: tuple[ComparedValues, ...]
     """How the runs ended, whether it differs or not.
 
-    ``accuracy`` and ``accuracy_options`` (among the labels) are ``{"accuracy", "n", "low", "high"}``;
+    ``accuracy`` (exact match) and ``accuracy_options`` (among the options) are ``{"accuracy", "n", "low", "high"}``;
+    other metrics have their names, and scores as `jola.evaluation.metrics.Score.to_dict` gives them;
     ``validation_cross_entropy``, nats, is the lowest, over ``n_validation`` examples; ``open_offset`` and
     ``open_scale`` count gates of ``units``; ``steps`` and ``kept_step`` are steps, ``seconds`` the time of training.
     """
@@ -54,12 +60,11 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
     tests = [(found.get("task"), found.get("n_test")) for found in settings]
     summaries = tuple(run.summary() for run in runs)
     results = [_figures(run, summary) for run, summary in zip(runs, summaries, strict=True)]
+    figures = [*dict.fromkeys(name for found in results for name in found if name not in _LATER), *_LATER]
     return RunComparison(
         runs=summaries,
         settings=tuple(row for row in rows if _differs(row)),
-        figures=tuple(ComparedValues(name, tuple(found[name] for found in results)) for name in results[0])
-        if results
-        else (),
+        figures=tuple(ComparedValues(name, tuple(found.get(name) for found in results)) for name in figures),
         same_test=None if any(None in test for test in tests) else all(test == tests[0] for test in tests),
     )
 
@@ -89,9 +94,11 @@ def _figures(run: Run, summary: RunSummary) -> dict[str, Any]:
     result, opened = run.result() or {}, summary["open"] or {}
     task = run.raw_config().get("task")
     losses = [m["validation_cross_entropy"] for m in run.metrics() if _is_number(m.get("validation_cross_entropy"))]
+    scores = {score["metric"]: score for score in scores_in(result)}
+    named = {"accuracy": scores.pop("exact_match", None), "accuracy_options": scores.pop("options", None)}
     return {
-        "accuracy": summary["accuracy"],
-        "accuracy_options": result.get("test_options"),
+        **{name: score and _accuracy(score) for name, score in named.items()},
+        **scores,
         "validation_cross_entropy": min(losses, default=None),
         "n_validation": task.get("n_validation") if isinstance(task, dict) else None,
         "open_offset": opened.get("offset"),
@@ -101,6 +108,10 @@ def _figures(run: Run, summary: RunSummary) -> dict[str, Any]:
         "kept_step": result.get("kept_step"),
         "seconds": summary["seconds"],
     }
+
+
+def _accuracy(score: Mapping[str, Any]) -> dict[str, Any]:
+    return {"accuracy": score["value"], **{name: score[name] for name in ("n", "low", "high")}}
 
 
 def _is_number(value: Any) -> bool:

@@ -9,7 +9,9 @@ from jola.config import RunConfig
 from jola.methods import METHODS, Method
 from jola.runs.history import GATE_FIELDS, Array
 from jola.runs.notes import RunNotes
+from jola.runs.scores import own_score
 from jola.runs.state import State
+from jola.system.formatting import is_share, score_label
 
 _HALVES = ("offset", "scale")
 
@@ -29,7 +31,10 @@ class RunSummary(TypedDict):
     n_train: int | None
     seed: int | None
     accuracy: dict[str, Any] | None
-    """``{"accuracy", "n", "low", "high"}`` on the test examples."""
+    """``{"accuracy", "n", "low", "high"}`` on the test examples, by exact match; None for tasks with other metrics."""
+    score: dict[str, Any] | None
+    """The score of the task's own metric on the test examples: ``{"metric", "title", "value", "n", "low", "high"}``,
+    fractions, and ``"share"``, whether it is a share of right answers."""
     closed: dict[str, float | None] | None
     """Fraction of gates at exactly 0: ``{"offset", "scale"}``, None for a half that is not trained."""
     open: dict[str, int | None] | None
@@ -89,6 +94,7 @@ def summarise(
         "n_train": setting("task", "n_train"),
         "seed": setting("training", "seed"),
         "accuracy": result.get("test"),
+        "score": _score(result),
         "closed": result.get("closed"),
         "open": _open_gates(gates, result.get("closed")) if method_in(config).has_gates else None,
         "seconds": seconds,
@@ -100,6 +106,11 @@ def summarise(
         "problem": problem,
         "imported": isinstance(config.get("imported"), dict),
     }
+
+
+def _score(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    score = own_score(result)
+    return score and score | {"title": score_label(score), "share": is_share(score)}
 
 
 def method_in(config: Mapping[str, Any]) -> Method:

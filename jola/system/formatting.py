@@ -24,9 +24,26 @@ def score_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     return accuracy_text({**found, "accuracy": found["value"]}, percent=percent)
 
 
+def short_score_text(found: Mapping[str, Any]) -> str:
+    """``87.8 %`` of a share, ``BLEU 23.1`` of another metric."""
+    value = f"{100 * found['value']:.1f}"
+    return f"{value} %" if is_share(found) else f"{score_title(found)} {value}"
+
+
 def score_title(found: Mapping[str, Any]) -> str:
     """The name of a score's metric, as people read it."""
     return found.get("title") or found["metric"].replace("_", " ").capitalize()
+
+
+def score_label(found: Mapping[str, Any]) -> str:
+    """What a score of a run is: ``Test accuracy`` for exact match, else the name of its metric."""
+    return "Test accuracy" if found["metric"] == "exact_match" else score_title(found)
+
+
+def score_fact(found: Mapping[str, Any]) -> str:
+    """The name of a score in a model card: ``Test accuracy, exact match``, ``Test score, BLEU``."""
+    title = score_title(found)
+    return f"Test accuracy, {title[0].lower()}{title[1:]}" if is_share(found) else f"Test score, {title}"
 
 
 def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:

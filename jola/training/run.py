@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,19 @@ from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
 from jola.edits.sites import Site
 from jola.errors import InputError
+from jola.evaluation.answering import answer_examples
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
 from jola.evaluation.metrics import Score
-from jola.evaluation.scoring import Accuracy, exact_match, option_likelihood
+from jola.evaluation.scoring import Accuracy
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
-from jola.runs.answers import LogLikelihoods, TestAnswer
+from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
+from jola.system.formatting import score_fact
 from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
@@ -139,7 +141,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     run.write_status(step=fitted.steps)
     answers = None if follower.ending else _test(run, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
-    facts |= {f"Test score ({score.title.lower()})": str(score) for score in scores[:1]}
+    facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
     publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
         run.write_status(state="paused")
@@ -199,36 +201,29 @@ def _fit(
 
 def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> list[TestAnswer] | None:
     """The answers to the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
-    task, n = prepared.task, len(prepared.task.test)
-    if not n:
+    task = prepared.task
+    if not task.test:
         return None
-    with_options = "options" in task.metrics
-    before = 0
+    options = "options" in task.metrics
 
     def advance(done: int, total: int) -> None:
-        progress.advance(before + done)
+        progress.advance(done)
         follower.look_for_pause()
-        if follower.ending and (done < total or (with_options and not before)):
+        if follower.ending and done < total:
             raise _Stopped
 
     run.write_status(state="evaluating")
-    progress.phase("evaluate", n * (1 + with_options))
+    progress.phase("evaluate", len(task.test) * (1 + options))
     with suppress(_Stopped):
-        match = exact_match(
-            prepared.model, task.test, prepared.template, max_new_tokens=task.max_new_tokens, progress=advance
+        return answer_examples(
+            prepared.model,
+            task.test,
+            prepared.template,
+            task.labels,
+            options=options,
+            max_new_tokens=task.max_new_tokens,
+            progress=advance,
         )
-        # Labels that are the same for all examples become the options of each.
-        examples = [each if each.options else replace(each, options=task.labels or ()) for each in task.test]
-        log_likelihoods: list[LogLikelihoods | None] = [None] * n
-        if with_options:
-            before = n
-            choice = option_likelihood(prepared.model, examples, None, prepared.template, progress=advance)
-            rows = zip(choice.log_likelihoods.tolist(), examples, strict=True)
-            log_likelihoods = [tuple(row[: len(example.options)]) for row, example in rows]
-        return [
-            TestAnswer(example.id, answered, text, log_likelihoods=values)
-            for example, answered, text, values in zip(task.test, examples, match.answers, log_likelihoods, strict=True)
-        ]
     return None
 
 

@@ -24,7 +24,7 @@ class RunStatus(RunSummary):
     metrics: dict[str, Any] | None
     """Numbers of the last recorded step."""
     result: dict[str, Any] | None
-    """Test accuracy with n and interval, fractions of closed gates, steps, seconds."""
+    """Scores on the test examples with n and interval, fractions of closed gates, steps, seconds."""
 
 
 class Gates(TypedDict):

@@ -14,7 +14,7 @@ from jola.runs.compare import ComparedValues, RunComparison, compare_runs
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.runs.summary import method_in
-from jola.system.formatting import accuracy_text
+from jola.system.formatting import accuracy_text, score_text, score_title
 from workbench import figures
 from workbench.runs import answers_panel, export_panel
 from workbench.runs.answers_panel import AnswersPanel
@@ -26,7 +26,7 @@ from workbench.ui.events import PRIVATE
 
 _FIGURES = {
     "accuracy": "Test accuracy",
-    "accuracy_options": "Choosing among the labels",
+    "accuracy_options": "Choosing among the options",
     "validation_cross_entropy": "Lowest validation cross-entropy",
     "open_offset": "Open offset gates",
     "open_scale": "Open scale gates",
@@ -142,17 +142,17 @@ def comparison_tables(comparison: RunComparison, names: Sequence[str]) -> str:
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in names)
     units = next(row.values for row in comparison.figures if row.name == "units")
     examples = next(row.values for row in comparison.figures if row.name == "n_validation")
-    rows = [row for row in comparison.figures if row.name in _FIGURES and any(v is not None for v in row.values)]
+    rows = [(title, row) for row in comparison.figures if (title := _figure_title(row))]
     ends = "".join(
-        _table_row(_FIGURES[row.name], list(map(_figure_words, [row.name] * len(names), row.values, units, examples)))
-        for row in rows
+        _table_row(title, list(map(_figure_words, [row.name] * len(names), row.values, units, examples)))
+        for title, row in rows
     )
     settings = "".join(_setting_row(row) for row in comparison.settings)
     if not settings:
         settings = f'<tr><td colspan="{len(names) + 1}">All settings are the same.</td></tr>'
     warning = ""
     if comparison.same_test is False:
-        warning = markup.note("The runs were tested on different examples, so their accuracies compare little.")
+        warning = markup.note("The runs were tested on different examples, so their scores compare little.")
     table = '<table class="jw-compared"><thead><tr><th scope="col"></th>{}</tr></thead><tbody>{}</tbody></table>'
     return (
         '<h2 class="jw-compared-head">Two runs compared</h2>'
@@ -182,11 +182,19 @@ def _setting_words(name: str, value: Any) -> str:
     return _NOTHING if value is None else str(value)
 
 
+def _figure_title(row: ComparedValues) -> str:
+    """What a figure is called; empty for one that is not shown."""
+    known = [value for value in row.values if value is not None]
+    if known and isinstance(known[0], Mapping) and "metric" in known[0]:
+        return score_title(known[0])
+    return _FIGURES.get(row.name, "") if known else ""
+
+
 def _figure_words(name: str, value: Any, units: Any, examples: Any) -> str:
     if value is None:
         return _NOTHING
-    if name.startswith("accuracy"):
-        return accuracy_text(value, percent=True)
+    if isinstance(value, Mapping):
+        return score_text(value, percent=True) if "metric" in value else accuracy_text(value, percent=True)
     if name == "validation_cross_entropy":
         return f"{value:.3f} nats" + (f" (n = {examples:,})" if examples else "")
     if name == "seconds":

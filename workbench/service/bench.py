@@ -13,6 +13,7 @@ from jola.data.records import read_examples
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from jola.system.formatting import short_score_text
 from jola.system.paths import cache_home
 from workbench.service.comparisons import Comparisons
 from workbench.service.follow import Followers
@@ -95,8 +96,8 @@ def describe_run(run: Run) -> str:
     """Label or task, outcome and time of a run in one line."""
     summary = run.summary()
     began = datetime.fromtimestamp(summary["created"]).strftime("%d %b %H:%M:%S")
-    accuracy = (summary["accuracy"] or {}).get("accuracy")
-    outcome = f"{100 * accuracy:.1f} %" if accuracy is not None else summary["state"]
+    score = summary["score"]
+    outcome = short_score_text(score) if score else summary["state"]
     return f"{summary['label'] or summary['task'] or summary['id']} · {outcome} · {began}"
 
 

@@ -14,10 +14,11 @@ from jola.config import RunConfig
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.runs.scores import scores_in
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
 from jola.runs.summary import method_in
-from jola.system.formatting import accuracy_text
+from jola.system.formatting import score_label, score_text
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
 from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
@@ -168,7 +169,7 @@ _STATE_WORDS = {
     "paused": "Paused",
     "starting": "Loading the model and the data",
     "training": "Training",
-    "evaluating": "Measuring test accuracy",
+    "evaluating": "Testing",
     "finished": "Finished",
     "cancelled": "Cancelled",
     "failed": "Failed",
@@ -297,17 +298,13 @@ def facts(
 def result_facts(
     result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None, *, gated: bool = True
 ) -> list[tuple[str, str]]:
-    """(what, figure) of a finished run: accuracies with n and interval, the step kept, the share of closed gates.
+    """(what, figure) of a finished run: scores with n and interval, the step kept, the share of closed gates.
 
     ``gates`` tells how many gates of a half there are, where that is known; ``gated`` whether there are any.
     """
     if not result:
         return []
-    rows = []
-    for name, words in (("test", "Test accuracy"), ("test_options", "Choosing among the labels")):
-        found = result.get(name)
-        if found and found.get("accuracy") is not None:
-            rows.append((words, accuracy_text(found, percent=True)))
+    rows = [(score_label(score), score_text(score, percent=True)) for score in scores_in(result)]
     kept = kept_step(result)
     if kept is not None:
         rows.append(("Edits kept", f"step {kept:,} (lowest validation loss, penalty included)"))

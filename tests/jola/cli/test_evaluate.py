@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from tests.jola.cli.commands import Result, assert_refused
 from tests.tiny import make_model
 
 
+def tested_once(run: Run, folder: Path) -> Run:
+    """A copy of a run whose answers are those of its own test."""
+    own = Run(shutil.copytree(run.path, folder / "own"))
+    nothing = {"base_answer": None, "log_likelihoods": None, "base_log_likelihoods": None}
+    own.write_answers([replace(answer, **nothing) for answer in own.answers()])
+    return own
+
+
 class TestEvaluate:
     def test_edited_base_and_options(self, jola: Callable[..., Result], run: Run) -> None:
         result = jola("evaluate", run.path, "--base", "--json")
@@ -26,7 +35,7 @@ class TestEvaluate:
         assert content["adapter"] == str(run.adapter_dir)
         assert content["task"] == "task"
         for name in ("edited", "base"):
-            assert set(content[name]) == {"exact_match", "options"}
+            assert set(content[name]) == {"exact_match", "first_label", "options"}
             for accuracy in content[name].values():
                 assert set(accuracy) == {"accuracy", "n", "low", "high"}
                 assert accuracy["n"] == 6
@@ -41,7 +50,7 @@ class TestEvaluate:
         result = jola("evaluate", run.adapter_dir, *given, "--json")
         assert result.code == 0
         assert result.json["task"] == "train"
-        assert set(result.json["edited"]) == {"exact_match"}
+        assert set(result.json["edited"]) == {"exact_match", "first_label"}
         assert result.json["edited"]["exact_match"]["n"] == 2
         assert "base" not in result.json
 
@@ -53,9 +62,52 @@ class TestEvaluate:
         result = jola("evaluate", run.path, "--base")
         assert result.code == 0
         header, *rows = result.out.splitlines()
-        assert header.split() == ["model", "measure", "accuracy"]
-        assert [row.split()[0] for row in rows] == ["edited", "edited", "base", "base"]
+        assert header.split() == ["model", "measure", "score"]
+        assert [row.split()[0] for row in rows] == ["edited"] * 3 + ["base"] * 3
         assert all(re.search(r"\d\.\d{3} \(n = 6, 95 % interval \d\.\d{3}–\d\.\d{3}\)", row) for row in rows)
+
+    def test_metrics_are_added_from_kept_answers_without_a_model(
+        self, jola: Callable[..., Result], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own = tested_once(run, tmp_path)
+        before = own.result() or {}
+        monkeypatch.delattr("jola.jola_model.JoLAModel.from_adapter")
+        result = jola("evaluate", own.path, "--metrics", "rouge_l", "exact_match", "--json")
+        assert result.code == 0
+        assert result.json["edited"]["exact_match"] == before["test"]
+        after = own.result() or {}
+        assert [score["metric"] for score in after["scores"]] == ["exact_match", "first_label", "rouge_l"]
+        assert after["scores"][2] == result.json["edited"]["rouge_l"] and after["scores"][2]["n"] == 6
+        assert {name: value for name, value in after.items() if name != "scores"} == {
+            name: value for name, value in before.items() if name != "scores"
+        }
+        text = jola("evaluate", own.path, "--metrics", "rouge_l", "--first-reference").out
+        assert re.search(r"edited +rouge l first reference +\d\.\d{3} \(n = 6", text)
+        assert (
+            jola("runs", "show", own.path, "--json").json["result"]["scores"][3]["metric"].endswith("_first_reference")
+        )
+
+    def test_answers_without_edits_are_kept_with_the_run(
+        self, jola: Callable[..., Result], run: Run, tmp_path: Path
+    ) -> None:
+        own = tested_once(run, tmp_path)
+        assert_refused(jola("evaluate", own.path, "--metrics", "exact_match", "--base"), "needs answers without edits")
+        tested = jola("evaluate", own.path, "--base", "--json")
+        assert "kept with the run" in tested.err
+        kept = own.answers()
+        assert [answer.answer for answer in kept] == [answer.answer for answer in run.answers()]
+        assert all(len(answer.base_log_likelihoods or ()) == len(answer.log_likelihoods or ()) == 2 for answer in kept)
+        again = jola("evaluate", own.path, "--metrics", "exact_match", "options", "--base", "--json").json
+        for name in ("edited", "base"):
+            assert again[name] == {metric: tested.json[name][metric] for metric in ("exact_match", "options")}
+
+    def test_metrics_that_cannot_be_computed(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
+        own = tested_once(run, tmp_path)
+        assert_refused(jola("evaluate", own.path, "--metrics", "blue"), "There is no metric 'blue'")
+        assert_refused(jola("evaluate", own.path, "--metrics", "options"), "needs the log-likelihoods of options")
+        assert_refused(jola("evaluate", own.path, "--task", "x", "--metrics", "bleu"), "leave --task out")
+        (own.path / "answers.jsonl").unlink()
+        assert_refused(jola("evaluate", own.path, "--metrics", "bleu"), "kept no answers; leave --metrics out")
 
     def test_an_adapter_without_a_run_needs_a_task(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
         adapter = Path(shutil.copytree(run.adapter_dir, tmp_path / "adapter"))

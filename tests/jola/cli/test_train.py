@@ -20,7 +20,7 @@ from jola.runs.store import RunStore
 from tests import ROOT
 from tests.jola.cli.commands import Result, assert_refused, lines, train
 
-SUMMARY = ["run", "task", "n_train", "seed", "test", "closed", "seconds"]
+SUMMARY = ["run", "task", "n_train", "seed", "test", "scores", "closed", "seconds"]
 
 
 class TestTrain:

@@ -326,7 +326,7 @@ class TestCard:
             "* Base model: owner/model, revision abc123f",
             "* Data: reviews (fingerprint abc123), 200 training, 100 validation, 500 test examples",
             "* Test accuracy, exact match: 0.878 (n = 500, 95 % interval 0.846–0.904)",
-            "* Test accuracy, choosing among the labels: 0.900 (n = 500",
+            "* Test accuracy, choosing among the options: 0.900 (n = 500",
             "* Edits kept: step 150 of 300",
             "seed 42",
             "torch 2.13, transformers 5.24",

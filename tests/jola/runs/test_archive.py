@@ -176,6 +176,7 @@ class TestImport:
             "n_train",
             "seed",
             "accuracy",
+            "score",
             "closed",
             "open",
             "seconds",

@@ -493,7 +493,7 @@ class TestRun:
         test = {"accuracy": 0.5, "n": 4, "low": 0.1, "high": 0.9}
         extra = {"task": {"name": "snips", "n_train": 40}}
         run = Run.create(tmp_path / "one", RunConfig(training=TrainingConfig(seed=3)), extra)
-        assert run.summary()["accuracy"] is None
+        assert (run.summary()["accuracy"], run.summary()["score"]) == (None, None)
         run.write_result({"test": test, "closed": {"offset": 0.25, "scale": 0.75}, "seconds": 12.5})
         run.write_status(state="finished", step=9, total_steps=9)
         assert run.summary() == {
@@ -507,6 +507,15 @@ class TestRun:
             "n_train": 40,
             "seed": 3,
             "accuracy": test,
+            "score": {
+                "metric": "exact_match",
+                "title": "Test accuracy",
+                "value": 0.5,
+                "n": 4,
+                "low": 0.1,
+                "high": 0.9,
+                "share": True,
+            },
             "closed": {"offset": 0.25, "scale": 0.75},
             "open": None,
             "seconds": 12.5,

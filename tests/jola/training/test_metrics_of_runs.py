@@ -74,7 +74,7 @@ def test_a_generation_task(model: str, tmp_path: Path, monkeypatch: pytest.Monke
     assert all(0 <= score["low"] <= score["value"] <= score["high"] <= 1 for score in found)
     assert "nrefs:2" in found[0]["signature"] and own_score(result) == found[0]
     assert all(len(answer.expected) == 2 and answer.example.options == () for answer in answers)
-    assert "Test score (bleu)" in (run.adapter_dir / "README.md").read_text()
+    assert "Test score, BLEU: 0." in (run.adapter_dir / "README.md").read_text()
 
 
 def test_a_metric_whose_package_is_missing_is_refused_before_training(

@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from jola.cli.main import main
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
+from jola.evaluation import answering
 from jola.jola_model import JoLAModel
 from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
@@ -452,10 +453,8 @@ class TestInterrupted:
         assert_equal_runs(run_training(settings, resume=True), whole)
 
     def test_while_testing(self, place: Place, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from jola.training import run as training
-
-        measure = training.exact_match
-        monkeypatch.setattr(training, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))
+        measure = answering.exact_match
+        monkeypatch.setattr(answering, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))
         settings = place.settings(tmp_path / "run")
         run = run_training(settings, progress=StopAt(2, "evaluate"))
         result = run.result()
@@ -528,10 +527,8 @@ class TestPaused:
     def test_again_and_again_and_while_testing(
         self, place: Place, unbroken: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from jola.training import run as training
-
-        measure = training.exact_match
-        monkeypatch.setattr(training, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))
+        measure = answering.exact_match
+        monkeypatch.setattr(answering, "exact_match", lambda *a, **k: measure(*a, **k, batch_size=2))
         settings = place.settings(tmp_path / "run")
         assert self.pause(settings, 3).state == "paused"
         assert self.pause(settings, 9, resume=True).status()["step"] == 10

@@ -19,12 +19,16 @@ const stateWords = (run) => {
 };
 
 const percent = (share) => (100 * share).toFixed(1);
-const accuracyShort = ({ accuracy: found }) => (found ? `${percent(found.accuracy)} %` : "");
-const accuracyRange = ({ accuracy: found }) =>
-  found ? `${percent(found.low)}–${percent(found.high)}, n ${grouped(found.n)}` : "";
-const accuracyLong = ({ accuracy: found }) =>
-  found
-    ? `${percent(found.accuracy)} % (n = ${grouped(found.n)}, 95 % interval ${percent(found.low)}–${percent(found.high)})`
+/* The score of the task's own metric: a share in percent, another metric with its name. */
+const scoreShort = ({ score }) => {
+  if (!score) return "";
+  return score.share ? `${percent(score.value)} %` : `${score.title} ${percent(score.value)}`;
+};
+const scoreRange = ({ score }) =>
+  score ? `${percent(score.low)}–${percent(score.high)}, n ${grouped(score.n)}` : "";
+const scoreLong = (run) =>
+  run.score
+    ? `${scoreShort(run)} (n = ${grouped(run.score.n)}, 95 % interval ${percent(run.score.low)}–${percent(run.score.high)})`
     : "";
 
 const openCounts = ({ open }) => (open ? HALVES.map((half) => open[half] ?? "–").join(" / ") : "");
@@ -70,9 +74,9 @@ const COLUMNS = [
     text: (run) => (run.n_train ? grouped(run.n_train) : ""), sort: (run) => -(run.n_train ?? -1),
   },
   {
-    key: "accuracy", title: "Accuracy", width: 180, number: true, text: accuracyShort, quiet: accuracyRange,
-    hint: "Share of the test examples that are answered right, with its 95 % interval and their number",
-    sort: (run) => -(run.accuracy?.accuracy ?? -1),
+    key: "score", title: "Test score", width: 180, number: true, text: scoreShort, quiet: scoreRange,
+    hint: "Score of the task's metric on the test examples: the share that is answered right, or another metric with its name; with its 95 % interval and their number",
+    sort: (run) => -(run.score?.value ?? -1),
   },
   {
     key: "open", title: "Open gates", width: 116, number: true, text: openCounts, quiet: openOf,
@@ -104,7 +108,7 @@ const sorted = (runs, key, down) => {
 
 const factsOf = (run) => [
   ["Damaged", run.problem],
-  ["Accuracy", accuracyLong(run)],
+  [run.score?.title ?? "Test score", scoreLong(run)],
   ["Open gates", run.open ? HALVES.map((half) => `${half} ${run.open[half] ?? "not trained"}`).join(", ") + ` of ${grouped(run.open.units)}` : ""],
   ["Model", run.model || ""],
   ["Data", [run.task, run.n_train ? `${grouped(run.n_train)} training examples` : ""].filter(Boolean).join(", ")],

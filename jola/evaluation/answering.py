@@ -1,0 +1,58 @@
+"""The answers of a model to test examples, in the form in which runs keep them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from jola.data.examples import Template
+from jola.data.records import Example
+from jola.evaluation.scoring import Progress, exact_match, option_likelihood
+from jola.runs.answers import LogLikelihoods, TestAnswer
+
+if TYPE_CHECKING:
+    from jola.model.edited import EditedModel
+
+
+def answer_examples(
+    model: "EditedModel",
+    examples: Sequence[Example],
+    template: Template,
+    labels: Sequence[str] | None = None,
+    *,
+    options: bool = False,
+    max_new_tokens: int | None = None,
+    progress: Progress | None = None,
+) -> list[TestAnswer]:
+    """Let the model answer every example greedily and, if asked for, score its options.
+
+    Args:
+        labels: Options of the examples that have none of their own.
+        options: Whether to compute the log-likelihoods of the options.
+        max_new_tokens: As for `exact_match`.
+        progress: Called with (done, total) in examples; the total is twice as large with options.
+
+    Raises:
+        InputError: There are no examples, or options are asked for and some have fewer than two.
+    """
+    total = len(examples) * (1 + options)
+
+    def advance(done: int, before: int) -> None:
+        if progress is not None:
+            progress(before + done, total)
+
+    said = exact_match(
+        model, examples, template, max_new_tokens=max_new_tokens, progress=lambda done, _: advance(done, 0)
+    ).answers
+    # Labels that are the same for all examples become the options of each.
+    answered = [each if each.options else replace(each, options=tuple(labels or ())) for each in examples]
+    scores: list[LogLikelihoods | None] = [None] * len(examples)
+    if options:
+        choice = option_likelihood(
+            model, answered, None, template, progress=lambda done, _: advance(done, len(examples))
+        )
+        rows = zip(choice.log_likelihoods.tolist(), answered, strict=True)
+        scores = [tuple(row[: len(example.options)]) for row, example in rows]
+    return [
+        TestAnswer(example.id, shown, text, log_likelihoods=values)
+        for example, shown, text, values in zip(examples, answered, said, scores, strict=True)
+    ]
