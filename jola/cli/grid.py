@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -114,8 +115,18 @@ def _show_plan(planned: "Grid", json: bool) -> None:
 @grid.command
 def run(
     folder: GridFolder,
-    workers: Annotated[int, arg(help="Cells made at once; each has a GPU, or its share of the processor's cores.")] = 1,
+    workers: Annotated[
+        int | None,
+        arg(
+            help="Cells made at once; each has a GPU, or its share of the processor's cores. By default 1; with --ray "
+            "one for each GPU or node."
+        ),
+    ] = None,
     shard: Annotated[str, arg(help="Part of the cells, such as 3/16: number of the part, from 0, and of parts.")] = "",
+    ray: Annotated[
+        tuple[str, ...] | None,
+        arg(metavar="[ADDRESS]", help="Make cells on a Ray cluster; without an address, start Ray on this computer."),
+    ] = None,
     retry: Annotated[bool, arg(help="Make cells again that failed.")] = False,
     minutes: Annotated[float, arg(help="Start no cell after this time. [minutes]")] = float("inf"),
     json: Json = False,
@@ -126,10 +137,18 @@ def run(
 
     planned = Grid.open(folder)
     names = shard_of(planned.planned, shard) if shard else list(planned.planned)
-    executor = LocalExecutor(planned.folder, workers, locks=not shard)
-    if retry:
-        planned.retry()
-    with _Watcher(planned, names, executor.slots) as watcher:
+    with ExitStack() as stack:
+        if ray is None:
+            executor = LocalExecutor(planned.folder, 1 if workers is None else workers, locks=not shard)
+        else:
+            from jola.studies.ray_executor import RayExecutor
+
+            if len(ray) > 1:
+                raise InputError(f"--ray takes one address; {ray[1]!r} is another.")
+            executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
+        if retry:
+            planned.retry()
+        watcher = stack.enter_context(_Watcher(planned, names, executor.slots))
         complete = run_grid(planned, names, executor, watcher, minutes=minutes)
     state = planned.state()
     if json:

@@ -12,9 +12,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -228,26 +228,17 @@ class LocalExecutor:
 
     def run(self, name: str, slot: int) -> int:
         """As `Executor` has it."""
-        cell = CellFolder(self.folder / "cells" / name)
-        with disk_errors(cell.path):
-            cell.path.mkdir(parents=True, exist_ok=True)
-            with open(cell.log_path, "ab") as log, self._mutex:
+        with ExitStack() as stack:
+            with self._mutex:
                 if self._stopping:
                     return INTERRUPTED
-                # In a session of its own, so that Ctrl-C reaches it once, through `stop`.
-                process = self._processes[name] = subprocess.Popen(
-                    cell_command(self.folder, name, locks=self.locks),
-                    env={**os.environ, **self.environment(slot)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                )
-        try:
-            return process.wait()
-        finally:
-            with self._mutex:
-                del self._processes[name]
+                started = cell_process(self.folder, name, os.environ | self.environment(slot), locks=self.locks)
+                process = self._processes[name] = stack.enter_context(started)
+            try:
+                return process.wait()
+            finally:
+                with self._mutex:
+                    del self._processes[name]
 
     def stop(self, *, kill: bool) -> None:
         """As `Executor` has it."""
@@ -258,10 +249,36 @@ class LocalExecutor:
                     process.send_signal(signal.SIGKILL if kill else signal.SIGINT)
 
 
-def cell_command(folder: Path, name: str, *, locks: bool = True) -> list[str]:
-    """The command that makes one cell."""
+@contextmanager
+def cell_process(
+    folder: Path, name: str, environment: Mapping[str, str], *, locks: bool = True
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """The process that makes one cell, whose output goes to the log of the cell.
+
+    Args:
+        folder: Of the grid.
+        name: Of the cell.
+        environment: All environment variables.
+        locks: Refuse a file system without locks.
+    """
+    cell = CellFolder(folder / "cells" / name)
     command = [sys.executable, "-m", "jola", "grid", "cell", str(folder), name]
-    return command if locks else [*command, WITHOUT_LOCKS]
+    with disk_errors(cell.path):
+        cell.path.mkdir(parents=True, exist_ok=True)
+    # In a session of its own, so that Ctrl-C reaches it only once, by way of its executor.
+    with (
+        disk_errors(cell.log_path),
+        open(cell.log_path, "ab") as log,
+        subprocess.Popen(
+            command if locks else [*command, WITHOUT_LOCKS],
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        ) as process,
+    ):
+        yield process
 
 
 def visible_gpus() -> list[str]:

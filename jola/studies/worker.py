@@ -42,6 +42,8 @@ def make_cell(
         except InputError as error:
             cell.write_failure(str(error))
             raise
+        except Interrupted:
+            raise
         except Exception as error:
             cell.write_failure(f"{type(error).__name__}: {error}")
             raise

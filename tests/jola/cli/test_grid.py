@@ -89,6 +89,8 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
         (["run", "PLACE"], "holds no grid"),
         (["run", "GRID", "--shard", "2/2"], "--shard is '2/2'"),
         (["run", "GRID", "--workers", "0"], "--workers is 0"),
+        (["run", "GRID", "--ray", "nonsense"], "--ray is 'nonsense'"),
+        (["run", "GRID", "--ray", "a:1", "b:1"], "takes one address"),
         (["show", "PLACE"], "holds no grid"),
         (["show", "GRID", "--metric", "nonsense"], "has the metric 'nonsense'"),
         (["show", "GRID", "--csv", "--json"], "Choose one"),
