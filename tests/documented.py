@@ -49,6 +49,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell",
     "python tools/sample_run.py": "trains the default model for minutes",
     "python benchmarks/": "measures for minutes or hours",
+    "jola grid run": "starts processes that train the default model",
     "python -m jola.evaluation.harness run": "fetches a task of the harness",
 }
 """Beginnings of commands that are not run, and why. That there is such a program is checked."""

@@ -49,7 +49,10 @@ def plan(
     folder: GridFolder,
     settings: Annotated[Any, arg(name="", constructor=settings_type(_shared_settings(), _OMITTED))],
     preset: Annotated[str, arg(help=f"Table or figure of the paper: {', '.join(PRESETS)}.")] = "",
-    tasks: Annotated[str, arg(help="Comma-separated tasks, as `jola train --task` takes them.")] = "",
+    tasks: Annotated[
+        str,
+        arg(help="Comma-separated tasks, as `jola train --task` takes them, or groups: commonsense, mmlu-pro, gem."),
+    ] = "",
     methods: Annotated[
         str,
         arg(
@@ -252,6 +255,23 @@ def show(
         made = TABLES[table](opened, metric)
         console.print_lines(made.columns, made.rows)
         console.print_text("\n".join(["", *made.notes, _state_text(opened.state())]))
+
+
+@grid.command
+def export(
+    folder: GridFolder,
+    output: Annotated[Path, arg(help="Zip file to create.")] = Path("grid.zip"),
+    json: Json = False,
+) -> None:
+    """Write plan, results and tables to a zip file, without adapters and without paths from this computer."""
+    from jola.studies.export import export_grid
+    from jola.studies.grid import Grid
+
+    file = export_grid(Grid.open(folder), output)
+    if json:
+        console.print_json({"file": str(file), "bytes": file.stat().st_size})
+    else:
+        console.print_text(f"{file}  {console.size(file.stat().st_size)}")
 
 
 @grid.command

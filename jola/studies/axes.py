@@ -95,7 +95,7 @@ def checked_axes(
     """
     axes = Axes(
         tuple(dict.fromkeys(arms)),
-        tuple(dict.fromkeys(_checked_task(task) for task in tasks)),
+        tuple(dict.fromkeys(name for task in tasks for name in _checked_tasks(task))),
         tuple(dict.fromkeys(train_sizes)),
         tuple(dict.fromkeys(seeds)),
         tuple(dict.fromkeys(_full_path(model) for model in models)),
@@ -106,18 +106,21 @@ def checked_axes(
     return axes
 
 
-def _checked_task(task: str) -> str:
-    from jola.data.tasks import REGISTRY
+def _checked_tasks(task: str) -> tuple[str, ...]:
+    """The task, or those of a group."""
+    from jola.data.tasks.registry import GROUPS, REGISTRY
     from jola.data.tasks.sources import HUB_PREFIX
 
     if task in REGISTRY or task.startswith(HUB_PREFIX):
-        return task
+        return (task,)
+    if task in GROUPS:
+        return GROUPS[task]
     if not is_there(task):
         raise InputError(
-            f"There is no task, folder or file '{task}'; registered tasks are {', '.join(REGISTRY)}, and a Hub dataset "
+            f"There is no task, group, folder or file '{task}'; `jola tasks` lists tasks and groups, and a Hub dataset "
             "is written hf:owner/name."
         )
-    return _full_path(task)
+    return (_full_path(task),)
 
 
 def _full_path(name: str) -> str:

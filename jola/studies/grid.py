@@ -59,7 +59,9 @@ class Grid:
 
     def __init__(self, folder: Path | str, content: Mapping[str, Any]) -> None:
         self.folder = Path(folder).resolve()
-        self._content = content
+        """Full path of the folder."""
+        self.content = content
+        """What is in ``grid.json``."""
         self._known: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
 
     @classmethod
@@ -106,18 +108,23 @@ class Grid:
     @cached_property
     def arms(self) -> dict[str, Arm]:
         """The arms by their labels."""
-        return {label: Arm(label, arm["settings"]) for label, arm in self._content["arms"].items()}
+        return {label: Arm(label, arm["settings"]) for label, arm in self.content["arms"].items()}
 
     @cached_property
     def planned(self) -> dict[str, PlannedCell]:
         """All cells by their names, in the order in which they are made and in which shards count them."""
-        plans = (Axes(**{name: tuple(values) for name, values in plan.items()}) for plan in self._content["plans"])
+        plans = (Axes(**{name: tuple(values) for name, values in plan.items()}) for plan in self.plans)
         return {cell.name: cell for axes in plans for cell in axes.cells(self.arms)}
+
+    @property
+    def plans(self) -> list[dict[str, Any]]:
+        """The axes of every plan, as `jola.studies.axes.Axes` has them."""
+        return self.content["plans"]
 
     @property
     def several_sizes(self) -> bool:
         """Whether the number of training examples is compared."""
-        return len({size for plan in self._content["plans"] for size in plan["train_sizes"]}) > 1
+        return len({size for plan in self.plans for size in plan["train_sizes"]}) > 1
 
     def cell(self, name: str) -> CellFolder:
         """The folder of a cell, which may not exist yet."""
@@ -126,7 +133,7 @@ class Grid:
     def config(self, name: str) -> RunConfig:
         """All settings of the run of a cell."""
         cell = self.planned[name]
-        return config_of(self.arms[cell.arm], cell, self._content.get("neutral", {}), self.cell(name).run.path)
+        return config_of(self.arms[cell.arm], cell, self.content.get("neutral", {}), self.cell(name).run.path)
 
     def result(self, name: str) -> dict[str, Any] | None:
         """The result of a cell; None while there is none. A file is not read again before it changes."""

@@ -12,13 +12,16 @@ import pytest
 from filelock import FileLock
 
 from jola.config import RunConfig
+from jola.data.tasks.registry import GROUPS, REGISTRY
 from jola.errors import InputError
+from jola.methods import METHODS
 from jola.runs.run import Run
 from jola.studies.axes import changed_setting, expand_arms, short_names
 from jola.studies.cells import Locked, is_locked, locked
 from jola.studies.estimates import Pace
 from jola.studies.executors import Ended, run_grid
 from jola.studies.grid import Grid, shard_of
+from jola.studies.presets import PRESETS
 from jola.studies.worker import make_cell
 from jola.training.trainer import JoLATrainer
 from tests.jola.studies.grids import SETTINGS, fill, make_task, plan, result
@@ -122,7 +125,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, ta
         plan(grid.folder, [task], ["jola"], [1], settings={**SETTINGS, "data": {"test_size": 5}})
     with pytest.raises(InputError, match="holds other files"):
         plan(Path(task), [task], ["jola"], [1])
-    with pytest.raises(InputError, match="There is no task"):
+    with pytest.raises(InputError, match="There is no task, group"):
         plan(grid.folder, ["nowhere"], ["jola"], [1])
     with pytest.raises(InputError, match="holds no grid"):
         Grid.open(task)
@@ -329,6 +332,20 @@ def test_the_pace_is_that_of_the_nearest_cells(tmp_path: Path, task: str) -> Non
 def test_names_in_tables_are_short_where_that_is_enough() -> None:
     names = ["/a/films", "/b/books", "/c/books", "owner/model", "sentiment"]
     assert list(short_names(names).values()) == ["films", "/b/books", "/c/books", "model", "sentiment"]
+
+
+def test_a_group_is_its_tasks(tmp_path: Path) -> None:
+    grid = plan(tmp_path / "g", ["commonsense", "siqa"], ["jola"], [1])
+    assert [cell.task for cell in grid.planned.values()] == list(GROUPS["commonsense"])
+
+
+def test_presets_name_tasks_and_arms_that_exist() -> None:
+    for preset in PRESETS.values():
+        assert set(preset.tasks) <= REGISTRY.keys()
+        arms = [arm for arm in preset.arms if arm.split(":")[0] in METHODS]
+        assert len(expand_arms(arms, SETTINGS)) >= 2
+    assert len(PRESETS["main"].tasks) == 26
+    assert set(PRESETS["main"].tasks) == {task for group in GROUPS.values() for task in group}
 
 
 def test_settings_are_whole_in_the_file(tmp_path: Path, task: str) -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from scipy import stats
 
 from jola.errors import InputError
 from jola.studies.axes import PlannedCell
+from jola.studies.export import export_grid
 from jola.studies.formats import FORMATS
 from jola.studies.grid import Grid
 from jola.studies.paper import paper_value
@@ -128,3 +131,23 @@ def test_the_papers_numbers_are_shown_only_for_the_same_measurement() -> None:
         ("jola", "sentiment", 200, llama, "first_label", {500}),
     ):
         assert paper_value(*other) is None
+
+
+def test_an_export_has_every_score_and_no_path(grid: Grid, tmp_path: Path) -> None:
+    fill(grid, lambda cell: score(cell) if cell.seed < 3 else None)
+    failed = list(grid.planned)[-1]
+    grid.cell(failed).write_failure(f"{grid.planned[failed].task} in {grid.folder} is gone.")
+    file = export_grid(grid, tmp_path / "out.zip")
+    with zipfile.ZipFile(file) as archive:
+        content = {name: archive.read(name).decode() for name in archive.namelist()}
+    assert not [name for name, text in content.items() if str(tmp_path) in text]
+    cells = list(csv.DictReader(io.StringIO(content["cells.csv"])))
+    assert len(cells) == len(grid.planned) == 18
+    assert [float(row["value"]) for row in cells[:3]] == [SCORES[arm][0] for arm in SCORES]
+    assert (cells[-1]["state"], cells[-1]["message"]) == ("failed", "books in g is gone.")
+    rows = list(csv.DictReader(io.StringIO(content["results.csv"])))
+    assert [float(row["value"]) for row in rows] == [row.value for row in grid.rows()]
+    assert json.loads(content["grid.json"])["plans"][0]["tasks"] == ["films", "books"]
+    for name, words in (("out.zip", "already exists"), ("out.tar", "zip file")):
+        with pytest.raises(InputError, match=words):
+            export_grid(grid, tmp_path / name)
