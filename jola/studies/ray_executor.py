@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def _connected(address: str) -> Any:
     """The module, connected to a cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError as error:
         raise InputError("Ray is not installed; install it with: pip install 'jola-workbench[ray]'.") from error
     local = {"include_dashboard": False} if not address else {}
