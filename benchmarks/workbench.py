@@ -4,9 +4,9 @@
 
 On the sample run and the default model, in a home of its own; needs Chromium (`tools/browser.py` says which).
 
-* next_token: a click's worth of work, from the call to the finished table ÷ a plain forward pass of the same prompt;
-  shown_ms is the same in Chromium, from the press of the mouse to the frame that shows the new table, and click_ms
-  what of it is not the model's pass
+* next_token: the work of one click, from the call to the finished table ÷ a plain forward pass of the same prompt;
+  shown_ms is the same in Chromium, from the press of the mouse to the frame that shows the table with the new mask, and
+  click_ms the part of it that is not the model's pass
 * effects: all edits at once ÷ one pass for each of them
 * map_ms: what one update of the live map, 80 layers × 64 heads × 2, takes of the page's main thread
 * watched: a training step while a page watches ÷ a step while none does, in turns within one training; the page runs on
@@ -139,7 +139,7 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
 
 
 def _strongest(run: Any) -> list[tuple[int, int]]:
-    """Where the offsets with the largest g·‖a‖ are: switching one of them shows in the table."""
+    """Where the offsets with the largest g·‖a‖ are."""
     from workbench.service.page_state import edits_of
 
     edits = edits_of(run)["heads"]
@@ -170,15 +170,15 @@ def _clicks(
         page.wait_for_selector("#answer-shares table")
         page.evaluate(
             """() => {
-              const table = () => document.querySelector("#tokens .jw-picture")?.innerHTML;
+              const masks = () => document.querySelector("#tokens .jw-picture")?.dataset.masks;
               let pressed = 0, before = null;
               window.took = 0;
-              addEventListener("pointerdown", () => { pressed = performance.now(); before = table(); took = 0; }, true);
+              addEventListener("pointerdown", () => { pressed = performance.now(); before = masks(); took = 0; }, true);
               new MutationObserver(() => {
-                if (!before || table() === before) return;
+                if (before === null || masks() === before) return;
                 before = null;
                 requestAnimationFrame(() => { took = performance.now() - pressed; });
-              }).observe(document.querySelector("#tokens"), { subtree: true, childList: true, characterData: true });
+              }).observe(document.querySelector("#tokens"), { subtree: true, childList: true, attributes: true });
             }"""
         )
         where = "(cell) => document.querySelector('#edit-map .em').parentElement.editMap.position('offset', ...cell)"

@@ -12,6 +12,7 @@ from jola.data.tasks import load_task
 from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, ready
+from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run
 from tests.workbench.served import write_task
 from workbench.service.page_state import edits_of
@@ -70,6 +71,7 @@ def test_a_click_on_the_map_changes_the_next_token_and_undo_brings_it_back(
     before = table(page)
     click_cell(page, "offset", open_cells(run)[0])
     after = changed(page, before)
+    assert "nats" in page.inner_text("#tokens .jw-since")
     assert "edits on" in page.inner_text("#mask-summary") or "off" in page.inner_text("#mask-summary")
     page.click("#mask-undo")
     assert changed(page, after) == before
@@ -243,7 +245,24 @@ def test_two_runs_answer_side_by_side(
     page.click("#other-runs input")
     page.get_by_role("option").first.click()
     changed(page, before)
-    assert page.locator("#tokens thead th").count() == 4
+    assert page.locator("#tokens thead th").count() == 5
+    assert page.locator("#tokens .jw-likeliest").count() == 2
+    page.click("#answer")
+    page.wait_for_selector("#answer")
+    page.wait_for_function("document.querySelectorAll('#answers .jw-answer:not(.jw-empty)').length === 3")
+
+
+def test_runs_of_different_models_are_not_compared(
+    run: Run, app: App, tmp_path: Path, open_playground: Callable[..., Any]
+) -> None:
+    make_model("gpt2").save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    edited_run(app.runs / f"{run.id}-other", tmp_path / "other").annotate(label="Another model")
+    page = open_playground(run)
+    page.get_by_role("button", name="Compare or combine with other runs").click()
+    page.click("#other-runs input")
+    page.get_by_role("option", name="Another model").click()
+    page.wait_for_selector("#playground-message .jw-error:has-text('choose runs of the same base model')")
 
 
 def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open_page: OpenPage) -> None:
@@ -318,8 +337,9 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
     sample = Run.open(new_app.runs / "sample")
     assert page.get_attribute("#tokens .jw-picture", "data-masks") == ""
     click_cell(page, "offset", open_cells(sample)[0])
-    # One edit may change less than the table's digits show.
+    # One edit may change less than the table's digits show; the line above it says what changed all the same.
     page.wait_for_selector("#tokens .jw-picture[data-masks^='heads:']")
+    assert "Since the last change: ln p(" in page.inner_text("#tokens .jw-since")
     page.click("#answer")
     page.wait_for_function(
         "() => { const answers = [...document.querySelectorAll('#answers .jw-answer')]; return answers.length === 2 && "

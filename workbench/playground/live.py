@@ -1,8 +1,8 @@
 """The views that follow every click: the next token, and the probability of given answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -11,8 +11,13 @@ from workbench.playground import results
 from workbench.playground.recipe import recipe
 from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
 from workbench.service import views
-from workbench.service.page_state import PageState, columns, masks_text
+from workbench.service.calls import Ticket
+from workbench.service.page_state import Column, PageState, columns, masks_text
+from workbench.service.session import Prompt
 from workbench.ui.view_tools import tools_value, view_tools
+
+if TYPE_CHECKING:
+    from jola.insight import AnswerScores
 
 
 @dataclass(frozen=True)
@@ -42,50 +47,70 @@ def build() -> LiveViews:
 def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answers: str) -> Iterator[tuple[Any, ...]]:
     """Values for `LiveViews.outputs`: the next tokens first, then the answers."""
     nothing = (gr.skip(),) * 4
-    session = wiring.bench.session
     try:
         if not text.strip():
             yield "", results.token_table(None), None, "", None
             return
-        prompt = prompt_of(state, text, kind)
-        ways = columns(wiring.bench, state)
-        tickets = views.ask_next_tokens(session, ways, prompt, page=page)
-        for ticket in tickets:
-            for words in wiring.wait(ticket, state):
-                yield words, *nothing
-        view = views.next_tokens(ways, [ticket.result() for ticket in tickets])
-        code = recipe(ways, "print(insight.next_tokens(model, prompt, mask=mask).to_frame())", prompt)
-        tokens = results.token_table(view, masks_text(state)), tools_value("next-tokens", to_csv(view.to_frame()), code)
+        prompt, ways = prompt_of(state, text, kind), columns(wiring.bench, state)
+        asked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
+        for words in _waiting(wiring, state, asked):
+            yield words, *nothing
+        yield "", *_tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in asked]), *nothing[:2]
         given = answers_of(answers)
         if not given:
-            yield "", *tokens, "", None
+            yield "", *nothing[:2], "", None
             return
-        yield "", *tokens, gr.skip(), gr.skip()
-        asked = [
-            views.ask_answer_scores(session, way.stack, prompt, given, page=page, kind=f"shares {index}")
+        scored = [
+            views.ask_answer_scores(wiring.bench.session, way.stack, prompt, given, page=page, kind=f"shares {index}")
             for index, way in enumerate(ways)
         ]
-        for ticket in asked:
-            for words in wiring.wait(ticket, state):
-                yield words, *nothing
-        scores = [ticket.result() for ticket in asked]
-        shares = views.AnswerShares(
-            tuple(way.title for way in ways),
-            tuple(given),
-            tuple(map(float, scores[0].base)),
-            tuple(tuple(map(float, one.edited)) for one in scores),
-        )
-        likeliest = given[max(range(len(given)), key=shares.edited[0].__getitem__)]
-        wiring.pages.change(page, lambda s: replace(s, likeliest=(text, likeliest)))
-        right = state.right if state.prompt is not None and state.prompt.text == text else ""
-        call = "print(insight.answer_scores(model, prompt, answers, mask=mask).to_frame())"
-        code = recipe(ways, call, prompt, answers=given)
-        yield (
-            "",
-            gr.skip(),
-            gr.skip(),
-            results.answer_table(shares, right),
-            tools_value("answers", to_csv(shares.to_frame()), code),
-        )
+        for words in _waiting(wiring, state, scored):
+            yield words, *nothing
+        scores = [ticket.result() for ticket in scored]
+        yield "", *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
     except EXPECTED as error:
         yield failed(error), *nothing
+
+
+def _waiting(wiring: Wiring, state: PageState, tickets: Sequence[Ticket[Any]]) -> Iterator[str]:
+    for ticket in tickets:
+        yield from wiring.wait(ticket, state)
+
+
+def _tokens(
+    wiring: Wiring, state: PageState, page: str, ways: Sequence[Column], prompt: Prompt, looked: Sequence[views.Looked]
+) -> tuple[Any, Any]:
+    """The table of next tokens, with what changed since the last look at the prompt with other edits, and its tools."""
+    subject, edits = (state.run, prompt), f"{state.strength:g} {masks_text(state)}"
+    last = wiring.pages.get(page).last
+    before = last[2] if last is not None and last[0] == subject and last[1] != edits else None
+    view = views.next_tokens(ways, looked, before=before)
+    wiring.pages.change(page, lambda s: replace(s, last=(subject, edits, views.likeliest(looked[0]))))
+    code = recipe(ways, "print(insight.next_tokens(model, prompt, mask=mask).to_frame())", prompt)
+    tools = tools_value("next-tokens", to_csv(view.to_frame()), code)
+    return results.token_table(view, masks_text(state)), tools
+
+
+def _shares(
+    wiring: Wiring,
+    state: PageState,
+    page: str,
+    text: str,
+    ways: Sequence[Column],
+    prompt: Prompt,
+    given: Sequence[str],
+    scores: "Sequence[AnswerScores]",
+) -> tuple[Any, Any]:
+    """The table of the given answers, and its tools; the page remembers the likeliest one."""
+    shares = views.AnswerShares(
+        tuple(way.title for way in ways),
+        tuple(given),
+        tuple(map(float, scores[0].base)),
+        tuple(tuple(map(float, one.edited)) for one in scores),
+    )
+    likeliest = given[max(range(len(given)), key=shares.edited[0].__getitem__)]
+    wiring.pages.change(page, lambda s: replace(s, likeliest=(text, likeliest)))
+    right = state.right if state.prompt is not None and state.prompt.text == text else ""
+    call = "print(insight.answer_scores(model, prompt, answers, mask=mask).to_frame())"
+    code = recipe(ways, call, prompt, answers=list(given))
+    return results.answer_table(shares, right), tools_value("answers", to_csv(shares.to_frame()), code)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from workbench.service.page_state import PageState
-from workbench.service.views import AnswerShares, NextToken, NextTokens, Writings
+from workbench.service.views import AnswerShares, NextToken, NextTokens, Since, Writings
 from workbench.ui import markup
 
 if TYPE_CHECKING:
@@ -13,6 +13,13 @@ if TYPE_CHECKING:
 _RANKED = 12
 _CERTAIN = -0.01
 """ln p above which a model is certain: p > 0.99."""
+
+_DIFFERENT = 0.05
+"""Share from which runs are said to differ."""
+_TOP = (
+    '<span class="jw-likeliest" title="the likeliest of this column">▲<span class="jw-hidden">likeliest</span></span>'
+)
+_LEGEND = "▲: the likeliest of the column. Spread: largest − smallest probability of the runs, in points. "
 
 _MEANINGS = {
     "log_probability": (
@@ -32,34 +39,71 @@ _MEANINGS = {
 def token_table(view: NextTokens | None, masks: str = "") -> str:
     """The likeliest next tokens, base beside edited, with the change in percentage points.
 
+    With several columns, the likeliest token of each is marked, and the last column is the spread between the runs.
     ``masks`` is the text of the masks that were used, `masks_text`; the table carries it as ``data-masks``.
     """
     if view is None:
         return markup.note("Write a prompt: the next token, without and with the edits, appears here.")
     one = len(view.columns) == 1
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in view.columns)
-    change = '<th scope="col" title="percentage points">Change</th>' if one else ""
-    rows = "".join(_token_row(token, one) for token in view.tokens)
+    top = [max((token.edited[i] for token in view.tokens), default=0.0) for i in range(len(view.columns))]
+    rows = "".join(_token_row(token, top) for token in view.tokens)
     divergences = ", ".join(
         (f"{kl:.3f}" if one else f"{markup.escape(name)} {kl:.3f}")
         for name, kl in zip(view.columns, view.kl, strict=True)
     )
+    legend = "" if one else _LEGEND
     return (
-        f'<div class="jw-picture" data-masks="{markup.escape(masks)}">'
-        '<table class="jw-tokens"><caption>Next token</caption>'
-        f'<thead><tr><th scope="col">Token</th><th scope="col">Base</th>{heads}{change}</tr></thead>'
-        f'<tbody>{rows}</tbody></table><p class="jw-foot">KL(edited ‖ base) over the whole vocabulary: {divergences} '
-        f"nats · prompt of {view.length:,} tokens</p></div>"
+        f'{since_words(view.since)}<div class="jw-picture" data-masks="{markup.escape(masks)}">'
+        f'<table class="jw-tokens{"" if one else " jw-many"}"><caption>Next token</caption>'
+        f'<thead><tr><th scope="col">Token</th><th scope="col">Base</th>{heads}{_last_head(one)}</tr></thead>'
+        f'<tbody>{rows}</tbody></table><p class="jw-foot">{legend}KL(edited ‖ base) over the whole '
+        f"vocabulary: {divergences} nats · prompt of {view.length:,} tokens</p></div>"
     )
 
 
-def _token_row(token: NextToken, one: bool) -> str:
-    cells = "".join(f"<td>{share_bar(p, 'edited')}</td>" for p in token.edited)
-    change = _points(token.edited[0] - token.base) if one else ""
+def since_words(since: Since | None) -> str:
+    """What the last change of the edits changed, in words that say so even where no digit of the table changes."""
+    if since is None:
+        return ""
+    name = markup.visible(since.before.token)
+    change = since.ln_p - since.before.ln_p
+    words = f"ln p({name}) {_ln_p(since.before.ln_p)} → {_ln_p(since.ln_p)}"
+    words += f" ({change:+.2g} nats)" if change else " (no change)"
+    if since.now.id != since.before.id:
+        words += f"; now the likeliest is {markup.visible(since.now.token)}, ln p {_ln_p(since.now.ln_p)}"
+    return f'<p class="jw-since" role="status">Since the last change: {markup.escape(words)}.</p>'
+
+
+def _ln_p(value: float) -> str:
+    return f"{value:.4f}" if abs(value) >= 0.001 or value == 0 else f"{value:.2g}"
+
+
+def _token_row(token: NextToken, top: Sequence[float]) -> str:
+    cells = _shares(token.edited, [p == most for p, most in zip(token.edited, top, strict=True)])
     return (
         f'<tr><th scope="row"><code>{markup.escape(markup.visible(token.token))}</code></th>'
-        f"<td>{share_bar(token.base, 'base')}</td>{cells}{change}</tr>"
+        f"<td>{share_bar(token.base, 'base')}</td>{cells}{_last_cell(token.base, token.edited)}</tr>"
     )
+
+
+def _shares(shares: Sequence[float], likeliest: Sequence[bool]) -> str:
+    """A cell for each column; with several, the likeliest of a column is marked."""
+    marks = [_TOP if is_top and len(shares) > 1 else "" for is_top in likeliest]
+    return "".join(f"<td>{share_bar(p, 'edited')}{mark}</td>" for p, mark in zip(shares, marks, strict=True))
+
+
+def _last_head(one: bool) -> str:
+    return f'<th scope="col" class="jw-change" title="percentage points">{"Change" if one else "Spread"}</th>'
+
+
+def _last_cell(base: float, edited: Sequence[float]) -> str:
+    """The change from the base model, or with several columns how far they are apart."""
+    if len(edited) == 1:
+        return _points(edited[0] - base)
+    spread = max(edited) - min(edited)
+    kind = "up" if spread >= _DIFFERENT else "down"
+    return f'<td class="jw-change jw-{kind}">{100 * spread:.1f}</td>'
 
 
 def _points(change: float) -> str:
@@ -84,26 +128,29 @@ def answer_table(view: AnswerShares | None, right: str = "") -> str:
     one = len(view.columns) == 1
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in view.columns)
     shares = [view.shares(values) for values in (view.base, *view.edited)]
-    rows = []
+    rows, top = [], [max(share) for share in shares[1:]]
     for index, answer in enumerate(view.answers):
         mark = ' <span class="jw-right">right</span>' if right and answer.strip() == right.strip() else ""
-        cells = "".join(f"<td>{share_bar(share[index], 'edited')}</td>" for share in shares[1:])
-        change = _points(shares[1][index] - shares[0][index]) if one else ""
+        edited = [share[index] for share in shares[1:]]
+        cells = _shares(edited, [p == most for p, most in zip(edited, top, strict=True)])
         rows.append(
             f'<tr><th scope="row"><code>{markup.escape(markup.visible(answer))}</code>{mark}</th>'
-            f"<td>{share_bar(shares[0][index], 'base')}</td>{cells}{change}</tr>"
+            f"<td>{share_bar(shares[0][index], 'base')}</td>{cells}{_last_cell(shares[0][index], edited)}</tr>"
         )
-    change = '<th scope="col" title="percentage points">Change</th>' if one else ""
+    legend = "" if one else _LEGEND
     return (
-        '<div class="jw-picture"><table class="jw-tokens"><caption>Given answers</caption>'
-        f'<thead><tr><th scope="col">Answer</th><th scope="col">Base</th>{heads}{change}</tr></thead>'
-        f'<tbody>{"".join(rows)}</tbody></table><p class="jw-foot">Probability of the whole answer, its end included, '
-        f"relative to the {len(view.answers)} answers listed.</p></div>"
+        f'<div class="jw-picture"><table class="jw-tokens{"" if one else " jw-many"}"><caption>Given answers</caption>'
+        f'<thead><tr><th scope="col">Answer</th><th scope="col">Base</th>{heads}{_last_head(one)}</tr></thead>'
+        f'<tbody>{"".join(rows)}</tbody></table><p class="jw-foot">{legend}Probability of the whole answer, its '
+        f"end included, relative to the {len(view.answers)} answers listed.</p></div>"
     )
 
 
 def answers(view: Writings | None) -> str:
-    """The written answers side by side; when all are there, what differs from the base model's is marked."""
+    """The written answers side by side; when all are there, words that the base model's lacks are marked.
+
+    With several runs, a sentence says which of the other answers each one equals.
+    """
     if view is None:
         view = Writings(("Edited",), (None, None))
     base = view.texts[0]
@@ -116,9 +163,19 @@ def answers(view: Writings | None) -> str:
         body = markup.answer(text, other, writing=view.writing == index)
         sections.append(
             f'<section aria-labelledby="answer-title-{index}"><h2 id="answer-title-{index}" class="jw-section">'
-            f"{markup.escape(title)}</h2>{body}</section>"
+            f"{markup.escape(title)}{_equal_words(view, index)}</h2>{body}</section>"
         )
     return f'<div class="jw-answers jw-picture">{"".join(sections)}</div>'
+
+
+def _equal_words(view: Writings, index: int) -> str:
+    """Which earlier answer this one equals, when several runs have answered."""
+    text = view.texts[index]
+    if not view.done or len(view.texts) < 3 or text is None:
+        return ""
+    names = ("the base model", *view.columns)
+    equal = next((names[i] for i in range(index) if (view.texts[i] or "").strip() == text.strip()), None)
+    return f' <span class="jw-equal">same as {markup.escape(equal)}</span>' if equal else ""
 
 
 def text_strip(scores: "TokenScores") -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jola.edits.intervention import Intervention
     from jola.insight import EditEffects
     from workbench.service.answering import MaskTest
+    from workbench.service.views import Likeliest
 
 STRENGTH_LIMIT = 2.0
 _MOST_OTHERS = 3
@@ -54,6 +55,8 @@ class PageState:
     """Its right answer."""
     likeliest: tuple[str, str] = ("", "")
     """A prompt's text, and which of the given answers the edited model found likeliest there."""
+    last: "tuple[tuple[str, Prompt], str, Likeliest] | None" = None
+    """The last look: run and prompt, the text of the edits, and the likeliest next token with them."""
     effects: "EditEffects | None" = None
     tested: "MaskTest | None" = None
     """Test examples that were answered with the edits of this page."""
@@ -159,12 +162,14 @@ def name_of_unit(edits: "Intervention", unit: int) -> str:
 
 
 def columns(bench: Workbench, state: PageState) -> list[Column]:
-    """The ways of answering that the page compares with the base model."""
+    """The ways of answering that the page compares with the base model. `InputError` for runs of different models."""
     run = chosen_run(bench, state.run)
     own = Use(run, {site: history.mask for site, history in state.histories.items()}, state.strength)
     others = [Use(chosen_run(bench, id)) for id in state.others[:_MOST_OTHERS]]
     if not others:
         return [Column("Edited", (own,))]
+    for use in others:
+        _check_same_model(bench, run, use.run)
     if state.on_top:
         return [Column(" + ".join(short_name(use.run) for use in (own, *others)), (own, *others))]
     titles = [short_name(use.run) for use in (own, *others)]
@@ -172,3 +177,16 @@ def columns(bench: Workbench, state: PageState) -> list[Column]:
         Column(title if titles.count(title) == 1 else f"{title} ({use.run.id})", (use,))
         for title, use in zip(titles, (own, *others), strict=True)
     ]
+
+
+def _check_same_model(bench: Workbench, run: Run, other: Run) -> None:
+    (name, revision), (other_name, other_revision) = bench.session.model_of(run), bench.session.model_of(other)
+    if (name, revision) != (other_name, other_revision):
+        raise InputError(
+            f"{short_name(other)} edits {_model_words(other_name, other_revision)} and {short_name(run)} edits "
+            f"{_model_words(name, revision)}; choose runs of the same base model."
+        )
+
+
+def _model_words(name: str, revision: str | None) -> str:
+    return f"{name} at {revision}" if revision else name

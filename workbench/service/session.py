@@ -180,7 +180,11 @@ class Loader:
     def base_name(self, run: Run) -> Hashable:
         """What tells base models apart: two runs with equal names share one."""
         config = run.run_config()
-        return self._model_name(run), config.model.revision, config.model.dtype, config.model.device
+        return *self.model_of(run), config.model.dtype, config.model.device
+
+    def model_of(self, run: Run) -> tuple[str, str | None]:
+        """Name and revision of the base model, whatever number format and device the run used."""
+        return self._model_name(run), run.run_config().model.revision
 
     def base(self, run: Run) -> Loaded:
         """Load the base model of a run, from the same place and in the same number format as the run."""
@@ -269,6 +273,10 @@ class Session:
             return self._work(first, stack, keys, work, ticket.stop)
 
         return self._calls.submit(call, page=page, kind=kind)
+
+    def model_of(self, run: Run) -> tuple[str, str | None]:
+        """Name and revision of the base model of a run."""
+        return self._loader.model_of(run)
 
     def prepare(self, run: Run) -> Ticket[None]:
         """Load the run's base model and edits; the ticket raises what loading raised."""

@@ -41,6 +41,24 @@ class NextToken:
 
 
 @dataclass(frozen=True)
+class Likeliest:
+    """The likeliest next token of a column: its id, its text, and ln p in nats."""
+
+    id: int
+    token: str
+    ln_p: float
+
+
+@dataclass(frozen=True)
+class Since:
+    """ln p of the token that was the likeliest before a change, before and after it, and the likeliest one now."""
+
+    before: Likeliest
+    ln_p: float
+    now: Likeliest
+
+
+@dataclass(frozen=True)
 class NextTokens:
     """The likeliest next tokens of the base model and of each column, in the order of their largest probability.
 
@@ -52,6 +70,8 @@ class NextTokens:
     tokens: tuple[NextToken, ...]
     kl: tuple[float, ...]
     length: int
+    since: "Since | None" = None
+    """What the first column changed since the last look at the same prompt."""
 
     def to_frame(self) -> "pd.DataFrame":
         """One row a token."""
@@ -116,8 +136,16 @@ def ask_next_tokens(
     return [session.ask(column.stack, look, page=page, kind=f"next {index}") for index, column in enumerate(columns)]
 
 
-def next_tokens(columns: Sequence[Column], looked: Sequence[Looked], count: int = 10) -> NextTokens:
-    """The table out of what the columns say."""
+def likeliest(looked: Looked) -> Likeliest:
+    """The likeliest next token with the edits of a column."""
+    best = int(looked.edited.argmax())
+    return Likeliest(best, looked.text(best), float(looked.edited[best]))
+
+
+def next_tokens(
+    columns: Sequence[Column], looked: Sequence[Looked], count: int = 10, before: Likeliest | None = None
+) -> NextTokens:
+    """The table out of what the columns say; ``before`` is what was the likeliest at the last look at the prompt."""
     import torch
 
     base = looked[0].base.exp()
@@ -129,6 +157,7 @@ def next_tokens(columns: Sequence[Column], looked: Sequence[Looked], count: int 
         tokens=tuple(NextToken(text(i), float(base[i]), tuple(float(e[i]) for e in edited)) for i in top),
         kl=tuple(max(0.0, float((one.edited.exp() * (one.edited - one.base)).sum())) for one in looked),
         length=looked[0].length,
+        since=before and Since(before, float(looked[0].edited[before.id]), likeliest(looked[0])),
     )
 
 

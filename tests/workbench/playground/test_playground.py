@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,9 @@ from jola.config import EditConfig
 from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.insight import MEASURES
+from jola.methods.lora import LoRAConfig
 from jola.runs.run import Run
+from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run
 from workbench.playground import results
 from workbench.playground.effects_panel import wanted_answer, wrong_answers
@@ -27,6 +30,7 @@ from workbench.service.page_state import Column, PageState, columns, edits_of, m
 from workbench.service.session import Prompt, Session
 from workbench.settings import Settings
 
+TAG = "<img src=x onerror=alert(1)>"
 QUESTION = Prompt.of("A fine film about small things.")
 
 
@@ -226,6 +230,57 @@ def test_next_tokens_of_all_columns(bench: Workbench, run: Run, other: Run) -> N
     assert largest == sorted(largest, reverse=True)
     assert all(kl > 0 for kl in view.kl)
     assert list(view.to_frame().columns) == ["token", "base", *view.columns]
+
+
+def test_a_change_says_what_it_changed_even_where_no_digit_does(bench: Workbench, run: Run) -> None:
+    state = open_run(bench, run.id)
+    asked = views.ask_next_tokens(bench.session, columns(bench, state), QUESTION)
+    looks = [ticket.result() for ticket in asked]
+    before = views.likeliest(looks[0])
+    same = views.next_tokens(columns(bench, state), looks, before=before).since
+    assert same is not None and same.ln_p == before.ln_p and "(no change)" in results.since_words(same)
+    off = columns(bench, state.with_mask(state.mask.switched([(0, 0)], "both", False)))
+    ticket = views.ask_next_tokens(bench.session, off, QUESTION)[0]
+    since = views.next_tokens(off, [ticket.result()], before=before).since
+    assert since is not None and since.ln_p == float(ticket.result().edited[before.id]) != before.ln_p
+    assert f"({since.ln_p - before.ln_p:+.2g} nats)" in results.since_words(since)
+    tiny = views.Since(views.Likeliest(1, TAG, -2e-7), -3e-7, views.Likeliest(2, "b", -0.5))
+    words = results.since_words(tiny)
+    assert "-2e-07 → -3e-07 (-1e-07 nats); now the likeliest is b" in words and "<img" not in words
+
+
+def test_several_runs_are_marked_where_they_differ() -> None:
+    view = views.NextTokens(
+        ("one", "two"),
+        (views.NextToken("a", 0.5, (0.75, 0.25)), views.NextToken("b", 0.25, (0.125, 0.625))),
+        kl=(0.1, 0.2),
+        length=3,
+    )
+    html = results.token_table(view)
+    assert html.count("jw-likeliest") == 2 and "Spread" in html
+    assert re.findall(r'jw-change jw-up">([\d.]+)<', html) == ["50.0", "50.0"]
+    shares = views.AnswerShares(("one", "two"), ("yes", "no"), (-1.0, -1.0), ((-1.0, -3.0), (-1.0, -3.0)))
+    assert re.findall(r'jw-change jw-(\w+)">([\d.]+)<', results.answer_table(shares)) == [("down", "0.0")] * 2
+
+
+def test_equal_answers_are_named() -> None:
+    html = results.answers(views.Writings(("one", TAG, "three"), ("yes", "no", "no ", "maybe")))
+    assert html.count("same as one") == 1 and html.count("same as") == 1 and "<img" not in html
+
+
+def test_runs_of_different_models_are_a_sentence(bench: Workbench, run: Run, tmp_path: Path) -> None:
+    make_model("gpt2").save_pretrained(tmp_path / "other")
+    make_tokenizer().save_pretrained(tmp_path / "other")
+    edited_run(bench.store.root / "another", tmp_path / "other")
+    state = replace(open_run(bench, run.id), others=("another",))
+    with pytest.raises(InputError, match="choose runs of the same base model"):
+        columns(bench, state)
+
+
+def test_runs_of_different_methods_answer_beside_each_other(bench: Workbench, run: Run, tiny_folder: Path) -> None:
+    edited_run(bench.store.root / "lora", tiny_folder, edits=LoRAConfig())
+    view = looked(bench.session, columns(bench, replace(open_run(bench, run.id), others=("lora",))))
+    assert len(view.columns) == 2 and any(abs(t.edited[0] - t.edited[1]) > 1e-4 for t in view.tokens)
 
 
 def test_with_every_edit_off_nothing_changes(bench: Workbench, run: Run) -> None:
