@@ -46,6 +46,8 @@ SMALLER = {
 NOT_RUN = {
     "make app": "starts the app and does not end; tests/browser does that",
     "make test": "these are the tests",
+    "jola tasks fetch boolq": "fetches data from the Hub",
+    "jola train --task boolq": "fetches data from the Hub",
     ". .venv/bin/activate": "changes the shell",
     "python tools/sample_run.py": "trains the default model for minutes",
     "python benchmarks/": "measures for minutes or hours",

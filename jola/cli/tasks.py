@@ -1,6 +1,7 @@
 """``jola tasks``: the tasks that have a name, their data, and their examples."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
@@ -60,7 +61,7 @@ def show(
     data = DataConfig(task=name, train_size=count)
     RunConfig(data=data).validate()
     task = load_task(data, seed)
-    texts = [_text(example, model, template) for example in task.train]
+    texts = _texts(task.train, model, template)
     if json:
         examples = [dataclasses.asdict(example) for example in task.train]
         shown = [found | {"text": "".join(text)} for found, text in zip(examples, texts, strict=True)]
@@ -96,16 +97,19 @@ def _sizes(parts: Any) -> dict[str, list[Any]]:
     return {name: rows for name, rows in found.items() if rows is not None}
 
 
-def _text(example: "Example", model: str | None, template: PromptFormat) -> tuple[str, str]:
-    """Prompt and answer as training shows them to the model."""
+def _texts(examples: "Sequence[Example]", model: str | None, template: PromptFormat) -> list[tuple[str, str]]:
+    """Prompt and answer of each example as training shows them to the model."""
     from jola.data.examples import PLAIN_PROMPT, Template
     from jola.model.loading import load_tokenizer
 
     if model is not None:
-        return Template(load_tokenizer(model), template).render(example)
+        made = Template(load_tokenizer(model), template)
+        return [made.render(example) for example in examples]
     if template == "chat":
         raise InputError("A chat template belongs to a model; name one with --model.")
-    return PLAIN_PROMPT.replace("{instruction}", example.prompt[-1].content), example.completion
+    return [
+        (PLAIN_PROMPT.replace("{instruction}", example.prompt[-1].content), example.completion) for example in examples
+    ]
 
 
 def _facts(info: "TaskInfo") -> dict[str, Any]:

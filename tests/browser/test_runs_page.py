@@ -113,7 +113,7 @@ def test_search_and_sort(page: Any) -> None:
     page.wait_for_selector(".rt-none:not([hidden])")
     page.fill(".rt-search", "")
     page.wait_for_function("document.querySelectorAll('.rt tbody tr[data-id]').length === 3")
-    for heading, expected in (("Accuracy", "sample"), ("Size", "sample"), ("Name", "one"), ("Begun", "two")):
+    for heading, expected in (("Test score", "sample"), ("Size", "sample"), ("Name", "one"), ("Begun", "two")):
         button = page.get_by_role("columnheader", name=heading).get_by_role("button")
         button.click()
         assert ids(page)[0] == expected, heading
