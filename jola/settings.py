@@ -106,9 +106,15 @@ class DataConfig:
     test_size: int = setting(
         500, "Number of test examples; 0 uses all.", unit="examples", advanced=False, bounds=(0, math.inf)
     )
+    data_seed: int | None = setting(
+        None, "Seed of the examples drawn; the training seed if not given.", bounds=(0, 2**32 - 1)
+    )
     template: Literal["auto", "chat", "plain"] = setting(
         "auto",
         "Prompt format: 'chat' uses the chat template, 'plain' the format of the paper, 'auto' chat if possible.",
+    )
+    beams: int = setting(
+        1, "Beams of the search for an answer in the test; 1 is greedy decoding.", unit="beams", bounds=(1, 16)
     )
     max_length: int = setting(
         512,
@@ -167,18 +173,20 @@ class TrainingConfig:
         1.0, "Gradients are clipped to this norm; 0 disables clipping.", unit="L2 norm", bounds=(0, 1e9)
     )
     patience: int = setting(
-        3,
+        0,
         "Stop after this many epochs without a lower validation cross-entropy; 0 disables early stopping.",
         unit="epochs",
         bounds=(0, math.inf),
     )
-    keep: Literal["best", "last"] = setting(
+    keep: Literal["best", "loss", "last"] = setting(
         "best",
-        "Edits to keep: those of the epoch with the lowest validation loss (penalty included), or of the last step.",
+        "Edits to keep: those of the epoch with the highest validation accuracy (the later one among equals), with the "
+        "lowest validation cross-entropy, or those of the last step.",
     )
     seed: int = setting(
         42,
-        "Seed of the examples drawn, the initial edits, the data order and the gate noise.",
+        "Training seed: the initial edits, the order of the examples, the gate noise, and the examples drawn if "
+        "--data-seed is not given.",
         advanced=False,
         bounds=(0, 2**32 - 1),
     )

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
@@ -12,7 +12,12 @@ from jola.cli import console
 from jola.cli.common import Json, check_flags, quiet_libraries, run_config, settings_type
 from jola.config import RunConfig
 from jola.methods import METHODS, method_named
-from jola.system.formatting import score_text, score_title
+from jola.recipes import RECIPES
+from jola.recipes import recipe as recipe_named
+from jola.system.formatting import accuracy_text, score_text, score_title
+
+if TYPE_CHECKING:
+    from jola.runs.run import Run
 
 
 def train_command(arguments: Sequence[str]) -> Callable[..., None]:
@@ -26,57 +31,92 @@ def train_command(arguments: Sequence[str]) -> Callable[..., None]:
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method", nargs="?", const=RunConfig.method, default=RunConfig.method)
+    parser.add_argument("--recipe", nargs="?", const=_DEFAULT, default=_DEFAULT)
     given = arguments[1:] if arguments[:1] == ["train"] else []
-    chosen = method_named(parser.parse_known_args(given)[0].method).name
+    early = parser.parse_known_args(given)[0]
+    chosen = method_named(early.method).name
+    defaults = recipe_named(early.recipe, chosen)
     check_flags(given, chosen)
 
     def train(
-        settings: Annotated[Any, arg(name="", constructor=settings_type(RunConfig(method=chosen)))],
+        settings: Annotated[Any, arg(name="", constructor=settings_type(defaults))],
         method: Annotated[str, arg(metavar=f"{{{','.join(METHODS)}}}", help=_METHOD_HELP)] = chosen,
+        recipe: Annotated[str, arg(metavar=f"{{{','.join(RECIPES)}}}", help=_RECIPE_HELP)] = early.recipe,
+        restarts: Annotated[int, arg(help=_RESTARTS_HELP)] = 0,
         resume: Annotated[bool, arg(help="Resume the run in --output from its last checkpoint.")] = False,
         json: Json = False,
     ) -> None:
         """Train edits on a task, save the adapter and test it."""
-        _train(run_config(settings, method=method), resume, json)
+        _train(run_config(settings, method=method), restarts, resume, json)
 
     return train
 
 
+_DEFAULT = "default"
+
 _METHOD_HELP = "Method to train; give it before --help to see the flags of that method."
+_RECIPE_HELP = "Defaults of all settings: ours, those of the paper, or those of its code; other flags override them."
+_RESTARTS_HELP = (
+    "Train this many more times, with the next training seeds on the same examples, and choose the run with the "
+    "highest validation accuracy."
+)
 
 
-def _train(config: RunConfig, resume: bool, json: bool) -> None:
+def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         quiet_libraries()
-        from jola.runs.scores import own_score, scores_in
-        from jola.training.run import run_training
+        from jola.training.restarts import best_by_validation, train_with_restarts
 
-        run = run_training(config, resume=resume, progress=progress)
+        runs = train_with_restarts(config, restarts, resume=resume, progress=progress)
     if int(os.environ.get("RANK", "0")):
         return
-    result = run.result() or {}
+    chosen = best_by_validation(runs) or runs[-1]
     if json:
-        summary = {
-            "run": str(run.path),
-            "task": config.data.task,
-            "n_train": result.get("n_train"),
-            "seed": config.training.seed,
-            "test": result.get("test"),
-            "scores": scores_in(result),
-            "closed": result.get("closed"),
-            "seconds": round(result.get("seconds", 0.0), 1),
-        }
-        console.print_json(summary)
+        console.print_json(_summary(chosen) | ({"runs": [_summary(run) for run in runs]} if restarts else {}))
     else:
-        console.print_text(f"run       {run.path}\nadapter   {run.adapter_dir}")
-        if score := own_score(result):
-            name = "accuracy" if score["metric"] == "exact_match" else score_title(score)
-            console.print_text(f"{name:<8}  {score_text(score)}")
-        if result.get("closed"):
-            shares = result["closed"].items()
-            closed = "  ".join(f"{half} {'not trained' if share is None else f'{share:.0%}'}" for half, share in shares)
-            console.print_text(f"closed    {closed} of the gates are exactly 0")
-    if run.state in ("cancelled", "paused"):
-        what = "stopped" if run.state == "cancelled" else "paused"
-        console.print_error(f"{what}; to continue: `jola train --resume --output {run.path}`")
+        for run in runs if restarts else ():
+            _print_attempt(run, chosen)
+        _print_run(chosen)
+    last = runs[-1]
+    if last.state in ("cancelled", "paused"):
+        what = "stopped" if last.state == "cancelled" else "paused"
+        console.print_error(f"{what}; to continue: `jola train --resume --output {last.path}`")
         sys.exit(130)
+
+
+def _summary(run: "Run") -> dict[str, Any]:
+    from jola.runs.scores import scores_in
+
+    result, config = run.result() or {}, run.run_config()
+    return {
+        "run": str(run.path),
+        "task": config.data.task,
+        "n_train": result.get("n_train"),
+        "seed": config.training.seed,
+        "validation": result.get("validation"),
+        "test": result.get("test"),
+        "scores": scores_in(result),
+        "closed": result.get("closed"),
+        "seconds": round(result.get("seconds") or 0.0, 1),
+    }
+
+
+def _print_attempt(run: "Run", chosen: "Run") -> None:
+    summary = _summary(run)
+    found = f"validation accuracy {accuracy_text(summary['validation'])}" if summary["validation"] else run.state
+    mark = "  (highest)" if run.path == chosen.path and summary["validation"] else ""
+    console.print_text(f"seed {summary['seed']:<5}{found}{mark}")
+
+
+def _print_run(run: "Run") -> None:
+    from jola.runs.scores import own_score
+
+    result = run.result() or {}
+    console.print_text(f"run       {run.path}\nadapter   {run.adapter_dir}")
+    if score := own_score(result):
+        name = "accuracy" if score["metric"] == "exact_match" else score_title(score)
+        console.print_text(f"{name:<8}  {score_text(score)}")
+    if result.get("closed"):
+        shares = result["closed"].items()
+        closed = "  ".join(f"{half} {'not trained' if share is None else f'{share:.0%}'}" for half, share in shares)
+        console.print_text(f"closed    {closed} of the gates are exactly 0")

@@ -21,14 +21,15 @@ def answer_examples(
     *,
     options: bool = False,
     max_new_tokens: int | None = None,
+    beams: int = 1,
     progress: Progress | None = None,
 ) -> list[TestAnswer]:
-    """Let the model answer every example greedily and, if asked for, score its options.
+    """Let the model answer every example without sampling and, if asked for, score its options.
 
     Args:
         labels: Options of the examples that have none of their own.
         options: Whether to compute the log-likelihoods of the options.
-        max_new_tokens: As for `exact_match`.
+        max_new_tokens, beams: As for `exact_match`.
         progress: Called with (done, total) in examples; the total is twice as large with options.
 
     Raises:
@@ -41,7 +42,12 @@ def answer_examples(
             progress(before + done, total)
 
     said = exact_match(
-        model, examples, template, max_new_tokens=max_new_tokens, progress=lambda done, _: advance(done, 0)
+        model,
+        examples,
+        template,
+        max_new_tokens=max_new_tokens,
+        beams=beams,
+        progress=lambda done, _: advance(done, 0),
     ).answers
     # Labels that are the same for all examples become the options of each.
     answered = [each if each.options else replace(each, options=tuple(labels or ())) for each in examples]

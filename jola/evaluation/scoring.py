@@ -30,10 +30,9 @@ Progress = Callable[[int, int], None]
 
 _SPARE_TOKENS = 2  # beyond the longest right answer, so that a longer, wrong one is seen to go on
 
-# A model's generation_config may ask for sampling or punish repeated tokens (Qwen's does); greedy is neither.
-_GREEDY = {
+# A model's generation_config may ask for sampling or punish repeated tokens (Qwen's does).
+_WITHOUT_SAMPLING = {
     "do_sample": False,
-    "num_beams": 1,
     "repetition_penalty": 1.0,
     "temperature": None,
     "top_k": None,
@@ -108,10 +107,11 @@ def exact_match(
     *,
     batch_size: int = 32,
     max_new_tokens: int | None = None,
+    beams: int = 1,
     mask: "Masks" = None,
     progress: Progress | None = None,
 ) -> ExactMatch:
-    """Let the model answer every example greedily and compare with the right answers, letter for letter.
+    """Let the model answer every example without sampling and compare with the right answers, letter for letter.
 
     White space around an answer does not count, and where every right answer is one line, neither does
     anything after the model's first line. One of an example's ``references`` is as right as its completion.
@@ -119,6 +119,7 @@ def exact_match(
     Args:
         batch_size: Prompts generated at once.
         max_new_tokens: Longest answer; None allows the longest right one, its end token and two tokens more.
+        beams: Beams of the search for an answer; 1 is greedy decoding.
         mask: Switches single edits off for this call, as in `EditedModel.forward`.
 
     Raises:
@@ -141,7 +142,8 @@ def exact_match(
                 max_new_tokens=max_new_tokens,
                 eos_token_id=ends,
                 pad_token_id=pad,
-                **_GREEDY,
+                num_beams=beams,
+                **_WITHOUT_SAMPLING,
             )
             new = tokens[:, inputs["input_ids"].shape[1] :].tolist()
             for index, ids in zip(batch, new, strict=True):

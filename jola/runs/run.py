@@ -108,6 +108,7 @@ class Run:
         run.write_status(
             state="starting",
             message="",
+            warning="",
             started=time.time(),
             **own_identity(),
             **({"step": 0, "total_steps": 0} if new else {}),

@@ -78,6 +78,7 @@ class StatusFile(JsonFile):
     step: Count = 0
     total_steps: Count = 0
     message: Text = ""
+    warning: Text = ""
     started: Time | None = None
     updated: Time | None = None
     writes: Count = 0
@@ -109,6 +110,7 @@ class ResultFile(JsonFile):
 
     metric: Line | None = None
     scores: list[ScoreEntry] | None = None
+    validation: Accuracy | None = None
     test: Accuracy | None = None
     test_options: Accuracy | None = None
     closed: dict[str, Share | None] | None = None
@@ -128,6 +130,7 @@ class MetricsRow(JsonFile):
     loss: Number | None = None
     cross_entropy: Number | None = None
     validation_cross_entropy: Number | None = None
+    validation_accuracy: Number | None = None
     penalty: Number | None = None
     learning_rate: Number | None = None
     gate_learning_rate: Number | None = None

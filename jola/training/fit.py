@@ -13,12 +13,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from jola.config import RunConfig
 from jola.data.examples import EncodedSet
 from jola.errors import InputError
+from jola.evaluation.scoring import Accuracy
 from jola.model.edited import EditedModel
 from jola.system.distributed import processes
 from jola.system.files import disk_errors, read_json
 from jola.training.callbacks import BeforeSteps, CrossEntropyPatience
 from jola.training.objective import Penalty
 from jola.training.trainer import JoLATrainer
+
+CRITERIA = {"best": "selection", "loss": "loss"}
+"""Validation metric that chooses the epoch to keep, by the value of ``training.keep``."""
 
 _DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_container.cc", "iostream error")
 
@@ -33,6 +37,8 @@ class Fit:
     """The step whose edits the model has now: the best one by validation, or the last."""
     examples: int
     """Training examples seen in these steps, with repetition."""
+    validation: Accuracy | None
+    """Validation accuracy of these edits; None if they were not validated."""
     seconds: float
     processor_seconds: float
 
@@ -86,6 +92,7 @@ def fit(
         steps=trainer.state.global_step,
         kept_step=_kept_step(trainer),
         examples=_examples_seen(trainer, len(train.rows)),
+        validation=_validation_accuracy(trainer, len(validation.rows)) if validation else None,
         seconds=seconds,
         processor_seconds=processor_seconds,
     )
@@ -106,7 +113,7 @@ def make_trainer(
     settings = config.training
     batches = -(-len(train.rows) // (settings.batch_size * processes()))
     steps = -(-batches // settings.gradient_accumulation) * settings.epochs
-    best = settings.keep == "best" and validation is not None
+    chosen_by = None if validation is None else CRITERIA.get(settings.keep)
     args = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=settings.epochs,
@@ -126,9 +133,9 @@ def make_trainer(
         eval_strategy="epoch" if validation else "no",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=best,
-        metric_for_best_model="objective" if validation else None,
-        greater_is_better=False if validation else None,
+        load_best_model_at_end=chosen_by is not None,
+        metric_for_best_model=chosen_by,
+        greater_is_better=chosen_by and chosen_by != "loss",
         restore_callback_states_from_checkpoint=True,
         report_to=settings.report_to,
         run_name=folder.parent.name,
@@ -190,6 +197,12 @@ def training_disk_errors(path: Path) -> Iterator[None]:
 def _kept_step(trainer: JoLATrainer) -> int:
     best = trainer.state.best_global_step
     return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
+
+
+def _validation_accuracy(trainer: JoLATrainer, n: int) -> Accuracy | None:
+    step = _kept_step(trainer)
+    found = [e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e and e["step"] == step]
+    return Accuracy(round(float(found[-1]) * n), n) if found else None
 
 
 def _examples_seen(trainer: JoLATrainer, rows: int) -> int:

@@ -94,7 +94,8 @@ class RunFollower(TrainerCallback):
             return
         entry: dict[str, Any] = {"step": state.global_step, "time": time.time(), "epoch": state.epoch}
         if "eval_loss" in logs:
-            self.run.append_metrics(entry | {"validation_cross_entropy": logs["eval_loss"]})
+            found = {"validation_cross_entropy": logs["eval_loss"], "validation_accuracy": logs.get("eval_accuracy")}
+            self.run.append_metrics(entry | {name: value for name, value in found.items() if value is not None})
         elif "cross_entropy" in logs:
             names = (
                 "loss", "cross_entropy", "penalty", "l0_weight", "expected_open", "learning_rate", "gate_learning_rate",

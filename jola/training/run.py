@@ -42,6 +42,7 @@ from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, publish_adapter
 from jola.training.fit import Fit, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
+from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 
@@ -75,7 +76,7 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     def create() -> tuple[Run, RunConfig]:
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
-        used = _settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
+        used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         if not Run(path).alive:  # whoever made it for this process may have asked it to pause since
             (path / PAUSE_FILE).unlink(missing_ok=True)
         return Run.create(path, used, resume=resume), used
@@ -132,14 +133,14 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         Run.create(run.path, config, _facts(prepared), resume=True)
         if resume:
             _rewind(run, config, step_of(checkpoint) if checkpoint else 0, progress)
-    facts = {"Task": f"{prepared.task.name}, {len(prepared.train.rows)} training examples, seed {config.training.seed}"}
+    facts = {"Task": f"{prepared.task.name}, {len(prepared.train.rows)} training examples, {_seeds(config)}"}
     follower = RunFollower(run, progress, stop)
     fitted = _fit(run, config, prepared, follower, facts, checkpoint, first)
     if not first:
         return
     seconds = time.time() - started
     run.write_status(step=fitted.steps)
-    answers = None if follower.ending else _test(run, prepared, follower, progress)
+    answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
     publish_adapter(prepared.model, run.adapter_dir, facts)
@@ -193,13 +194,33 @@ def _fit(
             [
                 GateRecorder(writers, config.training.record_every),
                 follower,
+                *_validation_warning(run, config, prepared, follower.progress),
                 AdapterKeeper(run.adapter_dir, facts),
             ],
             resume_from=checkpoint,
         )
 
 
-def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progress) -> list[TestAnswer] | None:
+def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progress: Progress) -> list[ValidationWarning]:
+    """The callback that warns of a training that goes badly, in the status of the run and once by `progress`."""
+    if not prepared.validation:
+        return []
+    task = prepared.task
+    earlier = earlier_accuracies(RunStore(), config.method, config.model.model, task.fingerprint)
+    said: list[str] = []
+
+    def say(sentence: str) -> None:
+        run.write_status(warning=sentence)
+        if sentence and not said:
+            progress.note(sentence)
+            said.append(sentence)
+
+    return [ValidationWarning(Expected.of(task.validation, earlier), len(prepared.validation.rows), say)]
+
+
+def _test(
+    run: Run, config: RunConfig, prepared: Prepared, follower: RunFollower, progress: Progress
+) -> list[TestAnswer] | None:
     """The answers to the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
     task = prepared.task
     if not task.test:
@@ -222,6 +243,7 @@ def _test(run: Run, prepared: Prepared, follower: RunFollower, progress: Progres
             task.labels,
             options=options,
             max_new_tokens=task.max_new_tokens,
+            beams=config.data.beams,
             progress=advance,
         )
     return None
@@ -237,6 +259,7 @@ def _result(prepared: Prepared, fitted: Fit, seconds: float, scores: Sequence[Sc
         "kept_step": fitted.kept_step,
         "n_train": len(prepared.train.rows),
         "peak_memory": peak_memory(prepared.model.device),
+        "validation": fitted.validation.to_dict() if fitted.validation else None,
         "test": Accuracy(round(exact.value * exact.n), exact.n).to_dict() if exact else None,
         "metric": prepared.task.metrics[0],
         "scores": [score.to_dict() for score in scores],
@@ -255,6 +278,11 @@ def closed_fractions(model: EditedModel) -> dict[str, float | None]:
         closed = [(e.gate_values()[half] == 0)[e.editable].float() for e in model.gated_edits() if half in e.halves]
         fractions[half] = float(torch.cat(closed).mean()) if closed else None
     return fractions
+
+
+def _seeds(config: RunConfig) -> str:
+    data, training = config.data.data_seed, config.training.seed
+    return f"seed {training}" if data in (None, training) else f"training seed {training}, data seed {data}"
 
 
 def _column_names(intervention: Intervention) -> tuple[str, ...] | None:
@@ -309,7 +337,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
+def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
     """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused."""
     stored = Run.open(path).run_config()
     if config.method not in (stored.method, RunConfig.method):

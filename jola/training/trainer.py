@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import EvalLoopOutput
 
 from jola.config import TrainingConfig
-from jola.data.examples import Encoded, collate
+from jola.data.examples import IGNORED, Encoded, collate
 from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.reference.data import TextDataset, encode_texts, hold_out
@@ -50,7 +51,7 @@ class JoLATrainer(Trainer):
         args: Of transformers. ``learning_rate`` is that of the offsets and scales.
         train_dataset: A sequence of `Encoded` examples, or a data set with a ``text`` column in the reference
             package's form.
-        eval_dataset: The same for validation, which looks at cross-entropy alone.
+        eval_dataset: The same for validation, which measures cross-entropy without the penalty, and accuracy.
         data_collator: None for `Encoded` examples; what `make_data_collator` gives for a ``text`` column.
         gate_learning_rate: Peak rate of the gates; None is ten times ``args.learning_rate``.
         l0_weight: λ.
@@ -120,6 +121,7 @@ class JoLATrainer(Trainer):
             train_dataset=training_rows,
             eval_dataset=validation_rows,
             data_collator=lambda rows: collate(rows, pad),
+            compute_metrics=lambda found: {"accuracy": float(found.predictions.mean())},
             callbacks=callbacks,
             **others,
         )
@@ -179,8 +181,8 @@ class JoLATrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
             raise InputError(
-                f"The training diverged: the loss of step {self.state.global_step + 1} is no finite number. Start it "
-                "anew with a lower --learning-rate."
+                f"The training diverged: the loss of step {self.state.global_step + 1} is not a finite number. Start "
+                "it again with a lower --learning-rate."
             )
         if self.schedule.kind == "performance":
             # Whole loss of a batch, as the reference code compares it; Trainer has divided it by the batches.
@@ -218,19 +220,40 @@ class JoLATrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Cross-entropy as ``eval_loss``, and ``eval_objective``: the same plus the penalty with the λ of this step."""
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if f"{metric_key_prefix}_loss" in metrics:
-            weight = self.schedule.value(self.state.global_step)
-            penalty = float(self.penalty(self.edited.gated_edits(), weight).detach())
-            metrics[f"{metric_key_prefix}_objective"] = metrics[f"{metric_key_prefix}_loss"] + penalty
-        return metrics
+        """Validate with the edits of this step.
 
+        Returns:
+            ``eval_loss``, the cross-entropy; ``eval_objective``, the same plus the penalty with the λ of this step;
+            ``eval_accuracy``, the share of the answers that greedy decoding would give exactly; and
+            ``eval_selection``, which ranks epochs, see `selection`.
+        """
+        return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """That of transformers, with the metrics that `evaluate` describes."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        loss = output.metrics.get(f"{metric_key_prefix}_loss")
+        if loss is not None:
+            penalty = self.penalty(self.edited.gated_edits(), self.schedule.value(self.state.global_step))
+            output.metrics[f"{metric_key_prefix}_objective"] = loss + float(penalty.detach())
+            output.metrics[f"{metric_key_prefix}_selection"] = selection(
+                output.metrics[f"{metric_key_prefix}_accuracy"],
+                loss,
+                output.num_samples or 1,
+                self.state.global_step / max(self.state.max_steps, 1),
+            )
+        return output
+
+    @torch.no_grad()
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        """Evaluation needs the loss alone: logits of different answers have different shapes."""
-        return super().prediction_step(model, inputs, True, ignore_keys)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Loss of a batch, and for each row whether each token of the answer is the most likely one."""
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        correct = rows_correct(outputs.logits, inputs["labels"])
+        return loss.detach().mean(), correct, correct
 
     def _load_callback_state(self) -> None:
         """As in transformers, but in place: it would make new callbacks, which nobody else holds."""
@@ -253,3 +276,35 @@ class JoLATrainer(Trainer):
         batches = -(-len(self.train_dataset) // batch)
         updates = -(-batches // self.args.gradient_accumulation_steps)
         return int(max(updates, 1) * self.args.num_train_epochs)
+
+
+def rows_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """For each row whether greedy decoding would give exactly its answer, (batch,) of float: 1 or 0.
+
+    It would if each token of the answer is the most likely one after the tokens before it.
+
+    Args:
+        logits: (answer tokens, vocabulary), in the row-major order of the labels.
+        labels: (batch, tokens), −100 where there is no loss.
+    """
+    targets = labels[:, 1:].to(logits.device)
+    answers = targets != IGNORED
+    wrong = torch.zeros(answers.shape, dtype=torch.bool, device=logits.device)
+    wrong[answers] = logits.argmax(-1) != targets[answers]
+    return 1.0 - wrong.any(-1).float()
+
+
+def selection(accuracy: float, cross_entropy: float, n: int, progress: float) -> float:
+    """A number that is highest for the epoch to keep.
+
+    This is the epoch with the highest validation accuracy, the later one among equals. If no answer is correct, which
+    is usual for long answers, it is the epoch with the lowest cross-entropy; any epoch with a correct answer is better.
+
+    Args:
+        accuracy: Share of correct answers.
+        cross_entropy: In nats, not negative.
+        n: Validation examples.
+        progress: Share of the training that is over, 0 to 1.
+    """
+    correct = round(accuracy * n)
+    return (correct + progress / 2) / n if correct else -cross_entropy

@@ -35,6 +35,7 @@ OWN: dict[str, st.SearchStrategy[Any]] = {
     "layers": layer_texts,
     "heads": st.just("all") | st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda p: f"{p[0]}:{p[1]}"),
     "seed": st.integers(0, 2**32 - 1),
+    "beams": st.integers(1, 16),
 }
 
 
@@ -43,7 +44,11 @@ def strategy(name: str) -> st.SearchStrategy[Any]:
     annotation = typing.get_type_hints(type(FIELDS[name][0]))[name]
     if typing.get_origin(annotation) is Literal:
         return st.sampled_from(typing.get_args(annotation))
-    return OWN[name] if name in OWN else {str: texts, int: counts, float: rates, float | None: rates}[annotation]
+    return (
+        OWN[name]
+        if name in OWN
+        else {str: texts, int: counts, float: rates, float | None: rates, int | None: counts}[annotation]
+    )
 
 
 def usable(config: RunConfig) -> bool:

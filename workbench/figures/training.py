@@ -36,6 +36,7 @@ _FEW = 40
 
 QUANTITIES = {
     "validation_cross_entropy": ("Validation cross-entropy", "nats"),
+    "validation_accuracy": ("Validation accuracy", "share of the examples"),
     "cross_entropy": ("Training cross-entropy", "nats"),
     "loss": ("Training objective", "nats"),
     "penalty": ("L0 penalty", "nats"),

@@ -95,7 +95,8 @@ def look_at_data(config: RunConfig) -> DataFacts | None:
 
     Tokens are counted as a third of the characters, which is more than a tokenizer makes of most texts.
     """
-    data, seed = config.data, config.training.seed
+    data, seed = config.data, config.data.data_seed
+    seed = config.training.seed if seed is None else seed
     if data.task.startswith("hf:"):
         return None
     if data.task in REGISTRY and REGISTRY[data.task].source is not None:

@@ -69,6 +69,7 @@ class Follower:
                 "active": active,
                 "step": status["step"],
                 "total": status["total_steps"],
+                "warning": status["warning"],
                 "message": f"{message}. This run is damaged: {problem}" if problem else message,
                 "can": actions(state, self._pausing()),
                 "queue": [{"id": id, "about": self._about(id)} for id in queue],
@@ -273,6 +274,10 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
 
 
+def _share(value: float | None, n: int | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %" + (f" (n = {n:,})" if n else "")
+
+
 def facts(
     status: Mapping[str, Any], state: str, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, str]:
@@ -281,7 +286,6 @@ def facts(
     started, end = status["started"], time.time() if active else status["updated"]
     if state == "queued":
         started = None  # since when it waits is no time of training
-    validation = [m["validation_cross_entropy"] for m in metrics if m.get("validation_cross_entropy") is not None]
     left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
     return {
@@ -289,7 +293,8 @@ def facts(
         "epoch": "–" if epoch is None else f"{epoch:.1f} / {epochs}" if epochs else f"{epoch:.1f}",
         "loss": _number(_last(metrics, "loss")),
         "cross_entropy": _number(_last(metrics, "cross_entropy")),
-        "validation": _number(validation[-1] if validation else None),
+        "validation": _number(_last(metrics, "validation_cross_entropy")),
+        "accuracy": _share(_last(metrics, "validation_accuracy"), (config.get("task") or {}).get("n_validation")),
         "elapsed": "–" if started is None or end is None else clock(end - started),
         "left": "–" if left is None else f"about {clock(left)}",
     }
@@ -307,7 +312,9 @@ def result_facts(
     rows = [(score_label(score), score_text(score, percent=True)) for score in scores_in(result)]
     kept = kept_step(result)
     if kept is not None:
-        rows.append(("Edits kept", f"step {kept:,} (lowest validation loss, penalty included)"))
+        rows.append(("Edits kept", f"step {kept:,}"))
+    if validation := result.get("validation"):
+        rows.append(("Validation accuracy", accuracy_text(validation, percent=True)))
     closed = (result.get("closed") or {}) if gated else {}
     for half in ("offset", "scale"):
         if half in closed:

@@ -30,6 +30,8 @@ class Setting:
     kind: Any
     """Type of the value, as annotated."""
     default: Any
+    optional: bool = False
+    """Whether it may be left out."""
     gates: bool = False
     """Whether only methods with gates have it."""
     method: str = ""
@@ -61,6 +63,7 @@ def settings(method: str = RunConfig.method) -> list[Setting]:
             advanced=field.metadata.get("advanced", True),
             kind=_kind(typing.get_type_hints(type(part))[field.name]),
             default=getattr(part, field.name),
+            optional=getattr(part, field.name) is None,
             gates=field.metadata.get("gates", False),
             method=method if group == "edits" else "",
         )
@@ -71,8 +74,9 @@ def settings(method: str = RunConfig.method) -> list[Setting]:
 
 
 def _kind(annotation: Any) -> Any:
-    """The type that is asked for: of a setting that may be left to the method, that of its value."""
-    return float if annotation == float | None else annotation
+    """The type that is asked for: of a number that may be left out, that of its value."""
+    numbers = [kind for kind in typing.get_args(annotation) if kind in (int, float)]
+    return numbers[0] if numbers else annotation
 
 
 def element_id(setting: Setting, prefix: str = "setting") -> str:
@@ -128,6 +132,8 @@ def _read(setting: Setting, value: Any) -> Any:
     """What the component gave, as a value of the setting's type."""
     if setting.kind in (int, float):
         if value is None or value == "":
+            if setting.optional:
+                return None
             raise InputError(f"{setting.title} is empty; give a number.")
         if setting.kind is float:
             return float(value)

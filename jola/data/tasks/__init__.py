@@ -53,14 +53,15 @@ class Task:
 def load_task(data: DataConfig, seed: int) -> Task:
     """Load a task and choose its examples.
 
-    The training and the validation part are random samples without replacement which depend on ``seed``; with
-    the same seed a larger sample contains the smaller one. The test part is the head of an order that depends
-    on the examples alone. A size of 0, or one larger than the data, takes all. A missing part is carved from
-    the training examples, in the order of the test part, identical prompts staying together.
+    The training and the validation part are random samples without replacement. They depend on ``data.data_seed``, or
+    on `seed` if that is not given; with the same seed a larger sample contains the smaller one. The test part is the
+    head of an order that depends on the examples only. A size of 0, or one larger than the data, takes all. A missing
+    part is carved from the training examples, in the order of the test part, identical prompts staying together.
 
     Raises:
         InputError: no such task, or its data cannot be used.
     """
+    seed = seed if data.data_seed is None else data.data_seed
     name, info, parts = _find(data.task)
     notes: list[str] = []
     source = "part" if info else "file"

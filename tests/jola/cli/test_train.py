@@ -20,7 +20,7 @@ from jola.runs.store import RunStore
 from tests import ROOT
 from tests.jola.cli.commands import Result, assert_refused, lines, train
 
-SUMMARY = ["run", "task", "n_train", "seed", "test", "scores", "closed", "seconds"]
+SUMMARY = ["run", "task", "n_train", "seed", "validation", "test", "scores", "closed", "seconds"]
 
 
 class TestTrain:
@@ -203,3 +203,34 @@ class TestBadInput:
         assert result.err.splitlines()[-1] == "interrupted"
         (run,) = RunStore().list()
         assert run.state == "cancelled"
+
+
+class TestRestarts:
+    def test_each_training_is_a_run_and_the_best_by_validation_is_named(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path
+    ) -> None:
+        output = tmp_path / "run"
+        result = jola(*train(place, "--output", output, "--seed", 3, "--restarts", 2, "--json"))
+        assert result.code == 0
+        runs = result.json["runs"]
+        assert [run["run"] for run in runs] == [str(output), f"{output}-2", f"{output}-3"]
+        assert [run["seed"] for run in runs] == [3, 4, 5]
+        configs = [Run.open(run["run"]).run_config() for run in runs]
+        assert [config.data.data_seed for config in configs] == [None, 3, 3]
+        accuracies = [run["validation"]["accuracy"] for run in runs]
+        best = accuracies.index(max(accuracies))
+        assert result.json["run"] == runs[best]["run"]
+        assert "Training 2 of 3, with seed 4." in result.err
+
+    def test_resuming_trains_what_is_missing(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        output = tmp_path / "run"
+        assert jola(*train(place, "--output", output, "--seed", 3)).code == 0
+        first = (output / "result.json").read_bytes()
+        result = jola("train", "--resume", "--output", str(output), "--restarts", "1")
+        assert result.code == 0
+        assert (output / "result.json").read_bytes() == first
+        assert Run.open(f"{output}-2").run_config().training.seed == 4
+        assert re.search(r"^seed 3 .*\n^seed 4 ", result.out, re.MULTILINE)
+
+    def test_a_negative_number_is_refused(self, jola: Callable[..., Result], place: Path) -> None:
+        assert_refused(jola(*train(place, "--restarts=-1")), "--restarts is -1; it must be from 0 to 99.")

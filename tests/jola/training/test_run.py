@@ -26,6 +26,7 @@ from jola.evaluation import answering
 from jola.jola_model import JoLAModel
 from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
+from jola.training import trainer
 from jola.training.fit import last_checkpoint
 from jola.training.follower import request_pause
 from jola.training.run import Quiet, run_training
@@ -340,11 +341,38 @@ class TestKeep:
     def checkpoint(self, run: Run, step: int) -> dict[str, torch.Tensor]:
         return load_file(run.checkpoints_dir / f"checkpoint-{step}" / "model.safetensors")
 
-    @pytest.mark.parametrize(("keep", "step"), [("best", 6), ("last", 18)])
-    def test_the_best_epoch_or_the_last_is_kept(self, place: Place, tmp_path: Path, keep: str, step: int) -> None:
-        # λ rises while the gates stay as they are, so that the validation objective of the first epoch is the lowest.
-        rising = {"l0_schedule": "linear", "l0_weight": 10.0, "gate_learning_rate": 1e-12}
-        run = run_training(place.settings(tmp_path / "run", keep=keep, learning_rate=0.05, **rising))
+    def correct(self, monkeypatch: pytest.MonkeyPatch, *counts: int) -> None:
+        """Let this many of the 8 validation answers be correct in each epoch."""
+        left = iter(counts)
+        monkeypatch.setattr(trainer, "rows_correct", lambda *_: (torch.arange(8) < next(left)).float())
+
+    @pytest.mark.parametrize(
+        ("keep", "counts", "step"),
+        [
+            ("best", (2, 5, 3), 12),
+            ("best", (5, 5, 4), 12),
+            ("best", (0, 0, 1), 18),
+            ("best", (0, 0, 0), 6),
+            ("loss", (2, 5, 3), 6),
+            ("last", (5, 3, 2), 18),
+        ],
+    )
+    def test_the_epoch_that_is_kept(
+        self,
+        place: Place,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        keep: str,
+        counts: tuple[int, ...],
+        step: int,
+    ) -> None:
+        self.correct(monkeypatch, *counts)
+        # Steps as large as these raise the cross-entropy from the first epoch on.
+        run = run_training(place.settings(tmp_path / "run", keep=keep, learning_rate=300.0, warmup_ratio=0.5))
+        losses = [e["validation_cross_entropy"] for e in run.metrics() if "validation_cross_entropy" in e]
+        assert losses == sorted(losses)
+        validation = (run.result() or {})["validation"]
+        assert (validation["accuracy"], validation["n"]) == (counts[step // 6 - 1] / 8, 8)
         result, kept = run.result(), tensors(run)
         assert result is not None
         assert result["kept_step"] == step
@@ -359,9 +387,9 @@ class TestKeep:
 
     @pytest.mark.parametrize(("keep", "kept"), [("best", {7: 6, 13: 6, 18: 6}), ("last", {7: 6, 13: 12, 18: 12})])
     def test_a_run_at_work_has_its_best_edits_so_far(
-        self, place: Place, tmp_path: Path, keep: str, kept: dict[int, int]
+        self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, kept: dict[int, int]
     ) -> None:
-        rising = {"l0_schedule": "linear", "l0_weight": 10.0, "gate_learning_rate": 1e-12}
+        self.correct(monkeypatch, 5, 4, 3)
         run, seen = Run(tmp_path / "run"), []
         checkpoint = self.checkpoint
 
@@ -380,7 +408,7 @@ class TestKeep:
                         assert torch.equal(tensor, held["heads." + name.removeprefix("interventions.0.")]), (done, name)
                     JoLAModel.from_adapter(run.adapter_dir, model=place.model)
 
-        run_training(place.settings(run.path, keep=keep, learning_rate=0.05, **rising), progress=Look())
+        run_training(place.settings(run.path, keep=keep, learning_rate=0.05), progress=Look())
         assert seen == list(kept)
 
     def test_a_killed_run_keeps_its_best_edits(self, killed: dict[str, Path]) -> None:

@@ -15,14 +15,14 @@ from torch import Tensor
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from jola.config import EditConfig
-from jola.data.examples import Encoded
+from jola.data.examples import IGNORED, Encoded
 from jola.edits.names import HALVES
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.history import GATE_FIELDS, GateHistory, GateWriter
 from jola.training.callbacks import CrossEntropyPatience, GateRecorder
 from jola.training.objective import expected_open
-from jola.training.trainer import JoLATrainer
+from jola.training.trainer import JoLATrainer, rows_correct, selection
 
 Make = Callable[..., JoLAModel]
 END = 2
@@ -498,3 +498,26 @@ class TestResume:
         assert resumed.schedule.performance == whole.schedule.performance
         assert torch.equal(edit_vector(resumed.edited), edit_vector(whole.edited))
         assert torch.equal(gate_vector(resumed.edited), gate_vector(whole.edited))
+
+
+class TestSelection:
+    def test_a_row_is_correct_if_each_answer_token_is_the_most_likely_one(self) -> None:
+        labels = torch.tensor(
+            [[IGNORED, IGNORED, 1, 2], [IGNORED, 0, IGNORED, IGNORED], [IGNORED, IGNORED, IGNORED, 2]]
+        )
+        likely = torch.tensor([1, 2, 1, 2])
+        assert rows_correct(torch.eye(3)[likely], labels).tolist() == [1.0, 0.0, 1.0]
+        assert rows_correct(torch.eye(3)[torch.tensor([1, 0, 0, 2])], labels).tolist() == [0.0, 1.0, 1.0]
+
+    def test_the_order_of_epochs(self) -> None:
+        # From the worst to the best: (accuracy, cross-entropy, share of the training).
+        epochs = [
+            (0.0, 3.0, 1.0),
+            (0.0, 2.0, 0.5),
+            (0.01, 9.0, 0.1),
+            (0.5, 1.0, 0.25),
+            (0.5, 4.0, 1.0),
+            (0.51, 5.0, 0.1),
+        ]
+        values = [selection(accuracy, loss, 100, progress) for accuracy, loss, progress in epochs]
+        assert values == sorted(set(values))

@@ -233,6 +233,7 @@ const apply = (snapshot) => {
   view.token = snapshot.token;
   Object.assign(root.dataset, { run: snapshot.run, state: snapshot.state, records: snapshot.records || 0 });
   setText(".rv-message", snapshot.message);
+  setText(".rv-warning", snapshot.warning);
   setText(".rv-about", snapshot.about);
   for (const [name, value] of Object.entries(snapshot.facts)) setText(`.rv-fact-${name}`, value);
   const done = snapshot.total ? Math.min(1, snapshot.step / snapshot.total) : 0;
