@@ -271,12 +271,22 @@ def test_figures_carry_n_and_interval(recorder: Recorder) -> None:
 
 def test_a_run_that_ended_early_says_why_and_which_edits_were_kept(recorder: Recorder) -> None:
     recorder.until(30)
-    recorder.run.write_result({"kept_step": 15, "steps": 30, "test": None})
+    recorder.run.write_result(
+        {
+            "kept_step": 15,
+            "steps": 30,
+            "test": None,
+            "validation": {"accuracy": 0.9, "n": 100, "low": 0.8, "high": 0.95},
+        }
+    )
     recorder.run.write_status(state="finished")
     snapshot = Follower(recorder.run).snapshot()
     assert snapshot["message"] == "Finished at step 30 of 40, because validation got no better"
     assert snapshot["kept"] == 15
-    assert snapshot["result"] == [("Edits kept", "step 15 (lowest validation loss, penalty included)")]
+    assert snapshot["result"] == [
+        ("Edits kept", "step 15"),
+        ("Validation accuracy", "90.0 % (n = 100, 95 % interval 80.0–95.0)"),
+    ]
 
 
 def test_a_cancelled_run_without_a_test_has_no_accuracy() -> None:
