@@ -104,7 +104,7 @@ def save_adapter(
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in method.tensors(own).items()}
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise InputError(
-            f"The training diverged: {broken[0]} holds values that are not finite numbers. Start it anew with a lower "
+            f"The training diverged: {broken[0]} holds values that are not finite numbers. Start it again with a lower "
             "--learning-rate."
         )
     if compact:

@@ -18,7 +18,7 @@ from jola.runs.scores import scores_in
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
 from jola.runs.summary import method_in
-from jola.system.formatting import score_label, score_text
+from jola.system.formatting import accuracy_text, score_label, score_text
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
 from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
