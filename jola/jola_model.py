@@ -4,13 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from transformers import PreTrainedModel
 
 from jola.adapters.directory import Adapter, apply_adapter, read_adapter, save_adapter
 from jola.config import EditConfig
 from jola.errors import InputError
 from jola.model.edited import EditedModel
-from jola.model.loading import load_base
+from jola.model.loading import load_base, pick_device, pick_dtype
 from jola.runs.adapter_source import local_adapter
 
 
@@ -28,7 +29,7 @@ class JoLAModel(EditedModel):
         *,
         edits: EditConfig | None = None,
         revision: str | None = None,
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         device: str = "auto",
         attn_implementation: str = "auto",
         seed: int = 0,
@@ -37,7 +38,8 @@ class JoLAModel(EditedModel):
 
         Args:
             model: 'default', a Hub id, a local folder or a GGUF file.
-            dtype: 'float32', 'bfloat16', 'float16', or 'auto': bfloat16 where the processor computes in it.
+            dtype: 'float32', 'bfloat16', 'float16', the same of PyTorch (``torch.float32``), or 'auto': bfloat16 where
+                the processor computes in it.
             device: 'auto', 'cpu', 'cuda', …
 
         Raises:
@@ -55,7 +57,7 @@ class JoLAModel(EditedModel):
         *,
         revision: str | None = None,
         model: str | None = None,
-        dtype: str = "auto",
+        dtype: str | torch.dtype = "auto",
         device: str = "auto",
     ) -> "JoLAModel":
         """Load the edits of an adapter together with the model they were trained on.
@@ -70,8 +72,9 @@ class JoLAModel(EditedModel):
 
     @classmethod
     def _with_adapter(
-        cls, adapter: Adapter, source: Path | str, model: str | None, dtype: str, device: str
+        cls, adapter: Adapter, source: Path | str, model: str | None, dtype: str | torch.dtype, device: str
     ) -> "JoLAModel":
+        pick_dtype(dtype, pick_device(device))  # what is wrong with these is not the fault of the base model
         try:
             loaded = cls.from_pretrained(
                 model or adapter.base_model,

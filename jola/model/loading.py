@@ -28,7 +28,7 @@ def load_base(
     model: str,
     *,
     revision: str | None = None,
-    dtype: str = "auto",
+    dtype: str | torch.dtype = "auto",
     device: str = "auto",
     attn_implementation: str = "auto",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
@@ -166,11 +166,14 @@ def pick_device(device: str) -> torch.device:
     return place
 
 
-def pick_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The number format named; 'auto' is bfloat16 where the hardware multiplies in it, float32 elsewhere.
+def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The data type asked for, by its name or as PyTorch's own.
 
-    On a processor without such instructions bfloat16 is emulated and slower than float32.
+    'auto' is bfloat16 where the hardware multiplies in it, float32 elsewhere.
+    On a processor without such instructions, bfloat16 is emulated and slower than float32.
     """
+    if isinstance(dtype, torch.dtype):
+        dtype = str(dtype).removeprefix("torch.")
     if dtype != "auto":
         if dtype not in DTYPES:
             raise InputError(f"dtype is {dtype!r}; choose 'auto' or one of {', '.join(DTYPES)}.")

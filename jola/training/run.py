@@ -4,6 +4,7 @@
 run's directory at once, where any number of readers follow it.
 """
 
+import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -64,7 +65,8 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
         Both stop at the next step, with a checkpoint to go on from, and keep what is asked for in ``training.keep``.
 
     Raises:
-        InputError: A setting, the model or the data cannot be used. The run is then ``failed`` with that sentence.
+        InputError: A setting, the model or the data cannot be used. What is refused before the training begins leaves
+            no new run; later the run is ``failed`` with that sentence.
     """
     config.validate()
     if resume and not config.training.output:
@@ -73,9 +75,13 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     progress = progress if progress and first else Quiet()
 
+    new = False
+
     def create() -> tuple[Run, RunConfig]:
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
+        nonlocal new
+        new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         if not Run(path).alive:  # whoever made it for this process may have asked it to pause since
             (path / PAUSE_FILE).unlink(missing_ok=True)
@@ -87,11 +93,13 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
             _train(run, config, resume, first, progress, stop)
     except BaseException as error:
         sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        if first:
+        if first and new and isinstance(error, InputError) and run.state == "starting":
+            shutil.rmtree(run.path, ignore_errors=True)
+        elif first:
             run.write_status(state="cancelled" if isinstance(error, KeyboardInterrupt) else "failed", message=sentence)
         raise
     finally:
-        if first:
+        if first and run.path.exists():
             (run.path / PAUSE_FILE).unlink(missing_ok=True)
     return run
 

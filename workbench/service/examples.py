@@ -5,14 +5,26 @@ from functools import lru_cache
 
 from jola.data.records import Example
 from jola.data.tasks import REGISTRY, load_task
+from jola.errors import InputError
 from jola.runs.run import Run
 from workbench.service.bench import Workbench
 from workbench.service.session import Prompt
 
 
 def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:
-    """The run's test data. `InputError` when they are not there any more, or not open to this page."""
+    """The run's test data.
+
+    Raises:
+        InputError: They are not there any more, not open to this page, or those of an imported run on the Hub, from
+            which nothing is fetched unasked.
+    """
+    task = run.run_config().data.task
     bench.jobs.check(run.run_config())  # an imported run names what its author liked
+    if "imported" in run.raw_config() and task.startswith("hf:"):
+        raise InputError(
+            f"This run was imported and its examples are those of {task[:200]!r} on the Hub. Nothing is fetched for an "
+            "imported run; type a prompt instead."
+        )
     return _test_examples(run, str(run.run_config().data))
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from jola.data.assets import ASSETS
 from jola.data.records import Example, Message
 from jola.errors import InputError
 from jola.runs.run import Run
@@ -193,6 +194,7 @@ class Loader:
 
         config, name = run.run_config(), self._model_name(run)
         self._check(name)
+        _refuse_unasked_fetch(run, name, config.model.revision)
         model = JoLAModel.from_pretrained(
             name,
             revision=config.model.revision,
@@ -214,6 +216,29 @@ class Loader:
 
         asked = run.run_config().model.model
         return asked if is_there(asked) else read_adapter(run.adapter_dir).base_model
+
+
+def _refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
+    """Refuse a model of an imported run that is not on this computer.
+
+    Whoever made the run chose the name, and fetching it would send requests, with the user's token, to that address.
+    """
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    if "imported" not in run.raw_config() or model in ("default", *ASSETS) or is_there(model):
+        return
+    says = f"This run was imported and needs the model {model[:200]!r}, which is not on this computer"
+    try:
+        validate_repo_id(model)
+    except HFValidationError:
+        raise InputError(f"{says} and cannot be a model on the Hub; the run can be looked at and deleted.") from None
+    if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
+        raise InputError(
+            f"{says}. Nothing is fetched for an imported run; if you trust this name, run `hf download {model}` and "
+            "open the run again."
+        )
 
 
 class Session:

@@ -53,10 +53,12 @@ class TestFolder:
         assert all(torch.equal(first[name], again[name]) for name in first)
         assert not any(torch.equal(first[name], other[name]) for name in first)
 
-    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-    def test_in_the_precision_asked_for_with_edits_in_float32(self, tiny_folder: Path, dtype: str) -> None:
+    @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", torch.float32, torch.bfloat16])
+    def test_in_the_precision_asked_for_with_edits_in_float32(
+        self, tiny_folder: Path, dtype: str | torch.dtype
+    ) -> None:
         model = JoLAModel.from_pretrained(str(tiny_folder), dtype=dtype)
-        assert model.base.dtype == getattr(torch, dtype)
+        assert model.base.dtype == (getattr(torch, dtype) if isinstance(dtype, str) else dtype)
         assert {p.dtype for p in model.parameters()} == {torch.float32}
 
     def test_by_a_relative_path_is_remembered_by_its_absolute_one(

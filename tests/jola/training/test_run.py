@@ -274,6 +274,16 @@ class TestRun:
         model = JoLAModel.from_adapter(unbroken.adapter_dir, dtype="float32")
         assert model.geometry.num_layers == 3
 
+    @pytest.mark.parametrize(
+        ("arguments", "start"),
+        [({"dtype": torch.int8}, "dtype is 'int8'"), ({"device": "toaster"}, "There is no device 'toaster'")],
+    )
+    def test_an_argument_that_is_wrong_is_not_blamed_on_the_base_model(
+        self, unbroken: Run, arguments: dict[str, Any], start: str
+    ) -> None:
+        with pytest.raises(InputError, match=f"^{start}"):
+            JoLAModel.from_adapter(unbroken.adapter_dir, **arguments)
+
     def test_the_same_seed_gives_the_same_run_in_another_process(
         self, unbroken: Run, place: Place, tmp_path: Path
     ) -> None:
@@ -283,13 +293,32 @@ class TestRun:
         other = tensors(run_training(place.settings(tmp_path / "other", seed=8, epochs=1)))
         assert not any(torch.equal(tensor, other[name]) for name, tensor in tensors(unbroken).items())
 
-    def test_a_failure_is_written_down(self, place: Place, tmp_path: Path) -> None:
+    def test_what_is_refused_before_training_leaves_no_run(self, place: Place, tmp_path: Path) -> None:
+        settings = place.settings(tmp_path / "run")
+        settings.data.max_length = 8
+        with pytest.raises(InputError):
+            run_training(settings)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_directory_that_was_there_keeps_the_sentence(self, place: Place, tmp_path: Path) -> None:
         settings = place.settings(tmp_path / "run", learning_rate=0.01)
         settings.data.max_length = 8
+        (tmp_path / "run").mkdir()
         with pytest.raises(InputError) as error:
             run_training(settings)
         run = Run.open(tmp_path / "run")
         assert (run.state, run.status()["message"]) == ("failed", str(error.value))
+
+    def test_resuming_what_cannot_be_used_keeps_the_run(self, place: Place, unbroken: Run, tmp_path: Path) -> None:
+        path = Path(shutil.copytree(unbroken.path, tmp_path / "run"))
+        settings = place.settings(path)
+        config = json.loads((path / "config.json").read_text())
+        config["data"]["task"] = str(tmp_path / "nowhere.jsonl")
+        (path / "config.json").write_text(json.dumps(config))
+        settings.data.task = config["data"]["task"]
+        with pytest.raises(InputError):
+            run_training(settings, resume=True)
+        assert (path / "adapter" / "adapter_model.safetensors").is_file()
 
     def test_examples_that_are_too_long_are_counted_and_left_out(self, place: Place, tmp_path: Path) -> None:
         task = tmp_path / "task"

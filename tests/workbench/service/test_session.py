@@ -1,8 +1,11 @@
 """The door to loaded models: one thread, limits, masks that go with the call, and answers that are the model's own."""
 
+import json
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -306,3 +309,29 @@ def test_warming_up_is_no_work_for_anybody_else(session: Session, runs: list[Run
 
 def _shape(loader: CountingLoader) -> tuple[int, int]:
     return loader.model.geometry.num_layers, loader.model.geometry.num_heads
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        ("evil/model", "Nothing is fetched for an imported run; if you trust this name, run `hf download evil/model`"),
+        ("evil/model; rm -rf x", "cannot be a model on the Hub"),
+        ("/nowhere/model", "cannot be a model on the Hub"),
+    ],
+)
+def test_the_model_of_an_imported_run_is_not_fetched(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch, model: str, sentence: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(JoLAModel, "from_pretrained", lambda name, **_: asked.append(name))
+    config = json.loads((runs[0].path / "config.json").read_text())
+    config["model"]["model"] = model
+    (runs[0].path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(Loader, "_model_name", staticmethod(lambda run: model))
+    with suppress(AttributeError):  # nothing was loaded, so there is no tokenizer
+        Loader().base(runs[0])
+    assert asked == [model]
+    (runs[0].path / "config.json").write_text(json.dumps(config | {"imported": {"run": "other"}}))
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        Loader().base(runs[0])
+    assert asked == [model]
