@@ -42,6 +42,8 @@ class Method(ABC):
     own_config: ClassVar[bool] = True
     """Whether ``adapter_config.json`` is ours; else `foreign_config` makes it for another library."""
     open_words: ClassVar[str] = "edits that are on"
+    trains: ClassVar[bool] = True
+    """Whether anything is trained; a run without training tests the base model and has no adapter."""
     learning_rate: ClassVar[float]
     """Peak rate unless another is asked for."""
     has_gates: ClassVar[bool] = False

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
-from jola.methods import method_named
+from jola.methods import METHODS, method_named
 from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
@@ -45,6 +45,11 @@ class Arm:
     def method(self) -> str:
         """Name of the method."""
         return str(self.settings["method"])
+
+    @property
+    def trains(self) -> bool:
+        """Whether its cells depend on the seed and the number of training examples."""
+        return METHODS[self.method].trains
 
     @property
     def digest(self) -> str:
@@ -74,15 +79,20 @@ class Axes:
     models: tuple[str, ...]
 
     def cells(self, arms: Mapping[str, Arm]) -> Iterator[PlannedCell]:
-        """All cells, seed by seed, so that an interrupted grid has as many seeds of every arm as possible."""
+        """All cells, seed by seed, so that an interrupted grid has as many seeds of every arm as possible.
+
+        An arm that trains nothing has one cell for each task and model.
+        """
         slugs = {text: slug(text) for text in (*self.arms, *self.tasks, *self.models)}
         digests = {label: arms[label].digest for label in self.arms}
         points = itertools.product(self.seeds, self.models, self.tasks, self.train_sizes, self.arms)
         for seed, model, task, size, arm in points:
-            digits = short_hash(f"{digests[arm]}\n{task}\n{size}\n{seed}\n{model}")
             of_model = "" if model == "default" else f"-{slugs[model]}"
-            name = f"{slugs[arm]}-{slugs[task]}-n{size}-s{seed}{of_model}-{digits}"
-            yield PlannedCell(name, arm, task, size, seed, model)
+            drawn, chosen = (f"-n{size}-s{seed}", f"{size}\n{seed}\n") if arms[arm].trains else ("", "")
+            digits = short_hash(f"{digests[arm]}\n{task}\n{chosen}{model}")
+            name = f"{slugs[arm]}-{slugs[task]}{drawn}{of_model}-{digits}"
+            if arms[arm].trains or (seed, size) == (self.seeds[0], self.train_sizes[0]):
+                yield PlannedCell(name, arm, task, size, seed, model)
 
 
 def checked_axes(

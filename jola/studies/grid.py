@@ -22,7 +22,7 @@ from filelock import FileLock
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.studies.axes import Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
-from jola.studies.cells import STATES, CellFolder, CellState
+from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.typed_json import read_typed
@@ -44,7 +44,7 @@ class GridState:
     counts: dict[CellState, int]
     """Number of cells in each state, in the order of `jola.studies.cells.STATES`."""
     running: tuple[str, ...]
-    """Names of cells that processes of this computer make now."""
+    """Names of cells that are being made now."""
     failed: dict[str, str]
     """Why cells failed, by name."""
 
@@ -113,8 +113,11 @@ class Grid:
     @cached_property
     def planned(self) -> dict[str, PlannedCell]:
         """All cells by their names, in the order in which they are made and in which shards count them."""
-        plans = (Axes(**{name: tuple(values) for name, values in plan.items()}) for plan in self.plans)
-        return {cell.name: cell for axes in plans for cell in axes.cells(self.arms)}
+        found: dict[str, PlannedCell] = {}
+        for plan in self.plans:
+            for cell in Axes(**{name: tuple(values) for name, values in plan.items()}).cells(self.arms):
+                found.setdefault(cell.name, cell)
+        return found
 
     @property
     def plans(self) -> list[dict[str, Any]]:
@@ -160,8 +163,17 @@ class Grid:
 
     def _state(self, name: str) -> CellState:
         state = self.cell(name).state()
-        # A damaged result is made again.
-        return "interrupted" if state == "done" and self.result(name) is None else state
+        if state == "done":
+            # A damaged result is made again.
+            return state if self.result(name) is not None else "interrupted"
+        # The process may still load its model, or be one of another computer.
+        return "running" if state in ("open", "interrupted") and self._is_locked(name) else state
+
+    def _is_locked(self, name: str) -> bool:
+        try:
+            return is_locked(self.cell(name).path)
+        except InputError:  # a folder that only others may write
+            return False
 
     def state(self) -> GridState:
         """How far the grid is."""

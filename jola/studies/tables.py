@@ -79,7 +79,8 @@ class _Group:
 
     cells: list[PlannedCell]
     results: dict[int, dict[str, Any]]
-    failed: int
+    failed: int = 0
+    trains: bool = True
 
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
         """The scores of a metric by seed."""
@@ -113,7 +114,7 @@ def rows_of(grid: "Grid", metric: str = "") -> list[Row]:
         for result in group.results.values():
             if metrics[task] is None and result["scores"]:
                 metrics[task] = result["scores"][0]["metric"]
-    rows = [_row(grid, group, _baseline(groups, key, grid.arms), metrics[key[0]]) for key, group in groups.items()]
+    rows = [_row(grid, key, group, _baseline(groups, key, grid.arms), metrics[key[0]]) for key, group in groups.items()]
     return _adjusted(rows)
 
 
@@ -122,15 +123,24 @@ _Key = tuple[str, int, str, str]
 
 def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping[str, CellState]) -> dict[_Key, _Group]:
     groups: dict[_Key, _Group] = {}
+    sizes: dict[tuple[str, str], dict[int, None]] = {}
     for name, cell in grid.planned.items():
         key = cell.task, cell.train_size, cell.model, cell.arm
-        group = groups.get(key) or groups.setdefault(key, _Group([], {}, 0))
+        sizes.setdefault((cell.task, cell.model), {})[cell.train_size] = None
+        group = groups.get(key) or groups.setdefault(key, _Group([], {}, trains=grid.arms[cell.arm].trains))
         group.cells.append(cell)
         if name in results:
             group.results[cell.seed] = results[name]
         if states[name] == "failed":
             groups[key] = dataclasses.replace(group, failed=group.failed + 1)
-    return groups
+    # What trains nothing is beside every number of training examples.
+    for (task, _, model, arm), group in list(groups.items()):
+        if not group.trains:
+            groups |= {(task, size, model, arm): group for size in sizes[task, model]}
+    names = (name for plan in grid.plans for name in (*plan["models"], *plan["tasks"], *plan["arms"]))
+    order = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    keys = sorted(groups, key=lambda key: (order[key[2]], order[key[0]], key[1] or float("inf"), order[key[3]]))
+    return {key: groups[key] for key in keys}
 
 
 def _baseline(groups: Mapping[_Key, _Group], key: _Key, arms: Mapping[str, Arm]) -> _Group | None:
@@ -139,22 +149,24 @@ def _baseline(groups: Mapping[_Key, _Group], key: _Key, arms: Mapping[str, Arm])
     return groups.get((*key[:3], label)) if label and key[3] != label else None
 
 
-def _row(grid: "Grid", group: _Group, baseline: _Group | None, metric: str | None) -> Row:
-    cell, own = group.cells[0], group.scores(metric)
+def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric: str | None) -> Row:
+    task, size, model, arm = key
+    own = group.scores(metric)
     mean = mean_over_seeds([score["value"] for score in own.values()]) if own else None
     low, high, interval = _interval(mean, list(own.values()))
     theirs = baseline.scores(metric) if baseline else {}
-    shared = sorted(own.keys() & theirs.keys())
-    gain = mean_over_seeds([own[s]["value"] - theirs[s]["value"] for s in shared]) if shared else None
+    # What trains nothing has no seed, and is compared with every seed of the baseline.
+    paired = own if group.trains else dict.fromkeys(theirs, next(iter(own.values()), None)) if own else {}
+    shared = sorted(paired.keys() & theirs.keys())
+    gain = mean_over_seeds([paired[s]["value"] - theirs[s]["value"] for s in shared]) if shared else None
     found = list(group.results.values())
     items = {score["n"] for score in own.values()}
-    settings = grid.arms[cell.arm]
     return Row(
-        arm=cell.arm,
-        method=settings.method,
-        task=cell.task,
-        train_size=cell.train_size,
-        model=cell.model,
+        arm=arm,
+        method=grid.arms[arm].method,
+        task=task,
+        train_size=size,
+        model=model,
         metric=metric,
         value=mean.mean if mean else None,
         low=low,
@@ -175,7 +187,7 @@ def _row(grid: "Grid", group: _Group, baseline: _Group | None, metric: str | Non
         seconds=_mean(result["seconds"] for result in found),
         peak_memory=max((result["peak_memory"] for result in found), default=None),
         adapter_bytes=max((result["adapter_bytes"] for result in found), default=None),
-        paper=paper_value(cell.arm, cell.task, cell.train_size, cell.model, metric, items),
+        paper=paper_value(arm, task, size, model, metric, items),
     )
 
 

@@ -295,6 +295,7 @@ def test_a_locked_cell_is_skipped_and_come_back_to(tmp_path: Path, task: str, mo
             return 0
 
     assert is_locked(path)
+    assert grid.state().running == (first,)
     with pytest.raises(Locked), locked(path):
         pass
     assert run_grid(grid, list(grid.planned), Writes(grid), Log())

@@ -12,6 +12,7 @@ import pytest
 from scipy import stats
 
 from jola.errors import InputError
+from jola.methods import METHODS
 from jola.studies.axes import PlannedCell
 from jola.studies.export import export_grid
 from jola.studies.formats import FORMATS
@@ -84,6 +85,24 @@ def test_missing_and_failed_cells_are_shown(grid: Grid) -> None:
     assert re.fullmatch(r"0\.8250 ± 0\.31\d\d \(2 of 3, 1 failed\)", table.rows[0][1])
     cells = TABLES["cells"](grid, "").rows
     assert [row[1:] for row in cells if row[0].startswith("red")] == [("failed", "It diverged.")] * 6
+
+
+def test_what_trains_nothing_has_one_cell_and_is_compared_with_every_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(METHODS["red"]), "trains", False)
+    grid = plan(tmp_path / "g", [make_task(tmp_path / "films")], ["red", "jola"], [1, 2, 3], sizes=(4, 8))
+    grid = plan(grid.folder, [str(tmp_path / "films")], ["red", "jola"], [4], sizes=(16, 8))
+    assert [cell.arm for cell in grid.planned.values()].count("red") == 1
+    assert len(grid.planned) == 1 + 6 + 2
+    fill(grid, lambda cell: 0.5 if cell.arm == "red" else 0.5 + cell.seed / 10)
+    rows = [row for row in grid.rows() if row.arm == "red"]
+    assert [(row.train_size, row.value, row.seeds, row.interval) for row in rows] == [
+        (size, 0.5, 1, "examples") for size in (4, 8, 16)
+    ]
+    assert [row.pairs for row in rows] == [3, 4, 1]
+    paired = stats.ttest_1samp([-0.1, -0.2, -0.3], 0)
+    assert (rows[0].difference, rows[0].p_value) == (pytest.approx(-0.2), pytest.approx(paired.pvalue))
 
 
 def test_a_metric_can_be_chosen(grid: Grid) -> None:
