@@ -223,6 +223,9 @@ def _state_text(state: "GridState") -> str:
 def show(
     folder: GridFolder,
     table: Annotated[Literal["results", "tasks", "sizes", "models", "cells"], arg(help=_TABLE_HELP)] = "results",
+    best: Annotated[
+        bool, arg(help="Of the arms of each method, show only that with the lowest validation cross-entropy.")
+    ] = False,
     metric: Annotated[str, arg(help="Metric to show; by default the first one of each task.")] = "",
     json: Json = False,
     csv: Annotated[bool, arg(help="Print comma-separated values; those of 'results' have every number.")] = False,
@@ -233,7 +236,7 @@ def show(
     """Show the results so far, with intervals over seeds and differences to JoLA."""
     from jola.studies.formats import FORMATS
     from jola.studies.grid import Grid
-    from jola.studies.tables import TABLES, Row
+    from jola.studies.tables import TABLES, Row, cells_table
     from jola.system.spreadsheet import csv_text
 
     chosen = [
@@ -243,16 +246,17 @@ def show(
         raise InputError("Choose one of --json, --csv, --markdown, --latex and --html.")
     opened = Grid.open(folder)
     if json:
-        rows = [dataclasses.asdict(row) for row in opened.rows(metric)]
+        rows = [dataclasses.asdict(row) for row in opened.rows(metric, best=best)]
         console.print_json({"folder": str(opened.folder), **dataclasses.asdict(opened.state()), "rows": rows})
     elif chosen == ["csv"] and table == "results":
         names = [field.name for field in dataclasses.fields(Row)]
-        values = [dataclasses.astuple(row) for row in opened.rows(metric)]
+        values = [dataclasses.astuple(row) for row in opened.rows(metric, best=best)]
         console.print_text(csv_text([names, *values]).rstrip("\n"))
-    elif chosen:
-        console.print_text(FORMATS[chosen[0]](TABLES[table](opened, metric)).rstrip("\n"))
+        return
+    made = cells_table(opened) if table == "cells" else TABLES[table](opened.rows(metric, best=best))
+    if chosen:
+        console.print_text(FORMATS[chosen[0]](made).rstrip("\n"))
     else:
-        made = TABLES[table](opened, metric)
         console.print_lines(made.columns, made.rows)
         console.print_text("\n".join(["", *made.notes, _state_text(opened.state())]))
 

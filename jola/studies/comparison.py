@@ -11,8 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from jola.adapters.directory import read_edits
 from jola.config import EditConfig, RunConfig
 from jola.data.examples import Template
@@ -24,10 +22,10 @@ from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
 from jola.selectors.protocol import Selector
+from jola.studies.cells import is_locked, locked
 from jola.studies.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
 from jola.studies.results import Cell, Comparison
 from jola.studies.selector_grid import AUTO, SelectorGrid, cell_name
-from jola.system.files import disk_errors
 from jola.system.processes import at_work
 from jola.system.progress import Progress, Quiet
 
@@ -112,18 +110,10 @@ class _Worker:
     def _alone(self, name: str) -> Iterator[None]:
         """Keep other processes away from a cell, whose checkpoints they would delete; wait for one that works on it."""
         folder = self.comparison.cell_folder(name)
-        with disk_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder.with_name(f".{name}.lock"))
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                self.note(f"Another process is at work on {name}; this one waits for it.")
-                lock.acquire()
-        try:
+        if is_locked(folder):
+            self.note(f"Another process is at work on {name}; this one waits for it.")
+        with locked(folder, wait=True):
             yield
-        finally:
-            lock.release()
 
     def _make(self, name: str, protocol: str, method: str, k: str, seed: int) -> None:
         task, config, folder = self.task(seed), self._config(seed), self.comparison.cell_folder(name)

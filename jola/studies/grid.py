@@ -184,11 +184,11 @@ class Grid:
         failed = {name: self.cell(name).failure() or "" for name, state in states.items() if state == "failed"}
         return GridState(counts, tuple(name for name, state in states.items() if state == "running"), failed)
 
-    def rows(self, metric: str = "") -> "list[Row]":
+    def rows(self, metric: str = "", *, best: bool = False) -> "list[Row]":
         """The table of results, see `jola.studies.tables.rows_of`."""
         from jola.studies.tables import rows_of
 
-        return rows_of(self, metric)
+        return rows_of(self, metric, best=best)
 
     def retry(self) -> list[str]:
         """Forget the failures, so that their cells are made again; their names."""

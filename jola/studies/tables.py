@@ -1,7 +1,7 @@
 """Tables of a grid: one row for each arm on a task, seeds together; needs no PyTorch."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -71,6 +71,8 @@ class Row:
     adapter_bytes: int | None
     paper: float | None
     """The paper's number for the same task, test part, metric and model."""
+    best_of: int = 1
+    """Number of arms of the method among which validation chose this one."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class _Group:
     results: dict[int, dict[str, Any]]
     failed: int = 0
     trains: bool = True
+
+    @property
+    def validation(self) -> float | None:
+        """Mean over seeds of the lowest validation cross-entropy."""
+        return _mean(result.get("validation") for result in self.results.values())
 
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
         """The scores of a metric by seed."""
@@ -93,12 +100,13 @@ def score_of(result: Mapping[str, Any], metric: str | None) -> dict[str, Any] | 
     return next((score for score in result["scores"] if score["metric"] == metric), None)
 
 
-def rows_of(grid: "Grid", metric: str = "") -> list[Row]:
+def rows_of(grid: "Grid", metric: str = "", *, best: bool = False) -> list[Row]:
     """One row for each arm, task, number of training examples and model, in the order of the plan.
 
     Args:
         grid: The grid.
         metric: Name of a metric; by default the first one that the results of a task have.
+        best: Keep one arm of each method: that with the lowest validation cross-entropy, on average over seeds.
 
     Raises:
         InputError: No result has this metric.
@@ -114,7 +122,13 @@ def rows_of(grid: "Grid", metric: str = "") -> list[Row]:
         for result in group.results.values():
             if metrics[task] is None and result["scores"]:
                 metrics[task] = result["scores"][0]["metric"]
-    rows = [_row(grid, key, group, _baseline(groups, key, grid.arms), metrics[key[0]]) for key, group in groups.items()]
+    kept = _best(groups, grid.arms) if best else dict.fromkeys(groups, 1)
+    rows = [
+        dataclasses.replace(
+            _row(grid, key, groups[key], _baseline(groups, kept, key, grid.arms), metrics[key[0]]), best_of=number
+        )
+        for key, number in kept.items()
+    ]
     return _adjusted(rows)
 
 
@@ -143,10 +157,26 @@ def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping
     return {key: groups[key] for key in keys}
 
 
-def _baseline(groups: Mapping[_Key, _Group], key: _Key, arms: Mapping[str, Arm]) -> _Group | None:
-    """The group that a group is compared with: the same task, size and model with the first arm of JoLA."""
-    label = BASELINE if BASELINE in arms else next((a.label for a in arms.values() if a.method == BASELINE), None)
-    return groups.get((*key[:3], label)) if label and key[3] != label else None
+def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm]) -> dict[_Key, int]:
+    """Of each method the key with the lowest validation cross-entropy, and the number of arms that it was chosen of."""
+    tried: dict[tuple[Any, ...], list[_Key]] = {}
+    for key in groups:
+        tried.setdefault((*key[:3], arms[key[3]].method), []).append(key)
+
+    def loss(key: _Key) -> float:
+        found = groups[key].validation
+        return float("inf") if found is None else found
+
+    return {min(keys, key=loss): len(keys) for keys in tried.values()}
+
+
+def _baseline(
+    groups: Mapping[_Key, _Group], kept: Collection[_Key], key: _Key, arms: Mapping[str, Arm]
+) -> _Group | None:
+    """The group that another one is compared with: JoLA, or its first arm, on the same task, size and model."""
+    found = [other for other in kept if other[:3] == key[:3] and arms[other[3]].method == BASELINE]
+    chosen = min(found, key=lambda other: other[3] != BASELINE, default=key)
+    return groups[chosen] if chosen != key else None
 
 
 def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric: str | None) -> Row:
@@ -156,7 +186,8 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
     low, high, interval = _interval(mean, list(own.values()))
     theirs = baseline.scores(metric) if baseline else {}
     # What trains nothing has no seed, and is compared with every seed of the baseline.
-    paired = own if group.trains else dict.fromkeys(theirs, next(iter(own.values()), None)) if own else {}
+    score = next(iter(own.values()), None)
+    paired = own if group.trains or score is None else dict.fromkeys(theirs, score)
     shared = sorted(paired.keys() & theirs.keys())
     gain = mean_over_seeds([paired[s]["value"] - theirs[s]["value"] for s in shared]) if shared else None
     found = list(group.results.values())
@@ -182,7 +213,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         p_value=gain.p_value if gain else None,
         p_holm=None,
         pairs=len(shared),
-        validation=_mean(result.get("validation") for result in found),
+        validation=group.validation,
         trainable=max((result["trainable"] for result in found), default=None),
         seconds=_mean(result["seconds"] for result in found),
         peak_memory=max((result["peak_memory"] for result in found), default=None),
@@ -245,7 +276,7 @@ def results_table(rows: Sequence[Row]) -> Table:
     columns += ["minus JoLA", "p (Holm)", "trained", "time", "memory", *(["paper"] if with_paper else [])]
 
     def texts(row: Row) -> tuple[str, ...]:
-        values = [row.arm, tasks[row.task], _size(row.train_size), *([models[row.model]] if several else [])]
+        values = [_arm_text(row), tasks[row.task], _size(row.train_size), *([models[row.model]] if several else [])]
         values += [row.metric or "", score_text(row), seeds_text(row), _number(row.items, "{:,}")]
         values += [_difference_text(row), _number(row.p_holm, "{:.3g}"), _number(row.trainable, "{:,}")]
         values += [_number(row.seconds, "{:.0f} s"), _number(row.peak_memory and row.peak_memory / 1e6, "{:,.0f} MB")]
@@ -267,7 +298,7 @@ def pivot(rows: Sequence[Row], across: Across) -> Table:
         others.append("metric")
     lines: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for row in rows:
-        key = (row.arm, *(getattr(row, name) for name in others))
+        key = (_arm_text(row, with_settings=row.best_of == 1), *(getattr(row, name) for name in others))
         lines.setdefault(key, {})[getattr(row, across)] = row
     columns = ("arm", *(name.replace("train_size", "n train") for name in others), *(str(heads[n]) for n in names))
     short = {name: short_names(list(dict.fromkeys(getattr(row, name) for row in rows))) for name in ("task", "model")}
@@ -294,14 +325,18 @@ def cells_table(grid: "Grid") -> Table:
     return Table(("cell", "state", "result"), tuple(map(texts, grid.planned)))
 
 
-TABLES: dict[str, Callable[["Grid", str], Table]] = {
-    "results": lambda grid, metric: results_table(rows_of(grid, metric)),
-    "tasks": lambda grid, metric: pivot(rows_of(grid, metric), "task"),
-    "sizes": lambda grid, metric: pivot(rows_of(grid, metric), "train_size"),
-    "models": lambda grid, metric: pivot(rows_of(grid, metric), "model"),
-    "cells": lambda grid, metric: cells_table(grid),
+TABLES: dict[str, Callable[[Sequence[Row]], Table]] = {
+    "results": results_table,
+    "tasks": lambda rows: pivot(rows, "task"),
+    "sizes": lambda rows: pivot(rows, "train_size"),
+    "models": lambda rows: pivot(rows, "model"),
 }
-"""The tables of ``jola grid show`` by their names."""
+"""The tables of rows by their names in ``jola grid show``."""
+
+
+def _arm_text(row: Row, *, with_settings: bool = True) -> str:
+    name = row.arm if with_settings else row.method
+    return name if row.best_of == 1 else f"{name} (best of {row.best_of})"
 
 
 def score_text(row: Row) -> str:

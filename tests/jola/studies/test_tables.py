@@ -19,8 +19,8 @@ from jola.studies.formats import FORMATS
 from jola.studies.grid import Grid
 from jola.studies.paper import paper_value
 from jola.studies.statistics import holm
-from jola.studies.tables import TABLES, Table, pivot, score_text, seeds_text
-from tests.jola.studies.grids import fill, make_task, plan
+from jola.studies.tables import TABLES, Table, cells_table, pivot, score_text, seeds_text
+from tests.jola.studies.grids import fill, make_task, plan, result
 
 SCORES = {
     "jola": (0.80, 0.84, 0.85),
@@ -83,7 +83,7 @@ def test_missing_and_failed_cells_are_shown(grid: Grid) -> None:
     assert table.columns == ("arm", "films", "books")
     assert table.rows[1] == ("red", *["failed (0 of 3, 3 failed)"] * 2)
     assert re.fullmatch(r"0\.8250 ± 0\.31\d\d \(2 of 3, 1 failed\)", table.rows[0][1])
-    cells = TABLES["cells"](grid, "").rows
+    cells = cells_table(grid).rows
     assert [row[1:] for row in cells if row[0].startswith("red")] == [("failed", "It diverged.")] * 6
 
 
@@ -105,6 +105,27 @@ def test_what_trains_nothing_has_one_cell_and_is_compared_with_every_seed(
     assert (rows[0].difference, rows[0].p_value) == (pytest.approx(-0.2), pytest.approx(paired.pvalue))
 
 
+def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> None:
+    tasks = [make_task(tmp_path / name) for name in ("films", "books")]
+    grid = plan(tmp_path / "g", tasks, ["jola:epochs=1/2", "red:epochs=1/2/3"], [1, 2])
+    for name, cell in grid.planned.items():
+        epochs = int(cell.arm[-1])
+        # More epochs fit films worse and books better; the test scores say the opposite.
+        loss = epochs if cell.task.endswith("films") else -epochs
+        if (cell.arm, cell.task) != ("red:epochs=1", tasks[0]):
+            grid.cell(name).write_result(result(0.5 + loss / 100 + cell.seed / 10, validation=10.0 + loss))
+    rows = grid.rows(best=True)
+    assert [(row.arm, row.best_of) for row in rows] == [
+        ("jola:epochs=1", 2), ("red:epochs=2", 3), ("jola:epochs=2", 2), ("red:epochs=3", 3),
+    ]  # fmt: skip
+    assert [row.difference for row in rows] == [None, pytest.approx(0.01), None, pytest.approx(-0.01)]
+    assert [row[0] for row in pivot(rows, "task").rows] == ["jola (best of 2)", "red (best of 3)"]
+    assert [row[0] for row in TABLES["results"](rows).rows][:2] == [
+        "jola:epochs=1 (best of 2)", "red:epochs=2 (best of 3)",
+    ]  # fmt: skip
+    assert {row.best_of for row in grid.rows()} == {1}
+
+
 def test_a_metric_can_be_chosen(grid: Grid) -> None:
     scores = [{"metric": m, "value": v, "n": 10} for m, v in (("bleu", 20.0), ("rouge", 0.5))]
     fill(grid, lambda cell: 0.0, scores=scores)
@@ -118,10 +139,10 @@ def test_sizes_and_models_are_columns(tmp_path: Path) -> None:
     task = make_task(tmp_path / "films")
     grid = plan(tmp_path / "g", [task], ["jola"], [1], sizes=(4, 8, 0), models=("default", "owner/small"))
     fill(grid, lambda cell: cell.train_size / 100)
-    sizes = TABLES["sizes"](grid, "")
+    sizes = TABLES["sizes"](grid.rows())
     assert sizes.columns == ("arm", "model", "metric", "4", "8", "all")
     assert sizes.rows[1] == ("jola", "small", "exact_match", "0.0400 (1)", "0.0800 (1)", "0.0000 (1)")
-    assert TABLES["models"](grid, "").columns == ("arm", "n train", "metric", "default", "small")
+    assert TABLES["models"](grid.rows()).columns == ("arm", "n train", "metric", "default", "small")
 
 
 ODD = Table(("a_b", "c|d"), (("<i>&%", "=1+1"), ("50 % ± 1", "x\\y")), ("A note.",))
