@@ -82,24 +82,50 @@ def cell_of(answer: TestAnswer, text: str, labels: Sequence[str]) -> tuple[int, 
     return labels.index(answer.example.completion), labels.index(said) if said in labels else len(labels)
 
 
-def is_right(answer: TestAnswer, text: str | None) -> bool:
-    """Whether a text is one of the right answers, apart from surrounding white space."""
-    return text is not None and text.strip() in [expected.strip() for expected in answer.expected]
+def example_values(
+    answers: Sequence[TestAnswer], metric: str = "exact_match", *, base: bool = False
+) -> list[float | None]:
+    """What a metric makes of each answer: 1 and 0 for right and wrong, or a score such as ROUGE-L; None without answer.
+
+    A metric of summed counts, such as BLEU, is computed from the counts of each example.
+
+    Args:
+        metric: A name as for `jola.evaluation.answers.metric_named`, of a metric that reads answers.
+        base: Whether to take the answers of the base model.
+
+    Raises:
+        InputError: There is no such metric, or its package is missing.
+    """
+    from jola.evaluation.answers import metric_named  # which imports scipy; the table of runs begins without it
+
+    found = metric_named(metric)
+    texts = [answer.base_answer if base else answer.answer for answer in answers]
+    known = [(text, answer.example) for text, answer in zip(texts, answers, strict=True) if text is not None]
+    if not known:
+        return [None] * len(texts)
+    said, examples = zip(*known, strict=True)
+    counts = np.asarray(found.values(said, examples, None), dtype=np.float64)
+    values = iter(counts.tolist() if found.total is None else [found.total(row) for row in counts])
+    return [None if text is None else next(values) for text in texts]
 
 
-def change_of(answer: TestAnswer, before: str | None, after: str | None) -> Change | None:
-    """``gained`` if only the later answer is right, ``lost`` if only the earlier one is; None if either is missing."""
-    if before is None or after is None:
+def change_of(before: float | None, after: float | None) -> Change | None:
+    """``gained`` if the later value is larger, ``lost`` if it is smaller; None if they are equal or one is missing."""
+    if before is None or after is None or before == after:
         return None
-    was, now = is_right(answer, before), is_right(answer, after)
-    return None if was == now else "gained" if now else "lost"
+    return "gained" if after > before else "lost"
 
 
-def changes(answers: Sequence[TestAnswer]) -> dict[Change, list[TestAnswer]]:
-    """The examples that only the edited model answers right (``gained``), and those that only the base model does."""
+def changes(answers: Sequence[TestAnswer], metric: str = "exact_match") -> dict[Change, list[TestAnswer]]:
+    """The examples that the edits gained and lost: by exact match, right only with them, and right only without.
+
+    Raises:
+        InputError: As `example_values`.
+    """
     found: dict[Change, list[TestAnswer]] = {"gained": [], "lost": []}
-    for answer in answers:
-        change = change_of(answer, answer.base_answer, answer.answer)
+    before, after = example_values(answers, metric, base=True), example_values(answers, metric)
+    for answer, was, now in zip(answers, before, after, strict=True):
+        change = change_of(was, now)
         if change:
             found[change].append(answer)
     return found

@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from jola.evaluation.confusion import change_of, is_right
+from jola.evaluation.confusion import change_of
 from jola.runs.answers import TestAnswer
-from jola.system.formatting import sample_text
+from jola.system.formatting import sample_text, score_title, short_score_text
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of
-from workbench.service.answering import MaskTest, Step, compare_stack
+from workbench.service.answering import MaskTest, Step, compare_stack, judged
 from workbench.service.calls import Stops
 from workbench.service.page_state import chosen_run, open_gates
 from workbench.ui import markup
@@ -108,42 +108,47 @@ def opened_example(tested: MaskTest | None, run: str, payload: Any) -> TestAnswe
 
 
 def summary(found: MaskTest, on: str) -> str:
-    """Accuracy of the base model, of all edits and of those that are on, as HTML; ``on`` says which are on."""
-    from jola.evaluation.metrics import EXACT_MATCH  # which imports scipy, and the page begins without it
+    """Score of the base model, of all edits and of those that are on, as HTML; ``on`` says which are on."""
+    from jola.evaluation.answers import score_answers  # which imports scipy, and the page begins without it
 
-    examples = [answer.example for answer in found.answers]
-    rows = []
-    for title, texts in zip(_TITLES, _texts(found), strict=True):
-        score = EXACT_MATCH.score(texts, examples).to_dict()
-        detail = f'<span class="jw-hint">{markup.escape(on)}</span>' if title == _TITLES[-1] else ""
+    rows, title = [], ""
+    for name, answers in zip(_TITLES, _said(found), strict=True):
+        (score,) = (score.to_dict() for score in score_answers(answers, [found.metric]))
+        title = score_title(score)
+        detail = f'<span class="jw-hint">{markup.escape(on)}</span>' if name == _TITLES[-1] else ""
         rows.append(
-            f'<tr><th scope="row">{title} {detail}</th><td>{100 * score["value"]:.1f} %</td>'
+            f'<tr><th scope="row">{name} {detail}</th><td>{short_score_text(score)}</td>'
             f"<td>{sample_text(score, percent=True)}</td></tr>"
         )
-    head = '<th scope="col">Edits</th><th scope="col">Exact match</th><th scope="col">n and interval</th>'
+    head = f'<th scope="col">Edits</th><th scope="col">{markup.escape(title)}</th><th scope="col">n and interval</th>'
     return (
-        f'<table class="jw-rank"><caption>Accuracy on test examples</caption><thead><tr>{head}</tr></thead>'
+        f'<table class="jw-rank"><caption>Scores on test examples</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
 def flips(found: MaskTest) -> str:
-    """The examples that are right with all edits and wrong with those that are on, or the other way round, as HTML."""
+    """The examples that all edits and those that are on answer differently well, as HTML."""
+    said = _said(found)
+    values = [judged(answers, found.metric) for answers in said]
     rows = []
-    texts = _texts(found)
-    for number, (answer, *said) in enumerate(zip(found.answers, *texts, strict=True)):
-        change = change_of(answer, said[1], said[2])
+    for number, answer in enumerate(found.answers):
+        each = tuple(one.edited[number] for one in values)
+        change = change_of(each[1], each[2])
         if change:
-            marked = tuple((text, is_right(answer, text)) for text in said)
-            rows.append(Row(number, answer.example.prompt[-1].content, answer.example.completion, marked, change))
+            texts = tuple((kept[number].answer, value) for kept, value in zip(said, each, strict=True))
+            prompt, expected = answer.example.prompt[-1].content, answer.example.completion
+            rows.append(Row(number, prompt, expected, texts, values[0].is_share, change))
+    total = len(found.answers)
     if not rows:
-        return markup.note(f"No example flips: all {len(texts[0]):,} are right or wrong as with all edits.")
+        return markup.note(f"No example flips: all {total:,} are answered as well as with all edits.")
     gained = sum(row.change == "gained" for row in rows)
-    caption = f"Flips against all edits: {gained:,} gained, {len(rows) - gained:,} lost of {len(texts[0]):,}"
+    caption = f"Flips against all edits: {gained:,} gained, {len(rows) - gained:,} lost of {total:,}"
     return table(rows, _TITLES, 1, len(rows), caption)
 
 
-def _texts(found: MaskTest) -> tuple[list[str], list[str], list[str]]:
-    """Answers of the base model, of all edits, and of those that are on."""
-    base = [answer.base_answer or "" for answer in found.answers]
-    return base, [answer.answer for answer in found.answers], list(found.chosen)
+def _said(found: MaskTest) -> tuple[list[TestAnswer], list[TestAnswer], list[TestAnswer]]:
+    """The answers of the base model, with all edits, and with those that are on."""
+    base = [replace(answer, answer=answer.base_answer or "") for answer in found.answers]
+    chosen = [replace(answer, answer=text) for answer, text in zip(found.answers, found.chosen, strict=True)]
+    return base, list(found.answers), chosen

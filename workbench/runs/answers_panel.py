@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from jola.evaluation.confusion import cell_of, change_of, confusion, is_right, labels_of
+from jola.evaluation.confusion import cell_of, confusion, labels_of
 from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
-from jola.system.formatting import score_text
-from workbench.service.answering import complete, kept_answers
+from jola.system.formatting import score_text, score_title
+from workbench.service.answering import Judged, complete, judged_answers, kept_answers
 from workbench.service.bench import Workbench, has_adapter, short_name
 from workbench.service.calls import Stops, Superseded
 from workbench.ui import markup
@@ -22,13 +22,20 @@ from workbench.ui.example_table import PAGE, Row, example_table, matrix, table
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
 ALL, WRONG, GAINED, LOST = "all", "wrong", "gained", "lost"
-_FILTERS = [("All, wrong first", ALL), ("Wrong", WRONG), ("Gained by the edits", GAINED), ("Lost by the edits", LOST)]
-_CAPTIONS = {
-    ALL: "All test examples, wrong first",
-    WRONG: "Answered wrong with the edits",
-    GAINED: "Right only with the edits",
-    LOST: "Right only without the edits",
+_FILTERS = {
+    True: {
+        ALL: ("All, wrong first", "All test examples, wrong first"),
+        WRONG: ("Wrong", "Answered wrong with the edits"),
+        GAINED: ("Gained by the edits", "Right only with the edits"),
+        LOST: ("Lost by the edits", "Right only without the edits"),
+    },
+    False: {
+        ALL: ("All, lowest score first", "All test examples, lowest score first"),
+        GAINED: ("Raised by the edits", "A higher score with the edits"),
+        LOST: ("Lowered by the edits", "A lower score with the edits"),
+    },
 }
+"""Each filter in words, and the caption of its table, by whether an answer is right or wrong, or has a score."""
 _NONE = "This run kept no answers to its test examples: it was imported, or trained before answers were kept."
 _SHOW = '() => setTimeout(() => document.querySelector("#answers-panel")?.scrollIntoView({ block: "start" }), 60)'
 
@@ -46,46 +53,39 @@ class Shown:
 # What is shown
 
 
-def matching(answers: Sequence[TestAnswer], shown: Shown) -> list[int]:
-    """Indices of the answers that the filter or the cell lets through; with all of them, wrong ones come first."""
+def matching(found: Judged, shown: Shown) -> list[int]:
+    """Indices of the answers that the filter or the cell lets through, the lowest values first."""
+    answers, values = found.answers, found.edited
     if shown.cell is not None:
         labels = labels_of(answers)
-        return [
-            i for i, answer in enumerate(answers) if labels and cell_of(answer, answer.answer, labels) == shown.cell
-        ]
-    wrong = [i for i, answer in enumerate(answers) if not is_right(answer, answer.answer)]
+        return [i for i, a in enumerate(answers) if labels and cell_of(a, a.answer, labels) == shown.cell]
+    order = sorted(range(len(answers)), key=lambda i: values[i] or 0.0)
     if shown.kind == WRONG:
-        return wrong
-    if shown.kind in (GAINED, LOST):
-        return [i for i, a in enumerate(answers) if change_of(a, a.base_answer, a.answer) == shown.kind]
-    rest = set(wrong)
-    return wrong + [i for i in range(len(answers)) if i not in rest]
+        return [i for i in order if not values[i]]
+    return [i for i in order if shown.kind == ALL or found.change(i) == shown.kind]
 
 
-def content(answers: Sequence[TestAnswer], shown: Shown) -> str:
+def content(found: Judged, shown: Shown) -> str:
     """Scores, confusion matrices and a page of examples, as HTML."""
-    found = matching(answers, shown)
-    first = min(shown.page, max(0, (len(found) - 1) // PAGE)) * PAGE
-    rows = [_row(index, answers[index]) for index in found[first : first + PAGE]]
-    listed = table(rows, ("Base model", "With the edits"), first + 1, len(found), _caption(answers, shown))
-    return scores(answers) + _matrices(answers, shown) + listed
+    indices = matching(found, shown)
+    first = min(shown.page, max(0, (len(indices) - 1) // PAGE)) * PAGE
+    rows = [_row(index, found) for index in indices[first : first + PAGE]]
+    listed = table(rows, ("Base model", "With the edits"), first + 1, len(indices), _caption(found, shown))
+    return scores(found) + _matrices(found.answers, shown) + listed
 
 
-def _row(number: int, answer: TestAnswer) -> Row:
-    texts = (answer.base_answer, answer.answer)
-    return Row(
-        number,
-        answer.example.prompt[-1].content,
-        answer.example.completion,
-        tuple((text, is_right(answer, text)) for text in texts),
-        change_of(answer, *texts) or "",
-    )
+def _row(index: int, found: Judged) -> Row:
+    answer = found.answers[index]
+    said = (answer.base_answer, found.base[index]), (answer.answer, found.edited[index])
+    example = answer.example
+    return Row(index, example.prompt[-1].content, example.completion, said, found.is_share, found.change(index))
 
 
-def _caption(answers: Sequence[TestAnswer], shown: Shown) -> str:
+def _caption(found: Judged, shown: Shown) -> str:
     if shown.cell is None:
-        return _CAPTIONS[shown.kind]
-    labels = labels_of(answers)
+        filters = _FILTERS[found.is_share]
+        return filters.get(shown.kind, filters[ALL])[1]
+    labels = labels_of(found.answers)
     row, column = shown.cell
     said = labels[column] if column < len(labels) else "something that is no label"
     return f"Expected {labels[row]}, answered {said} with the edits"
@@ -102,24 +102,25 @@ def _matrices(answers: Sequence[TestAnswer], shown: Shown) -> str:
     return f'<div class="et-matrices">{tables}</div>'
 
 
-def scores(answers: Sequence[TestAnswer]) -> str:
-    """Exact match with and without the edits, and how many examples the edits changed, in one line of HTML."""
-    examples = [answer.example for answer in answers]
-    words = [f"with the edits {_score([a.answer for a in answers], examples)}"]
-    base = [answer.base_answer for answer in answers]
-    if all(text is not None for text in base):
-        words.append(f"base model {_score([text or '' for text in base], examples)}")
-        changes = [change_of(answer, answer.base_answer, answer.answer) for answer in answers]
-        words.append(f"gained {changes.count(GAINED):,}, lost {changes.count(LOST):,}")
-    else:
+def scores(found: Judged) -> str:
+    """The score with and without the edits, and how many examples the edits changed, in one line of HTML."""
+    from jola.evaluation.answers import score_answers  # which imports scipy, and the page begins without it
+
+    (edited,) = (score.to_dict() for score in score_answers(found.answers, [found.metric]))
+    words = [f"with the edits {score_text(edited, percent=True)}"]
+    if None in found.base:
         words.append("the base model was not asked")
-    return f'<p class="jw-about">Exact match: {markup.escape(" · ".join(words))}</p>'
+    else:
+        (base,) = (score.to_dict() for score in score_answers(found.answers, [found.metric], base=True))
+        changes = [found.change(index) for index in range(len(found.answers))]
+        names = ("gained", "lost") if found.is_share else ("raised", "lowered")
+        words.append(f"base model {score_text(base, percent=True)}")
+        words += [f"{name} {changes.count(kind):,}" for name, kind in zip(names, (GAINED, LOST), strict=True)]
+    return f'<p class="jw-about">{markup.escape(score_title(edited))}: {markup.escape(" · ".join(words))}</p>'
 
 
-def _score(texts: Sequence[str], examples: Sequence[Any]) -> str:
-    from jola.evaluation.metrics import EXACT_MATCH  # which imports scipy, and the page begins without it
-
-    return score_text(EXACT_MATCH.score(texts, examples).to_dict(), percent=True)
+def _choices(is_share: bool) -> list[tuple[str, str]]:
+    return [(words, kind) for kind, (words, _) in _FILTERS[is_share].items()]
 
 
 def lacking(run: Run, answers: Sequence[TestAnswer]) -> str:
@@ -173,23 +174,24 @@ class AnswersPanel:
         off = gr.Button(visible=False)
         try:
             run = self.bench.must_find(shown.run)
-            answers = kept_answers(run)
+            found = judged_answers(run)
         except InputError as error:
             note = markup.note(str(error), "error")
             return shown, "", "", gr.Radio(visible=False), off, off, off, off, note
         title = f'<h2 class="jw-answers-title">Test answers of {markup.escape(short_name(run))}</h2>'
+        answers = found.answers
         words = lacking(run, answers)
         compute = gr.Button(words or "–", visible=bool(words))
         if not answers:
             note = message or markup.note(_NONE)
             return shown, title, "", gr.Radio(visible=False), off, off, compute, off, note
-        pages = max(1, -(-len(matching(answers, shown)) // PAGE))
+        pages = max(1, -(-len(matching(found, shown)) // PAGE))
         shown = replace(shown, page=min(max(shown.page, 0), pages - 1))
         return (
             shown,
             title,
-            content(answers, shown),
-            gr.Radio(value=None if shown.cell else shown.kind, visible=True),
+            content(found, shown),
+            gr.Radio(choices=_choices(found.is_share), value=None if shown.cell else shown.kind, visible=True),
             gr.Button(visible=pages > 1, interactive=shown.page > 0),
             gr.Button(visible=pages > 1, interactive=shown.page + 1 < pages),
             compute,
@@ -209,7 +211,7 @@ def build(bench: Workbench, page: gr.Blocks | None) -> AnswersPanel:
             close = gr.Button("Close", size="sm", scale=0, elem_id="answers-close")
         message = gr.HTML("", apply_default_css=False, elem_id="answers-message")
         kind = gr.Radio(
-            _FILTERS, value=ALL, show_label=False, label="Examples", container=False, elem_id="answers-kind",
+            _choices(True), value=ALL, show_label=False, label="Examples", container=False, elem_id="answers-kind",
             elem_classes="jw-radio",
         )  # fmt: skip
         examples = example_table("answers-examples")
@@ -245,7 +247,7 @@ class AnswersEvents:
 
     def on_kind(self, shown: Shown, kind: str) -> tuple[Any, ...]:
         """Another filter."""
-        return self.panel.updates(Shown(shown.run, kind if kind in _CAPTIONS else ALL))
+        return self.panel.updates(Shown(shown.run, kind if kind in (WRONG, GAINED, LOST) else ALL))
 
     def on_cell(self, shown: Shown, event: gr.EventData) -> tuple[Any, ...]:
         """The examples of a cell of the matrix; those of all cells when it is clicked again."""

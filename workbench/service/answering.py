@@ -3,16 +3,19 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jola.data.records import Example
 from jola.errors import InputError
+from jola.evaluation.confusion import change_of, example_values
 from jola.runs.answers import ANSWERS_NAME, TestAnswer, read_answers
 from jola.runs.run import Run
+from jola.system.formatting import is_share
 from workbench.service.bench import Workbench
 from workbench.service.calls import Stops, Superseded
-from workbench.service.examples import labels_of, test_examples
+from workbench.service.examples import labels_of, longest_answer, test_examples
 from workbench.service.session import Desk, Session, Stack, Use
 
 if TYPE_CHECKING:
@@ -26,6 +29,61 @@ def kept_answers(run: Run) -> tuple[TestAnswer, ...]:
     except OSError:
         return ()
     return _kept_answers(run.path, age)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers with the value of each by the metric of their run."""
+
+    answers: tuple[TestAnswer, ...]
+    metric: str
+    edited: tuple[float | None, ...]
+    base: tuple[float | None, ...]
+
+    @property
+    def is_share(self) -> bool:
+        """Whether each answer is right or wrong, 1 or 0."""
+        return is_share({"metric": self.metric})
+
+    def change(self, index: int) -> str:
+        """What the edits did to an example: "gained", "lost" or nothing."""
+        return change_of(self.base[index], self.edited[index]) or ""
+
+
+def judged(answers: Sequence[TestAnswer], metric: str) -> Judged:
+    """The values of answers by a metric."""
+    edited, base = example_values(answers, metric), example_values(answers, metric, base=True)
+    return Judged(tuple(answers), metric, tuple(edited), tuple(base))
+
+
+def judged_answers(run: Run) -> Judged:
+    """The kept answers of a run by its own metric; without answers if it kept none. `InputError` if damaged."""
+    answers = kept_answers(run)
+    return _judged(answers, metric_of(run, answers))
+
+
+@lru_cache(maxsize=4)
+def _judged(answers: tuple[TestAnswer, ...], metric: str) -> Judged:
+    return judged(answers, metric)
+
+
+def metric_of(run: Run, answers: Sequence[TestAnswer]) -> str:
+    """The first metric of the run's task that is computed from answers alone; exact match if there is none."""
+    from jola.evaluation.metrics import METRICS  # which imports scipy, and the page begins without it
+
+    task = run.raw_config().get("task")
+    names = task.get("metrics") if isinstance(task, dict) else None
+    for name in names if isinstance(names, list) else ():
+        metric = METRICS.get(name) if isinstance(name, str) else None
+        if metric is None or metric.reads != "answer" or (metric.package and not _is_installed(metric.package)):
+            continue
+        if not metric.needs_labels or all(answer.example.options for answer in answers):
+            return metric.name
+    return "exact_match"
+
+
+def _is_installed(package: str) -> bool:
+    return find_spec(package.partition(".")[0]) is not None
 
 
 @lru_cache(maxsize=4)
@@ -77,7 +135,7 @@ class Answering:
     Args:
         run: The run whose base model answers where a stack is empty.
         stacks: By a name for its answers.
-        longest: Examples whose right answers limit the length of an answer; default ``examples``.
+        longest: Examples whose right answers limit the length of an answer, if the task does not; default ``examples``.
         page, kind: A newer call of the same page and kind takes the place of this one.
         stops: Where the page can stop the work.
     """
@@ -125,7 +183,7 @@ class Answering:
             if desk.stop.is_set() and done < total:
                 raise Superseded
 
-        length = answer_tokens(self._longest, desk.template)
+        length = longest_answer(self._run) or answer_tokens(self._longest, desk.template)
         return exact_match(
             desk.model,
             self._examples,
@@ -166,6 +224,8 @@ class MaskTest:
     """With all edits, and of the base model."""
     chosen: tuple[str, ...]
     """With the chosen stack, in the same order."""
+    metric: str
+    """Name of the metric of the run."""
 
 
 def compare_stack(
@@ -188,7 +248,7 @@ def compare_stack(
     edited = work.answers.get("all", [answer.answer for answer in answers])
     base = work.answers.get("base", [answer.base_answer for answer in answers])
     found = tuple(replace(a, answer=e, base_answer=b) for a, e, b in zip(answers, edited, base, strict=True))
-    yield MaskTest(run.id, found, tuple(work.answers.get("chosen", edited)))
+    yield MaskTest(run.id, found, tuple(work.answers.get("chosen", edited)), metric_of(run, found))
 
 
 def _is_as_trained(run: Run, stack: Stack) -> bool:

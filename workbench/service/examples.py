@@ -56,6 +56,12 @@ def first_prompt(run: Run) -> str:
     return info.prompt if info is not None else ""
 
 
+def longest_answer(run: Run) -> int | None:
+    """Tokens that an answer may take, for tasks that say so."""
+    info = REGISTRY.get(_task_name(run))
+    return info.max_new_tokens if info is not None else None
+
+
 def _task_name(run: Run) -> str:
     data = run.raw_config().get("data")
     name = data.get("task") if isinstance(data, dict) else None

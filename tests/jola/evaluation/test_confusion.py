@@ -1,9 +1,11 @@
 """Confusion matrices and changes from kept answers."""
 
 import numpy as np
+import pytest
 
 from jola.data.records import Example, Message
-from jola.evaluation.confusion import change_of, changes, confusion, is_right, labels_of
+from jola.errors import InputError
+from jola.evaluation.confusion import change_of, changes, confusion, example_values, labels_of
 from jola.runs.answers import TestAnswer
 
 LABELS = ("bad", "good")
@@ -46,9 +48,31 @@ def test_tasks_without_shared_labels_have_no_matrix() -> None:
 
 def test_gained_and_lost() -> None:
     assert changes(ANSWERS) == {"gained": [ANSWERS[0]], "lost": [ANSWERS[1], ANSWERS[2]]}
-    assert change_of(ANSWERS[0], None, "good") is None and change_of(ANSWERS[0], "good", "good") is None
+    assert [change_of(*pair) for pair in ((None, 1.0), (1.0, None), (0.5, 0.5))] == [None] * 3
+    assert [change_of(*pair) for pair in ((0.0, 0.5), (0.5, 0.0))] == ["gained", "lost"]
+
+
+def test_values_of_each_example() -> None:
+    assert example_values(ANSWERS) == [1, 0, 0, 1, 0]
+    assert example_values(ANSWERS, base=True) == [0, 1, 1, 1, None]
+    assert example_values(ANSWERS, "first_label") == [1, 0, 1, 1, 0]
+    assert example_values([kept("bad", "bad")], base=True) == [None]
 
 
 def test_a_reference_is_as_right_as_the_completion() -> None:
-    answer = TestAnswer("id", Example((Message("user", "?"),), "so", ("thus",)), "thus")
-    assert is_right(answer, " thus\n") and not is_right(answer, "hence") and not is_right(answer, None)
+    thus = TestAnswer("id", Example((Message("user", "?"),), "so", ("thus",)), " thus\n", "hence")
+    assert (example_values([thus]), example_values([thus], base=True)) == ([1], [0])
+
+
+@pytest.mark.parametrize("metric", ["rouge_l", "bleu"])
+def test_generated_texts_have_a_score_each(metric: str) -> None:
+    pytest.importorskip("rouge_score" if metric == "rouge_l" else "sacrebleu")
+    text = "a film about small things in a small town"
+    same, none = (TestAnswer("id", Example((Message("user", "?"),), text), said) for said in (text, "never"))
+    first, second = example_values([same, none], metric)
+    assert first == pytest.approx(1) and second is not None and second < 0.1
+
+
+def test_an_unknown_metric_is_refused() -> None:
+    with pytest.raises(InputError, match="no metric 'unknown'"):
+        example_values(ANSWERS, "unknown")

@@ -27,6 +27,7 @@ TESTED = MaskTest(
         answer(3, "bad", TAG, TAG),
     ),
     ("bad", "bad", "bad", "good"),
+    "exact_match",
 )
 
 
@@ -44,7 +45,7 @@ def test_examples_that_flip_are_listed_with_all_three_answers() -> None:
 
 
 def test_no_flip_is_said() -> None:
-    same = MaskTest("one", TESTED.answers, tuple(answer.answer for answer in TESTED.answers))
+    same = MaskTest("one", TESTED.answers, tuple(answer.answer for answer in TESTED.answers), "exact_match")
     assert "No example flips: all 4" in flips(same)
 
 

@@ -1,5 +1,6 @@
 """The test answers of a run, without a browser."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +26,7 @@ from workbench.runs.answers_panel import (
     matching,
     opened_example,
 )
+from workbench.service.answering import judged, metric_of
 from workbench.service.bench import Workbench
 from workbench.settings import Settings
 from workbench.ui.example_table import PAGE, shortened
@@ -44,6 +46,9 @@ ANSWERS = [
     kept(2, "bad", TAG, TAG),
     kept(3, "bad", "bad", "bad"),
 ]
+
+
+JUDGED = judged(ANSWERS, "exact_match")
 
 
 @pytest.fixture
@@ -67,28 +72,54 @@ def panel(bench: Workbench) -> AnswersPanel:
 
 
 def test_wrong_ones_come_first_and_filters_let_some_through() -> None:
-    assert matching(ANSWERS, Shown("one", ALL)) == [1, 2, 0, 3]
-    assert matching(ANSWERS, Shown("one", WRONG)) == [1, 2]
-    assert matching(ANSWERS, Shown("one", GAINED)) == [0]
-    assert matching(ANSWERS, Shown("one", LOST)) == [1]
-    assert matching(ANSWERS, Shown("one", cell=(0, 2))) == [2]
+    assert matching(JUDGED, Shown("one", ALL)) == [1, 2, 0, 3]
+    assert matching(JUDGED, Shown("one", WRONG)) == [1, 2]
+    assert matching(JUDGED, Shown("one", GAINED)) == [0]
+    assert matching(JUDGED, Shown("one", LOST)) == [1]
+    assert matching(JUDGED, Shown("one", cell=(0, 2))) == [2]
 
 
 def test_matrices_scores_and_examples_have_their_n_and_are_escaped() -> None:
-    html = content(ANSWERS, Shown("one"))
+    html = content(JUDGED, Shown("one"))
     assert "with the edits 50.0 % (n = 4, 95 % interval" in html and "gained 1, lost 1" in html
     assert html.count('<table class="et-matrix">') == 2 and html.count("n = 4</span>") == 2
     assert "1–4 of 4 examples" in html and "<img" not in html and "${" not in html
     assert html.index('data-number="1"') < html.index('data-number="0"')
-    chosen = content(ANSWERS, Shown("one", cell=(0, 2)))
+    chosen = content(JUDGED, Shown("one", cell=(0, 2)))
     assert "Expected bad, answered something that is no label" in chosen and 'aria-pressed="true"' in chosen
 
 
 def test_without_base_answers_or_labels_less_is_shown() -> None:
-    alone = content([kept(0, "good", "good", None)], Shown("one"))
+    alone = content(judged([kept(0, "good", "good", None)], "exact_match"), Shown("one"))
     assert "the base model was not asked" in alone and alone.count('et-matrix"') == 1
-    texts = content([kept(0, "a long text", "another text", "", options=())], Shown("one"))
+    texts = content(judged([kept(0, "a long text", "another text", "", options=())], "exact_match"), Shown("one"))
     assert 'et-matrix"' not in texts and "another text" in texts and "(empty)" in texts
+
+
+def test_generated_texts_have_scores_in_place_of_right_and_wrong() -> None:
+    pytest.importorskip("rouge_score")
+    text = "a film about small things"
+    found = judged([kept(0, text, text, "a film", ()), kept(1, text, "a film", text, ())], "rouge_l")
+    html = content(found, Shown("one"))
+    assert "ROUGE-L: with the edits" in html and "raised 1 · lowered 1" in html and "lowest score first" in html
+    assert '<span class="et-score">100.0</span>' in html and "✓" not in html
+    assert matching(found, Shown("one")) == [1, 0] and matching(found, Shown("one", GAINED)) == [0]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (["options", "first_label"], "first_label"),
+        (["bertscore", "exact_match"], "exact_match"),
+        (["answer_letter"], "answer_letter"),
+        (None, "exact_match"),
+        ([7, "unknown"], "exact_match"),
+    ],
+)
+def test_the_metric_is_the_first_of_the_task_that_reads_answers(run: Run, metrics: Any, expected: str) -> None:
+    config = json.loads((run.path / "config.json").read_text())
+    (run.path / "config.json").write_text(json.dumps(config | {"task": {"name": "t", "metrics": metrics}}))
+    assert metric_of(run, ANSWERS) == expected
 
 
 def test_thousands_of_answers_come_in_pages(bench: Workbench, run: Run, panel: AnswersPanel) -> None:
@@ -136,11 +167,11 @@ def test_a_cell_clicked_again_shows_all(run: Run, panel: AnswersPanel) -> None:
 
 
 def test_what_all_prompts_begin_with_is_left_out() -> None:
-    html = content([kept(n, "good", "good", None) for n in range(3)], Shown("one"))
+    html = content(judged([kept(n, "good", "good", None) for n in range(3)], "exact_match"), Shown("one"))
     assert "… " not in html, "a short start stays"
     task = "Is the sentiment of this review good or bad? "
     long = [TestAnswer(t, Example((Message("user", task + t),), "good"), "good") for t in ("A fine film.", "A bore.")]
-    html = content(long, Shown("one"))
+    html = content(judged(long, "exact_match"), Shown("one"))
     assert ">… A fine film.<" in html and ">… A bore.<" in html and "sentiment" not in html
 
 

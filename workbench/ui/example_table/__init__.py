@@ -28,8 +28,10 @@ class Row:
     number: int
     prompt: str
     expected: str
-    answers: tuple[tuple[str | None, bool], ...]
-    """Text, None if it is not known, and whether it is right."""
+    answers: tuple[tuple[str | None, float | None], ...]
+    """Text and value of each; None if it is not known."""
+    is_share: bool = True
+    """Whether a value says right or wrong, 1 or 0, and is not a score."""
     change: str = ""
     """What the edits changed: "gained", "lost" or nothing."""
 
@@ -76,9 +78,10 @@ def _shared_start(prompts: Sequence[str]) -> str:
 
 
 def _row(row: Row, shared: int) -> str:
-    answers = "".join(_answer(text, right) for text, right in row.answers)
+    answers = "".join(_answer(text, value, row.is_share) for text, value in row.answers)
     if row.change:
-        answers = answers.removesuffix("</td>") + f' <span class="et-change et-{row.change}">{row.change}</span></td>'
+        words = row.change if row.is_share else {"gained": "raised", "lost": "lowered"}[row.change]
+        answers = answers.removesuffix("</td>") + f' <span class="et-change et-{row.change}">{words}</span></td>'
     prompt = markup.escape(("… " if shared else "") + shortened(row.prompt[shared:], _PROMPT_LENGTH))
     button = f'<button type="button" title="Open in the Playground">{prompt}</button>'
     return (
@@ -87,11 +90,13 @@ def _row(row: Row, shared: int) -> str:
     )
 
 
-def _answer(text: str | None, right: bool) -> str:
-    if text is None:
+def _answer(text: str | None, value: float | None, is_share: bool) -> str:
+    if text is None or value is None:
         return '<td class="et-none">–</td>'
-    mark, words = ("✓", "right") if right else ("✗", "wrong")
     body = _short(text) if text.strip() else '<i class="et-none">(empty)</i>'
+    if not is_share:
+        return f'<td><span class="et-score">{100 * value:.1f}</span><span>{body}</span></td>'
+    mark, words = ("✓", "right") if value else ("✗", "wrong")
     sign = f'<span class="et-mark" aria-hidden="true">{mark}</span><span class="jw-hidden">{words}: </span>'
     return f'<td class="et-{words}">{sign}<span>{body}</span></td>'
 
