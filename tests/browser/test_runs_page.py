@@ -18,7 +18,7 @@ from jola.runs.store import RunStore
 from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
 from tests.browser.conftest import PATIENCE, App, OpenPage
-from tests.workbench.recorded import Recorder
+from tests.workbench.recorded import MethodRecorder, Recorder
 from workbench.service import sample
 
 TAG = "<img src=x onerror=alert(1)>"
@@ -102,6 +102,25 @@ def test_every_run_is_a_row_and_a_label_is_text(page: Any) -> None:
     page.wait_for_selector("#runs-compared .jw-compared")
     assert page.locator(".rt img, #runs-compared img").count() == 0
     assert TAG in page.inner_text("#runs-compared")
+
+
+def test_runs_of_one_method_and_their_order(page: Any, store: RunStore) -> None:
+    assert page.is_hidden(".rt-method")
+    for method in ("lora", "red"):
+        MethodRecorder(store.root / method, RunConfig(method=method), steps=4).until(4).finish()
+    listed(page, 5)
+    assert page.locator(".rt-method option").all_inner_texts() == ["All methods", "JoLA", "LoRA", "RED"]
+    page.select_option(".rt-method", "LoRA")
+    assert ids(page) == ["lora"]
+    assert page.inner_text(".rt-count") == "1 of 5 runs"
+    page.locator(".rt-search").press_sequentially("sample")
+    page.wait_for_selector(".rt-none:not([hidden])")
+    page.fill(".rt-search", "")
+    page.select_option(".rt-method", "")
+    page.get_by_role("columnheader", name="Method").get_by_role("button").click()
+    assert ids(page)[-2:] == ["lora", "red"]
+    page.get_by_role("columnheader", name="Method").get_by_role("button").click()
+    assert ids(page)[:2] == ["red", "lora"]
 
 
 def test_search_and_sort(page: Any) -> None:

@@ -81,7 +81,7 @@ def test_wrong_ones_come_first_and_filters_let_some_through() -> None:
 
 def test_matrices_scores_and_examples_have_their_n_and_are_escaped() -> None:
     html = content(JUDGED, Shown("one"))
-    assert "with the edits 50.0 % (n = 4, 95 % interval" in html and "gained 1, lost 1" in html
+    assert "with the edits 50.0 % (n = 4, 95 % interval" in html and "gained 1 · lost 1" in html
     assert html.count('<table class="et-matrix">') == 2 and html.count("n = 4</span>") == 2
     assert "1–4 of 4 examples" in html and "<img" not in html and "${" not in html
     assert html.index('data-number="1"') < html.index('data-number="0"')

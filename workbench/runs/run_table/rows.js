@@ -96,6 +96,9 @@ const searched = (runs, text) => {
   });
 };
 
+/* The methods of the runs, for a choice among them. */
+const methodsOf = (runs) => [...new Set(runs.map((run) => run.method))].sort();
+
 /* In the order of a column, the newest first among equals. */
 const sorted = (runs, key, down) => {
   const { sort } = COLUMNS.find((column) => column.key === key);

@@ -17,7 +17,7 @@ const MOST_MARKED = 2;
 
 const view = {
   token: "", runs: new Map(), deleted: [], shown: [], search: "", key: "created", down: false,
-  chosen: "", marked: [], pool: [], first: -1, edited: false, serial: 0,
+  chosen: "", marked: [], pool: [], first: -1, edited: false, serial: 0, method: "",
 };
 const run = () => view.runs.get(view.chosen);
 const isDark = () => document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
@@ -59,7 +59,9 @@ const sortBy = (key) => {
 
 /* Search and sort again, then draw. */
 const arrange = () => {
-  view.shown = sorted(searched([...view.runs.values()], view.search), view.key, view.down);
+  showMethods();
+  const runs = [...view.runs.values()].filter((found) => !view.method || found.method === view.method);
+  view.shown = sorted(searched(runs, view.search), view.key, view.down);
   COLUMNS.forEach((column, index) => {
     const cell = find("thead tr").children[index + 1];
     if (column.key !== view.key) cell.removeAttribute("aria-sort");
@@ -68,7 +70,7 @@ const arrange = () => {
   });
   const total = view.runs.size;
   const words = total === 1 ? "1 run" : `${grouped(total)} runs`;
-  setText(find(".rt-count"), view.search ? `${grouped(view.shown.length)} of ${words}` : words);
+  setText(find(".rt-count"), view.search || view.method ? `${grouped(view.shown.length)} of ${words}` : words);
   const none = find(".rt-none");
   none.hidden = view.shown.length > 0 || root.dataset.state === "waiting";
   setText(none.children[0], total ? "Nothing found" : "No runs yet");
@@ -79,6 +81,19 @@ const arrange = () => {
   scroller.setAttribute("aria-rowcount", view.shown.length + 1);
   view.first = -1;
   draw();
+};
+
+/* The choice of a method, if runs have several; a method whose last run is gone is no longer chosen. */
+const showMethods = () => {
+  const methods = methodsOf([...view.runs.values()]);
+  if (!methods.includes(view.method)) view.method = "";
+  const select = find(".rt-method");
+  select.hidden = methods.length < 2;
+  if ([...select.options].slice(1).map((option) => option.value).join("\n") !== methods.join("\n")) {
+    const option = (value, textContent) => make("option", { value, textContent });
+    select.replaceChildren(option("", "All methods"), ...methods.map((method) => option(method, method)));
+  }
+  select.value = view.method;
 };
 
 const makeRow = () => {
@@ -376,6 +391,11 @@ scroller.addEventListener("keydown", (event) => {
 });
 find(".rt-search").addEventListener("input", (event) => {
   view.search = event.target.value.trim();
+  scroller.scrollTop = 0;
+  arrange();
+});
+find(".rt-method").addEventListener("change", (event) => {
+  view.method = event.target.value;
   scroller.scrollTop = 0;
   arrange();
 });
