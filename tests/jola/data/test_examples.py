@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -21,6 +22,7 @@ from jola.data.examples import (
     collate_prompts,
     describe_tokens,
     encode_examples,
+    parse_rows,
     read_examples,
 )
 from jola.errors import InputError
@@ -338,3 +340,24 @@ class TestEncoding:
         batch = collate_prompts([[5, 6, 7], [9]], pad_token_id=0)
         assert batch["input_ids"].tolist() == [[5, 6, 7], [0, 0, 9]]
         assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("value", "options"),
+    [
+        (["a", " b ", "c"], ("a", "b", "c")),
+        (["a", "c"], ()),
+        (["b"], ()),
+        (["b", "b"], ()),
+        (["b", 2], ()),
+        ({"text": ["a", "b"]}, ()),
+        ("a, b", ()),
+        (None, ()),
+    ],
+)
+def test_options_are_read_where_they_hold_the_answer(value: Any, options: tuple[str, ...]) -> None:
+    row = {"prompt": "a or b?", "completion": "b", "options": value}
+    (found,) = parse_rows([("row 1", row)])
+    assert found.options == options
+    without = Example(found.prompt, "b")
+    assert (found.id == without.id) == (not options)

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -302,6 +303,22 @@ class TestOptionLikelihood:
         option_likelihood(model, examples, self.LABELS, template)
         assert set(model.modes) == {(False, False)}
         assert model.training
+
+    @pytest.mark.parametrize("batch_size", [1, 5, 100])
+    def test_options_by_example(self, template: Template, model: Memory, batch_size: int) -> None:
+        options = [("a", "b"), ("yes", "no", "no idea"), ("b", "a"), ("x", "yes", "b", "q")]
+        items = [replace(example(f"q{n}", own[-1]), options=own) for n, own in enumerate(options)]
+        items.append(example("q", "yes"))
+        result = option_likelihood(model, items, self.LABELS, template, batch_size=batch_size)
+        assert result.log_likelihoods.shape == (5, 4)
+        for row, own in enumerate([*options, self.LABELS]):
+            alone = option_likelihood(model, [replace(items[row], options=())], own, template)
+            values = result.log_likelihoods[row]
+            torch.testing.assert_close(values[: len(own)], alone.log_likelihoods[0], rtol=1e-4, atol=1e-4)
+            assert torch.isneginf(values[len(own) :]).all()
+            assert result.choices[row] == alone.choices[0]
+        with pytest.raises(InputError, match="two different labels"):
+            option_likelihood(model, items, None, template)
 
     def test_nothing_to_choose(self, template: Template, model: Memory, examples: list[Example]) -> None:
         with pytest.raises(InputError, match="no examples"):
