@@ -40,6 +40,7 @@ HOOK_POINTS = {
     Site.ATTENTION: "output of the attention output projection, at every position",
     Site.BLOCK: "residual stream after the layer",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
+    Site.BLOCK: "residual stream after the layer",
 }
 CONFIG_KEYS = frozenset(
     (
@@ -101,6 +102,7 @@ def save_adapter(
     """
     folder = Path(folder)
     method, own = model.method, model.own_interventions()
+    compact = compact or method.compact
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in method.tensors(own).items()}
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise InputError(

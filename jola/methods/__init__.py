@@ -4,18 +4,21 @@ To add one, write a `Method` in a file here, add its line to `METHODS`, and a ro
 """
 
 from jola.errors import InputError
-from jola.methods.base import Method
+from jola.methods.base import Method, Stage
 from jola.methods.bitfit import BitFit
 from jola.methods.houlsby import Houlsby
 from jola.methods.jola import JoLA
+from jola.methods.lofit import LoFiT
 from jola.methods.lora import LoRA
 from jola.methods.loreft import LoReFT
 from jola.methods.red import RED
 
-METHODS: dict[str, Method] = {method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby())}
+METHODS: dict[str, Method] = {
+    method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT())
+}
 """Every method by its name."""
 
-__all__ = ["METHODS", "Method", "method_named"]
+__all__ = ["METHODS", "Method", "Stage", "method_named"]
 
 
 def method_named(name: str) -> Method:

@@ -1,19 +1,60 @@
-"""What a method is: its settings, the interventions it attaches to a model, and how they are trained and saved."""
+"""What a method is: its settings, the interventions it attaches to a model, and how they are fitted and saved."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jola.errors import InputError
 from jola.settings import TrainingConfig
 
 if TYPE_CHECKING:  # seconds to import, and the command line lists methods without it
-    from torch import Tensor
+    from torch import Generator, Tensor
     from transformers import PreTrainedModel
 
+    from jola.data.records import Example
     from jola.edits.intervention import Intervention
     from jola.edits.sites import Geometry, Site
     from jola.model.tracing import TracedModel
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of fitting a method, which has interventions of its own: they are trained, or computed."""
+
+    name: str = "train"
+    """In files."""
+    title: str = "Training"
+    """As people read it."""
+    learning_rate: float | None = None
+    """Peak rate; None is that of the settings."""
+    penalty: "Callable[[Any, float], Tensor] | None" = None
+    """Added to the cross-entropy, a `jola.training.objective.Penalty`; None is that of the settings."""
+    computed: bool = False
+    """Whether `Method.compute` makes the interventions, without gradients."""
+
+
+class Material(Protocol):
+    """What a method computes its interventions from, see `Method.compute`."""
+
+    train: "Sequence[Example]"
+    validation: "Sequence[Example]"
+    labels: Sequence[str] | None
+    """Answers between which the examples choose, if they do."""
+    generator: "Generator"
+    """Source of random numbers, on the CPU, seeded with the seed of the training."""
+
+    def after_blocks(self, examples: "Sequence[Example]") -> "Tensor":
+        """The residual stream after each layer at the last token of the answer of each example.
+
+        Returns:
+            (examples, layers, hidden), float32, on the CPU.
+        """
+        ...
+
+    def validate(self, interventions: "Sequence[Intervention]", **settings: Any) -> "tuple[float, float]":
+        """(accuracy, cross-entropy in nats) on the validation examples; `settings` are recorded beside them."""
+        ...
 
 
 class Method(ABC):
@@ -39,6 +80,8 @@ class Method(ABC):
     """Name and source, as a sentence of a model card has it."""
     tags: ClassVar[tuple[str, ...]] = ("activation-editing",)
     """Of the model card."""
+    compact: ClassVar[bool] = False
+    """Whether adapters hold only the vectors of units that are on, see `jola.adapters.tensors`."""
     own_config: ClassVar[bool] = True
     """Whether ``adapter_config.json`` is ours; else `foreign_config` makes it for another library."""
     open_words: ClassVar[str] = "edits that are on"
@@ -77,6 +120,22 @@ class Method(ABC):
         Raises:
             InputError: As `attach`.
         """
+
+    def stages(self, settings: Any) -> tuple[Stage, ...]:
+        """How interventions with these settings are fitted, in order; `attach` makes those of the first stage."""
+        return (Stage(),)
+
+    def next_settings(self, settings: Any, interventions: "Sequence[Intervention]") -> Any:
+        """Settings of the second of the `stages`, which becomes the first, from what the first one has fitted."""
+        raise NotImplementedError
+
+    def compute(self, settings: Any, geometry: "Geometry", material: Material) -> "tuple[Any, Mapping[str, Tensor]]":
+        """For a stage that is computed: the settings with all choices made, and the `tensors`.
+
+        Raises:
+            InputError: The examples do not allow it.
+        """
+        raise NotImplementedError
 
     def sites(self, settings: Any) -> "list[Site]":
         """Sites of activations that are edited, in the order of a pass; none where weights are."""

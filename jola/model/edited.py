@@ -65,17 +65,27 @@ class EditedModel(nn.Module):
         self.config = base.config
         self.name = name or base.config.name_or_path or ""
         self.revision = revision
-        self.method, self.edit_config = _method_of(edits)
+        method, settings = _method_of(edits)
         self.traced = TracedModel(base, tokenizer)
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
-        self.interventions = nn.ModuleList(self.method.attach(self.traced, self.edit_config))
+        self._attach(method, settings, seed)
+
+    def _attach(self, method: Method, settings: Any, seed: int) -> None:
+        self.method, self.edit_config = method, settings
+        self.interventions = nn.ModuleList(method.attach(self.traced, settings))
         self.reset_edits(seed)
-        self.interventions.to(base.device)
+        self.interventions.to(self.base.device)
         # As transformers hands models out: the gates have noise only after `train()`.
         self.eval()
+
+    def replace_edits(self, edits: Any, seed: int = 0) -> None:
+        """Fresh edits in place of the model's own; arguments as those of the class."""
+        method, settings = _method_of(edits)
+        self.detach(self.own_interventions())
+        self._attach(method, settings, seed)
 
     def resize_token_embeddings(self, size: int) -> Any:
         """As in transformers, on the frozen model."""

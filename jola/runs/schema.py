@@ -77,6 +77,7 @@ class StatusFile(JsonFile):
     pid_created: Line | Time | None = None
     step: Count = 0
     total_steps: Count = 0
+    stage: Line = ""
     message: Text = ""
     warning: Text = ""
     started: Time | None = None
@@ -105,6 +106,15 @@ class ScoreEntry(JsonFile):
     high: Number
 
 
+class StageEntry(JsonFile):
+    """What one of several stages of a run took."""
+
+    name: Line = ""
+    steps: Count = 0
+    kept_step: Count = 0
+    seconds: Seconds = 0.0
+
+
 class ResultFile(JsonFile):
     """``result.json``: how the run ended."""
 
@@ -117,6 +127,7 @@ class ResultFile(JsonFile):
     seconds: Seconds | None = None
     steps: Count | None = None
     kept_step: Count | None = None
+    stages: list[StageEntry] | None = None
     n_train: Count | None = None
     peak_memory: Count | None = None
 
@@ -127,6 +138,7 @@ class MetricsRow(JsonFile):
     step: Count = 0
     time: Time = 0
     epoch: Number | None = None
+    stage: Line | None = None
     loss: Number | None = None
     cross_entropy: Number | None = None
     validation_cross_entropy: Number | None = None

@@ -14,7 +14,7 @@ L is the negative log-likelihood of an answer, in nats. Differences from publish
   which
   gives the expectation in the formula. Layers are not normalized, because heads of all layers compete for K places.
 * LoFiT's first stage is trained with JoLA's budget and optimizer; the offsets of its second stage are what
-  select-then-edit trains.
+  select-then-edit trains. `jola train --method lofit` trains both (`jola.methods.lofit`).
 * Ablation needs (layers · heads) passes per example, so it uses only as many examples as fit into the budget
   (`Ablation.examples`). A pass without a head starts at the layer of the head.
 """
@@ -35,6 +35,7 @@ from jola.edits.gates import expectation
 from jola.edits.intervention import Intervention
 from jola.edits.sites import Site
 from jola.errors import InputError
+from jola.methods.lofit import l1_penalty, scaling_norms
 from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
 from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit
@@ -112,15 +113,14 @@ class LoFiT(BaseSelector):
         """Train with as many passes as JoLA."""
         edits = _fresh_edits(selection, "scale")
         edits.reset(selection.generator())
-        scale = edits.edit_parameters()[0]
         cost = fit(
             selection,
             lambda: edits,
-            [scale],
+            edits.edit_parameters(),
             learning_rate=self.learning_rate,
-            penalty=lambda: self.l1_weight * scale.abs().sum(),
+            penalty=lambda: l1_penalty(self.l1_weight, [edits], 0.0),
         )
-        return scale.norm(dim=-1), cost
+        return scaling_norms(edits), cost
 
 
 @dataclass(frozen=True)

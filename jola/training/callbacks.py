@@ -71,10 +71,11 @@ class GateRecorder(TrainerCallback):
     Args:
         writers: One `GateWriter` for each site, by name.
         every: Steps between two records.
+        offset: Steps before this training, of earlier stages.
     """
 
-    def __init__(self, writers: dict[str, GateWriter], every: int = 1) -> None:
-        self.writers, self.every = writers, every
+    def __init__(self, writers: dict[str, GateWriter], every: int = 1, offset: int = 0) -> None:
+        self.writers, self.every, self.offset = writers, every, offset
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -107,7 +108,7 @@ class GateRecorder(TrainerCallback):
         assert isinstance(unwrapped, EditedModel)
         for edits in unwrapped.own_interventions():
             fields = {name: values.cpu().numpy() for name, values in edits.record().items()}
-            self.writers[edits.site].append(state.global_step, fields)
+            self.writers[edits.site].append(self.offset + state.global_step, fields)
 
 
 class AdapterKeeper(TrainerCallback):

@@ -9,10 +9,12 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from jola.methods import Stage
 from jola.runs.run import Run
 from jola.system.distributed import in_any
 from jola.system.files import disk_errors
 from jola.system.progress import Progress
+from jola.training.stages import Stages
 
 PAUSE_FILE = "pause"
 """A file of this name in a run's directory asks its process to pause at the next step."""
@@ -38,7 +40,19 @@ class RunFollower(TrainerCallback):
     def __init__(self, run: Run, progress: Progress, stop: threading.Event) -> None:
         self.run, self.progress, self.stop = run, progress, stop
         self.paused = False
+        self.stage: Stage | None = None
+        """The stage at work, if there are several."""
+        self.offset = 0
+        """Steps of the stages before it."""
+        self.later = 0
+        """Stages after it."""
         self._written = 0.0
+
+    def begin(self, stages: Stages) -> None:
+        """Follow the stage at work."""
+        first, *later = stages.left
+        self.stage = first if stages.several else None
+        self.offset, self.later = stages.offset, len(later)
 
     @property
     def pausing(self) -> bool:
@@ -58,15 +72,21 @@ class RunFollower(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """The run is training from now on."""
-        self.progress.phase("train", state.max_steps)
+        self.progress.phase(self.stage.title if self.stage else "train", state.max_steps)
         if state.is_world_process_zero:
-            self.run.write_status(state="training", step=state.global_step, total_steps=state.max_steps)
+            self.run.write_status(
+                state="training",
+                step=self.offset + state.global_step,
+                # A later stage has as many steps as this one: the same examples, as often.
+                total_steps=self.offset + state.max_steps * (1 + self.later),
+                **({"stage": self.stage.title} if self.stage else {}),
+            )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Tell how far it is, and stop when that was asked for."""
         if state.is_world_process_zero and time.monotonic() - self._written >= STATUS_INTERVAL:
             self._written = time.monotonic()
-            self.run.write_status(step=state.global_step)
+            self.run.write_status(step=self.offset + state.global_step)
         pause = state.is_world_process_zero and pause_requested(self.run)
         if in_any(self.stop.is_set(), args.device):
             self.stop.set()
@@ -92,7 +112,9 @@ class RunFollower(TrainerCallback):
         """Append the numbers of a step, or of a validation, to the metrics."""
         if not state.is_world_process_zero or not logs:
             return
-        entry: dict[str, Any] = {"step": state.global_step, "time": time.time(), "epoch": state.epoch}
+        entry: dict[str, Any] = {"step": self.offset + state.global_step, "time": time.time(), "epoch": state.epoch}
+        if self.stage:
+            entry["stage"] = self.stage.name
         if "eval_loss" in logs:
             found = {"validation_cross_entropy": logs["eval_loss"], "validation_accuracy": logs.get("eval_accuracy")}
             self.run.append_metrics(entry | {name: value for name, value in found.items() if value is not None})

@@ -92,7 +92,7 @@ class L0Schedule(TrainerCallback, ExportableState):
 class Penalty(Protocol):
     """A differentiable number that training adds to the cross-entropy."""
 
-    def __call__(self, edits: list[GatedEdits], weight: float) -> Tensor:
+    def __call__(self, edits: list[GatedEdits], weight: float, /) -> Tensor:
         """Scalar.
 
         Args:

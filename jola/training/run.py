@@ -43,6 +43,7 @@ from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, publish_adapter
 from jola.training.fit import Fit, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
+from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
@@ -136,14 +137,15 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
 def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Progress, stop: threading.Event) -> None:
     started = time.time()
     prepared = prepare(config, progress)
-    checkpoint = last_checkpoint(run.checkpoints_dir) if resume else None
     if first:
         Run.create(run.path, config, _facts(prepared), resume=True)
-        if resume:
-            _rewind(run, config, step_of(checkpoint) if checkpoint else 0, progress)
+    stages = Stages(run.checkpoints_dir, config, resume)
+    checkpoint = last_checkpoint(stages.folder) if resume else None
+    if first and resume:
+        _rewind(run, config, stages.offset, step_of(checkpoint) if checkpoint else 0, progress)
     facts = {"Task": f"{prepared.task.name}, {len(prepared.train.rows)} training examples, {_seeds(config)}"}
     follower = RunFollower(run, progress, stop)
-    fitted = _fit(run, config, prepared, follower, facts, checkpoint, first)
+    fitted = _fit_stages(run, stages, prepared, follower, facts, checkpoint, first)
     if not first:
         return
     seconds = time.time() - started
@@ -151,22 +153,29 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
-    publish_adapter(prepared.model, run.adapter_dir, facts)
+    if len(stages.left) == 1:  # or it was stopped before there are edits to keep
+        publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
         run.write_status(state="paused")
         return
     if answers and not run.write_answers(answers):
         progress.note("The test answers are not kept: they would need more than 64 MB.")
-    run.write_result(_result(prepared, fitted, seconds, scores))
+    run.write_result(_result(prepared, fitted, stages, seconds, scores))
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 
 
-def _rewind(run: Run, config: RunConfig, step: int, progress: Progress) -> None:
-    """Cut the files of an interrupted run back to the step of its checkpoint; 0 without one."""
+def _rewind(run: Run, config: RunConfig, offset: int, trained: int, progress: Progress) -> None:
+    """Cut the files of an interrupted run back to its checkpoint.
+
+    Args:
+        offset: Steps of the stages that are over.
+        trained: Steps of the stage at work, at its checkpoint; 0 without one.
+    """
     interrupted = bool(run.metrics())  # and not only queued
+    step = offset + trained
     run.truncate_after(step)
-    if step % config.training.record_every:
+    if trained % config.training.record_every:
         # The end of the interrupted run was recorded, and an unbroken run would not have recorded this step.
         for site in run.sites():
             truncate_history(run.gates_dir, site, step - 1)
@@ -176,16 +185,41 @@ def _rewind(run: Run, config: RunConfig, step: int, progress: Progress) -> None:
         progress.note("No checkpoint yet: starting from the beginning.")
 
 
-def _fit(
+def _fit_stages(
     run: Run,
-    config: RunConfig,
+    stages: Stages,
     prepared: Prepared,
     follower: RunFollower,
     facts: Mapping[str, str],
     checkpoint: Path | None,
     first: bool,
 ) -> Fit:
-    """`fit`, with everything that a run records; only the first process has files to write."""
+    """Fit the stages that are left; only the last one has edits to keep. A request to stop ends it in any of them."""
+    model, seed = prepared.model, stages.config().training.seed
+    if stages.finished:
+        model.replace_edits(stages.settings, seed)
+    while True:
+        follower.begin(stages)
+        fitted = _fit(run, stages, prepared, follower, facts, checkpoint, first)
+        if follower.ending or len(stages.left) == 1:
+            return stages.total(fitted)
+        settings = model.method.next_settings(stages.settings, model.own_interventions())
+        stages.finish(fitted, settings, write=first)
+        model.replace_edits(settings, seed)
+        checkpoint = None
+
+
+def _fit(
+    run: Run,
+    stages: Stages,
+    prepared: Prepared,
+    follower: RunFollower,
+    facts: Mapping[str, str],
+    checkpoint: Path | None,
+    first: bool,
+) -> Fit:
+    """`fit` one stage, with everything that a run records; only the first process has files to write."""
+    config, (stage, *later) = stages.config(), stages.left
     with ExitStack() as stack:
         writers = {
             str(i.site): stack.enter_context(
@@ -198,13 +232,14 @@ def _fit(
             prepared.model,
             prepared.train,
             prepared.validation,
-            run.checkpoints_dir,
+            stages.folder,
             [
-                GateRecorder(writers, config.training.record_every),
+                GateRecorder(writers, config.training.record_every, stages.offset),
                 follower,
-                *_validation_warning(run, config, prepared, follower.progress),
-                AdapterKeeper(run.adapter_dir, facts),
+                *([] if later else _validation_warning(run, config, prepared, follower.progress)),
+                *([] if later else [AdapterKeeper(run.adapter_dir, facts)]),
             ],
+            penalty=stage.penalty,
             resume_from=checkpoint,
         )
 
@@ -257,7 +292,7 @@ def _test(
     return None
 
 
-def _result(prepared: Prepared, fitted: Fit, seconds: float, scores: Sequence[Score]) -> dict[str, Any]:
+def _result(prepared: Prepared, fitted: Fit, stages: Stages, seconds: float, scores: Sequence[Score]) -> dict[str, Any]:
     """``result.json`` of a run; `seconds` include loading."""
     exact = next((score for score in scores if score.metric == "exact_match"), None)
     return {
@@ -265,6 +300,7 @@ def _result(prepared: Prepared, fitted: Fit, seconds: float, scores: Sequence[Sc
         "seconds": seconds,
         "steps": fitted.steps,
         "kept_step": fitted.kept_step,
+        **({"stages": stages.to_dicts(fitted)} if stages.several else {}),
         "n_train": len(prepared.train.rows),
         "peak_memory": peak_memory(prepared.model.device),
         "validation": fitted.validation.to_dict() if fitted.validation else None,

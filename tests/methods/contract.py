@@ -13,6 +13,7 @@ from jola.edits.weights import WeightEdits
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
 from jola.methods.houlsby import HoulsbyConfig
+from jola.methods.lofit import LoFiTConfig
 from jola.methods.lora import LoRAConfig
 from jola.methods.loreft import LoReFTConfig
 from jola.methods.red import REDConfig
@@ -37,6 +38,8 @@ class Case:
     """Forms of export that the method does not have."""
     not_on: tuple[str, ...] = ()
     """Architectures that the method refuses."""
+    fitted_with: Any = None
+    """Settings for fitting, where `settings` hold choices that fitting makes."""
 
     @property
     def name(self) -> str:
@@ -44,7 +47,7 @@ class Case:
 
     def config(self, **groups: Any) -> RunConfig:
         """A configuration with the settings of this case."""
-        return RunConfig(method=self.method, edits=self.settings, **groups)
+        return RunConfig(method=self.method, edits=self.fitted_with or self.settings, **groups)
 
 
 ALL_BUT_THE_ADAPTER = ("merged", "standalone", "ia3", "gguf", "edits")
@@ -56,6 +59,13 @@ CASES = (
     Case("bitfit", BitFitConfig(), begins_as_base=True, refuses=("ia3", "standalone", "edits"), not_on=("gpt2",)),
     Case("loreft", LoReFTConfig(rank=3), begins_as_base=True, exact_files=False, refuses=ALL_BUT_THE_ADAPTER),
     Case("houlsby", HoulsbyConfig(reduction_factor=4), begins_as_base=True, refuses=ALL_BUT_THE_ADAPTER),
+    Case(
+        "lofit",
+        LoFiTConfig(heads="0:1,1:3,2:0,2:2"),
+        begins_as_base=False,
+        refuses=("ia3",),
+        fitted_with=LoFiTConfig(kept_heads=4),
+    ),
 )
 PLACES = [(case, architecture) for case in CASES for architecture in ARCHITECTURES if architecture not in case.not_on]
 """Every method on every architecture that it edits."""

@@ -47,10 +47,10 @@ def test_a_method_is_trained_with_its_settings(jola: Callable[..., Result], plac
             ["--rank", "4"],
             "--rank is a setting of lora and loreft, not of jola; add --method lora",
         ),
-        (["--method", "red", "--heads=0:1"], "--heads is a setting of jola, not of red"),
+        (["--method", "red", "--heads=0:1"], "--heads is a setting of jola and lofit, not of red"),
         (["--method", "lora", "--l0-weight", "0.1"], "--l0-weight is a setting of jola, not of lora"),
         (["--method", "lora", "--rank", "0"], "--rank is 0; it must be at least 1"),
-        (["--method", "nothing"], "There is no method 'nothing'; choose one of jola, red, lora, bitfit"),
+        (["--method", "nothing"], "There is no method 'nothing'; choose one of jola, red"),
     ],
 )
 def test_flags_of_another_method(jola: Callable[..., Result], arguments: list[str], sentence: str) -> None:
@@ -99,6 +99,9 @@ def llama_8b(tmp_path: Path) -> Path:
         (["lora"], {"train": 20_971_520}),
         (["lora", "--target-modules", "q_proj,v_proj"], {"train": 3_407_872}),
         (["bitfit"], {"train": 196_608}),
+        (["lofit"], {"scales": 131_072, "offsets": 4_096}),
+        (["lofit", "--kept-heads", "64"], {"scales": 131_072, "offsets": 8_192}),
+        (["lofit", "--heads", "0:1,31:31"], {"offsets": 256}),
         (["bitfit", "--target-modules", "v_proj"], {"train": 32_768}),
     ],
     ids=" ".join,
@@ -135,7 +138,7 @@ def test_every_method_is_listed_and_counted(jola: Callable[..., Result], place: 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nothing"], "There is no method 'nothing'; choose one of jola, red, lora, bitfit"),
+        (["nothing"], "There is no method 'nothing'; choose one of jola, red"),
         (["--rank", "4"], "The settings of a method follow its name, as in `jola methods lora --rank"),
         (["lora", "--sites", "mlp"], "--sites is a setting of jola, not of lora"),
         (["lora", "--rank", "0"], "--rank is 0; it must be at least 1"),
