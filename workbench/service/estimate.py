@@ -23,6 +23,7 @@ from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
 from jola.errors import InputError
 from jola.methods.bitfit import QKV, QKV_NAMES, BitFitConfig
+from jola.methods.lofit import AUTO, LoFiTConfig
 from jola.methods.lora import ALL_LINEAR, LoRAConfig
 from jola.methods.red import REDConfig
 from jola.runs.run import Run
@@ -132,7 +133,8 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
     count = data.examples if data is not None else config.data.train_size or None
     batches = math.ceil(count / training.batch_size) if count else 0
     epoch = math.ceil(batches / training.gradient_accumulation) or None
-    steps = epoch * training.epochs if epoch else None
+    trainings = sum(not stage.computed for stage in config.tuning.stages(config.edits))
+    steps = epoch * training.epochs * trainings if epoch else None
     earlier = list(islice(_earlier_runs(config, store), _COMPARED))
     paces = [pace for run in earlier if _same_method(run, config) and (pace := seconds_per_example(run)) is not None]
     seconds = None
@@ -343,6 +345,12 @@ def _count_biases(edits: BitFitConfig, facts: ModelFacts) -> int | None:
     return sum(outputs for outputs, _ in _linear(named, facts)) or None
 
 
+def _count_scales(edits: LoFiTConfig, facts: ModelFacts) -> int:
+    """Scales of all heads, or offsets of those that are named."""
+    heads = facts.layers * facts.heads if edits.heads == AUTO else len(edits.heads.split(","))
+    return heads * facts.head_dim
+
+
 def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
     """The two sizes of the linear modules with one of these names; of all for None."""
     return [
@@ -357,6 +365,7 @@ _COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
     "red": _count_red,
     "lora": _count_low_rank,
     "bitfit": _count_biases,
+    "lofit": _count_scales,
 }
 
 

@@ -15,6 +15,7 @@ from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
+from jola.methods.lofit import LoFiTConfig
 from jola.methods.lora import LoRAConfig
 from jola.methods.red import REDConfig
 from jola.runs.store import RunStore
@@ -86,6 +87,8 @@ class TestEstimate:
         accumulated = replace(smaller, training=replace(config.training, gradient_accumulation=2))
         assert estimate.estimate(smaller, store).steps == 9
         assert estimate.estimate(accumulated, store).steps == 6
+        two_stages = replace(smaller, method="lofit", edits=LoFiTConfig())
+        assert estimate.estimate(two_stages, store).steps == 18
         assert estimate.estimate(replace(config, data=DataConfig(task="/none", train_size=0)), store).steps is None
 
     def test_what_is_counted_of_a_model_is_what_loading_it_shows(self, config: RunConfig, tiny_folder: Path) -> None:
@@ -105,6 +108,8 @@ class TestEstimate:
             ("lora", LoRAConfig(rank=2, target_modules="q_proj, down_proj")),
             ("bitfit", BitFitConfig()),
             ("bitfit", BitFitConfig("v_proj")),
+            ("lofit", LoFiTConfig(kept_heads=2)),
+            ("lofit", LoFiTConfig(heads="0:1,2:2,2:3")),
         ],
     )
     def test_what_a_method_trains_is_counted_before_loading_the_model(
