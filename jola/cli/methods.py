@@ -91,11 +91,13 @@ class Count:
     """The settings that differ from the defaults, as flags; empty for the defaults."""
     stages: dict[str, int]
     frozen: int
+    refusal: str = ""
+    """Why the model cannot have these edits, as one sentence; then there are no stages."""
 
     @property
     def trainable(self) -> int:
         """Numbers that train in the last stage."""
-        return list(self.stages.values())[-1]
+        return list(self.stages.values())[-1] if self.stages else 0
 
     @property
     def share(self) -> float:
@@ -104,24 +106,34 @@ class Count:
 
     def row(self) -> list[Any]:
         """For the table."""
-        earlier = "  ".join(f"{name} {count:,}" for name, count in list(self.stages.items())[:-1])
-        return [self.method, self.settings, f"{self.trainable:,}", f"{self.share:.4%}", earlier]
+        if self.refusal:
+            return [self.method, self.settings, "none", "", self.refusal]
+        earlier = [f"{count:,} in the stage {name}" for name, count in list(self.stages.items())[:-1]]
+        return [self.method, self.settings, f"{self.trainable:,}", f"{self.share:.4%}", "; ".join(earlier)]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
+        if self.refusal:
+            return {"settings": self.settings, "refusal": self.refusal}
         return {"settings": self.settings, "trainable": self.trainable, "stages": self.stages, "share": self.share}
 
 
-_COUNT_COLUMNS = ["method", "settings", "trainable", "share", "earlier stages"]
+_COUNT_COLUMNS = ["method", "settings", "trainable", "share", "notes"]
 
 
-def _counts(method: Method, edits: Sequence[Any], base: "PreTrainedModel") -> Iterator[Count]:
+def _counts(method: Method, edits: Sequence[Any], base: "PreTrainedModel", *, refuse: bool = True) -> Iterator[Count]:
+    """Counts for several settings; those that do not fit the model are an error, or listed with the reason."""
     from jola.model.architectures import geometry_of
 
     geometry, frozen = geometry_of(base), sum(p.numel() for p in base.parameters())
     for each in edits:
         settings = " ".join(RunConfig(method=method.name, edits=each).flags()[2 if method.name != "jola" else 0 :])
-        yield Count(method.name, settings, method.trainable(each, base, geometry), frozen)
+        try:
+            yield Count(method.name, settings, method.trainable(each, base, geometry), frozen)
+        except InputError as error:
+            if refuse:
+                raise
+            yield Count(method.name, settings, {}, frozen, str(error))
 
 
 def _presets(method: Method) -> list[Any]:
@@ -131,7 +143,7 @@ def _presets(method: Method) -> list[Any]:
 
 def _list(shape: str | None, json: bool) -> None:
     base, model = _empty(shape)
-    counts = {m.name: list(_counts(m, _presets(m), base)) if base else [] for m in METHODS.values()}
+    counts = {m.name: list(_counts(m, _presets(m), base, refuse=False)) if base else [] for m in METHODS.values()}
     if json:
         described = [_facts(m) | _with_counts(counts[m.name], base) for m in METHODS.values()]
         console.print_json({"methods": described} | model)

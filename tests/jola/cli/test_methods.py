@@ -129,8 +129,12 @@ def test_every_method_is_listed_and_counted(jola: Callable[..., Result], place: 
         alone = jola("methods", method["name"])
         for setting in method["settings"]:
             assert setting["flag"] in listed.out and setting["help"] in alone.out
-        model = JoLAModel.from_pretrained(str(place / "tiny"), edits=kind.settings(), device="cpu", dtype="float32")
         count = method["counts"][0]
+        if method["name"] == "lofit":
+            assert count["refusal"] == "--kept-heads is 32, but the model has 12 heads; choose at most 12."
+            assert count["refusal"] in jola("methods", "--shape", place / "tiny").out
+            continue
+        model = JoLAModel.from_pretrained(str(place / "tiny"), edits=kind.settings(), device="cpu", dtype="float32")
         assert next(iter(count["stages"].values())) == model.trainable_parameters()[0]
     assert jola("methods", "--shape", place / "tiny").out.count("\n") == 1 + sum(len(m["counts"]) for m in described)
 
