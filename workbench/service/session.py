@@ -8,7 +8,7 @@ Nothing that a page chooses changes a model: the adapters, their masks and their
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from jola.errors import InputError
 from jola.runs.run import Run
 from jola.system.paths import is_there
 from workbench.service.calls import Calls, Superseded, Ticket
+from workbench.service.writing import Pieces, Writing
 from workbench.settings import Limits
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 Answer = TypeVar("Answer")
 
-_FLUSH_SECONDS = 0.08
 _KEPT_EDITS = 16
 _KEPT_PROMPTS = 32
 
@@ -309,14 +309,14 @@ class Session:
 
     def generate(
         self, stack: Stack, prompt: Prompt, *, new_tokens: int, page: str = "", kind: str = "", base: Run | None = None
-    ) -> "Writing":
+    ) -> Writing:
         """Write an answer with the edits of the stack, or of the base model of ``base`` when it is empty.
 
         The likeliest token at each step, ``new_tokens`` at most, until the answer ends or its time is over.
         """
         limits = self.limits
         new_tokens = max(1, min(new_tokens, limits.new_tokens))
-        pieces = _Pieces()
+        pieces = Pieces()
 
         def write(desk: Desk) -> str:
             import torch
@@ -409,30 +409,6 @@ class Session:
         torch.set_num_threads(max(1, self._threads // 4) if self._training() else self._threads)
 
 
-class Writing:
-    """An answer while it is being written."""
-
-    def __init__(self, ticket: Ticket[str], pieces: "_Pieces") -> None:
-        self.ticket = ticket
-        self._pieces = pieces
-        self.stopped = False
-        """Whether somebody stopped it before its end."""
-
-    def texts(self) -> Iterator[str]:
-        """The answer so far, again and again while it grows or waits; closing the iterator ends the answer."""
-        place = 0
-        try:
-            while not self.ticket.future.done():
-                grown = self._pieces.wait(_FLUSH_SECONDS)
-                if grown or self.ticket.place != place:
-                    place = self.ticket.place
-                    yield self._pieces.text
-            self.stopped = self.ticket.stop.is_set()
-            yield self.ticket.result()
-        finally:
-            self.ticket.give_up()
-
-
 def _adapter_key(run: Run) -> tuple[Path, int]:
     """The adapter's folder and its age, so that an adapter that was trained further is loaded again."""
     weights = run.adapter_dir / "adapter_model.safetensors"
@@ -457,22 +433,3 @@ def _edit_mask(edits: "Intervention", mask: "HeadMask | None", strength: float) 
             )
         factors = mask.edit_mask()
     return factors.map(lambda factor: factor * strength)
-
-
-class _Pieces:
-    """Text that one thread appends to and another waits for."""
-
-    def __init__(self) -> None:
-        self._more = threading.Event()
-        self.text = ""
-
-    def put(self, piece: str) -> None:
-        self.text += piece
-        self._more.set()
-
-    def wait(self, seconds: float) -> bool:
-        """Whether text arrived within ``seconds``; forgets that it did."""
-        if not self._more.wait(seconds):
-            return False
-        self._more.clear()
-        return True
