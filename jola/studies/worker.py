@@ -69,23 +69,19 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
     examples = fingerprint(task.test)
     grid.claim_test_examples(config.data.task, examples, len(task.test))
     run = cell.run
-    if run.is_run() and not _is_usable(run):
-        shutil.rmtree(run.path)
+    if run.is_run():
+        try:
+            # Those of the cell; where the folder is now, and what the run reports to, may have changed.
+            config = run.run_config()
+            config.training.output = str(run.path)
+        except InputError:  # killed while it was created
+            shutil.rmtree(run.path)
     if run.state != "finished" or not run.result():
         _keep_session(cell)
         run = run_training(config, resume=True, progress=progress)
         if run.state in ("cancelled", "paused"):
             raise Interrupted(name)
     return _result(cell, run, examples, began)
-
-
-def _is_usable(run: Run) -> bool:
-    """Whether a run can be continued; one that was killed while it was created has no settings."""
-    try:
-        run.run_config()
-    except InputError:
-        return False
-    return True
 
 
 def _keep_session(cell: CellFolder) -> None:
@@ -105,8 +101,10 @@ def _sessions(cell: CellFolder) -> dict[str, float]:
 
 def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str, Any]:
     """``result.json`` of a cell whose run has finished."""
-    result, config = run.result() or {}, run.raw_config()
-    sessions = _sessions(cell) | {str(run.status()["started"]): time.time() - began}
+    result, config, status = run.result() or {}, run.raw_config(), run.status()
+    # Longer than this process where an earlier one was killed after the run and before the result.
+    last = max(time.time() - began, status["updated"] - status["started"])
+    sessions = _sessions(cell) | {str(status["started"]): last}
     parameters = config.get("parameters", {})
     weights = run.adapter_dir / "adapter_model.safetensors"
     losses = [row["validation_cross_entropy"] for row in run.metrics() if "validation_cross_entropy" in row]

@@ -174,7 +174,14 @@ def test_a_cell_is_an_ordinary_run_with_a_result(tmp_path: Path, task: str, tiny
     assert made["adapter_bytes"] == (run.adapter_dir / "adapter_model.safetensors").stat().st_size
     assert made["sessions"] == 1 and made["peak_memory"] > 0 and made["seconds"] > found["seconds"]
     assert grid.result(name) == {"format": 1, **made}
+    writes = run.status()["writes"]
     assert grid.state().counts["done"] == 1
+    # A process that was killed before it wrote the result of its finished run has little left to do.
+    (grid.cell(name).path / "result.json").unlink()
+    again = make_cell(grid, name)
+    status = run.status()
+    assert (again["scores"], again["sessions"], status["writes"]) == (made["scores"], 1, writes)
+    assert again["seconds"] >= status["updated"] - status["started"]
     # What is done is not made again.
     stamp = (grid.cell(name).path / "result.json").stat().st_mtime_ns
     assert run_grid(grid, [name], Here(grid), Log())
@@ -264,6 +271,8 @@ def test_an_interrupted_cell_resumes_from_its_checkpoint(
     with pytest.raises(Killed):
         make_cell(grid, name)
     assert grid.result(name) is None
+    # The folder may be moved meanwhile.
+    grid = Grid.open(grid.folder.rename(tmp_path / "moved"))
     made = make_cell(grid, name)
     assert steps == [0, 1, 2, 3, 2, 3, 4, 5]
     assert made["sessions"] == 2
