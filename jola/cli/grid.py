@@ -60,7 +60,7 @@ def plan(
             "lora:learning_rate=1e-4/1e-3, are several arms."
         ),
     ] = "",
-    seeds: Annotated[str, arg(help="Comma-separated seeds. [default: 42]")] = "",
+    seeds: Annotated[str, arg(help="Comma-separated seeds.")] = "42",
     train_sizes: Annotated[str, arg(help="Comma-separated numbers of training examples; 0 uses all.")] = "",
     models: Annotated[str, arg(help="Comma-separated models, as `jola train --model` takes them.")] = "",
     json: Json = False,
@@ -68,7 +68,7 @@ def plan(
     """Plan a grid in a folder, or add cells to the grid there; without methods and tasks, list its cells."""
     from jola.studies.grid import Grid
 
-    if not any((preset, tasks, methods, seeds, train_sizes, models)) and (folder / "grid.json").is_file():
+    if not any((preset, tasks, methods, train_sizes, models)) and seeds == "42" and (folder / "grid.json").is_file():
         planned = Grid.open(folder)
     else:
         usual = preset_named(preset) if preset else None
@@ -83,7 +83,7 @@ def plan(
             made,
             named,
             numbers(train_sizes, "--train-sizes") or (usual.train_sizes if usual else (200,)),
-            numbers(seeds, "--seeds") or (42,),
+            numbers(seeds, "--seeds"),
             words_of(models) or (usual.models if usual else ("default",)),
         )
         planned = Grid.plan(folder, axes, made, shared, neutral)

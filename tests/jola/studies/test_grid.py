@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ from jola.studies.grid import Grid, shard_of
 from jola.studies.presets import PRESETS
 from jola.studies.worker import make_cell
 from jola.training.trainer import JoLATrainer
+from tests import ROOT
 from tests.jola.studies.grids import SETTINGS, fill, make_task, plan, result
 
 
@@ -350,10 +353,16 @@ def test_a_group_is_its_tasks(tmp_path: Path) -> None:
 
 
 def test_presets_name_tasks_and_arms_that_exist() -> None:
-    for preset in PRESETS.values():
+    sizes = {}
+    for name, preset in PRESETS.items():
         assert set(preset.tasks) <= REGISTRY.keys()
         arms = [arm for arm in preset.arms if arm.split(":")[0] in METHODS]
         assert len(expand_arms(arms, SETTINGS)) >= 2
+        values = [[change.count("/") + 1 for change in arm.split(":")[1:]] for arm in preset.arms]
+        axes = (preset.tasks, preset.train_sizes, preset.models)
+        sizes[name] = sum(map(math.prod, values)) * math.prod(map(len, axes))
+    guide = (ROOT / "docs" / "studies.md").read_text("utf-8")
+    assert sizes == {name: int(cells) for name, cells in re.findall(r"^\| `([\w-]+)` \| .* \| (\d+) \|$", guide, re.M)}
     assert len(PRESETS["main"].tasks) == 26
     assert set(PRESETS["main"].tasks) == {task for group in GROUPS.values() for task in group}
 
