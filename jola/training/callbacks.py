@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -15,6 +16,7 @@ from jola.adapters.directory import WEIGHTS_NAME, save_adapter
 from jola.model.edited import EditedModel
 from jola.runs.history import GateWriter
 from jola.system.files import disk_errors
+from jola.system.threads import ThreadControl
 
 
 class CrossEntropyPatience(TrainerCallback, ExportableState):
@@ -61,6 +63,23 @@ class BeforeSteps(TrainerCallback):
     ) -> None:
         """Call it."""
         self.function(state.global_step, state.max_steps)
+
+
+class FreeThreads(TrainerCallback):
+    """Train on the processor with as many threads as there are free cores; see `jola.system.threads`."""
+
+    def __init__(self) -> None:
+        self.control = ThreadControl(torch.get_num_threads(), torch.set_num_threads)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Decide anew from time to time."""
+        self.control.update()
+
+    def on_prediction_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The same in validation."""
+        self.control.update()
 
 
 class GateRecorder(TrainerCallback):

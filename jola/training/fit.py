@@ -17,7 +17,8 @@ from jola.evaluation.scoring import Accuracy
 from jola.model.edited import EditedModel
 from jola.system.distributed import processes
 from jola.system.files import disk_errors, read_json
-from jola.training.callbacks import BeforeSteps, CrossEntropyPatience
+from jola.system.threads import fixed_by_user
+from jola.training.callbacks import BeforeSteps, CrossEntropyPatience, FreeThreads
 from jola.training.objective import Penalty
 from jola.training.trainer import JoLATrainer
 
@@ -70,22 +71,27 @@ def fit(
     Raises:
         InputError: The training diverged, or the disk is full.
     """
-    more = [BeforeSteps(before_step)] if before_step else []
+    more: list[TrainerCallback] = [BeforeSteps(before_step)] if before_step else []
+    threads = FreeThreads() if model.device.type == "cpu" and not fixed_by_user() else None
     trainer = make_trainer(
         config,
         model,
         train,
         validation,
         checkpoints,
-        [*callbacks, *more],
+        [*callbacks, *more, *([threads] if threads else [])],
         penalty=penalty,
         constant_gate_rate=constant_gate_rate,
     )
     if resume_from and _patience_was_over(resume_from, config.training.patience):
         trainer.args.max_steps = step_of(resume_from)  # trained to its end already: only loads the edits
     started, busy = time.perf_counter(), time.process_time()
-    with training_disk_errors(checkpoints.parent):
-        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    try:
+        with training_disk_errors(checkpoints.parent):
+            trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    finally:
+        if threads:
+            threads.control.restore()
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - busy
     model.eval()
     return Fit(

@@ -14,7 +14,7 @@ from jola.jola_model import JoLAModel
 from jola.runs.run import Run
 from tests.conftest import spread_edits
 from tests.workbench.recorded import MethodRecorder, Recorder
-from workbench.service.session import Loaded, Loader
+from workbench.service.loader import Loaded, Loader
 
 
 def edited_run(path: Path, folder: Path, *, seed: int = 1, edits: Any = None, task: str = "sentiment") -> Run:

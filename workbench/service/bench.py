@@ -18,8 +18,9 @@ from jola.system.paths import cache_home
 from workbench.service.comparisons import Comparisons
 from workbench.service.follow import Followers
 from workbench.service.jobs import Jobs
+from workbench.service.loader import Loader
 from workbench.service.processes import Turns
-from workbench.service.session import Loader, Session
+from workbench.service.session import Session
 from workbench.settings import Limits, Settings
 
 _LISTED_RUNS = 200

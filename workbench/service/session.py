@@ -14,12 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from jola.data.assets import ASSETS
 from jola.data.records import Example, Message
 from jola.errors import InputError
 from jola.runs.run import Run
-from jola.system.paths import is_there
 from workbench.service.calls import Calls, Superseded, Ticket
+from workbench.service.loader import Loaded, Loader
 from workbench.service.writing import Pieces, Writing
 from workbench.settings import Limits
 
@@ -77,14 +76,6 @@ class Use:
 
 Stack = Sequence[Use]
 """Adapters on top of each other: the second edits what the first has left."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A base model, and how its prompts are written."""
-
-    model: "JoLAModel"
-    template: "Template"
 
 
 @dataclass(frozen=True)
@@ -165,80 +156,6 @@ class Desk:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(key)
         return self._prompts[key], look() if self.edits else self._prompts[key]
-
-
-class Loader:
-    """Where models and edits come from.
-
-    Args:
-        check: Raises `InputError` for the name of a model that may not be loaded: a run that was imported names what
-            its author liked.
-    """
-
-    def __init__(self, check: Callable[[str], None] = lambda name: None) -> None:
-        self._check = check
-
-    def base_name(self, run: Run) -> Hashable:
-        """What tells base models apart: two runs with equal names share one."""
-        config = run.run_config()
-        return *self.model_of(run), config.model.dtype, config.model.device
-
-    def model_of(self, run: Run) -> tuple[str, str | None]:
-        """Name and revision of the base model, whatever number format and device the run used."""
-        return self._model_name(run), run.run_config().model.revision
-
-    def base(self, run: Run) -> Loaded:
-        """Load the base model of a run, from the same place and in the same number format as the run."""
-        from jola.data.examples import Template
-        from jola.jola_model import JoLAModel
-
-        config, name = run.run_config(), self._model_name(run)
-        self._check(name)
-        _refuse_unasked_fetch(run, name, config.model.revision)
-        model = JoLAModel.from_pretrained(
-            name,
-            revision=config.model.revision,
-            dtype=config.model.dtype,
-            device=config.model.device,
-        )
-        return Loaded(model, Template(model.tokenizer, config.data.template))
-
-    def edits(self, run: Run, model: "JoLAModel") -> "list[Intervention]":
-        """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""
-        from jola.adapters.directory import load_edits
-
-        return load_edits(run.adapter_dir, model)
-
-    @staticmethod
-    def _model_name(run: Run) -> str:
-        """An adapter does not tell the path of a local model; the run does."""
-        from jola.adapters.directory import read_adapter
-
-        asked = run.run_config().model.model
-        return asked if is_there(asked) else read_adapter(run.adapter_dir).base_model
-
-
-def _refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
-    """Refuse a model of an imported run that is not on this computer.
-
-    Whoever made the run chose the name, and fetching it would send requests, with the user's token, to that address.
-    """
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    if "imported" not in run.raw_config() or model in ("default", *ASSETS) or is_there(model):
-        return
-    says = f"This run was imported and needs the model {model[:200]!r}, which is not on this computer"
-    try:
-        validate_repo_id(model)
-    except HFValidationError:
-        raise InputError(f"{says} and cannot be a model on the Hub; the run can be looked at and deleted.") from None
-    if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
-        raise InputError(
-            f"{says}. Nothing is fetched for an imported run; if you trust this name, run `hf download {model}` and "
-            "open the run again."
-        )
 
 
 class Session:

@@ -18,7 +18,8 @@ from jola.jola_model import JoLAModel
 from jola.runs.run import Run
 from tests.workbench.edited import CountingLoader, edited_run
 from workbench.service.calls import Superseded
-from workbench.service.session import Desk, Loaded, Loader, Prompt, Session, Use
+from workbench.service.loader import Loaded, Loader
+from workbench.service.session import Desk, Prompt, Session, Use
 from workbench.settings import Limits
 
 QUESTION = Prompt.of("A fine film about small things.")

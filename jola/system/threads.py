@@ -1,0 +1,94 @@
+"""As many threads as there are free cores, decided anew while a process computes.
+
+The threads of PyTorch wait for each other by spinning. Beside other busy processes a thread that waits keeps its core
+from the one it waits for, and a computation slows down out of proportion: on two cores with three busy processes, a
+training step with two threads takes more than three times as long as with one.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+INTERVAL = 2.0
+"""Seconds between two decisions, at least: shorter samples of the load are too noisy."""
+_TOLERATED = 0.3
+"""Cores that other processes may use without taking a thread away: a desktop is never quite idle."""
+_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Processor seconds since some moment.
+
+    Args:
+        time: Seconds by the clock.
+        own: Of this process, over all its threads.
+        busy: Of all processes, over the cores that this process may use.
+        cores: Number of these cores.
+    """
+
+    time: float
+    own: float
+    busy: float
+    cores: int
+
+
+def take_sample() -> Sample:
+    """The present sample."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    allowed = affinity(0) if affinity else range(os.cpu_count() or 1)
+    times: list[Any] = psutil.cpu_times(percpu=True)
+    used = [each for core, each in enumerate(times) if core in allowed]
+    # On Linux the time of guests is also part of the user's time.
+    busy = sum(sum(each) - each.idle - getattr(each, "iowait", 0) - getattr(each, "guest", 0) for each in used)
+    return Sample(time.monotonic(), time.process_time(), busy, len(used))
+
+
+def threads_for(before: Sample, now: Sample, most: int) -> int:
+    """Threads for the time to come, from 1 to `most`: the cores that other processes left free between two samples."""
+    seconds = now.time - before.time
+    others = max(0.0, (now.busy - before.busy - (now.own - before.own)) / seconds)
+    return min(max(1, int(now.cores - others + _TOLERATED)), most)
+
+
+class ThreadControl:
+    """Adjusts the number of threads to the load of the machine.
+
+    Args:
+        most: Threads at most; the number that is used when nothing else runs.
+        set_threads: Called with a new number.
+        sample: Measures the load.
+    """
+
+    def __init__(
+        self, most: int, set_threads: Callable[[int], None], sample: Callable[[], Sample] = take_sample
+    ) -> None:
+        self.most, self.threads = most, most
+        self._set, self._sample = set_threads, sample
+        self._before = sample()
+
+    def update(self) -> None:
+        """Decide anew, if the last decision is `INTERVAL` seconds old; call it between pieces of work."""
+        now = self._sample()
+        if now.time - self._before.time < INTERVAL:
+            return
+        wanted = threads_for(self._before, now, self.most)
+        self._before = now
+        if wanted != self.threads:
+            self.threads = wanted
+            self._set(wanted)
+
+    def restore(self) -> None:
+        """Use the number of threads of a quiet machine again."""
+        if self.threads != self.most:
+            self.threads = self.most
+            self._set(self.most)
+
+
+def fixed_by_user() -> bool:
+    """Whether the environment says how many threads to use, so that it is not for us to decide."""
+    return any(os.environ.get(name) for name in _VARIABLES)
