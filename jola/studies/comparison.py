@@ -16,16 +16,17 @@ from jola.config import EditConfig, RunConfig
 from jola.data.examples import Template
 from jola.data.tasks import Task, load_task
 from jola.errors import InputError
-from jola.evaluation.scoring import exact_match
+from jola.evaluation.metrics import METRICS
 from jola.jola_model import JoLAModel
 from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
 from jola.selectors.protocol import Selector
 from jola.studies.cells import is_locked, locked
-from jola.studies.editing import Outcome, budget_of, gate_swap, is_right, select_then_edit, train_jola
+from jola.studies.editing import Outcome, budget_of, gate_swap, right_answers, select_then_edit, train_jola
 from jola.studies.results import Cell, Comparison
 from jola.studies.selector_grid import AUTO, SelectorGrid, cell_name
+from jola.system.formatting import SHARES
 from jola.system.processes import at_work
 from jola.system.progress import Progress, Quiet
 
@@ -141,8 +142,7 @@ class _Worker:
         self.phase("testing the model without edits", len(task.test))
         template = Template(self.model.tokenizer, self.config.data.template)
         with self.model.disable_edits():
-            match = exact_match(self.model, task.test, template, progress=lambda done, total: self.advance(done))
-        right = tuple(is_right(answer, example) for answer, example in zip(match.answers, task.test, strict=True))
+            right = right_answers(self.model, task, template, lambda done, total: self.advance(done))
         self.comparison.write_cell(Cell("base", "base", "", 0, None, right, Cost(), Cost()))
 
     def _keep_gates(self, outcome: Outcome, task: Task, seed: int, folder: Path) -> None:
@@ -190,6 +190,11 @@ class _Worker:
             task = load_task(self.config.data, seed)
             if not task.test:
                 raise InputError(f"The task {task.name} has no test examples.")
+            if task.metrics[0] not in SHARES:
+                raise InputError(
+                    f"Selectors are compared by right answers, and the metric of the task {task.name} is "
+                    f"{METRICS[task.metrics[0]].title}; choose a task with right answers, or use `jola grid`."
+                )
             self._tasks[seed] = task
         return self._tasks[seed]
 

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from jola.config import EditConfig, RunConfig
-from jola.data.examples import Example, Template, encode_examples
+from jola.data.examples import Template, encode_examples
 from jola.data.tasks import Task
 from jola.edits.gated import GatedEdits
 from jola.edits.gates import HardConcrete
 from jola.edits.names import HALVES
-from jola.evaluation.metrics import EXACT_MATCH
+from jola.evaluation.metrics import METRICS
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
 from jola.selectors import dsp, pass_
@@ -222,18 +222,20 @@ def _train_and_test(
     shutil.rmtree(checkpoints, ignore_errors=True)
     _settle(model.edits)
     progress.phase("evaluate", len(task.test))
-    match = exact_match(model, task.test, template, progress=lambda done, total: progress.advance(done))
+    right = right_answers(model, task, template, lambda done, total: progress.advance(done))
     model.save_pretrained(folder / "adapter")
-    right = [is_right(answer, example) for answer, example in zip(match.answers, task.test, strict=True)]
     values = model.edits.gate_values()
     return Outcome(
-        correct=tuple(right),
+        correct=right,
         open={half: int((values[half] > 0).sum()) for half in HALVES},
         heads=HeadSet.from_array((model.edits.states() > 0).cpu().numpy()),
         cost=Cost(fitted.steps, fitted.examples, fitted.examples, fitted.seconds, fitted.processor_seconds),
     )
 
 
-def is_right(answer: str, example: Example) -> bool:
-    """Whether an answer is the right one or one of the references, as `jola.evaluation.exact_match` counts."""
-    return bool(EXACT_MATCH.values([answer], [example], None)[0])
+def right_answers(
+    model: JoLAModel, task: Task, template: Template, progress: Callable[[int, int], None]
+) -> tuple[bool, ...]:
+    """Whether the model answers each test example right, by the metric of the task, which must be a share."""
+    answers = exact_match(model, task.test, template, max_new_tokens=task.max_new_tokens, progress=progress).answers
+    return tuple(value == 1 for value in METRICS[task.metrics[0]].values(answers, task.test, task.labels))

@@ -321,3 +321,18 @@ def test_a_cell_survives_json_and_damage_is_one_sentence() -> None:
     for change in ({"correct": "012"}, {"correct": ""}, {"heads": [1]}, {"format": 2}):
         with pytest.raises(InputError):
             Cell.from_dict(cell.to_dict() | change)
+
+
+def test_right_answers_are_those_of_the_metric_of_the_task(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = dataclasses.replace(load_task(config.data, 42), metrics=("first_label", "exact_match"))
+    said = [f"It is {example.completion}." for example in task.test[:3]] + [""] * (len(task.test) - 3)
+    answers = dataclasses.replace(exact_match(model, task.test, Template(model.tokenizer)), answers=said)
+    monkeypatch.setattr(editing, "exact_match", lambda *given, **named: answers)
+    right = editing.right_answers(model, task, Template(model.tokenizer), lambda done, total: None)
+    assert right == tuple(index < 3 for index in range(len(task.test)))
+    written = dataclasses.replace(task, name="texts", metrics=("bleu",))
+    monkeypatch.setattr("jola.studies.comparison.load_task", lambda *given: written)
+    with pytest.raises(InputError, match="metric of the task texts is BLEU; choose a task with right answers"):
+        compare(config, SelectorGrid(("random",)), tmp_path / "c", model=model)
