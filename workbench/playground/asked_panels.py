@@ -1,4 +1,4 @@
-"""The views that are computed when somebody asks: written answers, scores along a text, and the logit lens."""
+"""The views that are computed on request: written answers, scores along a text, and the logit lens."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ _LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them
 
 
 def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button) -> None:
-    """Both answers, written before one's eyes."""
+    """The answers, shown while they are written."""
     limits = wiring.bench.settings.limits
     stops = Stops()
     with gr.Column(elem_classes="jw-view"):

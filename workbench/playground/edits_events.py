@@ -1,4 +1,4 @@
-"""What happens when somebody uses the settings of the edits, or the map.
+"""The events of the settings of the edits, and of the map.
 
 Each listener changes the state of the page, shows the mask, and updates the views of the prompt.
 """

@@ -53,7 +53,7 @@ def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> l
 
 
 def _loading_line(use: Use) -> str:
-    """The model as the run used it: an adapter alone does not tell where a local model lies, nor the number format."""
+    """The model as the run used it: the adapter contains neither the path of a local model nor the number format."""
     asked = use.run.run_config().model
     options = ""
     if is_there(asked.model):
@@ -79,7 +79,7 @@ def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:
 
 
 def _masks_of(use: Use, edits: str, imports: set[str]) -> list[str]:
-    """One mask for each site of an adapter that lies on another, in the order of its edits."""
+    """One mask for each site of an adapter that is combined with another, in the order of its edits."""
     changed = {site: mask for site, mask in use.masks.items() if mask.changed}
     if use.strength == 1.0 and not changed:
         return [f"masks += [None] * len({edits})"]

@@ -1,4 +1,4 @@
-"""Playground: a prompt, the map of the edits, and what the edits make of the model's answer."""
+"""Playground: a prompt, the map of the edits, and how the edits change the answer of the model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -76,7 +76,7 @@ def offer(
     """Fill the place for a run: values for `PlaygroundTab.outputs`.
 
     It keeps what the page has chosen when ``wanted`` names no other run that has edits. ``masks`` and ``example`` open
-    the run anew, with these edits on or with this prompt.
+    the run again, with these edits on or with this prompt.
     """
     choices = bench.run_choices(with_adapter=True)
     ids = [id for _, id in choices]
@@ -101,7 +101,7 @@ def _opened(
     text: str,
     example: Example | None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Values for `PlaygroundTab.outputs` after the lists of runs, when a run is opened anew."""
+    """Values for `PlaygroundTab.outputs` after the lists of runs, when a run is opened."""
     wiring = tab.wiring
     empty = (gr.skip(),) * len(tab.live.outputs(wiring))
     state, message = _state_of(bench, id, masks)
@@ -135,7 +135,7 @@ def _state_of(bench: Workbench, id: str | None, masks: str) -> tuple[PageState, 
 
 
 def _prompt_of(bench: Workbench, run: Run) -> str:
-    """Something that the run was trained for; empty for a task whose data are gone."""
+    """A prompt like those that the run was trained on; empty if the data of its task are missing."""
     with suppress(InputError):
         return first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
     return ""

@@ -83,7 +83,7 @@ def waiting_words(place: int, loading: bool) -> str:
 
 
 def failed(error: Exception) -> str:
-    """What went wrong, as HTML; nothing for an answer that nobody waits for any more."""
+    """What went wrong, as HTML; empty for a call that a newer one replaced."""
     return "" if isinstance(error, Superseded) else markup.note(str(error), "error")
 
 

@@ -121,7 +121,7 @@ def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Comp
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart; an id stands without the time that it begins with."""
+    """Names that tell the runs apart; of an id, without the time with which it begins."""
     names = [run.notes().label or _TIME.sub("", run.id) for run in runs]
     return [f"{name} ({run.id})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 

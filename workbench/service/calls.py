@@ -10,7 +10,7 @@ Answer = TypeVar("Answer")
 
 
 class Superseded(Exception):
-    """A newer call of the same page took this one's place, or the app is closing; nobody waits for the answer."""
+    """A newer call of the same page took this one's place, or the app is closing; the answer is not needed."""
 
 
 class Ticket(Generic[Answer]):
@@ -54,7 +54,7 @@ class Ticket(Generic[Answer]):
             raise Superseded from None
 
     def give_up(self) -> None:
-        """Not needed any more: it is taken out of the queue, or told to end."""
+        """Take the call out of the queue, or stop it."""
         self.stop.set()
         self.future.cancel()
 

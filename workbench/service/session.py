@@ -38,7 +38,7 @@ _KEPT_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given: the turns of a conversation to answer, or a plain text to go on with."""
+    """What the model is given: the turns of a conversation to answer, or a plain text to continue."""
 
     turns: tuple[tuple[str, str], ...]
     plain: bool = False
@@ -180,7 +180,7 @@ class Session:
         self._calls.close()
 
     def warm_up(self) -> None:
-        """Import what loading a model needs, in the worker thread, before somebody waits for it."""
+        """Import what loading a model needs, in the worker thread, before it is needed."""
 
         def load(_: Ticket[None]) -> None:
             import jola.adapters.directory

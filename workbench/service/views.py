@@ -145,7 +145,7 @@ def likeliest(looked: Looked) -> Likeliest:
 def next_tokens(
     columns: Sequence[Column], looked: Sequence[Looked], count: int = 10, before: Likeliest | None = None
 ) -> NextTokens:
-    """The table out of what the columns say; ``before`` is what was the likeliest at the last look at the prompt."""
+    """The table of all columns; ``before`` is the token that was the likeliest at the last look at the prompt."""
     import torch
 
     base = looked[0].base.exp()
@@ -177,7 +177,7 @@ def ask_answer_scores(
 
 
 def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "") -> "Ticket[TokenScores]":
-    """ln p of each token of a text given what stands before it, without and with the edits."""
+    """ln p of each token of a text given those before it, without and with the edits."""
 
     def score(desk: Desk) -> "TokenScores":
         from jola import insight
@@ -185,7 +185,7 @@ def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "
         desk.check_characters(text)
         ids = desk.checked(list(desk.model.tokenizer(text, verbose=False)["input_ids"]))
         if len(ids) < 2:
-            raise InputError("A text of one token has nothing to foretell; write some words.")
+            raise InputError("The text has only one token, and the first token is not scored; write a longer text.")
         return insight.token_scores(desk.model, ids, mask=list(desk.masks))
 
     return session.ask(stack, score, page=page, kind="text")
@@ -204,7 +204,7 @@ class Progress:
 
 @contextmanager
 def _given_up() -> Iterator[None]:
-    """Work that was told to end is like work that nobody waits for."""
+    """Treat work that was stopped as superseded."""
     from jola.insight import Stopped
 
     try:
@@ -351,7 +351,7 @@ class Writings:
         return self.writing is None and None not in self.texts
 
     def ended(self) -> "Writings":
-        """As it stands, with nothing being written any more."""
+        """The same texts, with nothing being written any more."""
         return replace(self, writing=None, place=0)
 
     def to_frame(self) -> "pd.DataFrame":
@@ -372,7 +372,7 @@ def write_answers(
 ) -> Iterator[Writings]:
     """Write the base model's answer, then that of each column; a stop of the page ends them where they are.
 
-    Raises `Superseded` when the page asks anew.
+    Raises `Superseded` when the page asks again.
     """
     view = Writings(tuple(column.title for column in columns), (None,) * (len(columns) + 1))
     stacks: list[Stack] = [(), *(column.stack for column in columns)]

@@ -31,7 +31,7 @@ _DELETED = 50
 
 
 class Listing:
-    """The runs of a store for pages that follow it: each is told only what changed since it last asked."""
+    """The runs of a store for pages that follow it: each gets only what changed since it last asked."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -42,7 +42,7 @@ class Listing:
     def news(self, token: str) -> dict[str, Any]:
         """What changed since the answer with this token.
 
-        ``{"token"}`` alone when nothing did; else also ``runs``, the rows that are new or different, ``gone``, the ids
+        Only ``{"token"}`` if nothing did; else also ``runs``, the rows that are new or different, ``gone``, the ids
         that are not there any more, ``whole``, whether these rows are all there are, and ``deleted``, what can be
         restored.
         """

@@ -1,6 +1,6 @@
-/* The page of runs: a table that draws the rows in sight alone, and beside it the chosen run.
+/* The page of runs: a table that draws only the visible rows, and beside it the chosen run.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stands rows.js. What
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows rows.js. What
  * is done to a run goes to the server as an event, and its answer comes back as the value. Everything that came from a
  * file or a person is written with textContent.
  */
@@ -76,7 +76,7 @@ const arrange = () => {
   setText(none.children[0], total ? "Nothing found" : "No runs yet");
   setText(none.children[1], total
     ? "No run has all of these words in its name, note, model, data, method or status."
-    : "A run appears here as soon as it is started in Train. A run that somebody gave you as a zip file comes in with Import.");
+    : "A run appears here as soon as it is started in Train. Import adds a run from a zip file.");
   scroller.hidden = !none.hidden;
   scroller.setAttribute("aria-rowcount", view.shown.length + 1);
   view.first = -1;
@@ -441,7 +441,7 @@ new MutationObserver(() => {
   if (view.marked.length === MOST_MARKED) compare();
 }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
-/* The server hears the events whose names stand in a script in quotes. */
+/* Gradio listens to the events whose names occur in a script in quotes. */
 const EVENTS = ["annotate", "answers", "compare", "export", "playground", "remove", "restore", "train"];
 element.runTable = { view, draw, scroller, events: EVENTS };
 
