@@ -138,8 +138,7 @@ class RunConfig:
         for part, usual in zip(self.parts(), RunConfig(method=self.method).parts(), strict=True):
             for setting_ in dataclasses.fields(part):
                 value = getattr(part, setting_.name)
-                used = self.tuning.has_gates or not setting_.metadata["gates"]
-                if used and value != getattr(usual, setting_.name):
+                if setting_.name not in self.tuning.unused_settings and value != getattr(usual, setting_.name):
                     name, text = flag(setting_.name), str(value)
                     # A text that begins with a dash would be taken for the next flag.
                     result += [f"{name}={text}"] if text.startswith("-") else [name, text]

@@ -49,6 +49,8 @@ def _settings_lines() -> Iterator[str]:
     for title, part, note in [*parts, *methods]:
         hints = typing.get_type_hints(part)
         yield from ("", f"## {title}", "", f"{part.__doc__} In Python: `{part.__name__}`.{note}", "")
+        if not dataclasses.fields(part):
+            continue
         yield from ("| flag | values | default | what it is |", "|---|---|---|---|")
         for field in dataclasses.fields(part):
             name = f"`{flag(field.name)}`"

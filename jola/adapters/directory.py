@@ -277,10 +277,11 @@ def _expected_shapes(
     if not sites:
         return None
     units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites)
-    numbers = geometry.num_layers * sum(math.prod(geometry.units(site)) for site in sites)
-    if size is not None and units > size:
+    width = sum(math.prod(geometry.units(site)) for site in sites)
+    # Not every method has numbers in every layer.
+    if size is not None and max(units, width) > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
-    if units > UNITS_LIMIT or numbers > NUMBERS_LIMIT:
+    if units > UNITS_LIMIT or geometry.num_layers * width > NUMBERS_LIMIT:
         raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
     try:
         shapes = method.shapes(edits, geometry)

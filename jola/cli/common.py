@@ -27,8 +27,7 @@ Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 
 def setting_names(config: RunConfig) -> set[str]:
     """Names of the settings that its method uses: those of gates only if it has gates."""
-    fields = (field for part in config.parts() for field in dataclasses.fields(part))
-    return {field.name for field in fields if config.tuning.has_gates or not field.metadata["gates"]}
+    return {f.name for part in config.parts() for f in dataclasses.fields(part)} - config.tuning.unused_settings
 
 
 def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
@@ -61,8 +60,9 @@ def check_flags(arguments: Sequence[str], method: str) -> None:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
         owners = [other for other, own in names.items() if name in own]
         if argument.startswith("--") and owners and method not in owners:
+            listed = " and ".join(filter(None, [", ".join(owners[:-1]), owners[-1]]))
             raise InputError(
-                f"{flag(name)} is a setting of {' and '.join(owners)}, not of {method}; add --method {owners[0]}, or "
+                f"{flag(name)} is a setting of {listed}, not of {method}; add --method {owners[0]}, or "
                 f"leave {flag(name)} out."
             )
 
@@ -92,7 +92,7 @@ def find_adapter(name: str) -> tuple[Path, "Run | None"]:
         return folder, Run.open(parent) if (parent / "status.json").is_file() else None
     run = find_run(name)
     if not (run.adapter_dir / CONFIG_NAME).is_file():
-        raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait until it ends or choose another.")
+        raise InputError(run.why_no_adapter())
     return run.adapter_dir, run
 
 

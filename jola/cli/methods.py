@@ -165,7 +165,7 @@ def _describe(method: Method, edits: Any, shape: str | None, json: bool) -> None
         return
     console.print_text(
         f"{method.full_name}\n{method.summary}\n\n  {method.formula}\n\nsource         {method.source}\n"
-        f"learning rate  {method.learning_rate:g} by default"
+        + (f"learning rate  {method.learning_rate:g} by default" if method.learning_rate else "nothing is trained")
     )
     for words, changes in method.presets.items():
         console.print_text(f"preset         {words}: {' '.join(f'{flag(n)} {v}' for n, v in changes.items())}")

@@ -112,7 +112,9 @@ def _print_run(run: "Run") -> None:
     from jola.runs.scores import own_score
 
     result = run.result() or {}
-    console.print_text(f"run       {run.path}\nadapter   {run.adapter_dir}")
+    console.print_text(f"run       {run.path}")
+    if run.run_config().tuning.trains:
+        console.print_text(f"adapter   {run.adapter_dir}")
     if score := own_score(result):
         name = "accuracy" if score["metric"] == "exact_match" else score_title(score)
         console.print_text(f"{name:<8}  {score_text(score)}")

@@ -12,9 +12,10 @@ from jola.methods.lofit import LoFiT
 from jola.methods.lora import LoRA
 from jola.methods.loreft import LoReFT
 from jola.methods.red import RED
+from jola.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT())
+    method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT(), ZeroShot())
 }
 """Every method by its name."""
 

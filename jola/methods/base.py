@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jola.errors import InputError
@@ -87,12 +87,18 @@ class Method(ABC):
     open_words: ClassVar[str] = "edits that are on"
     trains: ClassVar[bool] = True
     """Whether anything is trained; a run without training tests the base model and has no adapter."""
-    learning_rate: ClassVar[float]
-    """Peak rate unless another is asked for."""
+    learning_rate: ClassVar[float | None]
+    """Peak rate unless another is asked for; None where nothing is trained."""
     has_gates: ClassVar[bool] = False
     """Whether settings about gates and λ concern it."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Other settings in use: a few words that name them → the settings that differ from the defaults."""
+
+    @property
+    def unused_settings(self) -> frozenset[str]:
+        """Names of the settings of training that do not concern this method."""
+        of_gates = (field.name for field in fields(TrainingConfig) if field.metadata["gates"])
+        return frozenset() if self.has_gates else frozenset(of_gates)
 
     def check(self, settings: Any, training: TrainingConfig) -> None:
         """Refuse settings that do not go together with an `InputError`; types and bounds are checked already."""

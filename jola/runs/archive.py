@@ -87,7 +87,7 @@ def export_adapter(run: Run, file: Path | str) -> Path:
 def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, bytes]]:
     """Names and contents of the files of an archive. `InputError` when the run has no adapter yet."""
     if not (run.adapter_dir / CONFIG_NAME).is_file() or not (run.adapter_dir / WEIGHTS_NAME).is_file():
-        raise InputError(f"The run {run.id} has no adapter yet ({run.state}); wait until it ends or choose another.")
+        raise InputError(run.why_no_adapter())
     status, config = run.status(), run.raw_config()
     about = {
         "format": FORMAT,

@@ -39,7 +39,7 @@ from jola.runs.history import (
 from jola.runs.notes import NOTES_NAME, RunNotes, notes_from, read_notes, write_notes
 from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, StatusFile
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
-from jola.runs.summary import RunSummary, summarise
+from jola.runs.summary import RunSummary, method_in, summarise
 from jola.runs.trash import folder_size
 from jola.system.files import append_whole, disk_errors, json_bytes, replace_file
 from jola.system.processes import own_identity
@@ -153,6 +153,16 @@ class Run:
     @property
     def log_path(self) -> Path:
         return self.path / "log.txt"
+
+    def why_no_adapter(self) -> str:
+        """The sentence for whoever needs the adapter of a run that has none."""
+        method = method_in(self.raw_config())
+        if not method.trains:
+            return (
+                f"The run {self.id} has no adapter, because {method.title.lower()} runs test the base model as it is; "
+                "choose another run."
+            )
+        return f"The run {self.id} has no adapter yet ({self.state}); wait until it ends or choose another."
 
     @property
     def adapter_dir(self) -> Path:

@@ -23,7 +23,7 @@ def paper_value(
     if metric != paper["metric"] or set(items) != {paper["n_test"].get(task)}:
         return None
     method, *changes = arm.split(":")
-    if method != "zero_shot" and train_size != paper["train_size"]:
+    if method != "zero-shot" and train_size != paper["train_size"]:
         return None
     key = method, *sorted(changes)
     for label, values in paper["accuracy"].get(model, {}).items():

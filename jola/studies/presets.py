@@ -36,7 +36,7 @@ class Preset:
 PRESETS: dict[str, Preset] = {
     "main": Preset(
         "Table 1: all methods on all tasks",
-        ("zero_shot", "lora", "bitfit", "red", "repe", "loreft", "lofit", "jola"),
+        ("zero-shot", "lora", "bitfit", "red", "repe", "loreft", "lofit", "jola"),
         (*COMMONSENSE, *MMLU_PRO, *GENERATION),
         models=(_LLAMA, "Qwen/Qwen2.5-7B-Instruct"),
     ),
@@ -55,7 +55,7 @@ PRESETS: dict[str, Preset] = {
     "data-size": Preset("Figure 8: numbers of training examples", ("jola", "lora"), ("siqa", "winogrande"), SIZES),
     "model-size": Preset(
         "Figure 9: sizes of the model",
-        ("zero_shot", "lora", "jola"),
+        ("zero-shot", "lora", "jola"),
         SIX,
         models=(
             "meta-llama/Llama-3.2-1B-Instruct",

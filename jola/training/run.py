@@ -127,8 +127,10 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
     check_installed(task.metrics)
     model = JoLAModel.from_pretrained(edits=config.edits, seed=config.training.seed, **asdict(config.model))
     template = Template(model.tokenizer, config.data.template)
-    train = _encode(task.train, template, config, "training", progress)
-    validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
+    train, validation = EncodedSet([], [], 0), None
+    if config.tuning.trains:
+        train = _encode(task.train, template, config, "training", progress)
+        validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
     for sentence in task.notes:
         progress.note(sentence)
     return Prepared(task, model, template, train, validation)
@@ -153,7 +155,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
-    if len(stages.left) == 1:  # or it was stopped before there are edits to keep
+    if config.tuning.trains and len(stages.left) == 1:  # or it was stopped before there are edits to keep
         publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
         run.write_status(state="paused")
@@ -196,6 +198,9 @@ def _fit_stages(
 ) -> Fit:
     """Fit the stages that are left; only the last one has edits to keep. A request to stop ends it in any of them."""
     model, seed = prepared.model, stages.config().training.seed
+    if not model.method.trains:
+        follower.progress.note(f"{model.method.title} trains nothing; the base model is tested as it is.")
+        return Fit(steps=0, kept_step=0, examples=0, validation=None, seconds=0.0, processor_seconds=0.0)
     if stages.finished:
         model.replace_edits(stages.settings, seed)
     while True:

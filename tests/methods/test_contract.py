@@ -33,7 +33,7 @@ every_method = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name
 
 
 def test_every_method_has_a_row() -> None:
-    assert [case.method for case in CASES] == list(METHODS)
+    assert [case.method for case in CASES] == [name for name, method in METHODS.items() if method.trains]
 
 
 @everywhere

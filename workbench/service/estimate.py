@@ -23,8 +23,10 @@ from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
 from jola.errors import InputError
 from jola.methods.bitfit import QKV, QKV_NAMES, BitFitConfig
+from jola.methods.houlsby import HoulsbyConfig
 from jola.methods.lofit import AUTO, LoFiTConfig
 from jola.methods.lora import ALL_LINEAR, LoRAConfig
+from jola.methods.loreft import LoReFTConfig, parse_positions
 from jola.methods.red import REDConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -317,10 +319,7 @@ def trainable(config: RunConfig, facts: ModelFacts) -> int | None:
 
 def _count_gated(edits: EditConfig, facts: ModelFacts) -> int:
     """Offsets, scales and gates."""
-    try:
-        layers = len(parse_layers(edits.layers, facts.layers))
-    except InputError:
-        layers = facts.layers
+    layers = _layer_count(edits.layers, facts)
     halves = 2 if edits.operation == "both" else 1
     gates = {"two": halves, "shared": 1, "none": 0}[edits.gates]
     heads = facts.heads * (halves * facts.head_dim + gates) if edits.sites != "mlp" else 0
@@ -351,6 +350,27 @@ def _count_scales(edits: LoFiTConfig, facts: ModelFacts) -> int:
     return heads * facts.head_dim
 
 
+def _count_subspaces(edits: LoReFTConfig, facts: ModelFacts) -> int:
+    """R, W and b, of both ends where they are separate."""
+    first, last = parse_positions(edits.positions) or (0, 0)
+    ends = 2 if edits.ends == "separate" and first and last else 1
+    return ends * _layer_count(edits.layers, facts) * edits.rank * (2 * facts.hidden + 1)
+
+
+def _count_bottlenecks(edits: HoulsbyConfig, facts: ModelFacts) -> int:
+    """Two matrices and two biases at both sites."""
+    width = facts.hidden // edits.reduction_factor
+    return 2 * _layer_count(edits.layers, facts) * (2 * facts.hidden * width + width + facts.hidden)
+
+
+def _layer_count(layers: str, facts: ModelFacts) -> int:
+    """How many layers are named; all where they do not fit the model, which the training refuses."""
+    try:
+        return len(parse_layers(layers, facts.layers))
+    except InputError:
+        return facts.layers
+
+
 def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
     """The two sizes of the linear modules with one of these names; of all for None."""
     return [
@@ -366,6 +386,9 @@ _COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
     "lora": _count_low_rank,
     "bitfit": _count_biases,
     "lofit": _count_scales,
+    "loreft": _count_subspaces,
+    "houlsby": _count_bottlenecks,
+    "zero-shot": lambda edits, facts: 0,
 }
 
 

@@ -213,7 +213,7 @@ def describe_config(config: Mapping[str, Any]) -> str:
 
     method = method_in(config)
     model, task = part("model", "model"), part("task", "name") or part("data", "task")
-    n = part("task", "n_train") or part("data", "train_size")  # before the data are read
+    n = part("task", "n_train") or part("data", "train_size") if method.trains else None  # before the data are read
     if model == "default":
         model = ASSETS[DEFAULT_MODEL].title
     named = method.title if method.name != RunConfig.method else None

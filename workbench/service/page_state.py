@@ -132,7 +132,7 @@ def edits_of(run: Run) -> "dict[str, Intervention]":
     try:
         return _edits_in(run.adapter_dir, weights.stat().st_mtime_ns)
     except OSError:
-        raise InputError(f"The run {run.id} has no adapter yet; choose one that has finished.") from None
+        raise InputError(run.why_no_adapter()) from None
 
 
 @lru_cache(maxsize=8)

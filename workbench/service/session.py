@@ -332,7 +332,7 @@ def _adapter_key(run: Run) -> tuple[Path, int]:
     try:
         return run.adapter_dir.resolve(), weights.stat().st_mtime_ns
     except OSError:
-        raise InputError(f"The run {run.id} has no adapter yet; choose one that has finished.") from None
+        raise InputError(run.why_no_adapter()) from None
 
 
 def _edit_mask(edits: "Intervention", mask: "HeadMask | None", strength: float) -> "EditMask | None":

@@ -239,23 +239,25 @@ class _MethodParts:
     summary: gr.HTML
     of_methods: list[tuple[str, gr.Column]] = field_(default_factory=list)
     """Name of a method, and a box with settings of its own."""
-    of_gates: list[gr.components.Component] = field_(default_factory=list)
+    of_training: dict[str, gr.components.Component] = field_(default_factory=dict)
+    """Settings of training except the learning rate; some methods use only some of them."""
 
     def connect(self, rate: gr.components.Component) -> None:
         """Show what belongs to the method that is chosen; a learning rate that nobody changed follows it."""
 
         def on_method(name: str, rate: float | None) -> tuple[Any, ...]:
             chosen = METHODS[name]
-            untouched = rate in {method.learning_rate for method in METHODS.values()}
+            untouched = chosen.trains and rate in {method.learning_rate for method in METHODS.values()}
+            shown = gr.update(visible=chosen.trains)
             return (
                 method_summary(name),
-                chosen.learning_rate if untouched else gr.skip(),
+                {**shown, "value": chosen.learning_rate} if untouched else shown,
                 *(gr.Column(visible=own == name) for own, _ in self.of_methods),
-                *(gr.update(visible=chosen.has_gates) for _ in self.of_gates),
+                *(gr.update(visible=key not in chosen.unused_settings) for key in self.of_training),
             )
 
         boxes = [box for _, box in self.of_methods]
-        outputs = [self.summary, rate, *boxes, *self.of_gates]
+        outputs = [self.summary, rate, *boxes, *self.of_training.values()]
         self.choice.change(on_method, [self.choice, rate], outputs, trigger_mode="always_last", **PRIVATE)
 
 
@@ -300,6 +302,6 @@ def _fields(*, advanced: bool, parts: _MethodParts) -> dict[str, gr.components.C
             group = setting.group
             gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
         inputs[setting.key] = field(setting)
-        if setting.gates:
-            parts.of_gates.append(inputs[setting.key])
+        if setting.group == "training" and setting.key != "learning_rate":
+            parts.of_training[setting.key] = inputs[setting.key]
     return inputs

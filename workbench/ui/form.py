@@ -32,8 +32,6 @@ class Setting:
     default: Any
     optional: bool = False
     """Whether it may be left out."""
-    gates: bool = False
-    """Whether only methods with gates have it."""
     method: str = ""
     """Name of the method that it is a setting of; empty for settings of the model, the data and the training."""
 
@@ -64,7 +62,6 @@ def settings(method: str = RunConfig.method) -> list[Setting]:
             kind=_kind(typing.get_type_hints(type(part))[field.name]),
             default=getattr(part, field.name),
             optional=getattr(part, field.name) is None,
-            gates=field.metadata.get("gates", False),
             method=method if group == "edits" else "",
         )
         for group, part in zip(GROUPS, RunConfig(method=method).parts(), strict=True)
@@ -113,7 +110,7 @@ def read_form(values: Mapping[str, Any]) -> RunConfig:
     method = method_named(values.get("method", RunConfig.method))
     groups: dict[str, Any] = {"method": method.name}
     for setting in settings(method.name):
-        if setting.key in values and (method.has_gates or not setting.gates):
+        if setting.key in values and setting.name not in method.unused_settings:
             groups.setdefault(setting.group, {})[setting.name] = _read(setting, values[setting.key])
     try:
         return RunConfig.from_dict(groups)

@@ -161,7 +161,7 @@ def test_the_papers_numbers_are_shown_only_for_the_same_measurement() -> None:
     llama = "meta-llama/Llama-3.1-8B-Instruct"
     assert paper_value("jola", "siqa", 200, llama, "first_label", {1954}) == pytest.approx(0.6622)
     assert paper_value("jola:gates=none:sites=mlp", "siqa", 200, llama, "first_label", {1954}) == pytest.approx(0.501)
-    assert paper_value("zero_shot", "boolq", 0, llama, "first_label", {3270}) == pytest.approx(0.4199)
+    assert paper_value("zero-shot", "boolq", 0, llama, "first_label", {3270}) == pytest.approx(0.4199)
     for other in (
         ("jola", "siqa", 100, llama, "first_label", {1954}),
         ("jola", "siqa", 200, "default", "first_label", {1954}),

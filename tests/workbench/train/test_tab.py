@@ -15,6 +15,7 @@ from workbench.service.bench import Workbench, describe_run
 from workbench.service.jobs import Jobs
 from workbench.settings import Settings
 from workbench.train import tab as train
+from workbench.ui import form
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 ROWS = '{"prompt": "Good or bad? Fine.", "completion": "good"}\n' * 3
@@ -185,9 +186,13 @@ def test_what_a_form_shows_follows_the_method(bench: Workbench) -> None:
         return [update["visible"] if isinstance(update, dict) else update.visible for update in updates]
 
     summary, rate, *updates = answer("lora", 5e-3)
-    assert "low-rank" in summary and rate == 1e-3
-    assert sum(visible(updates)) == 2, "its few settings and the rest of them, and nothing about gates"
+    assert "low-rank" in summary and rate == gr.update(value=1e-3, visible=True)
+    boxes = [len({f.metadata["advanced"] for f in fields(method.settings)}) for method in METHODS.values()]
+    assert sum(visible(updates[: sum(boxes)])) == 2, "its few settings and the rest of them"
+    shown = sum(s.group == "training" and s.name not in METHODS["lora"].unused_settings for s in form.settings())
+    assert sum(visible(updates[sum(boxes) :])) == shown - 1, "the rate aside, and nothing about gates"
     _, kept, *updates = answer("jola", 0.02)
-    assert kept == gr.skip(), "a rate that was typed stays"
-    groups = [{f.metadata["advanced"] for f in fields(m.settings)} for m in METHODS.values() if m.name != "jola"]
-    assert visible(updates).count(False) == sum(map(len, groups)), "those of the other methods"
+    assert kept == gr.update(visible=True), "a rate that was typed stays"
+    assert visible(updates).count(False) == sum(boxes[1:]), "those of the other methods"
+    _, rate, *updates = answer("zero-shot", 5e-3)
+    assert rate == gr.update(visible=False) and sum(visible(updates)) == 1, "only the seed"

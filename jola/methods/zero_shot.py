@@ -1,0 +1,40 @@
+"""Zero-shot: the base model as it is, tested like every other method."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from jola.methods.base import ActivationMethod
+from jola.settings import TrainingConfig
+
+if TYPE_CHECKING:
+    from jola.edits.intervention import Intervention
+    from jola.edits.sites import Geometry
+
+
+@dataclass
+class ZeroShotConfig:
+    """Zero-shot has no settings."""
+
+
+class ZeroShot(ActivationMethod):
+    """Nothing is attached and nothing is trained: a run tests the base model with the template of its task."""
+
+    name = "zero-shot"
+    title = "Zero-shot"
+    summary = "Tests the base model as it is: nothing is attached, and nothing is trained."
+    formula = "h' = h"
+    source = "no training"
+    full_name = "Zero-shot (the base model)"
+    settings = ZeroShotConfig
+    trains = False
+    learning_rate = None
+
+    @property
+    def unused_settings(self) -> frozenset[str]:
+        """All but the seed, which draws the examples, and the directory."""
+        return frozenset(field.name for field in fields(TrainingConfig)) - {"seed", "output"}
+
+    def build(self, settings: Any, geometry: "Geometry") -> "Sequence[Intervention]":
+        """None."""
+        return []
