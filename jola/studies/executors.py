@@ -26,6 +26,7 @@ from jola.studies.cells import CellFolder, is_locked
 from jola.studies.grid import Grid
 from jola.system.files import disk_errors
 from jola.system.signals import stop_on_signal
+from jola.system.threads import fixed_by_user
 
 LOCKED, INTERRUPTED = 3, 130
 """Exit codes of the process of a cell: another process makes it, and stopped on request."""
@@ -219,11 +220,11 @@ class LocalExecutor:
         self._stopping = False
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Environment variables of the processes of a slot."""
+        """Environment variables of the processes of a slot; the number of threads unless the user has set it."""
         if self.slots == 1:
             return {}
         threads = str(max(1, (psutil.cpu_count(logical=False) or 1) // self.slots))
-        variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        variables = {} if fixed_by_user() else {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         return variables | ({"CUDA_VISIBLE_DEVICES": self._gpus[slot]} if self._gpus else {})
 
     def run(self, name: str, slot: int) -> int:

@@ -30,7 +30,11 @@ def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
     def start(grid: Grid, *more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "jola", "grid", "run", str(grid.folder), *more]
-        processes.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+        # One thread, as in this process: sums depend on their number.
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        processes.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        )
         return processes[-1]
 
     yield start
@@ -149,9 +153,13 @@ def test_workers_have_a_gpu_each_or_a_share_of_the_cores(tmp_path: Path, monkeyp
     executor = LocalExecutor(tmp_path, 2)
     assert [executor.environment(slot)["CUDA_VISIBLE_DEVICES"] for slot in (0, 1)] == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(psutil, "cpu_count", lambda logical: 8)
     assert LocalExecutor(tmp_path, 3).environment(2) == {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     assert LocalExecutor(tmp_path, 1).environment(0) == {}
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert LocalExecutor(tmp_path, 3).environment(2) == {}
 
 
 def test_gpus_are_those_that_the_driver_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
