@@ -95,6 +95,7 @@ def evaluate(
                 loaded.labels,
                 options=scored,
                 max_new_tokens=loaded.max_new_tokens,
+                beams=settings.get("beams", 1),
                 progress=lambda done, total: progress.advance(done),
             )
             found[name] = score_answers(kept, default_metrics(kept, list(names)), first_reference=first_reference)

@@ -32,7 +32,7 @@ def test_the_command_gives_the_settings_back(config: RunConfig, monkeypatch: pyt
         seen.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jola.training.run.run_training", started)
+    monkeypatch.setattr("jola.training.restarts.run_training", started)
     program, command, *flags = shlex.split(shell_command(config))
     assert (program, command) == ("jola", "train")
     with pytest.raises(SystemExit):
