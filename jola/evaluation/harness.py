@@ -9,6 +9,7 @@ It comes with the extra ``lm-eval``.
 """
 
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,32 @@ class EditedModel:
     def __call__(self, input_ids: Any, attention_mask: Any = None) -> Any:
         return self.edited(input_ids, attention_mask, strength=self.strength)
 
+    def scores(self, pairs: Sequence[tuple[list[int], list[int]]], most: int) -> list[tuple[float, bool]]:
+        """(ln p(answer | context), whether it is the greedy answer) of each pair of token ids.
+
+        Args:
+            most: Tokens in a pass, which leaves out the last one; contexts are cut at their beginning.
+        """
+        import torch
+
+        from jola.data.examples import IGNORED, Encoded, collate
+
+        rows = []
+        for context, answer in pairs:
+            ids = (context + answer)[-(most + 1) :]
+            rows.append(Encoded(ids, len(ids) - len(answer)))
+        pad: Any = self.edited.tokenizer.pad_token_id
+        batch = collate(rows, pad)
+        with torch.no_grad():
+            logits = self.edited(**batch, strength=self.strength).logits.float().cpu()
+        targets = batch["labels"][:, 1:]
+        row, _ = (targets != IGNORED).nonzero(as_tuple=True)
+        chosen = targets[targets != IGNORED]
+        each = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0]
+        missed = (logits.argmax(-1) != chosen).float()
+        total, misses = (torch.zeros(len(rows)).index_add(0, row, values) for values in (each, missed))
+        return [(float(score), not bool(wrong)) for score, wrong in zip(total, misses, strict=True)]
+
     def generate(self, input_ids: Any, attention_mask: Any = None, **arguments: Any) -> Any:
         """As ``generate`` of transformers."""
         return self.edited.generate(input_ids, attention_mask, strength=self.strength, **arguments)
@@ -98,6 +125,26 @@ def _model_type() -> type:
             )
             plain: Any = EditedModel(edited, float(strength))
             super().__init__(pretrained=plain, tokenizer=edited.tokenizer, backend="causal", **others)
+
+        def _loglikelihood_tokens(
+            self,
+            requests: Sequence[tuple[tuple[str, str] | None, list[int], list[int]]],
+            disable_tqdm: bool = False,
+            override_bs: int | None = None,
+        ) -> list[tuple[float, bool]]:
+            """As in ``HFLM``, which does not tell a pass where the contexts end that edits of prompts need."""
+            plain: Any = self.model
+            if all(i.uniform for i in plain.edited.in_use):
+                return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            size = override_bs or (self.batch_size if isinstance(self.batch_size, int) else 1)
+            pairs = [(context, answer) for _, context, answer in requests]
+            found: list[tuple[float, bool]] = []
+            for start in range(0, len(pairs), size):
+                found += plain.scores(pairs[start : start + size], self.max_length)
+            for (texts, *_), answer in zip(requests, found, strict=True):
+                if texts is not None:
+                    self.cache_hook.add_partial("loglikelihood", texts, answer)
+            return found
 
     return JoLAHarness
 

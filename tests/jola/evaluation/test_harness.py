@@ -15,6 +15,7 @@ from jola.errors import InputError
 from jola.evaluation import harness
 from jola.export import export_merged
 from jola.jola_model import JoLAModel
+from jola.methods.loreft import LoReFTConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from tests import ROOT
@@ -110,6 +111,25 @@ class TestTheModelType:
         off = samples(lm_eval, tasks, "jola", adapter=str(adapter), strength=0.0)
         assert (likelihoods(off) - likelihoods(frozen)).abs().max() < 1e-3
         assert off["tiny_answer"] == frozen["tiny_answer"]
+
+    @torch.no_grad()
+    def test_tells_edits_of_prompts_where_contexts_end(
+        self, lm_eval: Any, tasks: Path, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        harness.register()
+        model = JoLAModel.from_pretrained(
+            str(tiny_folder), edits=LoReFTConfig(rank=3, start="published"), dtype="float32", device="cpu"
+        )
+        adapter = model.save_pretrained(tmp_path / "adapter")
+        found = likelihoods(samples(lm_eval, tasks, "jola", adapter=str(adapter)))
+        made: Any = harness.JoLAHarness(str(adapter), dtype="float32", device="cpu", batch_size=2)
+        for question, scores in zip(QUESTIONS, found, strict=True):
+            for choice, score in zip(question["choices"], scores, strict=True):
+                context, answer = made._encode_pair(str(question["text"]), f" {choice}")
+                ids = torch.tensor([context + answer])
+                each = model(ids, prompt_lengths=len(context)).logits[0].log_softmax(-1)
+                total = sum(float(each[len(context) + i - 1, token]) for i, token in enumerate(answer))
+                assert float(score) == pytest.approx(total, abs=1e-3)
 
     def test_a_run_goes_by_its_id(self, lm_eval: Any, model: JoLAModel) -> None:
         run = Run.create(RunStore().root / "20260101-000000-tiny-0000", RunConfig())
