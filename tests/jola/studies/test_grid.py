@@ -191,6 +191,19 @@ def test_a_cell_is_an_ordinary_run_with_a_result(tmp_path: Path, task: str, tiny
     assert (grid.cell(name).path / "result.json").stat().st_mtime_ns == stamp
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "jola"])
+def test_every_method_makes_a_cell(method: str, tmp_path: Path, task: str, tiny_folder: Path) -> None:
+    arm = {"lofit": "lofit:kept_heads=4"}.get(method, method)  # the tiny model has 12 heads
+    grid = plan(tmp_path / "g", [task], [arm], [1, 2], models=(str(tiny_folder),))
+    first = next(iter(grid.planned))
+    made = make_cell(grid, first)
+    assert made["scores"][0]["n"] == 6
+    assert made["trainable"] == grid.cell(first).run.config()["parameters"]["trainable"]
+    assert len(grid.planned) == (2 if METHODS[method].trains else 1)
+    (row,) = grid.rows()
+    assert (row.seeds, row.method, row.trainable) == (1, method, made["trainable"])
+
+
 def test_a_failing_cell_costs_that_cell(tmp_path: Path, task: str, tiny_folder: Path) -> None:
     lost = make_task(tmp_path / "lost", 100)
     grid = plan(tmp_path / "g", [lost, task], ["red"], [1], models=(str(tiny_folder),))
