@@ -23,6 +23,7 @@ from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.selectors.heads import Cost, HeadScores, Provenance
+from jola.training.fit import thread_control
 
 Progress = Callable[[int, int], None]
 """Called with (done, total), in units of the selector."""
@@ -256,6 +257,7 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total if decay else 1.0)
     step = seen = 0
+    threads = thread_control(selection.model.device)
     for _ in range(budget.epochs):
         order = torch.randperm(len(selection.rows), generator=generator).tolist()
         for start in range(0, len(order), budget.batch_size):
@@ -274,4 +276,8 @@ def fit(
             seen += len(rows)
             step += 1
             selection.tell(step, total)
+            if threads:
+                threads.update()
+    if threads:
+        threads.restore()
     return Cost(steps=step, forward=seen, backward=seen)

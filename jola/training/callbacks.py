@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -66,10 +65,10 @@ class BeforeSteps(TrainerCallback):
 
 
 class FreeThreads(TrainerCallback):
-    """Train on the processor with as many threads as there are free cores; see `jola.system.threads`."""
+    """Train with as many threads as there are free cores; see `jola.system.threads`."""
 
-    def __init__(self) -> None:
-        self.control = ThreadControl(torch.get_num_threads(), torch.set_num_threads)
+    def __init__(self, control: ThreadControl) -> None:
+        self.control = control
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Decide anew from time to time."""

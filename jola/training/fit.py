@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -17,7 +18,7 @@ from jola.evaluation.scoring import Accuracy
 from jola.model.edited import EditedModel
 from jola.system.distributed import processes
 from jola.system.files import disk_errors, read_json
-from jola.system.threads import fixed_by_user
+from jola.system.threads import ThreadControl, fixed_by_user
 from jola.training.callbacks import BeforeSteps, CrossEntropyPatience, FreeThreads
 from jola.training.objective import Penalty
 from jola.training.trainer import JoLATrainer
@@ -72,14 +73,14 @@ def fit(
         InputError: The training diverged, or the disk is full.
     """
     more: list[TrainerCallback] = [BeforeSteps(before_step)] if before_step else []
-    threads = FreeThreads() if model.device.type == "cpu" and not fixed_by_user() else None
+    threads = thread_control(model.device)
     trainer = make_trainer(
         config,
         model,
         train,
         validation,
         checkpoints,
-        [*callbacks, *more, *([threads] if threads else [])],
+        [*callbacks, *more, *([FreeThreads(threads)] if threads else [])],
         penalty=penalty,
         constant_gate_rate=constant_gate_rate,
     )
@@ -91,7 +92,7 @@ def fit(
             trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     finally:
         if threads:
-            threads.control.restore()
+            threads.restore()
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - busy
     model.eval()
     return Fit(
@@ -102,6 +103,16 @@ def fit(
         seconds=seconds,
         processor_seconds=processor_seconds,
     )
+
+
+def thread_control(device: torch.device) -> ThreadControl | None:
+    """The control of PyTorch's threads for training on a device.
+
+    None for an accelerator, and where the environment says how many threads to use.
+    """
+    if device.type != "cpu" or fixed_by_user():
+        return None
+    return ThreadControl(torch.get_num_threads(), torch.set_num_threads)
 
 
 def make_trainer(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jola.data.records import Example, Message
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.system.threads import ThreadControl, fixed_by_user
 from workbench.service.calls import Calls, Superseded, Ticket
 from workbench.service.loader import Loaded, Loader
 from workbench.service.writing import Pieces, Writing
@@ -167,7 +168,7 @@ class Session:
         self.limits = limits
         self._loader = loader or Loader()
         self._training = training
-        self._threads = 0
+        self._control: ThreadControl | None = None
         self._calls = Calls("model")
         self._closing = threading.Event()
         self._bases: OrderedDict[Hashable, Loaded] = OrderedDict()
@@ -315,15 +316,19 @@ class Session:
         return self._edits[full]
 
     def _share_cores(self) -> None:
-        """Compute with a quarter of the cores while a run trains on all of them.
+        """Compute on the cores that are free, and with a quarter of them while a run of this app trains.
 
         Threads of two processes that wait for each other's cores at every layer slow both: on two cores an answer
         takes many times as long with two threads as with one.
         """
         import torch
 
-        self._threads = self._threads or torch.get_num_threads()
-        torch.set_num_threads(max(1, self._threads // 4) if self._training() else self._threads)
+        if self._control is None:
+            self._control = ThreadControl(torch.get_num_threads(), lambda _: None)
+        if not fixed_by_user():
+            self._control.update()
+        quarter = max(1, self._control.most // 4)
+        torch.set_num_threads(quarter if self._training() else self._control.threads)
 
 
 def _adapter_key(run: Run) -> tuple[Path, int]:

@@ -16,6 +16,7 @@ from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs.run import Run
+from jola.system.threads import Sample, ThreadControl
 from tests.workbench.edited import CountingLoader, edited_run
 from workbench.service.calls import Superseded
 from workbench.service.loader import Loaded, Loader
@@ -278,7 +279,8 @@ def test_closing_the_session_ends_the_answer_that_is_being_written(endless: Sess
 def test_cores_are_left_to_a_run_that_trains(loader: CountingLoader, runs: list[Run]) -> None:
     training = [False]
     session = Session(Limits(), loader, training=lambda: training[0])
-    session._threads = 4
+    quiet = Sample(0.0, 0.0, 0.0, 4)
+    session._control = ThreadControl(4, lambda _: None, lambda: quiet)
     threads = []
     for busy in (False, True, False):
         training[0] = busy
