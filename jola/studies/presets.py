@@ -1,8 +1,10 @@
 """The paper's tables and figures as axes of a grid."""
 
+import dataclasses
 from dataclasses import dataclass
 
 from jola.errors import InputError
+from jola.methods import METHODS
 
 COMMONSENSE = ("arc_challenge", "arc_easy", "boolq", "hellaswag", "obqa", "piqa", "siqa", "winogrande")
 MMLU_PRO = tuple(
@@ -69,11 +71,12 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of a name, with the methods that there are.
+    """The preset of a name, without methods that are not in `METHODS`.
 
     Raises:
         InputError: There is no such preset.
     """
     if name not in PRESETS:
         raise InputError(f"--preset is {name!r}; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    preset = PRESETS[name]
+    return dataclasses.replace(preset, arms=tuple(arm for arm in preset.arms if arm.split(":")[0] in METHODS))

@@ -23,7 +23,7 @@ from jola.studies.cells import Locked, is_locked, locked
 from jola.studies.estimates import Pace
 from jola.studies.executors import Ended, run_grid
 from jola.studies.grid import Grid, shard_of
-from jola.studies.presets import PRESETS
+from jola.studies.presets import PRESETS, preset_named
 from jola.studies.worker import make_cell
 from jola.training.trainer import JoLATrainer
 from tests import ROOT
@@ -376,6 +376,7 @@ def test_presets_name_tasks_and_arms_that_exist() -> None:
         sizes[name] = sum(map(math.prod, values)) * math.prod(map(len, axes))
     guide = (ROOT / "docs" / "studies.md").read_text("utf-8")
     assert sizes == {name: int(cells) for name, cells in re.findall(r"^\| `([\w-]+)` \| .* \| (\d+) \|$", guide, re.M)}
+    assert all(expand_arms(preset_named(name).arms, SETTINGS) for name in PRESETS)
     assert len(PRESETS["main"].tasks) == 26
     assert set(PRESETS["main"].tasks) == {task for group in GROUPS.values() for task in group}
 
