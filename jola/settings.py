@@ -180,8 +180,9 @@ class TrainingConfig:
     )
     keep: Literal["best", "loss", "last"] = setting(
         "best",
-        "Edits to keep: those of the epoch with the highest validation accuracy (the later one among equals), with the "
-        "lowest validation cross-entropy, or those of the last step.",
+        "Edits to keep: 'best' are those of the epoch with the highest validation accuracy, the later one among equals "
+        "(for tasks of generating text, as 'loss'); 'loss', with the lowest validation cross-entropy; 'last', of the "
+        "last step.",
     )
     seed: int = setting(
         42,

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
-from jola.system.formatting import score_fact
+from jola.system.formatting import is_share, score_fact
 from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
@@ -225,6 +225,9 @@ def _fit(
 ) -> Fit:
     """`fit` one stage, with everything that a run records; only the first process has files to write."""
     config, (stage, *later) = stages.config(), stages.left
+    if config.training.keep == "best" and not is_share({"metric": prepared.task.metrics[0]}):
+        # Texts are hardly ever exactly right, so a few that are say little about an epoch.
+        config = replace(config, training=replace(config.training, keep="loss"))
     with ExitStack() as stack:
         writers = {
             str(i.site): stack.enter_context(

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
@@ -14,6 +15,7 @@ from jola.errors import InputError
 from jola.evaluation import metrics
 from jola.evaluation.answers import score_answers
 from jola.runs.scores import own_score, scores_in
+from jola.training import trainer
 from jola.training.run import run_training
 from tests.tiny import make_model
 
@@ -95,3 +97,20 @@ def test_results_of_earlier_versions_have_scores() -> None:
     found = scores_in({"test_options": accuracy, "test": accuracy | {"accuracy": 0.75}})
     assert [(score["metric"], score["value"]) for score in found] == [("exact_match", 0.75), ("options", 0.5)]
     assert (own_score({"test_options": accuracy}), own_score(None), scores_in({})) == (None, None, [])
+
+
+def test_a_generation_task_keeps_the_epoch_with_the_lowest_cross_entropy(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examples = [Example((Message("user", f"Describe {n}."),), f"this is the number {n}") for n in range(6)]
+    provide(monkeypatch, "common_gen", examples)
+    # One exact answer in the first epoch only.
+    correct = iter([1.0, 0.0, 0.0])
+    monkeypatch.setattr(trainer, "rows_correct", lambda *_: torch.tensor([next(correct), 0.0]))
+    config = settings("common_gen", model, tmp_path / "run")
+    config.training.epochs, config.training.learning_rate = 3, 0.05
+    run = run_training(config)
+    losses = {e["step"]: e["validation_cross_entropy"] for e in run.metrics() if "validation_cross_entropy" in e}
+    kept = (run.result() or {})["kept_step"]
+    assert kept == min(losses, key=lambda step: losses[step]) > 2
+    assert run.run_config().training.keep == "best"
