@@ -40,6 +40,7 @@ METHODS: dict[str, tuple[Any, list[list[str]], list[str]]] = {
                 "pandas",
                 "datasets",
                 "accelerate",
+                "evaluate",
             ],
             ["--no-deps", "pyreft==0.1.0"],
         ],

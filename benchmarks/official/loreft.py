@@ -1,4 +1,4 @@
-"""LoReFT by pyreft, in the environment of `benchmarks/official_methods.py`: FOLDER has the model, the edits, the ids."""
+"""LoReFT by pyreft, in the environment of `benchmarks/official_methods.py`."""
 
 import sys
 from pathlib import Path
