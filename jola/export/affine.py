@@ -73,17 +73,22 @@ def combined(
         raise InputError(f"The strength is {strength}; it must be a finite number.")
     result: dict[Place, Affine] = {}
     for intervention, mask in zip(interventions, masks, strict=True):
-        if not isinstance(intervention, GatedEdits) or intervention.site not in (Site.HEADS, Site.MLP):
+        if not isinstance(intervention, GatedEdits) or not (
+            intervention.site in (Site.HEADS, Site.MLP)
+            or (intervention.site is Site.BLOCK and intervention.halves == ("offset",))
+        ):
             raise InputError(
                 f"An intervention of type {type(intervention).__name__} at '{intervention.site}' is not a fixed scale "
-                "and offset of heads or MLPs and cannot be exported; use it from Python."
+                "and offset of heads or MLPs, or an offset after blocks, and cannot be exported; use it from Python."
             )
         scale, offset = (vectors(intervention, half, mask, strength).cpu().double() for half in ("scale", "offset"))
         for layer in range(intervention.layers):
             affine = Affine(1 + scale[layer].flatten(), offset[layer].flatten())
             place = intervention.site, layer
             result[place] = result[place].then(affine) if place in result else affine
-    return {place: affine for place, affine in result.items() if affine.scales or affine.offsets}
+    # In the order of a pass: an offset after a block is added to what its MLP gives.
+    order = sorted(result, key=lambda place: list(Site).index(place[0]))
+    return {place: result[place] for place in order if result[place].scales or result[place].offsets}
 
 
 @torch.no_grad()

@@ -44,6 +44,9 @@ BIAS_SWITCHES: dict[str, dict[Site, str]] = {
 }
 """The configuration field that gives the projection of a site a bias."""
 
+NORMALIZED_MLP = ("gemma2", "gemma3_text", "olmo2")
+"""Architectures that normalize what the MLP gives before they add it to the residual stream."""
+
 LLAMA_UNDER_ANOTHER_NAME = ("qwen2", "mistral")
 
 _SHARED = (
@@ -81,7 +84,10 @@ class Target:
 
 
 def projection_path(model: PreTrainedModel, site: Site, layer: int) -> str:
-    """Dotted path of the projection into which an edit is folded: attention output, or last of the MLP."""
+    """Dotted path of the projection into which an edit is folded: attention output, or last of the MLP.
+
+    The MLP is the last that a block adds to the residual stream, so an offset after the block is one of its output.
+    """
     architecture = architecture_of(model)
     inner = architecture.heads if site is Site.HEADS else MLP_PROJECTIONS.get(model.config.model_type, LLAMA_LIKE_MLP)
     return f"{architecture.layers}.{layer}.{inner}"
@@ -119,6 +125,11 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
     # The weights are dequantized here, but the configuration of a model read from GGUF still says otherwise.
     config.__dict__.pop("quantization_config", None)
     affines = edits.affines
+    if kind in NORMALIZED_MLP and any(site is Site.BLOCK for site, _ in affines):
+        raise InputError(
+            f"Offsets after blocks cannot be folded into a plain {kind} model: it normalizes the output of its MLPs "
+            "before it adds it to the residual stream; export the adapter instead."
+        )
     lacking = {
         projection_path(model, *place): (place[0], f"offsets at '{place[0]}'")
         for place in sorted(affines, key=lambda place: list(Site).index(place[0]))
@@ -132,9 +143,9 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
         return Target(type(model), config)
     sites = {site for site, _ in lacking.values()}
     if kind in LLAMA_UNDER_ANOTHER_NAME:
-        return Target(LlamaForCausalLM, _as_llama(model, Site.MLP in sites), kind)
+        return Target(LlamaForCausalLM, _as_llama(model, bool(sites & {Site.MLP, Site.BLOCK})), kind)
     for path, (site, offsets) in lacking.items():
-        switch = BIAS_SWITCHES.get(kind, {}).get(site)
+        switch = BIAS_SWITCHES.get(kind, {}).get(Site.MLP if site is Site.BLOCK else site)
         if switch is None or not hasattr(config, switch):
             raise InputError(
                 f"The {offsets or 'added biases'} cannot be folded into a plain {kind} model: transformers gives "

@@ -12,10 +12,12 @@ from jola.methods.lofit import LoFiT
 from jola.methods.lora import LoRA
 from jola.methods.loreft import LoReFT
 from jola.methods.red import RED
+from jola.methods.repe import RePE
 from jola.methods.zero_shot import ZeroShot
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT(), ZeroShot())
+    method.name: method
+    for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT(), RePE(), ZeroShot())
 }
 """Every method by its name."""
 

@@ -38,7 +38,8 @@ class Material(Protocol):
     """What a method computes its interventions from, see `Method.compute`."""
 
     train: "Sequence[Example]"
-    validation: "Sequence[Example]"
+    validation: Sequence[Any]
+    """Empty without validation examples."""
     labels: Sequence[str] | None
     """Answers between which the examples choose, if they do."""
     generator: "Generator"
@@ -53,7 +54,7 @@ class Material(Protocol):
         ...
 
     def validate(self, interventions: "Sequence[Intervention]", **settings: Any) -> "tuple[float, float]":
-        """(accuracy, cross-entropy in nats) on the validation examples; `settings` are recorded beside them."""
+        """(accuracy, cross-entropy in nats) on the validation examples; the run records them with `settings`."""
         ...
 
 

@@ -3,7 +3,8 @@
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from jola.adapters.directory import WEIGHTS_NAME, save_adapter
+from jola.edits.sites import Site
 from jola.model.edited import EditedModel
 from jola.runs.history import GateWriter
+from jola.runs.run import Run
 from jola.system.files import disk_errors
 from jola.system.threads import ThreadControl
 
@@ -127,6 +130,21 @@ class GateRecorder(TrainerCallback):
         for edits in unwrapped.own_interventions():
             fields = {name: values.cpu().numpy() for name, values in edits.record().items()}
             self.writers[edits.site].append(self.offset + state.global_step, fields)
+
+
+@contextmanager
+def gate_writers(run: Run, model: EditedModel, first: bool) -> Iterator[dict[str, GateWriter]]:
+    """The writer of the history of each site, by its name; none but in the first process."""
+    with ExitStack() as stack:
+        yield {
+            str(i.site): stack.enter_context(
+                # Heads are numbered and need no names.
+                run.gate_writer(
+                    i.site, i.layers, i.units, tuple(i.record()), i.unit_names if i.site is Site.WEIGHTS else None
+                )
+            )
+            for i in (model.own_interventions() if first else ())
+        }
 
 
 class AdapterKeeper(TrainerCallback):

@@ -8,7 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,7 @@ from transformers.integrations import get_available_reporting_integrations
 from jola.config import GROUPS, RunConfig, flag
 from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
-from jola.edits.intervention import Intervention
 from jola.edits.names import HALVES
-from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.evaluation.answering import answer_examples
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
@@ -40,9 +38,10 @@ from jola.system.formatting import is_share, score_fact
 from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
-from jola.training.callbacks import AdapterKeeper, GateRecorder, publish_adapter
+from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
 from jola.training.fit import Fit, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
+from jola.training.material import Passes
 from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
 
@@ -155,7 +154,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
-    if config.tuning.trains and len(stages.left) == 1:  # or it was stopped before there are edits to keep
+    if stages.has_edits:
         publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
         run.write_status(state="paused")
@@ -205,8 +204,11 @@ def _fit_stages(
         model.replace_edits(stages.settings, seed)
     while True:
         follower.begin(stages)
+        if stages.left[0].computed:
+            return _compute(run, stages, prepared, follower, first)
         fitted = _fit(run, stages, prepared, follower, facts, checkpoint, first)
-        if follower.ending or len(stages.left) == 1:
+        stages.has_edits = len(stages.left) == 1
+        if follower.ending or stages.has_edits:
             return stages.total(fitted)
         settings = model.method.next_settings(stages.settings, model.own_interventions())
         stages.finish(fitted, settings, write=first)
@@ -228,13 +230,7 @@ def _fit(
     if config.training.keep == "best" and not is_share({"metric": prepared.task.metrics[0]}):
         # Texts are hardly ever exactly right, so a few that are say little about an epoch.
         config = replace(config, training=replace(config.training, keep="loss"))
-    with ExitStack() as stack:
-        writers = {
-            str(i.site): stack.enter_context(
-                run.gate_writer(i.site, i.layers, i.units, tuple(i.record()), _column_names(i))
-            )
-            for i in (prepared.model.own_interventions() if first else ())
-        }
+    with gate_writers(run, prepared.model, first) as writers:
         return fit(
             config,
             prepared.model,
@@ -250,6 +246,40 @@ def _fit(
             penalty=stage.penalty,
             resume_from=checkpoint,
         )
+
+
+def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower, first: bool) -> Fit:
+    """A stage without gradients, with what a run records of it; what was stopped is not kept and begins again."""
+    model, seed, found = prepared.model, stages.config().training.seed, []
+    started, busy = time.perf_counter(), time.process_time()
+
+    def advance(done: int) -> None:
+        follower.progress.advance(done)
+        follower.look_for_pause()
+        if follower.ending:
+            raise _Stopped
+
+    def measured(numbers: dict[str, Any]) -> None:
+        found.append(numbers)
+        if first:
+            run.append_metrics({"step": len(found), "time": time.time(), **numbers})
+
+    kept = [prepared.task.train[index] for index in prepared.train.kept]
+    passes = Passes(model, prepared.template, kept, prepared.validation, prepared.task.labels, seed, advance, measured)
+    follower.progress.phase(stages.left[0].title)
+    if first:
+        run.write_status(state="training", stage=stages.left[0].title)
+    accuracy = None
+    with suppress(_Stopped):
+        settings, tensors = model.method.compute(stages.settings, model.geometry, passes)
+        model.replace_edits(settings, seed)
+        model.method.load(model.own_interventions(), tensors)
+        stages.has_edits = True
+        accuracy = passes.accuracy_of(settings)
+        with gate_writers(run, model, first) as writers:
+            for i in model.own_interventions() if first else ():
+                writers[i.site].append(0, {name: values.cpu().numpy() for name, values in i.record().items()})
+    return Fit(0, 0, passes.seen, accuracy, time.perf_counter() - started, time.process_time() - busy)
 
 
 def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progress: Progress) -> list[ValidationWarning]:
@@ -335,11 +365,6 @@ def closed_fractions(model: EditedModel) -> dict[str, float | None]:
 def _seeds(config: RunConfig) -> str:
     data, training = config.data.data_seed, config.training.seed
     return f"seed {training}" if data in (None, training) else f"training seed {training}, data seed {data}"
-
-
-def _column_names(intervention: Intervention) -> tuple[str, ...] | None:
-    """Names of the columns of a history; heads are numbered and need none."""
-    return intervention.unit_names if intervention.site is Site.WEIGHTS else None
 
 
 def _check_tracker(name: str) -> None:

@@ -61,6 +61,8 @@ class Stages:
         self.finished: tuple[FinishedStage, ...] = ()
         self.settings = config.edits
         """Settings of the method for the stage at work."""
+        self.has_edits = False
+        """Whether the model has edits to keep: those of the last stage."""
         if not (resume and self.several and (checkpoints / STAGES_NAME).is_file()):
             return
         try:

@@ -17,6 +17,7 @@ from jola.methods.lofit import LoFiTConfig
 from jola.methods.lora import LoRAConfig
 from jola.methods.loreft import LoReFTConfig
 from jola.methods.red import REDConfig
+from jola.methods.repe import RePEConfig
 from jola.settings import EditConfig
 from tests.tiny import make_model, make_tokenizer
 
@@ -38,6 +39,8 @@ class Case:
     """Forms of export that the method does not have."""
     not_on: tuple[str, ...] = ()
     """Architectures that the method refuses."""
+    by_gradients: bool = True
+    """Whether it is fitted by gradients."""
     fitted_with: Any = None
     """Settings for fitting, where `settings` hold choices that fitting makes."""
 
@@ -65,6 +68,14 @@ CASES = (
         begins_as_base=False,
         refuses=("ia3",),
         fitted_with=LoFiTConfig(kept_heads=4),
+    ),
+    Case(
+        "repe",
+        RePEConfig(layers="1-2", coefficient=0.1),
+        begins_as_base=True,
+        refuses=("ia3", "standalone"),
+        by_gradients=False,
+        fitted_with=RePEConfig(),
     ),
 )
 PLACES = [(case, architecture) for case in CASES for architecture in ARCHITECTURES if architecture not in case.not_on]

@@ -90,6 +90,9 @@ class TestPasses:
 
     def test_gradients_reach_every_parameter_and_only_those(self, case: Case, architecture: str) -> None:
         model = trained(case, architecture).train()
+        if not case.by_gradients:
+            assert not any(p.requires_grad for p in model.parameters()) and model.trainable_parameters()[0] == 0
+            return
         labels = IDS.clone()
         labels[:, :4] = -100
         model(IDS, labels=labels).loss.backward()
@@ -199,7 +202,7 @@ class _Killed(Quiet):
         self.step = step
 
     def advance(self, done: int, **values: float) -> None:
-        if done == self.step and "loss" in values:
+        if done == self.step:
             raise KeyboardInterrupt
 
 
@@ -233,7 +236,7 @@ def test_resumed_is_uninterrupted(case: Case, tmp_path: Path, tiny_folder: Path)
             np.testing.assert_array_equal(broken.fields[name], values)
 
 
-@every_method
+@pytest.mark.parametrize("case", [case for case in CASES if case.by_gradients], ids=lambda case: case.name)
 def test_trained_edits_score_better_than_the_base(case: Case, tmp_path: Path, tiny_folder: Path) -> None:
     data = tmp_path / "task"
     data.mkdir()

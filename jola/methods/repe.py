@@ -1,0 +1,193 @@
+r"""RePE: directions that are computed and not trained, added to the residual stream (Zou et al., 2023).
+
+Each training example is read twice: with its right answer and with a wrong one, which is another option, or the answer
+of another example where there are no options. With r and w the residual stream after layer l at the last token of
+either answer, the direction of layer l is
+
+    v_l = first principal component of the differences r − w, in both orders, with ‖v_l‖ = 1 and mean (r − w)·v_l ≥ 0,
+
+or their mean, scaled to length 1. Control (section 3.2.2 of the paper) adds it at every position:
+
+    h' = h + c · n_l · v_l        n_l: mean of ‖r‖ and ‖w‖ over the examples
+
+The paper gives no layers and coefficients for this use: those with the best validation accuracy are kept, and among
+equals those with the lowest cross-entropy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from jola.errors import InputError
+from jola.methods.base import ActivationMethod, Material, Stage
+from jola.settings import TrainingConfig, parse_layers, setting
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+    from transformers import PreTrainedModel
+
+    from jola.data.records import Example
+    from jola.edits.gated import GatedEdits
+    from jola.edits.sites import Geometry, Site
+
+AUTO = "auto"
+COEFFICIENTS = (0.02, 0.05, 0.1, 0.2)
+"""The coefficients among which validation chooses."""
+
+
+@dataclass
+class RePEConfig:
+    """Settings of RePE."""
+
+    layers: str = setting(
+        AUTO,
+        "Layers to steer: 'auto' chooses the middle third, the last third or all by validation; or ranges like '4-9'.",
+        advanced=False,
+    )
+    coefficient: float | None = setting(
+        None,
+        "Length of the added vector; by default one of 0.02, 0.05, 0.1 and 0.2, chosen by validation.",
+        unit="mean norms of the residual stream",
+        advanced=False,
+        bounds=(-100, 100),
+    )
+    direction: Literal["component", "mean"] = setting(
+        "component", "Direction of a layer: the first principal component of the differences of pairs, or their mean."
+    )
+
+
+class RePE(ActivationMethod):
+    """h' = h + c·v after layers, with a computed v."""
+
+    name = "repe"
+    title = "RePE"
+    summary = "Adds directions from right and wrong answers to the residual stream; computed, not trained."
+    formula = "h' = h + v"
+    source = "Zou et al., 2023, arXiv:2310.01405"
+    full_name = "Representation Engineering (Zou et al., 2023)"
+    tags = ("repe", "activation-editing")
+    settings = RePEConfig
+    learning_rate = 1e-3  # of nothing: settings have one
+    compact = True
+
+    def check(self, settings: RePEConfig, training: TrainingConfig) -> None:
+        """Refuse a list of layers that cannot be read."""
+        if settings.layers != AUTO:
+            parse_layers(settings.layers, None)
+
+    def build(self, settings: RePEConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
+        """Offsets after the layers, at zero."""
+        import torch
+
+        from jola.edits.gated import ComputedOffsets
+        from jola.edits.sites import Site
+
+        editable = torch.zeros(geometry.num_layers, 1, dtype=torch.bool)
+        editable[parse_layers("all" if settings.layers == AUTO else settings.layers, geometry.num_layers)] = True
+        return [ComputedOffsets(Site.BLOCK, geometry.num_layers, geometry.hidden_size, editable)]
+
+    def sites(self, settings: RePEConfig) -> "list[Site]":
+        """Blocks."""
+        from jola.edits.sites import Site
+
+        return [Site.BLOCK]
+
+    def stages(self, settings: RePEConfig) -> tuple[Stage, ...]:
+        """One, without gradients."""
+        return (Stage("directions", "Computing directions", computed=True),)
+
+    def compute(
+        self, settings: RePEConfig, geometry: "Geometry", material: Material
+    ) -> "tuple[RePEConfig, Mapping[str, Tensor]]":
+        """Directions from the training examples; layers and coefficient, where they are left open, by validation."""
+        wrong = wrong_answers(material.train, material.labels, material.generator)
+        if (settings.layers == AUTO or settings.coefficient is None) and not material.validation:
+            raise InputError(
+                "RePE chooses layers and coefficient by validation examples, and this task has none; give --layers and "
+                "--coefficient, or validation examples."
+            )
+        right = material.after_blocks(material.train)
+        other = material.after_blocks([replace(e, completion=w) for e, w in zip(material.train, wrong, strict=True)])
+        vectors = directions(right - other, settings.direction)
+        vectors *= ((right.norm(dim=-1) + other.norm(dim=-1)) / 2).mean(0)[:, None]
+        found: list[tuple[tuple[float, float], RePEConfig]] = []
+        candidates = [
+            replace(settings, layers=layers, coefficient=coefficient)
+            for layers in (layer_sets(geometry.num_layers) if settings.layers == AUTO else [settings.layers])
+            for coefficient in (COEFFICIENTS if settings.coefficient is None else [settings.coefficient])
+        ]
+        if len(candidates) > 1:
+            for candidate in candidates:
+                edits = self._with(candidate, geometry, vectors)
+                accuracy, cross_entropy = material.validate(
+                    edits, layers=candidate.layers, coefficient=candidate.coefficient
+                )
+                found.append(((accuracy, -cross_entropy), candidate))
+        chosen = max(found, key=lambda pair: pair[0])[1] if found else candidates[0]
+        return chosen, self.tensors(self._with(chosen, geometry, vectors))
+
+    def _with(self, settings: RePEConfig, geometry: "Geometry", vectors: "Tensor") -> "Sequence[GatedEdits]":
+        edits = self.build(settings, geometry)
+        for each in edits:
+            each.get_parameter("offset").data.copy_(vectors[:, None] * (settings.coefficient or 0.0))
+            each.get_parameter("offset").data.mul_(each.editable[..., None])
+            each.eval()
+        return edits
+
+    def trainable(self, settings: RePEConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
+        """None."""
+        self.build(settings, geometry)  # refuses what does not fit
+        return {"directions": 0}
+
+    def export_refusal(self, form: str) -> str | None:
+        """Refuse the forms without edits of the residual stream."""
+        holds = {"ia3": "an IA3 adapter holds scales", "standalone": "the Python script edits heads and MLPs"}.get(form)
+        if holds is None:
+            return None
+        return f"RePE adds to the residual stream, but {holds}; export the adapter, or merge it."
+
+
+def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, generator: "Generator") -> list[str]:
+    """A wrong answer for each example: another of its options or labels, or another example's answer; at random.
+
+    Raises:
+        InputError: An example has no other answer.
+    """
+    import torch
+
+    everything = list(dict.fromkeys(example.completion for example in examples))
+    wrong = []
+    for example in examples:
+        options = [*dict.fromkeys(example.options or labels or everything)]
+        others = [option for option in options if option != example.completion]
+        if not others:
+            raise InputError(
+                "RePE compares right answers with wrong ones, and all answers of this task are the same; choose a task "
+                "with at least two answers."
+            )
+        wrong.append(others[int(torch.randint(len(others), (1,), generator=generator))])
+    return wrong
+
+
+def directions(differences: "Tensor", kind: str) -> "Tensor":
+    """One direction of length 1 for each layer, (layers, hidden), on the side of the right answers.
+
+    Args:
+        differences: Right minus wrong, (examples, layers, hidden).
+        kind: 'component' or 'mean'.
+    """
+    import torch
+
+    mean = differences.mean(0)
+    # Pairs in both orders have the mean 0, so the first component is the first right singular vector of one order.
+    found = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0] if kind == "component" else mean
+    found = torch.nn.functional.normalize(found, dim=-1)
+    return torch.where((found * mean).sum(-1, keepdim=True) < 0, -found, found)
+
+
+def layer_sets(layers: int) -> list[str]:
+    """The middle third, the last third and all layers, as ``--layers`` names them."""
+    third = max(1, layers // 3)
+    first, last = (layers - third) // 2, layers - third
+    sets: dict[str, Any] = {f"{first}-{first + third - 1}": None, f"{last}-{layers - 1}": None, f"0-{layers - 1}": None}
+    return list(sets)

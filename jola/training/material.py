@@ -1,0 +1,114 @@
+"""The passes of the frozen model from which methods without training compute their edits."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from jola.data.examples import Encoded, EncodedSet, Example, Template, collate
+from jola.edits.intervention import Intervention
+from jola.evaluation.scoring import Accuracy
+from jola.model.edited import EditedModel
+from jola.model.tracing import Wanted
+from jola.training.trainer import rows_correct
+
+_BATCH = 16
+
+
+class Passes:
+    """A `jola.methods.base.Material`: examples, and passes of a model over them.
+
+    Args:
+        model: The model; its own edits are not in use.
+        train: Training examples.
+        validation: Validation examples, encoded; None without any.
+        labels: Answers between which the examples choose, if they do.
+        advance: Called with the number of batches and the numbers to show after each batch; may raise to stop.
+        measured: Called with the numbers of each validation and the settings that it was given.
+    """
+
+    def __init__(
+        self,
+        model: EditedModel,
+        template: Template,
+        train: Sequence[Example],
+        validation: EncodedSet | None,
+        labels: Sequence[str] | None,
+        seed: int,
+        advance: Callable[[int], None],
+        measured: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self.train, self.labels = train, labels
+        self.generator = torch.Generator().manual_seed(seed)
+        self.validation: Sequence[Encoded] = validation.rows if validation else ()
+        self._model, self._template = model, template
+        self._advance, self._measured = advance, measured
+        self._batches = 0
+        self._found: list[dict[str, Any]] = []
+        self.seen = 0
+        """Examples in passes so far."""
+
+    @torch.no_grad()
+    def after_blocks(self, examples: Sequence[Example]) -> Tensor:
+        """See `jola.methods.base.Material`."""
+        found = []
+        layers = range(1, self._model.geometry.num_layers + 1)
+        for rows in self._in_batches([self._template.encode(example) for example in examples]):
+            inputs, last = self._inputs(rows), self._last(rows)
+            with self._model.lock, self._model.disable_edits():
+                record = self._model.traced.record(inputs, {}, Wanted(entering=layers), rows=last)
+            found.append(torch.stack([record.entering[layer][last].float().cpu() for layer in layers], 1))
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def validate(self, interventions: Sequence[Intervention], **settings: Any) -> tuple[float, float]:
+        """See `jola.methods.base.Material`."""
+        correct = total = 0.0
+        for rows in self._in_batches(self.validation):
+            batch = self._collated(rows)
+            with self._model.using([i.to(self._model.device) for i in interventions]):
+                output = self._model(**batch, reduction="answer")
+            total += float(output.loss) * len(rows)
+            correct += float(rows_correct(output.logits, batch["labels"]).sum())
+        n = len(self.validation)
+        self._found.append({"validation_cross_entropy": total / n, "validation_accuracy": correct / n, **settings})
+        self._measured(self._found[-1])
+        return correct / n, total / n
+
+    def accuracy_of(self, settings: Any) -> Accuracy | None:
+        """Validation accuracy with the settings of a method; None if it was not measured."""
+        given, n = asdict(settings), len(self.validation)
+        for found in self._found:
+            if all(found.get(name, value) == value for name, value in given.items()):
+                return Accuracy(round(found["validation_accuracy"] * n), n)
+        return None
+
+    def _in_batches(self, rows: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
+        for start in range(0, len(rows), _BATCH):
+            chosen = rows[start : start + _BATCH]
+            yield chosen
+            self._batches += 1
+            self.seen += len(chosen)
+            self._advance(self._batches)
+
+    def _collated(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        pad = self._model.tokenizer.pad_token_id
+        assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
+        return collate(rows, pad)
+
+    def _inputs(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        batch = self._collated(rows)
+        return self._model.inputs(batch["input_ids"], batch["attention_mask"])
+
+    def _last(self, rows: Sequence[Encoded]) -> Tensor:
+        """(batch, tokens), true at the last token of each answer before the tokens that end it."""
+        ends = set(self._template.end_token_ids)
+        last = torch.zeros(len(rows), max(len(row.input_ids) for row in rows), dtype=torch.bool)
+        for index, row in enumerate(rows):
+            place = len(row.input_ids) - 1
+            while place > row.completion_start and row.input_ids[place] in ends:
+                place -= 1
+            last[index, place] = True
+        return last.to(self._model.device)
