@@ -130,27 +130,31 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
             f"Offsets after blocks cannot be folded into a plain {kind} model: it normalizes the output of its MLPs "
             "before it adds it to the residual stream; export the adapter instead."
         )
+    adapter = "export the adapter instead"
     lacking = {
-        projection_path(model, *place): (place[0], f"offsets at '{place[0]}'")
+        projection_path(model, *place): (
+            place[0],
+            f"offsets at '{place[0]}'",
+            adapter if place[0] is Site.BLOCK else ALTERNATIVES,
+        )
         for place in sorted(affines, key=lambda place: list(Site).index(place[0]))
         if _needs_bias(model, affines, place)
     }
     for path in edits.biases:
         if getattr(frozen_module(model.get_submodule(path)), "bias", None) is None:
             # The switches of a layer are for its attention and for its MLP.
-            lacking[path] = Site.MLP if "mlp" in path.split(".") else Site.HEADS, ""
+            lacking[path] = Site.MLP if "mlp" in path.split(".") else Site.HEADS, "added biases", adapter
     if not lacking:
         return Target(type(model), config)
-    sites = {site for site, _ in lacking.values()}
+    sites = {site for site, _, _ in lacking.values()}
     if kind in LLAMA_UNDER_ANOTHER_NAME:
         return Target(LlamaForCausalLM, _as_llama(model, bool(sites & {Site.MLP, Site.BLOCK})), kind)
-    for path, (site, offsets) in lacking.items():
+    for path, (site, what, alternatives) in lacking.items():
         switch = BIAS_SWITCHES.get(kind, {}).get(Site.MLP if site is Site.BLOCK else site)
         if switch is None or not hasattr(config, switch):
             raise InputError(
-                f"The {offsets or 'added biases'} cannot be folded into a plain {kind} model: transformers gives "
-                f"{path} no bias that could hold them; "
-                f"{ALTERNATIVES if offsets else 'export the adapter instead, which peft loads'}."
+                f"The {what} cannot be folded into a plain {kind} model: transformers gives {path} no bias that could "
+                f"hold them; {alternatives}."
             )
         setattr(config, switch, True)
     return Target(type(model), config)

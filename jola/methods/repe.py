@@ -15,7 +15,7 @@ equals those with the lowest cross-entropy.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from jola.errors import InputError
@@ -67,8 +67,13 @@ class RePE(ActivationMethod):
     full_name = "Representation Engineering (Zou et al., 2023)"
     tags = ("repe", "activation-editing")
     settings = RePEConfig
-    learning_rate = 1e-3  # of nothing: settings have one
+    learning_rate = None
     compact = True
+
+    @property
+    def unused_settings(self) -> frozenset[str]:
+        """All but the seed, which draws the examples and the wrong answers, and the directory."""
+        return frozenset(field.name for field in fields(TrainingConfig)) - {"seed", "output"}
 
     def check(self, settings: RePEConfig, training: TrainingConfig) -> None:
         """Refuse a list of layers that cannot be read."""

@@ -71,7 +71,7 @@ CASES = (
     ),
     Case(
         "repe",
-        RePEConfig(layers="1-2", coefficient=0.1),
+        RePEConfig(layers="0-2", coefficient=0.1),
         begins_as_base=True,
         refuses=("ia3", "standalone"),
         by_gradients=False,

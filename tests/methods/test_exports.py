@@ -65,7 +65,7 @@ def one_unit_off(model: JoLAModel, offsets_of_mlps: bool = True) -> list[EditMas
         mask = EditMask.all(i)
         for channel, factor in mask.items():
             factor[1, 0] = 0
-            if i.site is Site.MLP and channel == "offset" and not offsets_of_mlps:
+            if i.site in (Site.MLP, Site.BLOCK) and channel == "offset" and not offsets_of_mlps:
                 factor.zero_()
         masks.append(mask)
     return masks
@@ -83,7 +83,9 @@ def apart(one: Tensor, other: Tensor) -> float:
 @torch.no_grad()
 def test_merged_it_is_the_edited_model(case: Case, architecture: str) -> None:
     model = trained(case, architecture)
-    holds = architecture not in NO_MLP_BIAS or all(i.site is not Site.MLP for i in model.own_interventions())
+    holds = architecture not in NO_MLP_BIAS or not any(
+        i.site in (Site.MLP, Site.BLOCK) for i in model.own_interventions()
+    )
     before = model(IDS).logits
     if holds:
         assert apart(merge(model)(IDS).logits, before) <= 1e-4

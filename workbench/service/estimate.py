@@ -136,7 +136,7 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
     batches = math.ceil(count / training.batch_size) if count else 0
     epoch = math.ceil(batches / training.gradient_accumulation) or None
     trainings = sum(not stage.computed for stage in config.tuning.stages(config.edits))
-    steps = epoch * training.epochs * trainings if epoch else None
+    steps = epoch * training.epochs * trainings if epoch and trainings else None
     earlier = list(islice(_earlier_runs(config, store), _COMPARED))
     paces = [pace for run in earlier if _same_method(run, config) and (pace := seconds_per_example(run)) is not None]
     seconds = None
@@ -388,6 +388,7 @@ _COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
     "lofit": _count_scales,
     "loreft": _count_subspaces,
     "houlsby": _count_bottlenecks,
+    "repe": lambda edits, facts: 0,
     "zero-shot": lambda edits, facts: 0,
 }
 

@@ -103,6 +103,7 @@ def llama_8b(tmp_path: Path) -> Path:
         (["lofit"], {"scales": 131_072, "offsets": 4_096}),
         (["lofit", "--kept-heads", "64"], {"scales": 131_072, "offsets": 8_192}),
         (["lofit", "--heads", "0:1,31:31"], {"offsets": 256}),
+        (["repe"], {"directions": 0}),
         (["bitfit", "--target-modules", "v_proj"], {"train": 32_768}),
     ],
     ids=" ".join,
