@@ -208,22 +208,6 @@ class GatedEdits(Intervention):
         return flat.unbind(0) if flat.dim() == 2 else flat.unsqueeze(1).unbind(2)
 
 
-class ComputedOffsets(GatedEdits):
-    """Offsets that are computed: nothing of them trains, and they begin at zero.
-
-    Args:
-        editable: (layers, 1), the layers with an offset.
-    """
-
-    def __init__(self, site: Site, layers: int, width: int, editable: Tensor) -> None:
-        super().__init__(site, layers, 1, width, gates="none", operation="offset", editable=editable, initial_std=0.0)
-        self.requires_grad_(False)
-
-    def trainable_count(self) -> int:
-        """None."""
-        return 0
-
-
 def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
     """z ↦ scale ⊙ z + offset, computed in float32 and given back in the precision of z.
 

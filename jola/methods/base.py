@@ -3,13 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from random import Random
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from jola.errors import InputError
 from jola.settings import TrainingConfig
 
 if TYPE_CHECKING:  # seconds to import, and the command line lists methods without it
-    from torch import Generator, Tensor
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from jola.data.records import Example
@@ -42,8 +43,8 @@ class Material(Protocol):
     """Empty without validation examples."""
     labels: Sequence[str] | None
     """Answers between which the examples choose, if they do."""
-    generator: "Generator"
-    """Source of random numbers, on the CPU, seeded with the seed of the training."""
+    random: Random
+    """Source of random numbers, seeded with the seed of the training."""
 
     def after_blocks(self, examples: "Sequence[Example]") -> "Tensor":
         """The residual stream after each layer at the last token of the answer of each example.

@@ -16,6 +16,7 @@ equals those with the lowest cross-entropy.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from jola.errors import InputError
@@ -23,11 +24,11 @@ from jola.methods.base import ActivationMethod, Material, Stage
 from jola.settings import TrainingConfig, parse_layers, setting
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from jola.data.records import Example
-    from jola.edits.gated import GatedEdits
+    from jola.edits.directions import ComputedOffsets
     from jola.edits.sites import Geometry, Site
 
 AUTO = "auto"
@@ -80,16 +81,12 @@ class RePE(ActivationMethod):
         if settings.layers != AUTO:
             parse_layers(settings.layers, None)
 
-    def build(self, settings: RePEConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
+    def build(self, settings: RePEConfig, geometry: "Geometry") -> "Sequence[ComputedOffsets]":
         """Offsets after the layers, at zero."""
-        import torch
+        from jola.edits.directions import ComputedOffsets
 
-        from jola.edits.gated import ComputedOffsets
-        from jola.edits.sites import Site
-
-        editable = torch.zeros(geometry.num_layers, 1, dtype=torch.bool)
-        editable[parse_layers("all" if settings.layers == AUTO else settings.layers, geometry.num_layers)] = True
-        return [ComputedOffsets(Site.BLOCK, geometry.num_layers, geometry.hidden_size, editable)]
+        layers = parse_layers("all" if settings.layers == AUTO else settings.layers, geometry.num_layers)
+        return [ComputedOffsets(geometry.num_layers, geometry.hidden_size, layers)]
 
     def sites(self, settings: RePEConfig) -> "list[Site]":
         """Blocks."""
@@ -105,7 +102,9 @@ class RePE(ActivationMethod):
         self, settings: RePEConfig, geometry: "Geometry", material: Material
     ) -> "tuple[RePEConfig, Mapping[str, Tensor]]":
         """Directions from the training examples; layers and coefficient, where they are left open, by validation."""
-        wrong = wrong_answers(material.train, material.labels, material.generator)
+        from jola.edits.directions import directions
+
+        wrong = wrong_answers(material.train, material.labels, material.random)
         if (settings.layers == AUTO or settings.coefficient is None) and not material.validation:
             raise InputError(
                 "RePE chooses layers and coefficient by validation examples, and this task has none; give --layers and "
@@ -131,12 +130,10 @@ class RePE(ActivationMethod):
         chosen = max(found, key=lambda pair: pair[0])[1] if found else candidates[0]
         return chosen, self.tensors(self._with(chosen, geometry, vectors))
 
-    def _with(self, settings: RePEConfig, geometry: "Geometry", vectors: "Tensor") -> "Sequence[GatedEdits]":
+    def _with(self, settings: RePEConfig, geometry: "Geometry", vectors: "Tensor") -> "Sequence[ComputedOffsets]":
         edits = self.build(settings, geometry)
         for each in edits:
-            each.get_parameter("offset").data.copy_(vectors[:, None] * (settings.coefficient or 0.0))
-            each.get_parameter("offset").data.mul_(each.editable[..., None])
-            each.eval()
+            each.fill(vectors * (settings.coefficient or 0.0))
         return edits
 
     def trainable(self, settings: RePEConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
@@ -152,14 +149,12 @@ class RePE(ActivationMethod):
         return f"RePE adds to the residual stream, but {holds}; export the adapter, or merge it."
 
 
-def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, generator: "Generator") -> list[str]:
+def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, random: Random) -> list[str]:
     """A wrong answer for each example: another of its options or labels, or another example's answer; at random.
 
     Raises:
         InputError: An example has no other answer.
     """
-    import torch
-
     everything = list(dict.fromkeys(example.completion for example in examples))
     wrong = []
     for example in examples:
@@ -170,24 +165,8 @@ def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, g
                 "RePE compares right answers with wrong ones, and all answers of this task are the same; choose a task "
                 "with at least two answers."
             )
-        wrong.append(others[int(torch.randint(len(others), (1,), generator=generator))])
+        wrong.append(random.choice(others))
     return wrong
-
-
-def directions(differences: "Tensor", kind: str) -> "Tensor":
-    """One direction of length 1 for each layer, (layers, hidden), on the side of the right answers.
-
-    Args:
-        differences: Right minus wrong, (examples, layers, hidden).
-        kind: 'component' or 'mean'.
-    """
-    import torch
-
-    mean = differences.mean(0)
-    # Pairs in both orders have the mean 0, so the first component is the first right singular vector of one order.
-    found = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0] if kind == "component" else mean
-    found = torch.nn.functional.normalize(found, dim=-1)
-    return torch.where((found * mean).sum(-1, keepdim=True) < 0, -found, found)
 
 
 def layer_sets(layers: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from random import Random
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class Passes:
         measured: Callable[[dict[str, Any]], None],
     ) -> None:
         self.train, self.labels = train, labels
-        self.generator = torch.Generator().manual_seed(seed)
+        self.random = Random(seed)
         self.validation: Sequence[Encoded] = validation.rows if validation else ()
         self._model, self._template = model, template
         self._advance, self._measured = advance, measured

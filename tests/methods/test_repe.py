@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from safetensors.torch import load_file
 from jola.adapters.directory import WEIGHTS_NAME, read_adapter
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Example, Message, Template
+from jola.edits.directions import directions
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export import merge
 from jola.jola_model import JoLAModel
-from jola.methods.repe import COEFFICIENTS, RePEConfig, directions, layer_sets, wrong_answers
+from jola.methods.repe import COEFFICIENTS, RePEConfig, layer_sets, wrong_answers
 from jola.system.progress import Quiet
 from jola.training.follower import request_pause
 from jola.training.material import Passes
@@ -56,13 +58,13 @@ def test_wrong_answers_are_other_options_labels_or_answers() -> None:
     def example(answer: str, *options: str) -> Example:
         return Example((Message("user", "?"),), answer, options=options)
 
-    generator = torch.Generator().manual_seed(0)
-    assert wrong_answers([example("a", "a", "b")] * 3, ["x"], generator) == ["b"] * 3
-    assert set(wrong_answers([example("a")] * 20, ["a", "b", "c"], generator)) == {"b", "c"}
+    random = Random(0)
+    assert wrong_answers([example("a", "a", "b")] * 3, ["x"], random) == ["b"] * 3
+    assert set(wrong_answers([example("a")] * 20, ["a", "b", "c"], random)) == {"b", "c"}
     texts = [example("one"), example("two"), example("two")]
-    assert wrong_answers(texts, None, generator) == ["two", "one", "one"]
+    assert wrong_answers(texts, None, random) == ["two", "one", "one"]
     with pytest.raises(InputError, match="all answers of this task are the same"):
-        wrong_answers([example("a")] * 3, None, generator)
+        wrong_answers([example("a")] * 3, None, random)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""Directions of pairs of activations, and offsets along them, which are computed and not trained: RePE."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from jola.edits.gated import GatedEdits
+from jola.edits.sites import Site
+
+
+class ComputedOffsets(GatedEdits):
+    """Offsets of the residual stream after some layers; nothing of them trains, and they begin at zero.
+
+    Args:
+        layers: Layers of the model.
+        width: Hidden size.
+        edited: Layers with an offset.
+    """
+
+    def __init__(self, layers: int, width: int, edited: Sequence[int]) -> None:
+        editable = torch.zeros(layers, 1, dtype=torch.bool)
+        editable[list(edited)] = True
+        super().__init__(
+            Site.BLOCK, layers, 1, width, gates="none", operation="offset", editable=editable, initial_std=0.0
+        )
+        self.requires_grad_(False)
+
+    def fill(self, vectors: Tensor) -> None:
+        """Take the offsets from (layers, width), and zero where there is none."""
+        self.get_parameter("offset").data.copy_(vectors[:, None] * self.editable[..., None])
+        self.eval()
+
+    def trainable_count(self) -> int:
+        """None."""
+        return 0
+
+
+def directions(differences: "Tensor", kind: str) -> "Tensor":
+    """One direction of length 1 for each layer, (layers, hidden), on the side of the right answers.
+
+    Args:
+        differences: Right minus wrong, (examples, layers, hidden).
+        kind: 'component' or 'mean'.
+    """
+    mean = differences.mean(0)
+    # Pairs in both orders have the mean 0, so the first component is the first right singular vector of one order.
+    found = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0] if kind == "component" else mean
+    found = torch.nn.functional.normalize(found, dim=-1)
+    return torch.where((found * mean).sum(-1, keepdim=True) < 0, -found, found)
