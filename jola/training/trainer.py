@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -121,7 +122,7 @@ class JoLATrainer(Trainer):
             train_dataset=training_rows,
             eval_dataset=validation_rows,
             data_collator=lambda rows: collate(rows, pad),
-            compute_metrics=lambda found: {"accuracy": float(found.predictions.mean())},
+            compute_metrics=lambda found: {"accuracy": float(np.mean(found.predictions))},
             callbacks=callbacks,
             **others,
         )
@@ -232,12 +233,13 @@ class JoLATrainer(Trainer):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         """That of transformers, with the metrics that `evaluate` describes."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        loss = output.metrics.get(f"{metric_key_prefix}_loss")
+        metrics = output.metrics or {}
+        loss = metrics.get(f"{metric_key_prefix}_loss")
         if loss is not None:
             penalty = self.penalty(self.edited.gated_edits(), self.schedule.value(self.state.global_step))
-            output.metrics[f"{metric_key_prefix}_objective"] = loss + float(penalty.detach())
-            output.metrics[f"{metric_key_prefix}_selection"] = selection(
-                output.metrics[f"{metric_key_prefix}_accuracy"],
+            metrics[f"{metric_key_prefix}_objective"] = loss + float(penalty.detach())
+            metrics[f"{metric_key_prefix}_selection"] = selection(
+                metrics[f"{metric_key_prefix}_accuracy"],
                 loss,
                 output.num_samples or 1,
                 self.state.global_step / max(self.state.max_steps, 1),
