@@ -70,7 +70,8 @@ class ConsoleProgress:
         elif done == self._total or done - self._last >= max(1, self._total // LINES):
             self._last = done
             seconds = time.monotonic() - self._since
-            errors.print(f"{self._name}: {done} of {self._total}  {numbers}  ({seconds:.0f} s)", markup=False)
+            share = f"{done} of {self._total}" if self._total else f"{done} done"
+            errors.print(f"{self._name}: {share}  {numbers}  ({seconds:.0f} s)", markup=False)
 
     def note(self, sentence: str) -> None:
         """Print a note."""
