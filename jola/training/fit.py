@@ -152,7 +152,7 @@ def make_trainer(
         save_total_limit=2,
         load_best_model_at_end=chosen_by is not None,
         metric_for_best_model=chosen_by,
-        greater_is_better=chosen_by and chosen_by != "loss",
+        greater_is_better=None if chosen_by is None else chosen_by != "loss",
         restore_callback_states_from_checkpoint=True,
         report_to=settings.report_to,
         run_name=folder.parent.name,
