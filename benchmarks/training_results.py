@@ -126,9 +126,12 @@ class Policy:
         return min(training.epochs[: self.epochs_run(training)], key=orders[self.keep])
 
 
-NOW = "now"
+EARLY = "patience-3"
+"""The policy that others are compared with."""
+DEFAULT = "full-accuracy-later"
+"""That of `jola train`."""
 POLICIES = {
-    NOW: Policy("patience 3, lowest objective", "objective", 3),
+    EARLY: Policy("patience 3, lowest objective", "objective", 3),
     "late-objective": Policy("patience 3 once the rate is below half its peak, lowest objective", "objective", 3, 0.5),
     "late-accuracy": Policy("patience 3 once the rate is below half its peak, highest accuracy", "accuracy", 3, 0.5),
     "full-objective": Policy("all epochs, lowest objective", "objective"),
@@ -247,7 +250,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
                 continue
             accuracy = {s: statistics.fmean(t.held_out(policy)[0] for t in ts) for s, ts in by_seed.items()}
             change = [
-                value - statistics.fmean(t.held_out(POLICIES[NOW])[0] for t in by_seed[seed])
+                value - statistics.fmean(t.held_out(POLICIES[EARLY])[0] for t in by_seed[seed])
                 for seed, value in accuracy.items()
             ]
             rows.append(
@@ -255,7 +258,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
                     policy.about,
                     *_cells(summarise(list(accuracy.values()))),
                     f"{min(t.held_out(policy)[0] for t in chosen):.2f}",
-                    *(("–", "–") if policy is POLICIES[NOW] else (_difference(change), _better(chosen, policy))),
+                    *(("–", "–") if policy is POLICIES[EARLY] else (_difference(change), _better(chosen, policy))),
                     f"{statistics.fmean(t.held_out(policy)[1] for t in chosen):.3f}",
                     f"{statistics.fmean(policy.epochs_run(t) for t in chosen):.1f}",
                 ]
@@ -273,8 +276,8 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
 
 
 def _better(trainings: Sequence[Training], policy: Policy) -> str:
-    """Number of trainings that end better and worse with a policy than with today's."""
-    change = [t.held_out(policy)[0] - t.held_out(POLICIES[NOW])[0] for t in trainings]
+    """Number of trainings that end better and worse with a policy than with `EARLY`."""
+    change = [t.held_out(policy)[0] - t.held_out(POLICIES[EARLY])[0] for t in trainings]
     return f"{sum(c > 0 for c in change)} / {sum(c < 0 for c in change)}"
 
 
@@ -285,7 +288,7 @@ def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Itera
     baseline = by_arm.get("baseline")
     if baseline is None or len(by_arm) == 1:
         return
-    for name in (NOW, "full-last"):
+    for name in (DEFAULT, "full-last"):
         policy = POLICIES[name]
         yield f"**Arms**, {policy.about}; differences are paired by seed:"
         rows = []
@@ -321,23 +324,23 @@ def _open(trainings: Iterable[Training]) -> str:
 
 
 def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
-    yield "**Every training**, validation after each epoch, and held-out accuracy today and after all epochs:"
+    yield "**Every training**, validation after each epoch, and held-out accuracy by policy:"
     rows = []
     for arm, by_seed in by_arm.items():
         for seed, training in sorted(by_seed.items()):
-            today, last = (training.held_out(POLICIES[name])[0] for name in (NOW, "full-last"))
+            kept = [training.held_out(POLICIES[name])[0] for name in (EARLY, DEFAULT, "full-last")]
             rows.append(
                 [
                     f"`{arm}`",
                     str(seed),
                     " ".join(f"{epoch.cross_entropy:.2f}" for epoch in training.epochs),
                     " ".join(f"{epoch.accuracy:.2f}" for epoch in training.epochs),
-                    f"{POLICIES[NOW].kept(training).step} of {POLICIES[NOW].stops(training).step}",
-                    f"{today:.3f}",
-                    f"{last:.3f}",
+                    f"{POLICIES[EARLY].kept(training).step} of {POLICIES[EARLY].stops(training).step}",
+                    *(f"{accuracy:.3f}" for accuracy in kept),
                 ]
             )
-    yield _table(["arm", "seed", "cross-entropy", "accuracy", "kept today", "held out today", "after all epochs"], rows)
+    heads = ["arm", "seed", "cross-entropy", "accuracy", "kept with patience 3", "held out", "default", "last epoch"]
+    yield _table(heads, rows)
 
 
 def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
