@@ -124,7 +124,8 @@ class RunFollower(TrainerCallback):
                 "grad_norm",
             )  # fmt: skip
             self.run.append_metrics(entry | {name: logs[name] for name in names if name in logs})
-            self.progress.advance(state.global_step, loss=logs["loss"], expected_open=logs["expected_open"])
+            shown = {name: logs[name] for name in ("loss", "expected_open") if name in logs}
+            self.progress.advance(state.global_step, **shown)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -213,7 +213,8 @@ class JoLATrainer(Trainer):
             mean: Any = self.accelerator.reduce(torch.stack(self.parts).mean(0), reduction="mean")
             logs |= dict(zip(("cross_entropy", "penalty"), mean.tolist(), strict=True))
             logs["l0_weight"] = self.l0_weight
-            logs["expected_open"] = float(expected_open(self.edited.gated_edits()).detach())
+            if any(edits.log_alphas() for edits in self.edited.gated_edits()):
+                logs["expected_open"] = float(expected_open(self.edited.gated_edits()).detach())
             last_rates = getattr(self.lr_scheduler, "get_last_lr", None)  # that of DeepSpeed may have none
             if last_rates is not None:
                 rates = last_rates()
