@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from jola.errors import InputError
 from jola.methods.base import HiddenMethod
@@ -34,6 +34,10 @@ class Houlsby(HiddenMethod):
     full_name = "Houlsby adapters (Houlsby et al., ICML 2019)"
     tags = ("houlsby", "adapters")
     settings = HoulsbyConfig
+    presets: ClassVar = {
+        "narrower by 4": {"reduction_factor": 64},
+        "narrower by 16": {"reduction_factor": 256},
+    }
     learning_rate = 1e-3
     why_not_exported = (
         "Houlsby adapters are nonlinear functions of activations, which neither weights nor scales and offsets can hold"

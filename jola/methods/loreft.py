@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jola.errors import InputError
 from jola.methods.base import HiddenMethod
@@ -51,6 +51,7 @@ class LoReFT(HiddenMethod):
     full_name = "Low-rank Linear Subspace ReFT (Wu et al., NeurIPS 2024)"
     tags = ("reft", "loreft", "activation-editing")
     settings = LoReFTConfig
+    presets: ClassVar = {"separate ends": {"ends": "separate"}, "every token": {"positions": "all"}}
     # Lower than the published 9e-4: in the default model, whose hidden size is small, that is less stable.
     learning_rate = 3e-4
     why_not_exported = (
