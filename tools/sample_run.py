@@ -32,7 +32,10 @@ RECORDS = 128
 """Records of the gates that are kept: the first, the last, that of the edits kept, and as many between them."""
 LARGEST = 1_500_000
 LABEL = "Sample"
-NOTE = "Trained with the default settings. It comes with the app: look at its gates, try its edits, or delete it."
+NOTE = (
+    "Trained with early stopping after 3 epochs (--patience 3). It comes with the app: look at its gates, "
+    "try its edits, or delete it."
+)
 
 
 @dataclass
@@ -44,8 +47,10 @@ class Options:
 
 
 def settings() -> RunConfig:
-    """What the sample is trained with: the defaults."""
-    return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED))
+    """What the sample is trained with: the defaults, and early stopping."""
+    return RunConfig(
+        data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED, patience=3, keep="loss")
+    )
 
 
 def train(folder: Path) -> Run:
