@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 def evaluate(
     adapter: Positional[Annotated[AdapterName, arg(metavar="ADAPTER")]],
     task: Annotated[str | None, arg(help="Task, as for 'train'; default: the task of the run.")] = None,
-    test_size: Annotated[int, arg(help="Test examples to use; 0 uses all. [examples]")] = 500,
+    test_size: Annotated[
+        int | None, arg(help="Test examples to use; 0 uses all; default: as many as the run, or 500. [examples]")
+    ] = None,
     template: PromptFormat = "auto",
     base: Annotated[bool, arg(help="Also test the base model without edits.")] = False,
     options: Annotated[bool, arg(help="Do not score the options by likelihood, even if the task has some.")] = True,
@@ -69,14 +71,19 @@ def evaluate(
         task_name = task or settings.get("task")
         if task_name is None:
             raise InputError("The adapter does not belong to a run; name the task with --task.")
+        own_template = settings.get("template", "auto")
         if template == "auto":
-            template = settings.get("template", "auto")
+            template = own_template
+        if test_size is None:
+            test_size = settings.get("test_size", 500) if task in (None, settings.get("task")) else 500
         data = DataConfig(task=task_name, train_size=0, test_size=test_size, template=template)
         RunConfig(data=data).validate()
         progress.phase("load")
         loaded = load_task(data, seed=0)
         if not loaded.test:
             raise InputError(f"The task {loaded.name} has no test examples.")
+        for sentence in loaded.notes:
+            progress.note(sentence)
         check_installed(loaded.metrics)
         edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device)
         prompts = Template(edited.tokenizer, template)
@@ -105,7 +112,8 @@ def evaluate(
         if base:
             with edited.disable_edits():
                 measure("base")
-            if run and task is None and model is None and _keep_base(run, answers):
+            as_tested = task is None and model is None and template == own_template
+            if run and as_tested and _keep_base(run, answers):
                 progress.note("The answers without edits are now kept with the run.")
     _show(result, found, json)
 

@@ -94,7 +94,8 @@ def _show_plan(planned: "Grid", json: bool) -> None:
     from jola.studies.estimates import Pace
 
     states = planned.states()
-    open_cells = [name for name, state in states.items() if state != "done"]
+    open_cells = [name for name, state in states.items() if state not in ("done", "failed")]
+    failed = sum(state == "failed" for state in states.values())
     estimate = Pace(planned).estimate(open_cells)
     if json:
         cells = [{**cell._asdict(), "state": states[name]} for name, cell in planned.planned.items()]
@@ -104,7 +105,8 @@ def _show_plan(planned: "Grid", json: bool) -> None:
     console.print_lines(["cell", "state"], [list(row) for row in listed])
     if len(states) > len(listed):
         console.print_text(f"… and {len(states) - len(listed):,} more: `jola grid show {planned.folder} --table cells`")
-    console.print_text(f"\n{len(states):,} cells, {len(open_cells):,} to make")
+    counted = [f"{len(states):,} cells", f"{len(open_cells):,} to make", *([f"{failed:,} failed"] if failed else [])]
+    console.print_text("\n" + ", ".join(counted))
     if estimate.known:
         unknown = estimate.cells - estimate.known
         more = f", and {unknown:,} cells without a pace yet" if unknown else ""
@@ -150,7 +152,7 @@ def run(
                 raise InputError(f"--ray takes one address; {ray[1]!r} is another.")
             executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
         if retry:
-            planned.retry()
+            planned.retry(names)
         watcher = stack.enter_context(_Watcher(planned, names, executor.slots))
         complete = run_grid(planned, names, executor, watcher, minutes=minutes)
     state = planned.state()
@@ -192,7 +194,8 @@ class _Watcher:
             said = f"{score_text(result['scores'][0])}, " if result["scores"] else ""
             said += duration_text(result["seconds"])
         self.failed += cell.outcome == "failed"
-        left = [name for name in self._names if self._grid.result(name) is None]
+        cells = {name: self._grid.cell(name) for name in self._names if self._grid.result(name) is None}
+        left = [name for name, waiting in cells.items() if waiting.failure() is None]
         estimate = Pace(self._grid).estimate(left)
         self._left = f"about {duration_text(estimate.seconds / self._slots)} left" if estimate.known else ""
         line = f"{cell.done:,} of {cell.total:,}  {cell.name}  {cell.outcome}  {said}".rstrip()
@@ -224,7 +227,8 @@ def show(
     folder: GridFolder,
     table: Annotated[Literal["results", "tasks", "sizes", "models", "cells"], arg(help=_TABLE_HELP)] = "results",
     best: Annotated[
-        bool, arg(help="Of the arms of each method, show only that with the lowest validation cross-entropy.")
+        bool,
+        arg(help="Of the arms of each method, show only that with the lowest validation cross-entropy."),
     ] = False,
     metric: Annotated[str, arg(help="Metric to show; by default the first one of each task.")] = "",
     json: Json = False,
@@ -248,7 +252,8 @@ def show(
     if json:
         rows = [dataclasses.asdict(row) for row in opened.rows(metric, best=best)]
         console.print_json({"folder": str(opened.folder), **dataclasses.asdict(opened.state()), "rows": rows})
-    elif chosen == ["csv"] and table == "results":
+        return
+    if chosen == ["csv"] and table == "results":
         names = [field.name for field in dataclasses.fields(Row)]
         values = [dataclasses.astuple(row) for row in opened.rows(metric, best=best)]
         console.print_text(csv_text([names, *values]).rstrip("\n"))

@@ -87,7 +87,7 @@ def example_values(
 ) -> list[float | None]:
     """What a metric makes of each answer: 1 and 0 for right and wrong, or a score such as ROUGE-L; None without answer.
 
-    A metric of summed counts, such as BLEU, is computed from the counts of each example.
+    A metric of summed counts, such as BLEU, is computed from the counts of each example, as its ``single`` says.
 
     Args:
         metric: A name as for `jola.evaluation.answers.metric_named`, of a metric that reads answers.
@@ -104,8 +104,9 @@ def example_values(
     if not known:
         return [None] * len(texts)
     said, examples = zip(*known, strict=True)
+    total = found.single or found.total
     counts = np.asarray(found.values(said, examples, None), dtype=np.float64)
-    values = iter(counts.tolist() if found.total is None else [found.total(row) for row in counts])
+    values = iter(counts.tolist() if total is None else [total(row) for row in counts])
     return [None if text is None else next(values) for text in texts]
 
 

@@ -69,6 +69,7 @@ class Metric:
         values: Called with answers, examples and the labels of the task, if it has any; (n,) numbers, or (n, k) counts.
         needs_labels: Whether it only exists for examples with options or labels.
         total: The value of (k,) summed counts; None takes the mean of the numbers.
+        single: The value of the (k,) counts of one example, if it differs from `total`.
         reads: "answer", or "options" for the most likely option.
         signature: Everything that the value depends on, given the examples.
         package: Module that it needs, of the extra ``metrics``.
@@ -79,6 +80,7 @@ class Metric:
     values: Values
     needs_labels: bool = False
     total: Callable[[Array], float] | None = None
+    single: Callable[[Array], float] | None = None
     reads: str = "answer"
     signature: Callable[[Sequence[Example]], str] | None = None
     package: str = ""
@@ -200,9 +202,15 @@ def _bleu_counts(answers: Sequence[str], examples: Sequence[Example], labels: Se
     return rows
 
 
-def _bleu(counts: Array) -> float:
+def _bleu(counts: Array, *, effective_order: bool = False) -> float:
     lengths, matches, ngrams = (part.astype(int).tolist() for part in np.split(counts, (2, 6)))
-    return required_package("sacrebleu").BLEU.compute_bleu(matches, ngrams, *lengths, smooth_method="exp").score / 100
+    compute = required_package("sacrebleu").BLEU.compute_bleu
+    return compute(matches, ngrams, *lengths, smooth_method="exp", effective_order=effective_order).score / 100
+
+
+def _bleu_of_one(counts: Array) -> float:
+    """BLEU of one sentence: n-grams longer than the answer do not count."""
+    return _bleu(counts, effective_order=True)
 
 
 def _bleu_signature(examples: Sequence[Example]) -> str:
@@ -248,7 +256,9 @@ EXACT_MATCH = Metric("exact_match", "Exact match", _exact_match)
 OPTIONS = Metric("options", "Choosing among the options", _exact_match, needs_labels=True, reads="options")
 FIRST_LABEL = Metric("first_label", "First label in the answer", _first_label, needs_labels=True)
 ANSWER_LETTER = Metric("answer_letter", "Letter of the answer", _answer_letter)
-BLEU = Metric("bleu", "BLEU", _bleu_counts, total=_bleu, signature=_bleu_signature, package="sacrebleu")
+BLEU = Metric(
+    "bleu", "BLEU", _bleu_counts, total=_bleu, single=_bleu_of_one, signature=_bleu_signature, package="sacrebleu"
+)
 ROUGE_L = Metric("rouge_l", "ROUGE-L", _rouge_l, signature=_rouge_signature, package="rouge_score.rouge_scorer")
 
 METRICS: dict[str, Metric] = {

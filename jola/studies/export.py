@@ -87,7 +87,8 @@ def _cells(grid: Grid, names: dict[str, str]) -> list[list[Any]]:
         own = [name, state, cell.arm, grid.arms[cell.arm].method, names[cell.task], names[cell.model]]
         own += [getattr(cell, column) for column in _CELL]
         message = (grid.cell(name).failure() or "").replace(cell.task, names[cell.task]) if state == "failed" else ""
-        message = message.replace(str(grid.folder), grid.folder.name)
+        message = message.replace(cell.model, names[cell.model]).replace(str(grid.folder), grid.folder.name)
+        message = message.replace(str(Path.home()), "~")
         for score in result.get("scores") or [{}]:
             numbers = [*(score.get(column) for column in _SCORE), *(result.get(column) for column in _RESULT)]
             rows.append([*own, *numbers, message])

@@ -190,9 +190,14 @@ class Grid:
 
         return rows_of(self, metric, best=best)
 
-    def retry(self) -> list[str]:
-        """Forget the failures, so that their cells are made again; their names."""
-        failed = [name for name, state in self.states().items() if state == "failed"]
+    def retry(self, names: Iterable[str] | None = None) -> list[str]:
+        """Forget the failures, so that their cells are made again; their names.
+
+        Args:
+            names: Cells whose failures are forgotten; by default all.
+        """
+        states = self.states()
+        failed = [name for name in (states if names is None else names) if states[name] == "failed"]
         for name in failed:
             self.cell(name).retry()
         return failed

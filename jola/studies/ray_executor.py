@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jola.errors import InputError
+from jola.runs.state import UNFINISHED
 from jola.studies.cells import CellFolder
 from jola.studies.executors import cell_process
 from jola.studies.schema import GRID_FILE
@@ -93,7 +94,8 @@ class RayExecutor:
 
     def _pause(self, name: str) -> None:
         run = CellFolder(self.folder / "cells" / name).run
-        if run.alive:
+        # Not `run.alive`, which looks for the process on this computer.
+        if run.status()["state"] in UNFINISHED:
             with suppress(OSError):
                 (run.path / PAUSE_FILE).touch()
 

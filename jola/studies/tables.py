@@ -61,7 +61,7 @@ class Row:
     pairs: int
     """Number of seeds that arm and baseline share."""
     validation: float | None
-    """Mean over seeds of the lowest validation cross-entropy, nats per token."""
+    """Mean over seeds of the validation cross-entropy of the edits that were kept, nats."""
     trainable: int | None
     """Number of trained parameters."""
     seconds: float | None
@@ -86,7 +86,7 @@ class _Group:
 
     @property
     def validation(self) -> float | None:
-        """Mean over seeds of the lowest validation cross-entropy."""
+        """Mean over seeds of the validation cross-entropy of the edits that were kept."""
         return _mean(result.get("validation") for result in self.results.values())
 
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
@@ -203,7 +203,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         low=low,
         high=high,
         interval=interval,
-        seeds=len(own),
+        seeds=len(own) if own else len(group.results),
         planned=len(group.cells),
         failed=group.failed,
         items=max(items, default=None),
@@ -308,7 +308,12 @@ def pivot(rows: Sequence[Row], across: Across) -> Table:
         entries = [_entry(found.get(name)) for name in names]
         return (key[0], *("" if label is None else str(label) for label in labels), *entries)
 
-    notes = ("Each entry is a mean over seeds ± half of its 95 % interval (Student's t), with the number of seeds.",)
+    items = sorted({row.items for row in rows if row.items})
+    tested = " or ".join(f"{n:,}" for n in items) if len(items) < 4 else f"{items[0]:,} to {items[-1]:,}"
+    notes = (
+        "Each entry is a mean over seeds ± half of its 95 % interval (Student's t), or with one seed the 95 % interval "
+        f"over test examples; then the number of seeds. Test examples: {tested or 'none yet'}.",
+    )
     return Table(columns, tuple(texts(key, found) for key, found in lines.items()), notes)
 
 
@@ -342,7 +347,7 @@ def _arm_text(row: Row, *, with_settings: bool = True) -> str:
 def score_text(row: Row) -> str:
     """``0.812 (0.771 to 0.853)``, or why there is no number."""
     if row.value is None:
-        return "failed" if row.failed == row.planned else "missing"
+        return "failed" if row.failed == row.planned else "no such metric" if row.seeds else "missing"
     if row.low is None or row.high is None:
         return f"{row.value:.4f}"
     return f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f})"
@@ -360,8 +365,13 @@ def _entry(row: Row | None) -> str:
         return ""
     if row.value is None:
         return f"{score_text(row)} ({seeds_text(row)})"
-    half = "" if row.interval != "seeds" or row.high is None else f" ± {row.high - row.value:.4f}"
-    return f"{row.value:.4f}{half} ({seeds_text(row)})"
+    if row.low is None or row.high is None:
+        interval = ""
+    elif row.interval == "seeds":
+        interval = f" ± {row.high - row.value:.4f}"
+    else:
+        interval = f" [{row.low:.4f} to {row.high:.4f}]"
+    return f"{row.value:.4f}{interval} ({seeds_text(row)})"
 
 
 def _difference_text(row: Row) -> str:

@@ -130,7 +130,7 @@ class Step:
 
 
 class Answering:
-    """Greedy answers of several stacks to the same examples, one stack after the other.
+    """Answers, decoded as in the test of the run, of several stacks to the same examples, one stack after the other.
 
     Args:
         run: The run whose base model answers where a stack is empty.
@@ -189,6 +189,7 @@ class Answering:
             self._examples,
             desk.template,
             max_new_tokens=length,
+            beams=self._run.run_config().data.beams,
             mask=list(desk.masks) or None,
             progress=advance,
         ).answers

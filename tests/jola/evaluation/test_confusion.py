@@ -73,6 +73,12 @@ def test_generated_texts_have_a_score_each(metric: str) -> None:
     assert first == pytest.approx(1) and second is not None and second < 0.1
 
 
+def test_a_short_answer_that_is_right_has_the_highest_bleu() -> None:
+    pytest.importorskip("sacrebleu")
+    right = TestAnswer("id", Example((Message("user", "?"),), "two words"), "two words")
+    assert example_values([right], "bleu") == [pytest.approx(1)]
+
+
 def test_an_unknown_metric_is_refused() -> None:
     with pytest.raises(InputError, match="no metric 'unknown'"):
         example_values(ANSWERS, "unknown")

@@ -133,6 +133,12 @@ def test_a_metric_can_be_chosen(grid: Grid) -> None:
     assert {(row.metric, row.value, row.interval) for row in grid.rows("rouge")} == {("rouge", 0.5, "")}
     with pytest.raises(InputError, match="'nonsense'; they have bleu, rouge"):
         grid.rows("nonsense")
+    other = next(cell for cell in grid.planned.values() if cell.arm == "lora")
+    for cell in grid.planned.values():
+        if (cell.task, cell.arm) == (other.task, other.arm):
+            grid.cell(cell.name).write_result(result(0.5))
+    row = next(row for row in grid.rows("rouge") if (row.task, row.arm) == (other.task, other.arm))
+    assert (score_text(row), seeds_text(row)) == ("no such metric", "3")
 
 
 def test_sizes_and_models_are_columns(tmp_path: Path) -> None:
@@ -141,7 +147,9 @@ def test_sizes_and_models_are_columns(tmp_path: Path) -> None:
     fill(grid, lambda cell: cell.train_size / 100)
     sizes = TABLES["sizes"](grid.rows())
     assert sizes.columns == ("arm", "model", "metric", "4", "8", "all")
-    assert sizes.rows[1] == ("jola", "small", "exact_match", "0.0400 (1)", "0.0800 (1)", "0.0000 (1)")
+    entries = [f"{value:.4f} [{value - 0.1:.4f} to {value + 0.1:.4f}] (1)" for value in (0.04, 0.08, 0.0)]
+    assert sizes.rows[1] == ("jola", "small", "exact_match", *entries)
+    assert "Test examples: 100." in sizes.notes[0]
     assert TABLES["models"](grid.rows()).columns == ("arm", "n train", "metric", "default", "small")
 
 
@@ -176,7 +184,7 @@ def test_the_papers_numbers_are_shown_only_for_the_same_measurement() -> None:
 def test_an_export_has_every_score_and_no_path(grid: Grid, tmp_path: Path) -> None:
     fill(grid, lambda cell: score(cell) if cell.seed < 3 else None)
     failed = list(grid.planned)[-1]
-    grid.cell(failed).write_failure(f"{grid.planned[failed].task} in {grid.folder} is gone.")
+    grid.cell(failed).write_failure(f"{grid.planned[failed].task} in {grid.folder} is gone, see {Path.home()}/x.")
     file = export_grid(grid, tmp_path / "out.zip")
     with zipfile.ZipFile(file) as archive:
         content = {name: archive.read(name).decode() for name in archive.namelist()}
@@ -184,7 +192,7 @@ def test_an_export_has_every_score_and_no_path(grid: Grid, tmp_path: Path) -> No
     cells = list(csv.DictReader(io.StringIO(content["cells.csv"])))
     assert len(cells) == len(grid.planned) == 18
     assert [float(row["value"]) for row in cells[:3]] == [SCORES[arm][0] for arm in SCORES]
-    assert (cells[-1]["state"], cells[-1]["message"]) == ("failed", "books in g is gone.")
+    assert (cells[-1]["state"], cells[-1]["message"]) == ("failed", "books in g is gone, see ~/x.")
     rows = list(csv.DictReader(io.StringIO(content["results.csv"])))
     assert [float(row["value"]) for row in rows] == [row.value for row in grid.rows()]
     assert json.loads(content["grid.json"])["plans"][0]["tasks"] == ["films", "books"]
