@@ -74,9 +74,9 @@ def evaluate(
         own_template = settings.get("template", "auto")
         if template == "auto":
             template = own_template
-        if test_size is None:
-            test_size = settings.get("test_size", 500) if task in (None, settings.get("task")) else 500
-        data = DataConfig(task=task_name, train_size=0, test_size=test_size, template=template)
+        own_task = task in (None, settings.get("task"))
+        size = int(settings.get("test_size", 500) if own_task else 500) if test_size is None else test_size
+        data = DataConfig(task=task_name, train_size=0, test_size=size, template=template)
         RunConfig(data=data).validate()
         progress.phase("load")
         loaded = load_task(data, seed=0)

@@ -80,7 +80,8 @@ def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     last = runs[-1]
     if last.state in ("cancelled", "paused"):
         what = "stopped" if last.state == "cancelled" else "paused"
-        console.print_error(f"{what}; to continue: `jola train --resume --output {last.path}`")
+        more = f" --restarts {restarts}" if restarts else ""
+        console.print_error(f"{what}; to continue: `jola train --resume --output {runs[0].path}{more}`")
         sys.exit(130)
 
 

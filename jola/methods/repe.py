@@ -120,7 +120,7 @@ class RePE(ActivationMethod):
             for layers in (layer_sets(geometry.num_layers) if settings.layers == AUTO else [settings.layers])
             for coefficient in (COEFFICIENTS if settings.coefficient is None else [settings.coefficient])
         ]
-        if len(candidates) > 1:
+        if len(candidates) > 1 or material.validation:
             for candidate in candidates:
                 edits = self._with(candidate, geometry, vectors)
                 accuracy, cross_entropy = material.validate(

@@ -41,7 +41,7 @@ from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, Stat
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
 from jola.runs.summary import RunSummary, method_in, summarise
 from jola.runs.trash import folder_size
-from jola.system.files import append_whole, disk_errors, json_bytes, replace_file
+from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
 from jola.system.processes import own_identity
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
@@ -360,6 +360,11 @@ class Run:
         return notes
 
     # Writing: for the one process that owns the run. A full disk is an `InputError` everywhere.
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        """Replace facts beside the settings in ``config.json``, such as ``parameters``."""
+        content = {**(read_json(self.path / "config.json") or {}), **facts}
+        replace_file(self.path / "config.json", json_bytes(content, indent=2), durable=True)
 
     def write_status(self, **changes: Any) -> None:
         """Change ``status.json`` in one step; costs a small file, so call it a few times a second at most."""

@@ -121,6 +121,7 @@ class ResultFile(JsonFile):
     metric: Line | None = None
     scores: list[ScoreEntry] | None = None
     validation: Accuracy | None = None
+    validation_cross_entropy: Number | None = None
     test: Accuracy | None = None
     test_options: Accuracy | None = None
     closed: dict[str, Share | None] | None = None

@@ -109,7 +109,7 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
     weights = run.adapter_dir / "adapter_model.safetensors"
     return {
         "scores": result.get("scores") or [],
-        "validation": _validation_loss(run, result.get("kept_step")),
+        "validation": result.get("validation_cross_entropy"),
         "trainable": parameters.get("trainable", 0),
         "frozen": parameters.get("frozen", 0),
         "steps": result.get("steps"),
@@ -125,11 +125,3 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
         "versions": config.get("versions", {}),
         "ended": time.time(),
     }
-
-
-def _validation_loss(run: Run, kept_step: int | None) -> float | None:
-    """Validation cross-entropy of the edits that were kept; else the lowest of the last stage."""
-    rows = [row for row in run.metrics() if row.get("validation_cross_entropy") is not None]
-    last = [row for row in rows if row.get("stage") == rows[-1].get("stage")]
-    kept = [row["validation_cross_entropy"] for row in last if row["step"] == kept_step]
-    return kept[-1] if kept else min((row["validation_cross_entropy"] for row in last), default=None)

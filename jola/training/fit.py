@@ -17,7 +17,7 @@ from jola.errors import InputError
 from jola.evaluation.scoring import Accuracy
 from jola.model.edited import EditedModel
 from jola.system.distributed import processes
-from jola.system.files import disk_errors, read_json
+from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 from jola.system.threads import ThreadControl, fixed_by_user
 from jola.training.callbacks import BeforeSteps, CrossEntropyPatience, FreeThreads
 from jola.training.objective import Penalty
@@ -41,6 +41,8 @@ class Fit:
     """Training examples seen in these steps, with repetition."""
     validation: Accuracy | None
     """Validation accuracy of these edits; None if they were not validated."""
+    validation_cross_entropy: float | None
+    """Validation cross-entropy of these edits, nats."""
     seconds: float
     processor_seconds: float
 
@@ -84,6 +86,8 @@ def fit(
         penalty=penalty,
         constant_gate_rate=constant_gate_rate,
     )
+    if resume_from:
+        _find_best_checkpoint(resume_from)
     if resume_from and _patience_was_over(resume_from, config.training.patience):
         trainer.args.max_steps = step_of(resume_from)  # trained to its end already: only loads the edits
     started, busy = time.perf_counter(), time.process_time()
@@ -95,11 +99,15 @@ def fit(
             threads.restore()
     seconds, processor_seconds = time.perf_counter() - started, time.process_time() - busy
     model.eval()
+    found = _validation(trainer)
     return Fit(
         steps=trainer.state.global_step,
         kept_step=_kept_step(trainer),
         examples=_examples_seen(trainer, len(train.rows)),
-        validation=_validation_accuracy(trainer, len(validation.rows)) if validation else None,
+        validation=Accuracy(round(found["eval_accuracy"] * len(validation.rows)), len(validation.rows))
+        if validation and found
+        else None,
+        validation_cross_entropy=found.get("eval_loss"),
         seconds=seconds,
         processor_seconds=processor_seconds,
     )
@@ -212,14 +220,15 @@ def training_disk_errors(path: Path) -> Iterator[None]:
 
 
 def _kept_step(trainer: JoLATrainer) -> int:
-    best = trainer.state.best_global_step
-    return best if trainer.args.load_best_model_at_end and best else trainer.state.global_step
+    best, kept = trainer.state.best_global_step, trainer.state.best_model_checkpoint
+    return best if trainer.args.load_best_model_at_end and best and kept else trainer.state.global_step
 
 
-def _validation_accuracy(trainer: JoLATrainer, n: int) -> Accuracy | None:
+def _validation(trainer: JoLATrainer) -> dict[str, float]:
+    """What the validation of the kept edits found; empty if there was none."""
     step = _kept_step(trainer)
-    found = [e["eval_accuracy"] for e in trainer.state.log_history if "eval_accuracy" in e and e["step"] == step]
-    return Accuracy(round(float(found[-1]) * n), n) if found else None
+    found = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry and entry["step"] == step]
+    return found[-1] if found else {}
 
 
 def _examples_seen(trainer: JoLATrainer, rows: int) -> int:
@@ -228,6 +237,21 @@ def _examples_seen(trainer: JoLATrainer, rows: int) -> int:
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs, rest = divmod(steps, -(-rows // batch))
     return epochs * rows + min(rest * batch, rows)
+
+
+def _find_best_checkpoint(checkpoint: Path) -> None:
+    """Correct the path of the best checkpoint in the state of another one, if their folder was moved.
+
+    Trainer writes an absolute path, and would keep the edits of the last step if it leads nowhere.
+    """
+    path = checkpoint / TRAINER_STATE_NAME
+    state = read_json(path) or {}
+    best = state.get("best_model_checkpoint")
+    if not isinstance(best, str) or Path(best).is_dir():
+        return
+    here = checkpoint.parent / Path(best).name
+    if here.is_dir():
+        replace_file(path, json_bytes(state | {"best_model_checkpoint": str(here)}, indent=2))
 
 
 def _patience_was_over(checkpoint: Path, patience: int) -> bool:

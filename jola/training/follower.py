@@ -64,6 +64,12 @@ class RunFollower(TrainerCallback):
         """Whether the run was asked to stop or to pause."""
         return self.paused or self.stop.is_set()
 
+    def agree(self, device: torch.device) -> None:
+        """Let all processes know what one of them was asked for, outside of training."""
+        if in_any(self.stop.is_set(), device):
+            self.stop.set()
+        self.paused = in_any(self.paused, device)
+
     def look_for_pause(self) -> None:
         """Take note of a request to pause, outside of training."""
         self.paused = self.paused or pause_requested(self.run)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from jola.data.examples import Encoded, EncodedSet, Example, Template, collate
 from jola.edits.intervention import Intervention
-from jola.evaluation.scoring import Accuracy
 from jola.model.edited import EditedModel
 from jola.model.tracing import Wanted
 from jola.training.trainer import rows_correct
@@ -78,13 +77,10 @@ class Passes:
         self._measured(self._found[-1])
         return correct / n, total / n
 
-    def accuracy_of(self, settings: Any) -> Accuracy | None:
-        """Validation accuracy with the settings of a method; None if it was not measured."""
-        given, n = asdict(settings), len(self.validation)
-        for found in self._found:
-            if all(found.get(name, value) == value for name, value in given.items()):
-                return Accuracy(round(found["validation_accuracy"] * n), n)
-        return None
+    def found_with(self, settings: Any) -> dict[str, Any]:
+        """What the validation with the settings of a method found; empty if they were not validated."""
+        given = asdict(settings)
+        return next((f for f in self._found if all(f.get(name, value) == value for name, value in given.items())), {})
 
     def _in_batches(self, rows: Sequence[Encoded]) -> Iterator[Sequence[Encoded]]:
         for start in range(0, len(rows), _BATCH):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 from jola.config import RunConfig
 from jola.errors import InputError
+from jola.model.loading import pick_device
+from jola.runs.ids import fresh_id
 from jola.runs.run import Run
-from jola.system.progress import Progress, Quiet
+from jola.runs.store import RunStore
+from jola.system.distributed import by_first, meet
+from jola.system.progress import Progress
 from jola.training.run import run_training, settings_to_resume
 
 MOST = 99
@@ -30,23 +34,43 @@ def train_with_restarts(
     """
     if not 0 <= restarts <= MOST:
         raise InputError(f"--restarts is {restarts}; it must be from 0 to {MOST}.")
-    progress = progress or Quiet()
-    first = config.training.output
-    if resume and first and Run(first).is_run():
-        config = settings_to_resume(Path(first), config)
+    if not restarts:
+        return [run_training(config, resume=resume, progress=progress)]
+    config.validate()
+    first = meet(lambda: pick_device(config.model.device).type == "cpu")
+    planned: list[RunConfig] = by_first(lambda: _plan(config, restarts, resume), first)
     runs: list[Run] = []
-    for attempt, settings in enumerate(attempts(config, restarts), start=1):
-        output = Path(settings.training.output)
-        if resume and settings.training.output and Run(output).is_run() and Run.open(output).state == "finished":
-            runs.append(Run.open(output))
-            continue
-        if restarts:
-            progress.note(f"Training {attempt} of {restarts + 1}, with seed {settings.training.seed}.")
-        goes_on = resume and (attempt == 1 or Run(output).is_run())
-        runs.append(run_training(settings, resume=goes_on, progress=progress))
-        if runs[-1].state != "finished":
+    for number, settings in enumerate(planned, start=1):
+        run = Run(settings.training.output)
+        state = by_first(lambda run=run: run.state if run.is_run() else "", first)
+        if state != "finished":
+            if first and progress is not None:
+                progress.note(f"Training {number} of {len(planned)}, with seed {settings.training.seed}.")
+            run_training(settings, resume=resume and bool(state), progress=progress)
+            # Other processes leave a training while the first one still tests, and wait for it here.
+            state = by_first(lambda run=run: run.state, first)
+        runs.append(run)
+        if state != "finished":
             break
     return runs
+
+
+def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
+    """The settings of each training, which have directories that can be used."""
+    output = config.training.output
+    if resume and not output:
+        raise InputError("--resume needs --output, the directory of the run to go on with.")
+    if not output:
+        output = str(RunStore().root / fresh_id(config.data.task))
+    if resume and Run(output).is_run():
+        config = settings_to_resume(Path(output), config)
+    config = replace(config, training=replace(config.training, output=str(Path(output))))
+    planned = [settings.validate() for settings in attempts(config, restarts)]
+    for settings in planned:
+        place = Path(settings.training.output)
+        if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
+            raise InputError(f"{place} holds a run or files; choose another --output, or add --resume to go on.")
+    return planned
 
 
 def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
@@ -54,11 +78,7 @@ def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
     seed, output = config.training.seed, config.training.output
     data = replace(config.data, data_seed=seed if config.data.data_seed is None else config.data.data_seed)
     more = [
-        replace(
-            config,
-            data=data,
-            training=replace(config.training, seed=seed + n, output=output and f"{output}-{n + 1}"),
-        )
+        replace(config, data=data, training=replace(config.training, seed=seed + n, output=f"{output}-{n + 1}"))
         for n in range(1, restarts + 1)
     ]
     return [config, *more]
@@ -69,7 +89,6 @@ def best_by_validation(runs: Sequence[Run]) -> Run | None:
 
     None if no run has one: without validation examples there is nothing to choose by.
     """
-    found = [
-        (result["validation"]["accuracy"], run) for run in runs if (result := run.result() or {}).get("validation")
-    ]
+    finished = [(run, run.result() or {}) for run in runs if run.state == "finished"]
+    found = [(result["validation"]["accuracy"], run) for run, result in finished if result.get("validation")]
     return max(found, key=lambda pair: pair[0])[1] if found else None

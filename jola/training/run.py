@@ -154,6 +154,8 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
+    if stages.finished:  # the last stage trains something else than the first
+        run.write_facts({"parameters": _facts(prepared)["parameters"]})
     if stages.has_edits:
         publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
@@ -199,7 +201,7 @@ def _fit_stages(
     model, seed = prepared.model, stages.config().training.seed
     if not model.method.trains:
         follower.progress.note(f"{model.method.title} trains nothing; the base model is tested as it is.")
-        return Fit(steps=0, kept_step=0, examples=0, validation=None, seconds=0.0, processor_seconds=0.0)
+        return Fit(0, 0, 0, validation=None, validation_cross_entropy=None, seconds=0.0, processor_seconds=0.0)
     if stages.finished:
         model.replace_edits(stages.settings, seed)
     while True:
@@ -208,6 +210,7 @@ def _fit_stages(
             return _compute(run, stages, prepared, follower, first)
         fitted = _fit(run, stages, prepared, follower, facts, checkpoint, first)
         stages.has_edits = len(stages.left) == 1
+        follower.agree(model.device)
         if follower.ending or stages.has_edits:
             return stages.total(fitted)
         settings = model.method.next_settings(stages.settings, model.own_interventions())
@@ -269,17 +272,26 @@ def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower
     follower.progress.phase(stages.left[0].title)
     if first:
         run.write_status(state="training", stage=stages.left[0].title)
-    accuracy = None
+    measured_with: dict[str, Any] = {}
     with suppress(_Stopped):
         settings, tensors = model.method.compute(stages.settings, model.geometry, passes)
         model.replace_edits(settings, seed)
         model.method.load(model.own_interventions(), tensors)
         stages.has_edits = True
-        accuracy = passes.accuracy_of(settings)
+        measured_with = passes.found_with(settings)
         with gate_writers(run, model, first) as writers:
             for i in model.own_interventions() if first else ():
                 writers[i.site].append(0, {name: values.cpu().numpy() for name, values in i.record().items()})
-    return Fit(0, 0, passes.seen, accuracy, time.perf_counter() - started, time.process_time() - busy)
+    n = len(passes.validation)
+    return Fit(
+        steps=0,
+        kept_step=0,
+        examples=passes.seen,
+        validation=Accuracy(round(measured_with["validation_accuracy"] * n), n) if measured_with else None,
+        validation_cross_entropy=measured_with.get("validation_cross_entropy"),
+        seconds=time.perf_counter() - started,
+        processor_seconds=time.process_time() - busy,
+    )
 
 
 def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progress: Progress) -> list[ValidationWarning]:
@@ -342,6 +354,7 @@ def _result(prepared: Prepared, fitted: Fit, stages: Stages, seconds: float, sco
         "n_train": len(prepared.train.rows),
         "peak_memory": peak_memory(prepared.model.device),
         "validation": fitted.validation.to_dict() if fitted.validation else None,
+        "validation_cross_entropy": fitted.validation_cross_entropy,
         "test": Accuracy(round(exact.value * exact.n), exact.n).to_dict() if exact else None,
         "metric": prepared.task.metrics[0],
         "scores": [score.to_dict() for score in scores],

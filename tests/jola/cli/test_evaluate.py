@@ -19,7 +19,7 @@ from tests.jola.cli.commands import Result, assert_refused
 from tests.tiny import make_model
 
 
-def tested_once(run: Run, folder: Path) -> Run:
+def with_own_answers(run: Run, folder: Path) -> Run:
     """A copy of a run whose answers are those of its own test."""
     own = Run(shutil.copytree(run.path, folder / "own"))
     nothing = {"base_answer": None, "log_likelihoods": None, "base_log_likelihoods": None}
@@ -69,7 +69,7 @@ class TestEvaluate:
     def test_metrics_are_added_from_kept_answers_without_a_model(
         self, jola: Callable[..., Result], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        own = tested_once(run, tmp_path)
+        own = with_own_answers(run, tmp_path)
         before = own.result() or {}
         monkeypatch.delattr("jola.jola_model.JoLAModel.from_adapter")
         result = jola("evaluate", own.path, "--metrics", "rouge_l", "exact_match", "--json")
@@ -90,7 +90,7 @@ class TestEvaluate:
     def test_answers_without_edits_are_kept_with_the_run(
         self, jola: Callable[..., Result], run: Run, tmp_path: Path
     ) -> None:
-        own = tested_once(run, tmp_path)
+        own = with_own_answers(run, tmp_path)
         assert_refused(jola("evaluate", own.path, "--metrics", "exact_match", "--base"), "needs answers without edits")
         tested = jola("evaluate", own.path, "--base", "--json")
         assert "kept with the run" in tested.err
@@ -102,7 +102,7 @@ class TestEvaluate:
             assert again[name] == {metric: tested.json[name][metric] for metric in ("exact_match", "options")}
 
     def test_metrics_that_cannot_be_computed(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
-        own = tested_once(run, tmp_path)
+        own = with_own_answers(run, tmp_path)
         assert_refused(jola("evaluate", own.path, "--metrics", "blue"), "There is no metric 'blue'")
         assert_refused(jola("evaluate", own.path, "--metrics", "options"), "needs the log-likelihoods of options")
         assert_refused(jola("evaluate", own.path, "--task", "x", "--metrics", "bleu"), "leave --task out")

@@ -71,10 +71,11 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
     works = True
     assert jola("grid", "run", planned).code == 0
     assert Grid.open(planned).state().counts["failed"] == 2
-    assert jola("grid", "plan", planned).out.splitlines()[-2].endswith("2 cells, 0 to make, 2 failed")
+    assert jola("grid", "plan", planned).out.splitlines()[-1] == "2 cells, 0 to make, 2 failed"
     assert jola("grid", "run", planned, "--retry", "--shard", "1/2").code == 0
     state = Grid.open(planned).state()
-    assert (state.counts["done"], state.counts["open"]) == (1, 1)
+    # Failures of other shards are left to those who make them.
+    assert (state.counts["done"], state.counts["failed"]) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -231,5 +231,21 @@ class TestRestarts:
         assert Run.open(f"{output}-2").run_config().training.seed == 4
         assert re.search(r"^seed 3 .*\n^seed 4 ", result.out, re.MULTILINE)
 
+    def test_directories_are_checked_before_the_first_training(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run-2").mkdir()
+        (tmp_path / "run-2" / "notes.txt").write_text("mine")
+        result = jola(*train(place, "--output", f"{tmp_path / 'run'}/", "--restarts", 1))
+        assert_refused(result, "run-2 holds a run or files; choose another --output")
+        assert not (tmp_path / "run").exists()
+
+    def test_without_a_directory_the_runs_are_in_the_store(
+        self, jola: Callable[..., Result], place: Path, home: Path
+    ) -> None:
+        runs = jola(*train(place, "--restarts", 1, "--json")).json["runs"]
+        first, second = (Path(run["run"]) for run in runs)
+        assert first.parent == home / "runs" and second.name == f"{first.name}-2"
+
     def test_a_negative_number_is_refused(self, jola: Callable[..., Result], place: Path) -> None:
         assert_refused(jola(*train(place, "--restarts=-1")), "--restarts is -1; it must be from 0 to 99.")

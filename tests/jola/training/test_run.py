@@ -445,6 +445,22 @@ class TestKeep:
         run_training(place.settings(run.path, keep=keep, learning_rate=0.05), progress=Look())
         assert seen == list(kept)
 
+    def test_a_folder_that_was_moved_keeps_the_best_edits_when_it_is_resumed(
+        self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.validations(monkeypatch, (5, 4, 3))
+        run = run_training(place.settings(tmp_path / "run", learning_rate=0.05))
+        kept = tensors(run)
+        moved = Run((tmp_path / "run").rename(tmp_path / "moved"))
+        # As if the process had been killed while testing.
+        (moved.path / "result.json").unlink()
+        shutil.rmtree(moved.adapter_dir)
+        moved.write_status(state="evaluating", pid=os.getpid(), pid_created=1.0)
+        again = run_training(place.settings(moved.path, learning_rate=0.05), resume=True)
+        assert (again.result() or {})["kept_step"] == 6
+        assert (again.result() or {})["validation"]["accuracy"] == 5 / 8
+        assert all(torch.equal(tensor, kept[name]) for name, tensor in tensors(again).items())
+
     def test_a_killed_run_keeps_its_best_edits(self, killed: dict[str, Path]) -> None:
         assert not Run(killed["early"]).adapter_dir.exists()
         run = Run(killed["middle"])
@@ -747,6 +763,19 @@ def together(place: Place) -> Iterator[tuple[Path, str]]:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     yield folder, done.stdout
+
+
+def test_restarts_of_two_processes(place: Place, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jola"]
+    flags = place.settings(tmp_path / "run", epochs=1).flags()
+    done = subprocess.run(
+        [*command, "train", "--json", "--restarts", "1", *flags],
+        env=environment(JOLA_HOME=str(tmp_path / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert [Path(run["run"]).name for run in summary["runs"]] == ["run", "run-2"]
+    assert [Run.open(run["run"]).state for run in summary["runs"]] == ["finished"] * 2
 
 
 class TestTogether:
