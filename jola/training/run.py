@@ -10,7 +10,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +34,15 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.formatting import is_share, score_fact
-from jola.system.processes import machine
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
+from jola.training.facts import facts_of, parameters_of
 from jola.training.fit import Fit, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
 from jola.training.material import Passes
 from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
-
-PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 
 
 def run_training(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Run:
@@ -139,7 +136,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     started = time.time()
     prepared = prepare(config, progress)
     if first:
-        Run.create(run.path, config, _facts(prepared), resume=True)
+        Run.create(run.path, config, facts_of(prepared.task, prepared.model, len(prepared.train.rows)), resume=True)
     stages = Stages(run.checkpoints_dir, config, resume)
     checkpoint = last_checkpoint(stages.folder) if resume else None
     if first and resume:
@@ -155,7 +152,7 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
     if stages.finished:  # the last stage trains something else than the first
-        run.write_facts({"parameters": _facts(prepared)["parameters"]})
+        run.write_facts({"parameters": parameters_of(prepared.model)})
     if stages.has_edits:
         publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
@@ -397,34 +394,6 @@ def _encode(
             "left out."
         )
     return encoded
-
-
-def _facts(prepared: Prepared) -> dict[str, Any]:
-    task, model = prepared.task, prepared.model
-    return {
-        "versions": {name: _version(name) for name in PACKAGES},
-        "machine": machine(),
-        "task": {
-            "name": task.name,
-            "n_train": len(prepared.train.rows),
-            "n_validation": len(task.validation),
-            "n_test": len(task.test),
-            "labels": task.labels,
-            "notes": task.notes,
-            "fingerprint": task.fingerprint,
-            "revision": task.revision,
-            "metrics": task.metrics,
-        },
-        "geometry": asdict(model.geometry),
-        "parameters": dict(zip(("trainable", "frozen"), model.trainable_parameters(), strict=True)),
-    }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:
-        return None
 
 
 def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:

@@ -12,11 +12,12 @@ class TestAssets:
         result = jola("assets")
         assert result.code == 0
         assert "smollm2-135m-instruct" in result.out
-        assert result.out.count("not fetched") == 2
+        assert result.out.count("not fetched") == 3
         assets = jola("assets", "show", "--json").json["assets"]
         assert {asset["name"]: asset["ready"] for asset in assets} == {
             "smollm2-135m-instruct": False,
             "movie-reviews": False,
+            "all-minilm-l6-v2": False,
         }
 
     def test_removing_what_is_not_there(self, jola: Callable[..., Result]) -> None:

@@ -17,7 +17,7 @@ class TestHelp:
         [
             ([], ["train", "evaluate", "generate", "runs", "assets"]),
             (["train"], ["--resume", "--json", "λ"]),
-            (["evaluate"], ["--task", "--base", "--no-options", "--test-size", "--model", "--json", "Wilson"]),
+            (["evaluate"], ["--task", "--base", "--no-options", "--test-size", "--model", "--json", "--metrics"]),
             (["generate"], ["--adapter", "--show", "--max-new-tokens", "--strength", "--json"]),
             (["runs"], ["list", "show", "remove"]),
             (["runs", "list"], ["--json"]),

@@ -318,5 +318,11 @@ def test_an_intervention_must_say_what_it_does() -> None:
 
 
 def test_sites_go_by_their_names() -> None:
-    names: Mapping[str, Site] = {"heads": Site.HEADS, "mlp": Site.MLP, "block": Site.BLOCK, "weights": Site.WEIGHTS}
+    names: Mapping[str, Site] = {
+        "heads": Site.HEADS,
+        "attention": Site.ATTENTION,
+        "mlp": Site.MLP,
+        "block": Site.BLOCK,
+        "weights": Site.WEIGHTS,
+    }
     assert [names[site] for site in Site] == list(Site) == [Site(name) for name in names]
