@@ -77,6 +77,7 @@ class Follower:
                 "facts": facts(status, state, metrics, config),
                 "gates": gates_of(config),
                 "method": method_in(config).title,
+                "trains": method_in(config).trains,
                 "kept": kept_step(run.result()),
                 "result": result_of(run, config),
                 "curves": curves_of(metrics) if curves or not active else None,

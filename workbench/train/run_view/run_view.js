@@ -281,7 +281,9 @@ const showEmpty = (snapshot) => {
   if (snapshot?.frame) showParts(snapshot.frame);
   if (waiting) {
     const coming = `${snapshot.message}${snapshot.active ? " …" : "."} The map appears with the first step.`;
-    const none = "This run ended before its first step, so there is no map.";
+    const none = snapshot.trains === false
+      ? `${snapshot.method} trains nothing, so there is no map: the result is that of the base model.`
+      : "This run ended before its first step, so there is no map.";
     const advice = snapshot.state === "failed" ? " Start another one with other settings, or resume it when the cause is gone." : "";
     setText(".rv-waiting-words", snapshot.active || snapshot.state === "queued" ? coming : none + advice);
     setText(".rv-waiting-note", snapshot.note);
