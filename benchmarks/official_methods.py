@@ -1,6 +1,6 @@
 """LoReFT and Houlsby adapters against the libraries of their authors, on tiny random models in float32.
 
-    python benchmarks/official_methods.py --environments FOLDER
+    python -m benchmarks.official_methods --environments FOLDER
 
 pyreft pins transformers 4.45 and runs with 5.24; `adapters` needs transformers 4.57. Each gets a virtual environment in
 FOLDER, which is made when it is missing. Both sides have the same weights and edits. The largest differences of logits
@@ -16,16 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
+from jola.methods.houlsby import HoulsbyConfig
+from jola.methods.loreft import LoReFTConfig
+from tests.methods.contract import Case, trained
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-from jola.methods.houlsby import HoulsbyConfig  # noqa: E402
-from jola.methods.loreft import LoReFTConfig  # noqa: E402
-from tests.methods.contract import Case, trained  # noqa: E402
-
 RESULTS = ROOT / "docs" / "results" / "official_methods.json"
 PROMPT, TOKENS = 20, 30
 METHODS: dict[str, tuple[Any, list[list[str]], list[str]]] = {

@@ -48,9 +48,7 @@ class Options:
 
 def settings() -> RunConfig:
     """What the sample is trained with: the defaults, and early stopping."""
-    return RunConfig(
-        data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED, patience=3, keep="loss")
-    )
+    return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED, patience=3))
 
 
 def train(folder: Path) -> Run:

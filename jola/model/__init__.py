@@ -1,5 +1,6 @@
 """The frozen model: supported architectures, loading, and forward passes through nnsight."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jola._lazy import lazily
@@ -13,3 +14,7 @@ __getattr__ = lazily(
         "jola.jola_model": ("JoLAModel",),
     },
 )
+
+# nnsight gives every Python object a `save` attribute, after which these modules cannot be imported any more.
+for _name in ("anyio.abc", "anyio.streams.file", "anyio.streams.tls"):
+    import_module(_name)

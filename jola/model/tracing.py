@@ -14,12 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-# nnsight gives every Python object a `save` attribute, after which the modules of these cannot be imported any more.
-from anyio.abc import SocketAttribute  # noqa: F401  # imported for that reason alone, as are the next two
-from anyio.streams.file import FileStreamAttribute  # noqa: F401
-from anyio.streams.tls import TLSAttribute  # noqa: F401
-
-import nnsight  # isort: skip
+import nnsight
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor

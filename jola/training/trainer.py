@@ -221,18 +221,14 @@ class JoLATrainer(Trainer):
                 logs["learning_rate"], logs["gate_learning_rate"] = float(rates[0]), float(rates[-1])
         super().log(logs, start_time)
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        """Validate with the edits of this step.
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        """That of transformers, with more metrics.
 
         Returns:
-            ``eval_loss``, the cross-entropy; ``eval_objective``, the same plus the penalty with the λ of this step;
-            ``eval_accuracy``, the share of the answers that greedy decoding would give exactly; and
+            Metrics ``eval_loss``, the cross-entropy; ``eval_objective``, the same plus the penalty with the λ of this
+            step; ``eval_accuracy``, the share of the answers that greedy decoding would give exactly; and
             ``eval_selection``, which ranks epochs, see `selection`.
         """
-        return super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """That of transformers, with the metrics that `evaluate` describes."""
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         metrics = output.metrics or {}
         loss = metrics.get(f"{metric_key_prefix}_loss")

@@ -45,7 +45,8 @@ class App:
 
     address: str
     home: Path
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[str] | None" = None
+    """None for a page that this process serves."""
 
     @property
     def runs(self) -> Path:

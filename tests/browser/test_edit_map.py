@@ -150,7 +150,7 @@ def serve_demo(tmp_path: Path) -> Iterator[Serve]:
             footer_links=[], run_history=False, theme=theme(), head=f"<style>{STYLE}{component.STYLE}</style>",
         )  # fmt: skip
         pages.append(page)
-        return App(address.rstrip("/"), tmp_path, None)  # type: ignore[arg-type]
+        return App(address.rstrip("/"), tmp_path)
 
     yield make
     for page in pages:

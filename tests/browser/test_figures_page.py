@@ -34,8 +34,7 @@ def figures_app(request: pytest.FixtureRequest) -> Iterator[tuple[App, dict[str,
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     page.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, run_history=False)
-    # The process of this app is this one: nothing here ends it.
-    yield App(f"http://127.0.0.1:{port}", Path(), None), made, request.param  # type: ignore[arg-type]
+    yield App(f"http://127.0.0.1:{port}", Path()), made, request.param
     page.close()
 
 

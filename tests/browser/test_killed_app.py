@@ -24,6 +24,7 @@ def test_a_run_outlives_its_app(home: Path, open_page: OpenPage, tiny_folder: Pa
         run, queued = RunStore(app.runs).get(id), RunStore(app.runs).get(waiting)
         until(lambda: run.status()["step"] > 0)
         trainer = run.status()["pid"]
+        assert app.process is not None
         app.process.kill()
         app.process.wait()
     step = run.status()["step"]
