@@ -77,7 +77,9 @@ def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedM
         InputError: There is no such model or configuration, or it is of an unknown architecture.
     """
     given = Path(model).expanduser()
-    is_config = given.suffix == ".json" and given.is_file()
+    is_config = given.suffix == ".json"
+    if is_config and not given.is_file():
+        raise InputError(f"There is no file {model}; give the config.json of a model, a folder or a name.")
     source = ModelSource(str(given), None, str(given)) if is_config else resolve_model(model)
     try:
         config = _read_config(source, _where(source, revision))

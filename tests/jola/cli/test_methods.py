@@ -166,3 +166,7 @@ def test_methods_refuses_a_shape_that_does_not_fit(jola: Callable[..., Result], 
     assert_refused(jola("methods", "--shape", llama_8b), "a model of architecture 'bert', which is not known")
     llama_8b.write_text("{")
     assert_refused(jola("methods", "--shape", llama_8b), "cannot be loaded .*not a valid JSON")
+
+
+def test_a_configuration_that_is_not_there_is_no_name_on_the_hub(jola: Callable[..., Result]) -> None:
+    assert_refused(jola("methods", "--shape", "nowhere.json"), "There is no file nowhere.json; give the config.json")
