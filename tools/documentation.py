@@ -80,7 +80,7 @@ def write_figures() -> None:
     from workbench import figures
 
     with tempfile.TemporaryDirectory() as folder, drawing() as draw:
-        run = import_archive(ROOT / "workbench" / "sample" / "sample.zip", RunStore(folder))
+        run = import_archive(ROOT / "workbench" / "service" / "sample" / "sample.zip", RunStore(folder))
         history, kept = run.gates(), run.result()["kept_step"]
         drawn = {
             "method-gates": _gate_figure(),

@@ -32,10 +32,7 @@ RECORDS = 128
 """Records of the gates that are kept: the first, the last, that of the edits kept, and as many between them."""
 LARGEST = 1_500_000
 LABEL = "Sample"
-NOTE = (
-    "Trained with early stopping after 3 epochs (--patience 3). It comes with the app: look at its gates, "
-    "try its edits, or delete it."
-)
+NOTE = "Trained with the default settings. It comes with the app: look at its gates, try its edits, or delete it."
 
 
 @dataclass
@@ -47,8 +44,8 @@ class Options:
 
 
 def settings() -> RunConfig:
-    """What the sample is trained with: the defaults, and early stopping."""
-    return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED, patience=3))
+    """Settings of the training: the defaults."""
+    return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED))
 
 
 def train(folder: Path) -> Run:

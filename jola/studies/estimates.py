@@ -26,8 +26,9 @@ class Estimate:
 class Pace:
     """The time of cells by that of earlier ones on this computer, or on others while there are none here.
 
-    The nearest earlier cells count: those that differ in the seed only, else those of the same arm and model, else of
-    the same method and model. Their times are scaled by the number of examples that a cell trains and tests.
+    The nearest earlier cells count: those that differ in the seed only, else those of the same arm and model, of the
+    same method and model, or of the same model. Times are scaled by the number of examples that a cell trains on and
+    tests.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -62,6 +63,7 @@ class Pace:
             (cell.arm, cell.task, cell.train_size, cell.model),
             (cell.arm, cell.model),
             (self._grid.arms[cell.arm].method, cell.model),
+            (cell.model,),
         ]
 
     def _examples(self, cell: PlannedCell) -> float:

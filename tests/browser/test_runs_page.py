@@ -90,7 +90,7 @@ def said(page: Any, words: str) -> None:
 def test_every_run_is_a_row_and_a_label_is_text(page: Any) -> None:
     assert ids(page) == ["two", "one", "sample"]
     row = page.inner_text(f"{ROWS}[data-id=sample]")
-    assert "87.8 %" in row and "84.6–90.4, n 500" in row and "93 / 1" in row and "of 270" in row
+    assert "88.0 %" in row and "84.9–90.6, n 500" in row and "134 / 3" in row and "of 270" in row
     assert TAG in page.inner_text(f"{ROWS}[data-id=one]")
     assert page.locator(".rt img").count() == 0
     page.click(f"{ROWS}[data-id=one]")

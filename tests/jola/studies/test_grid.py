@@ -347,6 +347,7 @@ def test_the_pace_is_that_of_the_nearest_cells(tmp_path: Path, task: str) -> Non
     assert Pace(grid).estimate(grid.planned).known == 0
     red, jola, *_ = grid.planned
     grid.cell(red).write_result(result(0.5, seconds=10.0))
+    assert round(Pace(grid).seconds(jola) or 0) == 10  # of the same model
     grid.cell(jola).write_result(result(0.5, seconds=30.0, peak_memory=5))
     pace = Pace(grid)
     assert [pace.seconds(name) and round(pace.seconds(name) or 0) for name in grid.planned] == [10, 30, 30] * 2

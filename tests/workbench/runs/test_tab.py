@@ -183,7 +183,7 @@ class TestSample:
         history = run.gates()
         kept = (run.result() or {})["kept_step"]
         assert len(history) > 50 and kept in history.steps
-        assert run.run_config() == RunConfig(training=TrainingConfig(patience=3))
+        assert run.run_config() == RunConfig()
 
     def test_the_packaged_file_is_small_and_holds_no_text_of_the_data(self, bench: Workbench) -> None:
         assert sample.ARCHIVE.stat().st_size < 1_500_000
