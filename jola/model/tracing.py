@@ -17,7 +17,7 @@ from typing import Any
 import nnsight
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from jola.edits.intervention import Edit
@@ -176,14 +176,18 @@ class TracedModel:
             return self._generate(inputs, plan, arguments, plan if later is None else later)
 
     def _generate(self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], later: Plan) -> Any:
-        generate: Any = self.base.generate
         answer: list[Any] = []
 
+        def generate(**kwargs: Any) -> Any:
+            base: Any = self.base
+            with base.get_output_embeddings().register_forward_pre_hook(_contiguous):
+                return base.generate(**kwargs, **arguments)
+
         def run(**kwargs: Any) -> None:
-            answer.append(generate(**kwargs, **arguments))
+            answer.append(generate(**kwargs))
 
         if not plan:
-            return generate(**inputs, **arguments)
+            return generate(**inputs)
         steps, decoding = self._steps(plan), self._steps(later)
         if not later:  # a loop without an edit in it would not end
             with self._nn.trace(fn=run, **inputs):
@@ -411,6 +415,12 @@ def _edit(steps: list[_Step]) -> None:
 def _hidden(output: Any) -> Tensor:
     """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def _contiguous(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Hook before the head: for a slice of a batch, PyTorch would copy the head's weight for every row."""
+    hidden, *others = arguments
+    return (hidden.contiguous(), *others)
 
 
 def _spread(chosen: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:

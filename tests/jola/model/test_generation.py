@@ -100,6 +100,17 @@ class TestGeneration:
         assert not [w for w in recwarn if "tracer" in str(w.message)]
 
     @torch.no_grad()
+    def test_the_head_gets_a_batch_without_gaps(self, tiny: Make) -> None:
+        # On a processor PyTorch copies the weight of a linear layer for every row of a 3-D slice.
+        model = tiny("llama")
+        head, seen = model.base.get_output_embeddings(), []
+        with head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous())):
+            greedy(model, BATCH, 3)
+            with model.disable_edits():
+                greedy(model, BATCH, 3)
+        assert len(BATCH) > 1 and seen == [True] * 6
+        assert not head._forward_pre_hooks
+
     def test_sampling_is_as_random_as_transformers(self, tiny: Make) -> None:
         model = tiny("llama")
 
