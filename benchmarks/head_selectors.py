@@ -101,15 +101,20 @@ class _Lines:
 
 
 def write_page() -> None:
-    """Put the tables of all results between the marks of the page."""
+    """Write the tables of all results into the page."""
     from jola.system.files import replace_file
 
-    before, mark, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    replace_file(PAGE, page(PAGE.read_text(encoding="utf-8")).encode())
+
+
+def page(text: str) -> str:
+    """The text of the page with the tables of all results between its marks."""
+    before, mark, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not mark or not end:
         raise SystemExit(f"{PAGE} has lost its marks, {BEGIN} and {END}.")
     body = "\n\n".join(part for task in ("trec", "sst2") for part in _task(task))
-    replace_file(PAGE, f"{before}{BEGIN}\n\n{body}\n\n{END}{after}".encode())
+    return f"{before}{BEGIN}\n\n{body}\n\n{END}{after}"
 
 
 def _task(task: str) -> Iterable[str]:

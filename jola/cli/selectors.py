@@ -107,14 +107,15 @@ def compare(
 
 def _cells(row: Any) -> list[str | None]:
     sample = f", n = {row.items:,}" + (f" × {row.seeds} seeds" if row.seeds > 1 else "")
-    compared = row.difference is not None
     return [
         row.method,
         {"edit": "select-then-edit", "swap": "gate swap"}.get(row.protocol, row.protocol),
         row.k,
         None if row.heads is None else f"{row.heads:g}",
         interval_text(row.accuracy, row.low, row.high) + sample,
-        interval_text(row.difference, row.difference_low, row.difference_high, sign="+") if compared else None,
+        None
+        if row.difference is None
+        else interval_text(row.difference, row.difference_low, row.difference_high, sign="+"),
         None if row.p_holm is None else f"{row.p_holm:.3g}",
         None if row.cost_ratio is None else f"{row.cost_ratio:.2f}",
     ]

@@ -135,7 +135,7 @@ class _Worker:
             self._keep("swap", method, k, seed, outcome, Cost())
 
     def _keep(self, protocol: Any, method: str, k: str, seed: int, outcome: Outcome, selection: Cost) -> None:
-        cell = Cell(protocol, method, k, seed, outcome.heads, outcome.correct, outcome.cost, selection)
+        cell = Cell(protocol, method, k, seed, outcome.heads, outcome.correct, outcome.cost, selection, outcome.open)
         self.comparison.write_cell(cell)
 
     def _base(self, task: Task) -> None:

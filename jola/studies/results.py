@@ -10,8 +10,8 @@
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet
 from jola.studies.schema import FILE, FORMAT, CellFile, ComparisonFile, Protocol
 from jola.studies.selector_grid import AUTO, cell_name
-from jola.studies.statistics import accuracy_interval, holm, paired_bootstrap
+from jola.studies.statistics import accuracy_interval, holm, mean_over_seeds, paired_bootstrap
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
@@ -44,7 +44,9 @@ class Cell:
     """By test example; the test examples and their order are the same in all cells."""
     training: Cost
     selection: Cost
-    """What the choice took beside the training."""
+    """Cost of the selection, in addition to the training."""
+    open: Mapping[str, int] = field(default_factory=dict)
+    """Number of open offsets and scales, by half; empty for results that do not record it."""
 
     @property
     def name(self) -> str:
@@ -66,6 +68,7 @@ class Cell:
             "heads": self.heads.to_dict() if self.heads is not None else None,
             "training": dataclasses.asdict(self.training),
             "selection": dataclasses.asdict(self.selection),
+            "open": dict(self.open),
             "correct": "".join("1" if right else "0" for right in self.correct),
         }
 
@@ -81,6 +84,7 @@ class Cell:
             correct=tuple(character == "1" for character in content["correct"]),
             training=Cost(**content["training"]),
             selection=Cost(**content["selection"]),
+            open=content.get("open") or {},
         )
 
 
@@ -186,10 +190,9 @@ class Comparison:
 class Row:
     """A method with one K over all its seeds, compared with JoLA on the same seeds and test examples.
 
-    `low` and `high` bound the 95 % interval of the accuracy. `difference` is that to JoLA, in accuracy, with its own
-    interval; `p_value` is against none and `p_holm` the same adjusted for all rows. `cost_ratio` is the mean time of
-    the selection divided by that of JoLA's training, `processor_ratio` the same of processor time. None where there is
-    nothing to compare with.
+    Intervals are 95 % intervals. With several seeds they are Student's t over seeds, and describe what other seeds
+    would give on the same test examples; with one seed they are over test examples. None where there is nothing to
+    compare with, and where all seeds give the same.
     """
 
     protocol: str
@@ -197,59 +200,74 @@ class Row:
     k: str
     heads: float | None
     """Mean number of edited heads."""
+    offsets: float | None
+    """Mean number of open offsets; None for results that do not record it."""
+    scales: float | None
+    """Mean number of open scales; None for results that do not record it."""
     seeds: int
     items: int
+    """Number of test examples."""
     accuracy: float
-    low: float
-    high: float
+    """Mean over seeds."""
+    low: float | None
+    high: float | None
+    by_seed: tuple[float, ...]
+    """Accuracy of each seed, in the order of the seeds."""
     difference: float | None
+    """Mean over the seeds shared with JoLA of the accuracy minus JoLA's."""
     difference_low: float | None
     difference_high: float | None
+    pairs: int
+    """Number of seeds shared with JoLA."""
     p_value: float | None
+    """Two-sided p-value of the t-test paired by seed; None with fewer than two pairs."""
     p_holm: float | None
+    """`p_value` adjusted for all rows (Holm, 1979)."""
     selection_seconds: float
     training_seconds: float
     cost_ratio: float | None
+    """Mean time of the selection divided by that of JoLA's training."""
     processor_ratio: float | None
+    """The same ratio of processor times."""
 
 
 def summarise(cells: Iterable[Cell]) -> list[Row]:
-    """Cells of the same protocol, method and K as one row, in the order: base, JoLA, then by protocol, method and K."""
+    """One row for each protocol, method and K, in the order: base, JoLA, then by protocol, method and K."""
     groups: dict[tuple[str, str, str], dict[int, Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.protocol, cell.method, cell.k), {})[cell.seed] = cell
     order = {"base": 0, "jola": 1, "edit": 2, "swap": 3}
     jola = groups.get(("jola", "jola", ""), {})
     rows = [_row(key, own, jola) for key, own in sorted(groups.items(), key=lambda g: (order[g[0][0]], *g[0][1:]))]
-    compared = [row for row in rows if row.p_value is not None]
-    adjusted = holm([row.p_value for row in compared if row.p_value is not None])
-    by_row = dict(zip(map(id, compared), adjusted, strict=True))
-    return [dataclasses.replace(row, p_holm=by_row.get(id(row))) for row in rows]
+    numbers = [number for number, row in enumerate(rows) if row.p_value is not None]
+    adjusted = dict(zip(numbers, holm([p for row in rows if (p := row.p_value) is not None]), strict=True))
+    return [dataclasses.replace(row, p_holm=adjusted.get(number)) for number, row in enumerate(rows)]
 
 
 def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> Row:
     cells = [own[seed] for seed in sorted(own)]
     accuracy, low, high = accuracy_interval([cell.correct for cell in cells])
-    # The base model has no seed: it is compared with every run of JoLA.
-    shared = sorted(jola) if key[0] == "base" else sorted(set(own) & set(jola))
-    difference = None
-    if key[0] != "jola" and shared:
-        mine: Sequence[Cell] = cells[:1] * len(shared) if key[0] == "base" else [own[seed] for seed in shared]
-        difference = paired_bootstrap([cell.correct for cell in mine], [jola[seed].correct for seed in shared])
+    # The base model has no seed, so it is compared with every run of JoLA.
+    paired = dict.fromkeys(jola, cells[0]) if key[0] == "base" else own
+    shared = sorted(paired.keys() & jola.keys()) if key[0] != "jola" else []
+    difference = _difference([(paired[seed], jola[seed]) for seed in shared])
     shared_jola = [jola[seed] for seed in shared] if key[0] == "edit" else []
-    counts = [len(cell.heads) for cell in cells if cell.heads is not None]
     return Row(
         *key,
-        heads=float(np.mean(counts)) if counts else None,
+        heads=_mean_of_known(len(cell.heads) for cell in cells if cell.heads is not None),
+        offsets=_mean_of_known(cell.open.get("offset", 0) for cell in cells if cell.open),
+        scales=_mean_of_known(cell.open.get("scale", 0) for cell in cells if cell.open),
         seeds=len(cells),
         items=len(cells[0].correct),
         accuracy=accuracy,
         low=low,
         high=high,
-        difference=difference.difference if difference else None,
-        difference_low=difference.low if difference else None,
-        difference_high=difference.high if difference else None,
-        p_value=difference.p_value if difference else None,
+        by_seed=tuple(cell.accuracy for cell in cells),
+        difference=difference[0],
+        difference_low=difference[1],
+        difference_high=difference[2],
+        pairs=len(shared),
+        p_value=difference[3],
         p_holm=None,
         selection_seconds=_mean(cell.selection.seconds for cell in cells),
         training_seconds=_mean(cell.training.seconds for cell in cells),
@@ -260,11 +278,31 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
     )
 
 
+def _difference(
+    pairs: Sequence[tuple[Cell, Cell]],
+) -> tuple[float | None, float | None, float | None, float | None]:
+    """Mean difference of accuracies, its interval, and a p-value."""
+    if not pairs:
+        return None, None, None, None
+    if len(pairs) == 1:
+        (mine, theirs) = pairs[0]
+        one = paired_bootstrap(mine.correct, theirs.correct)
+        # Two trainings tell nothing about the methods, so there is no p-value.
+        return one.difference, one.low, one.high, None
+    found = mean_over_seeds([mine.accuracy - theirs.accuracy for mine, theirs in pairs])
+    return found.mean, found.low, found.high, found.p_value
+
+
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
+def _mean_of_known(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return float(np.mean(known)) if known else None
+
+
 def _ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Ratio of two means; None where there is nothing to divide by."""
+    """Ratio of two means; None if there is nothing to divide by."""
     whole = _mean(others) if others else 0.0
     return _mean(values) / whole if whole else None

@@ -47,6 +47,7 @@ class CellFile(JsonFile):
     correct: Annotated[str, Field(pattern="^[01]+$")]
     training: CostFile
     selection: CostFile
+    open: dict[Literal["offset", "scale"], Count] = Field(default_factory=dict)
 
 
 GRID_FILE = "grid.json"

@@ -1,16 +1,15 @@
-"""How sets of heads, rankings of heads and accuracies compare, with what chance alone would give.
+"""Statistics that compare sets of heads, rankings of heads and accuracies, with the values expected by chance.
 
-Distributions and tests are SciPy's; its module of statistics takes most of a second to import, and is imported where it
-is used. Everything random takes a seed.
+Distributions and tests are SciPy's. Its statistics module takes most of a second to import, so it is imported where it
+is used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
 from jola.errors import InputError
@@ -20,9 +19,6 @@ if TYPE_CHECKING:  # seconds to import
 
 RESAMPLES = 10_000
 """Draws of a bootstrap."""
-_BLOCK, _MOST_KEPT = 250, 20_000_000
-"""Resamples drawn at a time, and numbers of draws that are kept in memory."""
-_Draws = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -118,43 +114,52 @@ class Difference:
     high: float
     p_value: float
     items: int
-    seeds: int
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
-    """Accuracy of a minus that of b, with an interval from resampling items (and seeds, where there are several).
+    """Accuracy of a minus that of b, with an interval from resampling items.
 
     Args:
-        a, b: Whether each answer is right, (items,) or (seeds, items); items and seeds of both in the same order.
-        seed: Of the resampling.
+        a, b: Whether each answer is correct, (items,), with the items in the same order.
+        seed: Seed of the resampling.
 
-    The p-value is twice the share of resampled differences on the other side of 0, with one added to count and total so
-    that it is never 0. It is that of the data at hand: with few seeds it says little about other seeds.
+    The interval describes other items, for the same two sets of edits. For several seeds, use `mean_over_seeds` on the
+    differences by seed: resampling three seeds gives intervals that are too narrow. The p-value is twice the share of
+    resampled differences on the other side of 0, with one added to count and total so that it is never 0.
     """
-    first, second = _by_seed(a), _by_seed(b)
-    if first.shape != second.shape:
-        raise ValueError(f"Pairs are needed, but there are {first.shape} and {second.shape} answers (seeds, items).")
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or first.size == 0:
+        raise ValueError(f"Pairs of shape (items,) are needed, but there are {first.shape} and {second.shape} answers.")
     gain = first - second
-    drawn = _resampled_means(gain, seed, resamples)
+    # A gain is −1, 0 or 1, so a resample is fully described by how often it contains each of them.
+    values, counts = np.unique(gain, return_counts=True)
+    drawn = np.random.default_rng(seed).multinomial(gain.size, counts / gain.size, size=resamples) @ values / gain.size
     low, high = np.quantile(drawn, [0.025, 0.975])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))
     p_value = min(1.0, 2 * (tail + 1) / (resamples + 1))
-    return Difference(float(gain.mean()), float(low), float(high), p_value, gain.shape[1], gain.shape[0])
+    return Difference(float(gain.mean()), float(low), float(high), p_value, gain.size)
 
 
-def accuracy_interval(correct: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float, float]:
-    """Mean accuracy and its 95 % interval: Wilson's for one seed, of seeds and items resampled for several.
+def accuracy_interval(correct: ArrayLike) -> tuple[float, float | None, float | None]:
+    """Mean accuracy and its 95 % interval: Wilson's over items for one seed, Student's t over several seeds.
 
     Args:
         correct: (items,) or (seeds, items).
+
+    Returns:
+        (mean, low, high), within [0, 1]. Low and high are None if several seeds have equal accuracies.
     """
-    values = _by_seed(correct)
+    values = np.atleast_2d(np.asarray(correct, dtype=np.float64))
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"Answers of shape (items,) or (seeds, items) are needed, not {values.shape}.")
     if len(values) == 1:
         from jola.evaluation.metrics import interval_of
 
         return float(values.mean()), *interval_of(values[0])
-    low, high = np.quantile(_resampled_means(values, seed, resamples), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    found = mean_over_seeds(values.mean(1).tolist())
+    if found.low is None or found.high is None:
+        return found.mean, None, None
+    return found.mean, max(0.0, found.low), min(1.0, found.high)
 
 
 @dataclass(frozen=True)
@@ -201,41 +206,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(given)
     adjusted[order] = np.minimum(stepped, 1.0)
     return adjusted.tolist()
-
-
-def _by_seed(correct: ArrayLike) -> NDArray[np.float64]:
-    values = np.atleast_2d(np.asarray(correct, dtype=np.float64))
-    if values.ndim != 2 or values.size == 0:
-        raise ValueError(f"Answers of shape (items,) or (seeds, items) are needed, not {values.shape}.")
-    return values
-
-
-def _resampled_means(values: NDArray[np.float64], seed: int, resamples: int) -> NDArray[np.float64]:
-    """(resamples,): means over items drawn with replacement, and over seeds drawn with replacement."""
-    seeds, items = values.shape
-    draws = _kept_draws if items * resamples <= _MOST_KEPT else _draws
-    means = []
-    for item_counts, seed_counts in draws(seeds, items, seed, resamples):
-        # Sums of small whole numbers, which are exact in float32.
-        by_seed = (item_counts @ values.T.astype(np.float32)).astype(np.float64) / items
-        means.append((by_seed * seed_counts).sum(1) / seeds)
-    return np.concatenate(means)
-
-
-def _draws(seeds: int, items: int, seed: int, resamples: int) -> Iterator[_Draws]:
-    """How often each item, (block, items), and each seed, (block, seeds), is drawn, in blocks of the resamples.
-
-    A mean over a resample is then a product of matrices.
-    """
-    generator = np.random.default_rng(seed)
-    for begin in range(0, resamples, _BLOCK):
-        size = min(_BLOCK, resamples - begin)
-        item_counts = generator.multinomial(items, np.full(items, 1 / items), size=size)
-        seed_counts = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=size)
-        yield item_counts.astype(np.float32), seed_counts
-
-
-@lru_cache(maxsize=2)
-def _kept_draws(seeds: int, items: int, seed: int, resamples: int) -> list[_Draws]:
-    """All blocks: the rows of a table have the same draws, which take longer than everything else."""
-    return list(_draws(seeds, items, seed, resamples))

@@ -63,8 +63,13 @@ def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     return f"n = {found['n']:,}, 95 % interval {low}–{high}"
 
 
-def interval_text(value: float, low: float, high: float, *, sign: str = "") -> str:
-    """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs."""
+def interval_text(value: float, low: float | None, high: float | None, *, sign: str = "") -> str:
+    """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs.
+
+    ``0.878`` without an interval.
+    """
+    if low is None or high is None:
+        return f"{value:{sign}.3f}"
     return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
 
 

@@ -26,6 +26,7 @@ from jola.studies.comparison import compare
 from jola.studies.editing import SwapMethod
 from jola.studies.results import Cell, Comparison, summarise
 from jola.studies.selector_grid import SELECTOR_NAMES, SWAP_NAMES, SelectorGrid
+from jola.studies.statistics import holm
 from jola.system.processes import workers
 from jola.system.progress import Quiet
 from jola.training import fit as training
@@ -306,13 +307,30 @@ def test_rows_pair_with_jola_on_the_same_seeds() -> None:
     cells += [make_cell("edit", "dsp", seed, right, 15.0) for seed, right in worse.items()]
     cells += [make_cell("edit", "smp", 1, jola[1], 5.0)]
     rows = {row.method: row for row in summarise(cells)}
-    expected = np.mean([worse[s].mean() - jola[s].mean() for s in (1, 2)])
-    assert rows["dsp"].difference == pytest.approx(expected)
-    assert rows["dsp"].p_value is not None
-    assert rows["dsp"].p_holm == pytest.approx(2 * rows["dsp"].p_value)
-    assert rows["smp"].difference == 0
-    assert (rows["dsp"].cost_ratio, rows["smp"].cost_ratio) == (1.5, 0.5)
+    gains = [worse[s].mean() - jola[s].mean() for s in (1, 2)]
+    dsp = rows["dsp"]
+    assert dsp.by_seed == (worse[1].mean(), worse[2].mean()) and dsp.pairs == 2
+    assert dsp.difference == pytest.approx(np.mean(gains))
+    half = 12.706204736 * np.std(gains, ddof=1) / 2**0.5  # the 97.5 % quantile of t with 1 degree of freedom
+    assert (dsp.difference_low, dsp.difference_high) == pytest.approx((np.mean(gains) - half, np.mean(gains) + half))
+    # One seed is compared on its test examples, which say nothing about other trainings.
+    smp = rows["smp"]
+    assert (smp.difference, smp.pairs, smp.p_value, smp.p_holm) == (0, 1, None, None)
+    assert smp.low is not None and smp.low < smp.accuracy
+    assert dsp.p_holm == dsp.p_value and dsp.p_value is not None
+    assert (dsp.cost_ratio, smp.cost_ratio) == (1.5, 0.5)
     assert rows["jola"].accuracy == pytest.approx(np.mean([jola[s].mean() for s in (1, 2)]))
+
+
+def test_p_values_are_adjusted_for_all_rows() -> None:
+    generator = np.random.default_rng(0)
+    right = {seed: generator.random(300) < 0.8 for seed in (1, 2, 3)}
+    cells = [make_cell("jola", "jola", seed, own) for seed, own in right.items()]
+    for method, share in (("dsp", 0.5), ("smp", 0.9)):
+        cells += [make_cell("edit", method, seed, own & (generator.random(300) < share)) for seed, own in right.items()]
+    rows = [row for row in summarise(cells) if row.p_value is not None]
+    assert [row.p_holm for row in rows] == pytest.approx(holm([row.p_value or 0 for row in rows]))
+    assert rows[0].p_holm == pytest.approx(2 * (rows[0].p_value or 0))
 
 
 def test_a_cell_survives_json_and_damage_is_one_sentence() -> None:

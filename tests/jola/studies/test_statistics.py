@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from jola.config import EditConfig
 from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
-from jola.studies import statistics
 from jola.studies.statistics import (
     SeedMean,
     accuracy_interval,
@@ -160,15 +159,6 @@ def test_bootstrap_pairs_items() -> None:
         paired_bootstrap(better, easy[1:])
 
 
-def test_large_tests_are_drawn_without_keeping_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    generator = np.random.default_rng(0)
-    a, b = generator.random((3, 500)) < 0.7, generator.random((3, 500)) < 0.6
-    kept = paired_bootstrap(a, b, resamples=1_100)
-    monkeypatch.setattr(statistics, "_MOST_KEPT", 0)
-    monkeypatch.setattr(statistics, "_kept_draws", None)
-    assert paired_bootstrap(a, b, resamples=1_100) == kept
-
-
 def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
     generator = np.random.default_rng(1)
     covered = 0
@@ -179,14 +169,39 @@ def test_bootstrap_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert 180 <= covered <= 199
 
 
-def test_accuracy_over_seeds_is_wider_where_seeds_differ() -> None:
+def test_accuracy_over_seeds_has_students_interval_over_seeds() -> None:
     right = np.arange(200) % 2 == 0
-    alike = accuracy_interval([right, right, right])
-    unlike = accuracy_interval([np.ones(200), right, np.zeros(200)])
-    assert alike[0] == unlike[0] == 0.5
-    assert unlike[2] - unlike[1] > 2 * (alike[2] - alike[1])
-    one = accuracy_interval(right)
-    assert (one[0], round(one[1], 3), round(one[2], 3)) == (0.5, 0.431, 0.569)  # Wilson's for 100 of 200
+    mean, low, high = accuracy_interval([right, np.arange(200) < 120, np.arange(200) < 80])
+    values = np.array([0.5, 0.6, 0.4])
+    half = 4.302652729911275 * values.std(ddof=1) / 3**0.5  # the 97.5 % quantile of t with 2 degrees of freedom
+    assert (mean, low, high) == (pytest.approx(0.5), pytest.approx(0.5 - half), pytest.approx(0.5 + half))
+    assert accuracy_interval([np.ones(200), right, np.zeros(200)])[1:] == (0, 1), "a share stays within 0 and 1"
+    assert accuracy_interval([right, right]) == (0.5, None, None)
+    mean, low, high = accuracy_interval(right)
+    assert (mean, round(low or 0, 3), round(high or 0, 3)) == (0.5, 0.431, 0.569)  # Wilson's for 100 of 200
+
+
+@pytest.mark.parametrize("seeds", [3, 5, 8])
+def test_intervals_of_a_comparison_hold_their_level(seeds: int) -> None:
+    """Methods whose true accuracies vary from seed to seed, each with the same seeds and test examples as JoLA."""
+    generator = np.random.default_rng(seeds)
+    accuracy, gain, items, trials = 0.75, 0.03, 200, 1500
+    covered, different, rejected = 0, 0, 0
+    for _ in range(trials):
+        level = 0.02 * generator.standard_normal((seeds, 1))  # what a seed's examples do to both
+        own = level + 0.02 * generator.standard_normal((2, seeds, 1))
+        draws = generator.random((2, seeds, items))
+        jola, same = draws < accuracy + own
+        other = draws[1] < accuracy + gain + own[1]
+        _, low, high = accuracy_interval(jola)
+        covered += low is not None and high is not None and low <= accuracy <= high
+        found = mean_over_seeds((other.mean(1) - jola.mean(1)).tolist())
+        different += found.low is not None and found.high is not None and found.low <= gain <= found.high
+        p_value = mean_over_seeds((same.mean(1) - jola.mean(1)).tolist()).p_value
+        rejected += p_value is not None and p_value < 0.05
+    assert 0.93 <= covered / trials <= 0.97
+    assert 0.93 <= different / trials <= 0.97
+    assert 0.03 <= rejected / trials <= 0.07
 
 
 def test_holm() -> None:
