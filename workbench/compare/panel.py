@@ -1,4 +1,4 @@
-"""The results of a comparison on the page: three views, what they show of it, and one set of heads to take along."""
+"""The results part of the Compare tab: three views, their controls, and one set of heads to use elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -13,12 +13,16 @@ from workbench.ui import markup
 from workbench.ui.view_tools import view_tools
 
 VIEWS = ("heads", "overlap", "accuracy")
+READINGS = {"sets": "Which methods", "agreement": "How many agree", "against": "Each against JoLA"}
+"""Labels of the readings of the map of heads, by name; `workbench.compare.results.FIGURES` draws them."""
 _AUTO = "auto"
+_FEW_METHODS = 4
+"""Maximum number of methods for which the map first shows which of them chose each head."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The components; `draw` gives updates for them by the names that they have here."""
+    """The components; `draw` returns updates by the names of these fields."""
 
     box: gr.Column
     message: gr.HTML
@@ -27,10 +31,11 @@ class Panel:
     seed: gr.Dropdown
     tabs: Mapping[str, gr.Tab]
     view: gr.State
-    """The view that is in sight."""
+    """Name of the visible view."""
     known: gr.State
-    """The comparison that was drawn last, and its methods: new ones are shown without being asked for."""
+    """The comparison that was drawn last, and its methods: methods with new results are shown by default."""
     dark: gr.Checkbox
+    reading: gr.Radio
     heads_plot: gr.Plot
     heads_text: gr.HTML
     heads_tools: gr.HTML
@@ -46,26 +51,29 @@ class Panel:
     ranks_tools: gr.HTML
     layers_plot: gr.Plot
     layers_tools: gr.HTML
+    forest_plot: gr.Plot
+    forest_text: gr.HTML
+    forest_tools: gr.HTML
+    by_k: gr.Column
     accuracy_plot: gr.Plot
-    accuracy_text: gr.HTML
     accuracy_tools: gr.HTML
     costs_plot: gr.Plot
     costs_tools: gr.HTML
 
     def outputs(self) -> list[Any]:
-        """What `draw` may change."""
+        """The components that `draw` may change."""
         still = ("tabs", "dark", "train", "playground")
         return [getattr(self, field.name) for field in fields(self) if field.name not in still]
 
     def by_component(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
-        """The updates of `draw` as gradio takes them."""
+        """The updates of `draw`, by component."""
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
     def draw(found: StoredComparison | None, view: str, *choice: Any, dark: bool) -> dict[str, Any]:
-        """Updates by name that show a comparison in one of `VIEWS`, with choices that it does not have made good.
+        """Updates by name that show a comparison in one of `VIEWS`; choices that it does not offer are replaced.
 
-        ``choice`` are the values of `methods`, `known`, `k`, `seed` and `pick`.
+        ``choice`` are the values of `methods`, `known`, `k`, `seed`, `pick` and `reading`.
         """
         mark = found.mark() if found is not None else ""
         if found is None or not mark:
@@ -91,6 +99,7 @@ def _updates(
     k: str | None,
     seed: Any,
     pick: str | None,
+    reading: str | None,
 ) -> dict[str, Any]:
     from workbench.compare import results as made
 
@@ -98,17 +107,20 @@ def _updates(
     if not seeds:
         return {"box": gr.Column(visible=False), "known": {}}
     same = isinstance(known, dict) and known.get("id") == id
-    before = {"methods": list(methods or []), "k": k, "seed": str(seed), "pick": pick} if same else {}
+    before = {"methods": list(methods or []), "k": k, "seed": str(seed), "pick": pick, "reading": reading}
+    before = before if same else {}
     if same:
         seen = known.get("methods", [])
         chosen = [name for name in offered if name in (methods or []) or name not in seen]
     else:
-        chosen, k, seed, pick = offered, None, None, None
+        chosen, k, seed, pick, reading = offered, None, None, None, None
+    if reading not in READINGS:
+        reading = "sets" if len(offered) <= _FEW_METHODS else "agreement"
     seed = int(seed) if str(seed).isdigit() and int(seed) in seeds else seeds[0]
     k = k if k in ks else _first_k(results, seed, ks)
     assert k is not None
     picks = results.picks(seed, k)
-    # While JoLA's own set is the only one it is shown because nothing else can be; a selector's takes its place.
+    # JoLA's set is shown while it is the only one; the first set of a selector then replaces it.
     forced = same and pick is not None and pick == known.get("forced") and len(picks) > 1
     if forced or pick not in [name for _, name in picks]:
         pick = next((name for _, name in picks[1:2] or picks), None)
@@ -124,25 +136,29 @@ def _updates(
         "message": "",
         "known": {"id": id, "methods": offered, "forced": forced_now, "offers": offers},
     }
-    # What is as the page has it is not sent back: meanwhile somebody may have chosen anew.
-    for name, value in {"methods": chosen, "k": k, "seed": str(seed), "pick": pick}.items():
+    # Unchanged values are not sent back: the user may have changed them in the meantime.
+    types = {"methods": gr.CheckboxGroup, "reading": gr.Radio}
+    for name, value in {"methods": chosen, "k": k, "seed": str(seed), "pick": pick, "reading": reading}.items():
         change: dict[str, Any] = {} if name in before and before[name] == value else {"value": value}
-        if not same or known.get("offers", {}).get(name) != offers[name]:
+        if name in offers and (not same or known.get("offers", {}).get(name) != offers[name]):
             change["choices"] = [tuple(one) if isinstance(one, list) else one for one in offers[name]]
             if name in ("k", "seed"):
                 change["interactive"] = len(offers[name]) > 1
         if change:
-            updates[name] = (gr.CheckboxGroup if name == "methods" else gr.Dropdown)(**change)
+            updates[name] = types.get(name, gr.Dropdown)(**change)
     drawn: dict[str, Any] = {}
     if view == "overlap":
         drawn["overlap"] = made.overlap_view(results, seed, k, chosen, dark=dark)
         drawn["ranks"] = made.ranks_view(results, seed, chosen, dark=dark)
         drawn["layers"] = made.layers_view(results, seed, k, chosen, dark=dark)
     elif view == "accuracy":
-        drawn["accuracy"] = made.accuracy_view(results, chosen, dark=dark)
+        drawn["forest"] = made.forest_view(results, k, chosen, dark=dark)
+        if len(ks) > 1:
+            drawn["accuracy"] = made.accuracy_view(results, chosen, dark=dark)
+        updates["by_k"] = gr.Column(visible=len(ks) > 1)
         drawn["costs"] = made.costs_view(results, chosen, dark=dark)
     else:
-        drawn["heads"] = made.heads_view(results, seed, k, chosen, dark=dark)
+        drawn["heads"] = made.heads_view(results, seed, k, chosen, reading, dark=dark)
         if pick is not None:
             cell = results.picked(pick)
             updates |= {
@@ -158,7 +174,7 @@ def _updates(
 
 
 def _first_k(results: Any, seed: int, ks: Sequence[str]) -> str:
-    """The K to begin with: 'auto' compares nothing where JoLA has closed no head."""
+    """The K that is shown first; not 'auto' if JoLA has closed no head, because all sets are then equal."""
     jola = next((cell.heads for cell in results.cells if cell.protocol == "jola" and cell.seed == seed), None)
     if ks[0] == _AUTO and len(ks) > 1 and jola is not None and len(jola) == jola.layers * jola.heads:
         return ks[1]
@@ -170,7 +186,7 @@ def _title(method: str) -> str:
 
 
 def build_results() -> Panel:
-    """Lay the results out, hidden until there are some."""
+    """Build the components, hidden until there are results."""
     parts: dict[str, Any] = {}
     with gr.Column(visible=False, elem_id="compare-results") as box:
         parts["message"] = gr.HTML("", apply_default_css=False, elem_id="compare-results-message")
@@ -183,6 +199,11 @@ def build_results() -> Panel:
         with gr.Tabs(elem_id="compare-views", elem_classes="jw-views"):
             with gr.Tab("Heads", id="heads") as heads, gr.Row(elem_classes="cv-map"):
                 with gr.Column(elem_classes="jw-view"):
+                    parts["reading"] = gr.Radio(
+                        [(label, name) for name, label in READINGS.items()],
+                        label="Map",
+                        elem_id="compare-reading",
+                    )
                     _view(parts, "heads", text=True)
                 with gr.Column(elem_classes="cv-set", elem_id="compare-set"):
                     _build_set(parts)
@@ -194,23 +215,27 @@ def build_results() -> Panel:
                 with gr.Column(elem_classes="jw-view"):
                     _view(parts, "layers")
             with gr.Tab("Accuracy", id="accuracy") as accuracy:
-                gr.HTML(
-                    '<p class="jw-hint">All K and all seeds together; JoLA and the model without edits have no K.</p>',
-                    apply_default_css=False,
-                )
-                with gr.Column(elem_classes="jw-view"):
-                    _view(parts, "accuracy", text=True)
+                with gr.Row(elem_classes="cv-pair"):
+                    with gr.Column(elem_classes="jw-view"):
+                        _view(parts, "forest")
+                    with gr.Column(elem_classes="jw-view", elem_id="compare-by-k") as parts["by_k"]:
+                        _view(parts, "accuracy")
+                parts["forest_text"] = _text("forest")
                 with gr.Column(elem_classes="jw-view"):
                     _view(parts, "costs")
     return Panel(box=box, tabs=dict(zip(VIEWS, (heads, overlap, accuracy), strict=True)), **parts)
 
 
 def _view(parts: dict[str, Any], name: str, *, text: bool = False) -> None:
-    """A figure, its text where it has one, and what takes it along."""
+    """A figure with its tools, and its text if it has one."""
     parts[f"{name}_plot"] = gr.Plot(show_label=False, elem_id=f"compare-{name}-plot")
     parts[f"{name}_tools"] = view_tools(f"compare-{name}-tools")
     if text:
-        parts[f"{name}_text"] = gr.HTML("", apply_default_css=False, elem_id=f"compare-{name}-text")
+        parts[f"{name}_text"] = _text(name)
+
+
+def _text(name: str) -> gr.HTML:
+    return gr.HTML("", apply_default_css=False, elem_id=f"compare-{name}-text")
 
 
 def _build_set(parts: dict[str, Any]) -> None:

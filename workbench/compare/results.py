@@ -1,15 +1,15 @@
-"""What the Compare place shows of a comparison: its figures, its tables, and any of its sets of heads.
+"""The results of a comparison for the Compare tab: figures, tables, and single sets of heads.
 
-Imports PyTorch, as everything that reads scores does, so the place imports it when there is something to show.
+This module imports PyTorch, so the tab imports it only when there are results to show.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jola.errors import InputError
 from jola.selectors.heads import HeadScores, HeadSet
@@ -19,7 +19,7 @@ from jola.studies.statistics import accuracy_interval, overlap, rank_correlation
 from jola.system.formatting import accuracy_text, interval_text
 from workbench.figures import selectors as draw
 from workbench.figures.frames import to_csv
-from workbench.figures.head_sets import MOST_METHODS, head_sets, head_table
+from workbench.figures.head_sets import MOST_METHODS, head_agreement, head_sets, head_table, heads_against
 from workbench.figures.style import Figure
 from workbench.service.comparison_plan import METHODS, SWAPS, counted
 from workbench.ui import markup
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _LISTED = 300
-"""Rows of the table of heads on the page; the CSV file has all."""
+"""Maximum number of rows of the table of heads on the page; the CSV file has all."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """One view: its figure, what takes it along, and its text where it has one."""
+    """One view: its figure, the data of its tools (CSV and code), and its text, if any."""
 
     figure: Figure
     tools: str
@@ -47,41 +47,35 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.comparison = Comparison.open(folder)
         self.cells: list[Cell] = self.comparison.cells()
-        self._rows: list[Row] | None = None
-
-    @property
-    def rows(self) -> list[Row]:
-        """One row a method and K, seeds together; made when it is asked for, for it resamples."""
-        if self._rows is None:
-            self._rows = summarise(self.cells)
-        return self._rows
+        self.rows: list[Row] = summarise(self.cells)
+        """One row for each method and K, over all seeds."""
 
     def seeds(self) -> list[int]:
-        """Seeds of which there is a set."""
+        """Seeds with at least one set of heads."""
         return sorted({cell.seed for cell in self.cells if cell.heads is not None})
 
     def ks(self) -> list[str]:
-        """The K of which there is a set, 'auto' first; 'auto' alone while JoLA is all there is."""
+        """Every K with at least one result, words first; ['auto'] while JoLA has the only result."""
         found = {cell.k for cell in self.cells if cell.k}
-        return sorted(found, key=lambda k: (k != AUTO, int(k) if k.isdigit() else 0)) or [AUTO]
+        return sorted(found, key=lambda k: (k.isdigit(), int(k) if k.isdigit() else 0, k)) or [AUTO]
 
     def methods(self) -> list[str]:
-        """Methods that chose heads, in the order of the form."""
+        """Methods that have chosen heads, in the order of the form."""
         found = {cell.method for cell in self.cells if cell.protocol in ("jola", "edit") and cell.heads is not None}
         return [name for name in METHODS if name in found] + sorted(found - set(METHODS))
 
     def sets(self, seed: int, k: str, methods: Sequence[str]) -> dict[str, HeadSet]:
-        """The sets of these methods with a seed and K."""
+        """The heads that these methods chose with a seed and K."""
         found = self.comparison.head_sets(seed, k)
         return {method: found[method] for method in methods if method in found}
 
     def scores(self, seed: int, methods: Sequence[str]) -> dict[str, HeadScores]:
-        """The scores of these methods with a seed."""
+        """The scores that these methods gave to all heads with a seed."""
         found = self.comparison.all_scores(seed)
         return {method: found[method] for method in methods if method in found}
 
     def picks(self, seed: int, k: str) -> list[tuple[str, str]]:
-        """(words, name of the cell) of every set with a seed and K: of selectors, of gate swaps, and JoLA's own."""
+        """(label, name of the cell) of every set with a seed and K: JoLA's, then selectors and gate swaps."""
         found = []
         for cell in self.cells:
             if cell.heads is None or cell.seed != seed or (cell.protocol != "jola" and cell.k != k):
@@ -90,7 +84,7 @@ class Results:
         return sorted(found, key=lambda pair: (not pair[1].startswith("jola-"), pair[0]))
 
     def picked(self, name: str) -> Cell:
-        """The cell of this name. `InputError` when it has no heads."""
+        """The cell with this name. Raises `InputError` if it has no heads."""
         cell = next((cell for cell in self.cells if cell.name == name), None)
         if cell is None or cell.heads is None:
             raise InputError("Choose a set of heads first.")
@@ -103,12 +97,16 @@ def _results(folder: Path, mark: str) -> Results:
 
 
 def results_of(folder: Path, mark: str) -> Results:
-    """The results in a folder; ``mark`` is `StoredComparison.mark`. `InputError` when they are missing or damaged."""
+    """The results in a folder, cached by `StoredComparison.mark`.
+
+    Raises:
+        InputError: A result is missing or damaged.
+    """
     return _results(folder, mark)
 
 
 def pick_words(cell: Cell) -> str:
-    """Whose heads these are, for a list."""
+    """The label of the heads of a cell in a list."""
     if cell.protocol == "jola":
         return "JoLA: heads with an open gate"
     if cell.protocol == "swap":
@@ -116,26 +114,35 @@ def pick_words(cell: Cell) -> str:
     return METHODS[cell.method].title if cell.method in METHODS else cell.method
 
 
-# The views
+# Views
+
+FIGURES: dict[str, Callable[..., Figure]] = {
+    "sets": head_sets,
+    "agreement": head_agreement,
+    "against": heads_against,
+}
+"""Figures of the map of heads, by the names of `workbench.compare.panel.READINGS`."""
 
 
-def heads_view(results: Results, seed: int, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The sets on one map; its text alternative is a table."""
+def heads_view(results: Results, seed: int, k: str, methods: Sequence[str], reading: str, *, dark: bool) -> Drawn:
+    """The map of the heads that the methods chose, in one reading, with the same as a table."""
     sets = results.sets(seed, k, methods)
     table = head_table(sets)
+    figure = FIGURES[reading]
     code = _recipe(
-        results, "from workbench.figures.head_sets import head_sets",
+        results,
+        f"from workbench.figures.head_sets import {figure.__name__}",
         f"sets = comparison.head_sets({seed}, {k!r})",
-        f"head_sets({{method: sets[method] for method in {list(sets)!r}}}).show()",
-    )  # fmt: skip
-    text = _head_table(table, sets)
-    if len(sets) > MOST_METHODS:
-        text = markup.note(f"The map shows the first {MOST_METHODS} methods; untick some to see others.") + text
-    return Drawn(head_sets(sets, dark=dark), tools_value("head-sets", to_csv(table), code), text)
+        f"{figure.__name__}({{method: sets[method] for method in {list(sets)!r}}}).show()",
+    )
+    words = _head_table(table, sets)
+    if reading == "sets" and len(sets) > MOST_METHODS:
+        words = markup.note(f"The map shows the first {MOST_METHODS} methods; deselect some to see others.") + words
+    return Drawn(figure(sets, dark=dark), tools_value(f"heads-{reading}", to_csv(table), code), words)
 
 
 def overlap_view(results: Results, seed: int, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """How many heads each pair of sets has in common."""
+    """The heads that each pair of methods has in common."""
     import pandas as pd
 
     sets = results.sets(seed, k, methods)
@@ -147,16 +154,13 @@ def overlap_view(results: Results, seed: int, k: str, methods: Sequence[str], *,
         ],
         columns=["a", "b", "heads_a", "heads_b", "common", "by_chance", "jaccard", "jaccard_by_chance", "p_value"],
     )
-    code = _recipe(
-        results, "from workbench.figures import selectors as draw",
-        f"sets = comparison.head_sets({seed}, {k!r})",
-        f"draw.overlap_matrix({{method: sets[method] for method in {list(sets)!r}}}).show()",
-    )  # fmt: skip
-    return Drawn(draw.overlap_matrix(sets, dark=dark), tools_value("overlap", to_csv(frame), code))
+    return _drawn(
+        results, "overlap", draw.overlap_matrix, sets, frame, f"sets = comparison.head_sets({seed}, {k!r})", dark=dark
+    )
 
 
 def ranks_view(results: Results, seed: int, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """How alike each pair of methods ranks all heads."""
+    """The rank correlation of each pair of methods over all heads."""
     import pandas as pd
 
     scores = results.scores(seed, methods)
@@ -165,71 +169,86 @@ def ranks_view(results: Results, seed: int, methods: Sequence[str], *, dark: boo
         [(a, b, r.spearman, r.spearman_p, r.kendall, r.kendall_p, r.n) for a, b, r in pairs],
         columns=["a", "b", "spearman", "spearman_p", "kendall", "kendall_p", "n"],
     )
-    code = _recipe(
-        results, "from workbench.figures import selectors as draw",
-        f"scores = comparison.all_scores({seed})",
-        f"draw.rank_correlations({{method: scores[method] for method in {list(scores)!r}}}).show()",
-    )  # fmt: skip
-    return Drawn(draw.rank_correlations(scores, dark=dark), tools_value("ranks", to_csv(frame), code))
+    return _drawn(
+        results, "ranks", draw.rank_correlations, scores, frame, f"sets = comparison.all_scores({seed})", dark=dark
+    )
 
 
 def layers_view(results: Results, seed: int, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """How many heads each method chooses in each layer."""
+    """The number of heads that each method chose in each layer."""
     import pandas as pd
 
     sets = results.sets(seed, k, methods)
     frame = pd.DataFrame({method: heads.array().sum(1) for method, heads in sets.items()}).rename_axis("layer")
-    code = _recipe(
-        results, "from workbench.figures import selectors as draw",
-        f"sets = comparison.head_sets({seed}, {k!r})",
-        f"draw.heads_by_layer({{method: sets[method] for method in {list(sets)!r}}}).show()",
-    )  # fmt: skip
-    return Drawn(draw.heads_by_layer(sets, dark=dark), tools_value("layers", to_csv(frame.reset_index()), code))
+    loading = f"sets = comparison.head_sets({seed}, {k!r})"
+    return _drawn(results, "layers", draw.heads_by_layer, sets, frame.reset_index(), loading, dark=dark)
+
+
+def forest_view(results: Results, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
+    """The accuracy of each method with one K, over all seeds, and the table of all rows."""
+    rows = _rows_of(results, methods)
+    code = _recipe(results, _DRAWING, *_row_lines(methods), f"draw.accuracy_forest(rows, {k!r}).show()")
+    figure = draw.accuracy_forest(rows, k, dark=dark)
+    return Drawn(figure, tools_value("accuracy", to_csv(_frame(rows)), code), rows_table(rows))
 
 
 def accuracy_view(results: Results, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """Accuracy against K over all seeds, and the table of rows; gate swaps are no choice of heads and stay in."""
+    """Accuracy against K, over all seeds."""
     rows = _rows_of(results, methods)
-    code = _recipe(
-        results, "from workbench.figures import selectors as draw",
-        f"methods = {list(methods)!r}",
-        'rows = [row for row in comparison.rows() if row.protocol != "edit" or row.method in methods]',
-        "draw.accuracy_by_k(rows).show()",
-    )  # fmt: skip
-    tools = tools_value("accuracy", to_csv(_frame(rows)), code)
-    return Drawn(draw.accuracy_by_k(rows, dark=dark), tools, rows_table(rows))
+    code = _recipe(results, _DRAWING, *_row_lines(methods), "draw.accuracy_by_k(rows).show()")
+    return Drawn(draw.accuracy_by_k(rows, dark=dark), tools_value("accuracy-by-k", to_csv(_frame(rows)), code))
 
 
 def costs_view(results: Results, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """Time of each selection as a share of JoLA's training."""
+    """The time of each selection as a share of the time of JoLA's training."""
     rows = _rows_of(results, methods)
     columns = ["protocol", "method", "k", "seeds", "selection_seconds", "training_seconds", "cost_ratio"]
-    frame = _frame(rows).loc[:, columns]
-    code = _recipe(
-        results, "from workbench.figures import selectors as draw",
-        f"methods = {list(methods)!r}",
-        'rows = [row for row in comparison.rows() if row.protocol != "edit" or row.method in methods]',
-        "draw.selection_costs(rows).show()",
-    )  # fmt: skip
-    return Drawn(draw.selection_costs(rows, dark=dark), tools_value("costs", to_csv(frame), code))
+    code = _recipe(results, _DRAWING, *_row_lines(methods), "draw.selection_costs(rows).show()")
+    tools = tools_value("costs", to_csv(_frame(rows).loc[:, columns]), code)
+    return Drawn(draw.selection_costs(rows, dark=dark), tools)
+
+
+_DRAWING = "from workbench.figures import selectors as draw"
+
+
+def _drawn(
+    results: Results,
+    name: str,
+    figure: Callable[..., Figure],
+    by_method: Mapping[str, Any],
+    frame: "pd.DataFrame",
+    loading: str,
+    *,
+    dark: bool,
+) -> Drawn:
+    """A figure of sets or scores by method; ``loading`` is the code that reads them as ``sets``."""
+    drawing = f"draw.{figure.__name__}({{method: sets[method] for method in {list(by_method)!r}}}).show()"
+    code = _recipe(results, _DRAWING, loading, drawing)
+    return Drawn(figure(by_method, dark=dark), tools_value(name, to_csv(frame), code))
 
 
 def _rows_of(results: Results, methods: Sequence[str]) -> list[Row]:
+    """Rows of these methods, and those of gate swaps, which choose no heads in advance."""
     return [row for row in results.rows if row.protocol != "edit" or row.method in methods]
 
 
-def _frame(rows: Sequence[Row]) -> "pd.DataFrame":
-    from dataclasses import asdict, fields
+def _row_lines(methods: Sequence[str]) -> tuple[str, str]:
+    """Code for `_rows_of`."""
+    rows = 'rows = [row for row in comparison.rows() if row.protocol != "edit" or row.method in methods]'
+    return f"methods = {list(methods)!r}", rows
 
+
+def _frame(rows: Sequence[Row]) -> "pd.DataFrame":
     import pandas as pd
 
-    return pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Row)])
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Row)])
+    return frame.assign(by_seed=[" ".join(f"{value:.6g}" for value in row.by_seed) for row in rows])
 
 
-def _recipe(results: Results, drawing: str, *lines: str) -> str:
-    """Python that reads the comparison and draws the view again."""
+def _recipe(results: Results, importing: str, *lines: str) -> str:
+    """Python code that reads the comparison and draws a view again."""
     opened = f"comparison = Comparison.open({str(results.comparison.folder)!r})"
-    return "\n".join(["from jola.studies.results import Comparison", drawing, "", opened, *lines, ""])
+    return "\n".join(["from jola.studies.results import Comparison", importing, "", opened, *lines, ""])
 
 
 # Tables
@@ -258,24 +277,26 @@ _PROTOCOLS = {"base": "no edits", "jola": "joint training", "edit": "select-then
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """One row a method and K: accuracy, difference to JoLA, adjusted p, cost; each with its n or interval."""
+    """HTML table with one row for each method and K: accuracy, difference to JoLA, adjusted p, cost."""
     if not rows:
         return markup.note("No training has ended yet.")
     columns = (
-        ("Method", ""), ("Protocol", ""), ("K", "as asked for"), ("Heads", "edited, mean over seeds"),
-        ("Accuracy", "share of right answers, with its 95 % interval"), ("n", "test examples × seeds"),
-        ("Minus JoLA", "paired by test example and seed, with its 95 % interval"),
-        ("p", "against no difference, two-sided, adjusted for all rows (Holm)"),
-        ("Time", "seconds of the selection ÷ seconds of JoLA's training"),
+        ("Method", ""), ("Protocol", ""), ("K", "as requested"),
+        ("Heads", "edited heads (open offsets + open scales), mean over seeds"),
+        ("Accuracy", "share of correct answers, mean over seeds, with its 95 % interval"),
+        ("n", "test examples × seeds"), ("Minus JoLA", "mean over shared seeds, with its 95 % interval"),
+        ("p", "two-sided t-test, paired by seed, adjusted for all rows (Holm)"),
+        ("Time", "time of the selection ÷ time of JoLA's training"),
     )  # fmt: skip
     head = "".join(f'<th scope="col"{_title(words)}>{name}</th>' for name, words in columns)
     body = "".join(f"<tr>{_row_cells(row)}</tr>" for row in rows)
     return (
         '<div class="cv-scroll" tabindex="0" role="region" aria-label="Results of every method and K">'
         f'<table class="cv-table cv-rows"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        '<p class="jw-foot">In brackets 95 % intervals; n: test examples × seeds. Minus JoLA: difference of '
-        "accuracies, paired by example and seed. p: two-sided, adjusted for all rows (Holm). Time: of the selection "
-        "÷ JoLA's training.</p>"
+        '<p class="jw-foot">In brackets: 95 % intervals over seeds (Student\'s t); with one seed, over test examples, '
+        "and without p. n: test examples × seeds. Heads: edited heads, then open offsets + open scales. Minus JoLA: "
+        "difference of the accuracies, paired by seed. p: two-sided paired t-test, adjusted for all rows (Holm). "
+        "Time: of the selection ÷ of JoLA's training.</p>"
     )
 
 
@@ -285,17 +306,20 @@ def _title(words: str) -> str:
 
 def _row_cells(row: Row) -> str:
     def interval(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
-        if value is None or low is None or high is None:
+        if value is None:
             return "–"
         figure, _, bounds = interval_text(value, low, high, sign=sign).replace("-", "−").partition(" ")
-        return f"{figure} <small>{bounds}</small>"
+        return f"{figure} <small>{bounds}</small>" if bounds else figure
 
+    heads = "–" if row.heads is None else f"{row.heads:,.4g}"
+    if row.offsets is not None and row.scales is not None:
+        heads += f" <small>({row.offsets:,.4g} + {row.scales:,.4g})</small>"
     name = {"base": "No edits", "jola": "JoLA"}.get(row.protocol)
     name = name or (METHODS[row.method].title if row.method in METHODS else row.method)
     cells = (
         markup.escape(_PROTOCOLS.get(row.protocol, row.protocol)),
         markup.escape(row.k) or "–",
-        "–" if row.heads is None else f"{row.heads:,.4g}",
+        heads,
         interval(row.accuracy, row.low, row.high),
         f"{row.items:,} × {row.seeds}",
         interval(row.difference, row.difference_low, row.difference_high, "+"),
@@ -309,7 +333,7 @@ def _row_cells(row: Row) -> str:
 
 
 def set_words(cell: Cell) -> str:
-    """A set in words and as the text that ``--heads`` takes."""
+    """HTML that describes the set of a cell, with its heads as ``--heads`` takes them."""
     heads = cell.heads
     assert heads is not None
     total = heads.layers * heads.heads
@@ -324,7 +348,7 @@ def set_words(cell: Cell) -> str:
 
 
 def set_tools(results: Results, cell: Cell) -> str:
-    """The set as JSON, to copy and to save, and the code that reads it."""
+    """The set as JSON, and the code that reads it."""
     assert cell.heads is not None
     code = "\n".join(
         [

@@ -328,20 +328,24 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     """Draw when results are new, and when another view, method, K, seed or set is chosen."""
     always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
-    chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick]
+    chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick, panel.reading]
 
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:
         return panel.by_component(panel.draw(bench.comparisons.find(id), *choice, dark=dark))
 
-    def on_redraw(id: str, *choice: Any) -> dict[Any, Any]:
-        *rest, event = choice
-        return draw(id, *rest, dark=bool(event._data.get("dark")))
-
-    # Gradio finds out by the annotation that a listener wants the event.
+    # Gradio passes the event only to a listener with this annotation, and finds none behind `*choice`.
     def on_news(
-        id: str, view: str, methods: Sequence[str], known: Any, k: str, seed: Any, pick: str, event: gr.EventData
+        id: str,
+        view: str,
+        methods: Sequence[str],
+        known: Any,
+        k: str,
+        seed: Any,
+        pick: str,
+        reading: str,
+        event: gr.EventData,
     ) -> dict[Any, Any]:
-        return on_redraw(id, view, methods, known, k, seed, pick, event)
+        return draw(id, view, methods, known, k, seed, pick, reading, dark=bool(event._data.get("dark")))
 
     def on_choice(id: str, *choice: Any) -> dict[Any, Any]:
         *rest, dark = choice
@@ -350,7 +354,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     events: Any = view
     events.redraw(on_news, chosen, panel.outputs(), **always)
     gr.on(
-        [panel.methods.input, panel.k.input, panel.seed.input, panel.pick.input],
+        [panel.methods.input, panel.k.input, panel.seed.input, panel.pick.input, panel.reading.input],
         on_choice,
         [*chosen, panel.dark],
         panel.outputs(),

@@ -13,18 +13,24 @@ from jola.errors import InputError
 from jola.studies.results import Comparison
 from jola.system.files import replace_file
 from workbench.figures import selectors as draw
+from workbench.figures.head_sets import head_agreement, heads_against
 from workbench.figures.style import Figure, palette, text
 
 
 def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
-    """All figures of a comparison by name; figures that depend on the seed show the first seed."""
+    """All figures of a comparison by name; figures of one seed or one K show the first."""
     cells = comparison.cells()
     seeds = sorted({cell.seed for cell in cells if cell.protocol != "base"})
     ks = list(dict.fromkeys(cell.k for cell in cells if cell.protocol == "edit"))
     rows = comparison.rows()
-    found = {"accuracy": draw.accuracy_by_k(rows, dark=dark), "costs": draw.selection_costs(rows, dark=dark)}
+    found = {"accuracy": draw.accuracy_forest(rows, ks[0] if ks else "", dark=dark)}
+    if len(ks) > 1:
+        found["accuracy by K"] = draw.accuracy_by_k(rows, dark=dark)
+    found["costs"] = draw.selection_costs(rows, dark=dark)
     for k in ks[:1]:
         sets = comparison.head_sets(seeds[0], k)
+        found["agreement"] = head_agreement(sets, dark=dark)
+        found["against JoLA"] = heads_against(sets, dark=dark)
         found["overlap"] = draw.overlap_matrix(sets, dark=dark)
         found["layers"] = draw.heads_by_layer(sets, dark=dark)
         found["ranks"] = draw.rank_correlations(comparison.all_scores(seeds[0]), dark=dark)

@@ -1,6 +1,10 @@
-"""Comparisons of selectors: overlap, rank correlation, heads per layer, accuracy against K, cost."""
+"""Comparisons of selectors: accuracy, accuracy against K, overlap, rank correlation, heads per layer, cost.
+
+A method has the same color and marker in all figures, see `method_mark`.
+"""
 
 import itertools
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -14,7 +18,7 @@ from workbench.figures.cells import heat, write_cells
 from workbench.figures.style import (
     CIVIDIS,
     KEYED,
-    SYMBOLS,
+    MONO,
     Figure,
     blank,
     colour_key,
@@ -31,11 +35,37 @@ _NUMBERED = 48
 """Maximum number of layers for which numbers are written into the cells."""
 _FEW = "At least two choices of heads are needed."
 _TITLES = {name: kind.title for name, kind in SELECTORS.items()} | {"base": "No edits"}
+_MARKS = {
+    "jola": (0, "star"), "dsp": (1, "diamond"), "pass": (2, "square"), "smp": (6, "circle"),
+    "gradient": (3, "triangle-up"), "offset": (4, "triangle-down"), "lofit": (8, "cross"), "ablation": (9, "hexagon"),
+    "random": (7, "x"), "dsp_tuned": (1, "diamond-wide"), "pass_tuned": (2, "square-x"),
+}  # fmt: skip
+"""Index of the color among the categories of a palette, and marker, of each method."""
 
 
 def method_name(method: str) -> str:
     """The name of a selector in figures; markup, like the result of `text`."""
     return text(_TITLES.get(method, method), 40)
+
+
+def method_mark(method: str, *, dark: bool = False) -> tuple[str, str]:
+    """(color, marker symbol) of a method, the same in every figure. Your own methods share the remaining markers."""
+    colours = palette(dark).categories
+    index, symbol = _MARKS.get(method, (zlib.crc32(method.encode()) % len(colours), "pentagon"))
+    return colours[index], symbol
+
+
+def row_name(row: Row) -> str:
+    """The name of the method of a row in figures; markup, like the result of `text`."""
+    if row.protocol == "jola":
+        return "JoLA"
+    return method_name(row.method) + (" gates" if row.protocol == "swap" else "")
+
+
+def row_mark(row: Row, *, dark: bool = False) -> tuple[str, str]:
+    """(color, marker symbol) of the method of a row; gate swaps have open markers."""
+    colour, symbol = method_mark(row.method, dark=dark)
+    return colour, f"{symbol}-open" if row.protocol == "swap" else symbol
 
 
 def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
@@ -102,52 +132,145 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     return finish(figure, title, note, dark=dark, height=height, headed=False, left=150, bottom=KEYED)
 
 
-def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
-    """Test accuracy of each method against the number of edited heads, with 95 % intervals.
+def accuracy_forest(rows: Sequence[Row], k: str, *, dark: bool = False) -> Figure:
+    """Accuracy of every method with one K, best first: mean, 95 % interval and, as small dots, each seed.
 
-    JoLA and the base model, which have no K, are horizontal lines.
+    The dashed line is JoLA's mean. The model without edits is named in the subtitle: drawn to scale, it would leave
+    little room for the others.
     """
-    title = "Accuracy against the number of edited heads"
+    title = "Accuracy of the edits"
+    shown = sorted(
+        (row for row in rows if row.protocol == "jola" or (row.protocol in ("edit", "swap") and row.k == k)),
+        key=lambda row: (-row.accuracy, row.protocol, row.method),
+    )
+    if not shown:
+        return blank(title, "Nothing has been trained yet.", dark=dark)
+    colours, figure = palette(dark), panels()
+    for place, row in enumerate(shown):
+        colour, symbol = row_mark(row, dark=dark)
+        if row.seeds > 1:
+            figure.add_trace(
+                go.Scatter(
+                    x=row.by_seed, y=[place + 0.24] * row.seeds, mode="markers", hoverinfo="skip", showlegend=False,
+                    marker={"symbol": "line-ns-open", "size": 6, "color": colours.edge, "line": {"width": 1}},
+                )
+            )  # fmt: skip
+        figure.add_trace(
+            go.Scatter(
+                x=[row.accuracy], y=[place], mode="markers", showlegend=False, name=row_name(row),
+                marker={"symbol": symbol, "size": 10, "color": colour, "line": {"width": 2 if "open" in symbol else 0}},
+                error_x=_bars([row], colour), hovertemplate=f"{_hover(row)}<extra></extra>",
+            )
+        )  # fmt: skip
+        figure.add_annotation(
+            text=f"{row.accuracy:.3f}  n = {row.items:,} × {row.seeds}", x=1, xref="paper", xanchor="left", xshift=8,
+            y=place, yanchor="middle", showarrow=False, font={"size": 11, "family": MONO, "color": colours.quiet},
+        )  # fmt: skip
+    _reference_line(figure, shown, dark=dark, vertical=True)
+    labels = [row_name(row) for row in shown]
+    figure.update_yaxes(range=[len(shown) - 0.4, -0.6], showgrid=False, **word_ticks(labels, colours.text))
+    figure.update_xaxes(title="accuracy on the test examples", rangemode="normal")
+    heads = "" if k == AUTO else f"K = {text(k, 20)}; "
+    note = f"{heads}{_sample(shown)}; ticks: single seeds; dashed: JoLA{_without_edits(rows)}"
+    finish(figure, title, note, dark=dark, height=118 + 30 * len(shown), headed=False, left=130, right=138, bottom=48)
+    return figure
+
+
+def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
+    """Accuracy of each method against K, with 95 % intervals; K is evenly spaced, in the order of the heads edited.
+
+    The dashed line is JoLA, which has no K.
+    """
+    title = "Accuracy against K"
     points = [row for row in rows if row.protocol in ("edit", "swap") and row.heads is not None]
     if not points:
         return blank(title, "Nothing has been trained yet.", dark=dark)
     colours, figure = palette(dark), panels()
+    sizes: dict[str, list[float]] = {}
+    for row in points:
+        # A gate swap edits up to 2K heads.
+        sizes.setdefault(row.k, []).extend([row.heads or 0.0] if row.protocol == "edit" else [])
+    ks = sorted(sizes, key=lambda k: (max(sizes[k], default=float("inf")), k))
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in points:
         groups.setdefault((row.protocol, row.method), []).append(row)
-    for index, ((protocol, method), own) in enumerate(groups.items()):
-        # A sweep may contain the number that 'auto' resolves to.
-        own = sorted(own, key=lambda row: (row.heads or 0, row.k == AUTO))
-        colour = colours.categories[index % len(colours.categories)]
-        name = method_name(method) + (" gates" if protocol == "swap" else "")
+    for index, own in enumerate(groups.values()):
+        own = sorted(own, key=lambda row: ks.index(row.k))
+        colour, symbol = row_mark(own[0], dark=dark)
+        aside = 0.5 * (index - (len(groups) - 1) / 2) / max(len(groups), 6)
         figure.add_trace(
             go.Scatter(
-                x=[row.heads for row in own], y=[row.accuracy for row in own], mode="lines+markers", name=name,
-                line={"color": colour, "width": 1.5, "dash": "dot" if protocol == "swap" else "solid"},
-                marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
-                error_y={
-                    "type": "data", "symmetric": False, "array": [row.high - row.accuracy for row in own],
-                    "arrayminus": [row.accuracy - row.low for row in own], "thickness": 1, "width": 3, "color": colour,
-                },
-                customdata=[[row.low, row.high, row.items, row.seeds] for row in own],
-                hovertemplate="%{x} heads: %{y:.3f}<br>95 % interval %{customdata[0]:.3f} to %{customdata[1]:.3f}<br>"
-                f"n = %{{customdata[2]}} × %{{customdata[3]}} seeds<extra>{name}</extra>",
+                x=[ks.index(row.k) + aside for row in own], y=[row.accuracy for row in own],
+                mode="lines+markers", name=row_name(own[0]),
+                line={"color": colour, "width": 1, "dash": "dot" if own[0].protocol == "swap" else "solid"},
+                marker={"symbol": symbol, "size": 9, "color": colour}, error_y=_bars(own, colour),
+                customdata=[_hover(row) for row in own], hovertemplate="%{customdata}<extra></extra>",
             )
         )  # fmt: skip
-    for row in rows:
-        if row.protocol in ("jola", "base"):
-            words = "JoLA" if row.protocol == "jola" else "no edits"
-            figure.add_hline(
-                y=row.accuracy, line={"color": colours.text, "width": 1, "dash": "dash"},
-                annotation_position="top left",
-                annotation={"text": f"{words} {row.accuracy:.3f}", "font": {"size": 11, "color": colours.quiet}},
-            )  # fmt: skip
-    figure.update_xaxes(title="edited heads")
+    _reference_line(figure, rows, dark=dark, vertical=False)
+    labels = [f"{text(k, 20)} ({number(max(sizes[k]))})" if not k.isdigit() and sizes[k] else text(k, 20) for k in ks]
+    figure.update_xaxes(
+        title="K (heads)", showgrid=False, range=[-0.5, len(ks) - 0.5], **word_ticks(labels, colours.quiet, size=11)
+    )
     figure.update_yaxes(title="accuracy")
-    items, seeds = {row.items for row in points}, {row.seeds for row in points}
-    seeded = " or ".join(map(str, sorted(seeds))) + (" seed" if seeds == {1} else " seeds")
-    note = f"n = {' or '.join(map(str, sorted(items)))} test examples, {seeded}"
-    return _with_legend(figure, title, f"{note}; bars: 95 % intervals", len(groups), dark=dark, height=380)
+    note = f"{_sample(points)}; dashed: JoLA{_without_edits(rows)}"
+    return _with_legend(figure, title, note, len(groups), dark=dark, height=380)
+
+
+def _bars(rows: Sequence[Row], colour: str) -> dict[str, object]:
+    """Error bars; of length 0 where there is no interval."""
+    return {
+        "type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": colour,
+        "array": [row.high - row.accuracy if row.high is not None else 0 for row in rows],
+        "arrayminus": [row.accuracy - row.low if row.low is not None else 0 for row in rows],
+    }  # fmt: skip
+
+
+def _interval(row: Row) -> str:
+    """``0.742 [0.648, 0.836]``; without bounds where there is no interval."""
+    bounds = f" [{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else ""
+    return f"{row.accuracy:.3f}{bounds}"
+
+
+def _hover(row: Row) -> str:
+    lines = [f"<b>{row_name(row)}</b>" + (f", K = {text(row.k, 20)}" if row.k else "")]
+    lines.append(f"accuracy {_interval(row)}, n = {row.items:,} × {counted(row.seeds, 'seed')}")
+    if row.heads is not None:
+        halves = "" if row.offsets is None else f": {number(row.offsets)} offsets, {number(row.scales or 0.0)} scales"
+        lines.append(f"{number(row.heads)} heads{halves}")
+    if row.difference is not None:
+        low, high = row.difference_low, row.difference_high
+        bounds = f" [{low:+.3f}, {high:+.3f}]" if low is not None and high is not None else ""
+        p = f", p = {number(row.p_holm, 2)} (Holm)" if row.p_holm is not None else ""
+        lines.append(f"minus JoLA {row.difference:+.3f}{bounds}{p}")
+    return "<br>".join(lines).replace("-0.", "−0.")
+
+
+def _sample(rows: Sequence[Row]) -> str:
+    """What the intervals of these rows are over."""
+    items = " or ".join(f"{n:,}" for n in sorted({row.items for row in rows}))
+    seeds = sorted({row.seeds for row in rows})
+    counts = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
+    over = "over test examples" if seeds == [1] else "over seeds (Student's t)"
+    return f"n = {items} test examples × {counts}; bars: 95 % intervals {over}"
+
+
+def _without_edits(rows: Sequence[Row]) -> str:
+    base = next((row for row in rows if row.protocol == "base"), None)
+    return f"; without edits {base.accuracy:.3f} (n = {base.items:,})" if base is not None else ""
+
+
+def _reference_line(figure: Figure, rows: Sequence[Row], *, dark: bool, vertical: bool) -> None:
+    """JoLA's mean as a dashed line."""
+    jola = next((row for row in rows if row.protocol == "jola"), None)
+    if jola is None:
+        return
+    line = {"color": method_mark("jola", dark=dark)[0], "width": 1, "dash": "dash"}
+    if vertical:
+        figure.add_vline(x=jola.accuracy, line=line, layer="below")
+    else:
+        words = {"text": f"JoLA {jola.accuracy:.3f}", "font": {"size": 11, "color": palette(dark).quiet}}
+        figure.add_hline(y=jola.accuracy, line=line, annotation_position="top left", annotation=words, layer="below")
 
 
 def selection_costs(rows: Sequence[Row], *, dark: bool = False) -> Figure:

@@ -81,14 +81,16 @@ LIGHT = Palette(
     accent="#1a5fb4", bar="#5f7fa6", train="#0067b0", validation="#b84a00",
     state_none="#cdd5de", state_offset="#0072b2", state_scale="#d55e00", state_both="#1d2733",
     diverging=("#08427a", "#3d84c0", "#a6c8e4", "#eceef1", "#f3c08d", "#d9781f", "#7f3b00"),
-    categories=("#0072b2", "#d55e00", "#007f5f", "#a8407f", "#7a6a00", "#3f97c9", "#5b4b9a", "#536070"),
+    categories=("#0072b2", "#d55e00", "#007f5f", "#a8407f", "#7a6a00", "#3f97c9", "#5b4b9a", "#536070", "#8a4a2b",
+        "#c2152f"),
 )  # fmt: skip
 DARK = Palette(
     surface="#0f1318", panel="#141a21", text="#e4e9ef", quiet="#9ba7b5", line="#29313b", edge="#6b7686",
     accent="#6ea8fe", bar="#6d8fb8", train="#56a8ec", validation="#f0954a",
     state_none="#38424e", state_offset="#3f97dd", state_scale="#e67e22", state_both="#f1f4f8",
     diverging=("#a9d4ff", "#4d9be0", "#24527d", "#222a33", "#7a4716", "#e08a35", "#ffd0a0"),
-    categories=("#56a8ec", "#f0954a", "#3fc79a", "#e08cc0", "#d9c64a", "#9bd6f5", "#a99be8", "#9ba7b5"),
+    categories=("#56a8ec", "#f0954a", "#3fc79a", "#e08cc0", "#d9c64a", "#9bd6f5", "#a99be8", "#9ba7b5", "#c98f6b",
+        "#ff6b76"),
 )  # fmt: skip
 
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")

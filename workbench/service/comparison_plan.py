@@ -18,6 +18,8 @@ _OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
 LEFT_OUT = _OF_A_RUN | {"sites", "layers", "heads"}
 """Settings of a run that a comparison does not have, or has in another form."""
 MOST_CELLS = 500
+MOST_NAMED = 4
+"""Maximum number of methods that `Plan.words` names."""
 _MOST_CHARACTERS = 400
 
 
@@ -145,10 +147,17 @@ class Plan(SelectorGrid):
         if config.edits.gates == "none":
             raise InputError("Gates is none, and what is compared are JoLA's gates; choose two or shared.")
 
-    def words(self) -> str:
-        """What is compared, in one line."""
+    def names(self) -> list[str]:
+        """The titles of all methods that are compared with JoLA."""
         names = [METHODS[name].title if name in METHODS else name for name in self.selectors]
-        names += [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
+        return names + [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
+
+    def words(self) -> str:
+        """What is compared, in one line: the methods, or their number if there are many, then K and seeds."""
+        names = self.names()
+        if len(names) > MOST_NAMED:
+            counts = ((self.selectors, "selector"), (self.swaps, "gate swap"))
+            names = [joined([counted(len(given), noun) for given, noun in counts if given])]
         seeds = f"seed {self.seeds[0]}" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
         return f"{', '.join(names)} · K {', '.join(self.ks)} · {seeds}"
 

@@ -48,7 +48,7 @@ def made(bench: Workbench) -> Comparison:
 
 
 def draw(bench: Workbench, id: str, view: str = "heads", **choice: Any) -> dict[str, Any]:
-    given = {"methods": None, "known": {}, "k": None, "seed": None, "pick": None, **choice}
+    given = {"methods": None, "known": {}, "k": None, "seed": None, "pick": None, "reading": None, **choice}
     return Panel.draw(bench.comparisons.find(id), view, *given.values(), dark=False)
 
 
@@ -155,9 +155,9 @@ def test_nothing_is_shown_of_a_comparison_without_results(bench: Workbench) -> N
 
 def test_every_view_is_drawn_with_its_tools(bench: Workbench, made: Comparison) -> None:
     figures = {
-        "heads": {"heads": "head-sets"},
+        "heads": {"heads": "heads-sets"},
         "overlap": {"overlap": "overlap", "ranks": "ranks", "layers": "layers"},
-        "accuracy": {"accuracy": "accuracy", "costs": "costs"},
+        "accuracy": {"forest": "accuracy", "accuracy": "accuracy-by-k", "costs": "costs"},
     }
     for view, parts in figures.items():
         updates = draw(bench, "one", view)
@@ -167,7 +167,7 @@ def test_every_view_is_drawn_with_its_tools(bench: Workbench, made: Comparison) 
             assert tools["name"] == name and len(tools["csv"].splitlines()) > 1
             compile(tools["code"], name, "exec")
         assert {name for name in updates if name.endswith("_plot")} == {f"{part}_plot" for part in parts}
-    rows = draw(bench, "one", "accuracy")["accuracy_text"]
+    rows = draw(bench, "one", "accuracy")["forest_text"]
     assert rows.count("<tr>") == 1 + 2 + 2 * 4
     assert "40 × 2" in rows and "JoLA</th>" in rows
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jola.selectors import Cost, HeadScores, HeadSet, Provenance
+from jola.selectors import SELECTORS, Cost, HeadScores, HeadSet, Provenance
 from jola.studies.results import Cell, Comparison, summarise
 from jola.studies.statistics import expected_jaccard
 from workbench.figures import selector_report
 from workbench.figures import selectors as draw
-from workbench.figures.head_sets import head_sets, head_table
+from workbench.figures.head_sets import head_agreement, head_sets, head_table, heads_against
 from workbench.figures.style import Figure
 
 HOSTILE = "<img src=x onerror=alert(1)> $x^2$ %{y}"
@@ -25,7 +25,7 @@ SCORES = {name: HeadScores(GENERATOR.random((6, 4)), Provenance(name)) for name 
 
 def cells() -> list[Cell]:
     found = []
-    for seed in (1, 2):
+    for seed in (1, 2, 3):
         jola = GENERATOR.random(100) < 0.8
         parts = [("base", "base", "", None, 0.1), ("jola", "jola", "", SETS["jola"], 0.8)]
         parts += [("edit", "dsp", k, SETS["dsp"], 0.7) for k in ("auto", "3")] + [
@@ -46,6 +46,7 @@ def all_figures(dark: bool) -> list[Figure]:
         draw.rank_correlations(SCORES, dark=dark),
         draw.heads_by_layer(SETS, dark=dark),
         draw.accuracy_by_k(rows, dark=dark),
+        draw.accuracy_forest(rows, "auto", dark=dark),
         draw.selection_costs(rows, dark=dark),
     ]
 
@@ -80,18 +81,99 @@ def test_layers_count_heads() -> None:
     assert "No heads" in draw.heads_by_layer({}).to_json()
 
 
-def test_accuracy_has_intervals_and_jola_as_a_line() -> None:
+def test_accuracy_against_k_has_intervals_and_jola_as_a_line() -> None:
     rows = summarise(cells())
     figure = draw.accuracy_by_k(rows)
     by_name = {trace.name: trace for trace in figure.data}
     assert set(by_name) == {"DSP", "SMP", "PASS gates"}
-    assert list(by_name["DSP"].x) == [3, 3]
-    assert all(value > 0 for value in by_name["DSP"].error_y.array)
-    lines = [annotation.text for annotation in figure.layout.annotations]
+    # K is evenly spaced, and methods stand beside each other.
+    assert list(figure.layout.xaxis.ticktext) == ["3", "auto (4)"] and np.diff(by_name["DSP"].x) == pytest.approx([1])
+    assert len({round(float(trace.x[-1]) % 1, 6) for trace in figure.data}) == 3
+    assert max(by_name["DSP"].error_y.array) > 0
     jola = next(row for row in rows if row.protocol == "jola")
-    assert f"JoLA {jola.accuracy:.3f}" in lines
-    assert "n = 100 test examples, 2 seeds" in figure.to_json()
+    assert f"JoLA {jola.accuracy:.3f}" in [annotation.text for annotation in figure.layout.annotations]
+    assert "n = 100 test examples × 3 seeds" in figure.to_json()
     assert "Nothing has been trained" in draw.accuracy_by_k([]).to_json()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_forest_is_sorted_and_shows_interval_seeds_and_n(dark: bool) -> None:
+    rows = summarise(cells())
+    figure = draw.accuracy_forest(rows, "auto", dark=dark)
+    shown = {draw.row_name(row): row for row in rows if row.protocol != "base" and row.k in ("", "auto")}
+    labels = list(figure.layout.yaxis.ticktext)
+    assert set(labels) == {"JoLA", "DSP", "SMP", "PASS gates"} == set(shown)
+    accuracies = [shown[name].accuracy for name in labels]
+    assert accuracies == sorted(accuracies, reverse=True)
+    means = {trace.name: trace for trace in figure.data if trace.name}
+    for place, name in enumerate(labels):
+        row, trace = shown[name], means[name]
+        assert (trace.x[0], trace.y[0]) == (row.accuracy, place)
+        assert row.low is not None and trace.error_x.arrayminus[0] == pytest.approx(row.accuracy - row.low) != 0
+    seeds = [tuple(trace.x) for trace in figure.data if not trace.name]
+    assert seeds == [shown[name].by_seed for name in labels]
+    assert [a.text for a in figure.layout.annotations] == [f"{shown[n].accuracy:.3f}  n = 100 × 3" for n in labels]
+    line = figure.layout.shapes[0]
+    assert line.x0 == line.x1 == shown["JoLA"].accuracy
+    assert "Nothing has been trained" in draw.accuracy_forest([], "auto", dark=dark).to_json()
+
+
+def test_one_seed_has_an_interval_over_examples() -> None:
+    rows = summarise([cell for cell in cells() if cell.seed == 1])
+    words = draw.accuracy_forest(rows, "auto").layout.title.text
+    assert "over test examples" in words.replace("<br>", " ") and "Student" not in words
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_method_has_one_color_and_mark_of_its_own_in_every_figure(dark: bool) -> None:
+    marks = {name: draw.method_mark(name, dark=dark) for name in SELECTORS}
+    assert len(set(marks.values())) == len(marks)
+    plain = {name: mark for name, mark in marks.items() if not name.endswith("_tuned")}
+    assert len({colour for colour, _ in plain.values()}) == len(plain)
+    rows = summarise(cells())
+    forest = {trace.name: trace for trace in draw.accuracy_forest(rows, "auto", dark=dark).data if trace.name}
+    by_k = {trace.name: trace for trace in draw.accuracy_by_k(rows, dark=dark).data}
+    assert forest["DSP"].marker.color == by_k["DSP"].marker.color == marks["dsp"][0]
+    assert forest["DSP"].marker.symbol == by_k["DSP"].marker.symbol == marks["dsp"][1]
+    assert forest["PASS gates"].marker.symbol == by_k["PASS gates"].marker.symbol == f"{marks['pass'][1]}-open"
+    # Fewer or other methods change nothing, on the maps neither.
+    fewer = draw.accuracy_by_k([row for row in rows if row.method != "smp"], dark=dark)
+    assert {trace.name: trace.marker.color for trace in fewer.data}["DSP"] == marks["dsp"][0]
+    strips = {trace.name: trace.marker.color for trace in head_sets(SETS, dark=dark).data if trace.name}
+    assert strips["DSP  3"] == marks["dsp"][0] and strips["JoLA's gates  4"] == marks["jola"][0]
+    against = heads_against({"jola": SETS["jola"], "dsp": SETS["dsp"]}, dark=dark).data[0]
+    inks = [colour for _, colour in against.colorscale]
+    assert marks["dsp"][0] in inks and marks["jola"][0] in inks
+
+
+def test_agreement_counts_methods() -> None:
+    figure = head_agreement(SETS)
+    counts = np.asarray(figure.data[0].z)
+    assert np.array_equal(counts, sum(heads.array().astype(int) for heads in SETS.values()))
+    assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 3)
+    assert "0 chosen by all 3 methods, 15 by none" in " ".join(figure.layout.title.text.split("<br>")[1:]).replace(
+        "</span>", ""
+    )
+    assert "No heads" in head_agreement({}).to_json()
+
+
+def test_each_method_is_mapped_against_jola() -> None:
+    figure = heads_against(SETS)
+    maps = [trace for trace in figure.data if trace.type == "heatmap"]
+    assert len(maps) == 2
+    states = np.asarray(maps[0].z)
+    assert (states[0, 0], states[1, 1]) == (3, 3), "both"
+    assert (states[2, 2], states[5, 3]) == (2, 2), "only JoLA"
+    assert states[3, 0] == 1, "only DSP"
+    assert (states == 0).sum() == 24 - 5
+    assert maps[0].customdata[3][0] == "only DSP" and maps[0].customdata[0][1] == "neither"
+    headings = [annotation.text for annotation in figure.layout.annotations]
+    assert "DSP" in headings[0] and "2 · 2 · 1" in headings[0]
+    assert "<img" not in figure.to_json()
+    for sets in ({}, {"jola": SETS["jola"]}, {"dsp": SETS["dsp"]}):
+        assert "are needed" in heads_against(sets).to_json()
+    many = heads_against({"jola": SETS["jola"]} | {f"m{index}": SETS["dsp"] for index in range(9)})
+    assert len([trace for trace in many.data if trace.type == "heatmap"]) == 9
 
 
 def test_costs_are_shares_of_jolas_training() -> None:

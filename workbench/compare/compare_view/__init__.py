@@ -95,6 +95,7 @@ def _row(found: StoredComparison) -> dict[str, Any]:
         "id": found.id,
         "about": about(found),
         "words": words(found),
+        "methods": methods(found),
         "state": found.state,
         "done": sum(name in done for name in planned),
         "planned": len(planned),
@@ -129,8 +130,16 @@ def about(found: StoredComparison) -> str:
 
 
 def words(found: StoredComparison) -> str:
-    """What is compared in one line."""
+    """What is compared, in one line."""
     try:
         return found.plan().words()
     except InputError as error:
         return str(error)
+
+
+def methods(found: StoredComparison) -> str:
+    """All methods that are compared."""
+    try:
+        return ", ".join(found.plan().names())
+    except InputError:
+        return ""

@@ -43,7 +43,7 @@ const showList = (list) => {
     else words.firstChild.removeAttribute("aria-current");
     setText(state, STATE_WORDS[found.state]);
     setText(words.firstChild, found.words);
-    words.firstChild.title = found.words;
+    words.firstChild.title = found.methods;
     setText(about, found.about);
     about.title = found.about;
     setText(done, `${found.done} of ${found.planned}`);
@@ -63,6 +63,7 @@ const showChosen = (chosen) => {
   root.dataset.work = chosen ? chosen.state : "";
   if (!chosen) return;
   setText(find("#cv-title"), chosen.words);
+  find("#cv-title").title = chosen.methods;
   setText(find(".cv-about"), chosen.about);
   const working = chosen.state === "working";
   find(".cv-stop").hidden = !working;
