@@ -12,6 +12,7 @@ from jola.config import EditConfig
 from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.model.loading import load_base, pick_device, pick_dtype
+from jola.model.placement import DeviceMap, read_device_map
 from jola.runs.adapter_source import local_adapter
 
 
@@ -32,6 +33,7 @@ class JoLAModel(EditedModel):
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         attn_implementation: str = "auto",
+        device_map: DeviceMap = None,
         seed: int = 0,
     ) -> "JoLAModel":
         """Load a model with fresh edits.
@@ -41,12 +43,19 @@ class JoLAModel(EditedModel):
             dtype: 'float32', 'bfloat16', 'float16', the same of PyTorch (``torch.float32``), or 'auto': bfloat16 where
                 the processor computes in it.
             device: 'auto', 'cpu', 'cuda', …
+            device_map: Places of the layers on several devices, in memory and on disk, in place of `device`: 'auto',
+                'balanced', 'balanced_low_0', 'sequential', a JSON file, or a device, 'cpu' or 'disk' for each module.
 
         Raises:
             InputError: The model cannot be found or loaded, or its architecture is not known.
         """
         base, tokenizer, name = load_base(
-            model, revision=revision, dtype=dtype, device=device, attn_implementation=attn_implementation
+            model,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            attn_implementation=attn_implementation,
+            device_map=device_map,
         )
         return cls(base, tokenizer, edits, name=name, revision=revision, seed=seed)
 
@@ -59,6 +68,7 @@ class JoLAModel(EditedModel):
         model: str | None = None,
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
+        device_map: DeviceMap = None,
     ) -> "JoLAModel":
         """Load the edits of an adapter together with the model they were trained on.
 
@@ -66,15 +76,27 @@ class JoLAModel(EditedModel):
             adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
             revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model, when it is not where the adapter says.
+            dtype, device, device_map: As for `from_pretrained`.
         """
         with local_adapter(adapter, revision) as folder:
-            return cls._with_adapter(read_adapter(folder), adapter, model, dtype, device)
+            return cls._with_adapter(
+                read_adapter(folder), adapter, model, dtype=dtype, device=device, device_map=device_map
+            )
 
     @classmethod
     def _with_adapter(
-        cls, adapter: Adapter, source: Path | str, model: str | None, dtype: str | torch.dtype, device: str
+        cls,
+        adapter: Adapter,
+        source: Path | str,
+        model: str | None,
+        *,
+        dtype: str | torch.dtype,
+        device: str,
+        device_map: DeviceMap,
     ) -> "JoLAModel":
-        pick_dtype(dtype, pick_device(device))  # what is wrong with these is not the fault of the base model
+        # What is wrong with these is not the fault of the base model.
+        pick_dtype(dtype, pick_device(device))
+        device_map = None if device_map is None else read_device_map(device_map)
         try:
             loaded = cls.from_pretrained(
                 model or adapter.base_model,
@@ -82,6 +104,7 @@ class JoLAModel(EditedModel):
                 edits=adapter.edits,
                 dtype=dtype,
                 device=device,
+                device_map=device_map,
             )
         except InputError as error:
             if model:

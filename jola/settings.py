@@ -51,6 +51,11 @@ class ModelConfig:
         "auto", "Data type of the frozen model; 'auto' uses bfloat16 where the processor supports it natively."
     )
     device: str = setting("auto", "Device of the model: 'auto', 'cpu', 'cuda', 'cuda:1', 'mps'.")
+    device_map: str | None = setting(
+        None,
+        "Spread the layers over several devices, memory and disk, instead of --device: 'auto', 'balanced', "
+        "'sequential', or a JSON file with the device of each module.",
+    )
     attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
         "auto",
         "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device.",

@@ -211,7 +211,7 @@ def load_edits(folder: Path | str, model: "EditedModel") -> list[Intervention]:
     except InputError:
         model.detach(edits)
         raise
-    return [e.to(model.device).eval().requires_grad_(False) for e in edits]
+    return [model.traced.place(e).eval().requires_grad_(False) for e in edits]
 
 
 def read_edits(folder: Path | str) -> list[Intervention]:

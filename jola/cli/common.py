@@ -21,6 +21,13 @@ AdapterName = Annotated[str, arg(help="Adapter directory, or the id or directory
 BaseModel = Annotated[str | None, arg(help="Base model, if it is not where the adapter says.")]
 Dtype = Annotated[Literal["auto", "float32", "bfloat16", "float16"], arg(help="Data type of the model.")]
 Device = Annotated[str, arg(help="Device of the model.")]
+DeviceMap = Annotated[
+    str | None,
+    arg(
+        help="Spread the layers over several devices, memory and disk, instead of --device: 'auto', 'balanced', "
+        "'sequential', or a JSON file with the device of each module."
+    ),
+]
 PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 

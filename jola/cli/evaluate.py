@@ -12,6 +12,7 @@ from jola.cli.common import (
     AdapterName,
     BaseModel,
     Device,
+    DeviceMap,
     Dtype,
     Json,
     PromptFormat,
@@ -52,6 +53,7 @@ def evaluate(
     model: BaseModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval."""
@@ -85,7 +87,7 @@ def evaluate(
         for sentence in loaded.notes:
             progress.note(sentence)
         check_installed(loaded.metrics)
-        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device)
+        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device, device_map=device_map)
         prompts = Template(edited.tokenizer, template)
         scored = options and all(example.options or loaded.labels for example in loaded.test)
         names = dict.fromkeys([*loaded.metrics, "options"])
@@ -183,6 +185,7 @@ def generate(
     model: BaseModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
+    device_map: DeviceMap = None,
     json: Json = False,
 ) -> None:
     """Answer a prompt with and without the edits."""
@@ -203,7 +206,7 @@ def generate(
 
         folder, _ = find_adapter(adapter)
         progress.phase("load")
-        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device)
+        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device, device_map=device_map)
         prompts = Template(edited.tokenizer, template)
         ids = torch.tensor([prompts.encode_prompt(Example((Message("user", prompt),), ""))])
 

@@ -216,12 +216,14 @@ def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
     """
 
     def edit(z: Tensor) -> Tensor:
-        if scale is not None and offset is not None:
-            edited = torch.addcmul(offset, z, scale)
-        elif scale is not None:
-            edited = z * scale
+        # The layer may be on another device than the edits.
+        m, a = (None if vector is None else vector.to(z.device) for vector in (scale, offset))
+        if m is not None and a is not None:
+            edited = torch.addcmul(a, z, m)
+        elif m is not None:
+            edited = z * m
         else:
-            edited = z if offset is None else z + offset
+            edited = z if a is None else z + a
         return edited.to(z.dtype)
 
     rows = max(len(v) if v is not None and v.dim() == 3 else 0 for v in (scale, offset))

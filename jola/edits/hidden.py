@@ -172,7 +172,7 @@ class BottleneckEdits(HiddenEdits):
 
     def _added(self, index: int) -> Added:
         down, up = (self.down[index], self.down_bias[index]), (self.up[index], self.up_bias[index])
-        return lambda h: F.linear(F.silu(F.linear(h, *down)), *up)
+        return lambda h: F.linear(F.silu(F.linear(h, *_beside(h, down))), *_beside(h, up))
 
 
 class SubspaceEdits(HiddenEdits):
@@ -289,8 +289,8 @@ class SubspaceEdits(HiddenEdits):
         inward = self.weight - rotations
 
         def added(end: int, index: int) -> Added:
-            maps = inward[end, index], self.bias[end, index], rotations[end, index]
-            return lambda h: F.linear(F.linear(h, *maps[:2]), maps[2].mT)
+            into, back = (inward[end, index], self.bias[end, index]), (rotations[end, index].mT,)
+            return lambda h: F.linear(F.linear(h, *_beside(h, into)), *_beside(h, back))
 
         edits: dict[int, Edit] = {}
         for i, factor in factors.items():
@@ -325,14 +325,14 @@ class _Places:
     def any(self) -> bool:
         return bool(self._where.any())
 
-    def of(self, activation: Tensor) -> tuple[Tensor, Tensor]:
+    def of(self, activation: Tensor) -> tuple[Tensor, ...]:
         """(rows, tokens), indices into an activation (rows, tokens, hidden)."""
         rows = len(activation)
         if rows not in self._found:
             where = self._where.repeat_interleave(rows // len(self._where), 0)
             row, token = where.nonzero(as_tuple=True)
             self._found[rows] = row, token
-        return self._found[rows]
+        return _beside(activation, self._found[rows])
 
 
 def _places(prompt: Tensor, positions: tuple[int, int], separate: bool) -> list[_Places]:
@@ -352,13 +352,18 @@ def _at_places(places: Sequence[_Places], functions: Sequence[Added], factor: Te
             chosen = h[rows, tokens].float()
             change = added(chosen)
             if isinstance(factor, Tensor):
-                change = change * factor[rows // (len(h) // len(factor))].unsqueeze(-1)
+                change = change * factor.to(h.device)[rows // (len(h) // len(factor))].unsqueeze(-1)
             elif factor != 1.0:
                 change = change * factor
             h = h.index_put((rows, tokens), (chosen + change).to(h.dtype))
         return h
 
     return edit
+
+
+def _beside(activation: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Tensors on the device of an activation: the layer may be on another one than the edits."""
+    return tuple(tensor.to(activation.device) for tensor in tensors)
 
 
 def _everywhere(added: Added, factor: Tensor | float) -> Edit:
@@ -369,7 +374,8 @@ def _everywhere(added: Added, factor: Tensor | float) -> Edit:
         change = added(wide)
         if isinstance(factor, Tensor):
             # The MLP of OPT sees (batch · tokens, hidden); what belongs to one row is together in every form.
-            change = (change.reshape(len(factor), -1, h.shape[-1]) * factor[:, None, None]).reshape(h.shape)
+            by_row = factor.to(h.device)[:, None, None]
+            change = (change.reshape(len(factor), -1, h.shape[-1]) * by_row).reshape(h.shape)
         elif factor != 1.0:
             change = change * factor
         return (wide + change).to(h.dtype)

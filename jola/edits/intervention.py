@@ -122,7 +122,8 @@ class Intervention(nn.Module):
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """The edits of activations of one forward pass, by layer; layers that are not named stay untouched.
 
-        It is called once a pass, so that what is random is drawn once and shared by all layers and positions.
+        It is called once a pass, so that what is random is drawn once and shared by all layers and positions. An edit
+        may get activations on another device than that of the parameters, and gives them back on theirs.
         """
         raise NotImplementedError
 

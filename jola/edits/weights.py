@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ _numbers = itertools.count()
 
 Place = tuple[int, int]
 """(layer, unit)."""
+_T = TypeVar("_T")
 
 
 class WeightEdits(Intervention):
@@ -208,8 +209,14 @@ class WeightEdits(Intervention):
             for parameter in base.parameters():
                 parameter.requires_grad_(trains.get(id(parameter), True))
         edits = cls(modules, list(modules), layers, adapter)
-        for parameter in edits.values.values():
-            parameter.data = parameter.data.float()
+        for module in modules.values():
+            # Weights that wait elsewhere, where peft's have no numbers yet, are on this device when their module runs.
+            hook = getattr(module.get_base_layer(), "_hf_hook", None)
+            for parameter in edits._parameters_of(module).values():
+                if parameter.is_meta and hook is not None:
+                    values = torch.zeros_like(parameter, device=hook.execution_device)
+                    torch.utils.swap_tensors(parameter, nn.Parameter(values))
+                parameter.data = parameter.data.float()
         return edits
 
     def copied_to(self, base: nn.Module) -> Self:
@@ -284,16 +291,19 @@ def frozen_state(base: nn.Module) -> dict[str, Tensor]:
     return _without_layers(base.state_dict().items(), resting)
 
 
-def frozen_parameters(base: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a frozen model by their names in its checkpoint, without any layer of peft, at rest or not."""
+def frozen_names(base: nn.Module) -> dict[str, str]:
+    """The parameters of a frozen model: their names in its checkpoint → their names in the model with layers of peft.
+
+    Parameters of those layers, at rest or not, are left out.
+    """
     layers = {name for name, module in base.named_modules() if hasattr(module, "_active_adapter")}
-    return _without_layers(base.named_parameters(), layers)
+    return _without_layers(((name, name) for name, _ in base.named_parameters()), layers)
 
 
-def _without_layers(tensors: Iterable[tuple[str, Tensor]], layers: Container[str]) -> dict[str, Tensor]:
-    """Tensors of frozen modules, by names without the layers of peft around them."""
+def _without_layers(named: "Iterable[tuple[str, _T]]", layers: Container[str]) -> "dict[str, _T]":
+    """What belongs to frozen modules, by names without the layers of peft around them."""
     result = {}
-    for name, tensor in tensors:
+    for name, tensor in named:
         steps, kept = name.split("."), []
         for position, step in enumerate(steps):
             if ".".join(steps[:position]) not in layers:

@@ -15,6 +15,7 @@ from jola.errors import InputError
 from jola.export.affine import Affine, Place
 from jola.export.foldable import Foldable
 from jola.export.projections import projection, projection_path, target_of
+from jola.model.placement import refuse_spread
 
 
 @torch.no_grad()
@@ -34,6 +35,7 @@ def rebuild(
         InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
             does not fit the number format.
     """
+    refuse_spread(base, "A folded checkpoint")
     target = target_of(base, edits)
     frozen = frozen_state(base)
     state, known = _state(base, frozen, edits), set(frozen)

@@ -3,7 +3,7 @@
 import inspect
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, Literal
 
@@ -17,9 +17,9 @@ from jola.data.examples import IGNORED
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
-from jola.edits.weights import frozen_parameters
 from jola.errors import InputError
 from jola.methods import METHODS, Method
+from jola.model.placement import FrozenWeights
 from jola.model.tracing import Plan, TracedModel
 from jola.settings import TrainingConfig, check_settings
 
@@ -77,7 +77,8 @@ class EditedModel(nn.Module):
         self.method, self.edit_config = method, settings
         self.interventions = nn.ModuleList(method.attach(self.traced, settings))
         self.reset_edits(seed)
-        self.interventions.to(self.base.device)
+        for intervention in self.own_interventions():
+            self.traced.place(intervention)
         # As transformers hands models out: the gates have noise only after `train()`.
         self.eval()
 
@@ -105,8 +106,17 @@ class EditedModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Device of the frozen model and of the edits."""
-        return self.base.device
+        """Device of the input, the logits and the edits; layers may be on others, see `jola.model.placement`."""
+        return self.traced.device
+
+    @property
+    def hf_device_map(self) -> Mapping[str, Any]:
+        """Devices of the frozen model, as Trainer reads them: it moves no model whose device is not its own."""
+        return getattr(self.base, "hf_device_map", None) or {"": str(self.device)}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EditedModel":
+        """As for any module, but the edits stay on the devices of the layers that they edit."""
+        return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).dtype), recurse)
 
     @property
     def edits(self) -> GatedEdits:
@@ -129,9 +139,12 @@ class EditedModel(nn.Module):
         """All gated edits, in the order of their sites."""
         return [i for i in self.interventions if isinstance(i, GatedEdits)]
 
-    def frozen_parameters(self) -> dict[str, Tensor]:
-        """The weights of the frozen model by their names in its checkpoint, without what methods have put into it."""
-        return frozen_parameters(self.base)
+    def frozen_parameters(self) -> Mapping[str, Tensor]:
+        """The weights of the frozen model by their names in its checkpoint, without what methods have put into it.
+
+        Weights that are kept on disk are read when they are asked for.
+        """
+        return FrozenWeights(self.base)
 
     def detach(self, interventions: Sequence[Intervention]) -> None:
         """Take what interventions put into the frozen model out of it again; they cannot be used afterwards."""

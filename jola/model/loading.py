@@ -1,6 +1,9 @@
 """Load the frozen language model: names, number formats, devices, and errors that say what to do."""
 
+import shutil
+import tempfile
 import textwrap
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,8 @@ from transformers import (
 from jola.data.assets import ModelSource, resolve_model
 from jola.data.catalogue import ASSETS, DEFAULT_MODEL, gguf_options
 from jola.errors import InputError
-from jola.model.architectures import ARCHITECTURES
+from jola.model.architectures import ARCHITECTURES, architecture_of
+from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The number formats of a frozen model, by their names in settings."""
@@ -31,17 +35,33 @@ def load_base(
     dtype: str | torch.dtype = "auto",
     device: str = "auto",
     attn_implementation: str = "auto",
+    device_map: DeviceMap = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The model, its tokenizer and the name under which an adapter should remember it.
 
+    Args:
+        device_map: Places of the modules, with `device` 'auto'; see `jola.model.placement`. What is kept on disk is
+            read from the files of the model, or from a temporary folder that goes with the model.
+
     Raises:
-        InputError: There is no such model, or it is of an unknown architecture, or the device does not exist.
+        InputError: There is no such model, or it is of an unknown architecture, or the device does not exist, or the
+            map does not fit the model.
     """
     source = resolve_model(model)
+    if device_map is not None and device != "auto":
+        raise InputError(f"--device is {device!r} and there is a --device-map; leave one of them out.")
+    placed = None if device_map is None else read_device_map(device_map)
     place = pick_device(device)
     where = _where(source, revision)
+    spread: dict[str, Any] = {}
     try:
         config = _read_config(source, where)
+        if isinstance(placed, dict):
+            with torch.device("meta"):
+                empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+            check_device_map(placed, empty, architecture_of(empty).layers)
+        if placed is not None:
+            spread = {"device_map": placed, "offload_folder": tempfile.mkdtemp(prefix="jola-offload-")}
         tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, **where)
         # Safetensors alone: other weight files are pickles, which may run code.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -51,6 +71,7 @@ def load_base(
             **(gguf_options() if source.gguf_file else {"use_safetensors": True}),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **spread,
             **where,
         )
         base, report = loaded
@@ -60,11 +81,19 @@ def load_base(
         if mismatched := sorted(report["mismatched_keys"]):
             name, has, needs = mismatched[0]
             raise ValueError(f"{name} has shape {tuple(has)} where {tuple(needs)} is needed")
-    except InputError:
-        raise
-    except Exception as error:  # whatever three libraries raise on damaged files; no list of types is complete
+    except BaseException as error:
+        if spread:
+            shutil.rmtree(spread["offload_folder"], ignore_errors=True)
+        if isinstance(error, InputError) or not isinstance(error, Exception):
+            raise
+        # Whatever three libraries raise on damaged files; no list of types is complete.
         raise _cannot_load(source, error) from error
-    return base.to(place), tokenizer, _lasting_name(model, source)
+    if spread:
+        weakref.finalize(base, shutil.rmtree, spread["offload_folder"], ignore_errors=True)
+        # Pipelines of transformers take the first place for a device, which a disk is not. A single one is not listed.
+        placed = getattr(base, "hf_device_map", {"": str(base.device)})
+        base.hf_device_map = dict(sorted(placed.items(), key=lambda item: (item[1] == DISK, item[1] == "cpu")))
+    return base if spread else base.to(place), tokenizer, _lasting_name(model, source)
 
 
 def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedModel, str]:

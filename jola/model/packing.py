@@ -8,7 +8,7 @@ to know which of them belong together. What comes out is what the batch as it wa
 
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -246,3 +246,25 @@ _NAMES = {"sdpa": "jola_packed_sdpa", "eager": "jola_packed_eager"}
 for _kind, _name in _NAMES.items():
     AttentionInterface.register(_name, partial(_attention, _kind))
     AttentionMaskInterface.register(_name, ALL_MASK_ATTENTION_FUNCTIONS[_kind])
+
+
+def chosen(activation: Tensor, rows: Tensor) -> Tensor:
+    """What is at the positions that are true in `rows`, whichever device the layer is on."""
+    return activation[rows.to(activation.device)]
+
+
+def spread(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
+    """(chosen positions, width) → (…, width) as `shape` begins, with zeros at the other positions."""
+    result = values.new_zeros(rows.numel(), values.shape[-1])
+    result[rows.flatten().to(values.device)] = values
+    return result.view(*shape[:-1], -1)
+
+
+def is_greedy(arguments: Mapping[str, Any]) -> bool:
+    """Whether each new token is the likeliest one, whatever stands where in the prompt."""
+    plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
+    plain |= {"top_k": (None,), "top_p": (None,)}
+    free = {"max_new_tokens", "eos_token_id", "pad_token_id"}
+    return all(name in free or value in plain.get(name, ()) for name, value in arguments.items()) and all(
+        name in arguments for name in ("do_sample", "num_beams", "repetition_penalty")
+    )

@@ -8,9 +8,9 @@ it edits the prompt alone. Within a trace the sites stand in the order in which 
 import inspect
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,45 +20,39 @@ from nnsight.intervention.interleaver import OutOfOrderError
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from jola.edits.intervention import Edit
+from jola.edits.intervention import Edit, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.model.architectures import geometry_of, head_path, module_path
-from jola.model.packing import Beginning, Packing, beginning_of, can_pack, can_share, packed_attention, packing_of
+from jola.model.packing import (
+    Beginning,
+    Packing,
+    beginning_of,
+    can_pack,
+    can_share,
+    chosen,
+    is_greedy,
+    packed_attention,
+    packing_of,
+    spread,
+)
+from jola.model.placement import main_device
+from jola.model.recording import Record, Wanted
+
+__all__ = ["Plan", "Record", "TracedModel", "Wanted"]
 
 Plan = Mapping[tuple[int, Site], Edit]
 """The edits of one pass: one for each (layer, site), in the order in which the pass reaches them."""
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The activations to keep of one pass, by layer."""
+class _Model(nnsight.TransformersModel):
+    """nnsight's own, which moves the input of a pass to where the model takes it."""
 
-    entering: Collection[int] = ()
-    """Residual stream entering a layer; the number of layers stands for what leaves the last one."""
-    heads: Collection[int] = ()
-    """Input of the attention output projection, before the edit of this pass."""
-    projected: Collection[int] = ()
-    """Output of the attention output projection, after the edit of this pass."""
-    mlp: Collection[int] = ()
-    """Output of the MLP sub-layer, before the edit of this pass."""
-    attention: Collection[int] = ()
-    """Attention weights (batch, heads, tokens, tokens), inside `TracedModel.plain_attention`."""
-
-
-@dataclass
-class Record:
-    """What a pass gave: logits, and the activations that were `Wanted`, by layer, of shape (batch, tokens, …).
-
-    Where logits were asked at chosen rows, what the last MLP gives and what leaves the last layer is right there alone.
-    """
-
-    logits: Tensor
-    entering: dict[int, Tensor] = field(default_factory=dict)
-    heads: dict[int, Tensor] = field(default_factory=dict)
-    projected: dict[int, Tensor] = field(default_factory=dict)
-    mlp: dict[int, Tensor] = field(default_factory=dict)
-    attention: dict[int, Tensor] = field(default_factory=dict)
+    @property
+    def device(self) -> torch.device:
+        """Not that of the first parameter, which may wait on disk."""
+        base: Any = self._module
+        return main_device(base)
 
 
 class TracedModel:
@@ -83,9 +77,18 @@ class TracedModel:
         self.wrap()
         self._check_sites()
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its input and gives its logits."""
+        return main_device(self.base)
+
+    def place(self, intervention: Intervention) -> Intervention:
+        """Move an intervention to the device of the model; what is inside its layers is where they are already."""
+        return intervention if intervention.site is Site.WEIGHTS else intervention.to(self.device)
+
     def wrap(self) -> None:
         """Give the model to nnsight as it is now; needed again when modules were replaced."""
-        self._nn: Any = nnsight.TransformersModel(self.base, task="text-generation", tokenizer=self.tokenizer)
+        self._nn: Any = _Model(self.base, task="text-generation", tokenizer=self.tokenizer)
         self._envoys: dict[tuple[Site, int], Any] = {}
         self._head = self._nn.get(head_path(self.base))
 
@@ -139,7 +142,7 @@ class TracedModel:
         """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own."""
         if not can_pack(self.base):
             return False
-        ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=self.base.device)
+        ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=self.device)
         rows = torch.arange(ids.shape[1], device=ids.device).ge(3).expand_as(ids)
         packing = packing_of(ids, None, rows)
         if packing is None:
@@ -169,7 +172,7 @@ class TracedModel:
                 that pays and the answers are greedy ones.
         """
         with self.lock:
-            if uniform and _is_greedy(arguments) and can_share(self.base):
+            if uniform and is_greedy(arguments) and can_share(self.base):
                 beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])
                 if beginning:
                     return self._generate_after(inputs, plan, arguments, beginning)
@@ -265,12 +268,13 @@ class TracedModel:
                     self._at(layer, Site.BLOCK).input = start[layer]
                 elif layer in start and layer > first:
                     block = self._at(layer, Site.BLOCK)
-                    block.input = torch.cat([block.input, start[layer]])
+                    under_way = block.input
+                    block.input = torch.cat([under_way, start[layer].to(under_way.device)])
                 self._keep_layer(layer, plan, wanted, result, rows)
             if rows is not None and first < layers:
                 self._finish(plan, rows, (wanted, result))
             elif rows is not None:
-                self._head.input = self._head.input[rows]
+                self._head.input = chosen(self._head.input, rows)
         result.logits = answer[0]
         # The MLP of OPT sees (batch · tokens, width).
         tokens = inputs["input_ids"].shape[-1]
@@ -317,8 +321,8 @@ class TracedModel:
         (mlp, block), last = self._tail, self._at(*self._tail[0])
         shape = last.input.shape
         # A 2-D tensor goes in: on a 3-D one PyTorch would expand the weight.
-        last.input = last.input.flatten(0, -2)[rows.flatten()]
-        output = _spread(last.output, rows, shape)
+        last.input = chosen(last.input.flatten(0, -2), rows.flatten())
+        output = spread(last.output, rows, shape)
         last.output = plan[mlp](output) if mlp in plan else output
         envoy = self._at(*block)
         if block in plan:
@@ -329,7 +333,7 @@ class TracedModel:
                 result.mlp[mlp[0]] = output
             if self.geometry.num_layers in wanted.entering:
                 result.entering[self.geometry.num_layers] = _hidden(envoy.output)
-        self._head.input = self._head.input[rows]
+        self._head.input = chosen(self._head.input, rows)
 
     def _keep_layer(self, layer: int, plan: Plan, wanted: Wanted, result: Record, rows: Tensor | None) -> None:
         """Within a trace: keep what is wanted of one layer and edit it; with `rows` the tail is left to `_finish`."""
@@ -372,7 +376,7 @@ class TracedModel:
     def _check_sites(self) -> None:
         """Run two tokens and compare the shapes at every site with the geometry; refuse what does not fit."""
         geometry, shapes = self.geometry, []
-        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.base.device)
+        tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
 
         def run(**kwargs: Any) -> None:
             self.base(**kwargs, use_cache=False)
@@ -423,24 +427,7 @@ def _contiguous(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tenso
     return (hidden.contiguous(), *others)
 
 
-def _spread(chosen: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
-    """(chosen positions, width) → (…, width) as `shape` begins, with zeros at the other positions."""
-    spread = chosen.new_zeros(rows.numel(), chosen.shape[-1])
-    spread[rows.flatten()] = chosen
-    return spread.view(*shape[:-1], -1)
-
-
 def _on_hidden(edit: Edit, output: Any) -> Any:
     """Apply an edit to the hidden states in a sub-layer's output."""
     edited = edit(_hidden(output))
     return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-
-def _is_greedy(arguments: Mapping[str, Any]) -> bool:
-    """Whether each new token is the likeliest one, whatever stands where in the prompt."""
-    plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
-    plain |= {"top_k": (None,), "top_p": (None,)}
-    free = {"max_new_tokens", "eos_token_id", "pad_token_id"}
-    return all(name in free or value in plain.get(name, ()) for name, value in arguments.items()) and all(
-        name in arguments for name in ("do_sample", "num_beams", "repetition_penalty")
-    )

@@ -14,12 +14,17 @@ from torch import distributed
 from jola.errors import InputError
 
 
+def launched() -> int:
+    """How many processes were started together, whether or not they have met yet."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def meet(on_cpu: Callable[[], bool]) -> bool:
     """Join the other processes, if there are any; whether this is the first of them, which writes and tests.
 
     `on_cpu` says whether they compute on the processor; it is asked only if there are others.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if launched() == 1:
         return True
     return PartialState(cpu=on_cpu()).is_main_process
 

@@ -32,7 +32,7 @@ from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.distributed import by_first, meet
+from jola.system.distributed import by_first, launched, meet
 from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
@@ -69,6 +69,8 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     if resume and not config.training.output:
         raise InputError("--resume needs --output, the directory of the run to go on with.")
     _check_tracker(config.training.report_to)
+    if config.model.device_map and launched() > 1:
+        raise InputError("--device-map spreads one process over all devices; start a single process, or leave it out.")
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     progress = progress if progress and first else Quiet()
 

@@ -189,7 +189,7 @@ class JoLATrainer(Trainer):
             # Whole loss of a batch, as the reference code compares it; Trainer has divided it by the batches.
             mean: Any = self.accelerator.reduce(loss.clone(), reduction="mean")
             self.schedule.observe(float(mean) * self.current_gradient_accumulation_steps)
-        return loss
+        return loss.to(self.args.device)  # the frozen model may be on another accelerator
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -251,8 +251,8 @@ class JoLATrainer(Trainer):
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-        correct = rows_correct(outputs.logits, inputs["labels"])
-        return loss.detach().mean(), correct, correct
+        correct = rows_correct(outputs.logits, inputs["labels"]).to(self.args.device)
+        return loss.detach().mean().to(self.args.device), correct, correct
 
     def _load_callback_state(self) -> None:
         """As in transformers, but in place: it would make new callbacks, which nobody else holds."""

@@ -37,7 +37,7 @@ class Loader:
     def base_name(self, run: Run) -> Hashable:
         """What tells base models apart: two runs with equal names share one."""
         config = run.run_config()
-        return *self.model_of(run), config.model.dtype, config.model.device
+        return *self.model_of(run), config.model.dtype, config.model.device, config.model.device_map
 
     def model_of(self, run: Run) -> tuple[str, str | None]:
         """Name and revision of the base model, whatever number format and device the run used."""
@@ -56,6 +56,7 @@ class Loader:
             revision=config.model.revision,
             dtype=config.model.dtype,
             device=config.model.device,
+            device_map=config.model.device_map,
         )
         return Loaded(model, Template(model.tokenizer, config.data.template))
 
