@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from jola.data.examples import IGNORED, Encoded, Example, Template, collate, collate_prompts
+from jola.data.examples import Example, Template, collate_prompts
 from jola.errors import InputError
 from jola.evaluation.metrics import EXACT_MATCH, right_answers
 from jola.system.formatting import accuracy_text
@@ -190,31 +189,20 @@ def option_likelihood(
     # A template tokenises prompt and completion apart, so an option has the same tokens after every prompt.
     texts = dict.fromkeys(text for given in options for text in given)
     tokens = {text: _completion_ids(replace(examples[0], completion=text), template) for text in texts}
-    pad = _pad_token_id(template.tokenizer)
     most = max(map(len, options))
     log_likelihoods = torch.full((len(examples), most), -torch.inf)
     done = 0
     with _evaluating(model):
         for batch in _by_length(prompts, max(1, batch_size // most)):
             places = [(index, column) for index in batch for column in range(len(options[index]))]
-            rows = [Encoded(prompts[i] + tokens[options[i][column]], len(prompts[i])) for i, column in places]
-            log_likelihoods[tuple(zip(*places, strict=True))] = _log_likelihoods(model, rows, pad, mask)
+            answers = [(batch.index(index), tokens[options[index][column]]) for index, column in places]
+            found = model.answer_log_likelihoods([prompts[index] for index in batch], answers, mask=mask)
+            log_likelihoods[tuple(zip(*places, strict=True))] = found
             done += len(batch)
             if progress is not None:
                 progress(done, len(examples))
     choices = [given[int(index)] for given, index in zip(options, log_likelihoods.argmax(dim=1), strict=True)]
     return OptionChoice(_score(choices, examples), choices, log_likelihoods)
-
-
-def _log_likelihoods(model: "EditedModel", rows: list[Encoded], pad: int, mask: "Masks") -> Tensor:
-    """ln p(completion | prompt) of each row, (rows,), float32 on the CPU."""
-    batch = collate(rows, pad)
-    logits = model(**batch, mask=mask).logits
-    targets = batch["labels"][:, 1:]
-    answers = targets != IGNORED
-    # With labels the model gives the rows of answer tokens alone: (answer tokens, vocabulary), row-major.
-    per_token = -F.cross_entropy(logits.float(), targets[answers].to(logits.device), reduction="none").cpu()
-    return torch.zeros(len(rows)).index_add(0, answers.nonzero()[:, 0], per_token)
 
 
 def _score(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:

@@ -10,15 +10,17 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from jola.data.examples import IGNORED
+from jola.data.examples import IGNORED, Encoded, collate, collate_prompts
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.methods import METHODS, Method
+from jola.model.packing import can_share
 from jola.model.placement import FrozenWeights
 from jola.model.tracing import Plan, TracedModel
 from jola.settings import TrainingConfig, check_settings
@@ -288,6 +290,47 @@ class EditedModel(nn.Module):
                 later = self.plan(mask, strength, len(input_ids), torch.zeros_like(prompt[:, :1]))
             return self.traced.generate(inputs, plan, arguments, later=later, uniform=self._uniform(mask))
 
+    @torch.no_grad()
+    def answer_log_likelihoods(
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[tuple[int, Sequence[int]]],
+        *,
+        mask: Masks = None,
+        strength: float = 1.0,
+    ) -> Tensor:
+        """ln p(answer | prompt) of several answers to each prompt, in nats; one pass over each prompt where possible.
+
+        Args:
+            prompts: Token ids of each prompt.
+            answers: For each answer the index of its prompt and its token ids, at least one.
+            mask, strength: As for `forward`.
+
+        Returns:
+            (answers,), float32 on the CPU.
+        """
+        pad: Any = self.tokenizer.pad_token_id
+        if not can_share(self.base):
+            batch = collate([Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers], pad)
+            targets = batch["labels"][:, 1:]
+            real = targets != IGNORED
+            each = _log_probabilities(self(**batch, mask=mask, strength=strength).logits, targets[real])
+            return torch.zeros(len(answers)).index_add(0, real.nonzero()[:, 0], each)
+        inputs = {name: values.to(self.device) for name, values in collate_prompts(prompts, pad).items()}
+        ids = pad_sequence([torch.tensor(ids) for _, ids in answers], batch_first=True).to(self.device)
+        owners = torch.tensor([row for row, _ in answers], device=self.device)
+        lengths = torch.tensor([len(ids) for _, ids in answers], device=self.device)
+        real = torch.arange(ids.shape[1], device=self.device) < lengths[:, None]
+        with self.editing(mask, strength, len(prompts), self.prompt_tokens(inputs)) as plan:
+            later = self.plan(mask, strength, len(ids), torch.zeros_like(real[:, 1:]))
+            first, others = self.traced.continue_prompts(
+                inputs, plan, ids, real, owners, later=later, uniform=self._uniform(mask)
+            )
+        each = torch.zeros(real.shape)
+        each[:, 0] = _log_probabilities(first[owners.to(first.device)], ids[:, 0])
+        each[:, 1:][real[:, 1:]] = _log_probabilities(others, ids[:, 1:][real[:, 1:]])
+        return each.sum(1)
+
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
         """The arguments of one pass of the frozen model, on its device; see `forward`."""
         inputs = {"input_ids": input_ids.to(self.device)}
@@ -401,6 +444,11 @@ def _before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
     """How many real tokens of each row come before its first label, (batch,)."""
     before = (labels != IGNORED).cumsum(1) == 0
     return (before if attention_mask is None else before & (attention_mask > 0)).sum(1)
+
+
+def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """ln p of each token, float32 on the CPU, from logits (tokens, vocabulary)."""
+    return -F.cross_entropy(logits.float(), tokens.to(logits.device), reduction="none").cpu()
 
 
 def _then(first: Edit, second: Edit) -> Edit:

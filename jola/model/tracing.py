@@ -71,7 +71,8 @@ class TracedModel:
         self.tokenizer = tokenizer
         self.geometry: Geometry = geometry_of(base)
         # transformers renames it in 5.20.
-        self._cache_name = "cache" if "cache" in inspect.signature(base.forward).parameters else "past_key_values"
+        self._forward_arguments = set(inspect.signature(base.forward).parameters)
+        self._cache_name = "cache" if "cache" in self._forward_arguments else "past_key_values"
         self.lock = threading.RLock()
         """Held by whoever runs the model; nnsight lets one thread at a time trace it."""
         self.wrap()
@@ -208,15 +209,70 @@ class TracedModel:
         self, inputs: dict[str, Tensor], plan: Plan, arguments: Mapping[str, Any], beginning: Beginning
     ) -> Tensor:
         ids, mask = (inputs[name].gather(1, beginning.order) for name in ("input_ids", "attention_mask"))
-        first = ids[:1, : beginning.tokens]
-        cache = DynamicCache(config=self.base.config)
-        # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
-        last = torch.arange(beginning.tokens, device=ids.device).eq(beginning.tokens - 1).unsqueeze(0)
-        self._run({"input_ids": first}, plan, last, **{self._cache_name: cache}, use_cache=True)
-        cache.batch_repeat_interleave(len(ids))
+        cache = self._after_beginning(ids, mask, plan, beginning.tokens)
         arguments = {**arguments, self._cache_name: cache}
         answer = self._generate({"input_ids": ids, "attention_mask": mask}, plan, arguments, plan)
         return torch.cat([inputs["input_ids"], answer[:, ids.shape[1] :]], 1)
+
+    def continue_prompts(
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        answers: Tensor,
+        real: Tensor,
+        owners: Tensor,
+        *,
+        later: Plan,
+        uniform: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits for given answers, several to each prompt, from one pass over the prompts and one over the answers.
+
+        Args:
+            inputs: ``input_ids`` and ``attention_mask`` of the prompts, padded on the left.
+            plan: The edits of the pass over the prompts.
+            answers: (answers, tokens), padded on the right.
+            real: (answers, tokens) of bool, false at padding. Every answer has a token.
+            owners: (answers,): the row of the prompt of each answer.
+            later: The edits of the pass over the answers.
+            uniform: As for `generate`.
+
+        Returns:
+            The logits of the first token after each prompt, (prompts, vocabulary), and of the later tokens of the
+            answers, (tokens, vocabulary), in row-major order.
+        """
+        with self.lock:
+            ids, mask, cache = inputs["input_ids"], inputs["attention_mask"], None
+            beginning = beginning_of(ids, mask) if uniform else None
+            if beginning:
+                ids, mask = ids.gather(1, beginning.order), mask.gather(1, beginning.order)
+                cache = self._after_beginning(ids, mask, plan, beginning.tokens)
+                ids = ids[:, beginning.tokens :]
+            cache = cache or DynamicCache(config=self.base.config)
+            first = self._extend(cache, ids, mask, plan, _last_column(ids))
+            if answers.shape[1] == 1:
+                return first, first[:0]
+            cache.batch_select_indices(owners)
+            seen = torch.cat([mask[owners], real[:, :-1].to(mask)], 1)
+            return first, self._extend(cache, answers[:, :-1], seen, later, real[:, 1:])
+
+    def _after_beginning(self, ids: Tensor, mask: Tensor, plan: Plan, tokens: int) -> DynamicCache:
+        """Keys and values of what all prompts begin with, for every row."""
+        cache, first = DynamicCache(config=self.base.config), ids[:1, :tokens]
+        # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
+        self._extend(cache, first, mask[:1, :tokens], plan, _last_column(first))
+        cache.batch_repeat_interleave(len(ids))
+        return cache
+
+    def _extend(self, cache: DynamicCache, ids: Tensor, mask: Tensor, plan: Plan, rows: Tensor) -> Tensor:
+        """Logits at `rows` of a pass over `ids`, whose keys and values join those of the cache.
+
+        Args:
+            mask: (batch, tokens in the cache and of this pass).
+        """
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if "position_ids" in self._forward_arguments:
+            inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self._run(inputs, plan, rows, **{self._cache_name: cache}, use_cache=True)
 
     def record(
         self,
@@ -419,6 +475,11 @@ def _edit(steps: list[_Step]) -> None:
 def _hidden(output: Any) -> Tensor:
     """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
     return output[0] if isinstance(output, tuple) else output
+
+
+def _last_column(ids: Tensor) -> Tensor:
+    """(batch, tokens) of bool: true in the last column."""
+    return torch.arange(ids.shape[1], device=ids.device).eq(ids.shape[1] - 1).expand_as(ids)
 
 
 def _contiguous(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

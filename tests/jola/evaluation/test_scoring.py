@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
-from transformers.modeling_outputs import CausalLMOutput
 
 from jola.data.examples import Example, Message, Template
 from jola.edits.intervention import EditMask
@@ -94,11 +93,14 @@ class Memory(nn.Module):
     def scores(self, input_ids: Tensor) -> Tensor:
         return self.table[input_ids].cumsum(-2)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, mask: object = None) -> CausalLMOutput:
-        self.batches.append(tuple(input_ids.shape))
+    def answer_log_likelihoods(
+        self, prompts: list[list[int]], answers: list[tuple[int, list[int]]], *, mask: object = None
+    ) -> Tensor:
+        self.batches.append((len(prompts), len(answers)))
         self.modes.append((self.training, torch.is_grad_enabled()))
-        assert attention_mask[:, 0].all(), "completions are padded on the right"
-        return CausalLMOutput(logits=self.scores(input_ids)[:, :-1][labels[:, 1:] != -100])
+        scores = [self.scores(torch.tensor([*prompts[row], *ids]))[-len(ids) - 1 : -1] for row, ids in answers]
+        each = zip(scores, answers, strict=True)
+        return torch.stack([s.log_softmax(-1)[range(len(ids)), ids].sum() for s, (_, ids) in each])
 
 
 class TestAccuracy:
@@ -280,12 +282,12 @@ class TestOptionLikelihood:
             batch_size=7,
             progress=lambda done, total: seen.append((done, total)),
         )
-        assert [rows for rows, _ in model.batches] == [6, 6, 3]
+        assert model.batches == [(2, 6), (2, 6), (1, 3)]
         assert seen == [(2, 5), (4, 5), (5, 5)]
 
     def test_more_labels_than_the_batch_size(self, template: Template, model: Memory) -> None:
         option_likelihood(model, [example("q", "a"), example("q", "b")], list("abcde"), template, batch_size=2)
-        assert [rows for rows, _ in model.batches] == [5, 5]
+        assert model.batches == [(1, 5), (1, 5)]
 
     def test_a_prompt_is_tokenised_once(
         self, template: Template, model: Memory, examples: list[Example], monkeypatch: pytest.MonkeyPatch

@@ -356,3 +356,27 @@ def test_padding_moves_behind_the_beginning() -> None:
         assert torch.equal(ids[row][mask[row] == 1], many["input_ids"][row][many["attention_mask"][row] == 1])
     right = {name: values.flip(1) for name, values in many.items()}
     assert beginning_of(**right) is None
+
+
+@every_architecture
+@torch.no_grad()
+def test_answers_to_one_prompt_share_its_pass(tiny: Make, architecture: str) -> None:
+    model, inputs = tiny(architecture, EditConfig(sites="both")), prompts()
+    rows = [ids[real > 0].tolist() for ids, real in zip(*inputs.values(), strict=True)]
+    answers = [(row, [20 + row, *range(30, 30 + length)]) for row in range(len(rows)) for length in (0, 3, 1)]
+    windowed = architecture.startswith(("gemma2", "gemma3"))
+    for edited in (True, False):
+        with nullcontext() if edited else model.disable_edits():
+            with tokens_seen(model) as shapes:
+                found = model.answer_log_likelihoods(rows, answers)
+            shortest = max(LENGTHS) - COMMON
+            expected_shapes = [(1, COMMON), (len(rows), shortest), (len(answers), 3)]
+            assert (shapes == expected_shapes) != windowed
+            each = []
+            for row, answer in answers:
+                logits = model(torch.tensor([rows[row] + answer])).logits[0, len(rows[row]) - 1 : -1]
+                each.append(logits.log_softmax(-1)[range(len(answer)), answer].sum())
+            torch.testing.assert_close(found, torch.stack(each), rtol=0, atol=1e-4)
+            one = model.answer_log_likelihoods(rows[:1], [(0, [5]), (0, [6])])
+            last = model(torch.tensor(rows[:1])).logits[0, -1].log_softmax(-1)
+            torch.testing.assert_close(one, last[[5, 6]], rtol=0, atol=1e-4)
