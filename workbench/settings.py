@@ -80,7 +80,7 @@ class Settings:
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """(user, password), or None when nobody is asked."""
+        """(user, password), or None without a login."""
         if self.auth is None:
             return None
         user, _, password = self.auth.partition(":")
@@ -109,9 +109,9 @@ class Settings:
     def check_sources(self, config: RunConfig, uploads: Path | None = None) -> None:
         """Refuse a model or data that a page may not ask for.
 
-        On this computer whoever opens the page may read the same files as the app. When other computers reach it, the
-        default model and the tasks with a name are open to all, and everything else is named at the start of the app.
-        `InputError` says how.
+        On this computer, everybody who opens the page may read the same files as the app. When other computers reach
+        it, the default model and the tasks with a name are open to all, and everything else is allowed at the start
+        of the app. `InputError` says how.
         """
         if self.loopback:
             return

@@ -151,7 +151,7 @@ def _counts(edits: Intervention) -> str:
 
 
 def _by_layer(edits: Sequence[Intervention]) -> list[str]:
-    """What the picture says, in words, for whoever cannot see it."""
+    """Description of the picture, as its alternative text."""
     return [
         f"* {e.site}, {channel} gates open by layer: {' '.join(map(str, on.sum(-1).tolist()))}"
         for e in edits

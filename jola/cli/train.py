@@ -65,7 +65,8 @@ _RESTARTS_HELP = (
 def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         quiet_libraries()
-        from jola.training.restarts import best_by_validation, train_with_restarts
+        from jola.runs.restarts import best_by_validation
+        from jola.training.restarts import train_with_restarts
 
         runs = train_with_restarts(config, restarts, resume=resume, progress=progress)
     if int(os.environ.get("RANK", "0")):

@@ -273,7 +273,7 @@ def _draft(asset: Asset) -> Path:
 
 
 def _retire(folder: Path, asset: Asset) -> None:
-    """Move a folder among the leftovers: nobody must find one of which half is gone."""
+    """Move a folder to the leftovers, so that a half-deleted one is never used."""
     folder.rename(_draft(asset) / folder.name)
 
 

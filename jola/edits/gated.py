@@ -229,7 +229,7 @@ def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
     rows = max(len(v) if v is not None and v.dim() == 3 else 0 for v in (scale, offset))
 
     def edit_rows(z: Tensor) -> Tensor:
-        # What belongs to one row lies together in every form that z comes in: the MLP of OPT sees (batch · tokens,
+        # The values of one row are contiguous in every shape of z: the MLP of OPT sees (batch · tokens,
         # width), and beam search makes it (batch · beams, tokens, width).
         return edit(z.reshape(rows, -1, z.shape[-1])).reshape(z.shape)
 

@@ -168,7 +168,7 @@ class WeightEdits(Intervention):
 
     @classmethod
     def inject(cls, base: nn.Module, layers: int, config: Any) -> Self:
-        """Put fresh layers of peft into a model, at rest. The caller holds the lock and tells nnsight afterwards.
+        """Put new peft layers into a model at rest. The caller holds the lock and notifies nnsight afterwards.
 
         Args:
             config: Of peft.
@@ -227,7 +227,7 @@ class WeightEdits(Intervention):
         return copy.eval().requires_grad_(False)
 
     def detach_from(self, base: nn.Module) -> None:
-        """Take the layers out of the model again. The caller holds the model's lock and tells nnsight afterwards."""
+        """Take the layers out of the model again. The caller holds the model's lock and notifies nnsight afterwards."""
         self._remove(base, {self.path_of[place]: module for place, module in self._modules_of.items()}, self.adapter)
         self._modules_of.clear()
 

@@ -143,7 +143,7 @@ def can_pack(base: PreTrainedModel) -> bool:
 
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model takes packed passes, told of their `Packing` by the argument ``packing``."""
+    """Inside the block the model accepts packed passes, whose `Packing` is the argument ``packing``."""
     before = base.config._attn_implementation or "eager"
     base.set_attn_implementation(_NAMES[before])
     try:
@@ -241,7 +241,7 @@ def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype) -> Te
     return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
 
 
-# Outside packed passes both do what they wrap, masks included, for whoever copies a configuration during one.
+# Outside packed passes both do what they wrap, masks included, in case a configuration is copied during one.
 _NAMES = {"sdpa": "jola_packed_sdpa", "eager": "jola_packed_eager"}
 for _kind, _name in _NAMES.items():
     AttentionInterface.register(_name, partial(_attention, _kind))

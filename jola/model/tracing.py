@@ -74,7 +74,7 @@ class TracedModel:
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._cache_name = "cache" if "cache" in self._forward_arguments else "past_key_values"
         self.lock = threading.RLock()
-        """Held by whoever runs the model; nnsight lets one thread at a time trace it."""
+        """Held while the model runs; nnsight allows one tracing thread at a time."""
         self.wrap()
         self._check_sites()
 
@@ -372,7 +372,7 @@ class TracedModel:
     def _finish(self, plan: Plan, rows: Tensor, keep: tuple[Wanted, Record] | None = None) -> None:
         """Within a trace: the last MLP and the head at the chosen positions alone.
 
-        What they make of the other positions, nobody reads.
+        Their values at other positions are unused.
         """
         (mlp, block), last = self._tail, self._at(*self._tail[0])
         shape = last.input.shape

@@ -280,5 +280,5 @@ def _publish(draft: Path, store: RunStore, found: Found, id: str | None) -> Run:
                 raise InputError(f"There is a run '{id}' already; choose another id.") from None
             continue
         with disk_errors(place):
-            os.replace(draft, place)  # onto the empty directory, which nobody else has now
+            os.replace(draft, place)  # onto the empty directory, which is reserved for this run
         return Run(place)

@@ -10,7 +10,8 @@ from jola.runs.scores import scores_in
 from jola.runs.summary import RunSummary, method_in
 
 _LATER = (
-    "validation_cross_entropy", "n_validation", "open_offset", "open_scale", "units", "steps", "kept_step", "seconds",
+    "validation_accuracy", "validation_cross_entropy", "n_validation", "open_offset", "open_scale", "units", "steps",
+    "kept_step", "seconds",
 )  # fmt: skip
 """The figures after the scores."""
 _NO_SETTINGS = {"output", "report_to"}
@@ -39,8 +40,9 @@ class RunComparison:
 
     ``accuracy`` (exact match) and ``accuracy_options`` (among the options) are ``{"accuracy", "n", "low", "high"}``;
     other metrics have their names, and scores as `jola.evaluation.metrics.Score.to_dict` gives them;
-    ``validation_cross_entropy``, nats, is the lowest, over ``n_validation`` examples; ``open_offset`` and
-    ``open_scale`` count gates of ``units``; ``steps`` and ``kept_step`` are steps, ``seconds`` the time of training.
+    ``validation_accuracy`` is that of the kept edits; ``validation_cross_entropy``, nats, is the lowest, over
+    ``n_validation`` examples; ``open_offset`` and ``open_scale`` count gates of ``units``; ``steps`` and ``kept_step``
+    are steps, ``seconds`` the time of training.
     """
     same_test: bool | None
     """Whether the runs were tested on equally many examples of a task of the same name, which are the same examples
@@ -70,7 +72,7 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
 
 
 def _differs(row: ComparedValues) -> bool:
-    # Settings are told by every run; facts and versions are not told by one that failed early, or an adapter alone.
+    # Every run has settings; a run that failed early, or only an adapter, has no facts and versions.
     known = [value for value in row.values if value is not None] if row.name.startswith(_TOLD_LATER) else row.values
     return any(value != known[0] for value in known)
 
@@ -99,6 +101,7 @@ def _figures(run: Run, summary: RunSummary) -> dict[str, Any]:
     return {
         **{name: score and _accuracy(score) for name, score in named.items()},
         **scores,
+        "validation_accuracy": result.get("validation"),
         "validation_cross_entropy": min(losses, default=None),
         "n_validation": task.get("n_validation") if isinstance(task, dict) else None,
         "open_offset": opened.get("offset"),

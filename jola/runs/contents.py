@@ -150,7 +150,9 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
     if not values:
         model["model"], model["revision"] = name_of(adapter.base_model), adapter.revision
     if model["revision"] is not None and not _REVISION.fullmatch(model["revision"]):
-        raise InputError(f"{path} names the revision {_short(model['revision'])}, which is none; export the run again.")
+        raise InputError(
+            f"{path} names the revision {_short(model['revision'])}, which is not a valid one; export the run again."
+        )
     config["edits"] = asdict(adapter.edits)
     if adapter.method.name != RunConfig.method:
         config["method"] = adapter.method.name
@@ -213,7 +215,7 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
             # Not a number stands for a half that is not trained.
             bad = np.isinf(array) | (array < 0) | ((array > 1) & (not name.endswith("_norm")))
             if bad.any():
-                raise InputError(f"{folder / f'{site}.f32'} holds a {name} that is none; export the run again.")
+                raise InputError(f"{folder / f'{site}.f32'} holds a {name} that is not valid; export the run again.")
         last.append(int(steps[-1]) if len(steps) else 0)
     strays = sorted(path.name for path in folder.glob("*.f32") if not path.with_suffix(".json").is_file())
     if strays:

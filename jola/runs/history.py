@@ -297,7 +297,7 @@ def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, A
 
 
 def truncate_history(folder: Path | str, site: str, step: int) -> None:
-    """Drop the records after ``step``, and an unfinished one, from a history that nobody has open."""
+    """Drop the records after ``step``, and an unfinished one, from a history that is not open anywhere."""
     layout = _read_layout(Path(folder), site)
     if layout is not None:
         with GateWriter(folder, site, layout.layers, layout.units, layout.fields, layout.unit_names) as writer:

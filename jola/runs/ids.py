@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def fresh_id(task: str) -> str:
-    """An id that tells the time and the task, and ends in four random digits: ``20260102-150405-sentiment-3f2a``."""
+    """An id from the time, the task and four random digits: ``20260102-150405-sentiment-3f2a``."""
     name = re.sub(r"[^a-z0-9]+", "-", Path(task.split(":")[-1]).stem.lower()).strip("-")[:32].strip("-")
     return f"{datetime.now():%Y%m%d-%H%M%S}-{name or 'run'}-{secrets.token_hex(2)}"
 

@@ -58,7 +58,7 @@ def write_notes(folder: Path, notes: RunNotes) -> None:
 
 
 def _readable(text: str) -> str:
-    """The text without characters that nobody can see, line breaks and tabs excepted."""
+    """The text without invisible characters, except for line breaks and tabs."""
     text = _DIRECTION_MARKS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 

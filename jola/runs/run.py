@@ -155,7 +155,7 @@ class Run:
         return self.path / "log.txt"
 
     def why_no_adapter(self) -> str:
-        """The sentence for whoever needs the adapter of a run that has none."""
+        """The error for a run without the adapter that is needed."""
         method = method_in(self.raw_config())
         if not method.trains:
             return (

@@ -1,11 +1,11 @@
-"""Runs that were deleted and can still be brought back.
+"""Deleted runs that can still be restored.
 
-They lie in the hidden folder ``.trash`` of the store, each under the second of its deletion and its id::
+They are in the hidden folder ``.trash`` of the store, each named by the second of its deletion and its id::
 
     .trash/1767366245-20260102-150405-sentiment-3f2a/
 
-Deleting and restoring are renames, so that nobody meets half a run. Runs leave the trash for good after a week, or
-earlier, oldest first, when the trash grows beyond a size.
+Deleting and restoring are renames, so that a run is never seen half deleted. Runs are deleted for good after a week,
+or earlier, oldest first, if the trash exceeds a size.
 """
 
 import os
@@ -98,7 +98,7 @@ class Trash:
 
     def delete(self, run: TrashedRun) -> None:
         """Delete one of `runs` for good."""
-        # Renamed first, so that nobody restores half a run.
+        # Renamed first, so that a half-deleted run cannot be restored.
         doomed = self.root / f".removing-{secrets.token_hex(4)}"
         with disk_errors(run.path):
             run.path.rename(doomed)

@@ -116,7 +116,7 @@ class Comparison:
         replace_file(self.folder / FILE, json_bytes({"format": FORMAT, **settings}, indent=2))
 
     def cell_folder(self, name: str) -> Path:
-        """Where the cell of this name lies, or will."""
+        """Path of the cell with this name, whether it exists or not."""
         return self.folder / "cells" / name
 
     def cell(self, name: str) -> Cell | None:

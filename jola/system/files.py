@@ -32,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def draft_of(path: Path) -> Path:
-    """A hidden name beside ``path`` that nobody else, process or thread, writes to."""
+    """A hidden name beside ``path`` that no other process or thread writes to."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 

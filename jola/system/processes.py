@@ -18,7 +18,7 @@ _WORKERS = "workers"
 _CLOCK_SLACK = 2.0  # seconds by which a creation time by the wall clock may differ from what was written
 
 Created = str | float
-"""When a process was created, in a form that tells it from every other process with the same number.
+"""When a process was created, in a form that distinguishes it from other processes with the same number.
 
 On Linux ``BOOT_ID:TICKS``, clock ticks since boot, which no change of the wall clock moves. Elsewhere seconds since the
 epoch as the kernel noted them; older status files hold such seconds on Linux too.
@@ -36,10 +36,10 @@ def own_identity() -> dict[str, Any]:
 
 
 def process_alive(pid: int, created: Created | None) -> bool:
-    """Whether the process ``pid`` that was created at ``created`` is still at work.
+    """Whether the process ``pid`` that was created at ``created`` is still running.
 
-    The creation time tells it from a later process with the same number; None accepts any. A process that has ended and
-    waits for its parent to notice counts as gone.
+    The creation time distinguishes it from a later process with the same number; None accepts any. A process that has
+    ended and waits for its parent to notice counts as gone.
     """
     state, ticks = _ticks(pid)
     if isinstance(created, str):

@@ -1,4 +1,4 @@
-"""What a long operation tells its caller: phases, steps and notes."""
+"""Progress of a long operation: phases, steps and notes."""
 
 from typing import Protocol
 

@@ -1,6 +1,5 @@
-"""Train with several seeds, and choose one of the runs by validation."""
+"""Train with several training seeds on the same examples."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,14 +7,12 @@ from jola.config import RunConfig
 from jola.errors import InputError
 from jola.model.loading import pick_device
 from jola.runs.ids import fresh_id
+from jola.runs.restarts import attempts
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.progress import Progress
 from jola.training.run import run_training, settings_to_resume
-
-MOST = 99
-"""Restarts, at most."""
 
 
 def train_with_restarts(
@@ -32,9 +29,7 @@ def train_with_restarts(
     Raises:
         InputError: The number of restarts or a setting cannot be used.
     """
-    if not 0 <= restarts <= MOST:
-        raise InputError(f"--restarts is {restarts}; it must be from 0 to {MOST}.")
-    if not restarts:
+    if not attempts(config, restarts)[1:]:
         return [run_training(config, resume=resume, progress=progress)]
     config.validate()
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
@@ -71,24 +66,3 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
         if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise InputError(f"{place} holds a run or files; choose another --output, or add --resume to go on.")
     return planned
-
-
-def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
-    """The settings of each training: other training seeds and directories, the same examples."""
-    seed, output = config.training.seed, config.training.output
-    data = replace(config.data, data_seed=seed if config.data.data_seed is None else config.data.data_seed)
-    more = [
-        replace(config, data=data, training=replace(config.training, seed=seed + n, output=f"{output}-{n + 1}"))
-        for n in range(1, restarts + 1)
-    ]
-    return [config, *more]
-
-
-def best_by_validation(runs: Sequence[Run]) -> Run | None:
-    """The finished run whose edits have the highest validation accuracy, the first among equals.
-
-    None if no run has one: without validation examples there is nothing to choose by.
-    """
-    finished = [(run, run.result() or {}) for run in runs if run.state == "finished"]
-    found = [(result["validation"]["accuracy"], run) for run, result in finished if result.get("validation")]
-    return max(found, key=lambda pair: pair[0])[1] if found else None

@@ -49,7 +49,7 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     """Train, save the adapter and test it.
 
     Under ``accelerate launch`` or ``torchrun`` every process calls this and trains on its share of each batch; the
-    first one writes the run, tells `progress` and tests.
+    first one writes the run, reports to `progress` and tests.
 
     Args:
         config: All settings; ``training.output`` names the run directory, empty makes one in the run store.
@@ -82,7 +82,7 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
         nonlocal new
         new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
-        if not Run(path).alive:  # whoever made it for this process may have asked it to pause since
+        if not Run(path).alive:  # it may have been asked to pause since it was made
             (path / PAUSE_FILE).unlink(missing_ok=True)
         return Run.create(path, used, resume=resume), used
 

@@ -255,7 +255,7 @@ class JoLATrainer(Trainer):
         return loss.detach().mean().to(self.args.device), correct, correct
 
     def _load_callback_state(self) -> None:
-        """As in transformers, but in place: it would make new callbacks, which nobody else holds."""
+        """As in transformers, but in place: new callbacks would not be those that others refer to."""
         if not self.args.restore_callback_states_from_checkpoint:
             return
         states: Any = self.state.stateful_callbacks

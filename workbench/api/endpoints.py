@@ -48,7 +48,7 @@ _EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The endpoints; the docstring of each is what a program is told about it."""
+    """The endpoints; the docstring of each is its description in the API."""
 
     bench: Workbench
 

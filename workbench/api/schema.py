@@ -9,7 +9,7 @@ HalfName = Literal["offset", "scale"]
 
 
 class Job(TypedDict):
-    """A run that was started or told to stop."""
+    """A run that was started or asked to stop."""
 
     run: str
     state: str

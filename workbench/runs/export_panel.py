@@ -33,7 +33,7 @@ _FETCH = """() => {
   };
   fetch();
 }"""
-"""Takes the download when the button is there: it appears some time after the event that shows it has ended."""
+"""Starts the download once the button is there, which is some time after the event that shows it has ended."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class ExportPanel:
     code: gr.Code
 
     def outputs(self) -> list[Any]:
-        """What `shown` gives values for."""
+        """Outputs of `shown`."""
         return [self.column, self.run, self.title, self.status, self.download, self.code]
 
     @property
     def after(self) -> str:
-        """A script for after `shown`: it brings the panel into view."""
+        """Script to run after `shown`: scrolls the panel into view."""
         return _SHOW
 
 
 def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
-    """Values for `ExportPanel.outputs` that open the panel for a run, or hide it when there is no such run."""
+    """Values for `ExportPanel.outputs` that open the panel for a run, or hide it if there is no such run."""
     run = bench.find(id)
     if run is None:
         return gr.Column(visible=False), "", *[gr.skip()] * 4
@@ -67,7 +67,7 @@ def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
 
 
 def choices(form: Form, refusal: str | None = None) -> tuple[Any, str]:
-    """(the radio of formats, the line of help) for a form, or why the method of the run has no such form."""
+    """(radio of formats, help) for a form, or why the method of the run does not have it."""
     if refusal:
         return gr.Radio(choices=[], value=None, visible=False), markup.note(refusal, "plain")
     formats = gr.Radio(
@@ -77,7 +77,7 @@ def choices(form: Form, refusal: str | None = None) -> tuple[Any, str]:
 
 
 def refusal_of(bench: Workbench, id: str, form: Form) -> str | None:
-    """Why the edits of a run have no export of this form, as one sentence; None where they have."""
+    """Why the edits of a run cannot be exported in this form, as one sentence; None if they can."""
     run = bench.find(id)
     return method_in(run.raw_config()).export_refusal(form.kind) if run is not None and form.kind else None
 
@@ -101,7 +101,7 @@ def _exactness(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
             f"the edits change up to {report['effect']:.3g}, and {100 * after['lost']:.2g} % of it is lost ({n})",
         )
         yield (
-            "Same likeliest token",
+            "Same most likely token",
             f"{after['same_top']} of {report['tokens']} positions",
         )
         if report["converted_from"]:
@@ -115,11 +115,11 @@ def _exactness(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if "kept" in report:
         yield "Open", f"{report['kept']:,} of {report['total']:,} halves of edits; the other vectors are left out"
     if "offsets_left_out" in report:
-        yield "Left out", f"offsets at {report['offsets_left_out']} sites of layers, which IA3 cannot hold"
+        yield "Left out", f"offsets at {report['offsets_left_out']} sites of layers, which IA3 cannot represent"
     if "model_included" in report:
-        yield "Base model", "in the folder" if report["model_included"] else "to be found by its name"
+        yield "Base model", "in the folder" if report["model_included"] else "loaded by its name"
     if "rows" in report:
-        yield "Rows", f"{report['rows']:,}, of which {report['open']:,} do something"
+        yield "Rows", f"{report['rows']:,}, of which {report['open']:,} are open"
 
 
 def _bytes(size: int) -> str:

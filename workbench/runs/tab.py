@@ -27,6 +27,7 @@ from workbench.ui.events import PRIVATE
 _FIGURES = {
     "accuracy": "Test accuracy",
     "accuracy_options": "Choosing among the options",
+    "validation_accuracy": "Validation accuracy of the kept edits",
     "validation_cross_entropy": "Lowest validation cross-entropy",
     "open_offset": "Open offset gates",
     "open_scale": "Open scale gates",

@@ -29,7 +29,7 @@ _ONE_LETTER_DRIVE = re.compile(r"^[a-z]:[/\\]", re.IGNORECASE)
 _ASKS_TOKEN = "Open the address that the app printed when it started, or start the app with --no-token."
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Parts of Gradio that the app does not use; each does something for whoever asks.
+# Parts of Gradio that the app does not use, each of which anybody could call.
 _UNUSED = re.compile(
     r"/(proxy=|vibe-|undo-vibe-|run-history|deep_link|process_recording|monitoring|profiling|mcp|dev/)", re.IGNORECASE
 )
@@ -76,7 +76,7 @@ class Token:
         return any([secrets.compare_digest(value.encode("utf-8", "replace"), secret) for value in given])
 
     def remembered(self, answer: Response) -> Response:
-        """The answer, which also tells the browser to keep the secret until it is closed."""
+        """The answer, which also asks the browser to keep the secret until it is closed."""
         answer.set_cookie(self.cookie, self.secret, path="/", httponly=True, samesite="strict")
         return answer
 

@@ -1,4 +1,4 @@
-"""One worker thread, and the queue of calls before it."""
+"""A worker thread with a queue of calls."""
 
 import itertools
 import threading
@@ -10,34 +10,34 @@ Answer = TypeVar("Answer")
 
 
 class Superseded(Exception):
-    """A newer call of the same page took this one's place, or the app is closing; the answer is not needed."""
+    """A newer call of the same page replaced this one, or the app is closing: the answer is not needed."""
 
 
 class Ticket(Generic[Answer]):
-    """A call that waits, runs or is done."""
+    """A call that is waiting, running or done."""
 
     def __init__(self, number: int, ahead: Callable[[int], int]) -> None:
         self.number = number
         self.stop = threading.Event()
-        """Set when the answer is not needed any more; long work looks at it."""
+        """Set once the answer is no longer needed; long computations check it."""
         self.future: Future[Answer]
         self._started = threading.Event()
         self._ahead = ahead
 
     @property
     def place(self) -> int:
-        """How many calls come before this one, the one at work included; 0 when its turn has come."""
+        """Number of calls before this one, including the running one; 0 once this one has started."""
         return 0 if self._started.is_set() or self.future.done() else self._ahead(self.number)
 
     def waiting(self, first: float = 0.4, then: float = 0.5) -> Iterator[int]:
-        """The place, again and again until the call is done; nothing for one that is done within ``first`` seconds."""
+        """Yield `place` repeatedly until the call is done; yield nothing if it is done within ``first`` seconds."""
         pause = first
         while not self.done(pause):
             yield self.place
             pause = then
 
     def done(self, seconds: float = 0.0) -> bool:
-        """Whether the call is over, waiting for it at most ``seconds``."""
+        """Wait at most ``seconds``; whether the call is done."""
         try:
             self.future.exception(seconds)
         except CancelledError:
@@ -47,20 +47,20 @@ class Ticket(Generic[Answer]):
         return True
 
     def result(self) -> Answer:
-        """The answer, waiting for it. Raises what the call raised, and `Superseded`."""
+        """Wait for the answer. Raises what the call raised, or `Superseded`."""
         try:
             return self.future.result()
         except CancelledError:
             raise Superseded from None
 
     def give_up(self) -> None:
-        """Take the call out of the queue, or stop it."""
+        """Remove the call from the queue, or stop it."""
         self.stop.set()
         self.future.cancel()
 
 
 class Calls:
-    """Makes calls one after the other, in the order in which they came."""
+    """Runs calls one after the other, in the order of their submission."""
 
     def __init__(self, name: str) -> None:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
@@ -70,7 +70,7 @@ class Calls:
         self._latest: dict[tuple[str, str], Ticket] = {}
 
     def submit(self, work: Callable[[Ticket[Answer]], Answer], *, page: str = "", kind: str = "") -> Ticket[Answer]:
-        """Put a call at the end of the queue; with a page and a kind it takes the place of that page's older one."""
+        """Append a call to the queue; with a page and a kind, it replaces the older call of that page and kind."""
         named = (page, kind) if page and kind else None
         with self._lock:
             ticket: Ticket[Answer] = Ticket(next(self._numbers), self._ahead)
@@ -95,7 +95,7 @@ class Calls:
         return ticket
 
     def close(self) -> None:
-        """Let no further call in, drop those that wait and tell the one at work to end."""
+        """Accept no further calls, drop the waiting ones and ask the running one to stop."""
         with self._lock:
             for ticket in self._open.values():
                 ticket.stop.set()
@@ -113,19 +113,19 @@ class Calls:
 
 
 class Stops:
-    """What each page is computing at the moment, so that a page can stop its own work and no other's."""
+    """What each page is computing now, so that a page can stop its own work only."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tickets: dict[tuple[str, str], Ticket[Any]] = {}
 
     def begin(self, page: str, kind: str, ticket: Ticket[Any]) -> None:
-        """Remember what a page is computing, in place of its older work of this kind."""
+        """Remember what a page is computing; it replaces older work of this kind."""
         with self._lock:
             self._tickets[page, kind] = ticket
 
     def stop(self, page: str, kind: str | None = None) -> None:
-        """Stop one kind of work of a page, or all."""
+        """Stop one kind of work of a page, or all of it."""
         with self._lock:
             keys = [key for key in self._tickets if key[0] == page and kind in (None, key[1])]
             tickets = [self._tickets.pop(key) for key in keys]

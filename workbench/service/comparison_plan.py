@@ -145,7 +145,7 @@ class Plan(SelectorGrid):
             raise InputError("No selector is chosen; tick at least one, or a gate swap.")
         self.validate(heads)
         if config.edits.gates == "none":
-            raise InputError("Gates is none, and what is compared are JoLA's gates; choose two or shared.")
+            raise InputError("Gates is 'none', but the comparison is about JoLA's gates; choose 'two' or 'shared'.")
 
     def names(self) -> list[str]:
         """The titles of all methods that are compared with JoLA."""
@@ -225,7 +225,7 @@ def cost_words(
         short += f" and {counted(selections, 'selection')}"
     if seconds is None:
         return f"{short}, time known after the first training", (
-            "no earlier run of this model on this computer tells its pace"
+            "there is no earlier run of this model on this computer to estimate it from"
         )
     # Of a selection that passes once over the examples the epochs of a training take a multiple.
     effort = trainings + plan.selections("training", done) + plan.selections("pass", done) / max(1, epochs)

@@ -85,7 +85,7 @@ class Comparisons:
         return found
 
     def active(self) -> StoredComparison | None:
-        """The comparison that a process is working on, whoever started it."""
+        """The comparison that a process is working on, including those of other apps and shells."""
         return next((found for found in self._stored() if found.working), None)
 
     def working(self) -> bool:

@@ -1,8 +1,8 @@
-"""What a run will cost, told before it starts: steps, time, memory. Nothing is loaded for it, PyTorch least of all.
+"""Cost of a run before it starts: steps, time and memory, without importing PyTorch.
 
-Time comes from earlier runs of the same model on this machine, for nothing else knows its pace. Memory comes from what
-such runs took, or else is counted: weights, the optimiser's numbers, and the activations that a backward pass keeps
-(Korthikanti et al., "Reducing Activation Recomputation in Large Transformer Models", 2022, equation 2).
+Time is estimated from earlier runs of the same model on this machine. Memory is the peak of such runs, or else counted:
+weights, optimiser state, and the activations that a backward pass keeps (Korthikanti et al., "Reducing Activation
+Recomputation in Large Transformer Models", 2022, equation 2).
 """
 
 import json
@@ -35,22 +35,22 @@ from jola.system.formatting import duration_text
 from jola.system.processes import machine
 
 _LOOKED_AT = 60
-"""Newest runs among which earlier ones of the same model are looked for."""
+"""Number of newest runs that are searched for runs of the same model."""
 _COMPARED = 5
-"""Runs whose pace counts."""
+"""Number of earlier runs whose speed is used."""
 _PROCESS_BYTES = 600e6
 """Python with PyTorch and transformers, before any model."""
 _OPTIMISER_BYTES = 16
-"""A number that trains: itself, its gradient and the two moments of AdamW, in float32."""
+"""Bytes per trainable number: its value, its gradient and the two moments of AdamW, in float32."""
 _HEADER_LIMIT = 100_000_000
 _TEMPLATE_TOKENS = 48
-"""What a template writes around a prompt and an answer."""
+"""Tokens that a template adds to a prompt and its answer."""
 _MOST_TOKENS = 4096
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the files of a model tell without loading it; ``parameters`` None when only a download would tell."""
+    """Facts read from the files of a model without loading it; ``parameters`` is None if they are not on this disk."""
 
     parameters: int | None
     layers: int
@@ -59,16 +59,16 @@ class ModelFacts:
     hidden: int
     vocabulary: int
     linear: tuple[tuple[str, int, int], ...] = ()
-    """Path of each weight matrix in the layers with its two sizes, where the files tell."""
+    """Path and shape of each weight matrix in the layers, if the files contain them."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will cost.
+    """Cost of a run.
 
-    ``steps`` is None when the number of examples is not known. ``seconds`` are the shortest and the longest training
-    that the paces of ``paced_by`` earlier runs give, None without one. ``memory`` is in bytes: measured in earlier runs
-    when ``measured``, at most that many otherwise, and None when the size of the model is not known.
+    ``steps`` is None if the number of examples is not known. ``seconds`` is the shortest and the longest training
+    time at the speed of ``paced_by`` earlier runs, None without such runs. ``memory`` is in bytes: the peak of earlier
+    runs if ``measured``, otherwise an upper bound, and None if the size of the model is not known.
     """
 
     examples: int | None
@@ -79,14 +79,14 @@ class Estimate:
     memory: float | None = None
     measured: bool = False
     parts: tuple[tuple[str, float], ...] = ()
-    """What the memory is made of, in bytes."""
+    """Parts of the memory, in bytes."""
     edits_counted: bool = True
-    """Whether `memory` includes what the method trains."""
+    """Whether `memory` includes the trainable numbers."""
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """How many training examples a run will have, and how many tokens the longest example and answer have at most."""
+    """Number of training examples, and upper bounds for the tokens of the longest example and the longest answer."""
 
     examples: int
     tokens: int
@@ -94,9 +94,9 @@ class DataFacts:
 
 
 def look_at_data(config: RunConfig) -> DataFacts | None:
-    """Counts the training examples that lie on this disk; None when they would have to be fetched or cannot be read.
+    """Count the training examples on this disk; None if they would have to be fetched or cannot be read.
 
-    Tokens are counted as a third of the characters, which is more than a tokenizer makes of most texts.
+    Tokens are estimated as a third of the characters, which overestimates them for most texts.
     """
     data, seed = config.data, config.data.data_seed
     seed = config.training.seed if seed is None else seed
@@ -129,7 +129,7 @@ def _look_at_data(key: tuple[str, int, int, int, int], marks: object) -> DataFac
 
 
 def estimate(config: RunConfig, store: RunStore) -> Estimate:
-    """What training with these settings will cost, by what is on this disk: the data, the model, earlier runs."""
+    """Estimate the cost of a training from the data, the model and earlier runs on this disk."""
     training = config.training
     data = look_at_data(config)
     count = data.examples if data is not None else config.data.train_size or None
@@ -183,21 +183,21 @@ def _same_method(run: Run, config: RunConfig) -> bool:
 
 
 def seconds_per_example(run: Run) -> float | None:
-    """Seconds of training an example took in a run, validations included; None before its third step."""
+    """Training time per example in seconds, including validation; None before the third step."""
     training = run.raw_config().get("training") or {}
     size = training.get("batch_size", 0) * training.get("gradient_accumulation", 0)
     times = [m["time"] for m in run.metrics() if "loss" in m and isinstance(m.get("time"), int | float)]
     gaps = [after - before for before, after in pairwise(times)]
     if len(gaps) < 2 or not size:
         return None
-    # A pause is no step, and a validation is a long one.
+    # Leave out pauses, keep validations.
     usual = statistics.median(gaps)
     steps = [gap for gap in gaps if 0 <= gap <= 30 * usual + 60]
     return statistics.fmean(steps) / size if steps else None
 
 
 def _measured_peak(run: Run, config: RunConfig) -> float | None:
-    """Bytes that a run with batches of the same size took."""
+    """Peak memory of a run with the same method, batch size, maximum length and task, in bytes."""
     known, peak = run.raw_config(), (run.result() or {}).get("peak_memory")
     same = _same_method(run, config)
     same = same and (known.get("training") or {}).get("batch_size") == config.training.batch_size
@@ -210,7 +210,7 @@ def _measured_peak(run: Run, config: RunConfig) -> float | None:
 
 
 def find_model(name: str, revision: str | None = None) -> ModelFacts | None:
-    """What is known of a model that lies on this disk; None when it does not, or cannot be read."""
+    """Facts about a model on this disk; None if it is not there or cannot be read."""
     folder = _folder_of(name, revision)
     config = read_json(folder / "config.json") if folder is not None else None
     if folder is None or config is None:
@@ -262,7 +262,7 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
 
 
 def _weight_shapes(folder: Path) -> dict[str, list[int]] | None:
-    """Shapes of the tensors in the safetensors files of a folder, by their headers; None when one cannot be read."""
+    """Shapes of the tensors in the safetensors files of a folder, from their headers; None if one cannot be read."""
     shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         try:
@@ -280,7 +280,7 @@ def _count_parameters(shapes: dict[str, list[int]] | None) -> int | None:
 
 
 def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int, int], ...]:
-    """The weight matrices inside numbered layers."""
+    """Weight matrices inside numbered layers."""
     return tuple(
         (name.removesuffix(".weight"), shape[0], shape[1])
         for name, shape in (shapes or {}).items()
@@ -291,7 +291,7 @@ def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int
 def _memory(
     config: RunConfig, facts: ModelFacts | None, trained: int | None, data: DataFacts | None, earlier: list[Run]
 ) -> tuple[tuple[str, float], ...]:
-    """Bytes by what they are for; empty when the size of the model is not known."""
+    """Bytes by purpose; empty if the size of the model is not known."""
     known = [(run.raw_config().get("parameters") or {}).get("frozen") for run in earlier]
     frozen = (facts.parameters if facts else None) or next((n for n in known if isinstance(n, int)), None)
     if frozen is None:
@@ -312,7 +312,7 @@ def _memory(
 
 
 def trainable(config: RunConfig, facts: ModelFacts) -> int | None:
-    """Numbers that train; None when the method cannot be counted by what is known of the model."""
+    """Number of trainable parameters; None if the known facts about the model do not suffice to count them."""
     count = _COUNTS.get(config.method)
     return count(config.edits, facts) if count is not None else None
 
@@ -333,25 +333,25 @@ def _count_red(edits: REDConfig, facts: ModelFacts) -> int:
 
 
 def _count_low_rank(edits: LoRAConfig, facts: ModelFacts) -> int | None:
-    """The rows of A and the columns of B."""
+    """Rows of A and columns of B."""
     named = None if edits.target_modules == ALL_LINEAR else edits.target_modules.split(",")
     return edits.rank * sum(map(sum, _linear(named, facts))) or None
 
 
 def _count_biases(edits: BitFitConfig, facts: ModelFacts) -> int | None:
-    """One number for each output, which is the first size of an nn.Linear."""
+    """One number for each output feature, the first dimension of an nn.Linear."""
     named = QKV_NAMES if edits.target_modules == QKV else edits.target_modules.split(",")
     return sum(outputs for outputs, _ in _linear(named, facts)) or None
 
 
 def _count_scales(edits: LoFiTConfig, facts: ModelFacts) -> int:
-    """Scales of all heads, or offsets of those that are named."""
+    """Scales of all heads, or offsets of the given heads."""
     heads = facts.layers * facts.heads if edits.heads == AUTO else len(edits.heads.split(","))
     return heads * facts.head_dim
 
 
 def _count_subspaces(edits: LoReFTConfig, facts: ModelFacts) -> int:
-    """R, W and b, of both ends where they are separate."""
+    """R, W and b, twice if the two ends are separate."""
     first, last = parse_positions(edits.positions) or (0, 0)
     ends = 2 if edits.ends == "separate" and first and last else 1
     return ends * _layer_count(edits.layers, facts) * edits.rank * (2 * facts.hidden + 1)
@@ -364,7 +364,7 @@ def _count_bottlenecks(edits: HoulsbyConfig, facts: ModelFacts) -> int:
 
 
 def _layer_count(layers: str, facts: ModelFacts) -> int:
-    """How many layers are named; all where they do not fit the model, which the training refuses."""
+    """Number of layers in the setting; all if the setting does not fit the model, which the training refuses."""
     try:
         return len(parse_layers(layers, facts.layers))
     except InputError:
@@ -372,7 +372,7 @@ def _layer_count(layers: str, facts: ModelFacts) -> int:
 
 
 def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
-    """The two sizes of the linear modules with one of these names; of all for None."""
+    """Shapes of the linear modules with one of these names, or of all for None."""
     return [
         sizes
         for path, *sizes in facts.linear
@@ -394,7 +394,7 @@ _COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
 
 
 def _bytes_of(dtype: str) -> int:
-    """Bytes of a weight; 'auto' counts as float32, for which format it means shows when PyTorch is there."""
+    """Bytes of a weight; 'auto' counts as float32, since its meaning is only known with PyTorch."""
     return 2 if dtype in ("bfloat16", "float16") else 4
 
 
@@ -402,24 +402,27 @@ def _bytes_of(dtype: str) -> int:
 
 
 def describe(cost: Estimate) -> list[tuple[str, str, str]]:
-    """(what, how much, by what it is known) for the page."""
+    """(quantity, amount, source of the estimate) for the page."""
     steps = (
-        (f"{cost.steps:,} steps", f"{cost.epoch_steps:,} an epoch, with {cost.examples:,} training examples at most")
+        (f"{cost.steps:,} steps", f"{cost.epoch_steps:,} per epoch, with at most {cost.examples:,} training examples")
         if cost.steps and cost.epoch_steps and cost.examples
-        else ("steps not known yet", "the training examples have to be counted")
+        else ("number of steps unknown", "the training examples have not been counted")
     )
     if cost.seconds is None:
-        time = ("time known after the first steps", "no earlier run of this model on this computer tells its pace")
+        time = (
+            "time known after the first steps",
+            "there is no earlier run of this model on this computer to estimate it from",
+        )
     else:
         runs = f"{cost.paced_by} earlier run{'s' if cost.paced_by > 1 else ''}"
-        time = (span(*cost.seconds), f"of training, at the pace of {runs} of this model here")
+        time = (span(*cost.seconds), f"of training, at the speed of {runs} of this model on this computer")
     if cost.memory is None:
-        memory = ("memory not known yet", "the model is not on this computer, or its files do not tell its size")
+        memory = ("memory unknown", "the model is not on this computer, or its files do not contain its size")
     elif cost.measured:
-        memory = (f"{_size(cost.memory)} of memory", "the most that an earlier run like this took")
+        memory = (f"{_size(cost.memory)} of memory", "the peak of earlier runs like this one")
     else:
         named = ", ".join(f"{name} {_size(size)}" for name, size in cost.parts if size >= 5e7)
-        known = "counted, not measured" if cost.edits_counted else "counted without what the method trains"
+        known = "calculated, not measured" if cost.edits_counted else "counted without the trainable parameters"
         memory = (f"up to {_size(cost.memory)} of memory", f"{known}: {named}")
     rows = {"Steps": steps, "Time": time, "Memory": memory}
     return [(what, much, why) for what, (much, why) in rows.items()]

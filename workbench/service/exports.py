@@ -1,7 +1,7 @@
-"""Exports of a run: the formats, the command that writes each of them, and where the files go.
+"""Exports of a run: the formats, the command that writes each of them, and where the files are written.
 
-Unlike a training, an export belongs to the page that asked for it and ends with it: its progress and its report come
-through pipes, and nothing has to be found again after a restart of the app.
+Unlike a training, an export belongs to the page that started it and ends with it. Its progress and its report are read
+from pipes, and it is not continued after a restart of the app.
 """
 
 import json
@@ -30,15 +30,15 @@ from workbench.settings import Settings
 EXPORT_COMMAND = (sys.executable, "-m", "jola", "export")
 _KEPT = 2
 _PACKED = frozenset({".safetensors", ".gguf"})
-"""Endings of files in which a zip file finds nothing to pack."""
+"""Suffixes of files that do not compress."""
 
 
 @dataclass(frozen=True)
 class Form:
     """One format to export edits in.
 
-    ``kind`` is the subcommand of ``jola export``, empty for the run as it is; ``ending`` that of its file, empty for a
-    folder; ``formats`` what may be chosen, with the first as default; ``model`` whether its base model is loaded.
+    ``kind`` is the subcommand of ``jola export``, empty for the whole run; ``ending`` the suffix of the file, empty for
+    a folder; ``formats`` the formats to choose from, the default first; ``model`` whether the base model is loaded.
     """
 
     kind: str
@@ -115,31 +115,31 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: its place, its bytes, what ``jola export`` measured, and the code that loads it."""
+    """A finished export: its path, its size in bytes, what ``jola export`` measured, and the code that loads it."""
 
     place: Path
     size: int
     report: dict[str, Any]
     code: str
     download: bool
-    """Whether it is in a folder of the app, from which the page downloads it."""
+    """Whether it is in a folder of the app, for the page to download."""
 
 
 @dataclass
 class Work:
-    """An export at work; `lines` says how far it is, `result` waits for it."""
+    """A running export; `lines` yields its progress, and `report` waits for its end."""
 
     process: "subprocess.Popen[str]"
     stopped: bool = False
     _said: list[str] = field(default_factory=list)
 
     def stop(self) -> None:
-        """Ask it to end, which takes away what it has written."""
+        """Ask it to end and to remove what it has written."""
         self.stopped = True
         self.process.terminate()
 
     def lines(self) -> Iterator[str]:
-        """What it says while it works, line by line."""
+        """Lines of progress."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words := line.strip():
@@ -147,7 +147,7 @@ class Work:
                 yield words
 
     def report(self) -> dict[str, Any]:
-        """Its report. `InputError` with its own sentence when it failed, or was stopped."""
+        """The report of ``jola export``. `InputError` with its message if it failed or was stopped."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
         code = self.process.wait()
@@ -160,7 +160,7 @@ class Work:
 
 
 class Exports:
-    """Makes exports, one at a time, for all pages of an app."""
+    """Runs exports for all pages of an app, one at a time."""
 
     def __init__(self, settings: Settings, command: Sequence[str] = EXPORT_COMMAND) -> None:
         self._settings, self._command = settings, tuple(command)
@@ -170,27 +170,27 @@ class Exports:
 
     @property
     def writes(self) -> bool:
-        """Whether a page may name a folder of this computer to write into."""
+        """Whether a page may choose a folder of this computer to write to."""
         return self._settings.loopback or bool(self._settings.folders)
 
     def stop(self, page: str) -> None:
-        """Stop what a page exports."""
+        """Stop the export of a page."""
         if work := self._at_work.get(page):
             work.stop()
 
     def export(
         self, page: str, run: Run, form: Form, chosen: str | None = None, folder: str = ""
     ) -> Iterator[str | Exported]:
-        """Export a run: sentences while it is at work, and at the end what was written.
+        """Export a run: yield sentences about the progress, and at the end what was written.
 
         Args:
-            page: Who asks, for `stop`.
+            page: The page that exports, for `stop`.
             chosen: One of the form's formats.
-            folder: A folder of this computer to write into; empty for a download.
+            folder: A folder of this computer to write to; empty for a download.
 
         Raises:
-            InputError: Another export is at work, the page may not use the model or the folder, the run has no adapter
-                or the form cannot hold its edits, or it was stopped.
+            InputError: Another export is running, the page may not use the model or the folder, the run has no adapter,
+                the form cannot represent its edits, or the export was stopped.
         """
         if form.kind:
             method_in(run.raw_config()).refuse_export(form.kind)
@@ -200,7 +200,7 @@ class Exports:
             raise InputError(f"{form.title} has no format {chosen!r}; choose one of {', '.join(form.formats)}.")
         into = self._folder(folder)
         if not self._busy.acquire(blocking=False):
-            raise InputError("Another export is at work; wait for it or stop it.")
+            raise InputError("Another export is running; wait for it or stop it.")
         try:
             yield from self._export(page, run, form, chosen, into)
         finally:
@@ -210,7 +210,7 @@ class Exports:
     def _export(self, page: str, run: Run, form: Form, chosen: str | None, into: Path | None) -> Iterator[Any]:
         place = (into or self._fresh()) / _name(run, form, chosen)
         if place.exists():
-            raise InputError(f"{place} is there already; choose another folder, or remove it first.")
+            raise InputError(f"{place} exists already; choose another folder, or remove it first.")
         report: dict[str, Any] = {}
         if not form.kind:
             from jola.runs.archive import export_adapter  # which imports PyTorch, and the page begins without it
@@ -268,7 +268,7 @@ class Exports:
         return path
 
     def _fresh(self) -> Path:
-        """A new folder; the older ones go, since the app copies a file before it is fetched."""
+        """A new folder. Old ones are removed: the app copies a file before it is downloaded."""
         folder = tempfile.TemporaryDirectory(prefix="jola-export-")
         self._kept.append(folder)
         while len(self._kept) > _KEPT:
@@ -288,7 +288,7 @@ def _size(folder: Path) -> int:
 
 
 def _packed(folder: Path) -> Path:
-    """A zip file of a folder in its place."""
+    """Replace a folder by a zip file of it."""
     file = folder.with_name(f"{folder.name}.zip")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):

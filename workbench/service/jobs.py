@@ -60,11 +60,11 @@ class Jobs:
         self._thread_lock = threading.Lock()
 
     def running(self) -> list[Run]:
-        """The runs that a process is working on, whoever started it, newest first."""
+        """Runs that a process is working on, including those of other apps and shells, newest first."""
         return [run for run in self.store.list() if run.alive]
 
     def active(self) -> Run | None:
-        """The newest run that a process is working on, whoever started it."""
+        """The newest run that a process is working on, including those of other apps and shells."""
         return next((run for run in self.store.list() if run.alive), None)
 
     def start(self, config: RunConfig) -> Run:
@@ -90,7 +90,7 @@ class Jobs:
             if state not in RESUMABLE:
                 raise InputError(f"The run {id} is {state}; only one that was interrupted can go on.")
             (run.path / PAUSE_FILE).unlink(missing_ok=True)
-            self.check(run.run_config())  # damaged settings are told now and not when its turn comes
+            self.check(run.run_config())  # report damaged settings now, not when its turn comes
             self.waiting.add(run)
         self._next()
         return self._started(run)

@@ -35,7 +35,7 @@ class Loader:
         self._check = check
 
     def base_name(self, run: Run) -> Hashable:
-        """What tells base models apart: two runs with equal names share one."""
+        """Identifies a base model: two runs with equal keys share one."""
         config = run.run_config()
         return *self.model_of(run), config.model.dtype, config.model.device, config.model.device_map
 

@@ -122,7 +122,7 @@ def chosen_run(bench: Workbench, id: str | None) -> Run:
     """The run with this id. `InputError` when there is none or it has no adapter yet."""
     run = bench.find(id)
     if run is None or not has_adapter(run):
-        raise InputError("Choose a run that has edits; there is none without training or importing one first.")
+        raise InputError("Choose a run that has edits; train or import one first.")
     return run
 
 

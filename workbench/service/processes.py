@@ -82,7 +82,7 @@ class Kind(Generic[WorkT]):
     Args:
         noun: What it is called in sentences, such as ``training``.
         command: The command line that does it. `InputError` when it cannot or may not be done.
-        pids: The processes that are at work on it now, whoever started them.
+        pids: The processes that are working on it now, including those of other apps.
         ended: Writes down how it ended where the process did not do so itself. Called in a thread of the app that
             started it, in turn, and only while the status is still that of this process.
     """
@@ -214,7 +214,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 _CLAIMED: set[Path] = set()
-"""Logs of the work whose process this app is about to start. When that fails nobody is at work on it."""
+"""Logs of the work whose process this app is about to start; if that fails, no process works on it."""
 
 
 @contextmanager

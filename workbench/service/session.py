@@ -1,7 +1,7 @@
 """The one door from the page to the loaded models.
 
 nnsight lets one thread at a time trace a model, and keeps what a trace saves in that thread. So one worker thread makes
-every call, in the order in which they came, whoever asks; everybody else waits and can see how many are before them.
+every call, in the order of submission, for all pages; the others wait and can see how many calls are before them.
 Nothing that a page chooses changes a model: the adapters, their masks and their strengths go with each call.
 """
 

@@ -169,7 +169,7 @@ class StoredComparison:
 
     @property
     def working(self) -> bool:
-        """Whether a process is at work on it, whoever started it."""
+        """Whether a process is working on it, including one of another app or shell."""
         return self._is_run_by_an_app() or bool(workers(self.folder))
 
     def processes(self) -> set[int]:

@@ -10,6 +10,7 @@ import gradio as gr
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS
+from jola.runs.restarts import MOST, attempts
 from workbench.service import estimate
 from workbench.service.bench import Workbench
 from workbench.train.preview import load_preview, preview_html
@@ -34,13 +35,20 @@ _PUT_RUN_IN_ADDRESS = """(run) => {
 # What the buttons do
 
 
-def start(bench: Workbench, values: Mapping[str, Any]) -> tuple[str | None, str]:
-    """Start a run with the values of the form, or queue it: (its id, what to tell), or (None, why not)."""
+def start(bench: Workbench, values: Mapping[str, Any], restarts: float | None = 0) -> tuple[str | None, str]:
+    """Start or queue a run with the values of the form, and its restarts: (id, message), or (None, error)."""
     try:
-        run = bench.jobs.start(form.read_form(values))
+        runs = [bench.jobs.start(config) for config in attempts(form.read_form(values), int(restarts or 0))]
     except InputError as error:
-        return None, form.in_form_words(str(error))
-    return run.id, waiting_words(bench, run.id)
+        return None, form.in_form_words(str(error)).replace("--restarts", "Restarts")
+    if len(runs) > 1:
+        for number, run in enumerate(runs, start=1):
+            run.annotate(label=f"{number} of {len(runs)}, seed {run.run_config().training.seed}")
+        return runs[0].id, (
+            f"{len(runs)} trainings, one after the other, also if this page is closed. Select them in Runs to compare "
+            "their validation accuracy, and use the one in which it is highest."
+        )
+    return runs[0].id, waiting_words(bench, runs[0].id)
 
 
 def waiting_words(bench: Workbench, id: str) -> str:
@@ -48,9 +56,9 @@ def waiting_words(bench: Workbench, id: str) -> str:
     place = bench.jobs.waiting.place(id)
     if place is None:
         return ""
-    now = "the comparison that works now" if bench.comparisons.working() else "the run that trains now"
+    now = "the running comparison" if bench.comparisons.working() else "the running training"
     before = now if place == 0 else f"{place + 1} runs"
-    return f"Queued: it starts by itself after {before}, also when this page is closed."
+    return f"Queued: it starts after {before}, also if this page is closed."
 
 
 def cancel(bench: Workbench, id: str) -> str:
@@ -157,6 +165,16 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
             inputs |= _fields(advanced=False, parts=parts)
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
                 inputs |= _fields(advanced=True, parts=parts)
+                restarts = gr.Number(
+                    0,
+                    label="Restarts",
+                    info="Train this many more times, with the next training seeds on the same examples. [trainings]",
+                    precision=0,
+                    minimum=0,
+                    maximum=MOST,
+                    elem_id="setting-restarts",
+                    elem_classes=["setting"],
+                )
             with gr.Column(elem_classes="jw-go"):
                 cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="start-message")
@@ -182,8 +200,8 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     def given(values: tuple[Any, ...]) -> dict[str, Any]:
         return dict(zip(inputs, values, strict=True))
 
-    def on_start(*values: Any) -> tuple[Any, ...]:
-        id, sentence = start(bench, given(values))
+    def on_start(restarts: float | None, *values: Any) -> tuple[Any, ...]:
+        id, sentence = start(bench, given(values), restarts)
         if id is None:  # and not once more where the cost would stand
             return "", markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
         return gr.skip(), markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
@@ -211,7 +229,9 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         return "", gr.Column(visible=True), text, cost(bench, given(values))
 
     showing = [message, *tab.showing()]
-    start_button.click(on_start, fields, [cost_box, message, preview_box, *tab.showing()], **PRIVATE).then(**address)
+    start_button.click(on_start, [restarts, *fields], [cost_box, message, preview_box, *tab.showing()], **PRIVATE).then(
+        **address
+    )
     preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
     close_button.click(lambda: gr.Column(visible=False), None, preview_box, **PRIVATE)
     gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **PRIVATE)
@@ -243,7 +263,7 @@ class _MethodParts:
     """Settings of training except the learning rate; some methods use only some of them."""
 
     def connect(self, rate: gr.components.Component) -> None:
-        """Show what belongs to the method that is chosen; a learning rate that nobody changed follows it."""
+        """Show what belongs to the chosen method; a learning rate that is still a default follows it."""
 
         def on_method(name: str, rate: float | None) -> tuple[Any, ...]:
             chosen = METHODS[name]

@@ -31,7 +31,7 @@ def section(title: str) -> str:
 
 
 def answer(text: str | None, other: str | None = None, *, writing: bool = False) -> str:
-    """A generated answer; words that ``other`` lacks are marked. None is an answer that nobody asked for yet."""
+    """A generated answer; words that ``other`` lacks are marked. None is an answer that was not generated yet."""
     if text is None:
         return '<p class="jw-answer jw-empty">–</p>'
     body = _marked(text, other) if other is not None else escape(text)

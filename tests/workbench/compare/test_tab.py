@@ -71,7 +71,7 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     assert compare.first(bench) == id
     assert "Another comparison is at work" in compare.start(bench, compare.SMALL)[1]
     run, words = train.start(bench, {})
-    assert run is not None and words.startswith("Queued: it starts by itself after the comparison that works now")
+    assert run is not None and words.startswith("Queued: it starts after the running comparison")
     train.cancel(bench, run)
     assert "stop it" in compare.remove(bench, id)[1]
     assert compare.stop(bench, id) == ""

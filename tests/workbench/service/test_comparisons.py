@@ -122,7 +122,7 @@ def test_what_cannot_be_compared_is_refused_before_the_start(comparisons: Make) 
         (RunConfig(), Plan((), ()), None, "No selector is chosen"),
         (RunConfig(), Plan(("smp",), (), ("0",)), None, "K is '0'"),
         (RunConfig(), Plan(("smp",), (), ("300",)), 270, "K is 300, but the model has 270 heads"),
-        (none, PLAN, None, "Gates is none"),
+        (none, PLAN, None, "Gates is 'none'"),
         (RunConfig(training=TrainingConfig(epochs=0)), PLAN, None, "epochs is 0"),
     ):
         with pytest.raises(InputError, match=words):

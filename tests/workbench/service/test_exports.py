@@ -111,7 +111,7 @@ class TestRefusals:
     def test_its_own_sentence(self, run: Run, bench: Workbench, tmp_path: Path) -> None:
         exports = Exports(bench.settings)
         (tmp_path / "one-ia3").mkdir()
-        assert "is there already" in refusal(exports, run, "IA3 adapter", folder=str(tmp_path))
+        assert "exists already" in refusal(exports, run, "IA3 adapter", folder=str(tmp_path))
         assert "There is no folder" in refusal(exports, run, "Table", "CSV", folder=str(tmp_path / "none"))
         assert "There is no folder" in refusal(exports, run, "Table", "CSV", folder="relative")
         assert "choose one of float32" in refusal(exports, run, "Plain checkpoint", "int8")
@@ -124,7 +124,7 @@ class TestRefusals:
         exports = Exports(bench.settings, command=SLEEPER)
         working = exports.export("page", run, FORMS["IA3 adapter"])
         assert next(working) == "Measuring …"
-        assert "Another export is at work" in refusal(exports, run, "Table", "CSV")
+        assert "Another export is running" in refusal(exports, run, "Table", "CSV")
         exports.stop("another page")
         threading.Timer(0.1, exports.stop, ["page"]).start()
         with pytest.raises(InputError, match="Stopped; nothing was written"):

@@ -127,7 +127,7 @@ class TestEstimate:
         unknown = replace(config, method="lora", edits=LoRAConfig(target_modules="nothing"))
         cost = estimate.estimate(unknown, store)
         assert cost.memory is not None and not cost.edits_counted
-        assert "without what the method trains" in estimate.describe(cost)[2][2]
+        assert "without the trainable parameters" in estimate.describe(cost)[2][2]
 
     def test_memory_is_counted_and_grows_with_the_batch(self, config: RunConfig, store: RunStore) -> None:
         small = estimate.estimate(config, store)
@@ -159,7 +159,11 @@ class TestEstimate:
         assert larger.seconds == pytest.approx((14.4, 14.4), rel=1e-3)  # half the steps, each twice as long
         assert not larger.measured
         words = estimate.describe(cost)
-        assert words[1] == ("Time", "about 14 s", "of training, at the pace of 1 earlier run of this model here")
+        assert words[1] == (
+            "Time",
+            "about 14 s",
+            "of training, at the speed of 1 earlier run of this model on this computer",
+        )
         assert words[2][1] == "3.0 GB of memory"
 
     @pytest.mark.parametrize(

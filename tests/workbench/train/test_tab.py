@@ -32,11 +32,27 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
     assert sentence == ""
     assert id is not None and bench.store.get(id).state == "starting"
     second, words = train.start(bench, {})
-    assert second is not None and words.startswith("Queued: it starts by itself after the run that trains now")
+    assert second is not None and words.startswith("Queued: it starts after the running training")
     third, words = train.start(bench, {})
     assert third is not None and "after 2 runs" in words
     assert train.cancel(bench, third) == train.cancel(bench, second) == "The run is out of the queue."
     assert "stops" in train.cancel(bench, id)
+    assert bench.jobs.wait(id, 30)
+
+
+def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench: Workbench) -> None:
+    id, words = train.start(bench, {"seed": 7}, 2)
+    assert id is not None and words.startswith("3 trainings")
+    runs = list(reversed(bench.store.list()))
+    configs = [run.run_config() for run in runs]
+    assert [config.training.seed for config in configs] == [7, 8, 9]
+    assert [config.data.data_seed for config in configs] == [None, 7, 7]
+    assert [run.notes().label for run in runs] == ["1 of 3, seed 7", "2 of 3, seed 8", "3 of 3, seed 9"]
+    assert len({config.training.output for config in configs}) == 3
+    assert train.start(bench, {}, 100) == (None, "Restarts is 100; it must be from 0 to 99.")
+    assert len(bench.store.list()) == 3
+    for run in runs[::-1]:
+        train.cancel(bench, run.id)
     assert bench.jobs.wait(id, 30)
 
 
@@ -57,7 +73,7 @@ def test_the_cost_is_told_before_the_start(bench: Workbench, tmp_path: Path) -> 
     file = tmp_path / "data.jsonl"
     file.write_text(ROWS.replace("Fine", "Fine <b>") + "".join(ROWS.replace("Fine", f"Film {n}") for n in range(20)))
     html = train.cost(bench, {"task": str(file), "model": "/no <i>model", "epochs": 2, "batch_size": 4})
-    assert "steps, time known after the first steps, memory not known yet" in html and "<i>" not in html
+    assert "steps, time known after the first steps, memory unknown" in html and "<i>" not in html
     assert "Epochs is 0; it must be at least 1." in train.cost(bench, {"epochs": 0})
 
 

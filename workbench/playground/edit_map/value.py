@@ -1,4 +1,4 @@
-"""What the page is told: gates, norms and effects of the edits once, and the mask after each change."""
+"""Values sent to the page: gates, norms and effects of the edits once, and the mask after each change."""
 
 import base64
 import itertools
