@@ -21,23 +21,24 @@ from jola.studies.presets import PRESETS, preset_named
 from jola.system.formatting import duration_text, score_text
 
 if TYPE_CHECKING:
-    from jola.studies.executors import Ended
+    from jola.studies.executors import Ended, Executor
     from jola.studies.grid import Grid, GridState
 
-_OMITTED = {*AXES, "output", *(field.name for field in dataclasses.fields(EditConfig))}
+OMITTED = {*AXES, "output", *(field.name for field in dataclasses.fields(EditConfig))}
+"""Settings that a grid has as axes, or by method."""
 _MOST_LINES = 100
 """Cells that ``jola grid plan`` lists."""
 
 GridFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="Folder of the grid.")]]
 _TABLE_HELP = (
-    "'results' has every number; 'tasks', 'sizes' and 'models' have one column for each task, number of training "
-    "examples or model; 'cells' lists all cells."
+    "'results' has every number; 'methods' has each method at the learning rate that validation chooses; 'tasks', "
+    "'sizes' and 'models' have one column for each task, number of training examples or model; 'cells' lists all cells."
 )
 
 grid = SubcommandApp()
 
 
-def _shared_settings() -> RunConfig:
+def shared_settings() -> RunConfig:
     """The defaults of a grid, whose learning rate is that of each method."""
     config = RunConfig()
     config.training = dataclasses.replace(config.training, learning_rate=None)
@@ -47,7 +48,7 @@ def _shared_settings() -> RunConfig:
 @grid.command
 def plan(
     folder: GridFolder,
-    settings: Annotated[Any, arg(name="", constructor=settings_type(_shared_settings(), _OMITTED))],
+    settings: Annotated[Any, arg(name="", constructor=settings_type(shared_settings(), OMITTED))],
     preset: Annotated[str, arg(help=f"Table or figure of the paper: {', '.join(PRESETS)}.")] = "",
     tasks: Annotated[
         str,
@@ -137,7 +138,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Make the cells that are not done; interrupted ones continue from their checkpoints."""
-    from jola.studies.executors import LocalExecutor, run_grid
+    from jola.studies.executors import LocalExecutor
     from jola.studies.grid import Grid, shard_of
 
     planned = Grid.open(folder)
@@ -153,19 +154,32 @@ def run(
             executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
         if retry:
             planned.retry(names)
-        watcher = stack.enter_context(_Watcher(planned, names, executor.slots))
-        complete = run_grid(planned, names, executor, watcher, minutes=minutes)
+        complete, failed = make_cells(planned, names, executor, minutes=minutes)
     state = planned.state()
     if json:
         console.print_json({"folder": str(planned.folder), **dataclasses.asdict(state)})
     else:
-        console.print_text(_state_text(state))
+        console.print_text(state_text(state))
     if not complete and minutes == float("inf"):
         console.print_error(f"stopped; to continue: `jola grid run {folder}`")
         sys.exit(130)
-    if watcher.failed:
+    if failed:
         console.print_error("note: `jola grid run --retry` makes the failed cells again.")
         sys.exit(1)
+
+
+def make_cells(
+    planned: "Grid", names: Sequence[str], executor: "Executor", *, minutes: float = float("inf")
+) -> tuple[bool, int]:
+    """Make cells, with a line for each that ends.
+
+    Returns:
+        Whether all have a result or a failure, and how many failed in this call.
+    """
+    from jola.studies.executors import run_grid
+
+    with _Watcher(planned, names, executor.slots) as watcher:
+        return run_grid(planned, names, executor, watcher, minutes=minutes), watcher.failed
 
 
 class _Watcher:
@@ -215,7 +229,7 @@ def _step_text(status: Mapping[str, Any]) -> str:
     return state or f"step {status['step']} of {status['total_steps']}"
 
 
-def _state_text(state: "GridState") -> str:
+def state_text(state: "GridState") -> str:
     """``12 of 16 cells done, 1 failed, 3 open``, and why cells failed."""
     others = [f"{number:,} {name}" for name, number in state.counts.items() if number and name != "done"]
     lines = [", ".join([f"{state.counts['done']:,} of {state.total:,} cells done", *others])]
@@ -225,7 +239,9 @@ def _state_text(state: "GridState") -> str:
 @grid.command
 def show(
     folder: GridFolder,
-    table: Annotated[Literal["results", "tasks", "sizes", "models", "cells"], arg(help=_TABLE_HELP)] = "results",
+    table: Annotated[
+        Literal["results", "methods", "tasks", "sizes", "models", "cells"], arg(help=_TABLE_HELP)
+    ] = "results",
     best: Annotated[
         bool,
         arg(help="Of the arms of each method, show only that with the lowest validation cross-entropy."),
@@ -240,6 +256,7 @@ def show(
     """Show the results so far, with intervals over seeds and differences to JoLA."""
     from jola.studies.formats import FORMATS
     from jola.studies.grid import Grid
+    from jola.studies.methods import compared, methods_table
     from jola.studies.tables import TABLES, Row, cells_table
     from jola.system.spreadsheet import csv_text
 
@@ -258,12 +275,15 @@ def show(
         values = [dataclasses.astuple(row) for row in opened.rows(metric, best=best)]
         console.print_text(csv_text([names, *values]).rstrip("\n"))
         return
-    made = cells_table(opened) if table == "cells" else TABLES[table](opened.rows(metric, best=best))
+    if table == "methods":
+        made = methods_table(compared(opened, metric))
+    else:
+        made = cells_table(opened) if table == "cells" else TABLES[table](opened.rows(metric, best=best))
     if chosen:
         console.print_text(FORMATS[chosen[0]](made).rstrip("\n"))
     else:
         console.print_lines(made.columns, made.rows)
-        console.print_text("\n".join(["", *made.notes, _state_text(opened.state())]))
+        console.print_text("\n".join(["", *made.notes, state_text(opened.state())]))
 
 
 @grid.command

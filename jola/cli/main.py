@@ -13,12 +13,13 @@ from tyro.extras import SubcommandApp
 
 from jola.cli import console
 from jola.cli.assets import assets
+from jola.cli.compare_methods import compare_command
 from jola.cli.evaluate import evaluate, generate
 from jola.cli.export import export
 from jola.cli.grid import grid
 from jola.cli.methods import methods_command
 from jola.cli.runs import runs
-from jola.cli.selectors import compare, select
+from jola.cli.selectors import select
 from jola.cli.tasks import tasks
 from jola.cli.train import train_command
 from jola.errors import InputError
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app.command(train_command(arguments))
         app.command(methods_command(arguments))
-        for command in (evaluate, generate, select, compare):
+        for command in (evaluate, generate, select, compare_command(arguments)):
             app.command(command)
         app.command(grid, name="grid", help="Train many methods on many tasks, with several seeds, and compare them.")
         app.command(export, name="export", help="Write edits in another form.")

@@ -86,7 +86,10 @@ def compare(
     seeds: Annotated[str, arg(help="Comma-separated seeds.")] = "42",
     json: Json = False,
 ) -> None:
-    """Train edits on the heads that selectors choose, and compare them with JoLA."""
+    """Train edits on the heads that selectors choose, and compare them with JoLA; with --methods, compare methods.
+
+    `jola compare --methods jola,lora --help` has the flags of a comparison of methods.
+    """
     config = run_config(settings)
     with console.ConsoleProgress() as progress:
         quiet_libraries()

@@ -132,7 +132,7 @@ def exact_match(
     pad = _pad_token_id(template.tokenizer)
     answers = [""] * len(examples)
     done = 0
-    with _evaluating(model):
+    with evaluating(model):
         for batch in _by_length(prompts, batch_size):
             inputs = collate_prompts([prompts[index] for index in batch], pad)
             tokens = model.generate(
@@ -192,7 +192,7 @@ def option_likelihood(
     most = max(map(len, options))
     log_likelihoods = torch.full((len(examples), most), -torch.inf)
     done = 0
-    with _evaluating(model):
+    with evaluating(model):
         for batch in _by_length(prompts, max(1, batch_size // most)):
             places = [(index, column) for index in batch for column in range(len(options[index]))]
             answers = [(batch.index(index), tokens[options[index][column]]) for index, column in places]
@@ -241,7 +241,7 @@ def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int
 
 
 @contextmanager
-def _evaluating(model: "EditedModel") -> Iterator[None]:
+def evaluating(model: "EditedModel") -> Iterator[None]:
     """Evaluation mode (gates at their evaluation value, nothing drawn) and no gradients inside the block."""
     training = model.training
     model.eval()

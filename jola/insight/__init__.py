@@ -17,6 +17,7 @@ from jola.insight.effects import (
     mean_edit_effects,
     open_edits,
 )
+from jola.insight.layers import LayerChanges, layer_changes
 from jola.insight.lens import AttentionPattern, LensToken, LogitLens, attention_pattern, logit_lens
 from jola.insight.measures import MEASURES, Measure
 from jola.insight.predictions import (
@@ -37,6 +38,7 @@ __all__ = [
     "DirectEffects",
     "EditEffects",
     "EditRef",
+    "LayerChanges",
     "LensToken",
     "LogitLens",
     "Measure",
@@ -49,6 +51,7 @@ __all__ = [
     "attention_pattern",
     "direct_effects",
     "edit_effects",
+    "layer_changes",
     "logit_lens",
     "mean_edit_effects",
     "next_tokens",

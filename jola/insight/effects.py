@@ -21,14 +21,21 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from jola.data.examples import Example, Template
 from jola.edits.intervention import EditMask
 from jola.edits.sites import Site
 from jola.errors import InputError
-from jola.insight.measures import Divergence, LogitDifference, LogProbability, Measure, Scorer, check_measure
+from jola.insight.measures import (
+    Divergence,
+    LogitDifference,
+    LogProbability,
+    Measure,
+    Scorer,
+    check_measure,
+    mean_interval,
+)
 from jola.insight.predictions import answer_scores
 from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, prompt_ids, shared_mask
 from jola.model.edited import EditedModel, Masks
@@ -46,8 +53,6 @@ CHUNK_TOKENS_ELSEWHERE = 16384
 
 ROUNDING_ROWS = 8
 """Rows that differ only by rounding, used to estimate the rounding error."""
-
-CONFIDENCE = 0.95
 
 
 class Stopped(Exception):
@@ -211,7 +216,7 @@ def mean_edit_effects(
             scorer, _ = wanted.scorer(model, template.encode_prompt(example), answer_of(example, None))
             ones.append(_measure(model, scorer, edits, masks, strength, watch))
     effects = np.stack([one.effect for one in ones])
-    mean, low, high = _interval(effects)
+    mean, low, high = mean_interval(effects)
     return EditEffects(
         edits=edits,
         effect=mean,
@@ -429,15 +434,6 @@ def _chosen(edits: tuple[EditRef, ...], only: Collection[EditRef] | None) -> tup
         return edits
     wanted = set(only)
     return tuple(edit for edit in edits if edit in wanted)
-
-
-def _interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Mean over rows and the bounds of its interval, per column; the bounds are NaN for a single row."""
-    mean, n = values.mean(0), len(values)
-    if n < 2:
-        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
-    return mean, mean - half, mean + half
 
 
 def _places(edits: Sequence[EditRef]) -> pd.DataFrame:

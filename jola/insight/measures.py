@@ -12,7 +12,10 @@ no given answer shows. Zhang and Nanda (2024, arXiv 2309.16042) compare such mea
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import stats
 from torch import Tensor
 
 from jola.errors import InputError
@@ -22,6 +25,7 @@ from jola.model.tracing import Plan
 
 Measure = Literal["log_probability", "logit_difference", "kl"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+CONFIDENCE = 0.95
 
 
 class Scorer:
@@ -126,3 +130,14 @@ def check_measure(measure: str) -> None:
     """InputError for a name that is not a measure."""
     if measure not in MEASURES:
         raise InputError(f"There is no measure '{measure}'; choose one of {', '.join(MEASURES)}.")
+
+
+def mean_interval(
+    values: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Mean over rows and the bounds of its 95 % interval (Student's t), per column; bounds are NaN for one row."""
+    mean, n = values.mean(0), len(values)
+    if n < 2:
+        return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+    return mean, mean - half, mean + half

@@ -115,6 +115,36 @@ class StageEntry(JsonFile):
     seconds: Seconds = 0.0
 
 
+class MeanEntry(JsonFile):
+    """A mean with its 95 % interval, which a single observation does not have."""
+
+    value: Number
+    low: Number | None = None
+    high: Number | None = None
+
+
+class SideEffectsEntry(JsonFile):
+    """A `jola.evaluation.side_effects.SideEffects`; nats per token."""
+
+    text: Line
+    passages: Count
+    tokens: Count
+    base_cross_entropy: MeanEntry
+    cross_entropy: MeanEntry
+    change: MeanEntry
+    kl: MeanEntry
+
+
+class LayerChangesEntry(JsonFile):
+    """A `jola.insight.LayerChanges`."""
+
+    change: list[Number]
+    low: list[Number] | None = None
+    high: list[Number] | None = None
+    n: Count
+    tokens: Count
+
+
 class ResultFile(JsonFile):
     """``result.json``: how the run ended."""
 
@@ -131,6 +161,9 @@ class ResultFile(JsonFile):
     stages: list[StageEntry] | None = None
     n_train: Count | None = None
     peak_memory: Count | None = None
+    side_effects: SideEffectsEntry | None = None
+    layer_changes: LayerChangesEntry | None = None
+    measure_seconds: Seconds | None = None
 
 
 class MetricsRow(JsonFile):

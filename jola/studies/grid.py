@@ -10,7 +10,7 @@ only state: any number of processes, also on several machines that share the fol
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -184,7 +184,7 @@ class Grid:
         failed = {name: self.cell(name).failure() or "" for name, state in states.items() if state == "failed"}
         return GridState(counts, tuple(name for name, state in states.items() if state == "running"), failed)
 
-    def rows(self, metric: str = "", *, best: bool = False) -> "list[Row]":
+    def rows(self, metric: str = "", *, best: bool | Callable[[Arm], str] = False) -> "list[Row]":
         """The table of results, see `jola.studies.tables.rows_of`."""
         from jola.studies.tables import rows_of
 

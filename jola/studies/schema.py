@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
+from jola.runs.schema import LayerChangesEntry, SideEffectsEntry
 from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Text, Time
 
 FORMAT = 1
@@ -104,6 +105,8 @@ class GridResultFile(JsonFile):
     n_train: Count
     validation: Number | None = None
     test_examples: Line
+    side_effects: SideEffectsEntry | None = None
+    layer_changes: LayerChangesEntry | None = None
     machine: Line | None = None
     versions: dict[str, Line | None] = Field(default_factory=dict)
 

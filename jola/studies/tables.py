@@ -73,6 +73,16 @@ class Row:
     """The paper's number for the same task, test part, metric and model."""
     best_of: int = 1
     """Number of arms of the method among which validation chose this one."""
+    text_kl: float | None = None
+    """Mean over seeds of KL(base ‖ edited) on plain text, nats per token, with its 95 % interval."""
+    text_kl_low: float | None = None
+    text_kl_high: float | None = None
+    text_change: float | None = None
+    """The same of the change of the cross-entropy on plain text."""
+    text_change_low: float | None = None
+    text_change_high: float | None = None
+    text_tokens: int | None = None
+    """Tokens of the plain text. With one seed, the intervals are over its passages."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +110,14 @@ def score_of(result: Mapping[str, Any], metric: str | None) -> dict[str, Any] | 
     return next((score for score in result["scores"] if score["metric"] == metric), None)
 
 
-def rows_of(grid: "Grid", metric: str = "", *, best: bool = False) -> list[Row]:
+def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str]" = False) -> list[Row]:
     """One row for each arm, task, number of training examples and model, in the order of the plan.
 
     Args:
         grid: The grid.
         metric: Name of a metric; by default the first one that the results of a task have.
-        best: Keep one arm of each method: that with the lowest validation cross-entropy, on average over seeds.
+        best: Keep one arm of each method: that with the lowest validation cross-entropy, on average over seeds. A
+            function names what one arm is kept of.
 
     Raises:
         InputError: No result has this metric.
@@ -122,7 +133,8 @@ def rows_of(grid: "Grid", metric: str = "", *, best: bool = False) -> list[Row]:
         for result in group.results.values():
             if metrics[task] is None and result["scores"]:
                 metrics[task] = result["scores"][0]["metric"]
-    kept = _best(groups, grid.arms) if best else dict.fromkeys(groups, 1)
+    of = best if callable(best) else lambda arm: arm.method
+    kept = _best(groups, grid.arms, of) if best else dict.fromkeys(groups, 1)
     rows = [
         dataclasses.replace(
             _row(grid, key, groups[key], _baseline(groups, kept, key, grid.arms), metrics[key[0]]), best_of=number
@@ -157,11 +169,11 @@ def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping
     return {key: groups[key] for key in keys}
 
 
-def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm]) -> dict[_Key, int]:
+def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[Arm], str]) -> dict[_Key, int]:
     """Of each method the key with the lowest validation cross-entropy, and the number of arms that it was chosen of."""
     tried: dict[tuple[Any, ...], list[_Key]] = {}
     for key in groups:
-        tried.setdefault((*key[:3], arms[key[3]].method), []).append(key)
+        tried.setdefault((*key[:3], of(arms[key[3]])), []).append(key)
 
     def loss(key: _Key) -> float:
         found = groups[key].validation
@@ -219,7 +231,20 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         peak_memory=max((result["peak_memory"] for result in found), default=None),
         adapter_bytes=max((result["adapter_bytes"] for result in found), default=None),
         paper=paper_value(arm, task, size, model, metric, items),
+        **_side_effects([effects for result in found if (effects := result.get("side_effects"))]),
     )
+
+
+def _side_effects(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a row about side effects, from those of its seeds."""
+    if not found:
+        return {}
+    values: dict[str, Any] = {"text_tokens": found[0]["tokens"]}
+    for name, figure in (("text_kl", "kl"), ("text_change", "change")):
+        mean = mean_over_seeds([effects[figure]["value"] for effects in found])
+        low, high, _ = _interval(mean, [effects[figure] for effects in found])
+        values |= {name: mean.mean, f"{name}_low": low, f"{name}_high": high}
+    return values
 
 
 def _interval(
@@ -261,7 +286,7 @@ class Table:
     """Sentences that say what the numbers are."""
 
 
-_SEEDS_NOTE = (
+SEEDS_NOTE = (
     "Means over seeds with 95 % intervals: Student's t over seeds, which says what other seeds would give on the same "
     "test examples; with one seed, over test examples; none where all seeds give the same."
 )
@@ -272,17 +297,30 @@ def results_table(rows: Sequence[Row]) -> Table:
     tasks, models = (short_names(list(dict.fromkeys(names))) for names in _names_of(rows))
     several = len(models) > 1
     with_paper = any(row.paper is not None for row in rows)
+    with_text = any(row.text_kl is not None for row in rows)
     columns = ["arm", "task", "n train", *(["model"] if several else []), "metric", "score", "seeds", "n test"]
-    columns += ["minus JoLA", "p (Holm)", "trained", "time", "memory", *(["paper"] if with_paper else [])]
+    columns += ["minus JoLA", "p (Holm)", "trained", "time", "memory"]
+    columns += [*(["KL on text", "nats on text"] if with_text else []), *(["paper"] if with_paper else [])]
 
     def texts(row: Row) -> tuple[str, ...]:
-        values = [_arm_text(row), tasks[row.task], _size(row.train_size), *([models[row.model]] if several else [])]
+        values = [_arm_text(row), tasks[row.task], size_text(row.train_size), *([models[row.model]] if several else [])]
         values += [row.metric or "", score_text(row), seeds_text(row), _number(row.items, "{:,}")]
         values += [_difference_text(row), _number(row.p_holm, "{:.3g}"), _number(row.trainable, "{:,}")]
-        values += [_number(row.seconds, "{:.0f} s"), _number(row.peak_memory and row.peak_memory / 1e6, "{:,.0f} MB")]
+        values += [_number(row.seconds, "{:.0f} s"), "" if row.peak_memory is None else memory_text(row.peak_memory)]
+        values += side_effect_texts(row) if with_text else ()
         return (*values, *([_number(row.paper, "{:.4f}")] if with_paper else []))
 
-    return Table(tuple(columns), tuple(map(texts, rows)), (_SEEDS_NOTE,))
+    notes = (SEEDS_NOTE, *([text_note(rows)] if with_text else []))
+    return Table(tuple(columns), tuple(map(texts, rows)), notes)
+
+
+def text_note(rows: Sequence[Row]) -> str:
+    """What the columns about side effects are."""
+    tokens = max(row.text_tokens or 0 for row in rows)
+    return (
+        f"KL on text: KL(base ‖ edited) per token of plain text; nats on text: change of the cross-entropy there; "
+        f"{tokens:,} tokens. With one seed, intervals are over passages."
+    )
 
 
 def pivot(rows: Sequence[Row], across: Across) -> Table:
@@ -291,7 +329,7 @@ def pivot(rows: Sequence[Row], across: Across) -> Table:
     Rows that differ in anything else are rows of their own.
     """
     names = list(dict.fromkeys(getattr(row, across) for row in rows))
-    heads = {name: _size(name) for name in names} if across == "train_size" else short_names(names)
+    heads = {name: size_text(name) for name in names} if across == "train_size" else short_names(names)
     others = [name for name in ("task", "train_size", "model") if name != across]
     others = [name for name in others if len({getattr(row, name) for row in rows}) > 1]
     if across != "task" or len({row.metric for row in rows}) > 1:
@@ -374,20 +412,36 @@ def _entry(row: Row | None) -> str:
     return f"{row.value:.4f}{interval} ({seeds_text(row)})"
 
 
+def side_effect_texts(row: Row) -> tuple[str, str]:
+    """KL on plain text, and change of the cross-entropy there: ``0.0123 (0.0101 to 0.0150)``."""
+    change = _estimate_text(row.text_change, row.text_change_low, row.text_change_high, "+")
+    return _estimate_text(row.text_kl, row.text_kl_low, row.text_kl_high, ""), change
+
+
 def _difference_text(row: Row) -> str:
-    if row.difference is None:
+    return _estimate_text(row.difference, row.difference_low, row.difference_high, "+")
+
+
+def _estimate_text(value: float | None, low: float | None, high: float | None, sign: str) -> str:
+    if value is None:
         return ""
-    if row.difference_low is None:
-        return f"{row.difference:+.4f}"
-    return f"{row.difference:+.4f} ({row.difference_low:+.4f} to {row.difference_high:+.4f})"
+    if low is None or high is None:
+        return f"{value:{sign}.4f}"
+    return f"{value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
 
 
 def _names_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
     return [row.task for row in rows], [row.model for row in rows]
 
 
-def _size(size: int) -> str:
+def size_text(size: int) -> str:
+    """A number of training examples; ``all`` for 0."""
     return f"{size:,}" if size else "all"
+
+
+def memory_text(size: int) -> str:
+    """``1,240 MB``; below 10 MB with one digit more."""
+    return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def _number(value: float | None, form: str) -> str:

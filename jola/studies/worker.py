@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jola.errors import InputError
 from jola.runs.run import Run
@@ -11,6 +11,11 @@ from jola.studies.grid import Grid
 from jola.system.files import json_bytes, read_json, replace_file
 from jola.system.progress import Progress, Quiet
 
+if TYPE_CHECKING:
+    from jola.training.run import Prepared
+
+LAYER_PROMPTS = 16
+"""Test examples on whose prompts the changes of layers are measured."""
 _SESSIONS = "sessions.json"
 
 
@@ -78,10 +83,29 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
             shutil.rmtree(run.path)
     if run.state != "finished" or not run.result():
         _keep_session(cell)
-        run = run_training(config, resume=True, progress=progress)
+        run = run_training(config, resume=True, progress=progress, measure=_measure)
         if run.state in ("cancelled", "paused"):
             raise Interrupted(name)
     return _result(cell, run, examples, began)
+
+
+def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
+    """Side effects and changes of layers, for the result of the run; nothing without edits."""
+    from jola.evaluation.side_effects import side_effects
+    from jola.insight import layer_changes
+
+    model = prepared.model
+    if not model.method.trains:
+        return {}
+    started = time.perf_counter()
+    progress.phase("Measuring side effects")
+    effects = side_effects(model)
+    changes = layer_changes(model, prepared.task.test[:LAYER_PROMPTS], template=prepared.template)
+    return {
+        "side_effects": effects.to_dict(),
+        "layer_changes": changes.to_dict(),
+        "measure_seconds": time.perf_counter() - started,
+    }
 
 
 def _keep_session(cell: CellFolder) -> None:
@@ -103,7 +127,7 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
     """``result.json`` of a cell whose run has finished."""
     result, config, status = run.result() or {}, run.raw_config(), run.status()
     # Longer than this process where an earlier one was killed after the run and before the result.
-    last = max(time.time() - began, status["updated"] - status["started"])
+    last = max(time.time() - began, status["updated"] - status["started"]) - (result.get("measure_seconds") or 0)
     sessions = _sessions(cell) | {str(status["started"]): last}
     parameters = config.get("parameters", {})
     weights = run.adapter_dir / "adapter_model.safetensors"
@@ -120,6 +144,8 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
         "peak_memory": result.get("peak_memory", 0),
         "adapter_bytes": weights.stat().st_size if weights.is_file() else 0,
         "test_examples": examples,
+        "side_effects": result.get("side_effects"),
+        "layer_changes": result.get("layer_changes"),
         "notes": (config.get("task") or {}).get("notes", []),
         "machine": config.get("machine"),
         "versions": config.get("versions", {}),

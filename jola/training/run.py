@@ -7,7 +7,7 @@ run's directory at once, where any number of readers follow it.
 import shutil
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -45,7 +45,13 @@ from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
 
 
-def run_training(config: RunConfig, *, resume: bool = False, progress: Progress | None = None) -> Run:
+def run_training(
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    measure: "Callable[[Prepared, Progress], Mapping[str, Any]] | None" = None,
+) -> Run:
     """Train, save the adapter and test it.
 
     Under ``accelerate launch`` or ``torchrun`` every process calls this and trains on its share of each batch; the
@@ -56,6 +62,7 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
         resume: Go on with the last checkpoint of ``training.output``, with the settings of that run; settings here may
             repeat them or be left at their defaults.
         progress: Told what happens.
+        measure: Called after the test with the model that was fitted; what it gives is added to the result.
 
     Returns:
         The run, in state ``finished``; or ``cancelled``, after SIGINT or SIGTERM, or ``paused``, after `request_pause`.
@@ -89,7 +96,7 @@ def run_training(config: RunConfig, *, resume: bool = False, progress: Progress 
     run, config = by_first(create, first)
     try:
         with stop_on_signal() as stop:
-            _train(run, config, resume, first, progress, stop)
+            _train(run, config, resume, first, progress, stop, measure)
     except BaseException as error:
         sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
         if first and new and isinstance(error, InputError) and run.state == "starting":
@@ -134,7 +141,15 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
     return Prepared(task, model, template, train, validation)
 
 
-def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Progress, stop: threading.Event) -> None:
+def _train(
+    run: Run,
+    config: RunConfig,
+    resume: bool,
+    first: bool,
+    progress: Progress,
+    stop: threading.Event,
+    measure: "Callable[[Prepared, Progress], Mapping[str, Any]] | None",
+) -> None:
     started = time.time()
     prepared = prepare(config, progress)
     if first:
@@ -162,7 +177,10 @@ def _train(run: Run, config: RunConfig, resume: bool, first: bool, progress: Pro
         return
     if answers and not run.write_answers(answers):
         progress.note("The test answers are not kept: they would need more than 64 MB.")
-    run.write_result(_result(prepared, fitted, stages, seconds, scores))
+    result = _result(prepared, fitted, stages, seconds, scores)
+    if measure and not follower.ending:
+        result |= measure(prepared, progress)
+    run.write_result(result)
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 

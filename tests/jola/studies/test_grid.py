@@ -184,7 +184,7 @@ def test_a_cell_is_an_ordinary_run_with_a_result(tmp_path: Path, task: str, tiny
     again = make_cell(grid, name)
     status = run.status()
     assert (again["scores"], again["sessions"], status["writes"]) == (made["scores"], 1, writes)
-    assert again["seconds"] >= status["updated"] - status["started"]
+    assert again["seconds"] >= status["updated"] - status["started"] - found["measure_seconds"] > 0
     # What is done is not made again.
     stamp = (grid.cell(name).path / "result.json").stat().st_mtime_ns
     assert run_grid(grid, [name], Here(grid), Log())
@@ -202,6 +202,13 @@ def test_every_method_makes_a_cell(method: str, tmp_path: Path, task: str, tiny_
     assert len(grid.planned) == (2 if METHODS[method].trains else 1)
     (row,) = grid.rows()
     assert (row.seeds, row.method, row.trainable) == (1, method, made["trainable"])
+    if not METHODS[method].trains:
+        assert made["side_effects"] is made["layer_changes"] is row.text_kl is None
+        return
+    effects, changes = made["side_effects"], made["layer_changes"]
+    assert effects["kl"]["low"] <= row.text_kl == effects["kl"]["value"] <= row.text_kl_high
+    assert row.text_change_low <= row.text_change == effects["change"]["value"] and row.text_tokens > 1000
+    assert len(changes["change"]) == 3 and changes["change"][-1] > 0 and changes["n"] == 6
 
 
 def test_a_failing_cell_costs_that_cell(tmp_path: Path, task: str, tiny_folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +125,27 @@ def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> Non
         "jola:epochs=1 (best of 2)", "red:epochs=2 (best of 3)",
     ]  # fmt: skip
     assert {row.best_of for row in grid.rows()} == {1}
+
+
+def test_side_effects_are_means_over_seeds(grid: Grid) -> None:
+    def effects(kl: float) -> dict[str, Any]:
+        means = {"kl": kl, "change": -kl, "cross_entropy": 3 - kl, "base_cross_entropy": 3.0}
+        entries = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name, value in means.items()}
+        return {"text": "a text", "passages": 4, "tokens": 2000, **entries}
+
+    for name, cell in grid.planned.items():
+        own = {"side_effects": effects(cell.seed / 10)} if cell.arm != "red" else {}
+        if cell.arm != "lora" or cell.seed == 2:
+            grid.cell(name).write_result(result(score(cell), **own))
+    jola, red, lora = grid.rows()[:3]
+    expected = stats.t.interval(0.95, 2, loc=0.2, scale=stats.sem([0.1, 0.2, 0.3]))
+    assert (jola.text_kl, jola.text_kl_low, jola.text_kl_high) == pytest.approx((0.2, *expected))
+    assert jola.text_change == pytest.approx(-0.2) and jola.text_tokens == 2000
+    assert (lora.text_kl, lora.text_kl_low, lora.text_kl_high) == pytest.approx((0.2, 0.1, 0.3))
+    assert red.text_kl is red.text_change is red.text_tokens is None
+    table = TABLES["results"](grid.rows())
+    assert table.columns[-2:] == ("KL on text", "nats on text") and "2,000 tokens" in table.notes[-1]
+    assert table.rows[1][-2:] == ("", "") and table.rows[2][-1] == "-0.2000 (-0.3000 to -0.1000)"
 
 
 def test_a_metric_can_be_chosen(grid: Grid) -> None:
