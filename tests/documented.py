@@ -51,6 +51,7 @@ NOT_RUN = {
     ". .venv/bin/activate": "changes the shell",
     "python tools/sample_run.py": "trains the default model for minutes",
     "python benchmarks/": "measures for minutes or hours",
+    "jola compare --methods": "starts processes that train the default model",
     "jola grid run": "starts processes that train the default model",
     "python -m jola.evaluation.harness run": "fetches a task of the harness",
 }

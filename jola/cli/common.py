@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from jola.config import GROUPS, RunConfig, flag
+from jola.config import GROUPS, DataConfig, RunConfig, flag
 from jola.errors import InputError
 from jola.methods import METHODS
 
@@ -101,6 +101,27 @@ def find_adapter(name: str) -> tuple[Path, "Run | None"]:
     if not (run.adapter_dir / CONFIG_NAME).is_file():
         raise InputError(run.why_no_adapter())
     return run.adapter_dir, run
+
+
+def test_data(run: "Run | None", task: str | None, test_size: int | None, template: Any) -> DataConfig:
+    """The data to test an adapter on: what is given, else that of its run.
+
+    Args:
+        run: The run of the adapter, if any.
+        task, test_size: None takes those of the run, or 500 examples.
+        template: 'auto' takes that of the run.
+    """
+    settings = run.config().get("data", {}) if run else {}
+    name = task or settings.get("task")
+    if name is None:
+        raise InputError("The adapter does not belong to a run; name the task with --task.")
+    if template == "auto":
+        template = settings.get("template", "auto")
+    own_task = task in (None, settings.get("task"))
+    size = int(settings.get("test_size", 500) if own_task else 500) if test_size is None else test_size
+    data = DataConfig(task=name, train_size=0, test_size=size, template=template)
+    RunConfig(data=data).validate()
+    return data
 
 
 def quiet_libraries() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from jola.cli import console
+from jola.cli.changes import Place, show_changes, show_reading
 from jola.cli.common import (
     AdapterName,
     BaseModel,
@@ -20,8 +21,8 @@ from jola.cli.common import (
     find_adapter,
     find_run,
     quiet_libraries,
+    test_data,
 )
-from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 from jola.system.formatting import is_share
 
@@ -50,6 +51,22 @@ def evaluate(
         ),
     ] = (),
     first_reference: Annotated[bool, arg(help="Let only the first reference of each example count.")] = False,
+    side_effects: Annotated[
+        tuple[str, ...] | None,
+        arg(
+            metavar="[FILE]",
+            help="Instead of testing, measure what the edits change on plain text: cross-entropy and KL(base || "
+            "edited) per token. FILE has passages separated by empty lines; without it, a text of our own.",
+        ),
+    ] = None,
+    layers: Annotated[
+        bool,
+        arg(help="Instead of testing, measure how much the residual stream changes after each layer, on test prompts."),
+    ] = False,
+    reading: Annotated[
+        bool,
+        arg(help="For RePE: choose among the options by projection on its directions, without editing the model."),
+    ] = False,
     model: BaseModel = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
@@ -57,6 +74,18 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval."""
+    if side_effects is not None or layers or reading:
+        if metrics or base or (reading and (layers or side_effects is not None)):
+            raise InputError(
+                "--side-effects and --layers go together, and with none of --reading, --metrics and --base; use "
+                "separate commands."
+            )
+        place = Place(adapter, model, dtype, device, task, test_size, template)
+        if reading:
+            show_reading(place, json)
+        else:
+            show_changes(place, side_effects, layers, json)
+        return
     if metrics:
         if task is not None:
             raise InputError("--metrics scores the answers that a run kept; leave --task out.")
@@ -70,16 +99,9 @@ def evaluate(
 
         folder, run = find_adapter(adapter)
         settings = run.config().get("data", {}) if run else {}
-        task_name = task or settings.get("task")
-        if task_name is None:
-            raise InputError("The adapter does not belong to a run; name the task with --task.")
         own_template = settings.get("template", "auto")
-        if template == "auto":
-            template = own_template
-        own_task = task in (None, settings.get("task"))
-        size = int(settings.get("test_size", 500) if own_task else 500) if test_size is None else test_size
-        data = DataConfig(task=task_name, train_size=0, test_size=size, template=template)
-        RunConfig(data=data).validate()
+        data = test_data(run, task, test_size, template)
+        template = data.template
         progress.phase("load")
         loaded = load_task(data, seed=0)
         if not loaded.test:

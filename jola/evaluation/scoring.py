@@ -152,7 +152,7 @@ def exact_match(
             done += len(batch)
             if progress is not None:
                 progress(done, len(examples))
-    return ExactMatch(_score(answers, examples), answers)
+    return ExactMatch(right_choices(answers, examples), answers)
 
 
 def option_likelihood(
@@ -181,10 +181,7 @@ def option_likelihood(
     Raises:
         InputError: There are no examples, or fewer than two different options.
     """
-    _refuse_none(examples)
-    options = [tuple(example.options or labels or ()) for example in examples]
-    if few := [given for given in options if len(set(given)) < 2]:
-        raise InputError(f"Options need at least two different labels; these were given: {list(few[0])}.")
+    options = options_of(examples, labels)
     prompts = [template.encode_prompt(example) for example in examples]
     # A template tokenises prompt and completion apart, so an option has the same tokens after every prompt.
     texts = dict.fromkeys(text for given in options for text in given)
@@ -202,10 +199,24 @@ def option_likelihood(
             if progress is not None:
                 progress(done, len(examples))
     choices = [given[int(index)] for given, index in zip(options, log_likelihoods.argmax(dim=1), strict=True)]
-    return OptionChoice(_score(choices, examples), choices, log_likelihoods)
+    return OptionChoice(right_choices(choices, examples), choices, log_likelihoods)
 
 
-def _score(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:
+def options_of(examples: Sequence[Example], labels: Sequence[str] | None) -> list[tuple[str, ...]]:
+    """The options of each example: its own, or the labels.
+
+    Raises:
+        InputError: There are no examples, or fewer than two different options.
+    """
+    _refuse_none(examples)
+    options = [tuple(example.options or labels or ()) for example in examples]
+    if few := [given for given in options if len(set(given)) < 2]:
+        raise InputError(f"Options need at least two different labels; these were given: {list(few[0])}.")
+    return options
+
+
+def right_choices(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:
+    """The share of answers that are right, letter for letter."""
     right = EXACT_MATCH.values(answers, examples, None)
     return Accuracy(int(sum(right)), len(right))
 

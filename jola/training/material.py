@@ -10,8 +10,8 @@ from torch import Tensor
 
 from jola.data.examples import Encoded, EncodedSet, Example, Template, collate
 from jola.edits.intervention import Intervention
+from jola.evaluation.reading import after_answers
 from jola.model.edited import EditedModel
-from jola.model.tracing import Wanted
 from jola.training.trainer import rows_correct
 
 _BATCH = 16
@@ -50,17 +50,10 @@ class Passes:
         self.seen = 0
         """Examples in passes so far."""
 
-    @torch.no_grad()
     def after_blocks(self, examples: Sequence[Example]) -> Tensor:
         """See `jola.methods.base.Material`."""
-        found = []
-        layers = range(1, self._model.geometry.num_layers + 1)
-        for rows in self._in_batches([self._template.encode(example) for example in examples]):
-            inputs, last = self._inputs(rows), self._last(rows)
-            with self._model.lock, self._model.disable_edits():
-                record = self._model.traced.record(inputs, {}, Wanted(entering=layers), rows=last)
-            found.append(torch.stack([record.entering[layer][last].float().cpu() for layer in layers], 1))
-        return torch.cat(found)
+        batches = self._in_batches([self._template.encode(example) for example in examples])
+        return torch.cat([after_answers(self._model, rows, self._template.end_token_ids) for rows in batches])
 
     @torch.no_grad()
     def validate(self, interventions: Sequence[Intervention], **settings: Any) -> tuple[float, float]:
@@ -94,18 +87,3 @@ class Passes:
         pad = self._model.tokenizer.pad_token_id
         assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
         return collate(rows, pad)
-
-    def _inputs(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        batch = self._collated(rows)
-        return self._model.inputs(batch["input_ids"], batch["attention_mask"])
-
-    def _last(self, rows: Sequence[Encoded]) -> Tensor:
-        """(batch, tokens), true at the last token of each answer before the tokens that end it."""
-        ends = set(self._template.end_token_ids)
-        last = torch.zeros(len(rows), max(len(row.input_ids) for row in rows), dtype=torch.bool)
-        for index, row in enumerate(rows):
-            place = len(row.input_ids) - 1
-            while place > row.completion_start and row.input_ids[place] in ends:
-                place -= 1
-            last[index, place] = True
-        return last.to(self._model.device)

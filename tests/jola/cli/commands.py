@@ -42,4 +42,6 @@ def assert_refused(result: Result, sentence: str) -> None:
     assert last.startswith("error: ")
     assert last.endswith((".", ".)"))
     assert re.search(sentence, last)
-    assert not [line for line in before if not re.match(r"Loading model and data|note: |Training|$", line)]
+    assert not [
+        line for line in before if not re.match(r"Loading model and data|note: |Training|Computing directions|$", line)
+    ]

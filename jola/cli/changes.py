@@ -1,0 +1,144 @@
+"""``jola evaluate`` with ``--side-effects``, ``--layers`` or ``--reading``: what is measured beside the test."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jola.cli import console
+from jola.cli.common import find_adapter, quiet_libraries, test_data
+from jola.config import DataConfig
+from jola.errors import InputError
+
+if TYPE_CHECKING:
+    from jola.data.tasks import Task
+    from jola.evaluation.scoring import Accuracy
+    from jola.jola_model import JoLAModel
+    from jola.runs.run import Run
+
+LAYER_PROMPTS = 32
+"""Test examples on whose prompts layers are compared, unless a number is given."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """An adapter with its model, and the task to use, as the flags of ``jola evaluate`` name them."""
+
+    adapter: str
+    model: str | None
+    dtype: Any
+    device: str
+    task: str | None
+    test_size: int | None
+    template: Any
+
+    def data(self, run: "Run | None", test_size: int | None) -> DataConfig:
+        """The data of the task."""
+        return test_data(run, self.task, test_size, self.template)
+
+    def load(self, progress: console.ConsoleProgress) -> "JoLAModel":
+        """The model with the edits of the adapter."""
+        from jola import JoLAModel
+
+        progress.phase("load")
+        folder, _ = find_adapter(self.adapter)
+        return JoLAModel.from_adapter(folder, model=self.model, dtype=self.dtype, device=self.device)
+
+
+def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: bool) -> None:
+    """Print side effects on plain text, changes of layers on test prompts, or both."""
+    if files is not None and len(files) > 1:
+        raise InputError(f"--side-effects takes one file; {files[1]!r} is another.")
+    with console.ConsoleProgress() as progress:
+        quiet_libraries()
+        from jola import Template
+        from jola.evaluation.side_effects import read_passages, side_effects
+        from jola.insight import layer_changes
+
+        folder, run = find_adapter(place.adapter)
+        passages = read_passages(files[0]) if files else None
+        test, template = [], ""
+        if layers:
+            data = place.data(run, LAYER_PROMPTS if place.test_size is None else place.test_size)
+            test, template = _loaded(data, 0, progress).test, data.template
+        model = place.load(progress)
+        result: dict[str, Any] = {"adapter": str(folder)}
+        effects = changes = None
+        if files is not None:
+            progress.phase("Measuring side effects")
+            effects = side_effects(model, passages, text=files[0] if files else "")
+            result["side_effects"] = effects.to_dict()
+        if layers:
+            progress.phase("Comparing layers", len(test))
+            prompts = Template(model.tokenizer, template)
+            changes = layer_changes(model, test, template=prompts, progress=lambda done, _: progress.advance(done))
+            result["layer_changes"] = changes.to_dict()
+    if json:
+        console.print_json(result)
+        return
+    if effects:
+        figures = ("base_cross_entropy", "cross_entropy", "change", "kl")
+        titles = ("cross-entropy, base", "cross-entropy, edited", "edited − base", "KL(base ‖ edited)")
+        rows = [[title, str(getattr(effects, name))] for name, title in zip(figures, titles, strict=True)]
+        console.print_table(["on plain text", "nats per token (95 % interval over passages)"], rows)
+        console.print_text(f"{effects.text}: {effects.tokens:,} tokens in {effects.passages:,} passages")
+    if changes:
+        found = changes.to_frame().itertuples()
+        rows = [[str(row.layer), _interval(row.change, row.low, row.high)] for row in found]
+        console.print_table(["layer", "change of the residual stream (95 % interval over prompts)"], rows)
+        console.print_text(f"{changes.n:,} prompts with {changes.tokens:,} tokens; ‖edited − base‖ / ‖base‖")
+
+
+def show_reading(place: Place, json: bool) -> None:
+    """Print how often the projection on RePE's directions chooses the right option; validation chooses the layers."""
+    with console.ConsoleProgress() as progress:
+        quiet_libraries()
+        from jola import Template
+        from jola.evaluation.reading import choose_layers, option_projections, read_options, reading_vectors
+        from jola.evaluation.scoring import options_of
+
+        _, run = find_adapter(place.adapter)
+        seed = run.config().get("training", {}).get("seed", 0) if run else 0
+        own = run.config().get("data", {}) if run and place.task is None else {}
+        used = {name: own[name] for name in ("validation_size", "data_seed") if name in own}
+        data = dataclasses.replace(place.data(run, place.test_size), **used)
+        task = _loaded(data, seed, progress)
+        if not task.validation:
+            raise InputError(f"The task {task.name} has no validation examples, which choose the layers to read.")
+        for part in (task.validation, task.test):
+            options_of(part, task.labels)
+        model = place.load(progress)
+        vectors, template = reading_vectors(model), Template(model.tokenizer, data.template)
+        progress.phase("Reading", len(task.validation) + len(task.test))
+
+        def projections(examples: Sequence[Any], before: int) -> Any:
+            def advance(done: int, total: int) -> None:
+                progress.advance(before + done)
+
+            return option_projections(model, examples, task.labels, template, vectors, progress=advance)
+
+        chosen = choose_layers(projections(task.validation, 0), task.validation, task.labels, vectors)
+        found = read_options(projections(task.test, len(task.validation)), task.test, task.labels, chosen.layers)
+    if json:
+        numbers = {"validation": chosen.accuracy.to_dict(), "test": found.accuracy.to_dict()}
+        console.print_json({"task": task.name, "layers": list(found.layers), **numbers})
+        return
+    accuracies: list[tuple[str, Accuracy]] = [("validation", chosen.accuracy), ("test", found.accuracy)]
+    console.print_table(["examples", "accuracy of reading"], [[name, str(accuracy)] for name, accuracy in accuracies])
+    console.print_text(f"layers read: {', '.join(map(str, found.layers))}, chosen on validation")
+
+
+def _loaded(data: DataConfig, seed: int, progress: console.ConsoleProgress) -> "Task":
+    from jola import load_task
+
+    progress.phase("load")
+    task = load_task(data, seed=seed)
+    if not task.test:
+        raise InputError(f"The task {task.name} has no test examples.")
+    for sentence in task.notes:
+        progress.note(sentence)
+    return task
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{value:.4f}" + (f" ({low:.4f} to {high:.4f})" if low == low else "")
