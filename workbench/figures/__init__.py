@@ -8,6 +8,7 @@ from workbench.figures import frames
 from workbench.figures.effects import direct_effects, edit_effects, effect_map
 from workbench.figures.frames import to_csv
 from workbench.figures.inside import attention_pattern, logit_lens
+from workbench.figures.layers import layer_changes
 from workbench.figures.maps import COLOURS, closed_map, compare_gates, gate_map, open_by_layer
 from workbench.figures.style import CONFIG, Figure
 from workbench.figures.tokens import answer_shares, next_tokens, promoted_tokens, token_scores
@@ -29,6 +30,7 @@ __all__ = [
     "frames",
     "gate_map",
     "head_history",
+    "layer_changes",
     "logit_lens",
     "losses",
     "next_tokens",

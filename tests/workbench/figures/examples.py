@@ -135,6 +135,12 @@ def lens(layers: int = 30, positions: int = 8, count: int = 5) -> LogitLens:
     return LogitLens(tuple(range(layers + 1)), tuple(range(20, 20 + positions)), tokens, *sides, kl)
 
 
+def layer_changes(layers: int = 30) -> dict[str, list[float]]:
+    """Changes that grow with the layers, of methods with names of several lengths."""
+    names = ("jola", "red", "lora:rank=4", "a-method-with-a-very-long-name:and=settings", HOSTILE)
+    return {name: [0.02 * (1 + k) * layer / layers for layer in range(layers)] for k, name in enumerate(names)}
+
+
 def all_figures(*, dark: bool) -> dict[str, Figure]:
     """Every figure, by the name that it can bear in a page."""
     run, other = history(30, 9), history(30, 9, steps=30)
@@ -163,6 +169,8 @@ def all_figures(*, dark: bool) -> dict[str, Figure]:
         "edit_effects": figures.edit_effects(edit_effects(), dark=dark),
         "edit_effects_rounding": figures.edit_effects(edit_effects(12, 1, 0.03), dark=dark),
         "effect_map": figures.effect_map(edit_effects(), (30, 9), dark=dark),
+        "layer_changes": figures.layer_changes(layer_changes(), prompts=16, dark=dark),
+        "no_layer_changes": figures.layer_changes({}, dark=dark),
         "direct_effects": figures.direct_effects(direct_effects(), dark=dark),
         "promoted_tokens": figures.promoted_tokens(promoted_tokens(), 3, 4, dark=dark),
         "attention_pattern": figures.attention_pattern(attention(), dark=dark),

@@ -1,5 +1,6 @@
 """Figures of what the edits do: what the traces hold, and that n and intervals are said."""
 
+import html
 from dataclasses import replace
 from typing import Any
 
@@ -169,3 +170,13 @@ def test_the_lens_shows_the_ranks_at_one_position() -> None:
     np.testing.assert_allclose(edited, [[entry.probability for entry in layer[-1]] for layer in found.edited])
     np.testing.assert_array_equal(traces(figure, "bar")[0].x, found.kl[:, -1])
     assert "its token 23" in words(figure)
+
+
+def test_changes_of_layers_are_cells_with_methods_down() -> None:
+    found = examples.layer_changes(6)
+    figure = figures.layer_changes(found, prompts=16)
+    (cells,) = heatmaps(figure)
+    assert np.allclose(cells, list(found.values()))
+    assert [html.unescape(name) for name in figure.layout.yaxis.ticktext][:3] == ["jola", "red", "lora:rank=4"]
+    with pytest.raises(ValueError, match="different numbers of layers"):
+        figures.layer_changes({"a": [0.1], "b": [0.1, 0.2]})
