@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
+from jola.methods.lora import LoRAConfig
+from jola.methods.red import REDConfig
 from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, shown
 from tests.browser.test_training import TRAINING, fill_tiny, run_of, set_number
+from tests.workbench.edited import edited_run
 
+METHODS: dict[str, Any] = {"LoRA": LoRAConfig(rank=2), "RED": REDConfig()}
 MAP = "document.querySelector('#edit-map .em').parentElement.editMap"
 SITES = {"LoRA": ("weights", ["update"]), "RED": ("mlp", ["offset", "scale"])}
 
@@ -95,3 +99,46 @@ def test_from_the_choice_of_a_method_to_a_switched_unit(
     page.click("#mask-all")
     page.wait_for_selector("#tokens [data-masks='']", state="attached")
     assert page.text_content("#tokens .jw-picture") == before
+
+
+def test_two_methods_answer_side_by_side(app: App, open_page: OpenPage, tiny_folder: Path) -> None:
+    runs = {
+        title: edited_run(app.runs / f"beside-{title.lower()}", tiny_folder, edits=settings)
+        for title, settings in METHODS.items()
+    }
+    page = open_page(app, f"{runs['LoRA'].id}&tab=playground&prompt=A fine film")
+    page.wait_for_selector("#tokens table")
+    page.wait_for_selector("#edit-map .em[data-site=weights]", state="attached")
+    before = page.inner_text("#tokens .jw-picture")
+    page.get_by_role("button", name="Compare or combine with other runs").click()
+    page.click("#other-runs input")
+    page.get_by_role("option", name="beside-red").click()
+    page.wait_for_function("(b) => document.querySelector('#tokens .jw-picture').innerText !== b", arg=before)
+    # Token, base, the two runs, and their spread.
+    assert page.locator("#tokens thead th").count() == 5
+    assert page.locator("#tokens .jw-likeliest").count() == 2
+    # A unit of the first method is switched, and the column of the second one stays.
+    column = "() => [...document.querySelectorAll('#tokens tbody tr')].map(row => row.cells[3].innerText)"
+    both = page.inner_text("#tokens .jw-picture")
+    second = sorted(page.evaluate(column))
+    place = page.evaluate(f"() => {MAP}.position({MAP}.channels[0], 2, 0)")
+    page.mouse.click(*place)
+    page.wait_for_selector("#tokens [data-masks^='weights:']", state="attached")
+    page.wait_for_function("(b) => document.querySelector('#tokens .jw-picture').innerText !== b", arg=both)
+    assert set(second) & set(page.evaluate(column))
+
+
+def test_a_zero_shot_run_is_titled_as_what_it_is(
+    new_app: App, open_page: OpenPage, tiny_folder: Path, task: Path
+) -> None:
+    page = open_page(new_app)
+    choose_method(page, "Zero-shot")
+    page.wait_for_selector("#setting-l0-weight", state="hidden")
+    for name, value in (("model", tiny_folder), ("task", task)):
+        page.fill(f"#setting-{name} input", str(value))
+        page.keyboard.press("Enter")
+    page.click("#start")
+    page.set_default_timeout(TRAINING)
+    page.wait_for_function("() => document.querySelector('.rv-result').innerText.includes('n = 4')")
+    assert page.inner_text("#rv-title") == "Base model without edits"
+    assert "trains nothing" in page.inner_text(".rv-waiting-words")

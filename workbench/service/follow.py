@@ -78,6 +78,7 @@ class Follower:
                 "gates": gates_of(config),
                 "method": method_in(config).title,
                 "trains": method_in(config).trains,
+                "has_gates": method_in(config).has_gates,
                 "kept": kept_step(run.result()),
                 "result": result_of(run, config),
                 "curves": curves_of(metrics) if curves or not active else None,

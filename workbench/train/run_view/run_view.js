@@ -70,7 +70,6 @@ const showLegend = () => {
   find(".gm-states").hidden = !states;
   const { site = "heads", has_gates: gates = true } = map.frame || {};
   find(".gm-colours").hidden = !gates;
-  setText("#rv-title", gates ? "Gates of the attention heads" : `Edits of ${view.snapshot?.method ?? "this run"}`);
   const each = `Each cell is one ${CELLS[site] || "unit"}.`, special = gates ? GATING[view.snapshot?.gates] : "";
   setText(".rv-meaning", [each, MEANINGS[shows].about, special].filter(Boolean).join(" "));
   setText(".gm-low", low);
@@ -85,7 +84,6 @@ for (const button of root.querySelectorAll(".gm-colours button")) {
     showTable();
   });
 }
-
 /* What is special about the gates of a run with another method. */
 const GATING = {
   shared: "In this run both halves of an edit share one gate, so both maps of gates agree.",
@@ -272,6 +270,9 @@ const apply = (snapshot) => {
 };
 
 const showEmpty = (snapshot) => {
+  const { method, has_gates: gates, trains = true } = snapshot ?? { has_gates: true };
+  const edited = gates ? "Gates of the attention heads" : `Edits of ${method}`;
+  setText("#rv-title", trains ? edited : "Base model without edits");
   const waiting = snapshot && !snapshot.frame;
   find(".rv-first").hidden = Boolean(snapshot);
   find(".rv-waiting").hidden = !waiting;
