@@ -145,6 +145,10 @@ class Method(ABC):
         """
         raise NotImplementedError
 
+    def prompt_note(self, settings: Any, longest: int) -> str | None:
+        """What somebody should know of these settings on prompts of at most `longest` tokens, as one sentence."""
+        return None
+
     def sites(self, settings: Any) -> "list[Site]":
         """Sites of activations that are edited, in the order of a pass; none where weights are."""
         return []

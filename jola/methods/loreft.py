@@ -84,6 +84,16 @@ class LoReFT(HiddenMethod):
         )
         return [edits]
 
+    def prompt_note(self, settings: LoReFTConfig, longest: int) -> str | None:
+        """Say when the ends are so long that every token of every prompt is edited."""
+        ends = parse_positions(settings.positions)
+        if ends is None or max(ends) <= (longest if 0 in ends else longest // 2):
+            return None
+        return (
+            f"--positions is {settings.positions!r}, but the longest prompt has {longest} tokens: every token of a "
+            "prompt is edited."
+        )
+
     def sites(self, settings: LoReFTConfig) -> "list[Site]":
         """Blocks."""
         from jola.edits.sites import Site

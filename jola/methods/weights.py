@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -69,7 +70,10 @@ class WeightMethod(Method):
 
     def _inject(self, base: "PreTrainedModel", geometry: "Geometry", settings: Any) -> "WeightEdits":
         try:
-            return self.edits_class().inject(base, geometry.num_layers, self.peft_config(settings))
+            with warnings.catch_warnings():
+                # peft finds out by itself how the weights of GPT-2 are stored, and says so.
+                warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
+                return self.edits_class().inject(base, geometry.num_layers, self.peft_config(settings))
         except InputError:
             raise
         except ValueError as error:  # peft found nothing to change
