@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
             for peer in peers.values():
                 peer.step()
         rounds = [
-            {name: peers[name].step() for name in _order(list(peers), number)} for number in range(options.rounds)
+            {name: peers[name].step() for name in turned(list(peers), number)} for number in range(options.rounds)
         ]
     finally:
         for peer in peers.values():
@@ -146,7 +146,7 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
     }
 
 
-def _order(names: list[str], number: int) -> list[str]:
+def turned(names: list[str], number: int) -> list[str]:
     """Another peer begins in every round, and every other round goes backwards: who comes after whom changes."""
     turned = names[number % len(names) :] + names[: number % len(names)]
     return turned[::-1] if number % 2 else turned

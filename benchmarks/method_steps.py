@@ -1,0 +1,159 @@
+"""The cost of one training step of each method, as ratios to JoLA's in the same rounds.
+
+    python -m benchmarks.method_steps [--json] [--rounds 15] [--tokens task|random] [--dtype auto] [--methods red,lora]
+
+Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model, with one thread. Each method is a
+process that is forked from one with the frozen model, whose weights all share. In each round every method does one step
+(forward with its penalty, backward, clipping, AdamW), one after the other, in an order that changes. A ratio is the
+median over rounds of the times of a round, so that a busy machine disturbs both sides alike. Memory is what a process
+has at most beyond what it had when it was forked.
+
+Goals of the step: RED and BitFit at most 1.1 of JoLA's, LoReFT at most 1.3. LoFiT is its first stage.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from benchmarks.train_step import ANSWER, random_rows, task_rows, turned
+
+METHODS = ("jola", "red", "bitfit", "loreft", "houlsby", "lora", "lofit")
+GOALS = {"red": 1.1, "bitfit": 1.1, "loreft": 1.3}
+WARM_UP = 2
+
+
+def main() -> None:
+    """Fork the methods, let them step in turn, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
+    parser.add_argument("--tokens", choices=("task", "random"), default="task", help="what the rows are made of")
+    parser.add_argument("--dtype", default="auto", help="of the frozen model")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; jola is always among them")
+    options = parser.parse_args()
+    names = list(dict.fromkeys(["jola", *options.methods.split(",")]))
+    report = measure(names, options.rounds, options.tokens, options.dtype)
+    if options.json:
+        print(json.dumps(report))
+        return
+    for name, found in report["methods"].items():
+        low, high = found["quartiles"]
+        goal = "" if found["goal"] is None else f", goal {found['goal']:g}"
+        print(f"{name:8} {found['ratio']:.3f}   (quartiles {low:.3f}–{high:.3f}{goal})   memory {found['memory']:.2f}")
+    print(f"{report['rounds']} rounds, {report['tokens']} tokens, {report['dtype']}, one thread")
+
+
+def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str, Any]:
+    """Medians and quartiles of step time ÷ JoLA's, and memory ÷ JoLA's."""
+    import torch
+
+    # A process that has used several threads cannot be forked.
+    torch.set_num_threads(1)
+    from jola.model.loading import load_base
+
+    base, tokenizer, _ = load_base("default", dtype=dtype, device="cpu")
+    ids = torch.tensor(task_rows() if tokens == "task" else random_rows())
+    labels = torch.full_like(ids, -100)
+    labels[:, -ANSWER:] = ids[:, -ANSWER:]
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    peers = {name: Peer(lambda name=name: training_step(name, base, tokenizer, batch)) for name in names}
+    try:
+        for _ in range(WARM_UP):
+            for peer in peers.values():
+                peer.step()
+        found = [{name: peers[name].step() for name in turned(names, number)} for number in range(rounds)]
+    finally:
+        for peer in peers.values():
+            peer.quit()
+    methods = {}
+    for name in names:
+        ratios = [step[name] / step["jola"] for step in found]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        methods[name] = {
+            "ratio": statistics.median(ratios),
+            "quartiles": (low, high),
+            "memory": peers[name].memory / peers["jola"].memory,
+            "goal": GOALS.get(name),
+        }
+    return {"methods": methods, "rounds": rounds, "tokens": tokens, "dtype": str(base.dtype)}
+
+
+def training_step(name: str, base: Any, tokenizer: Any, batch: dict[str, Any]) -> Callable[[], None]:
+    """A step of a method with its default settings."""
+    import torch
+
+    from jola import JoLAModel
+    from jola.methods import METHODS as KNOWN
+    from jola.training.objective import paper_penalty
+
+    method = KNOWN[name]
+    settings = method.settings()
+    model = JoLAModel(base, tokenizer, settings, seed=0).train()
+    penalty = method.stages(settings)[0].penalty or paper_penalty
+    interventions = model.own_interventions()
+    groups = method.parameter_groups(interventions, 0.01, 0.05)
+    optimizer = torch.optim.AdamW(groups, lr=method.learning_rate or 1e-3)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+
+    def step() -> None:
+        loss = model(**batch).loss
+        loss = loss + penalty(model.gated_edits(), 1e-3)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+class Peer:
+    """A forked process that does one step when it is told to."""
+
+    def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(make, other), daemon=True)
+        self._process.start()
+        other.close()
+        self.memory = 0.0
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        self._connection.send("step")
+        try:
+            seconds, self.memory = self._connection.recv()
+        except EOFError:
+            raise SystemExit("A method ended early; its error is above.") from None
+        return seconds
+
+    def quit(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(make: Callable[[], Callable[[], None]], connection: Connection) -> None:
+    before = _resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    step = make()
+    while connection.recv():
+        start = time.perf_counter()
+        step()
+        connection.send((time.perf_counter() - start, _resident("VmHWM") - before))
+
+
+def _resident(name: str) -> float:
+    """Megabytes of this process, by a name in its status."""
+    status = Path(f"/proc/{os.getpid()}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024 / 1e6
+
+
+if __name__ == "__main__":
+    main()
