@@ -34,6 +34,7 @@ class JoLAModel(EditedModel):
         device: str = "auto",
         attn_implementation: str = "auto",
         device_map: DeviceMap = None,
+        quantize: str = "none",
         seed: int = 0,
     ) -> "JoLAModel":
         """Load a model with fresh edits.
@@ -45,6 +46,8 @@ class JoLAModel(EditedModel):
             device: 'auto', 'cpu', 'cuda', …
             device_map: Places of the layers on several devices, in memory and on disk, in place of `device`: 'auto',
                 'balanced', 'balanced_low_0', 'sequential', a JSON file, or a device, 'cpu' or 'disk' for each module.
+            quantize: How the frozen weights are stored: 'none', '4bit' and '8bit' by bitsandbytes, or 'int8' by
+                torchao. Edits stay in float32.
 
         Raises:
             InputError: The model cannot be found or loaded, or its architecture is not known.
@@ -56,8 +59,9 @@ class JoLAModel(EditedModel):
             device=device,
             attn_implementation=attn_implementation,
             device_map=device_map,
+            quantize=quantize,
         )
-        return cls(base, tokenizer, edits, name=name, revision=revision, seed=seed)
+        return cls(base, tokenizer, edits, name=name, revision=revision, quantize=quantize, seed=seed)
 
     @classmethod
     def from_adapter(
@@ -69,6 +73,7 @@ class JoLAModel(EditedModel):
         dtype: str | torch.dtype = "auto",
         device: str = "auto",
         device_map: DeviceMap = None,
+        quantize: str | None = None,
     ) -> "JoLAModel":
         """Load the edits of an adapter together with the model they were trained on.
 
@@ -77,10 +82,17 @@ class JoLAModel(EditedModel):
             revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model, when it is not where the adapter says.
             dtype, device, device_map: As for `from_pretrained`.
+            quantize: As for `from_pretrained`; None as in training.
         """
         with local_adapter(adapter, revision) as folder:
             return cls._with_adapter(
-                read_adapter(folder), adapter, model, dtype=dtype, device=device, device_map=device_map
+                read_adapter(folder),
+                adapter,
+                model,
+                dtype=dtype,
+                device=device,
+                device_map=device_map,
+                quantize=quantize,
             )
 
     @classmethod
@@ -93,6 +105,7 @@ class JoLAModel(EditedModel):
         dtype: str | torch.dtype,
         device: str,
         device_map: DeviceMap,
+        quantize: str | None,
     ) -> "JoLAModel":
         # What is wrong with these is not the fault of the base model.
         pick_dtype(dtype, pick_device(device))
@@ -105,6 +118,7 @@ class JoLAModel(EditedModel):
                 dtype=dtype,
                 device=device,
                 device_map=device_map,
+                quantize=adapter.base_quantization if quantize is None else quantize,
             )
         except InputError as error:
             if model:

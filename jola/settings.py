@@ -56,6 +56,11 @@ class ModelConfig:
         "Spread the layers over several devices, memory and disk, instead of --device: 'auto', 'balanced', "
         "'sequential', or a JSON file with the device of each module.",
     )
+    quantize: Literal["none", "4bit", "8bit", "int8"] = setting(
+        "none",
+        "Store the weights of the frozen model in fewer bits: '4bit' (NF4) and '8bit' (LLM.int8) by bitsandbytes, or "
+        "'int8' by torchao.",
+    )
     attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
         "auto",
         "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device.",

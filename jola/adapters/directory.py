@@ -58,6 +58,7 @@ CONFIG_KEYS = frozenset(
         "layers",
         "dtype",
         "compact",
+        "base_quantization",
         "edits",
     )
 )
@@ -84,6 +85,8 @@ class Adapter:
     """Settings of the method."""
     geometry: Geometry
     base_sample: dict[str, float]
+    base_quantization: str
+    """How the base model was quantized in training; 'none' for one that was not."""
     tensors: dict[str, Tensor]
     """As in a whole file, also when it is compact."""
 
@@ -126,6 +129,7 @@ def save_adapter(
         "layers": {i.site: i.edited_layers() for i in own},
         "dtype": "float32",
         **({"compact": True} if compact else {}),
+        **({} if model.quantize == "none" else {"base_quantization": model.quantize}),
         "edits": asdict(model.edit_config),
     }
     card = adapter_card(own, model.name, model.revision, facts, method=method)
@@ -177,6 +181,9 @@ def read_adapter(folder: Path | str) -> Adapter:
         compact = config.get("compact", False)
         if not isinstance(compact, bool):
             raise ValueError(f"compact is {compact!r}; it is true or false")
+        quantization = config.get("base_quantization", "none")
+        if not isinstance(quantization, str):
+            raise ValueError(f"base_quantization is {quantization!r}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
     path = folder / WEIGHTS_NAME
@@ -186,7 +193,7 @@ def read_adapter(folder: Path | str) -> Adapter:
     if expected is None and path.stat().st_size > WEIGHTS_LIMIT:
         raise InputError(f"{path} is larger than {WEIGHTS_LIMIT >> 20} MB, which no adapter of this method is.")
     tensors = read_tensors(path, expected, compact=compact)
-    return Adapter(folder, base_model, revision, method, edits, geometry, sample, tensors)
+    return Adapter(folder, base_model, revision, method, edits, geometry, sample, quantization, tensors)
 
 
 def method_of(folder: Path | str) -> Method:
@@ -244,6 +251,8 @@ def _check_model(model: "EditedModel", adapter: Adapter) -> None:
             )
     weights = model.frozen_parameters()
     for name, expected in adapter.base_sample.items():
+        if name in weights and not weights.is_exact(name):
+            continue  # those that are left, of norms and embeddings, tell models apart as well
         if name not in weights or not _near(_middle(weights[name]), expected):
             raise InputError(
                 f"The adapter in {adapter.folder} was trained on {adapter.base_model}, and {model.name} has the same "
@@ -330,9 +339,10 @@ def _checked_geometry(values: dict[str, Any]) -> Geometry:
 
 
 def _sample(model: "EditedModel") -> dict[str, float]:
-    parameters = list(model.frozen_parameters().items())
-    step = max(1, len(parameters) // SAMPLES)
-    return {name: _middle(tensor) for name, tensor in parameters[::step][:SAMPLES]}
+    weights = model.frozen_parameters()
+    names = [name for name in weights if weights.is_exact(name)]
+    step = max(1, len(names) // SAMPLES)
+    return {name: _middle(weights[name]) for name in names[::step][:SAMPLES]}
 
 
 def _middle(tensor: Tensor) -> float:

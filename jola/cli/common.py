@@ -28,6 +28,10 @@ DeviceMap = Annotated[
         "'sequential', or a JSON file with the device of each module."
     ),
 ]
+Quantize = Annotated[
+    Literal["none", "4bit", "8bit", "int8"] | None,
+    arg(help="Store the weights of the base model in fewer bits; default: as in training."),
+]
 PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 

@@ -17,6 +17,7 @@ from jola.cli.common import (
     Dtype,
     Json,
     PromptFormat,
+    Quantize,
     Strength,
     find_adapter,
     find_run,
@@ -71,6 +72,7 @@ def evaluate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval."""
@@ -109,7 +111,9 @@ def evaluate(
         for sentence in loaded.notes:
             progress.note(sentence)
         check_installed(loaded.metrics)
-        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device, device_map=device_map)
+        edited = JoLAModel.from_adapter(
+            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+        )
         prompts = Template(edited.tokenizer, template)
         scored = options and all(example.options or loaded.labels for example in loaded.test)
         names = dict.fromkeys([*loaded.metrics, "options"])
@@ -208,6 +212,7 @@ def generate(
     dtype: Dtype = "auto",
     device: Device = "auto",
     device_map: DeviceMap = None,
+    quantize: Quantize = None,
     json: Json = False,
 ) -> None:
     """Answer a prompt with and without the edits."""
@@ -228,7 +233,9 @@ def generate(
 
         folder, _ = find_adapter(adapter)
         progress.phase("load")
-        edited = JoLAModel.from_adapter(folder, model=model, dtype=dtype, device=device, device_map=device_map)
+        edited = JoLAModel.from_adapter(
+            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+        )
         prompts = Template(edited.tokenizer, template)
         ids = torch.tensor([prompts.encode_prompt(Example((Message("user", prompt),), ""))])
 

@@ -231,7 +231,7 @@ class _Export:
         from jola import JoLAModel
 
         self.progress.phase("load")
-        return JoLAModel.from_adapter(self.path, model=model, dtype="float32", device=device)
+        return JoLAModel.from_adapter(self.path, model=model, dtype="float32", device=device, quantize="none")
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from jola.export.affine import Affine, Place
 from jola.export.foldable import Foldable
 from jola.export.projections import projection, projection_path, target_of
 from jola.model.placement import refuse_spread
+from jola.model.quantization import refuse_quantized
 
 
 @torch.no_grad()
@@ -36,6 +37,7 @@ def rebuild(
             does not fit the number format.
     """
     refuse_spread(base, "A folded checkpoint")
+    refuse_quantized(base, "A folded checkpoint")
     target = target_of(base, edits)
     frozen = frozen_state(base)
     state, known = _state(base, frozen, edits), set(frozen)

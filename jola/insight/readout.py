@@ -38,6 +38,7 @@ from jola.insight.prompts import (
 from jola.model.architectures import architecture_of, module_path
 from jola.model.edited import EditedModel, Masks
 from jola.model.placement import refuse_spread
+from jola.model.quantization import refuse_quantized
 from jola.model.tracing import Plan, Wanted
 
 _VOCABULARY_ROWS = 16384
@@ -199,6 +200,7 @@ class _Reader:
         decoder = model.base.get_submodule(architecture_of(model.base).layers.rpartition(".")[0])
         norms = [m for m in decoder.children() if _weight_shape(m) == (model.geometry.hidden_size,)]
         refuse_spread(model.base, "A direct effect")
+        refuse_quantized(model.base, "A direct effect")
         head = model.base.get_output_embeddings()
         if len(norms) != 1 or not isinstance(head, nn.Linear):
             raise InputError("The final norm of this model was not found, so direct effects cannot be computed.")

@@ -3,6 +3,8 @@
 To add one, write a `Method` in a file here, add its line to `METHODS`, and a row to ``tests/methods/test_contract.py``.
 """
 
+from typing import Any
+
 from jola.errors import InputError
 from jola.methods.base import Method, Stage
 from jola.methods.bitfit import BitFit
@@ -14,6 +16,7 @@ from jola.methods.loreft import LoReFT
 from jola.methods.red import RED
 from jola.methods.repe import RePE
 from jola.methods.zero_shot import ZeroShot
+from jola.settings import TrainingConfig, check_settings
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -21,7 +24,7 @@ METHODS: dict[str, Method] = {
 }
 """Every method by its name."""
 
-__all__ = ["METHODS", "Method", "Stage", "method_named"]
+__all__ = ["METHODS", "Method", "Stage", "method_named", "method_of_settings"]
 
 
 def method_named(name: str) -> Method:
@@ -29,3 +32,17 @@ def method_named(name: str) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def method_of_settings(edits: Any) -> tuple[Method, Any]:
+    """The method that settings belong to, and the settings, checked; JoLA's defaults for None."""
+    if edits is None:
+        edits = METHODS["jola"].settings()
+    method = next((method for method in METHODS.values() if type(edits) is method.settings), None)
+    if method is None:
+        raise InputError(
+            f"edits is of type {type(edits).__name__}; give the settings of a method, such as EditConfig for JoLA."
+        )
+    check_settings(edits)
+    method.check(edits, TrainingConfig())
+    return method, edits

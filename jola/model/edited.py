@@ -19,11 +19,11 @@ from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
-from jola.methods import METHODS, Method
+from jola.methods import Method, method_of_settings
 from jola.model.packing import can_share
 from jola.model.placement import FrozenWeights
+from jola.model.quantization import count
 from jola.model.tracing import Plan, TracedModel
-from jola.settings import TrainingConfig, check_settings
 
 Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
 """One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
@@ -53,6 +53,7 @@ class EditedModel(nn.Module):
         *,
         name: str = "",
         revision: str | None = None,
+        quantize: str = "none",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -67,7 +68,9 @@ class EditedModel(nn.Module):
         self.config = base.config
         self.name = name or base.config.name_or_path or ""
         self.revision = revision
-        method, settings = _method_of(edits)
+        self.quantize = quantize
+        """How the frozen model is quantized: 'none' or one of `jola.model.quantization.PACKAGES`."""
+        method, settings = method_of_settings(edits)
         self.traced = TracedModel(base, tokenizer)
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
@@ -86,7 +89,7 @@ class EditedModel(nn.Module):
 
     def replace_edits(self, edits: Any, seed: int = 0) -> None:
         """Fresh edits in place of the model's own; arguments as those of the class."""
-        method, settings = _method_of(edits)
+        method, settings = method_of_settings(edits)
         self.detach(self.own_interventions())
         self._attach(method, settings, seed)
 
@@ -141,10 +144,10 @@ class EditedModel(nn.Module):
         """All gated edits, in the order of their sites."""
         return [i for i in self.interventions if isinstance(i, GatedEdits)]
 
-    def frozen_parameters(self) -> Mapping[str, Tensor]:
+    def frozen_parameters(self) -> FrozenWeights:
         """The weights of the frozen model by their names in its checkpoint, without what methods have put into it.
 
-        Weights that are kept on disk are read when they are asked for.
+        Weights that are kept on disk are read when they are asked for. Quantized ones are as they are stored.
         """
         return FrozenWeights(self.base)
 
@@ -193,7 +196,7 @@ class EditedModel(nn.Module):
     def trainable_parameters(self) -> tuple[int, int]:
         """(numbers that train, numbers in the frozen model)."""
         own = {id(p) for p in self.parameters()}
-        frozen = sum(p.numel() for p in self.base.parameters() if id(p) not in own)
+        frozen = sum(count(p) for p in self.base.parameters() if id(p) not in own)
         return sum(i.trainable_count() for i in self.own_interventions()), frozen
 
     def print_trainable_parameters(self) -> None:
@@ -424,20 +427,6 @@ class EditedModel(nn.Module):
     def _uniform(self, mask: Masks) -> bool:
         """Whether the edits in use do the same at all positions of all rows."""
         return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
-
-
-def _method_of(edits: Any) -> tuple[Method, Any]:
-    """The method that settings belong to, and the settings, checked; JoLA's defaults for None."""
-    if edits is None:
-        edits = METHODS["jola"].settings()
-    method = next((method for method in METHODS.values() if type(edits) is method.settings), None)
-    if method is None:
-        raise InputError(
-            f"edits is of type {type(edits).__name__}; give the settings of a method, such as EditConfig for JoLA."
-        )
-    check_settings(edits)
-    method.check(edits, TrainingConfig())
-    return method, edits
 
 
 def _before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:

@@ -23,6 +23,7 @@ from jola.data.catalogue import ASSETS, DEFAULT_MODEL, gguf_options
 from jola.errors import InputError
 from jola.model.architectures import ARCHITECTURES, architecture_of
 from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
+from jola.model.quantization import quantization_config, settle
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The number formats of a frozen model, by their names in settings."""
@@ -36,12 +37,14 @@ def load_base(
     device: str = "auto",
     attn_implementation: str = "auto",
     device_map: DeviceMap = None,
+    quantize: str = "none",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The model, its tokenizer and the name under which an adapter should remember it.
 
     Args:
         device_map: Places of the modules, with `device` 'auto'; see `jola.model.placement`. What is kept on disk is
             read from the files of the model, or from a temporary folder that goes with the model.
+        quantize: 'none' or one of `jola.model.quantization.PACKAGES`.
 
     Raises:
         InputError: There is no such model, or it is of an unknown architecture, or the device does not exist, or the
@@ -52,6 +55,10 @@ def load_base(
         raise InputError(f"--device is {device!r} and there is a --device-map; leave one of them out.")
     placed = None if device_map is None else read_device_map(device_map)
     place = pick_device(device)
+    form = pick_dtype(dtype, place)
+    quantized = {} if quantize == "none" else {"quantization_config": quantization_config(quantize, form)}
+    if quantized and source.gguf_file:
+        raise InputError("A GGUF file is quantized already and is not quantized again; leave --quantize out.")
     where = _where(source, revision)
     spread: dict[str, Any] = {}
     try:
@@ -60,18 +67,21 @@ def load_base(
             with torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
             check_device_map(placed, empty, architecture_of(empty).layers)
+        if placed is None and quantized:
+            placed = {"": str(place)}
         if placed is not None:
             spread = {"device_map": placed, "offload_folder": tempfile.mkdtemp(prefix="jola-offload-")}
         tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, **where)
         # Safetensors alone: other weight files are pickles, which may run code.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path_or_id,
-            dtype=pick_dtype(dtype, place),
+            dtype=form,
             attn_implementation=pick_attention(attn_implementation, config, place),
             **(gguf_options() if source.gguf_file else {"use_safetensors": True}),
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **spread,
+            **quantized,
             **where,
         )
         base, report = loaded
@@ -93,6 +103,8 @@ def load_base(
         # Pipelines of transformers take the first place for a device, which a disk is not. A single one is not listed.
         placed = getattr(base, "hf_device_map", {"": str(base.device)})
         base.hf_device_map = dict(sorted(placed.items(), key=lambda item: (item[1] == DISK, item[1] == "cpu")))
+    if quantized:
+        settle(base)
     return base if spread else base.to(place), tokenizer, _lasting_name(model, source)
 
 

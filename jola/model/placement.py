@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from jola.edits.weights import frozen_names
 from jola.errors import InputError
+from jola.model.quantization import is_quantized
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 """Placements that accelerate computes from the memory that is free."""
@@ -132,6 +133,10 @@ class FrozenWeights(Mapping[str, Tensor]):
     def __init__(self, base: nn.Module) -> None:
         self._base = base
         self._places = frozen_names(base)
+
+    def is_exact(self, name: str) -> bool:
+        """Whether a parameter is that of the checkpoint, which a quantized one is not."""
+        return not is_quantized(self._base.get_parameter(self._places[name]))
 
     def __getitem__(self, name: str) -> Tensor:
         module, _, leaf = self._places[name].rpartition(".")

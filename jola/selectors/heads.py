@@ -304,7 +304,11 @@ def model_hash(model: "EditedModel") -> str:
     Entries are rounded to bfloat16, so that the hash is the same for a model loaded in float32 and in bfloat16.
     """
     digest = hashlib.sha256()
-    for name, weight in model.frozen_parameters().items():
+    weights = model.frozen_parameters()
+    for name, weight in weights.items():
+        if not weights.is_exact(name):
+            digest.update(f"{name} {model.quantize}".encode())
+            continue
         flat = weight.detach().flatten()
         places = torch.linspace(0, flat.numel() - 1, min(_SAMPLED, flat.numel()), dtype=torch.float64).round().long()
         numbers = flat[places.to(flat.device)].to(torch.bfloat16).view(torch.int16).cpu().numpy()

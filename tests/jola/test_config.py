@@ -32,6 +32,7 @@ layer_texts = st.one_of(
 )
 OWN: dict[str, st.SearchStrategy[Any]] = {
     "revision": st.none() | texts,
+    "device_map": st.none() | texts,
     "layers": layer_texts,
     "heads": st.just("all") | st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda p: f"{p[0]}:{p[1]}"),
     "seed": st.integers(0, 2**32 - 1),

@@ -37,7 +37,13 @@ class Loader:
     def base_name(self, run: Run) -> Hashable:
         """Identifies a base model: two runs with equal keys share one."""
         config = run.run_config()
-        return *self.model_of(run), config.model.dtype, config.model.device, config.model.device_map
+        return (
+            *self.model_of(run),
+            config.model.dtype,
+            config.model.device,
+            config.model.device_map,
+            config.model.quantize,
+        )
 
     def model_of(self, run: Run) -> tuple[str, str | None]:
         """Name and revision of the base model, whatever number format and device the run used."""
@@ -57,6 +63,7 @@ class Loader:
             dtype=config.model.dtype,
             device=config.model.device,
             device_map=config.model.device_map,
+            quantize=config.model.quantize,
         )
         return Loaded(model, Template(model.tokenizer, config.data.template))
 

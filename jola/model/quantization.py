@@ -1,0 +1,74 @@
+"""Frozen models whose weights are stored in 4 or 8 bits; edits stay in float32."""
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
+
+from jola.errors import InputError
+
+PACKAGES = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "int8": "torchao"}
+"""Quantizations, NF4, LLM.int8() and weights in int8, and the packages that compute with them."""
+
+
+def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
+    """The settings of transformers for a quantization.
+
+    Args:
+        dtype: What layers compute in; LLM.int8() has a format of its own.
+
+    Raises:
+        InputError: There is no such quantization, or its package is not installed.
+    """
+    if quantize not in PACKAGES:
+        raise InputError(f"--quantize is {quantize!r}; choose none or one of {', '.join(PACKAGES)}.")
+    package = PACKAGES[quantize]
+    if importlib.util.find_spec(package) is None:
+        raise InputError(
+            f"--quantize {quantize} needs the package {package}, which is not installed; "
+            "pip install 'jola-workbench[quantization]', or leave --quantize out."
+        )
+    if quantize == "4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    if quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    from torchao.quantization import Int8WeightOnlyConfig
+
+    return TorchAoConfig(Int8WeightOnlyConfig())
+
+
+def settle(base: PreTrainedModel) -> None:
+    """Keep 4-bit layers on a processor in the one layout that also has gradients.
+
+    In passes without gradients, bitsandbytes would repack their weights for instructions of some processors, in a
+    layout for which it has no backward pass.
+    """
+    for module in base.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def is_quantized(weight: Tensor) -> bool:
+    """Whether a parameter holds something else than the numbers of its checkpoint."""
+    return not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter)
+
+
+def count(weight: Tensor) -> int:
+    """How many numbers of the model a parameter stands for: two in each byte of 4-bit weights."""
+    shape = getattr(getattr(weight, "quant_state", None), "shape", weight.shape)
+    return torch.Size(shape).numel()
+
+
+def refuse_quantized(base: PreTrainedModel, what: str) -> None:
+    """Refuse what computes with the weights themselves.
+
+    Raises:
+        InputError: They are quantized.
+    """
+    if any(is_quantized(weight) for weight in base.parameters()):
+        raise InputError(
+            f"{what} is computed from the weights of the base model, which are quantized here; load the model with "
+            "--quantize none."
+        )
