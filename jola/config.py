@@ -13,6 +13,7 @@ from jola.settings import (
     EditConfig,
     ModelConfig,
     TrainingConfig,
+    check_revision,
     check_settings,
     flag,
     parse_heads,
@@ -78,6 +79,7 @@ class RunConfig:
             )
         for part in self.parts():
             check_settings(part)
+        check_revision(self.model.revision)
         for name in ("learning_rate", "gate_learning_rate"):
             if self[name] == 0:
                 raise InputError(f"{flag(name)} is 0; it must be greater than 0, or nothing is learned.")

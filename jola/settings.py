@@ -246,6 +246,21 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
         raise InputError(f"{flag(name)} is {value}; it must be a finite number.")
 
 
+def check_revision(revision: str | None, name: str = "--revision") -> None:
+    """Refuse a text that cannot be a branch, tag or commit: it becomes part of an address and of a path in the cache.
+
+    Raises:
+        InputError: The sentence calls the setting by ``name``.
+    """
+    if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
+        raise InputError(
+            f"{name} is {revision[:80]!r}; it must be a branch, tag or commit: at most 200 letters, digits and "
+            "characters of '._-/', without '..'."
+        )
+
+
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}")
+
 MAX_NUMBER = 10**15
 """Largest whole number of a setting: exact in JSON, in the browser and in float64."""
 

@@ -22,6 +22,7 @@ from jola.edits.intervention import Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.methods import METHODS, Method
+from jola.settings import check_revision
 from jola.system.files import disk_errors, replace_file
 
 if TYPE_CHECKING:
@@ -171,6 +172,8 @@ def read_adapter(folder: Path | str) -> Adapter:
         sample = {str(name): float(value) for name, value in config["base_model_sample"].items()}
         if not sample:
             raise ValueError("base_model_sample is empty")
+        if unusable := [name for name, value in sample.items() if not math.isfinite(value)]:
+            raise ValueError(f"base_model_sample has no finite number for {unusable[0][:80]!r}")
         points = {site: HOOK_POINTS[Site(site)] for site in config["hook_points"]}
         for name, needs in (("operation", method.formula), ("hook_points", points)):
             if config[name] != needs:
@@ -178,6 +181,7 @@ def read_adapter(folder: Path | str) -> Adapter:
         base_model, revision = config["base_model_name_or_path"], config.get("revision")
         if not isinstance(base_model, str) or not base_model or not isinstance(revision, str | None):
             raise ValueError(f"its base model is {base_model!r} of revision {revision!r}")
+        check_revision(revision, "revision")
         compact = config.get("compact", False)
         if not isinstance(compact, bool):
             raise ValueError(f"compact is {compact!r}; it is true or false")

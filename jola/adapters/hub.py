@@ -10,6 +10,7 @@ from huggingface_hub.utils import HFValidationError
 from jola.adapters.card import PICTURE_NAME
 from jola.adapters.directory import CONFIG_LIMIT, CONFIG_NAME, CONFIG_NAMES, WEIGHTS_LIMIT, WEIGHTS_NAME
 from jola.errors import InputError
+from jola.settings import check_revision
 
 FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
 """All that is fetched of a repository."""
@@ -24,6 +25,7 @@ def fetch(repo: str, revision: str | None = None, *, api: HfApi | None = None) -
         InputError: There is no such repository or revision, it holds no adapter or a file that is larger than those of
             adapters are, or the Hub cannot be reached and has not been before.
     """
+    check_revision(revision)
     api = api or HfApi()
     name = f"{repo} at {revision}" if revision else repo
     try:

@@ -83,16 +83,19 @@ def _values(answers: Sequence[str], examples: Sequence[Example], encoder: str, l
 @lru_cache(maxsize=1)
 def _load(encoder: str, layer: int) -> tuple[Any, Any]:
     """The encoder up to a layer, and its tokenizer."""
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     place = str(ensure(encoder)) if encoder in ASSETS else encoder
     try:
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        if type(config) not in MODEL_FOR_MASKED_LM_MAPPING:
+        # As plain data first: the type chooses the code that interprets the configuration.
+        kind = PretrainedConfig.get_config_dict(place)[0].get("model_type")
+        if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise InputError(
-                f"{encoder} is a model of type {config.model_type!r}, and BERTScore needs an encoder, whose tokens see "
+                f"{encoder} is a model of type {str(kind)[:80]!r}, and BERTScore needs an encoder, whose tokens see "
                 "what follows them; name one, such as roberta-large."
             )
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if not 1 <= layer <= config.num_hidden_layers:
             raise InputError(f"{encoder} has {config.num_hidden_layers} layers and no layer {layer}; name another.")
         config.num_hidden_layers = layer

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import find_adapter_config_file
 
 from jola.data.assets import ModelSource, resolve_model
 from jola.data.catalogue import ASSETS, DEFAULT_MODEL, gguf_options
@@ -24,6 +25,7 @@ from jola.errors import InputError
 from jola.model.architectures import ARCHITECTURES, architecture_of
 from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
 from jola.model.quantization import quantization_config, settle
+from jola.settings import check_revision
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The number formats of a frozen model, by their names in settings."""
@@ -63,6 +65,7 @@ def load_base(
     spread: dict[str, Any] = {}
     try:
         config = _read_config(source, where)
+        _refuse_adapter(source, revision)
         if isinstance(placed, dict):
             with torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -133,27 +136,54 @@ def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedM
 
 
 def _where(source: ModelSource, revision: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that say what is read."""
+    """Arguments of ``from_pretrained`` that say what is read. `InputError` for a revision that cannot be one."""
+    check_revision(revision)
     where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
     return {key: value for key, value in where.items() if value is not None}
 
 
 def _read_config(source: ModelSource, where: dict[str, Any]) -> PretrainedConfig:
     """The configuration of a model. `InputError` when its architecture is not known."""
-    config = AutoConfig.from_pretrained(source.path_or_id, **where)
-    kind = config.model_type
+    _check_architecture(source, where)
+    return AutoConfig.from_pretrained(source.path_or_id, **where)
+
+
+def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
+    """Refuse a model that is not of a known architecture, by its ``config.json`` as plain data.
+
+    Transformers chooses the code that interprets a configuration by its ``model_type``, and some of that code loads
+    further models that the configuration names. So nothing of it is called before the type is known.
+    """
+    content, _ = PretrainedConfig.get_config_dict(source.path_or_id, **where)
+    kind, inner = content.get("model_type"), content.get("text_config")
+    if isinstance(kind, str) and kind in ARCHITECTURES:
+        return
+    shown = textwrap.shorten(repr(kind), 80, placeholder=" …")
     # A multi-modal configuration holds the language model's own configuration.
-    if kind not in ARCHITECTURES and config.get_text_config().model_type in ARCHITECTURES:
+    part = inner.get("model_type") if isinstance(inner, dict) else None
+    if isinstance(part, str) and part in ARCHITECTURES:
         raise InputError(
-            f"{source.display} is a multi-modal model of architecture {kind!r}; only language models alone can be "
-            f"loaded, so give its language model, {config.get_text_config().model_type!r}, as a model of its own."
+            f"{source.display} is a multi-modal model of architecture {shown}; only language models alone can be "
+            f"loaded, so give its language model, {part!r}, as a model of its own."
         )
-    if kind not in ARCHITECTURES:
+    if "auto_map" in content:
         raise InputError(
-            f"{source.display} is a model of architecture {kind!r}, which is not known; known are "
-            f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
+            f"{source.display} brings code of its own for its architecture {shown}, which is never run; known are "
+            f"{', '.join(sorted(ARCHITECTURES))}."
         )
-    return config
+    raise InputError(
+        f"{source.display} is a model of architecture {shown}, which is not known; known are "
+        f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
+    )
+
+
+def _refuse_adapter(source: ModelSource, revision: str | None) -> None:
+    """Refuse a model with an adapter in its folder: transformers would load that too, with the model that it names."""
+    if find_adapter_config_file(source.path_or_id, revision=revision) is not None:
+        raise InputError(
+            f"{source.display} contains an adapter (adapter_config.json), not only a model; give the base model, "
+            "without the adapter."
+        )
 
 
 def _cannot_load(source: ModelSource, error: Exception) -> InputError:
@@ -173,11 +203,12 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         InputError: There is no such model, or its tokenizer cannot be loaded.
     """
     source = resolve_model(model, progress=False)
-    where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
+    where = _where(source, revision)
     try:
-        return AutoTokenizer.from_pretrained(
-            source.path_or_id, **{key: value for key, value in where.items() if value is not None}
-        )
+        _check_architecture(source, where)
+        return AutoTokenizer.from_pretrained(source.path_or_id, **where)
+    except InputError:
+        raise
     except Exception as error:  # as above
         reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
         raise InputError(

@@ -5,7 +5,6 @@ file that is not valid refuses the whole run, in one sentence that names it.
 """
 
 import json
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -32,6 +31,7 @@ from jola.runs.schema import (
     ResultFile,
     TaskFacts,
 )
+from jola.settings import check_revision
 from jola.system.typed_json import JsonFile, read_typed, valid_part
 
 ARCHIVE_NAME = "archive.json"
@@ -42,7 +42,6 @@ TOTAL_LIMIT = 512 << 20
 _LIMITS = {WEIGHTS_NAME: WEIGHTS_LIMIT, "metrics.jsonl": 64 << 20, MASKS_NAME: 4 << 20}
 _GATES_LIMIT = 256 << 20
 _LINE_LIMIT = 1 << 16
-_REVISION = re.compile(r"[\w.-]{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -149,10 +148,7 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
     model = config.setdefault("model", settings["model"])
     if not values:
         model["model"], model["revision"] = name_of(adapter.base_model), adapter.revision
-    if model["revision"] is not None and not _REVISION.fullmatch(model["revision"]):
-        raise InputError(
-            f"{path} names the revision {_short(model['revision'])}, which is not a valid one; export the run again."
-        )
+    check_revision(model["revision"], f"The revision in {path}")
     config["edits"] = asdict(adapter.edits)
     if adapter.method.name != RunConfig.method:
         config["method"] = adapter.method.name

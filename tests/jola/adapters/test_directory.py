@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import struct
 import subprocess
@@ -270,6 +271,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another place": (lambda a: edit_config(a, hook_points={"heads": "values"}), "hook_points is .* where"),
     "no sample": (lambda a: edit_config(a, base_model_sample={}), "base_model_sample is empty"),
     "a sample in words": (lambda a: edit_config(a, base_model_sample={"x": "y"}), "complete JoLA configuration"),
+    "a sample that is not a number": (
+        lambda a: edit_config(a, base_model_sample={"x": math.nan}),
+        "no finite number for 'x'",
+    ),
+    "an infinite sample": (lambda a: edit_config(a, base_model_sample={"x": math.inf}), "no finite number for 'x'"),
     "an endless sample": (lambda a: edit_config(a, base_model_sample={"x": 10**400}), "complete JoLA configuration"),
     "no base model": (lambda a: edit_config(a, base_model_name_or_path=None), "its base model is None"),
     "numbered revision": (lambda a: edit_config(a, revision=3), "its base model is 'tiny-llama' of revision 3"),

@@ -110,12 +110,12 @@ def test_the_layer_must_be_known() -> None:
 
 
 def test_an_encoder_that_cannot_be_had_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    from transformers import AutoConfig
+    from transformers import PretrainedConfig
 
     def refuse(*arguments: object, **named: object) -> None:
         raise OSError("no route to the host")
 
-    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(PretrainedConfig, "get_config_dict", refuse)
     module._load.cache_clear()
     with pytest.raises(
         InputError, match=r"distilbert-base-uncased .* \(no route to the host\); fetch .*all-minilm-l6-v2"

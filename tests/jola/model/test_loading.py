@@ -10,11 +10,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
-from transformers import Gemma3Config
+from transformers import AutoConfig, AutoTokenizer, Gemma3Config
 
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.model.loading import load_base, pick_attention, pick_device, pick_dtype
+from jola.model.loading import empty_model, load_base, load_tokenizer, pick_attention, pick_device, pick_dtype
 from tests.tiny import CONFIGS, make_model
 
 IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])
@@ -146,6 +146,40 @@ class TestDamage:
     def test_the_architecture_is_not_known(self, tiny_folder: Path) -> None:
         edit_json(tiny_folder / "config.json", model_type="bert")
         assert re.search("architecture 'bert', which is not known; known are .*llama", refusal(tiny_folder))
+
+    @pytest.mark.parametrize("kind", ["bert", "lightglue", "evil", "", None, 3, ["llama"], "x" * 5000], ids=repr)
+    @pytest.mark.parametrize("load", [load_base, empty_model, load_tokenizer])
+    def test_no_code_sees_the_configuration_of_an_unknown_architecture(
+        self, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, kind: Any, load: Callable[[str], Any]
+    ) -> None:
+        (tiny_folder / "evil.py").write_text("raise SystemExit\n")
+        for more in ({}, {"auto_map": {"AutoConfig": "evil.Config", "AutoTokenizer": ["evil.T", None]}}):
+            edit_json(tiny_folder / "config.json", model_type=kind, **more)
+            for auto in (AutoConfig, AutoTokenizer):
+                monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: pytest.fail("was called"))
+            with pytest.raises(InputError, match="which is never run" if more else "which is not known") as refused:
+                load(str(tiny_folder))
+            assert len(str(refused.value)) < 600
+
+    @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+    def test_code_beside_a_known_architecture_is_not_run(self, tiny_folder: Path, tmp_path: Path, name: str) -> None:
+        mark = tmp_path / "ran"
+        (tiny_folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
+        classes = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M", "AutoTokenizer": ["evil.T", "evil.T"]}
+        edit_json(tiny_folder / name, auto_map=classes)
+        load_base(str(tiny_folder), dtype="float32")
+        assert not mark.exists()
+
+    @pytest.mark.parametrize("whole", [True, False])
+    def test_an_adapter_in_the_folder_names_no_other_model(self, tiny_folder: Path, whole: bool) -> None:
+        (tiny_folder / "adapter_config.json").write_text('{"base_model_name_or_path": "evil/model"}')
+        if not whole:
+            (tiny_folder / "config.json").unlink()
+        assert ("contains an adapter" if whole else "is an adapter and not a model") in refusal(tiny_folder)
+
+    @pytest.mark.parametrize("revision", ["../../x", "a..b", "-x", "/x", "x y", "x\0", "", "é", "x" * 300])
+    def test_a_revision_is_a_branch_tag_or_commit(self, tiny_folder: Path, revision: str) -> None:
+        assert "must be a branch, tag or commit" in refusal(tiny_folder, revision=revision)
 
     @pytest.mark.parametrize("content", [b"GGUF", b"GGUF" + b"\0" * 60, b"GGUF" + b"\xff" * 60])
     def test_a_gguf_file_is_damaged(self, tmp_path: Path, content: bytes) -> None:

@@ -340,7 +340,7 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
     "a setting of another type": (lambda f: edited(f, "config.json", training={"epochs": "8"}), "must be of type int"),
     "a revision": (
         lambda f: edited(f, "config.json", model={"model": "a/b", "revision": "../../x"}),
-        "names the revision",
+        "--revision is '../../x'; it must be a branch, tag or commit",
     ),
     "a newer archive": (lambda f: edited(f, "archive.json", version=2), "update jola-workbench"),
     "an accuracy without n": (
