@@ -12,8 +12,8 @@ def fresh_id(task: str) -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{name or 'run'}-{secrets.token_hex(2)}"
 
 
-def is_plain_name(run_id: str) -> bool:
-    """Whether the id names something directly in a folder, on any platform."""
-    return (
+def is_plain_name(run_id: object) -> bool:
+    """Whether the id names something directly in a folder, on any platform; it may come from a program as any JSON."""
+    return isinstance(run_id, str) and (
         bool(run_id) and len(run_id) <= 200 and not run_id.startswith(".") and not re.search(r"[/\\:\x00-\x1f]", run_id)
     )

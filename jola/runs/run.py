@@ -19,6 +19,7 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,7 @@ class Run:
         that run, when it holds other files, or when the disk is full.
         """
         run = cls(path)
+        ours = not run.path.exists() or (run.path / "status.json").exists()
         with disk_errors(run.path):
             try:
                 run.path.mkdir(parents=True, exist_ok=True)
@@ -104,16 +106,29 @@ class Run:
             new = run._claim(resume)
         created = time.time() if new else run.created
         content = {**config.to_dict(), **(extra or {}), "created": created}
-        replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
-        run.write_status(
-            state="starting",
-            message="",
-            warning="",
-            started=time.time(),
-            **own_identity(),
-            **({"step": 0, "total_steps": 0} if new else {}),
-        )
+        try:
+            replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
+            run.write_status(
+                state="starting",
+                message="",
+                warning="",
+                started=time.time(),
+                **own_identity(),
+                **({"step": 0, "total_steps": 0} if new else {}),
+            )
+        except BaseException:
+            if new:
+                run._give_back(folder=ours)
+            raise
         return run
+
+    def _give_back(self, folder: bool) -> None:
+        """Undo `_claim` of a new run, of which nothing else was written; ``folder`` removes the directory too."""
+        with suppress(OSError):
+            for name in ("config.json", "status.json") if folder else ("config.json",):
+                (self.path / name).unlink(missing_ok=True)
+            if folder:
+                self.path.rmdir()
 
     def _claim(self, resume: bool) -> bool:
         """Take the directory for this process, which two processes cannot both do; whether the run is new."""

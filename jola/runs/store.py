@@ -12,7 +12,7 @@ from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.summary import RunSummary
 from jola.runs.trash import Trash, TrashedRun
-from jola.system.files import disk_errors
+from jola.system.files import disk_errors, removed_on_error
 from jola.system.paths import runs_home
 from jola.system.processes import own_identity
 
@@ -105,5 +105,6 @@ class RunStore:
                     break
                 except FileExistsError:
                     continue
-        Run(self.root / run_id).write_status(**own_identity(), started=time.time())
+        with removed_on_error(self.root / run_id):
+            Run(self.root / run_id).write_status(**own_identity(), started=time.time())
         return run_id

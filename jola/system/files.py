@@ -5,6 +5,7 @@ import json
 import math
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,16 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise InputError(f"{path} may not be written; choose another place or allow it.") from error
         if error.errno == errno.EISDIR:
             raise InputError(f"{path} cannot be written: there is a folder in its place; move it away.") from error
+        raise
+
+
+@contextmanager
+def removed_on_error(folder: Path) -> Iterator[None]:
+    """Remove a folder that was just made when the block raises, for instance because the disk is full."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -106,7 +106,12 @@ class Comparisons:
                 self.root.mkdir(parents=True, exist_ok=True)
                 found = StoredComparison(self.root, fresh_id(config.data.task))
                 found.folder.mkdir()
-            self._begin(found, config, plan)
+            try:
+                self._begin(found, config, plan)
+            except InputError:
+                if not found.is_there():  # a full disk: nothing was written that the list could show
+                    found.discard()
+                raise
         return found
 
     def resume(self, id: str) -> StoredComparison:

@@ -4,6 +4,7 @@ Runs share the computer with other work (`Turns`): what is asked for while somet
 order in which it was asked for.
 """
 
+import shutil
 import sys
 import threading
 import time
@@ -16,7 +17,7 @@ from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
-from jola.system.files import json_bytes, replace_file
+from jola.system.files import json_bytes, removed_on_error, replace_file
 from workbench.service.processes import End, Kind, Processes, Turns, last_sentence, wait_until
 from workbench.service.waiting import Waiting
 
@@ -77,9 +78,15 @@ class Jobs:
             run = Run(self.store.root / self.store.new_id(config.data.task))
             config = replace(config, training=replace(config.training, output=str(run.path)))
             content = {**config.to_dict(), "created": time.time()}
-            replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
-            self.waiting.add(run)
-        self._next()
+            with removed_on_error(run.path):
+                replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
+                self.waiting.add(run)
+        try:
+            self._next()
+        except InputError:  # a full disk: what did not begin is not left in the queue
+            if not run.alive:
+                shutil.rmtree(run.path, ignore_errors=True)
+            raise
         return self._started(run)
 
     def resume(self, id: str) -> Run:

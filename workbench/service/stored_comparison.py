@@ -7,6 +7,7 @@
 """
 
 import re
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -83,6 +84,11 @@ class StoredComparison:
     def is_there(self) -> bool:
         """Whether the folder holds a comparison, or one that was asked for."""
         return self.folder.is_dir() and ((self._own / "status.json").exists() or (self.folder / FILE).exists())
+
+    def discard(self) -> None:
+        """Remove what was written of a comparison that could not begin."""
+        for folder in (self.folder, self._own):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def status(self) -> dict[str, Any]:
         """Process, times and end as the app wrote them down; empty for a comparison that a shell began."""

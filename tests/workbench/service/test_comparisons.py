@@ -212,7 +212,7 @@ def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytes
     one = comparisons(SLEEPS)
     # No command line can hold such a text.
     with pytest.raises(InputError, match="could not be started"):
-        one.start(RunConfig(model=ModelConfig(revision="a\0b")), PLAN)
+        one.start(RunConfig(model=ModelConfig(model="a\0b")), PLAN)
     assert not one.working() and {found.state for found in one.list()} == {"failed"}
 
     def full(*given: Any) -> None:
@@ -232,7 +232,7 @@ def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytes
 def test_a_run_that_cannot_be_started_blocks_no_other(tmp_path: Path) -> None:
     jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS])
     with pytest.raises(InputError, match="could not be started"):
-        jobs.start(RunConfig(model=ModelConfig(revision="a\0b")))
+        jobs.start(RunConfig(model=ModelConfig(model="a\0b")))
     run = jobs.start(RunConfig())
     assert run.state == "starting"
     jobs.cancel(run.id)
