@@ -20,7 +20,7 @@ import tyro
 from rich.console import Console
 
 from jola.errors import InputError
-from workbench.settings import Settings
+from workbench.settings import AUTH_VARIABLE, Settings
 
 if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings need none of it
     import gradio as gr
@@ -30,12 +30,11 @@ if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings
 
 def build(bench: "Workbench") -> "gr.Blocks":
     """The page, not served yet."""
-    import gradio as gr
-
     from workbench.api import endpoints
     from workbench.page import Page
+    from workbench.server.faults import Blocks
 
-    with gr.Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as blocks:
+    with Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as blocks:
         Page.lay_out(bench, blocks).connect()
         endpoints.install(bench)
     return blocks
@@ -47,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True, highlight=False)
     try:
         settings.validate().claim_port()
+        os.environ.pop(AUTH_VARIABLE, None)  # read by now, and not for the processes that the app starts
         with _private_temporary_folder():
             return _serve(settings, console)
     except InputError as error:

@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,10 @@ from jola.data.catalogue import ASSETS
 from jola.data.tasks.registry import REGISTRY
 from jola.errors import InputError
 from jola.system.paths import runs_home
+
+AUTH_VARIABLE = "JOLA_AUTH"
+"""Environment variable with user:password."""
+_AUTH_BYTES = 10_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,10 @@ class Settings:
     open_browser: bool = False
     """Open the page in the default browser."""
     auth: str | None = None
-    """user:password that the page asks for."""
+    """user:password that the page asks for. Other users of this computer see command lines; prefer --auth-file, or the
+    environment variable JOLA_AUTH."""
+    auth_file: Path | None = None
+    """File with user:password in its first line, which only you can read."""
     token: bool = True
     """Let in only who has the token in the printed address; with --auth, the password is asked for instead."""
     models: tuple[str, ...] = ()
@@ -81,10 +89,20 @@ class Settings:
     @property
     def credentials(self) -> tuple[str, str] | None:
         """(user, password), or None without a login."""
-        if self.auth is None:
+        given = self._given_auth
+        if given is None:
             return None
-        user, _, password = self.auth.partition(":")
+        user, _, password = given.partition(":")
         return user, password
+
+    @cached_property
+    def _given_auth(self) -> str | None:
+        """user:password from the command line, the file or the environment. `InputError` for a file that is not fit."""
+        if self.auth is not None and self.auth_file is not None:
+            raise InputError("--auth and --auth-file both give a password; use one of them.")
+        if self.auth is not None:
+            return self.auth
+        return os.environ.get(AUTH_VARIABLE) if self.auth_file is None else _first_line(self.auth_file.expanduser())
 
     @property
     def asks_token(self) -> bool:
@@ -96,7 +114,7 @@ class Settings:
         if not 0 <= self.port <= 65535:
             raise InputError(f"--port is {self.port}; it must be from 0 to 65535.")
         if self.credentials is not None and not all(self.credentials):
-            raise InputError("--auth must be user:password, with neither part empty.")
+            raise InputError("--auth, like --auth-file and JOLA_AUTH, must be user:password, with neither part empty.")
         if not self.loopback and self.credentials is None:
             raise InputError(
                 f"--host {self.host} lets other computers reach the app; "
@@ -167,3 +185,20 @@ class Settings:
                     f"Port {self.port} on {self.host} is taken or not of this computer; choose another with --port."
                 ) from error
             return probe.getsockname()[1]
+
+
+def _first_line(file: Path) -> str:
+    """The first line of a file with a password. `InputError` when others can read it, or nobody can."""
+    try:
+        with open(file, "rb") as opened:
+            if os.name == "posix" and os.fstat(opened.fileno()).st_mode & 0o077:
+                raise InputError(f"--auth-file {file} can be read by other users; run `chmod 600 {file}`.")
+            lines = opened.read(_AUTH_BYTES).decode("utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(
+            f"--auth-file {file} cannot be read ({reason}); name a text file with user:password."
+        ) from error
+    return lines[0].strip() if lines else ""

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fastapi import HTTPException
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from safetensors.torch import load_file, save
@@ -38,6 +39,7 @@ from workbench.api.endpoints import Endpoints
 from workbench.playground import results
 from workbench.playground import tab as playground
 from workbench.runs import tab as runs
+from workbench.server.attempts import Attempts
 from workbench.service import examples, views
 from workbench.service.bench import Workbench, describe_run, keep_upload
 from workbench.service.calls import Ticket
@@ -385,8 +387,14 @@ class TestLimits:
         ask = next(function for function in view.server_fns if function.__name__ == question)
         # In a thread of its own: browser tests may have left an event loop running in this one.
         with ThreadPoolExecutor() as threads:
-            answers = [threads.submit(asyncio.run, ask(["one", "heads", n])).result() for n in (number, 0)]
-        assert answers[0] is None and answers[1] is not None
+            answered = threads.submit(asyncio.run, ask(["one", "heads", 0])).result()
+            asked = threads.submit(asyncio.run, ask(["one", "heads", number]))
+            if type(number) is int:
+                assert asked.result() is None
+            else:
+                with pytest.raises(HTTPException, match=r"takes a list of 3 values: str, str, int\."):
+                    asked.result()
+        assert answered is not None
 
     def test_a_full_queue_is_a_sentence_and_empties_again(self, app: Served) -> None:
         def work(ticket: Ticket[None]) -> None:
@@ -482,6 +490,19 @@ class TestExposure:
         wrong = httpx.post(f"{exposed.address}/login", data={"username": "ada", "password": "guess"})
         assert wrong.status_code == 400
         assert Client(exposed.address, auth=PASSWORD, verbose=False).predict(api_name="/runs")
+
+    def test_wrong_passwords_make_the_next_attempt_wait(self, exposed: Served) -> None:
+        exposed.server.door.attempts = Attempts(clock=lambda: 1000.0)
+        guess = {"username": "ada", "password": "guess"}
+        codes = [httpx.post(f"{exposed.address}/login", data=guess).status_code for _ in range(30)]
+        assert codes == [400] * 5 + [429] * 25
+        # Whoever is in stays in.
+        exposed.server.door.attempts = Attempts()
+        client = Client(exposed.address, auth=PASSWORD, verbose=False)
+        for _ in range(30):
+            httpx.post(f"{exposed.address}/login", data=guess)
+        assert client.predict(api_name="/runs")
+        exposed.server.door.attempts = Attempts()
 
     def test_a_fault_is_not_explained_to_others(self, exposed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(_: Any) -> Any:

@@ -74,3 +74,40 @@ def test_a_file_as_run_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         Settings(runs=tmp_path / "file").validate()
+
+
+class TestPasswordOutsideTheCommandLine:
+    def test_from_a_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "auth"
+        file.write_text("ada:secret:x\nmore\n")
+        file.chmod(0o600)
+        settings = Settings(host="0.0.0.0", auth_file=file).validate()
+        assert settings.credentials == ("ada", "secret:x") and not settings.asks_token
+        with pytest.raises(InputError, match="use one of them"):
+            Settings(auth="a:b", auth_file=file).validate()
+
+    @pytest.mark.parametrize("content", [b"", b"\n", b"ada\n", b"ada:\n", b"\xff\xfe:x"])
+    def test_a_file_without_a_password(self, tmp_path: Path, content: bytes) -> None:
+        file = tmp_path / "auth"
+        file.write_bytes(content)
+        file.chmod(0o600)
+        with pytest.raises(InputError, match="user:password"):
+            Settings(auth_file=file).validate()
+
+    def test_a_file_that_is_not_fit(self, tmp_path: Path) -> None:
+        file = tmp_path / "auth"
+        file.write_text("ada:secret")
+        file.chmod(0o644)
+        with pytest.raises(InputError, match="can be read by other users; run `chmod 600"):
+            Settings(auth_file=file).validate()
+        for place in (tmp_path / "absent", tmp_path):
+            with pytest.raises(InputError, match="cannot be read"):
+                Settings(auth_file=place).validate()
+
+    def test_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("JOLA_AUTH", "ada:secret")
+        assert Settings(host="0.0.0.0").validate().credentials == ("ada", "secret")
+        assert Settings(auth="eve:other").validate().credentials == ("eve", "other")
+        monkeypatch.setenv("JOLA_AUTH", "ada")
+        with pytest.raises(InputError, match="user:password"):
+            Settings().validate()

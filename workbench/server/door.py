@@ -5,15 +5,19 @@ own origin, it answers preflights of foreign origins, and it reads bodies of any
 layer of the server, so that none of this depends on Gradio's own checks.
 """
 
+import math
 import re
 import secrets
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workbench.server.attempts import Attempts
 
 NONCE = "jola_nonce"
 """Key in the scope of a request under which the nonce of the page's own scripts is."""
@@ -23,6 +27,7 @@ BODY_BYTES = 4 * 2**20
 
 _UPLOAD_ROUTE = "/gradio_api/upload"
 _MULTIPART_BYTES = 2**20
+_LOGIN_ROUTE = re.compile(r"/login/*$", re.IGNORECASE)
 _FILE_ROUTE = re.compile(r"/file(=|/)", re.IGNORECASE)
 _URL = re.compile(r"^\W*[a-z][a-z0-9+.-]*:|^[/\\]{2}|://", re.IGNORECASE)
 _ONE_LETTER_DRIVE = re.compile(r"^[a-z]:[/\\]", re.IGNORECASE)
@@ -48,6 +53,7 @@ _OTHER_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri '
 class _Refusal(Exception):
     status: int
     sentence: str
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,15 +95,26 @@ class Door:
         hosts: Names that a request may give as its host, without port; None accepts every name.
         upload_bytes: Largest file that may be uploaded.
         token: What every request must show; None asks for nothing.
+        attempts: Counts attempts to log in with a password; None where there is none.
+        record: Called with what the app raises after it has answered.
     """
 
     def __init__(
-        self, app: ASGIApp, hosts: tuple[str, ...] | None, upload_bytes: int, token: Token | None = None
+        self,
+        app: ASGIApp,
+        hosts: tuple[str, ...] | None,
+        upload_bytes: int,
+        token: Token | None = None,
+        *,
+        attempts: Attempts | None = None,
+        record: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         self.app = app
         self.hosts = hosts
         self.upload_bytes = upload_bytes
         self.token = token
+        self.attempts = attempts
+        self.record = record
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it with one sentence."""
@@ -114,10 +131,41 @@ class Door:
             if self.token and (answer := _admitted(self.token, scope)):
                 await answer(scope, receive, dressed)
                 return
-            await self.app(scope, _bounded(receive, self._limit(scope["path"])), dressed)
+            await self._pass_on(scope, _bounded(receive, self._limit(scope["path"])), dressed)
         except _Refusal as refusal:
-            answer = PlainTextResponse(refusal.sentence, refusal.status, {"Connection": "close"})
+            answer = PlainTextResponse(refusal.sentence, refusal.status, {"Connection": "close", **refusal.headers})
             await answer(scope, receive, dressed)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the app answer; what it raises after it has answered is recorded and goes no further."""
+        begun = False
+        address = self._attempt(scope)
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            if address is not None and self.attempts and message.get("status") == 200:
+                self.attempts.right(address)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        except _Refusal:
+            raise
+        except Exception as error:
+            if not begun:
+                raise
+            self.record(error)
+
+    def _attempt(self, scope: Scope) -> str | None:
+        """The address of a client that tries a password; None for another request. Refuses an attempt too early."""
+        if self.attempts is None or scope["method"] != "POST" or not _LOGIN_ROUTE.search(_decoded(scope["path"])):
+            return None
+        address = str((scope.get("client") or ("",))[0])
+        if wait := self.attempts.begin(address):
+            seconds = math.ceil(wait)
+            raise _Refusal(429, f"Too many wrong passwords; try again in {seconds} s.", {"Retry-After": str(seconds)})
+        return address
 
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from jola.errors import InputError
+from workbench.server.attempts import Attempts
 from workbench.server.connections import Connection
 from workbench.server.door import Door, Token
 from workbench.settings import Settings
@@ -27,8 +28,10 @@ _SESSIONS = 200
 class Server:
     """A page that is being served; `close` ends it."""
 
-    def __init__(self, page: "gr.Blocks", address: str, server: uvicorn.Server, thread: threading.Thread) -> None:
-        self.page = page
+    def __init__(
+        self, page: "gr.Blocks", door: Door, address: str, server: uvicorn.Server, thread: threading.Thread
+    ) -> None:
+        self.page, self.door = page, door
         self.address = address
         """With the token, where one is asked for."""
         self._server, self._thread = server, thread
@@ -61,7 +64,7 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
     address = f"http://{host}:{port}/" + (f"?token={token.secret}" if token else "")
     if settings.open_browser:
         webbrowser.open(_leading_to(address) if token else address)
-    return Server(page, address, server, thread)
+    return Server(page, door, address, server, thread)
 
 
 def _run(server: uvicorn.Server) -> None:
@@ -83,6 +86,7 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
     from starlette.middleware import Middleware
     from starlette.routing import Mount
 
+    from workbench.server import faults
     from workbench.server.first_script import FirstScript
     from workbench.theme import ICON, STYLE, theme
 
@@ -111,11 +115,12 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
         favicon_path=str(ICON),
         theme=theme(),
         head=f"<style>{STYLE}</style>",
-        app_kwargs={"middleware": [Middleware(FirstScript)]},
+        app_kwargs={"middleware": [Middleware(FirstScript)], "exception_handlers": {Exception: faults.answer}},
     )
     # What `Blocks.launch` would set, and `Blocks.close` and the queue use.
     inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
     page.app = page.server_app = inner
     page._queue.set_server_app(inner)
+    attempts = Attempts() if settings.credentials else None
     hosts = ("127.0.0.1", "localhost", "[::1]", "::1", settings.host.lower()) if settings.loopback else None
-    return Door(outer, hosts, settings.limits.upload_bytes, token)
+    return Door(outer, hosts, settings.limits.upload_bytes, token, attempts=attempts, record=faults.record)

@@ -21,6 +21,7 @@ from workbench.service.comparison_plan import counted
 from workbench.service.comparisons import Comparisons
 from workbench.service.processes import log_tail
 from workbench.service.stored_comparison import StoredComparison
+from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
 
@@ -48,8 +49,8 @@ def compare_view(comparisons: Comparisons) -> gr.HTML:
 
     rows: Rows = {}
 
-    async def news(data: Any) -> dict[str, Any]:
-        id, token = (str(part) for part in data)
+    @takes(str, str)
+    async def news(id: str, token: str) -> dict[str, Any]:
         end = time.monotonic() + HOLD_SECONDS
         while True:
             found = await anyio.to_thread.run_sync(snapshot, comparisons, id, rows)

@@ -16,6 +16,7 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.runs.notes import read_notes
 from jola.runs.store import RunStore
 from jola.runs.summary import RunSummary
+from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
 
@@ -79,8 +80,9 @@ def run_table(store: RunStore) -> gr.HTML:
     """The component. Its events are `EVENTS`; its value is what `answer` makes."""
     listing = Listing(store)
 
-    async def news(token: Any) -> dict[str, Any]:
-        return await anyio.to_thread.run_sync(listing.news, str(token))
+    @takes(str)
+    async def news(token: str) -> dict[str, Any]:
+        return await anyio.to_thread.run_sync(listing.news, token)
 
     return gr.HTML(
         None,

@@ -335,7 +335,7 @@ const take = (news) => {
 let looking = null;
 const look = () => {
   looking = (looking || Promise.resolve()).then(async () => {
-    const news = await server.news(view.token);
+    const news = await server.news([view.token]);
     if (!news || news.token === undefined) throw Error("no answer");
     root.dataset.connection = "live";
     if (news.token !== view.token) take(news);

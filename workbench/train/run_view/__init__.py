@@ -16,6 +16,7 @@ from workbench.service.follow import Follower, Followers
 from workbench.service.tables import gates_csv, metrics_csv
 from workbench.train.reproduce import reproduce
 from workbench.ui import maps
+from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
 
@@ -33,15 +34,13 @@ _SCRIPT = "\n".join((maps.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") f
 _MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", maps.MARKUP)
 
 
-async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
-    """Answer the page's question for news of a run: ``[id, token it knows, site it shows, whether it wants curves]``.
+async def _follow(followers: Followers, id: str, token: str, site: str, curves: bool) -> dict[str, Any]:
+    """Answer the page's question for news of a run, with the token it knows and the site it shows.
 
     ``{"snapshot": …}``, in JSON within it, as soon as there is something that the token does not cover, and every two
     seconds while the run is at work, for its clock; ``{"idle": true}`` when nothing happened to a run that has ended;
     ``{"gone": true}`` when there is no such run.
     """
-    id, token, site = (str(part) for part in data[:3])
-    curves = bool(data[3])
     follower = await anyio.to_thread.run_sync(followers.get, id)
     if follower is None:
         return {"gone": True}
@@ -61,9 +60,9 @@ async def _follow(followers: Followers, data: Any) -> dict[str, Any]:
         return {"gone": True}
 
 
-def _count(value: Any) -> int:
+def _count(value: int) -> int:
     """A number of a step or a record. `InputError` for anything else that a program may send."""
-    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+    if not 0 <= value <= MAX_NUMBER:
         raise InputError("Steps and records are whole numbers, counted from 0.")
     return value
 
@@ -71,11 +70,11 @@ def _count(value: Any) -> int:
 Answer = TypeVar("Answer")
 
 
-async def _ask(followers: Followers, id: Any, question: Callable[[Follower], Answer]) -> Answer | None:
+async def _ask(followers: Followers, id: str, question: Callable[[Follower], Answer]) -> Answer | None:
     """The answer to a question about a run; None when there is no such run, or nothing that answers it."""
 
     def ask() -> Answer | None:
-        follower = followers.get(str(id))
+        follower = followers.get(id)
         try:
             return None if follower is None else question(follower)
         except (InputError, OSError, ValueError):
@@ -93,35 +92,37 @@ def run_view(followers: Followers) -> gr.HTML:
     changes nothing, for such a question can come from any page that the browser shows.
     """
 
-    async def follow(data: Any) -> dict[str, Any]:
-        return await _follow(followers, data)
+    @takes(str, str, str, bool)
+    async def follow(id: str, token: str, site: str, curves: bool) -> dict[str, Any]:
+        return await _follow(followers, id, token, site, curves)
 
-    async def frame(data: Any) -> dict[str, Any] | None:
-        id, site, record = data
-        return await _ask(followers, id, lambda follower: follower.frame(str(site), _count(record)))
+    @takes(str, str, int)
+    async def frame(id: str, site: str, record: int) -> dict[str, Any] | None:
+        return await _ask(followers, id, lambda follower: follower.frame(site, _count(record)))
 
-    async def frame_at(data: Any) -> dict[str, Any] | None:
-        id, site, step = data
-        return await _ask(followers, id, lambda follower: follower.frame_at(str(site), _count(step)))
+    @takes(str, str, int)
+    async def frame_at(id: str, site: str, step: int) -> dict[str, Any] | None:
+        return await _ask(followers, id, lambda follower: follower.frame_at(site, _count(step)))
 
-    async def course(data: Any) -> list[dict[str, Any]] | None:
-        id, site = data
-        return await _ask(followers, id, lambda follower: follower.course(str(site)))
+    @takes(str, str)
+    async def course(id: str, site: str) -> list[dict[str, Any]] | None:
+        return await _ask(followers, id, lambda follower: follower.course(site))
 
-    async def recipe(data: Any) -> dict[str, str] | None:
-        return await _ask(followers, data[0], lambda follower: reproduce(follower.run))
+    @takes(str)
+    async def recipe(id: str) -> dict[str, str] | None:
+        return await _ask(followers, id, lambda follower: reproduce(follower.run))
 
-    async def gates_table(data: Any) -> dict[str, Any] | None:
-        id, site, start = data
-
+    @takes(str, str, int)
+    async def gates_table(id: str, site: str, start: int) -> dict[str, Any] | None:
         def table(follower: Follower) -> dict[str, Any]:
-            text, more = gates_csv(follower.run, str(site), _count(start))
+            text, more = gates_csv(follower.run, site, _count(start))
             return {"text": text, "more": more}
 
         return await _ask(followers, id, table)
 
-    async def metrics_table(data: Any) -> str | None:
-        return await _ask(followers, data[0], lambda follower: metrics_csv(follower.run))
+    @takes(str)
+    async def metrics_table(id: str) -> str | None:
+        return await _ask(followers, id, lambda follower: metrics_csv(follower.run))
 
     return gr.HTML(
         "",

@@ -1,0 +1,87 @@
+"""Wrong passwords: each makes the next attempt wait longer."""
+
+import ipaddress
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_MOST_ADDRESSES = 1000
+_FORGOTTEN_SECONDS = 3600.0
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long attempts have to wait: ``free`` wrong ones do not, then the wait doubles from one second on."""
+
+    free: int
+    longest: float
+    """Seconds."""
+
+    def seconds(self, wrong: int) -> float:
+        """The wait after so many wrong attempts."""
+        return 0.0 if wrong < self.free else min(2.0 ** min(wrong - self.free, 30), self.longest)
+
+
+@dataclass
+class _Count:
+    wrong: int = 0
+    last: float = 0.0
+
+
+class Attempts:
+    """Counts attempts to log in, for each address and for all together.
+
+    Each attempt counts as wrong until `right` is called, so that many at once gain nothing. The wait for all together
+    is short: it bounds guesses from many addresses, and must not lock out who knows the password.
+
+    Args:
+        clock: Seconds from any start; never set back.
+    """
+
+    def __init__(
+        self,
+        each: Patience = Patience(5, 300.0),
+        total: Patience = Patience(50, 2.0),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._each, self._total, self._clock = each, total, clock
+        self._counts: OrderedDict[str, _Count] = OrderedDict()
+        self._all = _Count()
+
+    def begin(self, address: str) -> float:
+        """Count an attempt; or, when it comes too early, count nothing and return the seconds that it has to wait."""
+        now, network = self._clock(), _network(address)
+        own = self._counts.get(network, _Count())
+        for count in (own, self._all):
+            if now - count.last > _FORGOTTEN_SECONDS:
+                count.wrong = 0
+        wait = max(
+            own.last + self._each.seconds(own.wrong) - now if own.wrong else 0.0,
+            self._all.last + self._total.seconds(self._all.wrong) - now if self._all.wrong else 0.0,
+        )
+        if wait > 0:
+            return wait
+        for count in (own, self._all):
+            count.wrong, count.last = count.wrong + 1, now
+        self._counts[network] = own
+        self._counts.move_to_end(network)
+        while len(self._counts) > _MOST_ADDRESSES:
+            self._counts.popitem(last=False)
+        return 0.0
+
+    def right(self, address: str) -> None:
+        """The attempt was not wrong: forget those of this address."""
+        own = self._counts.pop(_network(address), None)
+        self._all.wrong -= min(self._all.wrong, own.wrong if own else 0)
+
+
+def _network(address: str) -> str:
+    """What one client can be told by: an IPv4 address, or the /64 network of an IPv6 address, which it has whole."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:100]
+    if found.version == 6 and found.ipv4_mapped is None:
+        return str(ipaddress.ip_network((found, 64), strict=False))
+    return str(found)
