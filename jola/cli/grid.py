@@ -244,7 +244,7 @@ def show(
     ] = "results",
     best: Annotated[
         bool,
-        arg(help="Of the arms of each method, show only that with the lowest validation cross-entropy."),
+        arg(help="Of the arms of each method, show only the one that validation chooses."),
     ] = False,
     metric: Annotated[str, arg(help="Metric to show; by default the first one of each task.")] = "",
     json: Json = False,

@@ -19,6 +19,7 @@ _CELL = ("train_size", "seed")
 _SCORE = ("metric", "value", "n", "low", "high", "signature")
 _RESULT = (
     "validation",
+    "validation_accuracy",
     "trainable",
     "frozen",
     "steps",

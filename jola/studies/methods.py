@@ -5,8 +5,9 @@ Here each method is tried with the same number of rates around its own default �
 
     η · s^k    with k = −⌊n/2⌋, …, n − 1 − ⌊n/2⌋, for n tries with the spacing s
 
-and validation cross-entropy alone, averaged over seeds, chooses among them. What has no learning rate has one try: RePE
-chooses layers and coefficient by validation itself, and zero-shot has nothing to choose.
+and validation chooses among them: the highest accuracy, averaged over seeds, then the lowest cross-entropy. A method
+without a learning rate has one try: RePE chooses layers and coefficient by validation itself, and zero-shot has nothing
+to choose.
 """
 
 import dataclasses
@@ -242,8 +243,9 @@ def methods_table(found: Sequence[Compared]) -> Table:
 
     notes = (
         SEEDS_NOTE,
-        "Rate: learning rate with the lowest validation cross-entropy among those tried, on average over seeds; test "
-        "scores play no part. Where it is the lowest or the highest, a better one may lie beyond.",
+        "Rate: learning rate with the highest validation accuracy among those tried, on average over seeds, and the "
+        "lowest cross-entropy among equals or if there is no accuracy; test scores play no part. Where it is the "
+        "lowest or the highest, a better one may lie beyond.",
         "Front: no other method of the task has an equal or higher score with as many or fewer trained numbers, and is "
         "better in one of the two.",
         *([text_note(rows)] if with_text else []),

@@ -104,6 +104,7 @@ class GridResultFile(JsonFile):
     adapter_bytes: Count
     n_train: Count
     validation: Number | None = None
+    validation_accuracy: Number | None = None
     test_examples: Line
     side_effects: SideEffectsEntry | None = None
     layer_changes: LayerChangesEntry | None = None

@@ -62,6 +62,8 @@ class Row:
     """Number of seeds that arm and baseline share."""
     validation: float | None
     """Mean over seeds of the validation cross-entropy of the edits that were kept, nats."""
+    validation_accuracy: float | None
+    """Mean over seeds of their validation accuracy; None for tasks that are not scored by a share of right answers."""
     trainable: int | None
     """Number of trained parameters."""
     seconds: float | None
@@ -99,6 +101,12 @@ class _Group:
         """Mean over seeds of the validation cross-entropy of the edits that were kept."""
         return _mean(result.get("validation") for result in self.results.values())
 
+    @property
+    def validation_accuracy(self) -> float | None:
+        """Mean over seeds of their validation accuracy; None if a seed has none."""
+        found = [result.get("validation_accuracy") for result in self.results.values()]
+        return None if None in found else _mean(found)
+
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
         """The scores of a metric by seed."""
         found = {seed: score_of(result, metric) for seed, result in self.results.items()}
@@ -116,7 +124,8 @@ def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str
     Args:
         grid: The grid.
         metric: Name of a metric; by default the first one that the results of a task have.
-        best: Keep one arm of each method: that with the lowest validation cross-entropy, on average over seeds. A
+        best: Keep one arm of each method, chosen on validation: the highest accuracy, on average over seeds, and among
+            equals the lowest cross-entropy. Only cross-entropy is used if an arm has no validation accuracy. A
             function names what one arm is kept of.
 
     Raises:
@@ -170,16 +179,22 @@ def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping
 
 
 def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[Arm], str]) -> dict[_Key, int]:
-    """Of each method the key with the lowest validation cross-entropy, and the number of arms that it was chosen of."""
+    """Of each method the key that validation chooses, and the number of arms that it was chosen from."""
     tried: dict[tuple[Any, ...], list[_Key]] = {}
     for key in groups:
         tried.setdefault((*key[:3], of(arms[key[3]])), []).append(key)
 
-    def loss(key: _Key) -> float:
-        found = groups[key].validation
-        return float("inf") if found is None else found
+    def chosen(keys: list[_Key]) -> _Key:
+        known = [key for key in keys if groups[key].results]
+        by_accuracy = all(groups[key].validation_accuracy is not None for key in known)
 
-    return {min(keys, key=loss): len(keys) for keys in tried.values()}
+        def order(key: _Key) -> tuple[float, float]:
+            accuracy, loss = groups[key].validation_accuracy, groups[key].validation
+            return -(accuracy or 0.0) if by_accuracy else 0.0, float("inf") if loss is None else loss
+
+        return min(known or keys, key=order)
+
+    return {chosen(keys): len(keys) for keys in tried.values()}
 
 
 def _baseline(
@@ -226,6 +241,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         p_holm=None,
         pairs=len(shared),
         validation=group.validation,
+        validation_accuracy=group.validation_accuracy,
         trainable=max((result["trainable"] for result in found), default=None),
         seconds=_mean(result["seconds"] for result in found),
         peak_memory=max((result["peak_memory"] for result in found), default=None),

@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jola.errors import InputError
@@ -9,6 +10,7 @@ from jola.runs.run import Run
 from jola.studies.cells import CellFolder, Interrupted, locked
 from jola.studies.grid import Grid
 from jola.system.files import json_bytes, read_json, replace_file
+from jola.system.formatting import is_share
 from jola.system.progress import Progress, Quiet
 
 if TYPE_CHECKING:
@@ -108,6 +110,12 @@ def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
     }
 
 
+def _validation_accuracy(result: Mapping[str, Any]) -> float | None:
+    """Validation accuracy of the kept edits; None for tasks that are not scored by a share of right answers."""
+    scores, validation = result.get("scores") or [], result.get("validation")
+    return validation["accuracy"] if validation and scores and is_share(scores[0]) else None
+
+
 def _keep_session(cell: CellFolder) -> None:
     """Record the time of an interrupted session, before the next one replaces the status of the run."""
     status = cell.run.status()
@@ -134,6 +142,7 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
     return {
         "scores": result.get("scores") or [],
         "validation": result.get("validation_cross_entropy"),
+        "validation_accuracy": _validation_accuracy(result),
         "trainable": parameters.get("trainable", 0),
         "frozen": parameters.get("frozen", 0),
         "steps": result.get("steps"),

@@ -106,6 +106,27 @@ def test_what_trains_nothing_has_one_cell_and_is_compared_with_every_seed(
     assert (rows[0].difference, rows[0].p_value) == (pytest.approx(-0.2), pytest.approx(paired.pvalue))
 
 
+@pytest.mark.parametrize(
+    ("accuracies", "losses", "best"),
+    [
+        ((0.8, 0.9, 0.7), (0.1, 0.5, 0.2), 2),
+        ((0.9, 0.9, 0.7), (0.4, 0.3, 0.2), 2),
+        ((0.8, None, 0.7), (0.3, 0.2, 0.1), 3),
+    ],
+    ids=["accuracy before cross-entropy", "cross-entropy among equals", "cross-entropy if one has no accuracy"],
+)
+def test_validation_accuracy_chooses_where_all_arms_have_one(
+    tmp_path: Path, accuracies: tuple[float | None, ...], losses: tuple[float, ...], best: int
+) -> None:
+    grid = plan(tmp_path / "g", [make_task(tmp_path / "films")], ["red:epochs=1/2/3"], [1, 2])
+    for name, cell in grid.planned.items():
+        at = int(cell.arm[-1]) - 1
+        own = {"validation": losses[at], "validation_accuracy": accuracies[at]}
+        grid.cell(name).write_result(result(0.5 - at / 10, **own))
+    (row,) = grid.rows(best=True)
+    assert (row.arm, row.validation_accuracy) == (f"red:epochs={best}", accuracies[best - 1])
+
+
 def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> None:
     tasks = [make_task(tmp_path / name) for name in ("films", "books")]
     grid = plan(tmp_path / "g", tasks, ["jola:epochs=1/2", "red:epochs=1/2/3"], [1, 2])
