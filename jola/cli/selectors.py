@@ -81,7 +81,11 @@ def compare(
         str, arg(help=f"Comma-separated methods whose gates replace JoLA's: {', '.join(SWAP_NAMES)}.")
     ] = "",
     k: Annotated[
-        str, arg(help="Comma-separated numbers of heads; 'auto' is the number of heads that JoLA leaves open.")
+        str,
+        arg(
+            help="Comma-separated numbers of heads; 'auto' is the number of heads that JoLA leaves open, 'halves' its "
+            "numbers of open offsets and open scales."
+        ),
     ] = "auto",
     seeds: Annotated[str, arg(help="Comma-separated seeds.")] = "42",
     json: Json = False,

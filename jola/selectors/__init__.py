@@ -9,15 +9,18 @@ docs/selectors.md describes the methods and how they are compared with JoLA.
 """
 
 from jola.selectors.controls import Ablation, GradientImportance, JoLAGates, LoFiT, OffsetSaliency, Random
-from jola.selectors.dsp import DSP
+from jola.selectors.dsp import DSP, TunedDSP
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance
-from jola.selectors.pass_ import PASS
+from jola.selectors.pass_ import PASS, TunedPASS
 from jola.selectors.protocol import BaseSelector, Budget, Selector
 from jola.selectors.smp import SMP
 
 SELECTORS: dict[str, type[BaseSelector]] = {
-    kind.name: kind for kind in (SMP, DSP, PASS, Random, GradientImportance, OffsetSaliency, LoFiT, Ablation, JoLAGates)
-}
+    kind.name: kind
+    for kind in (
+        SMP, DSP, PASS, TunedDSP, TunedPASS, Random, GradientImportance, OffsetSaliency, LoFiT, Ablation, JoLAGates
+    )
+}  # fmt: skip
 """All selectors by their names on the command line."""
 
 __all__ = [
@@ -38,4 +41,6 @@ __all__ = [
     "Provenance",
     "Random",
     "Selector",
+    "TunedDSP",
+    "TunedPASS",
 ]

@@ -23,7 +23,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from jola.errors import InputError
 from jola.methods.lofit import l1_penalty, scaling_norms
 from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
-from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit
+from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, fresh_edits
 
 FORWARD_SHARE = 1 / 3
 """Cost of a forward pass relative to a training step: the backward pass takes about twice as long."""
@@ -87,7 +87,7 @@ class OffsetSaliency(BaseSelector):
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
         """One backward pass over the examples."""
-        edits = _fresh_edits(selection, "offset")
+        edits = fresh_edits(selection, "offset")
         offset = edits.get_parameter("offset")
         total = torch.zeros(offset.shape, dtype=torch.float64)
         done = 0
@@ -111,7 +111,7 @@ class LoFiT(BaseSelector):
 
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
         """Train with as many passes as JoLA."""
-        edits = _fresh_edits(selection, "scale")
+        edits = fresh_edits(selection, "scale")
         edits.reset(selection.generator())
         cost = fit(
             selection,
@@ -190,15 +190,6 @@ def expected_gates(edits: GatedEdits) -> Tensor:
     """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; the lowest score where no edit is allowed."""
     values = [expectation(parameter.detach().cpu().double()) for parameter in edits.gate_parameters()]
     return torch.stack(values).amax(0) * edits.editable.cpu()
-
-
-def _fresh_edits(selection: Selection, operation: Literal["offset", "scale"]) -> GatedEdits:
-    """Ungated edits of all heads, initialized to zero."""
-    units, width = selection.model.geometry.units(Site.HEADS)
-    layers = selection.model.geometry.num_layers
-    edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=operation)
-    # In training mode, layers are not skipped even though their edits are zero.
-    return edits.to(selection.model.device).train()
 
 
 def _ablation(selection: Selection, row: Encoded) -> Tensor:

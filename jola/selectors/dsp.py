@@ -11,10 +11,11 @@ top-K), which multiplies the outputs of the heads:
 the mask selects the K largest r, a sample of K heads. The straight-through form has no noise: the forward pass selects
 the K largest w, the backward pass is the identity. After training, the heads with the K largest w are chosen.
 
-The base is frozen (the "pipelined" variant). Differences from the official code, with reasons:
+The base is frozen and only w is trained, on the loss of the answers, as in the pipelined variant of the official code.
+That variant prunes a model that was fine-tuned on the task; `DSP` prunes the model as it is, `TunedDSP` one that has
+learned the task through edits. w starts uniformly within ±√(6 / (layers + heads)). Differences from the official code,
+with reasons:
 
-* Only w is trained, on the loss of the answers. The official runs also train the classifier (and, jointly, the model);
-  here there is no classifier.
 * The temperature reaches its final value at 0.8 of the steps instead of after 8,333 or 25,000 steps, because runs here
   are shorter.
 * The mask multiplies the output of a head instead of its attention weights, which is equivalent.
@@ -37,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jola.selectors.heads import Cost
-from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, gumbel
+from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, gumbel, on_tuned_base
 
 HOTTEST, COLDEST = 1000.0, 1e-8
 """Initial and final τ."""
@@ -137,3 +138,22 @@ class DSP(BaseSelector):
 
         cost = fit(selection, mask, [weights], learning_rate=self.learning_rate, before_step=cool)
         return weights, cost
+
+
+@dataclass(frozen=True)
+class TunedDSP(DSP):
+    """DSP on a base that has learned the task: ungated edits of all heads are trained first, then w.
+
+    It costs a second training of the same budget.
+    """
+
+    name: ClassVar[str] = "dsp_tuned"
+    title: ClassVar[str] = "DSP, tuned base"
+
+    base_learning_rate: float = 5e-3
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """Train edits, freeze them, and train w."""
+        tuned, cost = on_tuned_base(selection, self.base_learning_rate)
+        weights, own = super().score(tuned)
+        return weights, cost + own

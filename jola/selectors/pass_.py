@@ -1,4 +1,4 @@
-r"""PASS: probabilistic subset selection of heads (Ding, Jawahar and Lakshmanan, TMLR 2024), and PASSCONC.
+r"""PASS: Pruning Attention Heads with Almost-sure Sparsity Targets (Ding, Jawahar and Lakshmanan, TMLR 2024).
 
 Every head has a Hard-Concrete gate (`jola.edits.gates`) on its output, with parameter φ. Let q₀ = P(g = 0),
 q₁ = P(g = 1) and q = 1 − q₀ − q₁, each clamped to [1e-6, 1 − 1e-6]. To keep K of N heads:
@@ -15,7 +15,9 @@ largest attention weight, divided by the maximum over heads. At the same steps,
     c_conc = min over gates with φ > −5 of 2·max(ρ, 1) / Π_others-of-the-layer q₀,  at most 3000
     ρ      = σ(h + φ)σ(−h − φ) / (σ(h − φ)σ(φ − h)),   h = β·log(−γ/ζ)
 
-and it is 0 while N − K gates are closed. After training, the heads with the K largest φ are chosen.
+and it is 0 while N − K gates are closed. After training, the heads with the K largest φ are chosen. φ starts
+uniformly within ±√(6 / (heads per layer + 1)). The official runs prune a model that was fine-tuned on the task; `PASS`
+prunes the model as it is, and `TunedPASS` one that has learned the task through edits.
 
 Differences from the official code, with reasons:
 
@@ -45,7 +47,15 @@ from jola.edits.intervention import Intervention
 from jola.model.edited import EditedModel
 from jola.model.tracing import Wanted
 from jola.selectors.heads import Cost
-from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, last_positions, right_padded
+from jola.selectors.protocol import (
+    BaseSelector,
+    HeadFactors,
+    Selection,
+    fit,
+    last_positions,
+    on_tuned_base,
+    right_padded,
+)
 
 CLIP = 5.0
 MARGIN = 1e-6
@@ -184,7 +194,7 @@ def attention_confidence(
 
 @dataclass(frozen=True)
 class PASS(BaseSelector):
-    """Probabilistic subset selection: trains Hard-Concrete gates until K stay open, and ranks heads by φ."""
+    """Trains Hard-Concrete gates until K stay open (almost-sure sparsity targets), and ranks heads by φ."""
 
     name: ClassVar[str] = "pass"
     title: ClassVar[str] = "PASS"
@@ -197,15 +207,16 @@ class PASS(BaseSelector):
     def score(self, selection: Selection) -> tuple[Tensor, Cost]:
         """Train with as many passes as JoLA, plus the passes that measure confidence."""
         generator = torch.Generator().manual_seed(selection.seed + 1)
-        log_alpha = nn.Parameter(torch.empty(selection.shape))
-        nn.init.xavier_uniform_(log_alpha, generator=generator)
+        start = gates.HardConcrete(*selection.shape)
+        start.reset(generator)
+        log_alpha = start.log_alpha
         rows, extra = selection.rows[:CONFIDENCE_EXAMPLES], 0
 
         def confidence() -> Tensor:
             nonlocal extra
             extra += len(rows)
             now = HeadFactors(gates.at_test_time(log_alpha))
-            return attention_confidence(selection.model, rows, [now], selection.budget.batch_size)
+            return attention_confidence(selection.model, rows, [*selection.base, now], selection.budget.batch_size)
 
         schedule = PassSchedule(
             log_alpha, selection.k, concentrate=self.concentrate, confidence=confidence, generator=generator
@@ -220,3 +231,22 @@ class PASS(BaseSelector):
             before_step=schedule.before_step,
         )
         return log_alpha, cost + Cost(forward=extra)
+
+
+@dataclass(frozen=True)
+class TunedPASS(PASS):
+    """PASS on a base that has learned the task: ungated edits of all heads are trained first, then the gates.
+
+    It costs a second training of the same budget.
+    """
+
+    name: ClassVar[str] = "pass_tuned"
+    title: ClassVar[str] = "PASS, tuned base"
+
+    base_learning_rate: float = 5e-3
+
+    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
+        """Train edits, freeze them, and train the gates."""
+        tuned, cost = on_tuned_base(selection, self.base_learning_rate)
+        log_alpha, own = super().score(tuned)
+        return log_alpha, cost + own

@@ -3,14 +3,14 @@
     scores = DSP()(model, task.train, k=32, seed=42)
     heads = scores.top(32)
 
-A selector uses only the frozen model: the edits of the `JoLAModel` are out of use while it runs, and are not changed.
+A selector uses only the frozen model: it neither uses nor changes the edits of the `JoLAModel`.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from jola.config import DataConfig, TrainingConfig
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
+from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
 from jola.errors import InputError
@@ -82,6 +83,8 @@ class Selection:
     seed: int
     budget: Budget
     progress: Progress | None
+    base: Sequence[Intervention] = ()
+    """Frozen edits that belong to the base model, see `on_tuned_base`."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -116,8 +119,8 @@ class Selection:
         return count
 
     def loss(self, rows: Sequence[Encoded], intervention: Intervention) -> Tensor:
-        """Mean negative log-likelihood of the answers, in nats, with `intervention` as the only intervention."""
-        with self.model.using([intervention]):
+        """Mean negative log-likelihood of the answers, in nats, with `intervention` after the edits of `base`."""
+        with self.model.using([*self.base, intervention]):
             loss = self.model(**self.batch(rows), reduction="answer").loss
         assert loss is not None
         return loss
@@ -281,3 +284,30 @@ def fit(
     if threads:
         threads.restore()
     return Cost(steps=step, forward=seen, backward=seen)
+
+
+def fresh_edits(selection: Selection, operation: Literal["both", "offset", "scale"] = "both") -> GatedEdits:
+    """Ungated edits of all heads, initialized to zero."""
+    units, width = selection.model.geometry.units(Site.HEADS)
+    layers = selection.model.geometry.num_layers
+    edits = GatedEdits(Site.HEADS, layers, units, width, gates="none", operation=operation)
+    # In training mode, layers are not skipped even though their edits are zero.
+    return edits.to(selection.model.device).train()
+
+
+def on_tuned_base(selection: Selection, learning_rate: float) -> tuple[Selection, Cost]:
+    """The same selection on a base that has learned the task, and the cost of that.
+
+    The base is the model with ungated offsets and scales on all heads, trained with the budget and then frozen.
+    """
+    steps = selection.budget.steps(len(selection.rows))
+
+    def half(start: int) -> Progress:
+        return lambda done, total: selection.tell(start + done * steps // total, 2 * steps)
+
+    edits = fresh_edits(selection)
+    edits.reset(selection.generator())
+    first = dataclasses.replace(selection, progress=half(0))
+    cost = fit(first, lambda: edits, edits.edit_parameters(), learning_rate=learning_rate)
+    tuned = edits.requires_grad_(False).eval()
+    return dataclasses.replace(selection, base=(tuned,), progress=half(steps)), cost

@@ -20,12 +20,20 @@ from jola.evaluation.metrics import METRICS
 from jola.jola_model import JoLAModel
 from jola.selectors import SELECTORS
 from jola.selectors.controls import expected_gates, head_edits
-from jola.selectors.heads import Cost, HeadScores, Provenance, fingerprint
+from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance, fingerprint
 from jola.selectors.protocol import Selector
 from jola.studies.cells import is_locked, locked
-from jola.studies.editing import Outcome, budget_of, gate_swap, right_answers, select_then_edit, train_jola
+from jola.studies.editing import (
+    Outcome,
+    budget_of,
+    gate_swap,
+    right_answers,
+    select_halves,
+    select_then_edit,
+    train_jola,
+)
 from jola.studies.results import Cell, Comparison
-from jola.studies.selector_grid import AUTO, SelectorGrid, cell_name
+from jola.studies.selector_grid import AUTO, HALVES, SelectorGrid, cell_name
 from jola.system.formatting import SHARES
 from jola.system.processes import at_work
 from jola.system.progress import Progress, Quiet
@@ -127,7 +135,11 @@ class _Worker:
         elif protocol == "edit":
             number = self._number(k, seed)
             scores = self._scores(method, k, number, task, seed)
-            outcome = select_then_edit(self.model, scores.top(number), task, config, folder, self)
+            if k == HALVES:
+                halves = self._halves(method, scores, seed)
+                outcome = select_halves(self.model, halves, task, config, folder, self)
+            else:
+                outcome = select_then_edit(self.model, scores.top(number), task, config, folder, self)
             self._keep("edit", method, k, seed, outcome, scores.cost)
         else:
             swap = "dsp" if method == "dsp" else "pass"
@@ -153,11 +165,27 @@ class _Worker:
         self.comparison.write_scores(f"jola-seed{seed}", HeadScores(values, provenance, outcome.cost))
 
     def _number(self, k: str, seed: int) -> int:
+        """The number of heads that a selector is asked for."""
+        if k == HALVES:
+            return max(1, *map(len, self._open_halves(seed).values()))
         if k != AUTO:
             return int(k)
         jola = self.comparison.cell(cell_name("jola", "jola", "", seed))
         assert jola is not None and jola.heads is not None, "JoLA's cell comes before all others of its seed"
         return max(1, len(jola.heads))
+
+    def _open_halves(self, seed: int) -> dict[str, HeadSet]:
+        """The heads whose offset, and those whose scale, JoLA leaves open with a seed."""
+        name = cell_name("jola", "jola", "", seed)
+        edits = head_edits(read_edits(self.comparison.cell_folder(name) / "adapter"), name)
+        return {half: HeadSet.from_array(on.cpu().numpy()) for half, on in edits.on().items()}
+
+    def _halves(self, method: str, scores: HeadScores, seed: int) -> dict[str, HeadSet]:
+        """The heads of each half for a selector: as many of its best as JoLA leaves open, or JoLA's own."""
+        opened = self._open_halves(seed)
+        if not any(map(len, opened.values())):
+            return {half: scores.top(int(half == "offset")) for half in opened}  # edits need one unit
+        return opened if method == "jola" else {half: scores.top(len(heads)) for half, heads in opened.items()}
 
     def _scores(self, method: str, k: str, number: int, task: Task, seed: int) -> HeadScores:
         kind = SELECTORS[method]

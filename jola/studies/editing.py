@@ -1,20 +1,21 @@
-"""Two ways to use a choice of heads, so that it can be compared with JoLA's own (docs/selectors.md).
+"""Two ways to use a choice of heads, for the comparison with JoLA's own (docs/selectors.md).
 
-Select-then-edit (`select_then_edit`): edits without gates, trained on the chosen heads alone. Gate swap (`gate_swap`):
-the edits of every head, with the mask of DSP or of PASS in the place of the Hard-Concrete gates of JoLA. `train_jola`
-is what both are compared with. Model, examples, steps, rates, schedule and test are the same in all three:
-`jola.training.fit.fit` trains them with the same settings.
+Select-then-edit (`select_then_edit`) trains edits without gates on only the chosen heads, or with `select_halves`
+offsets and scales on different numbers of heads. Gate swap (`gate_swap`) trains the edits of all heads with the mask of
+DSP or PASS instead of JoLA's Hard-Concrete gates. Both are compared with `train_jola`. Model, examples, steps, rates,
+schedule and test are the same in all of them: `jola.training.fit.fit` trains them with the same settings.
 """
 
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from jola.config import EditConfig, RunConfig
@@ -36,6 +37,20 @@ SETTLED = 5.0
 """|φ| of a gate that was decided: its test-time value is exactly 0 or 1."""
 
 SwapMethod = Literal["dsp", "pass"]
+
+
+class FixedGate(HardConcrete):
+    """A gate whose value is given and does not train: 1 where ``mask`` (layers, units) is true, 0 elsewhere."""
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__(*mask.shape)
+        self.log_alpha.requires_grad_(False)
+        with torch.no_grad():
+            self.log_alpha.copy_((2 * mask.float() - 1) * SETTLED)
+
+    def forward(self, generator: torch.Generator | None = None) -> Tensor:
+        """The value, in training too."""
+        return self.value()
 
 
 @dataclass(frozen=True)
@@ -72,10 +87,10 @@ def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, pr
 def select_then_edit(
     model: JoLAModel, heads: HeadSet, task: Task, config: RunConfig, folder: Path, progress: Progress
 ) -> Outcome:
-    """Edits without gates on `heads` alone, everything else as for `train_jola`.
+    """Edits without gates on only `heads`, everything else as for `train_jola`.
 
     Args:
-        model: Gives the frozen base; its own edits play no part.
+        model: Its frozen base is used; its own edits are not.
         folder: For checkpoints, which are removed, and for the adapter.
 
     Raises:
@@ -86,15 +101,43 @@ def select_then_edit(
     return _train_and_test(edited, task, config, folder, progress)
 
 
+def select_halves(
+    model: JoLAModel,
+    halves: Mapping[str, HeadSet],
+    task: Task,
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+) -> Outcome:
+    """Edits without trained gates, with offsets and scales each on a set of heads of their own.
+
+    Args:
+        model: Its frozen base is used; its own edits are not.
+        halves: The heads of each half, by half; at least one head in total.
+        folder: For checkpoints, which are removed, and for the adapter.
+    """
+    chosen = HeadSet.from_array(np.any([heads.array() for heads in halves.values()], axis=0))
+    edits = chosen.edit_config(dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"))
+    edited = fresh_model(model, edits, config.training.seed)
+    for half in edited.edits.halves:
+        gate = FixedGate(torch.from_numpy(halves[half].array()))
+        edited.edits.gates[half] = gate.to(model.device).train(edited.training)
+    return _train_and_test(edited, task, config, folder, progress, penalty=lambda edits, weight: torch.zeros(()))
+
+
 def gate_swap(
     model: JoLAModel, method: SwapMethod, k: int, task: Task, config: RunConfig, folder: Path, progress: Progress
 ) -> Outcome:
-    """Edits of all heads, whose gates are those of `method`: in the end `k` offsets and `k` scales are on.
+    """Edits of all heads with the gates of `method`: in the end, `k` offsets and `k` scales are on.
 
-    What differs from `train_jola` is the gates, their rate and penalty, and that the edits of the last step are kept:
-    on the way there more than `k` are on.
+    The differences from `train_jola` are the gates, their learning rate and penalty; that gradients of edits and gates
+    are clipped separately, because the weight of PASS's penalty can grow to 1e4 and would otherwise shrink the steps of
+    the edits; and that the edits of the last step are kept, because before it more than `k` are on.
     """
-    training = dataclasses.replace(config.training, keep="last", patience=0, gate_learning_rate=dsp.LEARNING_RATE)
+    clip = _ClipGroups(config.training.max_grad_norm)
+    training = dataclasses.replace(
+        config.training, keep="last", patience=0, gate_learning_rate=dsp.LEARNING_RATE, max_grad_norm=0.0
+    )
     config = dataclasses.replace(
         config, edits=dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"), training=training
     )
@@ -106,15 +149,16 @@ def gate_swap(
         edits.gates[half] = gate.to(model.device)
     edited.eval()
 
+    swapped: dict[str, Any] = {"callbacks": (clip,)}
     if method == "pass":
         schedules = _pass_schedules(edited, k, task, config)
-        swapped: dict[str, Any] = {
+        swapped |= {
             "penalty": lambda edits, weight: torch.stack([s.penalty() for s in schedules]).sum(),
             "before_step": _all(schedule.before_step for schedule in schedules),
             "constant_gate_rate": True,  # gates that are reopened late have to close again
         }
     else:
-        swapped = {
+        swapped |= {
             "penalty": lambda edits, weight: torch.zeros(()),
             "before_step": _all(gate.before_step for gate in _gates(edits) if isinstance(gate, SoftTopKGate)),
         }
@@ -137,6 +181,11 @@ class SoftTopKGate(TopKGate):
     """A gate that DSP draws: a relaxed sample of K units in training. ``log_alpha`` is DSP's w."""
 
     temperature = dsp.HOTTEST
+
+    def reset(self, generator: torch.Generator | None = None, center: float = 0.0) -> None:
+        """Draw w as the selector does, uniformly within ±√(6 / (layers + heads)) of `center`."""
+        with torch.no_grad():
+            nn.init.xavier_uniform_(self.log_alpha, generator=generator).add_(center)
 
     def before_step(self, step: int, total: int) -> None:
         """Cool down."""
@@ -163,6 +212,20 @@ class _Follow(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.progress.advance(state.global_step)
+
+
+class _ClipGroups(TrainerCallback):
+    """Clip the gradient of each parameter group to a norm of its own; 0 disables clipping."""
+
+    def __init__(self, max_norm: float) -> None:
+        self.max_norm = max_norm
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.max_norm > 0:
+            for group in kwargs["optimizer"].param_groups:
+                nn.utils.clip_grad_norm_(group["params"], self.max_norm)
 
 
 def _all(functions: Iterable[Callable[[int, int], None]]) -> Callable[[int, int], None]:
@@ -200,9 +263,9 @@ def _gates(edits: GatedEdits) -> "list[TopKGate]":
 
 
 def _settle(edits: GatedEdits) -> None:
-    """Make Hard-Concrete gates of what was decided, so that the adapter is one like any other."""
+    """Replace gates of another kind by Hard-Concrete gates of the same value, so that the adapter is like any other."""
     for name, gate in list(edits.gates.items()):
-        if isinstance(gate, TopKGate):
+        if isinstance(gate, TopKGate | FixedGate):
             plain = HardConcrete(gate.log_alpha.shape[0], gate.log_alpha.shape[1]).to(gate.log_alpha.device)
             with torch.no_grad():
                 plain.log_alpha.copy_((2 * gate.value() - 1) * SETTLED)
@@ -210,15 +273,21 @@ def _settle(edits: GatedEdits) -> None:
 
 
 def _train_and_test(
-    model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress, **swapped: Any
+    model: JoLAModel,
+    task: Task,
+    config: RunConfig,
+    folder: Path,
+    progress: Progress,
+    callbacks: Sequence[TrainerCallback] = (),
+    **swapped: Any,
 ) -> Outcome:
-    """`fit` with the arguments `swapped`, and the test."""
+    """Train with `fit`, which gets the arguments `swapped`, and test."""
     template = Template(model.tokenizer, config.data.template)
     train = encode_examples(task.train, template, config.data.max_length)
     validation = encode_examples(task.validation, template, config.data.max_length) if task.validation else None
     checkpoints = folder / "checkpoints"
     shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that was interrupted
-    fitted = fit(config, model, train, validation, checkpoints, [_Follow(progress)], **swapped)
+    fitted = fit(config, model, train, validation, checkpoints, [_Follow(progress), *callbacks], **swapped)
     shutil.rmtree(checkpoints, ignore_errors=True)
     _settle(model.edits)
     progress.phase("evaluate", len(task.test))

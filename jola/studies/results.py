@@ -166,12 +166,11 @@ class Comparison:
     def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:
         """The heads that each method chooses with a seed and K, by method.
 
-        Those of JoLA are all that it left open for the automatic K, and for a number the heads with its largest
-        expected gates.
+        JoLA's are those with its largest expected gates if K is a number, else all that it left open.
         """
         cells = [cell for cell in self.cells() if cell.seed == seed]
         sets = {c.method: c.heads for c in cells if c.protocol == "jola" or (c.protocol == "edit" and c.k == k)}
-        if k != AUTO and "jola" in sets and (scores := self.scores(f"jola-seed{seed}")) is not None:
+        if k.isdigit() and "jola" in sets and (scores := self.scores(f"jola-seed{seed}")) is not None:
             sets["jola"] = scores.top(int(k))
         return {method: heads for method, heads in sets.items() if heads is not None}
 

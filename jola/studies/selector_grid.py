@@ -1,4 +1,4 @@
-"""What a comparison of selectors compares, and the names of its parts; needs no PyTorch, as listing one must not."""
+"""The plan of a comparison of selectors, and the names of its parts. Imports no PyTorch, so that listing is fast."""
 
 import re
 from dataclasses import dataclass
@@ -6,14 +6,18 @@ from typing import Self
 
 from jola.errors import InputError
 
-SELECTOR_NAMES = ("smp", "dsp", "pass", "random", "gradient", "offset", "lofit", "ablation", "jola")
+SELECTOR_NAMES = (
+    "smp", "dsp", "pass", "dsp_tuned", "pass_tuned", "random", "gradient", "offset", "lofit", "ablation", "jola"
+)  # fmt: skip
 """Keys of `jola.selectors.SELECTORS`."""
 SWAP_NAMES = ("dsp", "pass")
-"""Methods whose gates can take the place of JoLA's (`jola.studies.editing.gate_swap`)."""
+"""Methods whose gates can replace JoLA's (`jola.studies.editing.gate_swap`)."""
 AUTO = "auto"
-"""The K of a seed that is JoLA's number of open heads with that seed."""
+"""A K: as many heads as JoLA leaves open with the same seed."""
+HALVES = "halves"
+"""A K: as many offsets and as many scales as JoLA leaves open with the same seed, on the best heads of a selector."""
 DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "random")
-"""All but the head ablation effect, which has no training to compare with and is the slowest of the controls."""
+"""All but the ablation effect, which is slow, and the variants on a tuned base, which need a training of their own."""
 
 CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
 """A name that `cell_name` gives to a training."""
@@ -32,8 +36,8 @@ class SelectorGrid:
     Args:
         selectors: Names in `SELECTOR_NAMES`, for select-then-edit.
         swaps: Names in `SWAP_NAMES`, for the gate swap.
-        ks: Numbers of heads, or 'auto': as many as JoLA has open with the same seed.
-        seeds: Of the training examples, the edits, the data order and the selectors.
+        ks: Numbers of heads, `AUTO` or `HALVES`.
+        seeds: Seeds of the training examples, the edits, the data order and the selectors.
     """
 
     selectors: tuple[str, ...] = DEFAULT_SELECTORS
@@ -50,12 +54,16 @@ class SelectorGrid:
             if unknown := [name for name in given if name not in known]:
                 raise InputError(f"{unknown[0]!r} is no {what}; choose among {', '.join(known)}.")
         for k in self.ks:
-            if k != AUTO and not (k.isascii() and k.isdigit() and int(k) > 0):
-                raise InputError(f"K is {k!r}; it must be {AUTO} or a number of heads above 0.")
-            if k != AUTO and total is not None and int(k) > total:
+            if k in (AUTO, HALVES):
+                continue
+            if not (k.isascii() and k.isdigit() and int(k) > 0):
+                raise InputError(f"K is {k!r}; it must be {AUTO}, {HALVES} or a number of heads above 0.")
+            if total is not None and int(k) > total:
                 raise InputError(f"K is {k}, but the model has {total} heads.")
         if not self.ks or not self.seeds or not (self.selectors or self.swaps):
             raise InputError("Nothing is to be compared; give selectors, a K and a seed.")
+        if not self.selectors and set(self.ks) == {HALVES}:
+            raise InputError(f"K {HALVES} applies to selectors, not to gate swaps; add a selector or another K.")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise InputError("Seeds must be from 0 to 4294967295.")
         return self
@@ -66,7 +74,8 @@ class SelectorGrid:
         for seed in self.seeds:
             found.append(("jola", "jola", "", seed))
             found += [("edit", name, k, seed) for name in self.selectors for k in self.ks]
-            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks]
+            # The masks of a gate swap have K offsets and K scales each.
+            found += [("swap", name, k, seed) for name in self.swaps for k in self.ks if k != HALVES]
         return found
 
     def cell_names(self) -> list[str]:

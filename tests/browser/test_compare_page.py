@@ -142,7 +142,7 @@ def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, ope
     page.wait_for_selector("#compare-start:not([disabled])")
     page.click("#compare-start")
     page.wait_for_selector("#compare-message [role=alert]")
-    assert page.inner_text("#compare-message") == "K is '0'; it must be auto or a number of heads above 0."
+    assert page.inner_text("#compare-message") == "K is '0'; it must be auto, halves or a number of heads above 0."
     assert page.get_attribute(".cv", "data-count") == "2"
 
 

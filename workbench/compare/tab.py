@@ -404,7 +404,7 @@ def _basic_fields() -> dict[str, gr.components.Component]:
     )
     inputs["ks"] = _text(
         "K (heads)",
-        "Comma-separated; 'auto' is the number of heads that JoLA leaves open.",
+        "Comma-separated; 'auto': as many heads as JoLA leaves open; 'halves': as many offsets and scales.",
         "auto,16",
         "k",
     )

@@ -39,6 +39,8 @@ METHODS: dict[str, Method] = {
     "jola": Method("JoLA's gates", "The heads that JoLA's own gates leave open.", work="none"),
     "dsp": Method("DSP", "A relaxed sample of K heads, trained.", by_k=True),
     "pass": Method("PASS", "Gates trained towards exactly K open heads.", by_k=True),
+    "dsp_tuned": Method("DSP, tuned base", "DSP after training edits of all heads. Slow.", by_k=True),
+    "pass_tuned": Method("PASS, tuned base", "PASS after training edits of all heads. Slow.", by_k=True),
     "smp": Method("SMP", "A small network that looks at the attention maps."),
     "lofit": Method("LoFiT scaling norm", "Size of a scale trained on every head."),
     "gradient": Method("Gradient importance", "How much the loss reacts to a head. Quick.", work="pass"),
@@ -71,7 +73,9 @@ class Plan(SelectorGrid):
             raise InputError("Seeds is empty; give at least one whole number, such as 42.")
         numbers = _words(ks, "K")
         if not numbers:
-            raise InputError("K is empty; give 'auto' or numbers of heads with commas between, such as auto,16.")
+            raise InputError(
+                "K is empty; give 'auto', 'halves' or numbers of heads, separated by commas, such as auto,16."
+            )
         chosen, swapped = set(selectors), set(swaps)
         plan = cls(
             # In the order of the form: equal choices are equal commands.

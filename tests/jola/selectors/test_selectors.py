@@ -34,6 +34,8 @@ from jola.selectors import (
     LoFiT,
     OffsetSaliency,
     Random,
+    TunedDSP,
+    TunedPASS,
 )
 from jola.selectors.dsp import COLDEST, HOTTEST, hard_top_k, soft_top_k, straight_through_top_k, temperature
 from jola.selectors.pass_ import (
@@ -46,7 +48,7 @@ from jola.selectors.pass_ import (
     probabilities,
     three_point_penalty,
 )
-from jola.selectors.protocol import HeadFactors, Selection, gumbel
+from jola.selectors.protocol import HeadFactors, Selection, fit, gumbel, on_tuned_base
 from jola.selectors.smp import MapScorer, consistency_loss, draw_heads, similarities, to_size
 from tests.conftest import spread_edits
 
@@ -187,6 +189,36 @@ def test_what_uses_the_loss_finds_the_planted_heads(
 ) -> None:
     model, examples = planted
     assert selector(model, examples, 3, 1).top(3) == PLANTED
+
+
+def test_a_tuned_base_has_learned_the_task_and_stays_fixed(tiny: Callable[..., JoLAModel]) -> None:
+    found = selection(tiny("llama"), EXAMPLES, Budget(epochs=8, batch_size=2))
+    told: list[tuple[int, int]] = []
+    tuned, cost = on_tuned_base(replace(found, progress=lambda done, total: told.append((done, total))), 5e-2)
+    ones = HeadFactors(torch.ones(3, 4))
+    with torch.no_grad():
+        assert float(tuned.loss(found.rows, ones)) < 0.9 * float(found.loss(found.rows, ones))
+    assert cost.steps == 24 and told[-1] == (24, 48)
+    (base,) = tuned.base
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    budget = Budget(epochs=4, batch_size=2)
+    for plain, kind in ((DSP, TunedDSP), (PASS, TunedPASS)):
+        scores = plain(budget)(tuned.model, EXAMPLES, 3, 0)
+        others = kind(budget, base_learning_rate=0.1)(tuned.model, EXAMPLES, 3, 0)
+        assert others.cost.steps == 2 * scores.cost.steps and not np.allclose(others.values, scores.values)
+    factors = nn.Parameter(torch.ones(3, 4))
+    fit(tuned, lambda: HeadFactors(factors), [factors], learning_rate=0.1)
+    assert not torch.equal(factors.data, torch.ones(3, 4))
+    assert all(torch.equal(before[name], value) for name, value in base.state_dict().items())
+
+
+@pytest.mark.parametrize(("selector", "bound"), [(DSP, (6 / (3 + 4)) ** 0.5), (PASS, (6 / (4 + 1)) ** 0.5)])
+def test_scores_start_within_the_bounds_of_the_official_code(
+    tiny: Callable[..., JoLAModel], selector: type[DSP | PASS], bound: float
+) -> None:
+    starts = [selector(budget=SHORT, learning_rate=0.0)(tiny("llama"), EXAMPLES, 3, seed).values for seed in range(8)]
+    largest = float(np.abs(starts).max())
+    assert 0.9 * bound < largest <= bound
 
 
 def test_the_concentrator_gathers_heads_in_fewer_layers(tiny: Callable[..., JoLAModel]) -> None:

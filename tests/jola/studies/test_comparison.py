@@ -18,7 +18,7 @@ from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
-from jola.selectors import SELECTORS, Cost, HeadSet
+from jola.selectors import SELECTORS, Cost, HeadSet, pass_
 from jola.selectors.heads import fingerprint
 from jola.studies import comparison as comparing
 from jola.studies import editing
@@ -269,6 +269,65 @@ def test_only_the_gates_of_pass_keep_their_rate(
     assert {value for gate in saved.gate_values().values() for value in gate.flatten().tolist()} == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("method", SWAP_NAMES)
+def test_gates_and_edits_are_clipped_each_by_itself(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, method: SwapMethod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However large the gradient of the gates is, the gradient of the edits keeps its length."""
+    norms: list[list[float]] = []
+    clip = editing._ClipGroups.on_pre_optimizer_step
+
+    def keep(self: Any, *given: Any, **named: Any) -> None:
+        clip(self, *given, **named)
+        groups = named["optimizer"].param_groups
+        norms.append([float(torch.stack([p.grad.norm() for p in g["params"]]).norm()) for g in groups])
+
+    monkeypatch.setattr(editing._ClipGroups, "on_pre_optimizer_step", keep)
+    monkeypatch.setattr(pass_, "FIRST_WEIGHT", 1e6)
+    config = dataclasses.replace(config, training=dataclasses.replace(config.training, max_grad_norm=0.01))
+    editing.gate_swap(model, method, 4, load_task(config.data, 42), config, tmp_path / "cell", Quiet())
+    edits, gates = np.array(norms).T
+    assert edits == pytest.approx(np.full(len(norms), 0.01), rel=1e-3), "edits are clipped as if there were no gates"
+    assert gates.max() <= 0.01 * (1 + 1e-3)
+    assert method != "pass" or gates == pytest.approx(np.full(len(norms), 0.01), rel=1e-3)
+
+
+def test_halves_are_as_many_as_jola_leaves_open(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    config.training.epochs = 1
+    comparison = compare(
+        config, SelectorGrid(("random", "jola"), ("dsp",), ("halves", "3"), (1,)), tmp_path / "c", model=model
+    )
+    jola, random = comparison.cell("jola-seed1"), comparison.cell("edit-random-khalves-seed1")
+    assert jola is not None and random is not None and jola.open == random.open and sum(jola.open.values()) > 0
+    scores = comparison.scores("random-seed1")
+    (edits,) = read_edits(comparison.cell_folder(random.name) / "adapter")
+    assert scores is not None
+    for half, on in edits.on().items():
+        assert HeadSet.from_array(on.numpy()) == scores.top(jola.open[half])
+    own, (open_edits,) = (
+        comparison.cell("edit-jola-khalves-seed1"),
+        read_edits(comparison.cell_folder("jola-seed1") / "adapter"),
+    )
+    assert own is not None and own.open == jola.open
+    (kept,) = read_edits(comparison.cell_folder(own.name) / "adapter")
+    assert all(torch.equal(on, kept.on()[half]) for half, on in open_edits.on().items())
+    # A gate swap has K offsets and K scales anyway.
+    assert {cell.name for cell in comparison.cells() if cell.protocol == "swap"} == {"swap-dsp-k3-seed1"}
+    row = next(row for row in comparison.rows() if row.k == "halves" and row.method == "random")
+    assert (row.offsets, row.scales) == (jola.open["offset"], jola.open["scale"])
+
+
+def test_the_two_halves_can_have_different_heads(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    halves = {"offset": HeadSet(3, 4, [(0, 1), (2, 3)]), "scale": HeadSet(3, 4, [(0, 1), (1, 0), (1, 1)])}
+    outcome = editing.select_halves(model, halves, load_task(config.data, 42), config, tmp_path / "cell", Quiet())
+    assert outcome.open == {"offset": 2, "scale": 3} and outcome.heads == halves["offset"] | halves["scale"]
+    (edits,) = read_edits(tmp_path / "cell" / "adapter")
+    for half, heads in halves.items():
+        assert HeadSet.from_array(edits.on()[half].numpy()) == heads
+        trained = (edits.get_parameter(half).norm(dim=-1) > 0.01).numpy()
+        assert trained.any() and not (trained & ~heads.array()).any(), "only open halves are trained"
+
+
 def test_the_names_are_those_of_the_selectors() -> None:
     assert tuple(SELECTORS) == SELECTOR_NAMES
     assert get_args(SwapMethod) == SWAP_NAMES
@@ -282,6 +341,7 @@ def test_the_names_are_those_of_the_selectors() -> None:
         (SelectorGrid(("random",), ks=("0",)), "K is '0'"),
         (SelectorGrid(("random",), ks=("many",)), "K is 'many'"),
         (SelectorGrid(()), "Nothing"),
+        (SelectorGrid((), ("dsp",), ("halves",)), "K halves applies to selectors"),
         (SelectorGrid(("random",), seeds=(-1,)), "Seeds"),
     ],
 )

@@ -64,7 +64,7 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     id, sentence = compare.start(bench, {"epochs": 0})
     assert (id, sentence) == (None, "Epochs is 0; it must be at least 1.")
     assert compare.start(bench, {"selectors": ["offset"], "ks": "many"})[1].startswith(
-        "K is 'many'; it must be auto or a number"
+        "K is 'many'; it must be auto, halves or a number"
     )
     id, sentence = compare.start(bench, {"epochs": 1, "selectors": ["offset"], "ks": "3"})
     assert id is not None and sentence == ""
