@@ -50,6 +50,15 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
     page.click("#compare-heads-text summary")
     assert page.locator("#compare-heads-text tbody tr").count() > 8
 
+    # Other readings of the map.
+    for reading, words in (("How many agree", "How many methods agree"), ("Each against JoLA", "against JoLA's gates")):
+        page.get_by_label(reading).check()
+        page.wait_for_function(
+            "(words) => document.querySelector('#compare-heads-plot .gtitle')?.textContent.includes(words)", arg=words
+        )
+    page.get_by_label("Which methods").check()
+    page.wait_for_selector("#compare-heads-plot .legend >> text=Random")
+
     # Another K: the sets are the small ones.
     page.click("#compare-show-k input")
     page.get_by_role("option", name="3", exact=True).click()
@@ -59,11 +68,11 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
     page.wait_for_function(
         "() => !document.querySelector('#compare-heads-plot .legend')?.textContent.includes('Random')"
     )
-    for name, views in (("Overlap", ("overlap", "ranks", "layers")), ("Accuracy", ("accuracy", "costs"))):
+    for name, views in (("Overlap", ("overlap", "ranks", "layers")), ("Accuracy", ("forest", "accuracy", "costs"))):
         page.get_by_role("tab", name=name, exact=True).click()
         for view in views:
             drawn(page, view)
-    rows = page.inner_text("#compare-accuracy-text table")
+    rows = page.inner_text("#compare-forest-text table")
     assert "JoLA" in rows and "40 × 2" in rows and "Random" not in rows
     page.click("#compare-accuracy-tools .vt-show")
     assert f"Comparison.open({str(stored.folder)!r})" in page.inner_text("#compare-accuracy-tools pre")
