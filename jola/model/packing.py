@@ -177,9 +177,12 @@ def _attention(
     if packing is None:
         return attend(module, query, key, value, attention_mask, **arguments)
     common, (batch, tokens) = packing.common, packing.shape
+    groups = query.shape[1] // key.shape[1] if eager else 1
+    if groups > 1:
+        attend = partial(_attention_of_groups, attend)
 
     def causal(start: int, stop: int) -> Tensor:
-        wanted = start, stop, arguments.get("sliding_window"), query.dtype
+        wanted = start, stop, arguments.get("sliding_window"), query.dtype, groups
         if wanted not in packing.masks:
             packing.masks[wanted] = _causal(*wanted)
         return packing.masks[wanted]
@@ -203,6 +206,33 @@ def _attention(
     outputs.append(_Pack.apply(output.flatten(0, 1), packing).unsqueeze(0))
     weights.append(weight)
     return torch.cat(outputs, 1), torch.cat(weights, 2) if packing.weights else None
+
+
+class _WithoutGroups:
+    """A module whose attention repeats no keys and values."""
+
+    num_key_value_groups = 1
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def _attention_of_groups(
+    attend: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **arguments: Any
+) -> tuple[Tensor, Tensor]:
+    """Eager attention in which the heads that share keys and values are queries of one head.
+
+    The keys and values, and their gradients, are not repeated for each head. Arguments and results as in `_attention`,
+    with one row in `mask` for each of these queries.
+    """
+    heads, tokens = query.shape[1:3]
+    joined = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    output, weights = attend(_WithoutGroups(module), joined, key, value, mask, **arguments)
+    output = output.unflatten(1, (-1, tokens)).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    return output, weights.reshape(len(query), heads, tokens, -1)
 
 
 class _Unpack(torch.autograd.Function):
@@ -234,11 +264,12 @@ class _Pack(torch.autograd.Function):
         return rows.index_copy_(0, ctx.packing.filled, gradient), None
 
 
-def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype) -> Tensor:
-    """(1, 1, stop − start, stop): what is added to the scores so that a position sees itself and those before it."""
+def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype, groups: int) -> Tensor:
+    """(1, 1, groups · (stop − start), stop): added to the scores, so that positions see themselves and those before."""
     query, key = torch.arange(start, stop).unsqueeze(1), torch.arange(stop)
     seen = key <= query if window is None else (key <= query) & (key > query - window)
-    return torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)[None, None]
+    mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    return mask.repeat(groups, 1)[None, None]
 
 
 # Outside packed passes both do what they wrap, masks included, in case a configuration is copied during one.
