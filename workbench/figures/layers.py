@@ -54,7 +54,7 @@ def layer_changes(changes: Mapping[str, Sequence[float]], *, prompts: int = 0, d
     limit = round_up(max(float(np.nanmax(values)), 0.001))
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, limit, "‖edited − base‖ / ‖base‖", bottom=KEYED, dark=dark, power=2)
     note = f"mean over {counted(prompts, 'prompt')}" if prompts else "mean over prompts"
-    note += "; a change includes that of earlier layers; the color scale is a square root"
+    note += "; includes the change of earlier layers; square-root color scale"
     left = 30 + 7 * max(len(html.unescape(name)) for name in names)
     height = 26 * methods + KEYED + 70
     return finish(figure, title, note, dark=dark, height=height, headed=False, left=left, bottom=KEYED)
