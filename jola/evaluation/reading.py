@@ -80,12 +80,13 @@ def after_answers(model: "EditedModel", rows: Sequence[Encoded], ends: Sequence[
         while place > row.completion_start and row.input_ids[place] in ends:
             place -= 1
         last[index, place] = True
-    last = last.to(model.device)
     layers = range(1, model.geometry.num_layers + 1)
     with model.lock, model.disable_edits():
         inputs = model.inputs(batch["input_ids"], batch["attention_mask"])
-        record = model.traced.record(inputs, {}, Wanted(entering=layers), rows=last)
-    return torch.stack([record.entering[layer][last].float().cpu() for layer in layers], 1)
+        record = model.traced.record(inputs, {}, Wanted(entering=layers), rows=last.to(model.device))
+    # Layers may be on several devices.
+    states = (record.entering[layer] for layer in layers)
+    return torch.stack([each[last.to(each.device)].float().cpu() for each in states], 1)
 
 
 def option_projections(

@@ -84,7 +84,7 @@ def layer_changes(
             with model.disable_edits():
                 base = _after_layers(model, ids, None, 1.0)
             moved = (edited - base).norm(dim=-1) / base.norm(dim=-1)
-            changes.append(moved.mean(-1).cpu().double().numpy())
+            changes.append(moved.mean(-1).double().numpy())
             if progress is not None:
                 progress(done, len(rows))
     mean, low, high = mean_interval(np.stack(changes))
@@ -94,9 +94,10 @@ def layer_changes(
 def _after_layers(
     model: EditedModel, ids: Sequence[int], masks: list[EditMask | None] | None, strength: float
 ) -> Tensor:
-    """The residual stream after each layer, (layers, tokens, hidden size), float32."""
+    """The residual stream after each layer, (layers, tokens, hidden size), float32, on the CPU."""
+    # Layers may be on several devices.
     layers = range(1, model.geometry.num_layers + 1)
     inputs = model.inputs(batch_of(ids))
     with model.editing(masks, strength, prompt=model.prompt_tokens(inputs)) as plan:
         record = model.traced.record(inputs, plan, Wanted(entering=layers))
-    return torch.stack([record.entering[layer][0].float() for layer in layers])
+    return torch.stack([record.entering[layer][0].float().cpu() for layer in layers])
