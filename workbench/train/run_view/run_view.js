@@ -153,10 +153,9 @@ find(".rv-rates").addEventListener("toggle", () => drawCurves());
 const showResult = (rows) => {
   const list = find(".rv-result");
   list.replaceChildren(...rows.flatMap(([what, figure]) => {
-    const term = document.createElement("dt"), value = document.createElement("dd");
+    const [term, value, bold] = ["dt", "dd", "b"].map((tag) => document.createElement(tag));
     term.textContent = what;
     const [strong, rest] = figure.split(" (");
-    const bold = document.createElement("b");
     bold.textContent = strong;
     value.append(bold, rest ? ` (${rest}` : "");
     return [term, value];
@@ -273,6 +272,7 @@ const showEmpty = (snapshot) => {
   const { method, has_gates: gates, trains = true } = snapshot ?? { has_gates: true };
   const edited = gates ? "Gates of the attention heads" : `Edits of ${method}`;
   setText("#rv-title", trains ? edited : "Base model without edits");
+  setText(".rv-result-box h2", trains ? "Result of the edits kept" : "Result");
   const waiting = snapshot && !snapshot.frame;
   find(".rv-first").hidden = Boolean(snapshot);
   find(".rv-waiting").hidden = !waiting;
