@@ -23,7 +23,8 @@ from jola.runs.trash import Trash
 from jola.system.files import disk_errors
 from workbench.service.comparison_plan import Plan, compare_flags
 from workbench.service.processes import End, Kind, Processes, Turns, wait_until
-from workbench.service.stored_comparison import APP_FOLDER, StoredComparison
+from workbench.service.stored_comparison import StoredComparison
+from workbench.service.stored_work import APP_FOLDER
 
 COMPARE_COMMAND = (sys.executable, "-m", "jola", "compare")
 ALL_DONE = "All of this is done already; add a selector, a K or a seed."

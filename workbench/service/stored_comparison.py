@@ -7,48 +7,26 @@
 """
 
 import re
-import shutil
-import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field
+from typing import Any, Literal
 
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.ids import is_plain_name
 from jola.studies.schema import FILE, ComparisonFile
 from jola.system.files import disk_errors, json_bytes, replace_file
-from jola.system.processes import workers
-from jola.system.typed_json import Count, JsonFile, Line, Text, Time, read_valid_part
+from jola.system.typed_json import Count, JsonFile, Line, read_valid_part
 from workbench.service.comparison_plan import Plan, cell_words, config_of, shared_settings
-from workbench.service.processes import at_work, last_sentence, log_tail
-
-APP_FOLDER = ".app"
+from workbench.service.processes import last_sentence, log_tail
+from workbench.service.stored_work import StoredWork
 
 State = Literal["working", "finished", "stopped", "failed"]
 
 _PHASES = {"train": "training", "evaluate": "testing"}
 _NOW = re.compile(r"[0-9]+ of [0-9]+: ([\w-]+), (.+?)(?: …|: ([0-9]+) of ([0-9]+)\b.*)")
 _INTERRUPTED = "interrupted"
-_WRITING = threading.Lock()
-"""Held while a status is changed: the end of a process and a click may come at the same moment."""
-
-
-class _StatusFile(JsonFile):
-    """``status.json``: the process of a comparison."""
-
-    pid: Annotated[int, Field(gt=0, lt=2**31)] | None = None
-    pid_created: Line | Time | None = None
-    created: Time | None = None
-    started: Time | None = None
-    ended: Time | None = None
-    stopped: bool = False
-    code: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
-    failed: Text = ""
 
 
 class _AskedFile(JsonFile):
@@ -68,38 +46,12 @@ class Now:
     """Of this step; 0 when it is not counted."""
 
 
-class StoredComparison:
+class StoredComparison(StoredWork):
     """One comparison; reads its files anew at every question."""
-
-    def __init__(self, root: Path, id: str) -> None:
-        self.id = id
-        self.folder = root / id
-        self._own = root / APP_FOLDER / id
-
-    @property
-    def log_path(self) -> Path:
-        """What its process printed."""
-        return self._own / "log.txt"
 
     def is_there(self) -> bool:
         """Whether the folder holds a comparison, or one that was asked for."""
-        return self.folder.is_dir() and ((self._own / "status.json").exists() or (self.folder / FILE).exists())
-
-    def discard(self) -> None:
-        """Remove what was written of a comparison that could not begin."""
-        for folder in (self.folder, self._own):
-            shutil.rmtree(folder, ignore_errors=True)
-
-    def status(self) -> dict[str, Any]:
-        """Process, times and end as the app wrote them down; empty for a comparison that a shell began."""
-        return read_valid_part(self._own / "status.json", _StatusFile)[0]
-
-    def write_status(self, **changes: Any) -> None:
-        """Change the status in one step."""
-        with _WRITING:
-            with disk_errors(self._own):
-                self._own.mkdir(parents=True, exist_ok=True)
-            replace_file(self._own / "status.json", json_bytes({**self.status(), **changes}), durable=True)
+        return self.folder.is_dir() and ((self.own / "status.json").exists() or (self.folder / FILE).exists())
 
     def write_plan(self, config: RunConfig, plan: Plan) -> None:
         """Keep what was asked for, which the process writes into its own folder some seconds later."""
@@ -107,15 +59,15 @@ class StoredComparison:
             content = {**written, "planned": plan.cell_names()}
             replace_file(self.folder / FILE, json_bytes(content, indent=2))
         else:
-            with disk_errors(self._own):
-                self._own.mkdir(parents=True, exist_ok=True)
-            replace_file(self._own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
+            with disk_errors(self.own):
+                self.own.mkdir(parents=True, exist_ok=True)
+            replace_file(self.own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
 
     def _written(self) -> dict[str, Any]:
         return read_valid_part(self.folder / FILE, ComparisonFile)[0]
 
     def _asked(self) -> dict[str, Any]:
-        return read_valid_part(self._own / "asked.json", _AskedFile)[0]
+        return read_valid_part(self.own / "asked.json", _AskedFile)[0]
 
     def config(self) -> RunConfig:
         """The settings that all its cells share. `InputError` when they are damaged."""
@@ -174,19 +126,6 @@ class StoredComparison:
         return str(hash((self.id, tuple(marks)))) if marks else ""
 
     @property
-    def working(self) -> bool:
-        """Whether a process is working on it, including one of another app or shell."""
-        return self._is_run_by_an_app() or bool(workers(self.folder))
-
-    def processes(self) -> set[int]:
-        """Numbers of the processes that are at work on it."""
-        mine = {self.status()["pid"]} if self._is_run_by_an_app() else set()
-        return mine | set(workers(self.folder))
-
-    def _is_run_by_an_app(self) -> bool:
-        return not self.status().get("ended") and at_work(self)
-
-    @property
     def state(self) -> State:
         """The state now, by its process, its results and the end of its log."""
         return self._state_and_message()[0]
@@ -216,7 +155,7 @@ class StoredComparison:
 
     def now(self) -> Now | None:
         """What its process does at the moment; None while it does not work."""
-        if not self._is_run_by_an_app():
+        if not self.is_run_by_an_app():
             return Now("At work in a shell") if self.working else None
         for line in reversed(log_tail(self).splitlines()):
             if found := _NOW.fullmatch(line.strip()):
@@ -233,7 +172,7 @@ class StoredComparison:
         The one under way counts as a whole one minus what it has taken, and as a tenth of one when it is slower.
         """
         began = self.status().get("started")
-        if not self._is_run_by_an_app() or not isinstance(began, int | float):
+        if not self.is_run_by_an_app() or not isinstance(began, int | float):
             return None
         ended = self.ended_cells()
         planned = self.planned()

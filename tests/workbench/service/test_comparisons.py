@@ -25,7 +25,8 @@ from workbench.service.comparison_plan import METHODS, SWAPS, Plan, cell_words, 
 from workbench.service.comparisons import Comparisons
 from workbench.service.jobs import Jobs
 from workbench.service.processes import Turns, environment, log_tail
-from workbench.service.stored_comparison import APP_FOLDER, StoredComparison
+from workbench.service.stored_comparison import StoredComparison
+from workbench.service.stored_work import APP_FOLDER
 from workbench.settings import Settings
 
 # Stands for `jola compare`: the same folder and the same lines in the log, no model.
