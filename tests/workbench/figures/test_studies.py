@@ -1,0 +1,86 @@
+"""Figures of studies: curves over the number of training examples, and Pareto figures."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from jola.studies.axes import PlannedCell
+from jola.studies.grid import Grid
+from jola.studies.tables import Row
+from tests.jola.studies.grids import plan, result
+from tests.workbench.figures.reading import words
+from workbench.figures import studies as draw
+from workbench.figures.style import Figure
+
+ARMS = ["jola", "lora", "lora:learning_rate=1e-3", "zero-shot"]
+SIZES = (100, 1000, 0)
+COSTS = {"jola": 5000, "lora": 90_000, "lora:learning_rate=1e-3": 90_000, "zero-shot": 0}
+SCORES = {"jola": 0.8, "lora": 0.85, "lora:learning_rate=1e-3": 0.7, "zero-shot": 0.3}
+
+
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
+    return plan(tmp_path / "grid", ["sentiment"], ARMS, [1, 2, 3], sizes=SIZES)
+
+
+def fill(grid: Grid) -> list[Row]:
+    def value(cell: PlannedCell) -> float:
+        return SCORES[cell.arm] + (cell.train_size == 0) * 0.05 + cell.seed / 100
+
+    for cell in grid.planned.values():
+        more = {"trainable": COSTS[cell.arm], "adapter_bytes": 4 * COSTS[cell.arm]}
+        grid.cell(cell.name).write_result(result(value(cell), **more))
+    return grid.rows()
+
+
+def trace(figure: Figure, name: str) -> object:
+    return next(one for one in figure.data if one.name == name)
+
+
+def test_the_curve_of_an_arm_has_its_sizes_and_its_intervals(grid: Grid) -> None:
+    rows = fill(grid)
+    figure = draw.data_size_curves(rows)
+    jola = trace(figure, "JoLA")
+    row = next(row for row in rows if row.arm == "jola" and row.train_size == 100)
+    # All examples come after the largest number.
+    assert list(jola.x)[:2] == [100, 1000] and jola.x[2] > 1000
+    assert list(figure.layout.xaxis.ticktext) == ["100", "1,000", "all"]
+    assert jola.y[0] == pytest.approx(0.82)
+    assert jola.y[0] + jola.error_y.array[0] == pytest.approx(row.high)
+    assert jola.y[0] - jola.error_y.arrayminus[0] == pytest.approx(row.low)
+    # What trains nothing is a line over all sizes, without points.
+    assert trace(figure, "Zero-shot").mode == "lines" and len(trace(figure, "Zero-shot").x) == 3
+    assert "n = 100 test examples" in words(figure) and "3 seeds" in words(figure)
+
+
+def test_the_front_of_a_pareto_figure_is_filled_and_joined(grid: Grid) -> None:
+    rows = [row for row in fill(grid) if row.train_size == 100]
+    figure = draw.pareto(rows, "trainable")
+    line = trace(figure, "Pareto front")
+    assert list(line.y) == pytest.approx([0.31, 0.82, 0.87])
+    lora = trace(figure, "LoRA")
+    assert list(lora.marker.symbol) == ["diamond", "diamond-open"]
+    assert list(lora.text) == ["", "1e-3"]
+    # 0 trained parameters have a place and a label on the logarithmic axis.
+    assert trace(figure, "Zero-shot").x[0] < 5000 and figure.layout.xaxis.ticktext[0] == "0"
+    assert figure.layout.xaxis.type == "log"
+
+
+def test_equal_costs_are_on_a_linear_axis(grid: Grid) -> None:
+    rows = [row for row in fill(grid) if row.train_size == 100]
+    figure = draw.pareto(rows, "seconds")
+    assert figure.layout.xaxis.type is None
+    assert set(trace(figure, "JoLA").x) == {60.0}
+
+
+def test_a_figure_without_results_says_so(grid: Grid) -> None:
+    for figure in (draw.data_size_curves(grid.rows()), draw.pareto(grid.rows()), draw.pareto([])):
+        assert "No cell of this task is done yet" in words(figure)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_names_never_become_markup(grid: Grid, dark: bool) -> None:
+    row = dataclasses.replace(fill(grid)[0], arm="lora:<img src=x>=1", metric="<i>")
+    for figure in (draw.data_size_curves([row], dark=dark), *(draw.pareto([row], c, dark=dark) for c in draw.COSTS)):
+        assert "<img" not in figure.to_json() and "<i>" not in figure.to_json()
