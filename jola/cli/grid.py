@@ -140,6 +140,7 @@ def run(
     """Make the cells that are not done; interrupted ones continue from their checkpoints."""
     from jola.studies.executors import LocalExecutor
     from jola.studies.grid import Grid, shard_of
+    from jola.system.processes import at_work
 
     planned = Grid.open(folder)
     names = shard_of(planned.planned, shard) if shard else list(planned.planned)
@@ -154,6 +155,7 @@ def run(
             executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
         if retry:
             planned.retry(names)
+        stack.enter_context(at_work(planned.folder))
         complete, failed = make_cells(planned, names, executor, minutes=minutes)
     state = planned.state()
     if json:

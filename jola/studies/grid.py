@@ -24,7 +24,7 @@ from jola.errors import InputError
 from jola.studies.axes import Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 from jola.system.typed_json import read_typed
 
 if TYPE_CHECKING:
@@ -159,9 +159,12 @@ class Grid:
     def states(self) -> dict[str, CellState]:
         """The state of every cell by name."""
         existing = self._existing()
-        return {name: self._state(name) if name in existing else "open" for name in self.planned}
+        return {name: self.state_of(name) if name in existing else "open" for name in self.planned}
 
-    def _state(self, name: str) -> CellState:
+    def state_of(self, name: str) -> CellState:
+        """The state of a cell."""
+        if not self.cell(name).path.is_dir():
+            return "open"
         state = self.cell(name).state()
         if state == "done":
             # A damaged result is made again.
@@ -226,8 +229,11 @@ class Grid:
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    content = read_typed(folder / GRID_FILE, GridFile)
-    return content or None
+    path = folder / GRID_FILE
+    version = (read_json(path) or {}).get("format")
+    if isinstance(version, int) and version > FORMAT:
+        raise InputError(f"{path} is of a newer version of jola-workbench (format {version}); update to read it.")
+    return read_typed(path, GridFile) or None
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:
