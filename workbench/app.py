@@ -88,13 +88,15 @@ def _serve(settings: Settings, console: Console) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     stop.wait()
-    active, comparison = bench.jobs.active(), bench.comparisons.active()
+    active, comparison, study = bench.jobs.active(), bench.comparisons.active(), bench.studies.active()
     bench.session.close()
     server.close()
     if active is not None:
         console.print(f"The run {active.id} continues to train; the app shows it when started again.")
     if comparison is not None:
         console.print(f"The comparison {comparison.id} continues; the app shows it when started again.")
+    if study is not None:
+        console.print(f"The study {study.id} continues; the app shows it when started again.")
     return 0
 
 

@@ -12,12 +12,13 @@ from workbench.playground import tab as playground
 from workbench.runs import answers_panel
 from workbench.runs import tab as runs
 from workbench.service.bench import Workbench
+from workbench.studies import tab as studies
 from workbench.theme import ICON
 from workbench.train import tab as train
 from workbench.ui import markup
 from workbench.ui.events import PRIVATE
 
-PLACES = ("train", "playground", "runs", "compare")
+PLACES = ("train", "playground", "runs", "compare", "studies")
 """Names of the places in an address, as in ``?tab=playground``."""
 
 _BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
@@ -49,10 +50,11 @@ class Page:
     playground: playground.PlaygroundTab
     runs: runs.RunsTab
     compare: compare.CompareTab
+    studies: studies.StudiesTab
 
     @classmethod
     def lay_out(cls, bench: Workbench, blocks: gr.Blocks) -> "Page":
-        """Build the bar and the four places inside ``blocks``; each connects its own events."""
+        """Build the bar and the places inside ``blocks``; each connects its own events."""
         # Both names are given: gradio's own change with every start, and the browser would forget.
         remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
         icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
@@ -66,32 +68,37 @@ class Page:
                 runs_tab = runs.build(bench, blocks)
             with gr.Tab("Compare", id="compare") as compare_place:
                 compare_tab = compare.build(bench, compare_place)
+            with gr.Tab("Studies", id="studies") as studies_place:
+                studies_tab = studies.build(bench, studies_place)
         return cls(
-            bench, blocks, remembered, places, playground_place, train_tab, playground_tab, runs_tab, compare_tab
-        )
+            bench, blocks, remembered, places, playground_place, train_tab, playground_tab, runs_tab, compare_tab,
+            studies_tab,
+        )  # fmt: skip
 
     def connect(self) -> None:
         """Connect what happens when the page is opened, and the events of one place that show another."""
         self._connect_load()
         self._connect_runs()
         self._connect_compare()
+        self._connect_studies()
 
     # Opening the page
 
     def _connect_load(self) -> None:
-        outputs = [self.places, *self.train.showing(), *self.compare.showing()]
+        outputs = [self.places, *self.train.showing(), *self.compare.showing(), *self.studies.showing()]
         self.blocks.load(self.on_load, self.remembered, outputs, **PRIVATE).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
         ).then(self.bench.session.warm_up, None, None, **PRIVATE)
         self.playground_place.select(self.on_offer, [self.train.view], self.playground.outputs(), **PRIVATE)
 
     def on_load(self, last: str | None, request: gr.Request) -> Values:
-        """Show the place, the run and the comparison that the address names."""
+        """Show the place, the run, the comparison and the study that the address names."""
         asked = dict(request.query_params)
         run = self.bench.choose_run(asked.get("run"), last)
         place = asked.get("tab") if asked.get("tab") in PLACES else "train"
         shown = train.show(self.bench, run.id if run is not None else "")
-        return gr.Tabs(selected=place), *shown, *compare.show(self.bench, asked.get("comparison"))
+        compared = compare.show(self.bench, asked.get("comparison"))
+        return gr.Tabs(selected=place), *shown, *compared, *studies.show(self.bench, asked.get("study"))
 
     def on_offer(self, current: str, request: gr.Request) -> Iterator[Values]:
         """Fill the Playground when it is first shown: as the address says, when that names it."""
@@ -162,3 +169,18 @@ class Page:
             return
         for values in playground.offer(self.playground, self.bench, request, run, masks):
             yield gr.Tabs(selected="playground"), "", *values
+
+    # From Studies, with the run of a cell
+
+    def _connect_studies(self) -> None:
+        events: Any = self.studies.view
+        events.train(self.open_in_train, None, [self.places, *self.train.showing()], **PRIVATE)
+        in_playground = [self.places, *self.playground.outputs()]
+        events.playground(self.open_in_playground, None, in_playground, **PRIVATE)
+        answers = self.runs.answers
+        opening = [self.places, answers.column, *answers.outputs()]
+        events.answers(self.open_answers, None, opening, **PRIVATE).then(None, None, None, js=answers.after)
+
+    def open_answers(self, event: gr.EventData) -> Values:
+        """Show the test answers of the chosen run in Runs."""
+        return gr.Tabs(selected="runs"), *self.runs.answers.opened(runs.chosen(event))

@@ -77,6 +77,11 @@ class Settings:
         return self.runs_root / "comparisons" if self.runs else self.runs_root.parent / "comparisons"
 
     @property
+    def studies_root(self) -> Path:
+        """Folder of the studies, absolute; placed like `comparisons_root`."""
+        return self.comparisons_root.with_name("studies")
+
+    @property
     def loopback(self) -> bool:
         """Whether only this computer can reach the app."""
         if self.host == "localhost":

@@ -8,6 +8,7 @@ import gradio as gr
 from workbench.compare import compare_view
 from workbench.playground import edit_map
 from workbench.runs import answers_panel, export_panel, run_table
+from workbench.studies import study_view
 from workbench.train import run_view
 from workbench.ui import example_table, view_tools
 
@@ -26,6 +27,7 @@ STYLE = "\n".join(
         example_table.STYLE,
         answers_panel.STYLE,
         compare_view.STYLE,
+        study_view.STYLE,
         (_HERE / "playground" / "playground.css").read_text(encoding="utf-8"),
         (_HERE / "train" / "train.css").read_text(encoding="utf-8"),
     )

@@ -26,7 +26,9 @@ PATIENCE = 30_000
 """Milliseconds that a page may take: the tests share their cores."""
 
 
-WAITING = {"test_compare_page.py", "test_killed_app.py", "test_methods_page.py", "test_training.py"}
+WAITING = {
+    "test_compare_page.py", "test_killed_app.py", "test_methods_page.py", "test_studies_page.py", "test_training.py",
+}  # fmt: skip
 """Files whose tests wait for trainings most of the time."""
 
 

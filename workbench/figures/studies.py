@@ -37,6 +37,7 @@ COSTS: dict[str, CostAxis] = {
         CostAxis("peak_memory", "Peak memory", "peak memory of the process, MB", 1e-6),
         CostAxis("seconds", "Time", "seconds of loading, training and testing"),
         CostAxis("adapter_bytes", "Size of the adapter", "size of the adapter, kB", 1e-3),
+        CostAxis("text_kl", "Side effect", "KL(base ‖ edited) on plain text, nats per token"),
     )
 }
 """By the names of the fields of `Row`."""
@@ -105,11 +106,11 @@ def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) 
     """
     axis = COSTS[cost]
     title = f"Score against {axis.title[0].lower()}{axis.title[1:]}"
-    known = [row for row in rows if row.value is not None and getattr(row, cost) is not None]
+    known = [row for row in rows if row.value is not None and _cost(row, cost) is not None]
     if not known:
-        return blank(title, "No cell of this task is done yet.", dark=dark)
+        return blank(title, "No cell of this task is done yet, or none has measured this cost.", dark=dark)
     colours, figure = palette(dark), panels()
-    values = [axis.factor * float(getattr(row, cost)) for row in known]
+    values = [axis.factor * (_cost(row, cost) or 0.0) for row in known]
     front = pareto_front([(value, row.value or 0.0) for value, row in zip(values, known, strict=True)])
     at, axis_settings = _positions(values)
     steps = sorted((x, row.value) for x, row, best in zip(at, known, front, strict=True) if best)
@@ -164,6 +165,12 @@ def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) 
     return _with_legend(figure, title, f"{_note(known)}; filled: on the Pareto front of the means", dark=dark)
 
 
+def _cost(row: Row, name: str) -> float | None:
+    if name == "text_kl" and not METHODS[row.method].trains:
+        return 0.0  # the base model, from which it is measured
+    return getattr(row, name)
+
+
 def _positions(values: Sequence[float]) -> tuple[list[float], dict[str, Any]]:
     """Where costs are on their axis, and the settings of that axis.
 
@@ -195,6 +202,8 @@ def _cost_words(cost: str, value: float) -> str:
         return duration_text(value)
     if cost == "trainable":
         return counted(int(value), "trained parameter")
+    if cost == "text_kl":
+        return f"{value:.4f} nats per token"
     return f"{value:,.0f} {'MB of memory' if cost == 'peak_memory' else 'kB'}"
 
 

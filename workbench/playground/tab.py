@@ -78,9 +78,9 @@ def offer(
     It keeps what the page has chosen when ``wanted`` names no other run that has edits. ``masks`` and ``example`` open
     the run again, with these edits on or with this prompt.
     """
-    choices = bench.run_choices(with_adapter=True)
-    ids = [id for _, id in choices]
     before = tab.wiring.state(request)
+    choices = bench.run_choices(with_adapter=True, also=(wanted, before.run, *before.others))
+    ids = [id for _, id in choices]
     id = next((id for id in (wanted, before.run, *ids) if id in ids), None)
     run_list = gr.Dropdown(choices=choices, value=id, interactive=bool(ids))
     others = gr.Dropdown(choices=choices, value=[i for i in before.others if i in ids])

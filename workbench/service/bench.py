@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from workbench.service.jobs import Jobs
 from workbench.service.loader import Loader
 from workbench.service.processes import Turns
 from workbench.service.session import Session
+from workbench.service.studies import Studies
 from workbench.settings import Limits, Settings
 
 _LISTED_RUNS = 200
@@ -38,6 +40,7 @@ class Workbench:
     followers: Followers
     session: Session
     comparisons: Comparisons
+    studies: Studies
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Workbench":
@@ -51,16 +54,21 @@ class Workbench:
         jobs = Jobs(store, check=check, turns=turns)
         comparisons = Comparisons(settings.comparisons_root, turns, check=check)
 
+        studies = Studies(settings.studies_root, turns, check=check, check_path=settings.check_path)
+
         def busy() -> bool:
-            return jobs.active() is not None or comparisons.working()
+            return jobs.active() is not None or comparisons.working() or studies.working()
 
         session = Session(settings.limits, Loader(settings.check_model), training=busy)
-        return cls(settings, store, jobs, Followers(store), session, comparisons)
+        followers = Followers(store, studies.find_run)
+        return cls(settings, store, jobs, followers, session, comparisons, studies)
 
     def find(self, id: str | None) -> Run | None:
-        """The run with this id, or None."""
+        """The run with this id, or None. The run of a cell of a study is ``STUDY/CELL``."""
         if not id:
             return None
+        if "/" in id:
+            return self.studies.find_run(id)
         try:
             return self.store.get(id)
         except InputError:
@@ -82,9 +90,14 @@ class Workbench:
         runs = self.store.list()[:_LISTED_RUNS]
         return next((run for run in runs if run.alive), runs[0] if runs else None)
 
-    def run_choices(self, *, with_adapter: bool = False) -> list[tuple[str, str]]:
-        """(words, id) of the newest runs for a list, newest first; ``with_adapter`` only those that can answer."""
-        runs = self.store.list()[:_LISTED_RUNS]
+    def run_choices(self, *, with_adapter: bool = False, also: Iterable[str | None] = ()) -> list[tuple[str, str]]:
+        """(words, id) of the newest runs for a list, newest first; ``with_adapter`` only those that can answer.
+
+        Runs of cells are in no list; those with an id in ``also`` come first.
+        """
+        cells = (self.studies.find_run(id) for id in dict.fromkeys(also))
+        runs: list[Run] = [run for run in cells if run is not None]
+        runs += self.store.list()[:_LISTED_RUNS]
         return [(describe_run(run), run.id) for run in runs if not with_adapter or has_adapter(run)]
 
 

@@ -43,6 +43,10 @@ class Follower:
         """Changes whenever the run wrote something, its process died, or the queue of runs changed."""
         return f"{self.run.version()}:{self._pausing()}:{self._waiting.mark()}:{self.run.state}"
 
+    def _is_own(self) -> bool:
+        """Whether the run is one of the store, so that it can be paused and resumed by itself."""
+        return self.run.path.parent == self._waiting.store.root
+
     def _pausing(self) -> bool:
         return (self.run.path / PAUSE_FILE).exists() and self.run.alive
 
@@ -71,7 +75,7 @@ class Follower:
                 "total": status["total_steps"],
                 "warning": status["warning"],
                 "message": f"{message}. This run is damaged: {problem}" if problem else message,
-                "can": actions(state, self._pausing()),
+                "can": actions(state, self._pausing()) if self._is_own() else [],
                 "queue": [{"id": id, "about": self._about(id)} for id in queue],
                 "about": describe_config(config),
                 "facts": facts(status, state, metrics, config),
@@ -145,16 +149,18 @@ class Follower:
 class Followers:
     """The runs that somebody is looking at, the last few of them."""
 
-    def __init__(self, store: RunStore) -> None:
+    def __init__(self, store: RunStore, find_elsewhere: Callable[[str], Run | None] = lambda id: None) -> None:
         self._store = store
+        self._find_elsewhere = find_elsewhere
         self._waiting = Waiting(store)
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Follower] = OrderedDict()
 
     def get(self, id: str) -> Follower | None:
         """The follower of a run; None when there is no such run."""
+        run = self._find_elsewhere(id)
         try:
-            run = self._store.get(id)
+            run = run or self._store.get(id)
         except InputError:
             return None
         with self._lock:

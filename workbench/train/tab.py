@@ -143,9 +143,10 @@ class TrainTab:
 def show(bench: Workbench, id: str) -> tuple[Any, ...]:
     """Put a run on the page: updates for `TrainTab.showing`."""
     run = bench.find(id)
-    choices = bench.run_choices()
+    choices = bench.run_choices(also=(id,))
     picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
-    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids() or bench.comparisons.working()
+    others = bench.comparisons.working() or bench.studies.working()
+    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids() or others
     return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
 
 

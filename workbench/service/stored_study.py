@@ -1,0 +1,240 @@
+"""One study on disk: a grid in a folder, as `jola.studies.grid` describes it, and how its process fares.
+
+::
+
+    ID/                   a grid that the app planned, and nothing else
+    .app/ID/opened.json   where a grid is that was made elsewhere and opened in the app
+    .app/ID/              status.json and log.txt of its process
+"""
+
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from jola.data.assets import ASSETS, DEFAULT_MODEL
+from jola.errors import InputError
+from jola.runs.run import Run
+from jola.studies.axes import is_path_like
+from jola.studies.estimates import Estimate, Pace
+from jola.studies.grid import Grid
+from jola.studies.schema import GRID_FILE
+from jola.system.typed_json import JsonFile, Line, read_valid_part
+from workbench.service.processes import last_sentence
+from workbench.service.stored_work import StoredWork
+from workbench.service.study_plan import method_titles
+
+OPENED_FILE = "opened.json"
+INTERRUPTED = 130
+"""Exit code of a grid that was stopped before all cells were made."""
+
+State = Literal["planned", "working", "finished", "stopped", "failed", "damaged"]
+
+
+class OpenedFile(JsonFile):
+    """``opened.json``: a grid that was made elsewhere."""
+
+    folder: Line
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Number of cells."""
+
+    done: int = 0
+    failed: int = 0
+    total: int = 0
+
+    @property
+    def left(self) -> int:
+        """Cells that have neither a result nor a failure."""
+        return self.total - self.done - self.failed
+
+
+class CellRun(Run):
+    """The run of a cell; its id names the study too, as ``STUDY/CELL``, which no run of a store can have."""
+
+    def __init__(self, path: Path, id: str) -> None:
+        super().__init__(path)
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+
+class StoredStudy(StoredWork):
+    """One study. The grid is read again when its plan changes; a result is read once."""
+
+    def __init__(self, root: Path, id: str, folder: Path | None = None) -> None:
+        super().__init__(root, id, folder)
+        self._grid: tuple[tuple[int, int], Grid] | None = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether it was made elsewhere, so that the app leaves its folder where it is."""
+        return (self.own / OPENED_FILE).exists()
+
+    def is_there(self) -> bool:
+        """Whether the app knows this study; the folder of an opened one may be gone."""
+        return self.opened or (self.folder / GRID_FILE).exists()
+
+    def grid(self) -> Grid:
+        """The grid. `InputError` when there is none any more, or it is damaged."""
+        try:
+            found = os.stat(self.folder / GRID_FILE)
+        except OSError:
+            raise InputError(
+                f"The folder {self.folder} holds no grid any more; restore it, or remove it here."
+            ) from None
+        mark = found.st_mtime_ns, found.st_ino
+        if self._grid is None or self._grid[0] != mark:
+            self._grid = mark, Grid.open(self.folder)
+        return self._grid[1]
+
+    @property
+    def created(self) -> float:
+        """When it was planned or opened, in seconds since the epoch."""
+        created = self.status().get("created")
+        if created is not None:
+            return float(created)
+        for path in (self.own / OPENED_FILE, self.folder / GRID_FILE):
+            with suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0
+
+    def progress(self) -> Progress:
+        """How many cells are done; `Progress()` when the grid cannot be read."""
+        try:
+            grid = self.grid()
+            existing = set(os.listdir(self.folder / "cells")) & grid.planned.keys()
+        except FileNotFoundError:
+            return Progress(total=len(grid.planned))
+        except (InputError, OSError):
+            return Progress()
+        # As texts: paths of thousands of cells take longer to make than to look up.
+        folders = [f"{self.folder}/cells/{name}" for name in existing]
+        left = [folder for folder in folders if not os.path.exists(f"{folder}/result.json")]
+        failed = sum(os.path.exists(f"{folder}/failed.json") for folder in left)
+        return Progress(len(folders) - len(left), failed, len(grid.planned))
+
+    def mark(self, progress: Progress | None = None) -> str:
+        """Changes with the plan, and whenever another cell is done or has failed; empty when there is no grid."""
+        progress = progress or self.progress()
+        return f"{self._grid[0]}:{progress.done}:{progress.failed}" if self._grid is not None and progress.total else ""
+
+    def state(self, progress: Progress | None = None) -> tuple[State, str]:
+        """(the state now, why it failed or stopped in one sentence)."""
+        try:
+            self.grid()
+        except InputError as error:
+            return "damaged", str(error)
+        status = self.status()
+        if self.working:
+            return "working", "It stops when the running cell has saved its state." if status.get("stopped") else ""
+        progress = progress or self.progress()
+        if not progress.left:
+            return "finished", _failures(progress.failed)
+        if status.get("stopped"):
+            return "stopped", "Results are kept; Continue goes on from the last checkpoint."
+        code = status.get("code")
+        if isinstance(code, int) and code < 0:
+            return "failed", f"The process was ended by signal {-code}; Continue goes on with the cells that are left."
+        if isinstance(code, int) and code > 1 and code != INTERRUPTED:
+            return "failed", last_sentence(self) or f"The process ended with exit code {code} and printed no message."
+        if status.get("failed"):
+            return "failed", str(status["failed"])
+        if status.get("started") or progress.done or progress.failed:
+            return "stopped", "Some cells are not done; Continue makes them."
+        return "planned", "No cell is made yet; Continue begins."
+
+    def estimate(self, names: list[str]) -> Estimate:
+        """Expected time and memory of cells, by those that are done."""
+        return Pace(self.grid()).estimate(names)
+
+    def used_seconds(self) -> float:
+        """Time of all cells that are done, one after the other."""
+        return sum(result["seconds"] for result in self.grid().results().values())
+
+    def run_of(self, cell: str) -> CellRun | None:
+        """The run of a cell; None when there is none yet."""
+        try:
+            grid = self.grid()
+        except InputError:
+            return None
+        if cell not in grid.planned:
+            return None
+        run = CellRun(grid.cell(cell).run.path, f"{self.id}/{cell}")
+        return run if run.is_run() else None
+
+    def title(self) -> str:
+        """Methods, tasks and seeds in one line."""
+        try:
+            plans = self.grid().plans
+        except InputError:
+            return self.folder.name
+        arms = dict.fromkeys(arm for plan in plans for arm in plan["arms"])
+        tasks = list(dict.fromkeys(task for plan in plans for task in plan["tasks"]))
+        seeds = len({seed for plan in plans for seed in plan["seeds"]})
+        shown = ", ".join(Path(task).name if is_path_like(task) else task for task in tasks[:2])
+        named = shown if len(tasks) < 3 else f"{len(tasks)} tasks"
+        return f"{method_titles(arms)} · {named} · {seeds} seed{'s' if seeds > 1 else ''}"
+
+    def about(self) -> str:
+        """Model, sizes and folder in one line."""
+        try:
+            plans = self.grid().plans
+        except InputError:
+            return str(self.folder)
+        models = list(dict.fromkeys(model for plan in plans for model in plan["models"]))
+        names = [ASSETS[DEFAULT_MODEL].title if model == "default" else model for model in models]
+        sizes = sorted({size for plan in plans for size in plan["train_sizes"]}, key=lambda size: size or float("inf"))
+        listed = [f"{size:,}" if size else "all" for size in sizes]
+        few = ", ".join(listed) if len(listed) < 5 else f"{listed[0]} to {listed[-1]}"
+        return " · ".join((", ".join(names), f"{few} training examples", str(self.folder)))
+
+    def row(self, progress: Progress | None = None) -> dict[str, Any]:
+        """A row of the list of studies."""
+        progress = progress or self.progress()
+        state, message = self.state(progress)
+        return {
+            "id": self.id,
+            "title": self.title(),
+            "about": self.about(),
+            "state": state,
+            "message": message,
+            "done": progress.done,
+            "failed": progress.failed,
+            "total": progress.total,
+            "created": f"{datetime.fromtimestamp(self.created):%d %b %H:%M}",
+            "opened": self.opened,
+        }
+
+    def write_begin(self) -> dict[str, Any]:
+        """The changes of the status with which a process begins."""
+        now = time.time()
+        return {
+            "created": self.created or now,
+            "started": now,
+            "ended": None,
+            "stopped": False,
+            "code": None,
+            "failed": "",
+        }
+
+
+def opened_folder(own: Path) -> Path | None:
+    """The folder that ``opened.json`` names; None when there is no such file."""
+    folder = read_valid_part(own / OPENED_FILE, OpenedFile)[0].get("folder")
+    return Path(folder) if folder else None
+
+
+def _failures(failed: int) -> str:
+    if not failed:
+        return ""
+    return (
+        "One cell failed; choose it to see why." if failed == 1 else f"{failed:,} cells failed; choose one to see why."
+    )

@@ -1,0 +1,263 @@
+"""Studies as processes of their own, started with the command that a shell user types.
+
+One folder holds those of the app, beside the runs and never among them; `workbench.service.stored_study` describes it.
+Grids in other folders can be opened, and stay where they are. A grid that a shell runs is shown and stopped like one of
+the app.
+
+Studies are not queued: one is refused while a run trains or waits, and while a comparison or another study is at work.
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.runs.ids import fresh_id, is_plain_name
+from jola.runs.trash import Trash
+from jola.studies.axes import Arm, Axes, config_of, short_hash, slug
+from jola.studies.grid import Grid
+from jola.system.files import disk_errors, json_bytes, replace_file
+from workbench.service.processes import End, Kind, Processes, Turns, wait_until
+from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, opened_folder
+from workbench.service.stored_work import APP_FOLDER
+
+GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
+ALL_DONE = "All cells of this study are done; add cells to go on."
+LISTED = 100
+_NOUN = "study"
+_CLOSED_FILE = "closed.json"
+"""What ``opened.json`` is called when the study was removed from the list."""
+
+
+class Studies:
+    """Starts, finds, opens, stops and deletes studies.
+
+    Args:
+        root: Their folder.
+        turns: Shared with everything that must not work at the same time.
+        command: What makes the cells of a folder: the command line ``jola grid run``.
+        check: Raises `InputError` for settings that this app may not train with.
+        check_path: Raises `InputError` for a folder that this app may not open.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        turns: Turns,
+        command: Sequence[str] = GRID_COMMAND,
+        check: Callable[[RunConfig], None] = lambda config: None,
+        check_path: Callable[[str], None] = lambda path: None,
+    ) -> None:
+        self.root = Path(os.path.abspath(root))
+        self.turns, self.command, self.check, self.check_path = turns, tuple(command), check, check_path
+        self.turns.add(_NOUN, self._why_others_wait)
+        kind = Kind(_NOUN, self._command, StoredStudy.processes, _write_end)
+        self._processes = Processes(turns, kind)
+        self._known: dict[str, StoredStudy] = {}
+        self._lock = threading.Lock()
+
+    # Finding
+
+    def list(self) -> "list[StoredStudy]":
+        """The studies there are, newest first, at most `LISTED`."""
+        return sorted(self._stored(), key=lambda one: (-one.created, one.id))[:LISTED]
+
+    def _stored(self) -> Iterator[StoredStudy]:
+        names: dict[str, None] = {}
+        for folder in (self.root, self.root / APP_FOLDER):
+            with suppress(OSError):
+                names |= dict.fromkeys(
+                    entry.name for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)
+                )
+        found = (self.find(name) for name in names)
+        yield from (one for one in found if one is not None)
+
+    def find(self, id: str | None) -> StoredStudy | None:
+        """The study with this id, or None."""
+        if not id or not is_plain_name(id) or (self.root / id).is_symlink():
+            return None
+        folder = opened_folder(self.root / APP_FOLDER / id)
+        with self._lock:
+            found = self._known.get(id)
+            if found is None or found.folder != (folder or self.root / id):
+                found = self._known[id] = StoredStudy(self.root, id, folder)
+        return found if found.is_there() else None
+
+    def get(self, id: str) -> StoredStudy:
+        """The study with this id. `InputError` when there is none."""
+        found = self.find(id)
+        if found is None:
+            raise InputError("There is no such study any more; choose another one.")
+        return found
+
+    def find_run(self, id: str | None) -> CellRun | None:
+        """The run of a cell by its id ``STUDY/CELL``; None when there is no such run."""
+        study, slash, cell = (id or "").partition("/")
+        found = self.find(study) if slash else None
+        return found.run_of(cell) if found is not None else None
+
+    def active(self) -> StoredStudy | None:
+        """The study that a process is working on, whoever started it."""
+        return next((found for found in self._stored() if found.working), None)
+
+    def working(self) -> bool:
+        """Whether a study is at work."""
+        return self.active() is not None
+
+    # Planning and starting
+
+    def start(self, axes: Axes, arms: Mapping[str, Arm], settings: Any, neutral: Mapping[str, Any]) -> StoredStudy:
+        """Plan a study, and begin it in a process of its own; the arguments are those of `Grid.plan`.
+
+        `InputError` when something cannot or may not be trained, and while other work is under way; nothing is planned
+        then.
+        """
+        self._check(axes, arms, neutral)
+        with self.turns.locked():
+            self.turns.check(_NOUN)
+            name = fresh_id(axes.tasks[0] if len(axes.tasks) == 1 else "study")
+            found = StoredStudy(self.root, name)
+            try:
+                Grid.plan(found.folder, axes, arms, settings, neutral)
+            except BaseException:
+                found.discard()
+                raise
+            self._begin(found)
+        return self.get(name)
+
+    def extend(
+        self, id: str, axes: Axes, arms: Mapping[str, Arm], settings: Any, neutral: Mapping[str, Any]
+    ) -> StoredStudy:
+        """Add cells to a study and begin them. `InputError` as for `start`, and for other settings than its own."""
+        found = self.get(id)
+        self._check(axes, arms, neutral)
+        with self.turns.locked():
+            self.turns.check(_NOUN)
+            Grid.plan(found.folder, axes, arms, settings, neutral)
+            self._must_have_work(found)
+            self._begin(found)
+        return found
+
+    def resume(self, id: str) -> StoredStudy:
+        """Make the cells of a study that are not done. `InputError` as for `start`."""
+        found = self.get(id)
+        grid = found.grid()
+        for plan in grid.plans:
+            axes = Axes(**{name: tuple(values) for name, values in plan.items()})
+            self._check(axes, grid.arms, grid.content.get("neutral", {}))
+        with self.turns.locked():
+            self.turns.check(_NOUN)
+            self._must_have_work(found)
+            self._begin(found)
+        return found
+
+    def retry(self, id: str, cell: str = "") -> bool:
+        """Forget why a cell failed, or why all of them did, and make them again; whether that has begun.
+
+        While the study is at work they wait until it is continued. `InputError` as for `start`.
+        """
+        found = self.get(id)
+        grid = found.grid()
+        if cell and cell not in grid.planned:
+            raise InputError("There is no such cell any more; open the study again.")
+        if not found.working:
+            self.turns.check(_NOUN)  # before anything is forgotten
+        grid.retry([cell] if cell else None)
+        if found.working:
+            return False
+        self.resume(id)
+        return True
+
+    def stop(self, id: str) -> None:
+        """Ask the process of a study to stop; the running cell saves its state. Nothing happens when it has ended."""
+        found = self.get(id)
+        if found.working:
+            found.write_status(stopped=True)
+            self._processes.stop(found)
+
+    def _check(self, axes: Axes, arms: Mapping[str, Arm], neutral: Mapping[str, Any]) -> None:
+        """Refuse tasks and models that this app may not use."""
+        arm = arms[axes.arms[0]]
+        first = next(axes.cells(arms))
+        for task in axes.tasks:
+            for model in axes.models:
+                self.check(config_of(arm, first._replace(task=task, model=model), neutral, ""))
+
+    @staticmethod
+    def _must_have_work(found: StoredStudy) -> None:
+        if not found.progress().left:
+            raise InputError(ALL_DONE)
+
+    def _begin(self, found: StoredStudy) -> None:
+        try:
+            self._processes.launch(found, **found.write_begin())
+        except InputError as error:
+            found.write_status(ended=time.time(), failed=str(error))
+            raise
+
+    # Folders
+
+    def open(self, folder: str) -> StoredStudy:
+        """Show the grid in a folder, which stays there. `InputError` when there is none, or it may not be read."""
+        text = folder.strip()
+        if not text or "\0" in text:
+            raise InputError("The folder is empty; write the path of a folder with a grid, as `jola grid plan` makes.")
+        self.check_path(text)
+        path = Path(text).expanduser().resolve()
+        Grid.open(path)
+        if path.parent == self.root.resolve():
+            return self.get(path.name)
+        found = StoredStudy(self.root, f"{slug(path.name)}-{short_hash(str(path))}", path)
+        with disk_errors(found.own):
+            found.own.mkdir(parents=True, exist_ok=True)
+        replace_file(found.own / OPENED_FILE, json_bytes({"folder": str(path)}))
+        return self.get(found.id)
+
+    def remove(self, id: str) -> None:
+        """Move a study to the trash, or forget one that was opened. `InputError` while it works."""
+        found = self.get(id)
+        if found.opened:
+            (found.own / OPENED_FILE).replace(found.own / _CLOSED_FILE)
+            return
+        if found.working:
+            raise InputError("This study is at work; stop it before you delete it.")
+        trash = Trash(self.root)
+        trash.put(found.folder)
+        for gone in trash.purge():
+            if not (self.root / gone.id).exists():
+                shutil.rmtree(self.root / APP_FOLDER / gone.id, ignore_errors=True)
+
+    def restore(self, id: str) -> StoredStudy:
+        """Bring a deleted study back. `InputError` when it is gone for good."""
+        closed = self.root / APP_FOLDER / id / _CLOSED_FILE
+        if is_plain_name(id) and closed.exists():
+            closed.replace(closed.with_name(OPENED_FILE))
+            return self.get(id)
+        try:
+            Trash(self.root).restore(id)
+        except InputError as error:
+            raise InputError("This study cannot be brought back any more.") from error
+        return self.get(id)
+
+    def wait(self, id: str, seconds: float) -> bool:
+        """Whether the study ended within ``seconds``."""
+        found = self.get(id)
+        return wait_until(lambda: not found.working, seconds)
+
+    def _why_others_wait(self, noun: str) -> str:
+        other = "Another" if noun == _NOUN else "A"
+        return f"{other} study is at work; wait for its end, or stop it." if self.working() else ""
+
+    def _command(self, found: StoredStudy) -> Sequence[str]:
+        return [*self.command, str(found.folder)]
+
+
+def _write_end(found: StoredStudy, end: End) -> None:
+    found.write_status(ended=time.time(), code=end.code)

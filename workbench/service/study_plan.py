@@ -1,0 +1,168 @@
+"""What a study compares, as the form asks for it: methods, learning rates, tasks, training examples, models, seeds."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jola.config import RunConfig
+from jola.errors import InputError
+from jola.methods import METHODS, method_named
+from jola.studies.axes import AXES, NEUTRAL, Arm, Axes, checked_axes, expand_arms, numbers, words_of
+from jola.studies.grid import Grid
+from jola.studies.methods import tried_rates
+from jola.studies.presets import PRESETS, preset_named
+
+TRIES = (1, 3, 5)
+"""Learning rates of each method."""
+MOST_CELLS = 20_000
+_MOST_CHARACTERS = 4_000
+_MOST_FACTOR = 100.0
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """The axes of a study.
+
+    Args:
+        methods: Names of methods with their default settings.
+        variants: Comma-separated arms with other settings, as ``jola grid plan --methods`` takes them.
+        tries: Learning rates of each method that has one: its default, and as many above it as below.
+        factor: Ratio of two neighboring learning rates.
+        tasks: Tasks or groups of tasks.
+        train_sizes: Comma-separated numbers of training examples; 0 uses all.
+        seeds: Comma-separated numbers.
+        models: Names, Hub ids or folders.
+    """
+
+    methods: tuple[str, ...] = ("jola", "lora")
+    variants: str = ""
+    tries: int = 1
+    factor: float = 3.0
+    tasks: tuple[str, ...] = ("sentiment",)
+    train_sizes: str = "200"
+    seeds: str = "42,43,44"
+    models: tuple[str, ...] = ("default",)
+
+    @classmethod
+    def of_preset(cls, name: str) -> "StudyPlan":
+        """The axes of a table or figure of the paper. `InputError` when there is no such preset."""
+        preset = preset_named(name)
+        plain = tuple(arm for arm in preset.arms if arm in METHODS)
+        return cls(
+            methods=plain,
+            variants=", ".join(arm for arm in preset.arms if arm not in METHODS),
+            tasks=preset.tasks,
+            train_sizes=", ".join(map(str, preset.train_sizes)),
+            seeds="42",
+            models=preset.models,
+        )
+
+    @classmethod
+    def of_grid(cls, grid: Grid) -> "StudyPlan":
+        """The axes of the last plan of a grid, with every arm as it is labelled."""
+        plan = grid.plans[-1]
+        return cls(
+            methods=tuple(arm for arm in plan["arms"] if arm in METHODS),
+            variants=", ".join(arm for arm in plan["arms"] if arm not in METHODS),
+            tasks=tuple(plan["tasks"]),
+            train_sizes=", ".join(map(str, plan["train_sizes"])),
+            seeds=", ".join(map(str, plan["seeds"])),
+            models=tuple(plan["models"]),
+        )
+
+    def expanded(self, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Axes, dict[str, Arm]]:
+        """The axes and the arms with these settings. `InputError` for what is not valid, as the form labels it."""
+        texts = {"Variants": self.variants, "Training examples": self.train_sizes, "Seeds": self.seeds}
+        for title, text in texts.items():
+            if len(text) > _MOST_CHARACTERS:
+                raise InputError(f"{title} is longer than {_MOST_CHARACTERS:,} characters; write less.")
+        named = [*self._texts(settings), *words_of(self.variants)]
+        if not named:
+            raise InputError("No method is chosen; tick at least one.")
+        if not self.tasks:
+            raise InputError("No task is chosen; choose at least one.")
+        if not self.models:
+            raise InputError("No model is chosen; choose at least one.")
+        arms = expand_arms(named, settings)
+        sizes, seeds = numbers(self.train_sizes, "Training examples"), numbers(self.seeds, "Seeds")
+        for title, values, example in (("Training examples", sizes, "200"), ("Seeds", seeds, "42")):
+            if not values:
+                raise InputError(f"{title} is empty; give at least one whole number, such as {example}.")
+        axes = checked_axes(arms, self.tasks, sizes, seeds, self.models)
+        number = len(arms) * len(axes.tasks) * len(axes.train_sizes) * len(axes.seeds) * len(axes.models)
+        if number > MOST_CELLS:
+            raise InputError(
+                f"This asks for {number:,} cells, and the app plans {MOST_CELLS:,} at most; choose fewer methods, "
+                "tasks, sizes or seeds, or use `jola grid plan`."
+            )
+        return axes, arms
+
+    def _texts(self, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+        """The arms of the chosen methods: the default learning rate has no label of its own, so that it is one arm."""
+        chosen = [name for name in METHODS if name in self.methods]
+        chosen += [method_named(name).name for name in self.methods if name not in METHODS]
+        if self.tries == 1:
+            return chosen
+        if self.tries not in TRIES:
+            raise InputError(f"Learning rates is {self.tries}; choose one of {', '.join(map(str, TRIES))}.")
+        if not 1 < self.factor <= _MOST_FACTOR:
+            raise InputError(f"Factor is {self.factor:g}; it must be above 1 and at most {_MOST_FACTOR:g}.")
+        texts = []
+        for name in chosen:
+            texts.append(name)
+            if "learning_rate" not in METHODS[name].unused_settings:
+                rates = learning_rates(default_rate(name, settings), self.tries, self.factor)
+                texts.append(f"{name}:learning_rate={'/'.join(rates)}")
+        return texts
+
+
+def default_rate(method: str, settings: Mapping[str, Mapping[str, Any]]) -> float:
+    """The learning rate of a method with these settings."""
+    return float(expand_arms([method], settings)[method].settings["training"]["learning_rate"])
+
+
+def learning_rates(default: float, tries: int, factor: float) -> list[str]:
+    """The rates of `tried_rates` beside the default one: as many below it as above."""
+    rates = tried_rates(default, tries, factor)
+    return [f"{rate:g}" for number, rate in enumerate(rates) if number != tries // 2]
+
+
+def grid_settings(config: RunConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """(settings that all arms share, those that change no result), in the form that `Grid.plan` takes.
+
+    The learning rate is that of each method.
+    """
+    groups = {"model": config.model, "data": config.data, "training": config.training}
+    shared = {
+        group: {name: value for name, value in dataclasses.asdict(part).items() if name not in (*AXES, "output")}
+        for group, part in groups.items()
+    }
+    shared["training"]["learning_rate"] = None
+    neutral = {name: shared["training"].pop(name) for name in NEUTRAL if name in shared["training"]}
+    return shared, neutral
+
+
+def preset_choices() -> list[tuple[str, str]]:
+    """(title, name) of every preset."""
+    return [(preset.title, name) for name, preset in PRESETS.items()]
+
+
+def method_titles(arms: Iterable[str]) -> str:
+    """``JoLA, LoRA (3 arms)``: methods of arms, with the number of arms where there are several."""
+    counts: dict[str, int] = {}
+    for arm in arms:
+        method = arm.partition(":")[0]
+        counts[method] = counts.get(method, 0) + 1
+    titles = {method: METHODS[method].title if method in METHODS else method for method in counts}
+    return ", ".join(f"{titles[m]} ({count} arms)" if count > 1 else titles[m] for m, count in counts.items())
+
+
+def size_words(axes: Axes, cells: int) -> str:
+    """``18 cells: 3 arms × 2 tasks × 3 seeds``, without factors of 1; arms that train nothing have fewer cells."""
+    factors: Sequence[tuple[int, str]] = (
+        (len(axes.arms), "arm"), (len(axes.tasks), "task"), (len(axes.train_sizes), "size"),
+        (len(axes.models), "model"), (len(axes.seeds), "seed"),
+    )  # fmt: skip
+    words = [f"{count:,} {noun}{'s' if count > 1 else ''}" for count, noun in factors if count > 1 or noun == "arm"]
+    return f"{cells:,} cell{'' if cells == 1 else 's'}: {' × '.join(words)}"

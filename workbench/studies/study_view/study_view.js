@@ -1,0 +1,274 @@
+/* The studies there are, the chosen one with its cells, and one cell, fed by a long poll while the place is in sight.
+ *
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Everything that came from a
+ * file or a person is written with textContent.
+ */
+const find = (selector) => element.querySelector(selector);
+const root = find(".sv");
+const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+const isDark = () => document.body.classList.contains("dark");
+const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
+const make = (tag, properties = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+};
+
+const STATE_WORDS = {
+  planned: "Planned", working: "Working", finished: "Finished", stopped: "Stopped", failed: "Failed", damaged: "Damaged",
+};
+const asked = new URLSearchParams(location.search);
+const view = {
+  id: props.value || "", token: "", drawn: null, inSight: false, chosen: null, leaving: null,
+  cell: asked.get("tab") === "studies" ? asked.get("cell") || "" : "", cellFacts: null, kick: null,
+};
+
+/* Give up the question that the server holds, and ask another one. */
+const askAnew = () => {
+  view.token = "";
+  if (view.kick) view.kick();
+};
+
+const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
+const matrix = makeMatrix(find(".sv-frame"), async (row, column) => {
+  const answer = await server.cell_at([view.id, row, column]);
+  if (!answer || !answer.cell) return;
+  chooseCell(answer.cell.name);
+  showCell(answer.cell);
+}, (words) => setText(find(".sv-line"), words));
+element.studyMatrix = matrix;
+
+// The list
+
+const makeRow = () => {
+  const choose = make("button", { type: "button" });
+  const row = make("tr", {}, make("td", { className: "sv-row-state" }), make("td", {}, choose), make("td"),
+    make("td", { className: "sv-number" }), make("td"));
+  row.addEventListener("click", () => { if (row.dataset.id !== view.id) act("choose", { id: row.dataset.id }); });
+  return row;
+};
+
+const showList = (list) => {
+  const body = find("tbody");
+  while (body.childElementCount > list.length) body.lastElementChild.remove();
+  while (body.childElementCount < list.length) body.append(makeRow());
+  list.forEach((found, index) => {
+    const row = body.children[index], [state, words, about, done, begun] = row.children;
+    row.dataset.id = found.id;
+    row.dataset.state = found.state;
+    const chosen = found.id === view.id;
+    row.classList.toggle("sv-row-chosen", chosen);
+    if (chosen) words.firstChild.setAttribute("aria-current", "true");
+    else words.firstChild.removeAttribute("aria-current");
+    setText(state, STATE_WORDS[found.state]);
+    setText(words.firstChild, found.title);
+    words.firstChild.title = found.title;
+    setText(about, found.about);
+    about.title = found.about;
+    const failed = found.failed ? `, ${found.failed.toLocaleString("en")} failed` : "";
+    setText(done, `${found.done.toLocaleString("en")} of ${found.total.toLocaleString("en")}${failed}`);
+    setText(begun, found.created);
+  });
+  find(".sv-first").hidden = list.length > 0;
+  find(".sv-list").hidden = !list.length;
+  root.dataset.count = list.length;
+};
+
+// The chosen one
+
+const showCounts = (counts) => {
+  const shown = Object.entries(STATES).filter(([, state]) => counts[state.name]);
+  const list = find(".sv-counts");
+  const wanted = JSON.stringify([shown.map(([code, state]) => [code, counts[state.name]]), isDark()]);
+  if (list.dataset.wanted === wanted) return;
+  list.dataset.wanted = wanted;
+  list.replaceChildren(...shown.map(([code, state]) => {
+    const mark = make("canvas");
+    drawCell(fit(mark, 14, 14), code, 0, 0, 14, 14, colorsNow());
+    return make("li", {}, mark, `${counts[state.name].toLocaleString("en")} ${state.words}`);
+  }));
+};
+
+const showChosen = (chosen) => {
+  view.chosen = chosen;
+  find(".sv-chosen").hidden = !chosen;
+  root.dataset.id = chosen ? chosen.id : "";
+  root.dataset.work = chosen ? chosen.state : "";
+  root.dataset.done = chosen ? chosen.done : "";
+  if (!chosen) return;
+  setText(find("#sv-title"), chosen.title);
+  setText(find(".sv-about"), chosen.about);
+  const working = chosen.state === "working", left = chosen.total - chosen.done - chosen.failed;
+  find(".sv-stop").hidden = !working;
+  find(".sv-resume").hidden = working || !left || chosen.state === "damaged";
+  find(".sv-retry-all").hidden = !chosen.failed;
+  find(".sv-more").hidden = working || chosen.state === "damaged";
+  // It keeps its place, so that a second click on Stop does not delete.
+  const remove = find(".sv-remove");
+  setText(remove, chosen.opened ? "Remove from the list" : "Delete");
+  remove.disabled = working && !chosen.opened;
+  remove.title = remove.disabled ? "Stop the study before you delete it." : chosen.opened ? "The folder stays where it is." : "";
+  const failed = chosen.failed ? `, ${chosen.failed.toLocaleString("en")} failed` : "";
+  const counts = `${chosen.done.toLocaleString("en")} of ${chosen.total.toLocaleString("en")} cells done${failed}`;
+  const parts = [STATE_WORDS[chosen.state], counts, chosen.used, chosen.left].filter(Boolean).join(" · ");
+  setText(find(".sv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
+  find(".sv-chosen").dataset.state = chosen.state;
+  const bar = find(".sv-progress");
+  bar.hidden = chosen.state === "finished" || chosen.state === "damaged";
+  bar.setAttribute("aria-valuemax", chosen.total);
+  bar.setAttribute("aria-valuenow", chosen.done);
+  bar.firstChild.style.width = `${100 * Math.min(1, (chosen.done + chosen.failed) / Math.max(1, chosen.total))}%`;
+  const now = find(".sv-now");
+  now.hidden = !chosen.now.length;
+  setText(now, chosen.now.map(([name, step]) => `${name}: ${step}`).join(" · "));
+  find(".sv-study-log").hidden = !chosen.log;
+  setText(find(".sv-study-log pre"), chosen.log);
+  find(".sv-cells").hidden = !chosen.labels;
+  if (!chosen.labels) return;
+  showCounts(chosen.counts);
+  matrix.set(chosen.labels, chosen.cells);
+};
+
+// One cell
+
+const CELL_WORDS = { done: "Done", running: "Running", failed: "Failed", interrupted: "Interrupted", open: "Waiting" };
+
+const showCell = (cell) => {
+  view.cellFacts = cell;
+  find(".sv-card").hidden = !cell;
+  root.dataset.cell = cell ? cell.name : "";
+  matrix.choose(cell ? cell.at : null);
+  if (!cell) return;
+  setText(find("#sv-cell-title"), cell.arm);
+  const state = find(".sv-cell-state");
+  state.dataset.state = cell.state;
+  const sentence = cell.failure || cell.step;
+  setText(state, `${CELL_WORDS[cell.state]}${sentence ? `: ${sentence}` : ""}`);
+  find(".sv-card dl").replaceChildren(...cell.facts.flatMap(([what, value]) =>
+    [make("dt", { textContent: what }), make("dd", { textContent: value })]));
+  find(".sv-cell-log").hidden = !cell.log;
+  setText(find(".sv-cell-log pre"), cell.log);
+  find(".sv-playground").hidden = !cell.edits;
+  find(".sv-answers").hidden = cell.state !== "done" || !cell.run;
+  find(".sv-train").hidden = !cell.run;
+  find(".sv-retry").hidden = cell.state !== "failed";
+};
+
+const chooseCell = (name) => {
+  view.cell = name;
+  askAnew();
+  if (!name) showCell(null);
+  putIntoAddress();
+};
+find(".sv-close").addEventListener("click", () => chooseCell(""));
+for (const name of ["playground", "answers", "train"]) {
+  find(`.sv-${name}`).addEventListener("click", () => { if (view.cellFacts) act(name, { id: view.cellFacts.run }); });
+}
+find(".sv-retry").addEventListener("click", () => { if (view.cellFacts) act("retry", { cell: view.cellFacts.name }); });
+find(".sv-retry-all").addEventListener("click", () => act("retry", { cell: "" }));
+
+/* Deleting may be refused: it is told when the study is gone. */
+const tellDeleted = (list) => {
+  if (!view.leaving || list.some((found) => found.id === view.leaving.id)) return;
+  find(".sv-undo").dataset.id = view.leaving.id;
+  const words = view.leaving.opened ? "Removed from the list" : "Deleted the study of";
+  setText(find(".sv-toast-words"), view.leaving.opened ? `${words}; the folder is as it was.` : `${words} ${view.leaving.created}.`);
+  find(".sv-toast").hidden = false;
+  view.leaving = null;
+};
+
+const apply = (snapshot) => {
+  root.dataset.state = "ready";
+  showList(snapshot.list);
+  tellDeleted(snapshot.list);
+  showChosen(snapshot.chosen);
+  showCell(snapshot.cell);
+  redraw();
+};
+
+/* The figures are drawn again when there are other results, another study, or another color of the page. */
+const redraw = () => {
+  const wanted = `${view.chosen ? view.chosen.id + view.chosen.mark : ""} ${isDark()}`;
+  if (view.drawn === wanted) return;
+  view.drawn = wanted;
+  act("redraw");
+};
+new MutationObserver(() => {
+  if (root.dataset.state !== "ready" || !view.inSight) return;
+  if (view.chosen && view.chosen.labels) showCounts(view.chosen.counts);
+  redraw();
+}).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+// What is done
+
+find(".sv-stop").addEventListener("click", () => act("stopwork"));
+find(".sv-resume").addEventListener("click", () => act("resumework"));
+find(".sv-remove").addEventListener("click", () => {
+  if (!view.chosen) return;
+  view.leaving = view.chosen;
+  act("remove");
+});
+find(".sv-undo").addEventListener("click", () => {
+  find(".sv-toast").hidden = true;
+  act("restore", { id: find(".sv-undo").dataset.id });
+});
+find(".sv-dismiss").addEventListener("click", () => { find(".sv-toast").hidden = true; });
+find(".sv-more").addEventListener("click", () => act("more"));
+find(".sv-small").addEventListener("click", () => act("small"));
+find(".sv-open").addEventListener("submit", (event) => {
+  event.preventDefault();
+  act("openfolder", { folder: find("#sv-folder").value });
+});
+
+watch("value", () => {
+  if (view.id && view.id !== props.value) view.cell = "";
+  view.id = props.value || "";
+  askAnew();
+  putIntoAddress();
+});
+
+/* The address names the place, the study and the cell while they are in sight, so that a reload and a link find them. */
+const putIntoAddress = () => {
+  const address = new URL(location), parts = address.searchParams;
+  const put = (name, value) => { if (value) parts.set(name, value); else parts.delete(name); };
+  if (view.inSight) {
+    parts.set("tab", "studies");
+    put("study", view.id);
+    put("cell", view.cell);
+  } else if (parts.get("tab") === "studies") {
+    for (const name of ["tab", "study", "cell"]) parts.delete(name);
+  } else return;
+  if (address.href !== location.href) history.replaceState(null, "", address);
+};
+
+const own = (window.__studyView = (window.__studyView || 0) + 1);  // a remount retires the old loop
+(async () => {
+  let wait = 500;
+  while (element.isConnected && own === window.__studyView) {
+    const inSight = root.offsetParent !== null;
+    if (inSight !== view.inSight) {
+      // While the page begins, its own address says where it goes.
+      view.inSight = inSight;
+      if (document.documentElement.dataset.ready) putIntoAddress();
+    }
+    if (!inSight || document.visibilityState !== "visible") { await sleep(250); continue; }
+    const [id, cell] = [view.id, view.cell];
+    try {
+      const kicked = new Promise((resolve) => { view.kick = () => resolve("kicked"); });
+      const answer = await Promise.race([server.news([id, view.token, cell]), kicked]);
+      if (answer === "kicked") continue;
+      if (!answer || !answer.token) throw new Error("no answer");
+      wait = 500;
+      root.dataset.connection = "live";
+      if (answer.view && id === view.id && cell === view.cell) {
+        view.token = answer.token;
+        apply(JSON.parse(answer.view));
+      }
+    } catch {
+      root.dataset.connection = "lost";
+      await sleep(wait);
+      wait = Math.min(8000, 2 * wait);
+    }
+    await sleep(150);
+  }
+})();

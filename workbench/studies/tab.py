@@ -1,0 +1,237 @@
+"""Studies: grids of cells. A form at the left; the studies, their cells and their results at the right."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from jola.errors import InputError
+from workbench.service.bench import Workbench
+from workbench.studies import study_form
+from workbench.studies.panel import Panel, build_results
+from workbench.studies.study_view import study_view
+from workbench.ui import markup
+from workbench.ui.events import DARK, PRIVATE
+
+# What the buttons do
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """Why something cannot be done to a study; empty when it was."""
+    try:
+        action()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def open_folder(bench: Workbench, folder: str) -> tuple[str | None, str]:
+    """Show the grid in a folder: (its id, nothing), or (None, why not)."""
+    try:
+        return bench.studies.open(folder).id, ""
+    except InputError as error:
+        return None, str(error)
+
+
+def remove(bench: Workbench, id: str) -> tuple[str, str]:
+    """Move a study to the trash, or forget an opened one: (the id of the one to show now, what went wrong)."""
+    sentence = refusal(lambda: bench.studies.remove(id))
+    return (id, sentence) if sentence else (first(bench), "")
+
+
+def restore(bench: Workbench, id: str) -> tuple[str, str]:
+    """Bring a study back: (the id of the one to show now, what went wrong)."""
+    try:
+        return bench.studies.restore(id).id, ""
+    except InputError as error:
+        return first(bench), str(error)
+
+
+def first(bench: Workbench, asked: str | None = None) -> str:
+    """The id of the study to show: the one in the address, the one at work, or the newest; empty for none."""
+    found = bench.studies.find(asked) or bench.studies.active()
+    listed = [] if found else bench.studies.list()
+    return found.id if found else listed[0].id if listed else ""
+
+
+# The page
+
+
+@dataclass(frozen=True)
+class StudiesTab:
+    """The parts that the app connects with other places.
+
+    ``view.playground``, ``view.answers`` and ``view.train`` are events that ask to open the run of a cell; `said` gives
+    its ``id``.
+    """
+
+    view: gr.HTML
+    start: gr.Button
+
+    def showing(self) -> list[Any]:
+        """The outputs of `show`."""
+        return [self.view, self.start]
+
+
+def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
+    """Put a study on the page: updates for `StudiesTab.showing`."""
+    return first(bench, asked), gr.Button(interactive=True)
+
+
+def said(event: gr.EventData, name: str) -> str:
+    """What an event of the component says under a name."""
+    return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
+
+
+def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
+    """Lay the place out and connect its own events."""
+    with gr.Row(elem_classes="jw-place"):
+        with gr.Column(elem_classes="jw-settings", scale=0):
+            inputs = study_form.basic_fields()
+            preset = study_form.preset_field()
+            with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
+                inputs |= study_form.more_fields()
+            with gr.Column(elem_classes="jw-go"):
+                cost_box = gr.HTML("", apply_default_css=False, elem_id="studies-cost")
+                message = gr.HTML("", apply_default_css=False, elem_id="studies-message")
+                with gr.Row(elem_classes="jw-buttons"):
+                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    start = gr.Button("Start study", variant="primary", interactive=False, elem_id="studies-start")
+        with gr.Column(elem_classes=["jw-work", "jw-studies"], scale=1):
+            view = study_view(bench.studies)
+            panel = build_results()
+    _connect_form(bench, place, view, inputs, preset, start, message, cost_box)
+    _connect_view(bench, view, message)
+    _connect_results(bench, view, panel)
+    return StudiesTab(view, start)
+
+
+def _connect_form(
+    bench: Workbench,
+    place: gr.Tab,
+    view: gr.HTML,
+    inputs: dict[str, gr.components.Component],
+    preset: gr.Dropdown,
+    start: gr.Button,
+    message: gr.HTML,
+    cost_box: gr.HTML,
+) -> None:
+    """Starting, the size of what the form asks for, and what fills the form in."""
+    fields: list[Any] = list(inputs.values())
+    events: Any = view
+
+    def on_start(shown: str, *values: Any) -> tuple[Any, ...]:
+        id, sentence = study_form.start(bench, study_form.given(inputs, values), shown)
+        if id is None:  # and not once more where the size would be
+            return gr.skip(), markup.note(sentence, "error"), ""
+        return id, "", gr.skip()
+
+    def on_cost(shown: str, *values: Any) -> str:
+        return study_form.cost(bench, study_form.given(inputs, values), shown)
+
+    def filled(values: dict[str, Any], sentence: str) -> list[Any]:
+        return [markup.note(sentence, "good"), *(values.get(name, gr.skip()) for name in inputs)]
+
+    def refused(error: InputError) -> list[Any]:
+        return [markup.note(str(error), "error"), *(gr.skip() for _ in inputs)]
+
+    def on_more(id: str) -> list[Any]:
+        try:
+            return filled(*study_form.more(bench, id))
+        except InputError as error:
+            return refused(error)
+
+    def on_preset(name: str) -> list[Any]:
+        if not name:
+            return [gr.skip()] * (1 + len(inputs))
+        try:
+            return filled(study_form.of_preset(name), "The form has the axes of the preset; change what you like.")
+        except InputError as error:
+            return refused(error)
+
+    def on_small() -> list[Any]:
+        return filled(study_form.SMALL, "")
+
+    start.click(on_start, [view, *fields], [view, message, cost_box], **PRIVATE)
+    changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
+    costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
+    gr.on([place.select, *changes], trigger_mode="always_last", **costing)
+    events.redraw(trigger_mode="always_last", **costing)  # another study is shown, or it has another result
+    preset.input(on_preset, preset, [message, *fields], **PRIVATE)
+    events.more(on_more, view, [message, *fields], **PRIVATE)
+    events.small(on_small, None, [message, *fields], **PRIVATE)
+
+
+def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
+    """Choosing, opening, stopping, continuing, trying again, deleting."""
+    events: Any = view
+
+    def on_choose(event: gr.EventData) -> Any:
+        found = bench.studies.find(said(event, "id"))
+        return found.id if found is not None else gr.skip()
+
+    def on_open(event: gr.EventData) -> tuple[Any, str]:
+        id, sentence = open_folder(bench, said(event, "folder"))
+        return (gr.skip() if id is None else id), markup.note(sentence, "error")
+
+    def on_stop(id: str) -> str:
+        return markup.note(refusal(lambda: bench.studies.stop(id)), "error")
+
+    def on_resume(id: str) -> str:
+        return markup.note(refusal(lambda: bench.studies.resume(id)), "error")
+
+    def on_retry(id: str, event: gr.EventData) -> str:
+        try:
+            begun = bench.studies.retry(id, said(event, "cell"))
+        except InputError as error:
+            return markup.note(str(error), "error")
+        return "" if begun else markup.note("The study is at work; Continue makes the cell again when it has ended.")
+
+    def on_remove(id: str) -> tuple[str, str]:
+        shown, sentence = remove(bench, id)
+        return shown, markup.note(sentence, "error")
+
+    def on_restore(event: gr.EventData) -> tuple[str, str]:
+        shown, sentence = restore(bench, said(event, "id"))
+        return shown, markup.note(sentence, "error")
+
+    events.choose(on_choose, None, view, **PRIVATE)
+    events.openfolder(on_open, None, [view, message], **PRIVATE)
+    events.stopwork(on_stop, view, message, **PRIVATE)
+    events.resumework(on_resume, view, message, **PRIVATE)
+    events.retry(on_retry, view, message, trigger_mode="multiple", **PRIVATE)
+    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **PRIVATE)
+    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
+
+
+def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
+    """Draw when results are new, and when another view, table, task, metric or cost is chosen."""
+    always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
+    chosen = [view, *panel.choices()]
+
+    def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:
+        return panel.by_component(panel.draw(bench.studies.find(id), *choice, dark=dark))
+
+    # Gradio finds out by the annotation that a listener wants the event.
+    def on_news(
+        id: str, view: str, best: bool, metric: Any, task: Any, model: Any, size: Any, cost: Any, table: Any,
+        event: gr.EventData,
+    ) -> dict[Any, Any]:  # fmt: skip
+        return draw(id, view, best, metric, task, model, size, cost, table, dark=bool(event._data.get("dark")))
+
+    def on_choice(id: str, *choice: Any) -> dict[Any, Any]:
+        *rest, dark = choice
+        return draw(id, *rest, dark=bool(dark))
+
+    events: Any = view
+    events.redraw(on_news, chosen, panel.outputs(), **always)
+    lists = (panel.best, panel.metric, panel.task, panel.model, panel.size, panel.cost, panel.table)
+    gr.on([one.input for one in lists], on_choice, [*chosen, panel.dark], panel.outputs(), js=DARK, **always)
+    for name, tab in panel.tabs.items():
+
+        def on_view(id: str, _: str, *choice: Any, name: str = name) -> dict[Any, Any]:
+            *rest, dark = choice
+            return {**draw(id, name, *rest, dark=bool(dark)), panel.view: name}
+
+        tab.select(on_view, [*chosen, panel.dark], panel.outputs(), js=DARK, **always)
