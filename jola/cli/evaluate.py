@@ -75,7 +75,10 @@ def evaluate(
     quantize: Quantize = None,
     json: Json = False,
 ) -> None:
-    """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval."""
+    """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval.
+
+    Under torchrun or accelerate launch, each process answers its share of the examples.
+    """
     if side_effects is not None or layers or reading:
         if metrics or base or (reading and (layers or side_effects is not None)):
             raise InputError(
@@ -93,12 +96,19 @@ def evaluate(
             raise InputError("--metrics scores the answers that a run kept; leave --task out.")
         _score_kept(find_run(adapter), metrics, base, first_reference, json)
         return
-    with console.ConsoleProgress() as progress:
+    with console.ConsoleProgress() as shown:
         quiet_libraries()
         from jola import JoLAModel, Template, load_task
-        from jola.evaluation.answering import answer_examples
+        from jola.evaluation.answering import answer_together
         from jola.evaluation.answers import check_installed, default_metrics, score_answers
+        from jola.model.loading import pick_device
+        from jola.system.distributed import SINGLE_PROCESS, launched, meet
+        from jola.system.progress import Quiet
 
+        if device_map and launched() > 1:
+            raise InputError(SINGLE_PROCESS)
+        first = meet(lambda: pick_device(device).type == "cpu")
+        progress = shown if first else Quiet()
         folder, run = find_adapter(adapter)
         settings = run.config().get("data", {}) if run else {}
         own_template = settings.get("template", "auto")
@@ -123,7 +133,7 @@ def evaluate(
 
         def measure(name: str) -> None:
             progress.phase(f"Testing {name}", len(loaded.test) * (1 + scored))
-            kept = answers[name] = answer_examples(
+            kept = answer_together(
                 edited,
                 loaded.test,
                 prompts,
@@ -133,6 +143,9 @@ def evaluate(
                 beams=settings.get("beams", 1),
                 progress=lambda done, total: progress.advance(done),
             )
+            if kept is None or not first:
+                return
+            answers[name] = kept
             found[name] = score_answers(kept, default_metrics(kept, list(names)), first_reference=first_reference)
             result[name] = {score.metric: _plain(score) for score in found[name]}
 
@@ -141,9 +154,10 @@ def evaluate(
             with edited.disable_edits():
                 measure("base")
             as_tested = task is None and model is None and template == own_template
-            if run and as_tested and _keep_base(run, answers):
+            if first and run and as_tested and _keep_base(run, answers):
                 progress.note("The answers without edits are now kept with the run.")
-    _show(result, found, json)
+    if first:
+        _show(result, found, json)
 
 
 def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference: bool, json: bool) -> None:

@@ -6,11 +6,61 @@ from typing import TYPE_CHECKING
 
 from jola.data.examples import Template
 from jola.data.records import Example
-from jola.evaluation.scoring import Progress, exact_match, option_likelihood
+from jola.evaluation.scoring import Progress, answer_tokens, exact_match, option_likelihood
 from jola.runs.answers import LogLikelihoods, TestAnswer
+from jola.system.distributed import joined, share
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
+
+
+class Stopped(Exception):
+    """Raised by whoever is called with the progress, to stop what makes it."""
+
+
+def answer_together(
+    model: "EditedModel",
+    examples: Sequence[Example],
+    template: Template,
+    labels: Sequence[str] | None = None,
+    *,
+    options: bool = False,
+    max_new_tokens: int | None = None,
+    beams: int = 1,
+    progress: Progress | None = None,
+) -> list[TestAnswer] | None:
+    """`answer_examples`, shared out over the processes of a launch, which all call this and all get all answers.
+
+    Args:
+        progress: Called with the estimated (done, total) of all processes. It may raise `Stopped`.
+
+    Returns:
+        None if `progress` stopped one of the processes.
+    """
+    mine, total = share(examples), len(examples) * (1 + options)
+
+    def advance(done: int, own_total: int) -> None:
+        if progress is not None:
+            progress(total * done // own_total, total)
+
+    if max_new_tokens is None:
+        max_new_tokens = answer_tokens(examples, template)
+    answers: list[TestAnswer] | None = []
+    try:
+        if mine:
+            answers = answer_examples(
+                model,
+                mine,
+                template,
+                labels,
+                options=options,
+                max_new_tokens=max_new_tokens,
+                beams=beams,
+                progress=advance,
+            )
+    except Stopped:
+        answers = None
+    return joined(answers)
 
 
 def answer_examples(

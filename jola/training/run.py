@@ -21,7 +21,7 @@ from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
 from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.evaluation.answering import answer_examples
+from jola.evaluation.answering import Stopped, answer_together
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
 from jola.evaluation.metrics import Score
 from jola.evaluation.scoring import Accuracy
@@ -32,7 +32,7 @@ from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.distributed import by_first, launched, meet
+from jola.system.distributed import SINGLE_PROCESS, by_first, launched, meet
 from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
@@ -54,8 +54,8 @@ def run_training(
 ) -> Run:
     """Train, save the adapter and test it.
 
-    Under ``accelerate launch`` or ``torchrun`` every process calls this and trains on its share of each batch; the
-    first one writes the run, reports to `progress` and tests.
+    Under ``accelerate launch`` or ``torchrun`` every process calls this and trains on its share of each batch and
+    tests its share of the examples; the first one writes the run and reports to `progress`.
 
     Args:
         config: All settings; ``training.output`` names the run directory, empty makes one in the run store.
@@ -77,7 +77,7 @@ def run_training(
         raise InputError("--resume needs --output, the directory of the run to go on with.")
     _check_tracker(config.training.report_to)
     if config.model.device_map and launched() > 1:
-        raise InputError("--device-map spreads one process over all devices; start a single process, or leave it out.")
+        raise InputError(SINGLE_PROCESS)
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     progress = progress if progress and first else Quiet()
 
@@ -162,11 +162,12 @@ def _train(
     facts = {"Task": f"{prepared.task.name}, {len(prepared.train.rows)} training examples, {_seeds(config)}"}
     follower = RunFollower(run, progress, stop)
     fitted = _fit_stages(run, stages, prepared, follower, facts, checkpoint, first)
+    seconds = time.time() - started
+    follower.agree(prepared.model.device)
+    answers = None if follower.ending else _test(run, config, prepared, follower, progress, first)
     if not first:
         return
-    seconds = time.time() - started
     run.write_status(step=fitted.steps)
-    answers = None if follower.ending else _test(run, config, prepared, follower, progress)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
     if stages.finished:  # the last stage trains something else than the first
@@ -278,7 +279,7 @@ def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower
         follower.progress.advance(done)
         follower.look_for_pause()
         if follower.ending:
-            raise _Stopped
+            raise Stopped
 
     def measured(numbers: dict[str, Any]) -> None:
         found.append(numbers)
@@ -291,7 +292,7 @@ def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower
     if first:
         run.write_status(state="training", stage=stages.left[0].title)
     measured_with: dict[str, Any] = {}
-    with suppress(_Stopped):
+    with suppress(Stopped):
         settings, tensors = model.method.compute(stages.settings, model.geometry, passes)
         model.replace_edits(settings, seed)
         model.method.load(model.own_interventions(), tensors)
@@ -330,7 +331,7 @@ def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progres
 
 
 def _test(
-    run: Run, config: RunConfig, prepared: Prepared, follower: RunFollower, progress: Progress
+    run: Run, config: RunConfig, prepared: Prepared, follower: RunFollower, progress: Progress, first: bool
 ) -> list[TestAnswer] | None:
     """The answers to the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
     task = prepared.task
@@ -342,22 +343,21 @@ def _test(
         progress.advance(done)
         follower.look_for_pause()
         if follower.ending and done < total:
-            raise _Stopped
+            raise Stopped
 
-    run.write_status(state="evaluating")
+    if first:
+        run.write_status(state="evaluating")
     progress.phase("evaluate", len(task.test) * (1 + options))
-    with suppress(_Stopped):
-        return answer_examples(
-            prepared.model,
-            task.test,
-            prepared.template,
-            task.labels,
-            options=options,
-            max_new_tokens=task.max_new_tokens,
-            beams=config.data.beams,
-            progress=advance,
-        )
-    return None
+    return answer_together(
+        prepared.model,
+        task.test,
+        prepared.template,
+        task.labels,
+        options=options,
+        max_new_tokens=task.max_new_tokens,
+        beams=config.data.beams,
+        progress=advance,
+    )
 
 
 def _result(prepared: Prepared, fitted: Fit, stages: Stages, seconds: float, scores: Sequence[Score]) -> dict[str, Any]:
@@ -439,7 +439,3 @@ def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
                 )
     stored.training.output = config.training.output
     return stored
-
-
-class _Stopped(Exception):
-    """Testing was cut short on request."""

@@ -1,0 +1,145 @@
+"""Two processes train, validate and test together, and get what one gets."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jola.config import RunConfig
+from jola.data.examples import Template
+from jola.data.tasks import load_task
+from jola.errors import InputError
+from jola.evaluation.answering import Stopped, answer_examples, answer_together
+from jola.jola_model import JoLAModel
+from jola.methods.houlsby import HoulsbyConfig
+from jola.methods.lora import LoRAConfig
+from jola.runs.run import Run
+from jola.system import distributed
+from jola.training.run import run_training
+from tests import ROOT
+from tests.jola.training.test_run import TOGETHER, Place, environment, place, tensors
+
+__all__ = ["place"]
+
+METHODS = {"lora": LoRAConfig(rank=2, dropout=0.0), "houlsby": HoulsbyConfig(reduction_factor=4)}
+# In one process the same examples are in the batches of two accumulated steps.
+COMMON = {"max_grad_norm": 0.0, "epochs": 2}
+
+
+def settings(place: Place, method: str, output: Path, **training: Any) -> RunConfig:
+    config = dataclasses.replace(place.settings(output, **COMMON | training), method=method, edits=METHODS[method])
+    config.data.test_size = 5  # which two processes cannot share evenly
+    return config
+
+
+@pytest.fixture(scope="module")
+def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
+    """Runs of two processes, one after the other, and then a test of the first; with what was printed."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "train.py").write_text(TOGETHER)
+    commands = [
+        ["train", "--json", "--method", name, *settings(place, name, folder / name).flags()] for name in METHODS
+    ]
+    commands.append(["evaluate", str(folder / "lora"), "--base", "--dtype", "float32", "--device", "cpu", "--json"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += [str(folder / "train.py"), str(folder), *("|".join(arguments) for arguments in commands)]
+    done = subprocess.run(
+        command, env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    yield folder, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+class TestMethods:
+    def test_both_processes_end_with_the_same_edits(
+        self, method: str, together: tuple[Path, list[dict[str, Any]]]
+    ) -> None:
+        number = [*METHODS].index(method) + 1
+        first, second = (load_file(together[0] / f"{number}-{rank}.safetensors") for rank in (0, 1))
+        assert first
+        assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+    def test_they_learn_what_one_learns_from_the_same_batches(
+        self, method: str, together: tuple[Path, list[dict[str, Any]]], place: Place, tmp_path: Path
+    ) -> None:
+        one = run_training(settings(place, method, tmp_path / "run", gradient_accumulation=2))
+        two = Run.open(together[0] / method)
+        expected, found = tensors(one), tensors(two)
+        assert expected.keys() == found.keys()
+        for name, tensor in expected.items():
+            torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-4)
+        for measure in ("loss", "validation_cross_entropy", "validation_accuracy"):
+            values = [[entry[measure] for entry in run.metrics() if measure in entry] for run in (one, two)]
+            assert values[0] == pytest.approx(values[1], rel=1e-3)
+            assert values[0]
+
+
+class TestAnswers:
+    def test_all_examples_are_answered_once_and_as_by_one_process(
+        self, together: tuple[Path, list[dict[str, Any]]], place: Place
+    ) -> None:
+        for method in METHODS:
+            run = Run.open(together[0] / method)
+            task = load_task(run.run_config().data, run.run_config().training.seed)
+            model = JoLAModel.from_adapter(run.adapter_dir, model=place.model, dtype="float32", device="cpu")
+            template = Template(model.tokenizer, run.run_config().data.template)
+            expected = answer_examples(model, task.test, template, task.labels, max_new_tokens=task.max_new_tokens)
+            assert [(a.id, a.answer) for a in run.answers()] == [(a.id, a.answer) for a in expected]
+            assert len(expected) == 5
+
+    def test_evaluate_prints_once_and_counts_all(self, together: tuple[Path, list[dict[str, Any]]]) -> None:
+        *_, evaluated = together[1]
+        assert len(together[1]) == len(METHODS) + 1
+        assert evaluated["edited"]["exact_match"]["n"] == evaluated["base"]["exact_match"]["n"] == 5
+        tested = Run.open(together[0] / "lora").result()
+        assert tested is not None
+        assert evaluated["edited"]["exact_match"]["accuracy"] == tested["test"]["accuracy"]
+
+
+def test_a_stop_in_the_progress_leaves_no_answers(place: Place) -> None:
+    model = JoLAModel.from_pretrained(place.model, dtype="float32")
+    config = settings(place, "lora", Path("unused"))
+    task = load_task(config.data, 0)
+    told = []
+
+    def stop(done: int, total: int) -> None:
+        told.append((done, total))
+        raise Stopped
+
+    template = Template(model.tokenizer, "plain")
+    assert answer_together(model, task.test, template, task.labels, progress=stop) is None
+    assert told == [(5, 5)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 6])
+def test_shares_are_joined_in_order(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, processes = list(range(count)), 3
+    monkeypatch.setattr(distributed, "processes", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(distributed.distributed, "get_rank", lambda rank=rank: rank)
+        shares.append(distributed.share(items))
+
+    def gather(into: list[Any], mine: Any) -> None:
+        into[:] = shares
+
+    monkeypatch.setattr(distributed.distributed, "all_gather_object", gather)
+    assert distributed.joined(shares[0]) == items
+    shares[1] = None  # type: ignore[call-overload]
+    assert distributed.joined(shares[0]) is None
+
+
+def test_a_device_map_needs_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jola.cli.evaluate import evaluate
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(InputError, match="--device-map spreads one process"):
+        evaluate("some-run", device_map="auto")
