@@ -2,7 +2,6 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +10,6 @@ from tyro.conf import arg
 from jola.cli import console
 from jola.cli.common import Json, settings_type
 from jola.cli.grid import OMITTED, make_cells, shared_settings, state_text
-from jola.cli.selectors import compare
 from jola.errors import InputError
 from jola.methods import METHODS
 from jola.studies.axes import NEUTRAL, numbers, words_of
@@ -21,16 +19,7 @@ if TYPE_CHECKING:
     from jola.studies.grid import Grid
 
 
-def compare_command(arguments: Sequence[str]) -> Callable[..., None]:
-    """``jola compare`` of methods where ``--methods`` is given, else of selectors."""
-    of_methods = any(argument.partition("=")[0] == "--methods" for argument in arguments)
-    if arguments[:1] != ["compare"] or not of_methods:
-        return compare
-    _compare_methods.__name__ = "compare"
-    return _compare_methods
-
-
-def _compare_methods(
+def compare_methods(
     output: Annotated[Path, arg(help="Folder of the comparison, which is a grid; an interrupted one is resumed.")],
     methods: Annotated[
         str,

@@ -13,13 +13,12 @@ from tyro.extras import SubcommandApp
 
 from jola.cli import console
 from jola.cli.assets import assets
-from jola.cli.compare_methods import compare_command
 from jola.cli.evaluate import evaluate, generate
 from jola.cli.export import export
 from jola.cli.grid import grid
 from jola.cli.methods import methods_command
 from jola.cli.runs import runs
-from jola.cli.selectors import select
+from jola.cli.selectors import compare_command, select
 from jola.cli.tasks import tasks
 from jola.cli.train import train_command
 from jola.errors import InputError

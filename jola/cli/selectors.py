@@ -1,6 +1,7 @@
 """``jola select``: choose heads of a model for a task. ``jola compare``: such choices compared with JoLA's own."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,17 @@ def select(
         heads.save(output)
     if scores:
         found.save(scores)
+
+
+def compare_command(arguments: Sequence[str]) -> Callable[..., None]:
+    """``jola compare`` of methods where ``--methods`` is given, else of selectors."""
+    of_methods = any(argument.partition("=")[0] == "--methods" for argument in arguments)
+    if arguments[:1] != ["compare"] or not of_methods:
+        return compare
+    from jola.cli.compare_methods import compare_methods  # imports NumPy and SciPy
+
+    compare_methods.__name__ = "compare"
+    return compare_methods
 
 
 def compare(
