@@ -57,7 +57,7 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
 
         folder, run = find_adapter(place.adapter)
         passages = read_passages(files[0]) if files else None
-        test, template = [], ""
+        test, template = (), place.template
         if layers:
             data = place.data(run, LAYER_PROMPTS if place.test_size is None else place.test_size)
             test, template = _loaded(data, 0, progress).test, data.template
@@ -83,8 +83,8 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
         console.print_table(["on plain text", "nats per token (95 % interval over passages)"], rows)
         console.print_text(f"{effects.text}: {effects.tokens:,} tokens in {effects.passages:,} passages")
     if changes:
-        found = changes.to_frame().itertuples()
-        rows = [[str(row.layer), _interval(row.change, row.low, row.high)] for row in found]
+        means = zip(changes.change, changes.low, changes.high, strict=True)
+        rows = [[str(layer), _interval(*mean)] for layer, mean in enumerate(means)]
         console.print_table(["layer", "change of the residual stream (95 % interval over prompts)"], rows)
         console.print_text(f"{changes.n:,} prompts with {changes.tokens:,} tokens; ‖edited − base‖ / ‖base‖")
 

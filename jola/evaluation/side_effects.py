@@ -206,5 +206,5 @@ def _mean(values: NDArray[np.float64], counts: NDArray[np.int64]) -> Mean:
     """Mean per token of sums by passage."""
     low, high = None, None
     if len(values) > 1:
-        low, high = interval_of(np.stack([values, counts], 1), lambda sums: sums[0] / sums[1])
+        low, high = interval_of(np.stack([values, counts.astype(np.float64)], 1), lambda sums: sums[0] / sums[1])
     return Mean(float(values.sum() / counts.sum()), low, high)

@@ -137,7 +137,8 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
         train = _encode(task.train, template, config, "training", progress)
         validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
     prompts = max((row.completion_start for row in train.rows), default=0)
-    for sentence in filter(None, [*task.notes, train.rows and config.tuning.prompt_note(config.edits, prompts)]):
+    note = config.tuning.prompt_note(config.edits, prompts) if prompts else None
+    for sentence in (*task.notes, *([note] if note else [])):
         progress.note(sentence)
     return Prepared(task, model, template, train, validation)
 

@@ -106,13 +106,15 @@ def test_two_methods_answer_side_by_side(app: App, open_page: OpenPage, tiny_fol
         title: edited_run(app.runs / f"beside-{title.lower()}", tiny_folder, edits=settings)
         for title, settings in METHODS.items()
     }
+    runs["RED"].annotate(label="Beside RED")
     page = open_page(app, f"{runs['LoRA'].id}&tab=playground&prompt=A fine film")
+    page.set_default_timeout(TRAINING)
     page.wait_for_selector("#tokens table")
     page.wait_for_selector("#edit-map .em[data-site=weights]", state="attached")
     before = page.inner_text("#tokens .jw-picture")
     page.get_by_role("button", name="Compare or combine with other runs").click()
     page.click("#other-runs input")
-    page.get_by_role("option", name="beside-red").click()
+    page.get_by_role("option").filter(has_text="Beside RED").first.click()
     page.wait_for_function("(b) => document.querySelector('#tokens .jw-picture').innerText !== b", arg=before)
     # Token, base, the two runs, and their spread.
     assert page.locator("#tokens thead th").count() == 5
@@ -142,3 +144,4 @@ def test_a_zero_shot_run_is_titled_as_what_it_is(
     page.wait_for_function("() => document.querySelector('.rv-result').innerText.includes('n = 4')")
     assert page.inner_text("#rv-title") == "Base model without edits"
     assert "trains nothing" in page.inner_text(".rv-waiting-words")
+    assert not page.is_visible(".rv-meaning") and page.inner_text(".rv-result-box h2").lower() == "result"
