@@ -5,8 +5,8 @@
 Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model, with one thread. Each method is a
 process that is forked from one with the frozen model, whose weights all share. In each round every method does one step
 (forward with its penalty, backward, clipping, AdamW), one after the other, in an order that changes. A ratio is the
-median over rounds of the times of a round, so that a busy machine disturbs both sides alike. Memory is what a process
-has at most beyond what it had when it was forked.
+median over rounds of the processor times of a round, which other programs hardly disturb. Memory is what a process has
+at most beyond what it had when it was forked.
 
 Goals of the step: RED and BitFit at most 1.1 of JoLA's, LoReFT at most 1.3. LoFiT is its first stage.
 """
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str, Any]:
-    """Medians and quartiles of step time ÷ JoLA's, and memory ÷ JoLA's."""
+    """Medians and quartiles of processor time ÷ JoLA's, and memory ÷ JoLA's."""
     import torch
 
     # A process that has used several threads cannot be forked.
@@ -125,7 +125,7 @@ class Peer:
         self.memory = 0.0
 
     def step(self) -> float:
-        """Seconds of one step."""
+        """Processor seconds of one step."""
         self._connection.send("step")
         try:
             seconds, self.memory = self._connection.recv()
@@ -144,9 +144,9 @@ def _serve(make: Callable[[], Callable[[], None]], connection: Connection) -> No
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     step = make()
     while connection.recv():
-        start = time.perf_counter()
+        start = time.process_time()
         step()
-        connection.send((time.perf_counter() - start, _resident("VmHWM") - before))
+        connection.send((time.process_time() - start, _resident("VmHWM") - before))
 
 
 def _resident(name: str) -> float:
