@@ -77,12 +77,28 @@ def show_compare(page: Page) -> None:
     page.wait_for_timeout(2500)
 
 
+def show_studies(page: Page) -> None:
+    """A study of two methods with two seeds, made while the first picture is waited for; one cell is chosen."""
+    page.wait_for_selector('.sv[data-state="ready"]')
+    if page.get_attribute(".sv", "data-count") == "0":
+        page.click(".sv-small")
+        page.wait_for_function("document.querySelector('#studies-cost').innerText.includes('4 cells')")
+        page.click("#studies-start")
+    page.wait_for_selector('.sv[data-work="finished"]', timeout=900_000)
+    page.wait_for_selector("#studies-table-text table")
+    place = page.evaluate("document.querySelector('#study-view .sv').parentElement.studyMatrix.xy(0, 0)")
+    page.mouse.click(*place)
+    page.wait_for_selector(".sv-card:not([hidden])")
+    page.wait_for_timeout(1500)
+
+
 PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "train": ("train", show_train),
     "playground": ("playground", show_playground),
     "effects": ("playground", show_effects),
     "runs": ("runs", show_runs),
     "compare": ("compare", show_compare),
+    "studies": ("studies", show_studies),
 }
 
 
