@@ -90,7 +90,7 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     figure.update_xaxes(
         type="log", title="training examples", tickvals=ticks, ticktext=[_size_text(size) for size in sizes],
     )  # fmt: skip
-    figure.update_yaxes(title=text(known[0].metric or "score", 40))
+    figure.update_yaxes(title=text((known[0].metric or "score").replace("_", " "), 40))
     return _with_legend(figure, title, _note(known), dark=dark)
 
 
@@ -161,7 +161,7 @@ def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) 
             )
         )
     figure.update_xaxes(title=axis.unit, **axis_settings)
-    figure.update_yaxes(title=text(known[0].metric or "score", 40))
+    figure.update_yaxes(title=text((known[0].metric or "score").replace("_", " "), 40))
     return _with_legend(figure, title, f"{_note(known)}; filled: on the Pareto front of the means", dark=dark)
 
 
