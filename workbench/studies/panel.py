@@ -118,7 +118,7 @@ def build_results() -> Panel:
             parts["best"] = gr.Checkbox(
                 False,
                 label="One arm per method",
-                info="That with the lowest validation cross-entropy.",
+                info="The one that validation chooses.",
                 elem_id="studies-best",
             )
             parts["metric"] = _list("Metric", "metric")
