@@ -9,6 +9,7 @@ A selector uses only the frozen model: it neither uses nor changes the edits of 
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -249,6 +250,9 @@ def fit(
 ) -> Cost:
     """Train `parameters` with AdamW; the model is not changed.
 
+    `jola.training.fit.fit` trains the edits of a model. Selectors train masks, which are built anew for every pass,
+    with a linear schedule, no warm-up, no validation and no checkpoints.
+
     Args:
         intervention: Returns the intervention for the next pass, built from the parameters.
         decay: Whether the learning rate decays linearly to zero.
@@ -261,28 +265,29 @@ def fit(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / total if decay else 1.0)
     step = seen = 0
     threads = thread_control(selection.model.device)
-    for _ in range(budget.epochs):
-        order = torch.randperm(len(selection.rows), generator=generator).tolist()
-        for start in range(0, len(order), budget.batch_size):
-            rows = [selection.rows[index] for index in order[start : start + budget.batch_size]]
-            if before_step is not None:
-                before_step(step, total)
-            loss = selection.loss(rows, intervention())
-            if penalty is not None:
-                loss = loss + penalty()
-            optimizer.zero_grad()
-            loss.backward()
-            if budget.max_grad_norm > 0:
-                nn.utils.clip_grad_norm_(parameters, budget.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            seen += len(rows)
-            step += 1
-            selection.tell(step, total)
-            if threads:
-                threads.update()
-    if threads:
-        threads.restore()
+    with ExitStack() as at_end:
+        if threads:
+            at_end.callback(threads.restore)
+        for _ in range(budget.epochs):
+            order = torch.randperm(len(selection.rows), generator=generator).tolist()
+            for start in range(0, len(order), budget.batch_size):
+                rows = [selection.rows[index] for index in order[start : start + budget.batch_size]]
+                if before_step is not None:
+                    before_step(step, total)
+                loss = selection.loss(rows, intervention())
+                if penalty is not None:
+                    loss = loss + penalty()
+                optimizer.zero_grad()
+                loss.backward()
+                if budget.max_grad_norm > 0:
+                    nn.utils.clip_grad_norm_(parameters, budget.max_grad_norm)
+                optimizer.step()
+                schedule.step()
+                seen += len(rows)
+                step += 1
+                selection.tell(step, total)
+                if threads:
+                    threads.update()
     return Cost(steps=step, forward=seen, backward=seen)
 
 

@@ -36,6 +36,7 @@ from jola.selectors import (
     Random,
     TunedDSP,
     TunedPASS,
+    protocol,
 )
 from jola.selectors.dsp import COLDEST, HOTTEST, hard_top_k, soft_top_k, straight_through_top_k, temperature
 from jola.selectors.pass_ import (
@@ -545,3 +546,24 @@ def test_smp_sees_prompts_alone(tiny: Callable[..., JoLAModel], representation: 
     answered = [replace(example, completion="another answer") for example in EXAMPLES]
     model = tiny("llama")
     assert np.array_equal(selector(model, EXAMPLES, 3, 0).values, selector(model, answered, 3, 0).values)
+
+
+def test_threads_are_given_back_after_an_error(tiny: Callable[..., JoLAModel], monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[str] = []
+
+    class Threads:
+        def update(self) -> None:
+            given.append("update")
+
+        def restore(self) -> None:
+            given.append("restore")
+
+    def broken(step: int, total: int) -> None:
+        if step == 1:
+            raise InputError("stopped")
+
+    monkeypatch.setattr(protocol, "thread_control", lambda device: Threads())
+    factors = nn.Parameter(torch.ones(3, 4))
+    with pytest.raises(InputError, match="stopped"):
+        fit(selection(tiny("llama")), lambda: HeadFactors(factors), [factors], learning_rate=0.1, before_step=broken)
+    assert given == ["update", "restore"]
