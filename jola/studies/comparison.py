@@ -248,8 +248,11 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
         if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
             raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
         return
-    # Comparisons that do not name their method are of JoLA.
-    before, now = _by_name({"method": "jola"} | there.get("settings", {})), _by_name(settings)
+    # A comparison that does not name its method is of JoLA. Settings of model and data that earlier versions did not
+    # have are at their defaults. Those of the training are not filled in: some of their defaults have changed.
+    usual = {name: values for name, values in RunConfig().to_dict().items() if name in ("model", "data")}
+    stored = {"method": "jola"} | there.get("settings", {})
+    before, now = _by_name(usual) | _by_name(stored), _by_name(settings)
     for (group, name), value in now.items():
         if before.get((group, name)) != value:
             raise InputError(

@@ -328,6 +328,20 @@ def test_the_two_halves_can_have_different_heads(config: RunConfig, model: JoLAM
         assert trained.any() and not (trained & ~heads.array()).any(), "only open halves are trained"
 
 
+def test_settings_that_came_later_do_not_end_a_comparison(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    config.training.epochs = 1
+    grid = SelectorGrid(("random",), (), ("2",), (1,))
+    comparison = compare(config, grid, tmp_path / "c", model=model)
+    there = comparison.settings()
+    del there["settings"]["model"]["attn_implementation"], there["settings"]["data"]["data_seed"]
+    comparison.write_settings({name: value for name, value in there.items() if name != "format"})
+    assert compare(config, grid, tmp_path / "c", model=model).cells() == comparison.cells()
+    del there["settings"]["training"]["keep"]
+    comparison.write_settings({name: value for name, value in there.items() if name != "format"})
+    with pytest.raises(InputError, match="made with keep None"):
+        compare(config, grid, tmp_path / "c", model=model)
+
+
 def test_the_names_are_those_of_the_selectors() -> None:
     assert tuple(SELECTORS) == SELECTOR_NAMES
     assert get_args(SwapMethod) == SWAP_NAMES
