@@ -66,13 +66,8 @@ def show_runs(page: Page) -> None:
 
 
 def show_compare(page: Page) -> None:
-    """A comparison of two quick selectors, made while the picture is waited for the first time."""
-    page.wait_for_selector('.cv[data-state="ready"]')
-    if page.get_attribute(".cv", "data-count") == "0":
-        page.click(".cv-small")
-        page.wait_for_function("document.querySelector('#compare-cost').innerText.includes('3 trainings')")
-        page.click("#compare-start")
-    page.wait_for_selector('.cv[data-work="finished"]', timeout=900_000)
+    """The sample comparison."""
+    page.wait_for_selector('.cv[data-work="finished"]')
     page.wait_for_selector("#compare-heads-plot .js-plotly-plot")
     page.wait_for_timeout(2500)
 

@@ -80,6 +80,7 @@ def _serve(settings: Settings, console: Console) -> int:
 
         bench = Workbench.from_settings(settings)
         sample.install(bench.store)
+        sample.install_comparison(bench.comparisons.root)
         server = serve(build(bench), settings)
     console.print(
         f"JoLA Workbench is at {server.address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True

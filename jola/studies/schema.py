@@ -22,6 +22,8 @@ class ComparisonFile(JsonFile):
     versions: dict[str, Line] = Field(default_factory=dict)
     planned: list[Line] = Field(default_factory=list)
     test_examples: Line = ""
+    label: Line = ""
+    note: Text = ""
 
 
 class CostFile(JsonFile):

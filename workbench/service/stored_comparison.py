@@ -69,6 +69,16 @@ class StoredComparison(StoredWork):
     def _asked(self) -> dict[str, Any]:
         return read_valid_part(self.own / "asked.json", _AskedFile)[0]
 
+    @property
+    def label(self) -> str:
+        """A word that tells it from others; empty for most."""
+        return str(self._written().get("label", ""))
+
+    @property
+    def note(self) -> str:
+        """What to know about it; empty for most."""
+        return str(self._written().get("note", ""))
+
     def config(self) -> RunConfig:
         """The settings that all its cells share. `InputError` when they are damaged."""
         settings = self._written().get("settings") or self._asked().get("config")

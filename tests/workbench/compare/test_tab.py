@@ -16,10 +16,12 @@ from jola.selectors import HeadSet
 from jola.studies.results import Comparison
 from tests.workbench.compare.compared import OPEN, SHAPE, make_comparison
 from tests.workbench.edited import edited_run
+from tools import sample_comparison
 from workbench.compare import compare_view
 from workbench.compare import results as compare_results
 from workbench.compare import tab as compare
-from workbench.compare.panel import Panel
+from workbench.compare.panel import READINGS, Panel
+from workbench.service import sample
 from workbench.service.bench import Workbench
 from workbench.service.comparison_plan import Plan
 from workbench.service.comparisons import Comparisons
@@ -142,6 +144,89 @@ def test_the_list_tells_what_is_compared_and_how_far_it_is(bench: Workbench, mad
     assert compare_view.snapshot(bench.comparisons, "half")["token"] == found["token"]
     assert compare_view.snapshot(bench.comparisons, "one")["token"] != found["token"]
     assert compare_view.snapshot(bench.comparisons, "../one")["chosen"] is None
+
+
+def test_the_title_names_few_methods_and_counts_many(bench: Workbench) -> None:
+    plan = Plan(("jola", "dsp", "pass", "gradient", "random"), ("dsp", "pass"), ("auto",), (1, 2, 3))
+    assert plan.words() == "5 selectors and 2 gate swaps · K auto · 3 seeds"
+    make_comparison(bench.comparisons.root / "many", plan)
+    row = compare_view.snapshot(bench.comparisons, "many")["chosen"]
+    assert row["methods"] == "JoLA's gates, DSP, PASS, Gradient importance, Random, DSP gates, PASS gates"
+
+
+def test_the_map_has_three_readings(bench: Workbench, made: Comparison) -> None:
+    fresh = draw(bench, "one")
+    assert fresh["reading"].value == "sets"
+    titles = {}
+    for reading in READINGS:
+        updates = draw(bench, "one", reading=reading, known=fresh["known"], methods=list(PLAN.selectors))
+        assert "reading" not in updates, "what is chosen is not sent back"
+        titles[reading] = updates["heads_plot"].layout.title.text
+        code = json.loads(updates["heads_tools"])["code"].replace(".show()", "")
+        *before, last = code.rstrip().split("\n")
+        names: dict[str, Any] = {}
+        exec("\n".join([*before, f"figure = {last}"]), names)
+        assert names["figure"].to_json() == updates["heads_plot"].to_json()
+    assert len(set(titles.values())) == 3
+    many = Plan(("jola", "dsp", "smp", "gradient", "random"), (), ("3",), (1,))
+    make_comparison(bench.comparisons.root / "many", many)
+    assert draw(bench, "many")["reading"].value == "agreement"
+
+
+def test_accuracy_against_k_needs_several_k(bench: Workbench, made: Comparison) -> None:
+    assert draw(bench, "one", "accuracy")["by_k"].visible is True
+    make_comparison(bench.comparisons.root / "single", Plan(("jola", "random"), (), ("3",), (1, 2)))
+    updates = draw(bench, "single", "accuracy")
+    assert updates["by_k"].visible is False and "accuracy_plot" not in updates
+    assert updates["forest_plot"].data
+
+
+class TestSample:
+    def test_it_is_installed_once_and_shown(self, bench: Workbench) -> None:
+        root = bench.comparisons.root
+        assert sample.install_comparison(root) == root / sample.SAMPLE_ID
+        assert sample.install_comparison(root) is None
+        found = compare_view.snapshot(bench.comparisons, compare.first(bench))
+        chosen = found["chosen"]
+        assert (chosen["id"], chosen["state"], chosen["label"]) == (sample.SAMPLE_ID, "finished", "Sample")
+        assert "not which selector is best" in chosen["note"]
+        for view in ("heads", "overlap", "accuracy"):
+            assert draw(bench, sample.SAMPLE_ID, view)["message"] == ""
+        rows = Comparison.open(root / sample.SAMPLE_ID).rows()
+        assert {row.seeds for row in rows if row.protocol != "base"} == {3}
+        assert all(row.low is not None for row in rows)
+
+    def test_it_has_the_settings_of_its_script_and_is_small(self, bench: Workbench) -> None:
+        sample.install_comparison(bench.comparisons.root)
+        found = bench.comparisons.get(sample.SAMPLE_ID)
+        assert found.has_settings(sample_comparison.settings())
+        assert found.plan() == Plan(**vars(sample_comparison.GRID))
+        assert sample.COMPARISON_ARCHIVE.stat().st_size < sample_comparison.LARGEST
+
+    def test_the_archive_is_packed_from_its_own_results(self, bench: Workbench, tmp_path: Path) -> None:
+        folder = sample.install_comparison(bench.comparisons.root)
+        assert folder is not None
+        comparison = Comparison.open(folder)
+        sample_comparison.pack(comparison, tmp_path / "again.zip")
+        words = sample_comparison.check(tmp_path / "again.zip", tmp_path / "unpacked", comparison)
+        assert f"{len(comparison.cells())} cells" in words
+        (comparison.cell_folder("jola-seed1") / "result.json").unlink()
+        with pytest.raises(InputError, match="lacks jola-seed1"):
+            sample_comparison.pack(comparison, tmp_path / "again.zip")
+
+    def test_a_deleted_sample_does_not_come_back(self, bench: Workbench) -> None:
+        sample.install_comparison(bench.comparisons.root)
+        assert compare.remove(bench, sample.SAMPLE_ID) == ("", "")
+        assert sample.install_comparison(bench.comparisons.root) is None
+        assert bench.comparisons.list() == []
+        assert compare.restore(bench, sample.SAMPLE_ID) == (sample.SAMPLE_ID, "")
+
+    def test_a_folder_that_cannot_be_written_does_not_stop_the_app(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        (tmp_path / "file").write_text("")
+        assert sample.install_comparison(tmp_path / "file" / "comparisons") is None
+        assert "sample comparison is left out" in caplog.text
 
 
 def test_nothing_is_shown_of_a_comparison_without_results(bench: Workbench) -> None:

@@ -97,6 +97,7 @@ def _row(found: StoredComparison) -> dict[str, Any]:
         "about": about(found),
         "words": words(found),
         "methods": methods(found),
+        "label": found.label,
         "state": found.state,
         "done": sum(name in done for name in planned),
         "planned": len(planned),
@@ -114,6 +115,7 @@ def _chosen(found: StoredComparison) -> dict[str, Any]:
         "now_total": now.total if now else 0,
         "left": f"about {duration_text(left)} left" if left is not None else "",
         "log": log_tail(found) if state in ("failed", "stopped") else "",
+        "note": found.note,
         "folder": str(found.folder),
         "mark": found.mark(),
     }

@@ -21,6 +21,8 @@ const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
 
 // The list
 
+const titled = (found) => (found.label ? `${found.label}: ${found.words}` : found.words);
+
 const makeRow = () => {
   const choose = make("button", { type: "button" });
   const row = make("tr", {}, make("td", { className: "cv-row-state" }), make("td", {}, choose), make("td"),
@@ -42,14 +44,15 @@ const showList = (list) => {
     if (chosen) words.firstChild.setAttribute("aria-current", "true");
     else words.firstChild.removeAttribute("aria-current");
     setText(state, STATE_WORDS[found.state]);
-    setText(words.firstChild, found.words);
+    setText(words.firstChild, titled(found));
     words.firstChild.title = found.methods;
     setText(about, found.about);
     about.title = found.about;
     setText(done, `${found.done} of ${found.planned}`);
     setText(begun, found.created);
   });
-  find(".cv-first").hidden = list.length > 0;
+  // With the sample alone there is none of one's own yet.
+  find(".cv-first").hidden = list.some((found) => found.id !== "sample");
   find(".cv-all").hidden = !list.length;
   root.dataset.count = list.length;
 };
@@ -62,9 +65,11 @@ const showChosen = (chosen) => {
   root.dataset.id = chosen ? chosen.id : "";
   root.dataset.work = chosen ? chosen.state : "";
   if (!chosen) return;
-  setText(find("#cv-title"), chosen.words);
+  setText(find("#cv-title"), titled(chosen));
   find("#cv-title").title = chosen.methods;
   setText(find(".cv-about"), chosen.about);
+  setText(find(".cv-note"), chosen.note);
+  find(".cv-note").hidden = !chosen.note;
   const working = chosen.state === "working";
   find(".cv-stop").hidden = !working;
   find(".cv-more").hidden = working;
