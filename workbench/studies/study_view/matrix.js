@@ -127,7 +127,8 @@ const makeMatrix = (frame, pick, say) => {
     const firstColumn = Math.max(0, Math.floor(across / box.width));
     const lastColumn = Math.min(columns.length, Math.ceil((across + width - box.left) / box.width));
     pen.save();
-    pen.beginPath(); pen.rect(box.left, box.top, width - box.left, height - box.top); pen.clip();
+    // Two pixels more, for the frame around a cell at the edge.
+    pen.beginPath(); pen.rect(box.left - 2, box.top - 2, width - box.left + 2, height - box.top + 2); pen.clip();
     for (let row = firstRow; row < lastRow; row += 1) {
       for (let column = firstColumn; column < lastColumn; column += 1) {
         drawCell(pen, code(row, column), xOf(column), yOf(row), box.width - GAP, ROW - GAP, colors);
