@@ -43,7 +43,8 @@ class FixedGate(HardConcrete):
     """A gate whose value is given and does not train: 1 where ``mask`` (layers, units) is true, 0 elsewhere."""
 
     def __init__(self, mask: Tensor) -> None:
-        super().__init__(*mask.shape)
+        layers, units = mask.shape
+        super().__init__(layers, units)
         self.log_alpha.requires_grad_(False)
         with torch.no_grad():
             self.log_alpha.copy_((2 * mask.float() - 1) * SETTLED)

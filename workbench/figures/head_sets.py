@@ -171,7 +171,7 @@ def heads_against(sets: Mapping[str, HeadSet], reference: str = "jola", *, dark:
         map_axes(figure, index + 1, (layers, units), "heads", first=column == 0, last=index + across >= len(others))
         found = f'<span style="color:{colours.quiet}">{" · ".join(f"{count:,}" for count in counts)}</span>'
         heading(figure, index + 1, f"{method_name(method)}</b><br>{found}<b>", dark=dark)
-        figure.layout.annotations[-1].align = "left"
+        figure.layout["annotations"][-1]["align"] = "left"
     for index in range(len(others), down * across):
         figure.layout[f"xaxis{index + 1}"].visible = figure.layout[f"yaxis{index + 1}"].visible = False
     for name, ink in (
@@ -190,17 +190,17 @@ def heads_against(sets: Mapping[str, HeadSet], reference: str = "jola", *, dark:
         f"each map: both · only {method_name(reference)} · only the other"
     )
     above = 128
-    finish(figure, title, note, dark=dark, height=down * (each + _BETWEEN) - _BETWEEN + above + 44, headed=False)
+    height = down * (each + _BETWEEN) - _BETWEEN
+    finish(figure, title, note, dark=dark, height=height + above + 44, headed=False)
     figure.update_layout(
         margin={"t": above},
         showlegend=True,
         legend={
-            "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "itemclick": False, "itemdoubleclick": False,
-            "yref": "paper",
+            # Above the headings of the first row.
+            "x": 0, "xanchor": "left", "y": 1 + 38 / height, "yanchor": "bottom", "yref": "paper", "itemclick": False,
+            "itemdoubleclick": False,
         },
     )  # fmt: skip
-    # Above the headings of the first row.
-    figure.layout.legend.y = 1 + 38 / (down * (each + _BETWEEN) - _BETWEEN)
     return figure
 
 
