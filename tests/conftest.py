@@ -21,6 +21,16 @@ SHARED_CACHE = cache_home()
 """Where fetched assets lie for this user: tests may fill and read it, and write nowhere else outside their folders."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--examples", type=int, default=5, help="random examples of each attack in tests/soak")
+
+
+@pytest.fixture(scope="session")
+def examples(pytestconfig: pytest.Config) -> int:
+    """How many random examples each attack in tests/soak tries; `make soak` asks for more."""
+    return pytestconfig.getoption("--examples")
+
+
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty home for runs and assets, for this test alone."""

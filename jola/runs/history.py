@@ -9,6 +9,7 @@ unfinished record at the end, which readers ignore and the next writer cuts off.
 import json
 import math
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -66,9 +67,21 @@ def _read_layout(folder: Path, site: str) -> _Layout | None:
     if not header:
         return None
     layers, units, fields, names = header["layers"], header["units"], header["fields"], header.get("unit_names")
-    if (folder / f"{site}.f32").is_dir():
-        raise InputError(f"{folder / f'{site}.f32'} is a folder where a file is expected.")
+    _check_records(folder / f"{site}.f32")
     return _Layout(layers, units, tuple(fields), None if names is None else tuple(names))
+
+
+def _check_records(path: Path) -> None:
+    """`InputError` for records that are there and cannot be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "something else"
+        raise InputError(f"{path} is {what} where a file is expected.")
 
 
 def is_readable(folder: Path, site: str) -> bool:

@@ -103,7 +103,7 @@ class TestDamage:
     def test_the_weights_are_cut_short(self, tiny_folder: Path) -> None:
         path = tiny_folder / "model.safetensors"
         path.write_bytes(path.read_bytes()[:-100])
-        assert "file not fully covered" in refusal(tiny_folder)
+        assert re.search("file not fully covered|MetadataIncompleteBuffer", refusal(tiny_folder))
 
     def test_pickled_weights_are_not_read(self, tiny_folder: Path) -> None:
         (tiny_folder / "model.safetensors").unlink()
