@@ -13,6 +13,7 @@ TORCH ?=
 
 APP := .venv
 DEV := .venv-test
+LOWEST := .venv-lowest
 
 # One thread for each test worker: more would only fight over the cores. A worker that dies, or hangs until
 # pytest's faulthandler ends it, fails the run: replaced, it would leave `--dist loadgroup` waiting forever.
@@ -21,7 +22,7 @@ PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help app test test-fast lint format bench notebooks docs screenshots clean FORCE
+.PHONY: help app test test-fast test-lowest soak lint format bench notebooks docs screenshots clean FORCE
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s  %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,13 @@ test: $(DEV)/.installed ## Run every test; fetches the default model once and op
 
 test-fast: $(DEV)/.installed ## Run the tests that need neither the default model nor a browser
 	@$(PYTEST) -m "not browser and not default_model" $(ARGS)
+
+test-lowest: $(LOWEST)/.installed ## Run the tests of test-fast on the lowest versions that pyproject.toml admits
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+	  --max-worker-restart 0 -p no:cacheprovider -m "not browser and not default_model" $(ARGS)
+
+soak: $(DEV)/.installed ## Attack app and library at random; ARGS="--examples 400 --hypothesis-seed 1" for more or others
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest tests/soak --examples 200 -s $(ARGS)
 
 lint: $(DEV)/.installed-dev ## Check style, formatting, types and the direction of imports
 	$(DEV)/bin/python -m ruff check .
@@ -63,7 +71,7 @@ screenshots: $(DEV)/.installed ## Take the pictures in docs/images, every place 
 	@$(DEV)/bin/python tools/screenshots.py $(ARGS)
 
 clean: ## Remove the environments and what the tools left behind; runs and downloads stay
-	rm -rf $(APP) $(DEV) .venv-reference build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(APP) $(DEV) $(LOWEST) .venv-reference build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # Make the environment $(1) when it is missing or broken, then install this project and its extras $(2) into it.
@@ -89,6 +97,12 @@ $(APP)/.installed: pyproject.toml $(call stale,$(APP))
 
 $(DEV)/.installed: pyproject.toml $(call stale,$(DEV))
 	$(call install,$(DEV),[test])
+
+# Every package that pyproject.toml names is at its lower bound; PyTorch is then the index's build, which is large.
+$(LOWEST)/.installed: export PIP_CONSTRAINT = $(LOWEST)/constraints.txt
+$(LOWEST)/.installed: pyproject.toml tools/lowest.py $(call stale,$(LOWEST))
+	@mkdir -p $(LOWEST) && $(PYTHON) tools/lowest.py > $(LOWEST)/constraints.txt
+	$(call install,$(LOWEST),[test])
 
 $(DEV)/.installed-dev: $(DEV)/.installed
 	$(call install,$(DEV),[dev])
