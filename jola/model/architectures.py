@@ -4,6 +4,7 @@ Adding an architecture is one row in `ARCHITECTURES`: the module paths of its la
 projection and of the MLP within a layer. Whether the row is right is checked whenever such a model is loaded.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,6 +106,17 @@ def head_path(model: "PreTrainedModel") -> str:
     """Dotted path of the language-model head."""
     head = model.get_output_embeddings()
     return next(name for name, module in model.named_modules() if module is head)
+
+
+def check_widths(geometry: Geometry, found: Iterable[tuple[Site, int, int]]) -> None:
+    """Refuse a model whose (site, layer, width) are not those of its geometry."""
+    for site, layer, width in found:
+        units, each = geometry.units(site)
+        if width != units * each:
+            raise InputError(
+                f"Layer {layer} of this {geometry.architecture} model has {width} numbers at site '{site}' where "
+                f"{units} × {each} were expected; jola/model/architectures.py does not describe this model correctly."
+            )
 
 
 def _input_width(projection: nn.Module) -> int:

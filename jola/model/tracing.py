@@ -17,13 +17,13 @@ from typing import Any
 import nnsight
 import torch
 from nnsight.intervention.interleaver import OutOfOrderError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from jola.edits.intervention import Edit, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
-from jola.model.architectures import geometry_of, head_path, module_path
+from jola.model.architectures import check_widths, geometry_of, head_path, module_path
 from jola.model.packing import (
     Beginning,
     Packing,
@@ -38,6 +38,7 @@ from jola.model.packing import (
 )
 from jola.model.placement import main_device
 from jola.model.recording import Record, Wanted
+from jola.model.steps import Step, apply_steps, contiguous, hidden_of, last_column, on_hidden
 
 __all__ = ["Plan", "Record", "TracedModel", "Wanted"]
 
@@ -129,7 +130,7 @@ class TracedModel:
         tail = None if rows is None else self._tail
         steps = self._steps({place: edit for place, edit in plan.items() if not tail or place not in tail})
         with self._nn.trace(fn=run, **inputs):
-            _edit(steps)
+            apply_steps(steps)
             if rows is not None:
                 self._finish(plan, rows)
         return answer[0]
@@ -141,11 +142,9 @@ class TracedModel:
     @cached_property
     def _packs(self) -> bool:
         """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own."""
-        if not can_pack(self.base):
-            return False
         ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=self.device)
         rows = torch.arange(ids.shape[1], device=ids.device).ge(3).expand_as(ids)
-        packing = packing_of(ids, None, rows)
+        packing = packing_of(ids, None, rows) if can_pack(self.base) else None
         if packing is None:
             return False
         # Edits of weights may be applied at this moment, with dropout: a training draws what it would draw anyway.
@@ -184,7 +183,7 @@ class TracedModel:
 
         def generate(**kwargs: Any) -> Any:
             base: Any = self.base
-            with base.get_output_embeddings().register_forward_pre_hook(_contiguous):
+            with base.get_output_embeddings().register_forward_pre_hook(contiguous):
                 return base.generate(**kwargs, **arguments)
 
         def run(**kwargs: Any) -> None:
@@ -195,14 +194,14 @@ class TracedModel:
         steps, decoding = self._steps(plan), self._steps(later)
         if not later:  # a loop without an edit in it would not end
             with self._nn.trace(fn=run, **inputs):
-                _edit(steps)
+                apply_steps(steps)
             return answer[0]
         with warnings.catch_warnings():
             # The loop below asks for one step more than the model makes; that is how it ends.
             warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
             with self._nn.trace(fn=run, **inputs) as tracer:
                 for step in tracer.iter[:]:
-                    _edit(decoding if step else steps)
+                    apply_steps(decoding if step else steps)
         return answer[0]
 
     def _generate_after(
@@ -248,7 +247,7 @@ class TracedModel:
                 cache = self._after_beginning(ids, mask, plan, beginning.tokens)
                 ids = ids[:, beginning.tokens :]
             cache = cache or DynamicCache(config=self.base.config)
-            first = self._extend(cache, ids, mask, plan, _last_column(ids))
+            first = self._extend(cache, ids, mask, plan, last_column(ids))
             if answers.shape[1] == 1:
                 return first, first[:0]
             cache.batch_select_indices(owners)
@@ -259,7 +258,7 @@ class TracedModel:
         """Keys and values of what all prompts begin with, for every row."""
         cache, first = DynamicCache(config=self.base.config), ids[:1, :tokens]
         # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
-        self._extend(cache, first, mask[:1, :tokens], plan, _last_column(first))
+        self._extend(cache, first, mask[:1, :tokens], plan, last_column(first))
         cache.batch_repeat_interleave(len(ids))
         return cache
 
@@ -382,13 +381,13 @@ class TracedModel:
         last.output = plan[mlp](output) if mlp in plan else output
         envoy = self._at(*block)
         if block in plan:
-            envoy.output = _on_hidden(plan[block], envoy.output)
+            envoy.output = on_hidden(plan[block], envoy.output)
         if keep is not None:
             wanted, result = keep
             if mlp[0] in wanted.mlp:
                 result.mlp[mlp[0]] = output
             if self.geometry.num_layers in wanted.entering:
-                result.entering[self.geometry.num_layers] = _hidden(envoy.output)
+                result.entering[self.geometry.num_layers] = hidden_of(envoy.output)
         self._head.input = chosen(self._head.input, rows)
 
     def _keep_layer(self, layer: int, plan: Plan, wanted: Wanted, result: Record, rows: Tensor | None) -> None:
@@ -405,28 +404,26 @@ class TracedModel:
         if layer in wanted.projected:
             result.projected[layer] = heads.output
         if layer in wanted.attention:
-            result.attention[layer] = self._attention(layer).output[1]
+            attention = self._nn.get(module_path(self.base, Site.HEADS, layer).rpartition(".")[0])
+            result.attention[layer] = attention.output[1]
         if rows is not None and layer == self.geometry.num_layers - 1:
             return
         if layer in wanted.mlp:
-            result.mlp[layer] = _hidden(mlp.output)
+            result.mlp[layer] = hidden_of(mlp.output)
         if edit := plan.get((layer, Site.MLP)):
-            mlp.output = _on_hidden(edit, mlp.output)
+            mlp.output = on_hidden(edit, mlp.output)
         if edit := plan.get((layer, Site.BLOCK)):
-            block.output = _on_hidden(edit, block.output)
+            block.output = on_hidden(edit, block.output)
         if layer + 1 == self.geometry.num_layers and layer + 1 in wanted.entering:
-            result.entering[layer + 1] = _hidden(block.output)
+            result.entering[layer + 1] = hidden_of(block.output)
 
-    def _steps(self, plan: Plan) -> "list[_Step]":
+    def _steps(self, plan: Plan) -> "list[Step]":
         return [(self._at(*place), place[1], edit) for place, edit in plan.items()]
 
     def _at(self, layer: int, site: Site) -> Any:
         if (site, layer) not in self._envoys:
             self._envoys[site, layer] = self._nn.get(module_path(self.base, site, layer))
         return self._envoys[site, layer]
-
-    def _attention(self, layer: int) -> Any:
-        return self._nn.get(module_path(self.base, Site.HEADS, layer).rpartition(".")[0])
 
     @torch.no_grad()
     def _check_sites(self) -> None:
@@ -442,53 +439,11 @@ class TracedModel:
                 with self._nn.trace(fn=run, input_ids=tokens, attention_mask=torch.ones_like(tokens)):
                     for layer in range(geometry.num_layers):
                         shapes.append((Site.HEADS, layer, self._at(layer, Site.HEADS).input.shape[-1]))
-                        shapes.append((Site.MLP, layer, _hidden(self._at(layer, Site.MLP).output).shape[-1]))
+                        shapes.append((Site.MLP, layer, hidden_of(self._at(layer, Site.MLP).output).shape[-1]))
         except (AttributeError, OutOfOrderError) as error:
             raise InputError(
                 f"A pass of this {geometry.architecture} model does not go through the attention projection and then "
                 f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/model/architectures.py does not "
                 "describe it correctly."
             ) from error
-        for site, layer, found in shapes:
-            units, width = geometry.units(site)
-            if found != units * width:
-                raise InputError(
-                    f"Layer {layer} of this {geometry.architecture} model has {found} numbers at site '{site}' where "
-                    f"{units} × {width} were expected; jola/model/architectures.py does not describe this model "
-                    "correctly."
-                )
-
-
-_Step = tuple[Any, Site, Edit]
-"""nnsight's view of a module, the site there, and its edit."""
-
-
-def _edit(steps: list[_Step]) -> None:
-    """Within a trace: apply edits, in the order in which the pass reaches them."""
-    for envoy, site, edit in steps:
-        if site is Site.HEADS:
-            envoy.input = edit(envoy.input)
-        else:
-            envoy.output = _on_hidden(edit, envoy.output)
-
-
-def _hidden(output: Any) -> Tensor:
-    """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _last_column(ids: Tensor) -> Tensor:
-    """(batch, tokens) of bool: true in the last column."""
-    return torch.arange(ids.shape[1], device=ids.device).eq(ids.shape[1] - 1).expand_as(ids)
-
-
-def _contiguous(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Hook before the head: for a slice of a batch, PyTorch would copy the head's weight for every row."""
-    hidden, *others = arguments
-    return (hidden.contiguous(), *others)
-
-
-def _on_hidden(edit: Edit, output: Any) -> Any:
-    """Apply an edit to the hidden states in a sub-layer's output."""
-    edited = edit(_hidden(output))
-    return (edited, *output[1:]) if isinstance(output, tuple) else edited
+        check_widths(geometry, shapes)
