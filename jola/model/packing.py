@@ -173,7 +173,9 @@ def _attention(
     """
     # Every architecture of transformers has eager attention of its own, in its own file.
     eager = kind == "eager"
-    attend = sys.modules[type(module).__module__].eager_attention_forward if eager else ALL_ATTENTION_FUNCTIONS[kind]
+    attend: Any = (
+        sys.modules[type(module).__module__].eager_attention_forward if eager else ALL_ATTENTION_FUNCTIONS[kind]
+    )
     if packing is None:
         return attend(module, query, key, value, attention_mask, **arguments)
     common, (batch, tokens) = packing.common, packing.shape
