@@ -259,7 +259,8 @@ def show(
     from jola.studies.formats import FORMATS
     from jola.studies.grid import Grid
     from jola.studies.methods import compared, methods_table
-    from jola.studies.tables import TABLES, Row, cells_table
+    from jola.studies.rows import Row
+    from jola.studies.tables import TABLES, cells_table
     from jola.system.spreadsheet import csv_text
 
     chosen = [

@@ -34,7 +34,7 @@ def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if quantize == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    from torchao.quantization import Int8WeightOnlyConfig
+    from torchao.quantization import Int8WeightOnlyConfig  # pyright: ignore[reportMissingImports]
 
     return TorchAoConfig(Int8WeightOnlyConfig())
 
@@ -47,7 +47,7 @@ def settle(base: PreTrainedModel) -> None:
     """
     for module in base.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 def is_quantized(weight: Tensor) -> bool:

@@ -11,7 +11,8 @@ from jola.errors import InputError
 from jola.studies.axes import short_hash, short_names
 from jola.studies.formats import markdown
 from jola.studies.grid import Grid
-from jola.studies.tables import Row, results_table, rows_of
+from jola.studies.rows import Row, rows_of
+from jola.studies.tables import results_table
 from jola.system.files import json_bytes, replace_file
 from jola.system.spreadsheet import csv_text
 

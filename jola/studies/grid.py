@@ -28,7 +28,7 @@ from jola.system.files import disk_errors, json_bytes, read_json, replace_file
 from jola.system.typed_json import read_typed
 
 if TYPE_CHECKING:
-    from jola.studies.tables import Row
+    from jola.studies.rows import Row
 
 FORMAT = 1
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "peft")
@@ -189,7 +189,7 @@ class Grid:
 
     def rows(self, metric: str = "", *, best: bool | Callable[[Arm], str] = False) -> "list[Row]":
         """The table of results, see `jola.studies.tables.rows_of`."""
-        from jola.studies.tables import rows_of
+        from jola.studies.rows import rows_of
 
         return rows_of(self, metric, best=best)
 

@@ -23,9 +23,9 @@ from jola.methods import METHODS, method_named
 from jola.studies.axes import Arm, PlannedCell, checked_axes, expand_arms, short_names
 from jola.studies.grid import Grid, Settings
 from jola.studies.pareto import pareto_front
+from jola.studies.rows import Row
 from jola.studies.tables import (
     SEEDS_NOTE,
-    Row,
     Table,
     memory_text,
     score_text,

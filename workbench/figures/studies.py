@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from jola.methods import METHODS
 from jola.studies.pareto import pareto_front
-from jola.studies.tables import Row
+from jola.studies.rows import Row
 from jola.system.formatting import duration_text
 from workbench.figures.style import SYMBOLS, Figure, blank, counted, finish, palette, panels, text
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from jola.studies.axes import short_names
 from jola.studies.formats import csv
 from jola.studies.methods import compared, methods_table
-from jola.studies.tables import TABLES, Row, Table, cells_table
+from jola.studies.rows import Row
+from jola.studies.tables import TABLES, Table, cells_table
 from jola.system.spreadsheet import csv_text
 from workbench.figures import studies as draw
 from workbench.figures.style import Figure

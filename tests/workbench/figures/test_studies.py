@@ -7,7 +7,7 @@ import pytest
 
 from jola.studies.axes import PlannedCell
 from jola.studies.grid import Grid
-from jola.studies.tables import Row
+from jola.studies.rows import Row
 from tests.jola.studies.grids import plan, result
 from tests.workbench.figures.reading import words
 from workbench.figures import studies as draw
