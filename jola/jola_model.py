@@ -13,6 +13,7 @@ from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.model.loading import load_base, pick_device, pick_dtype
 from jola.model.placement import DeviceMap, read_device_map
+from jola.model.quantization import quantization_config
 from jola.runs.adapter_source import local_adapter
 
 
@@ -108,8 +109,11 @@ class JoLAModel(EditedModel):
         quantize: str | None,
     ) -> "JoLAModel":
         # What is wrong with these is not the fault of the base model.
-        pick_dtype(dtype, pick_device(device))
+        chosen = pick_dtype(dtype, pick_device(device))
         device_map = None if device_map is None else read_device_map(device_map)
+        quantize = adapter.base_quantization if quantize is None else quantize
+        if quantize not in (None, "none"):
+            quantization_config(quantize, chosen)
         try:
             loaded = cls.from_pretrained(
                 model or adapter.base_model,
@@ -118,7 +122,7 @@ class JoLAModel(EditedModel):
                 dtype=dtype,
                 device=device,
                 device_map=device_map,
-                quantize=adapter.base_quantization if quantize is None else quantize,
+                quantize=quantize,
             )
         except InputError as error:
             if model:

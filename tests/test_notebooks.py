@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "04_your_own_data_and_model": {"TRAIN_SIZE": 8, "TEST_SIZE": 8, "EPOCHS": 1},
     "05_export_and_load_elsewhere": {"DTYPE": "float32"},
     "06_which_method_for_my_data": {"TRAIN_SIZE": 8, "VALIDATION_SIZE": 4, "TEST_SIZE": 4, "EPOCHS": 1},
+    "07_a_small_paper_table": {"SIZES": (4, 8), "SEEDS": (42,), "VALIDATION_SIZE": 4, "TEST_SIZE": 4, "EPOCHS": 1},
 }
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|var|opt|usr|mnt)/|[A-Z]:\\\\")
 NUMBER = re.compile(r"(?<![\w.])\d+\.\d+(?![\w.])")

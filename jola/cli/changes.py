@@ -28,6 +28,8 @@ class Place:
     model: str | None
     dtype: Any
     device: str
+    device_map: Any
+    quantize: str | None
     task: str | None
     test_size: int | None
     template: Any
@@ -42,7 +44,14 @@ class Place:
 
         progress.phase("load")
         folder, _ = find_adapter(self.adapter)
-        return JoLAModel.from_adapter(folder, model=self.model, dtype=self.dtype, device=self.device)
+        return JoLAModel.from_adapter(
+            folder,
+            model=self.model,
+            dtype=self.dtype,
+            device=self.device,
+            device_map=self.device_map,
+            quantize=self.quantize,
+        )
 
 
 def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: bool) -> None:

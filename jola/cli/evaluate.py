@@ -85,7 +85,13 @@ def evaluate(
                 "--side-effects and --layers go together, and with none of --reading, --metrics and --base; use "
                 "separate commands."
             )
-        place = Place(adapter, model, dtype, device, task, test_size, template)
+        from jola.system.distributed import launched
+
+        if launched() > 1:
+            raise InputError(
+                "--side-effects, --layers and --reading run in one process; start jola without a launcher."
+            )
+        place = Place(adapter, model, dtype, device, device_map, quantize, task, test_size, template)
         if reading:
             show_reading(place, json)
         else:

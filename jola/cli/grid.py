@@ -140,7 +140,6 @@ def run(
     """Make the cells that are not done; interrupted ones continue from their checkpoints."""
     from jola.studies.executors import LocalExecutor
     from jola.studies.grid import Grid, shard_of
-    from jola.system.processes import at_work
 
     planned = Grid.open(folder)
     names = shard_of(planned.planned, shard) if shard else list(planned.planned)
@@ -155,7 +154,6 @@ def run(
             executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
         if retry:
             planned.retry(names)
-        stack.enter_context(at_work(planned.folder))
         complete, failed = make_cells(planned, names, executor, minutes=minutes)
     state = planned.state()
     if json:
@@ -179,8 +177,9 @@ def make_cells(
         Whether all have a result or a failure, and how many failed in this call.
     """
     from jola.studies.executors import run_grid
+    from jola.system.processes import at_work
 
-    with _Watcher(planned, names, executor.slots) as watcher:
+    with at_work(planned.folder), _Watcher(planned, names, executor.slots) as watcher:
         return run_grid(planned, names, executor, watcher, minutes=minutes), watcher.failed
 
 

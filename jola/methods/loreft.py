@@ -85,13 +85,13 @@ class LoReFT(HiddenMethod):
         return [edits]
 
     def prompt_note(self, settings: LoReFTConfig, longest: int) -> str | None:
-        """Say when the ends are so long that every token of every prompt is edited."""
+        """Say when no prompt is long enough for the positions."""
         ends = parse_positions(settings.positions)
-        if ends is None or max(ends) <= (longest if 0 in ends else longest // 2):
+        if ends is None or max(ends) <= longest // 2:
             return None
         return (
-            f"--positions is {settings.positions!r}, but the longest prompt has {longest} tokens: every token of a "
-            "prompt is edited."
+            f"--positions is {settings.positions!r}, but the longest prompt has {longest} tokens, and each end takes "
+            f"at most half of a prompt: {longest // 2} tokens."
         )
 
     def sites(self, settings: LoReFTConfig) -> "list[Site]":

@@ -307,7 +307,8 @@ class EditedModel(nn.Module):
         Args:
             prompts: Token ids of each prompt.
             answers: For each answer the index of its prompt and its token ids, at least one.
-            mask, strength: As for `forward`.
+            mask: As for `forward`, with one row for all prompts.
+            strength: As for `forward`.
 
         Returns:
             (answers,), float32 on the CPU.

@@ -80,7 +80,7 @@ def check_device_map(placed: Mapping[str, str | int], empty: PreTrainedModel, la
         if not any(not place or name == place or name.startswith(f"{place}.") for place in placed):
             raise InputError(f"The device map does not place {name}; add it or a module that contains it.")
     for index in range(len(list(empty.get_submodule(layers).children()))):
-        inside = {str(p) for n, p in placed.items() if f"{n}.".startswith(f"{layers}.{index}.")} - {"cpu", DISK}
+        inside = {_name(p) for n, p in placed.items() if f"{n}.".startswith(f"{layers}.{index}.")} - {"cpu", DISK}
         if len(inside) > 1:
             raise InputError(
                 f"The device map splits layer {index} over {' and '.join(sorted(inside))}; place each layer on one."
@@ -94,10 +94,17 @@ def check_device_map(placed: Mapping[str, str | int], empty: PreTrainedModel, la
 
 def _exists(place: str | int) -> bool:
     try:
-        torch.empty(0, device=place)
+        return torch.empty(0, device=place).device.type != "meta"
     except (RuntimeError, AssertionError):
         return False
-    return True
+
+
+def _name(place: str | int) -> str:
+    """The name of a place; an accelerator also has a number: 0 is cuda:0."""
+    try:
+        return DISK if place == DISK else str(torch.empty(0, device=place).device)
+    except (RuntimeError, AssertionError):
+        return str(place)
 
 
 def _devices() -> str:
@@ -114,7 +121,7 @@ def main_device(base: PreTrainedModel) -> torch.device:
 
 def is_spread(base: PreTrainedModel) -> bool:
     """Whether the weights are on several devices, or wait in memory or on disk for their turn."""
-    return len(set(getattr(base, "hf_device_map", {}).values())) > 1
+    return len({_name(place) for place in getattr(base, "hf_device_map", {}).values()}) > 1
 
 
 def refuse_spread(base: PreTrainedModel, what: str) -> None:

@@ -28,7 +28,7 @@ def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
     if importlib.util.find_spec(package) is None:
         raise InputError(
             f"--quantize {quantize} needs the package {package}, which is not installed; "
-            "pip install 'jola-workbench[quantization]', or leave --quantize out."
+            "pip install 'jola-workbench[quantization]', or load the model with --quantize none."
         )
     if quantize == "4bit":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

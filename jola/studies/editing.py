@@ -76,7 +76,15 @@ def budget_of(config: RunConfig) -> Budget:
 
 def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:
     """A model with fresh edits on the same frozen base, which is not copied."""
-    return JoLAModel(model.base, model.tokenizer, edits, name=model.name, revision=model.revision, seed=seed)
+    return JoLAModel(
+        model.base,
+        model.tokenizer,
+        edits,
+        name=model.name,
+        revision=model.revision,
+        quantize=model.quantize,
+        seed=seed,
+    )
 
 
 def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress) -> Outcome:

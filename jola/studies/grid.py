@@ -188,7 +188,7 @@ class Grid:
         return GridState(counts, tuple(name for name, state in states.items() if state == "running"), failed)
 
     def rows(self, metric: str = "", *, best: bool | Callable[[Arm], str] = False) -> "list[Row]":
-        """The table of results, see `jola.studies.tables.rows_of`."""
+        """The table of results, see `jola.studies.rows.rows_of`."""
         from jola.studies.rows import rows_of
 
         return rows_of(self, metric, best=best)

@@ -153,9 +153,10 @@ def compared(grid: Grid, metric: str = "") -> list[Compared]:
         InputError: No result has this metric.
     """
     rows = grid.rows(metric, best=variant)
-    tried: dict[str, set[float]] = {}
-    for arm in grid.arms.values():
-        tried.setdefault(variant(arm), set()).add(_rate(arm))
+    tried: dict[tuple[str, int, str, str], set[float]] = {}
+    for cell in grid.planned.values():
+        arm = grid.arms[cell.arm]
+        tried.setdefault((cell.task, cell.train_size, cell.model, variant(arm)), set()).add(_rate(arm))
     fronts = _fronts(rows)
     results = grid.results()
     found = []
@@ -167,7 +168,7 @@ def compared(grid: Grid, metric: str = "") -> list[Compared]:
                 name=variant(arm),
                 row=row,
                 rate=_rate(arm) if has_rate and row.seeds else None,
-                tried=tuple(sorted(tried[variant(arm)])) if has_rate else (),
+                tried=tuple(sorted(tried[row.task, row.train_size, row.model, variant(arm)])) if has_rate else (),
                 pareto={cost: front[number] for cost, front in fronts.items()},
                 layer_changes=_layer_changes(row, grid.planned, results),
             )

@@ -121,9 +121,9 @@ def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str
     Args:
         grid: The grid.
         metric: Name of a metric; by default the first one that the results of a task have.
-        best: Keep one arm of each method, chosen on validation: the highest accuracy, on average over seeds, and among
-            equals the lowest cross-entropy. Only cross-entropy is used if an arm has no validation accuracy. A
-            function names what one arm is kept of.
+        best: Keep one arm of each method, chosen on validation among those with the fewest failed cells: the highest
+            accuracy, on average over seeds, and among equals the lowest cross-entropy. Only cross-entropy is used if an
+            arm has no validation accuracy. A function names what one arm is kept of.
 
     Raises:
         InputError: No result has this metric.
@@ -185,9 +185,11 @@ def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[
         known = [key for key in keys if groups[key].results]
         by_accuracy = all(groups[key].validation_accuracy is not None for key in known)
 
-        def order(key: _Key) -> tuple[float, float]:
-            accuracy, loss = groups[key].validation_accuracy, groups[key].validation
-            return -(accuracy or 0.0) if by_accuracy else 0.0, float("inf") if loss is None else loss
+        def order(key: _Key) -> tuple[int, float, float]:
+            group = groups[key]
+            accuracy, loss = group.validation_accuracy, group.validation
+            # The mean of the seeds that did not fail is not that of the arm.
+            return group.failed, -(accuracy or 0.0) if by_accuracy else 0.0, float("inf") if loss is None else loss
 
         return min(known or keys, key=order)
 

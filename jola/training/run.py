@@ -166,6 +166,8 @@ def _train(
     seconds = time.time() - started
     follower.agree(prepared.model.device)
     answers = None if follower.ending else _test(run, config, prepared, follower, progress, first)
+    # A request that only another process has seen ended the test of all.
+    follower.agree(prepared.model.device)
     if not first:
         return
     run.write_status(step=fitted.steps)
@@ -181,9 +183,9 @@ def _train(
     if answers and not run.write_answers(answers):
         progress.note("The test answers are not kept: they would need more than 64 MB.")
     result = _result(prepared, fitted, stages, seconds, scores)
-    if measure and not follower.ending:
-        result |= measure(prepared, progress)
     run.write_result(result)
+    if measure and not follower.ending:
+        run.write_result(result | measure(prepared, progress))
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 

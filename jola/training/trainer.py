@@ -92,6 +92,9 @@ class JoLATrainer(Trainer):
     ) -> None:
         others.pop("peft_config", None)
         args = args or TrainingArguments(output_dir="jola-output")
+        if args.n_gpu > 1:
+            # Trainer would copy the model to every GPU with DataParallel, whose copies cannot be traced.
+            args._n_gpu = 1
         if gate_scheduler is not None:
             gate_scheduler = gate_scheduler or ""
             if gate_scheduler not in REFERENCE_SCHEDULES:

@@ -61,6 +61,7 @@ def test_bad_input_is_one_sentence(jola: Jola, run: Run, place: Path, tmp_path: 
         (["--layers", "--base"], "separate commands"),
         (["--reading", "--layers"], "separate commands"),
         (["--reading"], "needs directions of RePE"),
+        (["--layers", "--device-map", tmp_path / "none.json"], "which is not a file"),
     ):
         assert_refused(jola("evaluate", run.path, *arguments), sentence)
     alone = shutil.copytree(run.adapter_dir, tmp_path / "adapter")

@@ -150,3 +150,18 @@ def test_methods_with_settings_are_variants_with_tries_of_their_own(grid: Grid, 
     # Planning again continues.
     again = plan_comparison(tmp_path / "h", methods, [task], [1], tries=2, train_sizes=(8,), settings=settings)
     assert list(again.planned) == list(other.planned)
+
+
+def test_tries_are_those_of_the_task(tmp_path: Path) -> None:
+    settings = {**SETTINGS, "training": {"epochs": 3, "patience": 0}}
+    for name, tries in (("films", 3), ("books", 5)):
+        task = make_task(tmp_path / name)
+        planned = plan_comparison(
+            tmp_path / "g", ["red"], [task], [1], tries=tries, train_sizes=(8,), settings=settings
+        )
+    for name, cell in planned.planned.items():
+        rate = planned.arms[cell.arm].settings["training"]["learning_rate"]
+        planned.cell(name).write_result(result(0.5, validation=1 / rate))
+    films, books = compared(planned)
+    assert (len(films.tried), films.edge, films.row.best_of) == (3, "highest", 3)
+    assert (len(books.tried), books.edge, books.row.best_of) == (5, "highest", 5)

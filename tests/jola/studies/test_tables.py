@@ -127,6 +127,17 @@ def test_validation_accuracy_chooses_where_all_arms_have_one(
     assert (row.arm, row.validation_accuracy) == (f"red:epochs={best}", accuracies[best - 1])
 
 
+def test_an_arm_with_failed_cells_is_chosen_last(tmp_path: Path) -> None:
+    grid = plan(tmp_path / "g", [make_task(tmp_path / "films")], ["red:epochs=1/2"], [1, 2])
+    for name, cell in grid.planned.items():
+        fits = cell.arm == "red:epochs=2"
+        if fits and cell.seed == 2:
+            grid.cell(name).write_failure("The training diverged.")
+        else:
+            grid.cell(name).write_result(result(0.5, validation=0.1, validation_accuracy=0.9 if fits else 0.8))
+    assert [row.arm for row in grid.rows(best=True)] == ["red:epochs=1"]
+
+
 def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> None:
     tasks = [make_task(tmp_path / name) for name in ("films", "books")]
     grid = plan(tmp_path / "g", tasks, ["jola:epochs=1/2", "red:epochs=1/2/3"], [1, 2])

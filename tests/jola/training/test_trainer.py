@@ -92,6 +92,13 @@ def gate_vector(model: JoLAModel) -> Tensor:
 
 
 class TestOptimiser:
+    def test_several_gpus_in_one_process_are_one(self, tiny: Make, tmp_path: Path) -> None:
+        arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=4)
+        assert arguments.device.type == "cpu"
+        arguments._n_gpu = 2
+        trainer = JoLATrainer(tiny("llama"), args=arguments)
+        assert (trainer.args.n_gpu, trainer.args.train_batch_size) == (1, 4)
+
     def test_edits_and_gates_are_two_groups_with_their_own_rates(self, train: Callable[..., JoLATrainer]) -> None:
         trainer = train(
             steps=10, own={"gate_learning_rate": 0.3}, lr_scheduler_type="cosine", warmup_steps=2, weight_decay=0.5
