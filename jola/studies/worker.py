@@ -92,7 +92,9 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
 
 
 def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
-    """Side effects and changes of layers, for the result of the run; nothing without edits."""
+    """Side effects and changes of layers, for the result of the run; nothing without edits, or if measuring fails."""
+    import torch
+
     from jola.evaluation.side_effects import side_effects
     from jola.insight import layer_changes
 
@@ -101,8 +103,12 @@ def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
         return {}
     started = time.perf_counter()
     progress.phase("Measuring side effects")
-    effects = side_effects(model)
-    changes = layer_changes(model, prepared.task.test[:LAYER_PROMPTS], template=prepared.template)
+    try:
+        effects = side_effects(model)
+        changes = layer_changes(model, prepared.task.test[:LAYER_PROMPTS], template=prepared.template)
+    except (InputError, torch.OutOfMemoryError) as error:
+        progress.note(f"Side effects and changes of layers are left out: {error}")
+        return {}
     return {
         "side_effects": effects.to_dict(),
         "layer_changes": changes.to_dict(),

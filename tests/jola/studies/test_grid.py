@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from filelock import FileLock
 
 from jola.config import RunConfig
@@ -163,6 +164,18 @@ def test_shards_are_all_cells_once() -> None:
     for bad in ("3/3", "1", "a/2", "-1/2", "1/0"):
         with pytest.raises(InputError, match="--shard"):
             shard_of(cells, bad)
+
+
+def test_a_cell_has_its_result_if_side_effects_cannot_be_measured(
+    tmp_path: Path, task: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr("jola.evaluation.side_effects.side_effects", fails)
+    grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
+    made = make_cell(grid, next(iter(grid.planned)))
+    assert made["scores"] and made["side_effects"] is made["layer_changes"] is None
 
 
 def test_a_cell_is_an_ordinary_run_with_a_result(tmp_path: Path, task: str, tiny_folder: Path) -> None:
