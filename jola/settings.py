@@ -15,6 +15,9 @@ from typing import Any, Literal
 
 from jola.errors import InputError
 
+STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
+"""Placements of a model's layers that accelerate computes from the memory that is free."""
+
 
 def setting(
     default: Any,

@@ -14,7 +14,8 @@ from jola.config import RunConfig
 from jola.data.catalogue import ASSETS
 from jola.data.tasks.registry import REGISTRY
 from jola.errors import InputError
-from jola.system.paths import runs_home
+from jola.settings import STRATEGIES
+from jola.system.paths import is_there, runs_home
 
 AUTH_VARIABLE = "JOLA_AUTH"
 """Environment variable with user:password."""
@@ -138,19 +139,26 @@ class Settings:
         """
         if self.loopback:
             return
-        self.check_model(config.model.model)
+        self.check_model(config.model.model, config.model.device_map)
         task = config.data.task
         if task not in REGISTRY and not self._inside(task, *([uploads] if uploads else [])):
             raise InputError(
                 f"The data {task!r} are not open to this page; upload them, or start the app with --folders."
             )
 
-    def check_model(self, model: str) -> None:
-        """Refuse a model that a page may not ask for; see `check_sources`."""
-        if not self.loopback and model not in ("default", *ASSETS, *self.models) and not self._inside(model):
+    def check_model(self, model: str, device_map: str | None = None) -> None:
+        """Refuse a model, or a file with the places of its layers, that a page may not ask for; see `check_sources`."""
+        if self.loopback:
+            return
+        if model not in ("default", *ASSETS, *self.models) and not self._inside(model):
             raise InputError(
                 f"The model {model[:200]!r} is not open to this page; start the app with --models or --folders to "
                 "allow it."
+            )
+        if device_map and device_map not in STRATEGIES and not self._inside(device_map):
+            raise InputError(
+                f"The device map {device_map[:200]!r} is not open to this page; choose one of {', '.join(STRATEGIES)}, "
+                "or start the app with --folders."
             )
 
     def check_path(self, path: str) -> None:
@@ -162,12 +170,11 @@ class Settings:
 
     def _inside(self, path: str, *more: Path) -> bool:
         """Whether a path is there and in one of the folders that are open, links followed."""
-        if "\0" in path:
+        if not is_there(path):
             return False
-        # os.path answers "no" to texts that can be no path, where pathlib raises.
         place = os.path.realpath(os.path.expanduser(path))
         roots = [os.path.realpath(os.path.expanduser(folder)) for folder in (*self.folders, *more)]
-        return os.path.exists(place) and any(Path(place).is_relative_to(root) for root in roots)
+        return any(Path(place).is_relative_to(root) for root in roots)
 
     def claim_port(self) -> int:
         """The port to serve on, free at this moment. `InputError` when it is taken or may not be used."""

@@ -5,6 +5,7 @@ or on disk, on the main device, onto which its weights are copied for each pass.
 """
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from transformers import PreTrainedModel
 from jola.edits.weights import frozen_names
 from jola.errors import InputError
 from jola.model.quantization import is_quantized
+from jola.settings import STRATEGIES
+from jola.system.paths import is_there
 
-STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Placements that accelerate computes from the memory that is free."""
 DISK = "disk"
 
 DeviceMap = str | Path | Mapping[str, str | int] | None
@@ -36,7 +37,7 @@ def read_device_map(given: str | Path | Mapping[str, str | int]) -> str | dict[s
         return _checked(dict(given), "The device map")
     if given in STRATEGIES:
         return str(given)
-    path = Path(given).expanduser()
+    path = Path(os.path.expanduser(given)) if is_there(str(given)) else Path(given)
     if not path.is_file():
         raise InputError(
             f"--device-map is {str(given)!r}, which is not a file; give one of {', '.join(STRATEGIES)}, or a JSON file "
@@ -50,11 +51,15 @@ def read_device_map(given: str | Path | Mapping[str, str | int]) -> str | dict[s
 
 
 def _checked(content: Any, what: str) -> dict[str, str | int]:
+    """The content of a device map. Refusals do not repeat its values: the file may be any other, with secrets in it."""
     if not isinstance(content, dict) or not content:
         raise InputError(f"{what} is not an object of module names and devices; write one entry for each module.")
     for name, place in content.items():
         if not isinstance(place, str) and type(place) is not int:
-            raise InputError(f"{what} places {name!r} on {place!r}; give the name or the number of a device.")
+            raise InputError(
+                f"{what} places {name!r} on a value of type {type(place).__name__}; "
+                "give the name or the number of a device."
+            )
     return content
 
 

@@ -126,8 +126,8 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
 def _portable(config: dict[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
     """A configuration without what is about this machine alone."""
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
-    for part, name in (("model", "model"), ("data", "task"), ("task", "name")):
-        if isinstance(kept.get(part), dict) and name in kept[part]:
+    for part, name in (("model", "model"), ("model", "device_map"), ("data", "task"), ("task", "name")):
+        if isinstance(kept.get(part), dict) and kept[part].get(name):
             kept[part][name] = name_of(kept[part][name])
     if isinstance(kept.get("training"), dict):
         kept["training"] = {n: v for n, v in kept["training"].items() if n not in ("output", "report_to")}

@@ -31,7 +31,7 @@ from jola.runs.schema import (
     ResultFile,
     TaskFacts,
 )
-from jola.settings import check_revision
+from jola.settings import STRATEGIES, check_revision
 from jola.system.typed_json import JsonFile, read_typed, valid_part
 
 ARCHIVE_NAME = "archive.json"
@@ -137,6 +137,9 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
     for part, name in (("model", "model"), ("data", "task")):
         if name in given.get(part, {}):
             given[part][name] = name_of(given[part][name])
+    device_map = given.get("model", {}).get("device_map")
+    if name_of is portable_name and isinstance(device_map, str) and device_map not in STRATEGIES:
+        del given["model"]["device_map"]  # a file of another computer
     if "training" in given:
         given["training"] |= {"output": "", "report_to": "none"}
     try:

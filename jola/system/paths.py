@@ -15,7 +15,10 @@ HOME_VARIABLE = "JOLA_HOME"
 
 def is_there(path: str) -> bool:
     """Whether a path that somebody wrote names a file or folder, ``~`` expanded; no text raises an error."""
-    return os.path.exists(os.path.expanduser(path))
+    try:
+        return os.path.exists(os.path.expanduser(path))
+    except ValueError:  # a name of a user that cannot be one
+        return False
 
 
 def _home() -> Path | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jola.config import ModelConfig, RunConfig
 from jola.errors import InputError
 from workbench.settings import Settings
 
@@ -111,3 +112,22 @@ class TestPasswordOutsideTheCommandLine:
         monkeypatch.setenv("JOLA_AUTH", "ada")
         with pytest.raises(InputError, match="user:password"):
             Settings().validate()
+
+
+def test_a_page_of_others_may_name_only_device_maps_in_open_folders(tmp_path: Path) -> None:
+    exposed, local = Settings(host="0.0.0.0", folders=(tmp_path / "open",)), Settings()
+    (tmp_path / "open").mkdir()
+    for name in ("open/map.json", "secrets.json"):
+        (tmp_path / name).write_text("{}")
+    for allowed in (None, "auto", str(tmp_path / "open" / "map.json")):
+        exposed.check_sources(RunConfig(model=ModelConfig(device_map=allowed)))
+    secret = RunConfig(model=ModelConfig(device_map=str(tmp_path / "secrets.json")))
+    with pytest.raises(InputError, match=r"device map .* is not open"):
+        exposed.check_sources(secret)
+    local.check_sources(secret)
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "\ud800", "~\ud800", "\0", "~\0"])
+def test_texts_that_are_no_path_are_not_open(path: str) -> None:
+    with pytest.raises(InputError, match="not open"):
+        Settings(host="0.0.0.0").check_path(path)

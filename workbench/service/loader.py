@@ -27,11 +27,11 @@ class Loader:
     """Where models and edits come from.
 
     Args:
-        check: Raises `InputError` for the name of a model that may not be loaded: a run that was imported names what
-            its author liked.
+        check: Called with the name of a model and its device map; raises `InputError` when it may not be loaded: a run
+            that was imported names what its author liked.
     """
 
-    def __init__(self, check: Callable[[str], None] = lambda name: None) -> None:
+    def __init__(self, check: Callable[[str, str | None], None] = lambda name, device_map: None) -> None:
         self._check = check
 
     def base_name(self, run: Run) -> Hashable:
@@ -55,7 +55,7 @@ class Loader:
         from jola.jola_model import JoLAModel
 
         config, name = run.run_config(), self._model_name(run)
-        self._check(name)
+        self._check(name, config.model.device_map)
         _refuse_unasked_fetch(run, name, config.model.revision)
         model = JoLAModel.from_pretrained(
             name,

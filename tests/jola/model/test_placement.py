@@ -161,7 +161,7 @@ class TestRefusals:
         assert "does not place lm_head.weight" in refusal(tiny_folder, rest)
         assert "places 'lm_head' twice, as a part of ''" in refusal(tiny_folder, {"": "cpu", "lm_head": "disk"})
         assert "keeps everything on disk" in refusal(tiny_folder, {"": "disk"})
-        assert "places '' on 1.5; give the name" in refusal(tiny_folder, {"": 1.5})
+        assert "places '' on a value of type float; give the name" in refusal(tiny_folder, {"": 1.5})
         assert "uses 'cuda:7', which this machine does not have" in refusal(tiny_folder, {"": "cuda:7"})
         split = OFFLOADED | {"model.layers.1.self_attn": "cuda:0", "model.layers.1.mlp": "cuda:1"}
         assert "splits layer 1 over cuda:0 and cuda:1; place each layer on one" in refusal(tiny_folder, split)
@@ -172,6 +172,10 @@ class TestRefusals:
         assert "is not valid JSON" in refusal(tiny_folder, tmp_path / "map.json")
         (tmp_path / "map.json").write_text("[]")
         assert "is not an object of module names" in refusal(tiny_folder, tmp_path / "map.json")
+        (tmp_path / "map.json").write_text('{"passwords": ["hunter2"]}')
+        assert "hunter2" not in refusal(tiny_folder, tmp_path / "map.json")
+        for name in ("~nosuchuser/map.json", "~\ud800"):
+            assert "which is not a file" in refusal(tiny_folder, name)
 
     def test_two_places(self, tiny_folder: Path) -> None:
         assert "leave one of them out" in refusal(tiny_folder, "auto", device="cpu")

@@ -143,6 +143,15 @@ class TestExport:
         with pytest.raises(InputError, match="There is no folder"):
             export_adapter(run, tmp_path / "absent" / "a.zip")
 
+    def test_a_device_map_of_another_computer_stays_there(self, run: Run, store: RunStore, tmp_path: Path) -> None:
+        config = json.loads((run.path / "config.json").read_text())
+        for given, kept in ((f"{HOME}/map.json", None), ("auto", "auto")):
+            config["model"]["device_map"] = given
+            (run.path / "config.json").write_text(json.dumps(config))
+            archive = export_adapter(run, tmp_path / f"{kept}.zip")
+            assert HOME.encode() not in zipfile.ZipFile(archive).read("config.json")
+            assert import_archive(archive, store).run_config().model.device_map == kept
+
     def test_gates_that_pack_very_well_can_be_read_again(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         with run.gate_writer("heads", LAYERS, HEADS) as writer:
             for step in range(11, 5000):

@@ -21,7 +21,7 @@ from tests.workbench.edited import CountingLoader, edited_run
 from workbench.service.calls import Superseded
 from workbench.service.loader import Loaded, Loader
 from workbench.service.session import Desk, Prompt, Session, Use
-from workbench.settings import Limits
+from workbench.settings import Limits, Settings
 
 QUESTION = Prompt.of("A fine film about small things.")
 
@@ -312,6 +312,15 @@ def test_warming_up_is_no_work_for_anybody_else(session: Session, runs: list[Run
 
 def _shape(loader: CountingLoader) -> tuple[int, int]:
     return loader.model.geometry.num_layers, loader.model.geometry.num_heads
+
+
+def test_the_device_map_of_a_run_is_checked_like_its_model(runs: list[Run], tiny_folder: Path) -> None:
+    config = json.loads((runs[0].path / "config.json").read_text())
+    config["model"]["device_map"] = "/etc/secrets"
+    (runs[0].path / "config.json").write_text(json.dumps(config))
+    settings = Settings(host="0.0.0.0", folders=(tiny_folder,))
+    with pytest.raises(InputError, match="device map '/etc/secrets' is not open"):
+        Loader(settings.check_model).base(runs[0])
 
 
 @pytest.mark.parametrize(
