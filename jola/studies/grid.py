@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from jola.config import RunConfig
+from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
+from jola.methods import METHODS
 from jola.studies.axes import Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
@@ -233,7 +234,23 @@ def _read(folder: Path) -> dict[str, Any] | None:
     version = (read_json(path) or {}).get("format")
     if isinstance(version, int) and version > FORMAT:
         raise InputError(f"{path} is of a newer version of jola-workbench (format {version}); update to read it.")
-    return read_typed(path, GridFile) or None
+    content = read_typed(path, GridFile) or None
+    if content is not None:
+        _check_arms(path, content)
+    return content
+
+
+def _check_arms(path: Path, content: Mapping[str, Any]) -> None:
+    """Refuse arms without settings or of a method that this version does not have, and plans of missing arms."""
+    for label, arm in content["arms"].items():
+        method = arm["settings"].get("method")
+        if not isinstance(method, str) or method not in METHODS:
+            raise InputError(f"{path} has an arm {label!r} of the method {method!r}, which this version does not have.")
+        if missing := [group for group in GROUPS if not isinstance(arm["settings"].get(group), dict)]:
+            raise InputError(f"{path} is not valid: the arm {label!r} has no settings of {missing[0]}.")
+    for plan in content["plans"]:
+        if unknown := [label for label in plan["arms"] if label not in content["arms"]]:
+            raise InputError(f"{path} is not valid: it plans the arm {unknown[0]!r}, which it does not have.")
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:

@@ -1,6 +1,6 @@
 """What the files of comparisons and grids may hold; needs no PyTorch, as listing them must not."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field
 
@@ -62,14 +62,20 @@ class ArmFile(JsonFile):
     settings: dict[str, dict[str, Any] | str]
 
 
+Value = TypeVar("Value")
+Axis = Annotated[list[Value], Field(min_length=1)]
+
+
 class AxesFile(JsonFile):
     """The axes of one plan of a grid."""
 
-    arms: list[Line]
-    tasks: list[Line]
-    train_sizes: list[Count]
-    seeds: list[Count]
-    models: list[Line]
+    model_config = ConfigDict(extra="forbid")
+
+    arms: Axis[Line]
+    tasks: Axis[Line]
+    train_sizes: Axis[Count]
+    seeds: Axis[Count]
+    models: Axis[Line]
 
 
 class GridFile(JsonFile):
@@ -80,7 +86,7 @@ class GridFile(JsonFile):
     neutral: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, Line | None] = Field(default_factory=dict)
     arms: dict[str, ArmFile]
-    plans: list[AxesFile]
+    plans: Axis[AxesFile]
 
 
 class CellScore(JsonFile):
