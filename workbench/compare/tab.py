@@ -17,7 +17,7 @@ from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, 
 from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup
-from workbench.ui.events import DARK, PRIVATE
+from workbench.ui.events import DARK, PRIVATE, said
 from workbench.ui.fields import field
 
 _BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
@@ -345,7 +345,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
         reading: str,
         event: gr.EventData,
     ) -> dict[Any, Any]:
-        return draw(id, view, methods, known, k, seed, pick, reading, dark=bool(event._data.get("dark")))
+        return draw(id, view, methods, known, k, seed, pick, reading, dark=bool(said(event).get("dark")))
 
     def on_choice(id: str, *choice: Any) -> dict[Any, Any]:
         *rest, dark = choice
@@ -372,7 +372,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
 
 def _said(event: gr.EventData, name: str) -> str:
     """What an event of the component says under a name."""
-    return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
+    return str(said(event).get(name, ""))
 
 
 def _settings() -> list[form.Setting]:

@@ -22,7 +22,7 @@ from workbench.runs.run_table import answer, run_table, saved
 from workbench.service.bench import Workbench
 from workbench.service.follow import clock
 from workbench.ui import markup
-from workbench.ui.events import PRIVATE
+from workbench.ui.events import PRIVATE, said
 
 _FIGURES = {
     "accuracy": "Test accuracy",
@@ -221,11 +221,7 @@ class RunsTab:
 
 def chosen(event: gr.EventData) -> str:
     """The id of the run that an event of the table is about."""
-    return str(_said(event).get("id", ""))
-
-
-def _said(event: gr.EventData) -> dict[str, Any]:
-    return event._data if isinstance(event._data, dict) else {}
+    return str(said(event).get("id", ""))
 
 
 @dataclass(frozen=True)
@@ -269,8 +265,8 @@ def _connect_table(bench: Workbench, table: gr.HTML, upload: gr.UploadButton) ->
     """What is done to runs."""
 
     def on_annotate(event: gr.EventData) -> Any:
-        said = _said(event)
-        return annotate(bench, chosen(event), str(said.get("label", "")), str(said.get("note", "")))
+        told = said(event)
+        return annotate(bench, chosen(event), str(told.get("label", "")), str(told.get("note", "")))
 
     def on_remove(event: gr.EventData) -> Any:
         return remove(bench, chosen(event))
@@ -305,8 +301,8 @@ def _connect_panels(
         return answers.opened(chosen(event))
 
     def on_compare(event: gr.EventData) -> tuple[Any, ...]:
-        said = _said(event)
-        found = compare(bench, [str(id) for id in said.get("ids", [])], dark=bool(said.get("dark")))
+        told = said(event)
+        found = compare(bench, [str(id) for id in told.get("ids", [])], dark=bool(told.get("dark")))
         if found is None:
             return gr.Column(visible=False), *[gr.skip()] * 4
         shown = gr.Plot(found.gates, visible=found.gates is not None)

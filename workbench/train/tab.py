@@ -16,7 +16,7 @@ from workbench.service.bench import Workbench
 from workbench.train.preview import load_preview, preview_html
 from workbench.train.run_view import run_view
 from workbench.ui import form, markup
-from workbench.ui.events import PRIVATE
+from workbench.ui.events import PRIVATE, said
 from workbench.ui.fields import accept_upload, field
 
 __all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
@@ -249,7 +249,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
 
 def _run_in(event: gr.EventData) -> str:
     """The id of the run that an event of the run view is about; empty when it is about the one on the page."""
-    return str((event._data or {}).get("run", ""))
+    return str(said(event).get("run", ""))
 
 
 @dataclass

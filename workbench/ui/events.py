@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import gradio as gr
+
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of an event of the page: no progress bar, and not an endpoint that programs can call."""
 
@@ -10,3 +12,8 @@ DARK = """(...values) => {
   return values;
 }"""
 """Script that sets the last input of an event to whether the page is dark: figures are drawn to match."""
+
+
+def said(event: gr.EventData) -> dict[str, Any]:
+    """What an event of a component says. A page may send anything: empty for all but an object."""
+    return event._data if isinstance(event._data, dict) else {}
