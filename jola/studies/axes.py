@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 import re
 import types
 import typing
@@ -148,6 +149,11 @@ def expand_arms(texts: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> 
         InputError: There is no such method or setting, or a value is not valid.
     """
     return {arm.label: arm for text in texts for arm in _arms_of(text.strip(), base)}
+
+
+def arm_count(text: str) -> int:
+    """Number of arms in a text, repeated values counted, found without making them."""
+    return math.prod(len(change.split("/")) for change in text.split(":")[1:])
 
 
 def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:

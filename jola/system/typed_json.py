@@ -130,12 +130,13 @@ def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
         return " is a whole number of 2**53 or more"
     if isinstance(value, float) and not math.isfinite(value):
         return f" is {value}; it must be a finite number"
-    if isinstance(value, str) and not _is_unicode(value):
+    if isinstance(value, str) and not is_unicode(value):
         return " holds characters that are not valid Unicode"
     return ""
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -7,6 +7,7 @@
     .app/ID/              status.json and log.txt of its process
 """
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -15,6 +16,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.runs.run import Run
@@ -22,6 +25,7 @@ from jola.studies.axes import is_path_like
 from jola.studies.estimates import Estimate, Pace
 from jola.studies.grid import Grid
 from jola.studies.schema import GRID_FILE
+from jola.system.processes import Created, identity, process_alive
 from jola.system.typed_json import JsonFile, Line, read_valid_part
 from workbench.service.processes import last_sentence
 from workbench.service.stored_work import StoredWork
@@ -30,6 +34,8 @@ from workbench.service.study_plan import method_titles
 OPENED_FILE = "opened.json"
 INTERRUPTED = 130
 """Exit code of a grid that was stopped before all cells were made."""
+
+_MOST_CELLS = 200_000
 
 State = Literal["planned", "working", "finished", "stopped", "failed", "damaged"]
 
@@ -82,6 +88,24 @@ class StoredStudy(StoredWork):
         """Whether the app knows this study; the folder of an opened one may be gone."""
         return self.opened or (self.folder / GRID_FILE).exists()
 
+    @property
+    def removable(self) -> bool:
+        """Whether no process keeps it from being removed; an opened one may be forgotten while a shell works on it."""
+        return not (self.is_run_by_an_app() if self.opened else self.working)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a process that was asked to stop is still at work."""
+        return any(process_alive(int(pid), created) for pid, created in self.status().get("asked", {}).items())
+
+    def process_identities(self) -> dict[str, Created]:
+        """When each process that works on it was created, by its number, this app's own aside."""
+        found: dict[str, Created] = {}
+        for pid in self.processes() - {os.getpid()}:
+            with suppress(psutil.NoSuchProcess):
+                found[str(pid)] = identity(pid)["pid_created"]
+        return found
+
     def grid(self) -> Grid:
         """The grid. `InputError` when there is none any more, or it is damaged."""
         try:
@@ -92,7 +116,7 @@ class StoredStudy(StoredWork):
             ) from None
         mark = found.st_mtime_ns, found.st_ino
         if self._grid is None or self._grid[0] != mark:
-            self._grid = mark, Grid.open(self.folder)
+            self._grid = mark, open_grid(self.folder)
         return self._grid[1]
 
     @property
@@ -134,7 +158,7 @@ class StoredStudy(StoredWork):
             return "damaged", str(error)
         status = self.status()
         if self.working:
-            return "working", "It stops when the running cell has saved its state." if status.get("stopped") else ""
+            return "working", "It stops when the running cell has saved its state." if self.stopping else ""
         progress = progress or self.progress()
         if not progress.left:
             return "finished", _failures(progress.failed)
@@ -143,8 +167,11 @@ class StoredStudy(StoredWork):
         code = status.get("code")
         if isinstance(code, int) and code < 0:
             return "failed", f"The process was ended by signal {-code}; Continue goes on with the cells that are left."
-        if isinstance(code, int) and code > 1 and code != INTERRUPTED:
-            return "failed", last_sentence(self) or f"The process ended with exit code {code} and printed no message."
+        if isinstance(code, int) and code > 0 and code != INTERRUPTED:
+            said = last_sentence(self) or f"The process ended with exit code {code} and printed no message."
+            # After failed cells it ends with code 1 and a note; cells are left where some were added or retried since.
+            if code > 1 or not said.startswith("note: "):
+                return "failed", said
         if status.get("failed"):
             return "failed", str(status["failed"])
         if status.get("started") or progress.done or progress.failed:
@@ -200,10 +227,18 @@ class StoredStudy(StoredWork):
         """A row of the list of studies."""
         progress = progress or self.progress()
         state, message = self.state(progress)
+        return self._row(self.title(), self.about(), state, message, progress)
+
+    def damaged_row(self, error: Exception) -> dict[str, Any]:
+        """The row of a study whose files no check refuses, and yet it cannot be shown."""
+        message = f"This study cannot be read ({type(error).__name__}); remove it, or restore its files."
+        return self._row(self.folder.name, str(self.folder), "damaged", message, Progress())
+
+    def _row(self, title: str, about: str, state: State, message: str, progress: Progress) -> dict[str, Any]:
         return {
             "id": self.id,
-            "title": self.title(),
-            "about": self.about(),
+            "title": title,
+            "about": about,
             "state": state,
             "message": message,
             "done": progress.done,
@@ -211,6 +246,8 @@ class StoredStudy(StoredWork):
             "total": progress.total,
             "created": f"{datetime.fromtimestamp(self.created):%d %b %H:%M}",
             "opened": self.opened,
+            "removable": self.removable,
+            "stopping": self.stopping,
         }
 
     def write_begin(self) -> dict[str, Any]:
@@ -221,9 +258,22 @@ class StoredStudy(StoredWork):
             "started": now,
             "ended": None,
             "stopped": False,
+            "asked": {},
             "code": None,
             "failed": "",
         }
+
+
+def open_grid(folder: Path) -> Grid:
+    """The grid in a folder. `InputError` as for `Grid.open`, and for more cells than the app can show."""
+    grid = Grid.open(folder)
+    number = sum(math.prod(map(len, plan.values())) for plan in grid.plans)
+    if number > _MOST_CELLS:
+        raise InputError(
+            f"The grid in {folder} plans {number:,} cells, and the app shows {_MOST_CELLS:,} at most; "
+            "use `jola grid show`."
+        )
+    return grid
 
 
 def opened_folder(own: Path) -> Path | None:

@@ -34,6 +34,8 @@ class _StatusFile(JsonFile):
     stopped: bool = False
     code: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
     failed: Text = ""
+    asked: dict[Annotated[str, Field(pattern=r"^\d{1,10}$")], Line | Time] = Field(default_factory=dict)
+    """The processes that were asked to stop: when each was created, by its number."""
 
 
 class StoredWork:

@@ -7,25 +7,29 @@ the app.
 Studies are not queued: one is refused while a run trains or waits, and while a comparison or another study is at work.
 """
 
+import itertools
 import os
 import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from jola.config import RunConfig
+from jola.config import DataConfig, ModelConfig, RunConfig
+from jola.data.tasks.registry import GROUPS
 from jola.errors import InputError
 from jola.runs.ids import fresh_id, is_plain_name
 from jola.runs.trash import Trash
 from jola.studies.axes import Arm, Axes, config_of, short_hash, slug
 from jola.studies.grid import Grid
 from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.paths import is_there
+from jola.system.typed_json import is_unicode
 from workbench.service.processes import End, Kind, Processes, Turns, wait_until
-from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, opened_folder
+from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, open_grid, opened_folder
 from workbench.service.stored_work import APP_FOLDER
 
 GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
@@ -87,8 +91,20 @@ class Studies:
         with self._lock:
             found = self._known.get(id)
             if found is None or found.folder != (folder or self.root / id):
-                found = self._known[id] = StoredStudy(self.root, id, folder)
-        return found if found.is_there() else None
+                found = StoredStudy(self.root, id, folder)
+            if not found.is_there() or (folder is not None and not self._is_open(folder)):
+                self._known.pop(id, None)
+                return None
+            self._known[id] = found
+        return found
+
+    def _is_open(self, folder: Path) -> bool:
+        """Whether this app may open a folder: the one that opened it may have been started with other settings."""
+        try:
+            self.check_path(str(folder))
+        except InputError:
+            return False
+        return True
 
     def get(self, id: str) -> StoredStudy:
         """The study with this id. `InputError` when there is none."""
@@ -132,12 +148,16 @@ class Studies:
             self._begin(found)
         return self.get(name)
 
-    def extend(
-        self, id: str, axes: Axes, arms: Mapping[str, Arm], settings: Any, neutral: Mapping[str, Any]
-    ) -> StoredStudy:
-        """Add cells to a study and begin them. `InputError` as for `start`, and for other settings than its own."""
+    def extend(self, id: str, axes: Axes, arms: Mapping[str, Arm], settings: Any) -> StoredStudy:
+        """Add cells to a study and begin them; settings that change no result stay as they were planned.
+
+        `InputError` as for `start`, and for other settings than its own.
+        """
         found = self.get(id)
+        grid = found.grid()
+        neutral = grid.content.get("neutral", {})
         self._check(axes, arms, neutral)
+        self._check_plans(grid)  # whose cells begin too
         with self.turns.locked():
             self.turns.check(_NOUN)
             Grid.plan(found.folder, axes, arms, settings, neutral)
@@ -148,10 +168,7 @@ class Studies:
     def resume(self, id: str) -> StoredStudy:
         """Make the cells of a study that are not done. `InputError` as for `start`."""
         found = self.get(id)
-        grid = found.grid()
-        for plan in grid.plans:
-            axes = Axes(**{name: tuple(values) for name, values in plan.items()})
-            self._check(axes, grid.arms, grid.content.get("neutral", {}))
+        self._check_plans(found.grid())
         with self.turns.locked():
             self.turns.check(_NOUN)
             self._must_have_work(found)
@@ -176,19 +193,43 @@ class Studies:
         return True
 
     def stop(self, id: str) -> None:
-        """Ask the process of a study to stop; the running cell saves its state. Nothing happens when it has ended."""
+        """Ask the processes of a study to stop; the running cell saves its state.
+
+        Nothing happens when they have ended or were asked before: a second signal would end the cell at once.
+        """
         found = self.get(id)
-        if found.working:
-            found.write_status(stopped=True)
-            self._processes.stop(found)
+        with self._lock:
+            if found.stopping:
+                return
+            asked = found.process_identities()
+            if self._processes.stop(found):
+                found.write_status(stopped=True, asked=asked)
 
     def _check(self, axes: Axes, arms: Mapping[str, Arm], neutral: Mapping[str, Any]) -> None:
-        """Refuse tasks and models that this app may not use."""
-        arm = arms[axes.arms[0]]
+        """Refuse tasks and models that this app may not use, in whichever arm they are."""
         first = next(axes.cells(arms))
-        for task in axes.tasks:
-            for model in axes.models:
-                self.check(config_of(arm, first._replace(task=task, model=model), neutral, ""))
+        # Arms with the same settings of model and data are checked once: there may be thousands of combinations.
+        chosen = [arms[label] for label in axes.arms]
+        distinct = {repr([arm.settings[group] for group in ("model", "data")]): arm for arm in chosen}
+        for arm, task, model in itertools.product(distinct.values(), axes.tasks, axes.models):
+            self.check(config_of(arm, first._replace(task=task, model=model), neutral, ""))
+
+    def _check_plans(self, grid: Grid) -> None:
+        """Refuse a grid with tasks and models that this app may not use."""
+        for plan in grid.plans:
+            axes = Axes(**{name: tuple(values) for name, values in plan.items()})
+            self._check(axes, grid.arms, grid.content.get("neutral", {}))
+
+    def check_names(self, tasks: Iterable[str], models: Iterable[str]) -> None:
+        """Refuse tasks and models, as a page names them, that this app may not use.
+
+        Called before anything that says whether a file exists.
+        """
+        named = [task for task in tasks if task not in GROUPS]
+        configs = [RunConfig(data=DataConfig(task=task)) for task in named]
+        configs += [RunConfig(model=ModelConfig(model=model)) for model in models]
+        for config in configs:
+            self.check(config)
 
     @staticmethod
     def _must_have_work(found: StoredStudy) -> None:
@@ -210,8 +251,10 @@ class Studies:
         if not text or "\0" in text:
             raise InputError("The folder is empty; write the path of a folder with a grid, as `jola grid plan` makes.")
         self.check_path(text)
-        path = Path(text).expanduser().resolve()
-        Grid.open(path)
+        path = Path(os.path.realpath(os.path.expanduser(text))) if is_there(text) else None
+        if path is None or not is_unicode(str(path)):
+            raise InputError(f"{text[:200]!r} holds no grid; write the path of a folder that `jola grid plan` made.")
+        open_grid(path)
         if path.parent == self.root.resolve():
             return self.get(path.name)
         found = StoredStudy(self.root, f"{slug(path.name)}-{short_hash(str(path))}", path)
@@ -223,11 +266,11 @@ class Studies:
     def remove(self, id: str) -> None:
         """Move a study to the trash, or forget one that was opened. `InputError` while it works."""
         found = self.get(id)
+        if not found.removable:
+            raise InputError("This study is at work; stop it before you remove it.")
         if found.opened:
             (found.own / OPENED_FILE).replace(found.own / _CLOSED_FILE)
             return
-        if found.working:
-            raise InputError("This study is at work; stop it before you delete it.")
         trash = Trash(self.root)
         trash.put(found.folder)
         for gone in trash.purge():

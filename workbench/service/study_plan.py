@@ -1,6 +1,7 @@
 """What a study compares, as the form asks for it: methods, learning rates, tasks, training examples, models, seeds."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,13 +9,14 @@ from typing import Any
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
-from jola.studies.axes import AXES, NEUTRAL, Arm, Axes, checked_axes, expand_arms, numbers, words_of
+from jola.studies.axes import AXES, NEUTRAL, Arm, Axes, arm_count, checked_axes, expand_arms, numbers, words_of
 from jola.studies.grid import Grid
 from jola.studies.methods import tried_rates
 from jola.studies.presets import PRESETS, preset_named
 
 TRIES = (1, 3, 5)
 """Learning rates of each method."""
+MOST_ARMS = 1_000
 MOST_CELLS = 20_000
 _MOST_CHARACTERS = 4_000
 _MOST_FACTOR = 100.0
@@ -84,18 +86,20 @@ class StudyPlan:
             raise InputError("No task is chosen; choose at least one.")
         if not self.models:
             raise InputError("No model is chosen; choose at least one.")
-        arms = expand_arms(named, settings)
         sizes, seeds = numbers(self.train_sizes, "Training examples"), numbers(self.seeds, "Seeds")
         for title, values, example in (("Training examples", sizes, "200"), ("Seeds", seeds, "42")):
             if not values:
                 raise InputError(f"{title} is empty; give at least one whole number, such as {example}.")
-        axes = checked_axes(arms, self.tasks, sizes, seeds, self.models)
-        number = len(arms) * len(axes.tasks) * len(axes.train_sizes) * len(axes.seeds) * len(axes.models)
-        if number > MOST_CELLS:
+        # Before the arms are made, which takes half a millisecond each: a short text can ask for billions.
+        count = sum(map(arm_count, named))
+        if count > MOST_ARMS:
             raise InputError(
-                f"This asks for {number:,} cells, and the app plans {MOST_CELLS:,} at most; choose fewer methods, "
-                "tasks, sizes or seeds, or use `jola grid plan`."
+                f"This asks for {count:,} arms, and the app plans {MOST_ARMS:,} at most; give fewer values in Variants."
             )
+        _check_size(count, self.tasks, sizes, seeds, self.models)
+        arms = expand_arms(named, settings)
+        axes = checked_axes(arms, self.tasks, sizes, seeds, self.models)
+        _check_size(len(arms), axes.tasks, axes.train_sizes, axes.seeds, axes.models)
         return axes, arms
 
     def _texts(self, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -115,6 +119,16 @@ class StudyPlan:
                 rates = learning_rates(default_rate(name, settings), self.tries, self.factor)
                 texts.append(f"{name}:learning_rate={'/'.join(rates)}")
         return texts
+
+
+def _check_size(*parts: int | Sequence[Any]) -> None:
+    """Refuse more than `MOST_CELLS`: the product of numbers and of lengths of axes."""
+    number = math.prod(part if isinstance(part, int) else len(part) for part in parts)
+    if number > MOST_CELLS:
+        raise InputError(
+            f"This asks for {number:,} cells, and the app plans {MOST_CELLS:,} at most; choose fewer methods, "
+            "tasks, sizes or seeds, or use `jola grid plan`."
+        )
 
 
 def default_rate(method: str, settings: Mapping[str, Mapping[str, Any]]) -> float:

@@ -11,7 +11,7 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.data.tasks.registry import GROUPS, REGISTRY
 from jola.errors import InputError
 from jola.methods import METHODS
-from jola.studies.axes import AXES, Axes
+from jola.studies.axes import AXES, Arm, Axes
 from jola.studies.estimates import Pace
 from jola.studies.grid import Grid
 from jola.system.formatting import duration_text
@@ -58,14 +58,28 @@ def into(bench: Workbench, values: Mapping[str, Any], shown: str) -> StoredStudy
     return bench.studies.get(shown) if values.get("into") == SHOWN and shown else None
 
 
+def _expanded(
+    bench: Workbench, values: Mapping[str, Any], found: StoredStudy | None
+) -> tuple[Axes, dict[str, Arm], dict[str, dict[str, Any]], dict[str, Any]]:
+    """(axes, arms, shared settings, those that change no result) of a new study, or of cells that one gets.
+
+    `InputError` for what is not valid, and for tasks and models that this app may not use.
+    """
+    plan, settings, neutral = read(values)
+    bench.studies.check_names(plan.tasks, plan.models)
+    if found is not None:  # in a shell, one learning rate for all methods can be given
+        stored = found.grid().content["settings"].get("training", {})
+        settings["training"]["learning_rate"] = stored.get("learning_rate")
+    return *plan.expanded(settings), settings, neutral
+
+
 def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple[str | None, str]:
     """Plan a study, or add cells to the one that is shown, and begin: (its id, nothing), or (None, why not)."""
     try:
-        plan, settings, neutral = read(values)
-        axes, arms = plan.expanded(settings)
         found = into(bench, values, shown)
+        axes, arms, settings, neutral = _expanded(bench, values, found)
         if found is not None:
-            return bench.studies.extend(found.id, axes, arms, settings, neutral).id, ""
+            return bench.studies.extend(found.id, axes, arms, settings).id, ""
         return bench.studies.start(axes, arms, settings, neutral).id, ""
     except InputError as error:
         return None, form.in_form_words(str(error))
@@ -74,10 +88,9 @@ def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple
 def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
     """The number of cells that the form asks for, and their time, in HTML; what is wrong with the form otherwise."""
     try:
-        plan, settings, _ = read(values)
-        axes, arms = plan.expanded(settings)
-        names = [cell.name for cell in axes.cells(arms)]
         found = into(bench, values, shown)
+        axes, arms, _, _ = _expanded(bench, values, found)
+        names = [cell.name for cell in axes.cells(arms)]
         time = _time_words(found.grid(), names) if found is not None else ", time known once a cell is done"
     except InputError as error:
         return markup.note(form.in_form_words(str(error)), "plain")

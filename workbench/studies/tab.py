@@ -12,7 +12,7 @@ from workbench.studies import study_form
 from workbench.studies.panel import Panel, build_results
 from workbench.studies.study_view import study_view
 from workbench.ui import markup
-from workbench.ui.events import DARK, PRIVATE
+from workbench.ui.events import DARK, PRIVATE, said
 
 # What the buttons do
 
@@ -62,8 +62,8 @@ def first(bench: Workbench, asked: str | None = None) -> str:
 class StudiesTab:
     """The parts that the app connects with other places.
 
-    ``view.playground``, ``view.answers`` and ``view.train`` are events that ask to open the run of a cell; `said` gives
-    its ``id``.
+    ``view.playground``, ``view.answers`` and ``view.train`` are events that ask to open the run of a cell; `text_of`
+    gives its ``id``.
     """
 
     view: gr.HTML
@@ -79,9 +79,9 @@ def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
     return first(bench, asked), gr.Button(interactive=True)
 
 
-def said(event: gr.EventData, name: str) -> str:
+def text_of(event: gr.EventData, name: str) -> str:
     """What an event of the component says under a name."""
-    return str(event._data.get(name, "")) if isinstance(event._data, dict) else ""
+    return str(said(event).get(name, ""))
 
 
 def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
@@ -168,11 +168,11 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
     events: Any = view
 
     def on_choose(event: gr.EventData) -> Any:
-        found = bench.studies.find(said(event, "id"))
+        found = bench.studies.find(text_of(event, "id"))
         return found.id if found is not None else gr.skip()
 
     def on_open(event: gr.EventData) -> tuple[Any, str]:
-        id, sentence = open_folder(bench, said(event, "folder"))
+        id, sentence = open_folder(bench, text_of(event, "folder"))
         return (gr.skip() if id is None else id), markup.note(sentence, "error")
 
     def on_stop(id: str) -> str:
@@ -183,7 +183,7 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
 
     def on_retry(id: str, event: gr.EventData) -> str:
         try:
-            begun = bench.studies.retry(id, said(event, "cell"))
+            begun = bench.studies.retry(id, text_of(event, "cell"))
         except InputError as error:
             return markup.note(str(error), "error")
         return "" if begun else markup.note("The study is at work; Continue makes the cell again when it has ended.")
@@ -193,7 +193,7 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
         return shown, markup.note(sentence, "error")
 
     def on_restore(event: gr.EventData) -> tuple[str, str]:
-        shown, sentence = restore(bench, said(event, "id"))
+        shown, sentence = restore(bench, text_of(event, "id"))
         return shown, markup.note(sentence, "error")
 
     events.choose(on_choose, None, view, **PRIVATE)
@@ -218,7 +218,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
         id: str, view: str, best: bool, metric: Any, task: Any, model: Any, size: Any, cost: Any, table: Any,
         event: gr.EventData,
     ) -> dict[Any, Any]:  # fmt: skip
-        return draw(id, view, best, metric, task, model, size, cost, table, dark=bool(event._data.get("dark")))
+        return draw(id, view, best, metric, task, model, size, cost, table, dark=bool(said(event).get("dark")))
 
     def on_choice(id: str, *choice: Any) -> dict[Any, Any]:
         *rest, dark = choice

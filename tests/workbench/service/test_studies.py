@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +42,15 @@ for name, state in grid.states().items():
         grid.cell(name).write_result(result(0.5))
 """
 REFUSES = "import sys; print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
+COUNTS_SIGNALS = """
+import pathlib, signal, sys, time
+signals, folder = [], pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+(folder / "ready").touch()
+while not (folder / "end").exists():
+    time.sleep(0.01)
+(folder / "count").write_text(str(len(signals)))
+"""
 SLEEPS = "import time; time.sleep(60)"
 MANY = ",".join(map(str, range(700)))
 
@@ -131,6 +142,8 @@ def test_a_preset_has_the_cells_of_the_command_line() -> None:
         (StudyPlan(tries=3, factor=1.0), "Factor is 1; it must be above 1"),
         (StudyPlan(tries=2), "Learning rates is 2"),
         (StudyPlan(seeds=MANY, tasks=("commonsense",), tries=3), "the app plans 20,000 at most"),
+        (StudyPlan(variants="jola:learning_rate=" + "/".join("1" * 1200)), "asks for 1,202 arms"),
+        (StudyPlan(variants="jola" + ":epochs=1/2/3/4" * 200), "give fewer values in Variants"),
         (StudyPlan(variants="x" * 5000), "Variants is longer than 4,000 characters"),
     ],
 )  # fmt: skip
@@ -174,11 +187,36 @@ def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: P
         one.remove(found.id)
     one.stop(found.id)
     assert one.wait(found.id, 30)
+    # A grid that a shell runs later was not asked to stop.
+    with at_work(found.folder):
+        assert found.state() == ("working", "")
     state, message = found.state()
     assert state == "stopped" and "Continue" in message and found.progress().done < 4
     one.resume(found.id)
     assert one.wait(found.id, 60)
     assert found.state()[0] == "finished"
+
+
+def test_a_second_stop_sends_no_second_signal(studies: Make, tmp_path: Path) -> None:
+    one = studies(COUNTS_SIGNALS)
+    found = begin(one, make_task(tmp_path / "task"))
+    until((found.folder / "ready").exists)
+    assert not found.row()["stopping"]
+    for _ in range(2):
+        one.stop(found.id)
+        assert found.row()["stopping"]
+    (found.folder / "end").touch()
+    assert one.wait(found.id, 30)
+    assert (found.folder / "count").read_text() == "1" and not found.stopping
+
+
+def test_a_crash_is_no_stop(studies: Make, tmp_path: Path) -> None:
+    one = studies("raise RuntimeError('Out of luck')")
+    found = begin(one, make_task(tmp_path / "task"))
+    until(lambda: found.status().get("code") is not None)
+    assert found.state() == ("failed", "RuntimeError: Out of luck")
+    found.log_path.write_text("note: `jola grid run --retry` makes the failed cells again.\n")
+    assert found.state()[0] == "stopped"
 
 
 def test_a_process_that_refuses_says_why(studies: Make, tmp_path: Path) -> None:
@@ -209,6 +247,15 @@ def test_settings_that_the_app_may_not_use_are_refused(studies: Make, tmp_path: 
     plan(one.root / "mine", ["siqa"], ["jola"], [1])
     with pytest.raises(InputError, match="not open"):
         one.resume("mine")
+    with pytest.raises(InputError, match="not open"):  # the cells planned before would begin as well
+        one.extend("mine", checked_axes(arms, ["boolq"], [8], [1], ["default"]), arms, SETTINGS)
+
+
+def test_every_arm_is_checked(studies: Make) -> None:
+    one = studies(SLEEPS, check=Settings(host="0.0.0.0").check_sources)
+    arms = expand_arms(["jola", "jola:device_map=secrets"], SETTINGS)
+    with pytest.raises(InputError, match="device map 'secrets' is not open"):
+        one.start(checked_axes(arms, ["boolq"], [8], [1], ["default"]), arms, SETTINGS, {})
 
 
 def test_cells_are_added_to_a_study(studies: Make, tmp_path: Path) -> None:
@@ -217,8 +264,8 @@ def test_cells_are_added_to_a_study(studies: Make, tmp_path: Path) -> None:
     arms = expand_arms(["jola", "lora"], SETTINGS)
     axes = checked_axes(arms, ["siqa"], [8], [1, 2], ["default"])
     with pytest.raises(InputError, match="was planned with test_size 6, not 7"):
-        one.extend("mine", axes, arms, {**SETTINGS, "data": {"validation_size": 4, "test_size": 7}}, {})
-    one.extend("mine", axes, arms, SETTINGS, {})
+        one.extend("mine", axes, arms, {**SETTINGS, "data": {"validation_size": 4, "test_size": 7}})
+    one.extend("mine", axes, arms, SETTINGS)
     assert one.wait("mine", 60)
     assert one.get("mine").progress().done == 4
 
@@ -262,6 +309,8 @@ def test_a_grid_of_the_command_line_is_opened_and_stays_where_it_is(studies: Mak
     found = one.open(str(grid.folder))
     assert found.folder == grid.folder and found.opened and one.open(str(grid.folder)).id == found.id
     assert [study.id for study in one.list()] == [found.id]
+    with at_work(grid.folder):  # a shell keeps nobody from forgetting it
+        assert found.row()["removable"]
     one.remove(found.id)
     assert one.list() == [] and (grid.folder / "grid.json").exists()
     assert one.restore(found.id).folder == grid.folder
@@ -292,6 +341,88 @@ def test_folders_of_something_else_are_refused_and_not_listed(studies: Make, tmp
         with pytest.raises(InputError, match=words):
             one.open(folder)
     assert one.list() == [] and sorted(path.name for path in broken.iterdir()) == ["grid.json"]
+
+
+def test_an_opened_study_is_not_removed_while_the_app_works_on_it(studies: Make, tmp_path: Path) -> None:
+    one = studies(SLEEPS)
+    found = one.open(str(plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1]).folder))
+    one.resume(found.id)
+    assert not found.row()["removable"]
+    with pytest.raises(InputError, match="at work; stop it"):
+        one.remove(found.id)
+    assert one.find(found.id) is found
+
+
+@pytest.mark.parametrize("folder", ["~nosuchuser/x", "\ud800", "~\ud800", "/" + "x" * 5000])
+def test_texts_that_are_no_folder_are_a_sentence(studies: Make, folder: str) -> None:
+    with pytest.raises(InputError, match="holds no grid; write the path of a folder"):
+        studies(SLEEPS).open(folder)
+
+
+def damage_arm(content: dict[str, Any], **changes: Any) -> None:
+    for arm in content["arms"].values():
+        arm["settings"] |= changes
+
+
+DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "it plans the arm 'jola'": lambda content: content.update(arms={}),
+    "of the method 'new', which this version does not have": lambda content: damage_arm(content, method="new"),
+    "of the method {}, which": lambda content: damage_arm(content, method={}),
+    "has no settings of edits": lambda content: damage_arm(content, edits="x"),
+    "plans.0.extra": lambda content: content["plans"][0].update(extra=[1]),
+    "plans.0.seeds is": lambda content: content["plans"][0].update(seeds=[]),
+    "plans is": lambda content: content.update(plans=[]),
+    "and the app shows 200,000 at most": lambda content: content["plans"][0].update(seeds=list(range(200_001))),
+}
+
+
+@pytest.mark.parametrize("words", DAMAGES)
+def test_a_damaged_grid_is_refused_and_the_other_studies_are_shown(studies: Make, words: str) -> None:
+    one = studies(SLEEPS)
+    plan(one.root / "good", ["siqa"], ["jola"], [1])
+    grid = plan(one.root / "bad", ["siqa"], ["jola"], [1])
+    content = json.loads((grid.folder / "grid.json").read_text())
+    DAMAGES[words](content)
+    (grid.folder / "grid.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=re.escape(words)):
+        one.open(str(grid.folder))
+    rows = json.loads(StudyViews(one).snapshot("bad")[1])["list"]
+    assert {row["id"]: row["state"] for row in rows} == {"good": "planned", "bad": "damaged"}
+    one.remove("bad")
+    assert [found.id for found in one.list()] == ["good"]
+
+
+def test_a_study_that_cannot_be_read_for_any_reason_hides_no_other(
+    studies: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: StoredStudy) -> str:
+        if self.id == "bad":
+            raise KeyError("x")
+        return "A title"
+
+    one = studies(SLEEPS)
+    for name in ("good", "bad"):
+        plan(one.root / name, ["siqa"], ["jola"], [1])
+    monkeypatch.setattr(StoredStudy, "title", broken)
+    view = json.loads(StudyViews(one).snapshot("bad")[1])
+    assert {row["id"]: row["state"] for row in view["list"]} == {"good": "planned", "bad": "damaged"}
+    assert "cannot be read (KeyError)" in view["chosen"]["message"]
+
+
+def test_only_studies_that_exist_are_kept_in_memory(studies: Make) -> None:
+    one = studies(SLEEPS)
+    plan(one.root / "mine", ["siqa"], ["jola"], [1])
+    assert one.find("mine") is one.find("mine")
+    assert not any(one.find(f"absent{number}") for number in range(10))
+    one.remove("mine")
+    assert one.find("mine") is None and not one._known
+
+
+def test_what_was_opened_is_listed_only_where_it_may_be_opened(studies: Make, tmp_path: Path) -> None:
+    found = studies(SLEEPS).open(str(plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1]).folder))
+    for folders, listed in (((), []), ((tmp_path / "elsewhere",), [found.id])):
+        exposed = studies(SLEEPS, check_path=Settings(host="0.0.0.0", folders=folders).check_path)
+        assert [study.id for study in exposed.list()] == listed
 
 
 def test_a_deleted_study_comes_back(studies: Make) -> None:

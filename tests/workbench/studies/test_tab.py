@@ -1,14 +1,20 @@
 """What the Studies place does and shows, without a browser."""
 
+import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
+from fastapi import HTTPException
 
 from jola.errors import InputError
+from jola.studies.axes import checked_axes, expand_arms
 from jola.studies.grid import Grid
-from tests.jola.studies.grids import fill, plan
+from tests.jola.studies.grids import SETTINGS, fill, plan
 from workbench.service.bench import Workbench
 from workbench.service.studies import Studies
 from workbench.service.study_plan import StudyPlan
@@ -16,8 +22,9 @@ from workbench.settings import Settings
 from workbench.studies import results as study_results
 from workbench.studies import study_form, tab
 from workbench.studies.panel import TABLE_CHOICES, Panel
-from workbench.studies.study_view import StudyViews
+from workbench.studies.study_view import StudyViews, study_view
 from workbench.ui import form
+from workbench.ui.events import said
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SLEEPS = ("python", "-c", "import time; time.sleep(60)")
@@ -94,6 +101,50 @@ def test_a_study_goes_on_with_its_own_settings(bench: Workbench, grid: Grid) -> 
     assert tab.first(bench) == "mine" and tab.first(bench, "gone") == "mine"
     bench.studies.stop("mine")
     assert bench.studies.wait("mine", 30)
+
+
+def test_cells_are_added_to_a_grid_that_a_shell_planned(bench: Workbench) -> None:
+    shared = {**SETTINGS, "training": {**SETTINGS["training"], "learning_rate": 2e-3}}
+    arms = expand_arms(["jola"], shared)
+    axes = checked_axes(arms, ["siqa"], [8], [1], ["default"])
+    Grid.plan(bench.studies.root / "mine", axes, arms, shared, {"report_to": "wandb", "record_every": 7})
+    filled, _ = study_form.more(bench, "mine")
+    assert study_form.start(bench, values(**{**filled, "seeds": "1, 2"}), "mine") == ("mine", "")
+    grid = bench.studies.get("mine").grid()
+    assert [grid.config(name).training.learning_rate for name in grid.planned] == [2e-3, 2e-3]
+    assert grid.content["neutral"] == {"report_to": "wandb", "record_every": 7}
+    bench.studies.stop("mine")
+    assert bench.studies.wait("mine", 30)
+
+
+@pytest.mark.parametrize("name", ["tasks", "models"])
+def test_a_page_of_others_does_not_learn_which_files_exist(bench: Workbench, tmp_path: Path, name: str) -> None:
+    settings = Settings(host="0.0.0.0", auth="me:secret")
+    exposed = replace(bench, studies=Workbench.from_settings(settings).studies)
+    (tmp_path / "there.jsonl").write_text("{}")
+    for action in (study_form.cost, lambda *given: study_form.start(*given)[1]):
+        for file in ("there.jsonl", "absent.jsonl"):
+            assert "not open to this page" in action(exposed, values(**{name: [str(tmp_path / file)]}))
+    assert "6 cells" not in study_form.cost(exposed, values(tasks=["commonsense"]))
+    assert "48 cells" in study_form.cost(exposed, values(tasks=["commonsense"]))
+
+
+def test_malformed_calls_of_the_view_are_refused(bench: Workbench, grid: Grid) -> None:
+    with gr.Blocks():
+        news, cell_at = study_view(bench.studies).server_fns
+    # In a thread of its own: browser tests may have left an event loop running in this one.
+    with ThreadPoolExecutor() as threads:
+        for call, data in ((news, 5), (news, ["mine", ""]), (cell_at, ["mine", 0]), (cell_at, ["mine", True, 0])):
+            with pytest.raises(HTTPException, match="takes a list of 3 values"):
+                threads.submit(asyncio.run, call(data)).result()
+        assert threads.submit(asyncio.run, cell_at(["mine", 0, 0])).result()["cell"]
+        assert threads.submit(asyncio.run, news(["mine", "", ""])).result()["view"]
+
+
+@pytest.mark.parametrize("data", [None, [1], "x", 5])
+def test_an_event_may_say_anything(data: Any) -> None:
+    event = gr.EventData(None, data)
+    assert said(event) == {} and tab.text_of(event, "id") == ""
 
 
 def test_a_start_that_is_refused_plans_nothing(bench: Workbench) -> None:

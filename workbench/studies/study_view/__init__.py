@@ -6,6 +6,7 @@
 import asyncio
 import hashlib
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from workbench.service.processes import log_tail
 from workbench.service.stored_study import Progress, StoredStudy
 from workbench.service.studies import Studies
 from workbench.service.study_matrix import Matrix, cell_facts, step_words
+from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
+_LOG = logging.getLogger(__name__)
 
 EVENTS = (
     "answers", "choose", "more", "openfolder", "playground", "redraw", "remove", "restore", "resumework", "retry",
@@ -53,8 +56,8 @@ def study_view(studies: Studies) -> gr.HTML:
     """
     views = StudyViews(studies)
 
-    async def news(data: Any) -> dict[str, Any]:
-        id, token, cell = (str(part) for part in data)
+    @takes(str, str, str)
+    async def news(id: str, token: str, cell: str) -> dict[str, Any]:
         end = time.monotonic() + HOLD_SECONDS
         while True:
             found, text = await anyio.to_thread.run_sync(views.snapshot, id, cell)
@@ -65,11 +68,9 @@ def study_view(studies: Studies) -> gr.HTML:
                 return {"token": token}
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def cell_at(data: Any) -> dict[str, Any]:
-        id, row, column = data
-        if type(row) is not int or type(column) is not int:
-            return {"cell": None}
-        return {"cell": await anyio.to_thread.run_sync(views.cell_at, str(id), row, column)}
+    @takes(str, int, int)
+    async def cell_at(id: str, row: int, column: int) -> dict[str, Any]:
+        return {"cell": await anyio.to_thread.run_sync(views.cell_at, id, row, column)}
 
     return gr.HTML(
         "",
@@ -115,7 +116,7 @@ class StudyViews:
             read_again, row = self._rows.get(found.id, (0.0, {}))
             if now >= read_again or (found.working != (row["state"] == "working")):
                 began = time.monotonic()
-                row = found.row()
+                row = _row(found)
                 cost = time.monotonic() - began
                 busy = found.id == id or row["state"] == "working"
                 self._rows[found.id] = now + max(_LOOK_SECONDS if busy else _AT_REST_SECONDS, _REST * cost), row
@@ -133,14 +134,16 @@ class StudyViews:
         read_again, view = self._views.get(study.id, (0.0, {}))
         began = time.monotonic()
         if began >= read_again or study.working != (view["state"] == "working"):
-            view = self._read(study)
+            try:
+                view = self._read(study)
+            except Exception as error:
+                view = _EMPTY | _row(study, error)
             cost = time.monotonic() - began
             self._views[study.id] = began + max(_LOOK_SECONDS / 2, _REST * cost), view
         return view
 
     def _read(self, study: StoredStudy) -> dict[str, Any]:
-        view: dict[str, Any] = {"folder": str(study.folder), "counts": {}, "cells": "", "labels": None, "mark": ""}
-        view |= {"used": "", "left": "", "now": [], "log": ""}
+        view = _EMPTY | {"folder": str(study.folder)}
         try:
             grid, (matrix, labels) = study.grid(), self._matrix(study)
         except InputError:
@@ -176,6 +179,21 @@ class StudyViews:
         if name not in grid.planned:
             return None
         return {**cell_facts(study, name), "at": list(matrix.places[name])}
+
+
+_EMPTY: dict[str, Any] = {
+    "folder": "", "counts": {}, "cells": "", "labels": None, "mark": "", "used": "", "left": "", "now": [], "log": "",
+}  # fmt: skip
+"""What is shown of a study that cannot be read, besides its row."""
+
+
+def _row(study: StoredStudy, error: Exception | None = None) -> dict[str, Any]:
+    """The row of a study in the list. One that cannot be read must not hide the others, whatever is wrong with it."""
+    try:
+        return study.row() if error is None else study.damaged_row(error)
+    except Exception as damage:
+        _LOG.debug("The study %s cannot be read", study.id, exc_info=damage)
+        return study.damaged_row(damage)
 
 
 def _left_words(study: StoredStudy, left: list[str]) -> str:

@@ -100,14 +100,15 @@ const showChosen = (chosen) => {
   setText(find(".sv-about"), chosen.about);
   const working = chosen.state === "working", left = chosen.total - chosen.done - chosen.failed;
   find(".sv-stop").hidden = !working;
+  find(".sv-stop").disabled = chosen.stopping;
   find(".sv-resume").hidden = working || !left || chosen.state === "damaged";
   find(".sv-retry-all").hidden = !chosen.failed;
   find(".sv-more").hidden = working || chosen.state === "damaged";
   // It keeps its place, so that a second click on Stop does not delete.
   const remove = find(".sv-remove");
   setText(remove, chosen.opened ? "Remove from the list" : "Delete");
-  remove.disabled = working && !chosen.opened;
-  remove.title = remove.disabled ? "Stop the study before you delete it." : chosen.opened ? "The folder stays where it is." : "";
+  remove.disabled = !chosen.removable;
+  remove.title = remove.disabled ? `Stop the study before you ${chosen.opened ? "remove" : "delete"} it.` : chosen.opened ? "The folder stays where it is." : "";
   const failed = chosen.failed ? `, ${chosen.failed.toLocaleString("en")} failed` : "";
   const counts = `${chosen.done.toLocaleString("en")} of ${chosen.total.toLocaleString("en")} cells done${failed}`;
   const parts = [STATE_WORDS[chosen.state], counts, chosen.used, chosen.left].filter(Boolean).join(" · ");
