@@ -496,6 +496,10 @@ class TestExposure:
         guess = {"username": "ada", "password": "guess"}
         codes = [httpx.post(f"{exposed.address}/login", data=guess).status_code for _ in range(30)]
         assert codes == [400] * 5 + [429] * 25
+        # No header gives a client another address.
+        forged = ({"X-Forwarded-For": f"192.0.2.{n}", "Forwarded": f"for=192.0.2.{n}"} for n in range(5))
+        codes = [httpx.post(f"{exposed.address}/login", data=guess, headers=headers).status_code for headers in forged]
+        assert codes == [429] * 5
         # Whoever is in stays in.
         exposed.server.door.attempts = Attempts()
         client = Client(exposed.address, auth=PASSWORD, verbose=False)

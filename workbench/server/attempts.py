@@ -1,13 +1,15 @@
 """Wrong passwords: each makes the next attempt wait longer."""
 
+import asyncio
 import ipaddress
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 _MOST_ADDRESSES = 1000
 _FORGOTTEN_SECONDS = 3600.0
+_MOST_HELD = 200
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class _Count:
 class Attempts:
     """Counts attempts to log in, for each address and for all together.
 
-    Each attempt counts as wrong until `right` is called, so that many at once gain nothing. The wait for all together
-    is short: it bounds guesses from many addresses, and must not lock out who knows the password.
+    Each attempt counts as wrong until `right` is called, so that many at once gain nothing. An address that has to wait
+    is refused. The wait for all together is short, and attempts are held for it instead of refused: it slows guesses
+    from many addresses, and must not lock out who knows the password.
 
     Args:
         clock: Seconds from any start; never set back.
+        sleep: Holds an attempt for so many seconds.
+        most_held: Attempts that are held at once; one more is refused.
     """
 
     def __init__(
@@ -44,30 +49,44 @@ class Attempts:
         each: Patience = Patience(5, 300.0),
         total: Patience = Patience(50, 2.0),
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        most_held: int = _MOST_HELD,
     ) -> None:
         self._each, self._total, self._clock = each, total, clock
+        self._sleep, self._most_held, self._held = sleep, most_held, 0
         self._counts: OrderedDict[str, _Count] = OrderedDict()
         self._all = _Count()
 
-    def begin(self, address: str) -> float:
-        """Count an attempt; or, when it comes too early, count nothing and return the seconds that it has to wait."""
+    async def begin(self, address: str) -> float:
+        """Count an attempt, and hold it while all together have to wait.
+
+        Returns:
+            0; for an attempt that is refused, which counts for nothing, the seconds after which it may be repeated.
+        """
         now, network = self._clock(), _network(address)
         own = self._counts.get(network, _Count())
         for count in (own, self._all):
             if now - count.last > _FORGOTTEN_SECONDS:
                 count.wrong = 0
-        wait = max(
-            own.last + self._each.seconds(own.wrong) - now if own.wrong else 0.0,
-            self._all.last + self._total.seconds(self._all.wrong) - now if self._all.wrong else 0.0,
-        )
-        if wait > 0:
-            return wait
+        refused = own.last + self._each.seconds(own.wrong) - now if own.wrong else 0.0
+        if refused > 0:
+            return refused
+        held = self._all.last + self._total.seconds(self._all.wrong) - now if self._all.wrong else 0.0
+        if held > 0 and self._held >= self._most_held:
+            return held
         for count in (own, self._all):
             count.wrong, count.last = count.wrong + 1, now
         self._counts[network] = own
         self._counts.move_to_end(network)
         while len(self._counts) > _MOST_ADDRESSES:
             self._counts.popitem(last=False)
+        if held > 0:
+            self._held += 1
+            try:
+                await self._sleep(held)
+            finally:
+                self._held -= 1
+                self._all.last = max(self._all.last, self._clock())
         return 0.0
 
     def right(self, address: str) -> None:

@@ -139,7 +139,7 @@ class Door:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Have the app answer; what it raises after it has answered is recorded and goes no further."""
         begun = False
-        address = self._attempt(scope)
+        address = await self._attempt(scope)
 
         async def sending(message: Message) -> None:
             nonlocal begun
@@ -157,12 +157,12 @@ class Door:
                 raise
             self.record(error)
 
-    def _attempt(self, scope: Scope) -> str | None:
-        """The address of a client that tries a password; None for another request. Refuses an attempt too early."""
+    async def _attempt(self, scope: Scope) -> str | None:
+        """The address of a client that tries a password; None for another request. May hold or refuse it."""
         if self.attempts is None or scope["method"] != "POST" or not _LOGIN_ROUTE.search(_decoded(scope["path"])):
             return None
         address = str((scope.get("client") or ("",))[0])
-        if wait := self.attempts.begin(address):
+        if wait := await self.attempts.begin(address):
             seconds = math.ceil(wait)
             raise _Refusal(429, f"Too many wrong passwords; try again in {seconds} s.", {"Retry-After": str(seconds)})
         return address

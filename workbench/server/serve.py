@@ -49,8 +49,15 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
     token = Token.fresh(port) if settings.asks_token else None
     door = _behind_door(page, settings, port, token)
     # "error": a warning for each malformed request would let any client fill the log.
+    # No proxy headers: uvicorn believes those of local clients, which could give every guess of a password an address.
     config = uvicorn.Config(
-        door, host=settings.host, port=port, http=Connection, log_level="error", server_header=False
+        door,
+        host=settings.host,
+        port=port,
+        http=Connection,
+        log_level="error",
+        server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_run, args=(server,), name="jola-server", daemon=True)
