@@ -2,7 +2,8 @@
 
 Gradio takes any JSON and finds out while it works with it that a value is missing or of another type. So an exception
 that is raised before code of ours is called is a fault of the request: the client gets one sentence and the log gets
-nothing, for otherwise any client could fill it. All others are faults of the program and are logged.
+nothing, for otherwise any client could fill it. All others are faults of the program and are logged, also those that
+are raised while Gradio converts what code of ours has returned.
 """
 
 import logging
@@ -23,9 +24,13 @@ _OURS = tuple(f"{folder}/" for folder in (_SERVER.parents[1] / "jola", _SERVER.p
 _OF_THE_MACHINE = (ImportError, MemoryError, OSError)
 
 
+class OutputError(RuntimeError):
+    """A function of ours returned what a component cannot show."""
+
+
 def is_of_the_request(error: BaseException) -> bool:
     """Whether an exception tells that a request was malformed: it was raised before any code of ours was called."""
-    if isinstance(error, _OF_THE_MACHINE):
+    if isinstance(error, (OutputError, *_OF_THE_MACHINE)):
         return False
     place = error.__traceback__
     while place is not None:
@@ -63,6 +68,15 @@ class Blocks(gr.Blocks):
             if value is None and isinstance(block, gr.Textbox):
                 values[index] = ""
         return values
+
+    async def postprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
+        """What a function returned, for the page. Raises `OutputError` where a component refuses it."""
+        try:
+            return await super().postprocess_data(block_fn, *args, **kwargs)
+        except (InputError, gr.Error):
+            raise
+        except Exception as error:
+            raise OutputError(f"The output of {block_fn.name} cannot be shown: {error}") from error
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Answer an event; raises `gr.Error` with one sentence for values that cannot be used."""
