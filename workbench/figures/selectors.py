@@ -251,8 +251,9 @@ def _sample(rows: Sequence[Row]) -> str:
     items = " or ".join(f"{n:,}" for n in sorted({row.items for row in rows}))
     seeds = sorted({row.seeds for row in rows})
     counts = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
-    over = "over test examples" if seeds == [1] else "over seeds (Student's t)"
-    return f"n = {items} test examples × {counts}; bars: 95 % intervals {over}"
+    several = ["seeds (Student's t)"] if seeds[-1] > 1 else []
+    one = ["test examples" + (" for one seed" if several else "")] if seeds[0] == 1 else []
+    return f"n = {items} test examples × {counts}; bars: 95 % intervals over {' or '.join([*several, *one])}"
 
 
 def _without_edits(rows: Sequence[Row]) -> str:

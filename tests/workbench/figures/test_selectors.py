@@ -8,6 +8,7 @@ import pytest
 from jola.selectors import SELECTORS, Cost, HeadScores, HeadSet, Provenance
 from jola.studies.results import Cell, Comparison, summarise
 from jola.studies.statistics import expected_jaccard
+from tests.workbench.figures.reading import words
 from workbench.figures import selector_report
 from workbench.figures import selectors as draw
 from workbench.figures.head_sets import head_agreement, head_sets, head_table, heads_against
@@ -239,3 +240,16 @@ def test_the_table_of_sets_begins_where_most_agree() -> None:
     assert table["methods"].tolist() == sorted(table["methods"], reverse=True)
     assert table[HOSTILE].sum() == 5
     assert head_table({}).empty
+
+
+def test_the_note_names_what_the_intervals_of_all_rows_are_over() -> None:
+    found = cells()
+    one_seed = [cell for cell in found if cell.seed == 1]
+    unfinished = [cell for cell in found if cell.method != "smp" or cell.seed == 1]
+    for shown, over in (
+        (found, "over seeds (Student's t);"),
+        (one_seed, "over test examples;"),
+        (unfinished, "over seeds (Student's t) or test examples for one seed;"),
+    ):
+        for figure in (draw.accuracy_by_k(summarise(shown)), draw.accuracy_forest(summarise(shown), "auto")):
+            assert f"95 % intervals {over}" in words(figure)
