@@ -57,7 +57,8 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     """The score of each arm against the number of training examples, with 95 % intervals.
 
     Args:
-        rows: Rows of one task, model and metric, from `Grid.rows`. Arms that train nothing are dashed lines.
+        rows: Rows of one task, model and metric, from `Grid.rows`. Arms that train nothing are dashed lines; those of a
+            method among which validation chooses, maybe another one for each size, are one line.
     """
     title = "Score by number of training examples"
     known = [row for row in rows if row.value is not None]
@@ -66,24 +67,35 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     colours, figure = palette(dark), panels()
     sizes = sorted({row.train_size for row in rows}, key=lambda size: size or math.inf)
     largest = max(sizes)
-    for index, arm in enumerate(dict.fromkeys(row.arm for row in rows)):
-        own = sorted((row for row in known if row.arm == arm), key=lambda row: row.train_size or math.inf)
+    curves = {_curve(row): [] for row in rows}
+    for row in sorted(known, key=lambda row: row.train_size or math.inf):
+        curves[_curve(row)].append(row)
+    for index, (curve, own) in enumerate(curves.items()):
         if not own:
             continue
-        colour, name = colours.categories[index % len(colours.categories)], arm_name(arm, own[0].best_of)
+        colour = colours.categories[index % len(colours.categories)]
+        name = arm_name(curve, max(row.best_of for row in own))
         trains = METHODS[own[0].method].trains if own[0].method in METHODS else True
         figure.add_trace(
             go.Scatter(
                 x=[row.train_size or largest * _ALL_APART or 1 for row in own],
                 y=[row.value for row in own],
-                mode="lines+markers" if trains else "lines",
+                mode="lines+markers" if trains or len(own) == 1 else "lines",
                 name=name,
                 line={"color": colour, "width": 1.5, "dash": "solid" if trains else "dash"},
                 marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
                 error_y=_error_bars(own, colour) if trains else None,
-                customdata=[[_size_words(row.train_size), _interval_words(row), _seed_words(row)] for row in own],
+                customdata=[
+                    [
+                        _size_words(row.train_size),
+                        _interval_words(row),
+                        _seed_words(row),
+                        arm_name(row.arm, row.best_of),
+                    ]
+                    for row in own
+                ],
                 hovertemplate="%{customdata[0]}<br>%{y:.4f}%{customdata[1]}<br>%{customdata[2]}"
-                f"<extra>{name}</extra>",
+                "<extra>%{customdata[3]}</extra>",
             )
         )
     ticks = [size or largest * _ALL_APART or 1 for size in sizes]
@@ -92,6 +104,11 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     )  # fmt: skip
     figure.update_yaxes(title=text((known[0].metric or "score").replace("_", " "), 40))
     return _with_legend(figure, title, _note(known), dark=dark)
+
+
+def _curve(row: Row) -> str:
+    """What the rows of one curve share: the arm, or the method where validation chooses an arm for each size."""
+    return row.method if row.best_of > 1 else row.arm
 
 
 def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) -> Figure:

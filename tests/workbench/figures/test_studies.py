@@ -84,3 +84,23 @@ def test_names_never_become_markup(grid: Grid, dark: bool) -> None:
     row = dataclasses.replace(fill(grid)[0], arm="lora:<img src=x>=1", metric="<i>")
     for figure in (draw.data_size_curves([row], dark=dark), *(draw.pareto([row], c, dark=dark) for c in draw.COSTS)):
         assert "<img" not in figure.to_json() and "<i>" not in figure.to_json()
+
+
+def test_one_size_shows_what_trains_nothing_as_a_point(grid: Grid) -> None:
+    figure = draw.data_size_curves([row for row in fill(grid) if row.train_size == 100])
+    zero = trace(figure, "Zero-shot")
+    assert zero.mode == "lines+markers" and len(zero.x) == 1
+
+
+def test_a_method_whose_arm_validation_chooses_for_each_size_is_one_line(grid: Grid) -> None:
+    for cell in grid.planned.values():
+        better = ("lora" if cell.train_size == 1000 else "lora:learning_rate=1e-3") == cell.arm
+        more = {"validation": 0.1 if better else 0.9}
+        grid.cell(cell.name).write_result(result(SCORES[cell.arm], **more))
+    figure = draw.data_size_curves(grid.rows(best=True))
+    lora = trace(figure, "LoRA, best of 2")
+    assert [one.name for one in figure.data] == ["JoLA", "LoRA, best of 2", "Zero-shot"]
+    assert list(lora.y) == pytest.approx([0.7, 0.85, 0.7])
+    assert [entry[3] for entry in lora.customdata] == [
+        "LoRA, learning rate 1e-3, best of 2", "LoRA, best of 2", "LoRA, learning rate 1e-3, best of 2",
+    ]  # fmt: skip
