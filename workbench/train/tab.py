@@ -8,9 +8,12 @@ from typing import Any
 import gradio as gr
 
 from jola.config import RunConfig
+from jola.data.tasks.registry import REGISTRY
 from jola.errors import InputError
 from jola.methods import METHODS
 from jola.runs.restarts import MOST, attempts
+from jola.runs.run import Run
+from jola.system.formatting import is_share
 from workbench.service import estimate
 from workbench.service.bench import Workbench
 from workbench.train.preview import load_preview, preview_html
@@ -36,19 +39,38 @@ _PUT_RUN_IN_ADDRESS = """(run) => {
 
 
 def start(bench: Workbench, values: Mapping[str, Any], restarts: float | None = 0) -> tuple[str | None, str]:
-    """Start or queue a run with the values of the form, and its restarts: (id, message), or (None, error)."""
+    """Start or queue a run with the values of the form, and its restarts: (id, message), or (None, error).
+
+    If a restart cannot be started, those before it stay, and the message has the error.
+    """
+    runs: list[Run] = []
+    failed = ""
     try:
-        runs = [bench.jobs.start(config) for config in attempts(form.read_form(values), int(restarts or 0))]
+        configs = attempts(form.read_form(values), int(restarts or 0))
+        for number, config in enumerate(configs, start=1):
+            runs.append(bench.jobs.start(config))
+            if len(configs) > 1:
+                runs[-1].annotate(label=f"{number} of {len(configs)}, seed {config.training.seed}")
     except InputError as error:
-        return None, form.in_form_words(str(error)).replace("--restarts", "Restarts")
-    if len(runs) > 1:
-        for number, run in enumerate(runs, start=1):
-            run.annotate(label=f"{number} of {len(runs)}, seed {run.run_config().training.seed}")
-        return runs[0].id, (
-            f"{len(runs)} trainings, one after the other, also if this page is closed. Select them in Runs to compare "
-            "their validation accuracy, and use the one in which it is highest."
-        )
-    return runs[0].id, waiting_words(bench, runs[0].id)
+        failed = form.in_form_words(str(error)).replace("--restarts", "Restarts")
+    if not runs:
+        return None, failed
+    if failed:
+        return runs[0].id, f"Only {len(runs)} of {len(configs)} trainings were started. {failed}"
+    if len(runs) == 1:
+        return runs[0].id, waiting_words(bench, runs[0].id)
+    found = f"{len(runs)} trainings, one after the other, also if this page is closed."
+    return runs[0].id, f"{found} {_choice_words(configs[0])}".rstrip()
+
+
+def _choice_words(config: RunConfig) -> str:
+    """How to choose among restarts; nothing for a method that does not train, and has no validation."""
+    if not METHODS[config.method].trains:
+        return ""
+    info = REGISTRY.get(config.data.task)
+    shares = info is None or is_share({"metric": info.metrics[0]})
+    what, best = ("accuracy", "highest") if shares else ("cross-entropy", "lowest")
+    return f"Select them in Runs to compare their validation {what}, and use the one in which it is {best}."
 
 
 def waiting_words(bench: Workbench, id: str) -> str:
@@ -56,7 +78,8 @@ def waiting_words(bench: Workbench, id: str) -> str:
     place = bench.jobs.waiting.place(id)
     if place is None:
         return ""
-    now = "the running comparison" if bench.comparisons.working() else "the running training"
+    works = {"comparison": bench.comparisons.working, "study": bench.studies.working}
+    now = f"the running {next((noun for noun, working in works.items() if working()), 'training')}"
     before = now if place == 0 else f"{place + 1} runs"
     return f"Queued: it starts after {before}, also if this page is closed."
 

@@ -4,11 +4,15 @@ import sys
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gradio as gr
 import pytest
 
+from jola.config import RunConfig
+from jola.errors import InputError
 from jola.methods import METHODS
+from jola.runs.run import Run
 from jola.system.paths import cache_home, runs_home
 from tests.workbench.recorded import Recorder
 from workbench.service.bench import Workbench, describe_run
@@ -35,6 +39,8 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
     assert second is not None and words.startswith("Queued: it starts after the running training")
     third, words = train.start(bench, {})
     assert third is not None and "after 2 runs" in words
+    with patch.object(bench.studies, "working", return_value=True):
+        assert train.waiting_words(bench, second).startswith("Queued: it starts after the running study")
     assert train.cancel(bench, third) == train.cancel(bench, second) == "The run is out of the queue."
     assert "stops" in train.cancel(bench, id)
     assert bench.jobs.wait(id, 30)
@@ -42,7 +48,7 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
 
 def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench: Workbench) -> None:
     id, words = train.start(bench, {"seed": 7}, 2)
-    assert id is not None and words.startswith("3 trainings")
+    assert id is not None and words.startswith("3 trainings") and "validation accuracy" in words
     runs = list(reversed(bench.store.list()))
     configs = [run.run_config() for run in runs]
     assert [config.training.seed for config in configs] == [7, 8, 9]
@@ -52,6 +58,40 @@ def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench:
     assert train.start(bench, {}, 100) == (None, "Restarts is 100; it must be from 0 to 99.")
     assert len(bench.store.list()) == 3
     for run in runs[::-1]:
+        train.cancel(bench, run.id)
+    assert bench.jobs.wait(id, 30)
+
+
+def test_restarts_that_cannot_all_start_are_told_and_kept(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_run = bench.jobs.start
+
+    def start(config: RunConfig) -> Run:
+        if len(bench.store.list()) == 2:
+            raise InputError("The disk is full.")
+        return start_run(config)
+
+    monkeypatch.setattr(bench.jobs, "start", start)
+    id, words = train.start(bench, {"seed": 7}, 3)
+    runs = list(reversed(bench.store.list()))
+    assert [run.notes().label for run in runs] == ["1 of 4, seed 7", "2 of 4, seed 8"]
+    assert id == runs[0].id and words == "Only 2 of 4 trainings were started. The disk is full."
+    for run in runs[::-1]:
+        train.cancel(bench, run.id)
+    assert bench.jobs.wait(id, 30)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "validation accuracy, and use the one in which it is highest"),
+        ({"task": "e2e_nlg"}, "validation cross-entropy, and use the one in which it is lowest"),
+        ({"method": "zero-shot"}, "if this page is closed."),
+    ],
+)
+def test_restarts_are_chosen_by_what_they_have(bench: Workbench, changes: dict[str, Any], words: str) -> None:
+    id, found = train.start(bench, changes, 1)
+    assert id is not None and words in found and ("validation" in words) == ("validation" in found)
+    for run in bench.store.list():
         train.cancel(bench, run.id)
     assert bench.jobs.wait(id, 30)
 
