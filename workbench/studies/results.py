@@ -99,9 +99,10 @@ def table_view(results: Results, name: str) -> tuple[str, str]:
         text = csv_text([names, *(dataclasses.astuple(row) for row in results.rows)])
     else:
         text = csv(made)
+    options = f"grid, {results.metric!r}" if results.metric else "grid"
     module, call = {
         "cells": ("jola.studies.tables import cells_table", "cells_table(grid)"),
-        "methods": ("jola.studies.methods import compared, methods_table", "methods_table(compared(grid))"),
+        "methods": ("jola.studies.methods import compared, methods_table", f"methods_table(compared({options}))"),
     }.get(name, ("jola.studies.tables import TABLES", f"TABLES[{name!r}](rows)"))
     code = results.code("from jola.studies.formats import markdown", f"from {module}", f"print(markdown({call}))")
     return html_table(made, name), tools_value(f"study-{name}", text, code)

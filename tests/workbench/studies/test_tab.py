@@ -162,6 +162,8 @@ def test_every_table_is_that_of_the_command_line(bench: Workbench, grid: Grid) -
         compile(tools["code"], name, "exec")
     assert "best of 2" in drawn(bench, "tables", best=True)["table_text"]
     assert "best=True" in json.loads(drawn(bench, "tables", best=True)["table_tools"])["code"]
+    of_metric = json.loads(drawn(bench, "tables", table="methods", metric="exact_match")["table_tools"])["code"]
+    assert "methods_table(compared(grid, 'exact_match'))" in of_metric
 
 
 def test_figures_are_of_the_chosen_task_and_size(bench: Workbench, grid: Grid) -> None:
