@@ -67,6 +67,7 @@ def compare(
     progress = progress or Quiet()
     comparison = Comparison(folder)
     _check(comparison, _settings(config))
+    grid.check_halves(comparison.folder)
     # The folder is claimed when it is sure that this can be compared.
     progress.phase("load")
     model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))

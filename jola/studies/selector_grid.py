@@ -2,7 +2,8 @@
 
 import re
 from dataclasses import dataclass
-from typing import Self
+from pathlib import Path
+from typing import Any, Self
 
 from jola.errors import InputError
 
@@ -67,6 +68,21 @@ class SelectorGrid:
         if any(not 0 <= seed < 2**32 for seed in self.seeds):
             raise InputError("Seeds must be from 0 to 4294967295.")
         return self
+
+    def check_halves(self, folder: Path) -> None:
+        """Raise `InputError` if K is `HALVES` and the comparison in a folder has JoLA's result, but not its edits."""
+
+        def done(*name: Any) -> bool:
+            return (folder / "cells" / cell_name(*name) / "result.json").exists()
+
+        for seed in self.seeds if HALVES in self.ks else ():
+            wanted = any(not done("edit", name, HALVES, seed) for name in self.selectors)
+            edits = folder / "cells" / cell_name("jola", "jola", "", seed) / "adapter"
+            if wanted and done("jola", "jola", "", seed) and not edits.is_dir():
+                raise InputError(
+                    f"K {HALVES} needs the edits that JoLA trained with seed {seed}, and this comparison does not have "
+                    f"them; choose {AUTO} or numbers of heads, or start a new comparison."
+                )
 
     def cells(self) -> list[tuple[str, str, str, int]]:
         """(protocol, method, K, seed) of everything that is trained."""

@@ -132,6 +132,7 @@ class Comparisons:
         with self.turns.locked():
             if not found.working and set(plan.cell_names()) <= set(found.ended_cells()):
                 raise InputError(ALL_DONE)
+            plan.check_halves(found.folder)
             self.turns.check(_NOUN)
             self._begin(found, config, plan)
         return found

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any, get_args
 
@@ -315,6 +316,17 @@ def test_halves_are_as_many_as_jola_leaves_open(config: RunConfig, model: JoLAMo
     assert {cell.name for cell in comparison.cells() if cell.protocol == "swap"} == {"swap-dsp-k3-seed1"}
     row = next(row for row in comparison.rows() if row.k == "halves" and row.method == "random")
     assert (row.offsets, row.scales) == (jola.open["offset"], jola.open["scale"])
+
+
+def test_halves_without_the_edits_of_jola_are_refused_before_anything_is_trained(
+    config: RunConfig, model: JoLAModel, tmp_path: Path
+) -> None:
+    config.training.epochs = 1
+    comparison = compare(config, SelectorGrid(("random",), (), ("3",), (1,)), tmp_path / "c", model=model)
+    shutil.rmtree(comparison.cell_folder("jola-seed1") / "adapter")
+    with pytest.raises(InputError, match="K halves needs the edits that JoLA trained with seed 1"):
+        compare(config, SelectorGrid(("random",), (), ("3", "halves"), (2, 1)), tmp_path / "c", model=model)
+    assert {cell.seed for cell in comparison.cells() if cell.protocol != "base"} == {1}
 
 
 def test_the_two_halves_can_have_different_heads(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:

@@ -194,6 +194,8 @@ def test_one_goes_on_with_another_plan(comparisons: Make) -> None:
         one.extend("mine", Plan(("gradient",), (), ("2",), (42,)))
     with pytest.raises(InputError, match="No selector is chosen"):
         one.extend("mine", Plan((), ()))
+    with pytest.raises(InputError, match="K halves needs the edits that JoLA trained with seed 42"):
+        one.extend("mine", Plan(("gradient",), (), ("halves",), (42,)))
     assert one.extend("mine", PLAN).id == "mine"
     assert one.wait("mine", 60)
     assert f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --epochs 3" in log_tail(found)
