@@ -59,7 +59,7 @@ class SideEffects:
     """Name of the text."""
     passages: int
     tokens: int
-    """Scored tokens: all but the first of each passage."""
+    """Scored tokens: all but the first of each passage, or of each part of a long one."""
     base_cross_entropy: Mean
     cross_entropy: Mean
     change: Mean
@@ -128,13 +128,13 @@ def side_effects(
         text: Name of the passages.
         mask: Switches single edits off for this call, as in `EditedModel.forward`.
         strength: Factor on every edit.
-        progress: Called with (done, total) in passages.
+        progress: Called with (done, total) in passages and parts of long ones.
 
     Raises:
         InputError: No passage has two tokens.
     """
     name = text or (OWN_TEXT if passages is None else "given text")
-    rows = _rows(model, plain_text() if passages is None else passages)
+    rows, of_passage = _rows(model, plain_text() if passages is None else passages)
     sums = np.zeros((len(rows), 3))  # base cross-entropy, cross-entropy, divergence
     counts = np.array([len(row) - 1 for row in rows])
     done = 0
@@ -144,29 +144,35 @@ def side_effects(
             done += len(batch)
             if progress is not None:
                 progress(done, len(rows))
-    base, edited, divergence = sums.T
-    means = [_mean(values, counts) for values in (base, edited, edited - base, divergence)]
-    return SideEffects(name, len(rows), int(counts.sum()), *means)
+    base, edited, divergence = np.stack([np.bincount(of_passage, column) for column in sums.T])
+    by_passage = np.bincount(of_passage, counts)
+    means = [_mean(values, by_passage) for values in (base, edited, edited - base, divergence)]
+    return SideEffects(name, len(by_passage), int(counts.sum()), *means)
 
 
-def _rows(model: "EditedModel", passages: Sequence[str]) -> list[list[int]]:
-    """Token ids of the passages, cut to what the model can read."""
+def _rows(model: "EditedModel", passages: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+    """Token ids of the passages, cut to what the model can read, and the number of the passage of each part."""
     config = model.base.config.get_text_config()
     most = min(PASSAGE_TOKENS, getattr(config, "max_position_embeddings", None) or PASSAGE_TOKENS)
     rows: list[list[int]] = []
-    left = MOST_TOKENS
+    of_passage: list[int] = []
+    number, left = 0, MOST_TOKENS
     for passage in passages:
+        if not left:
+            break
         ids = list(model.tokenizer(passage, verbose=False)["input_ids"])[:left]
         left -= len(ids)
-        parts = (ids[start : start + most] for start in range(0, len(ids), most))
-        rows += [part for part in parts if len(part) > 1]
+        parts = [part for start in range(0, len(ids), most) if len(part := ids[start : start + most]) > 1]
+        rows += parts
+        of_passage += [number] * len(parts)
+        number += bool(parts)  # one without two tokens has nothing to score
     if not rows:
         raise InputError("The text has no passage of at least two tokens; give a longer one.")
-    return rows
+    return rows, of_passage
 
 
 def _batches(model: "EditedModel", counts: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Indices of passages, the longest first, so many that their logits stay below the limit."""
+    """Indices of rows, the longest first, so many that their logits stay below the limit."""
     tokens = max(1, _LOGITS // model.base.config.get_text_config().vocab_size)
     batch: list[int] = []
     for index in np.argsort(-counts, kind="stable").tolist():
@@ -178,7 +184,7 @@ def _batches(model: "EditedModel", counts: NDArray[np.int64]) -> Iterator[list[i
 
 
 def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", strength: float) -> NDArray[np.float64]:
-    """Sums over the tokens of each passage, (passages, 3)."""
+    """Sums over the tokens of each row, (rows, 3)."""
     pad = model.tokenizer.pad_token_id
     assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
     batch = collate([Encoded(row, 0) for row in rows], pad)
@@ -202,7 +208,7 @@ def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", streng
     return found.index_add(0, scored.nonzero()[:, 0], figures.cpu().double()).numpy()
 
 
-def _mean(values: NDArray[np.float64], counts: NDArray[np.int64]) -> Mean:
+def _mean(values: NDArray[np.float64], counts: NDArray[np.float64]) -> Mean:
     """Mean per token of sums by passage."""
     low, high = None, None
     if len(values) > 1:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -76,7 +77,19 @@ def test_long_passages_are_cut_and_long_texts_end(tiny: Make, monkeypatch: pytes
     film = len(model.tokenizer("film " * 60)["input_ids"])
     cut = [*([256] * (film // 256)), film % 256, *([256] * ((700 - film) // 256)), (700 - film) % 256]
     assert 1 not in cut and sum(cut) == 700
-    assert found.passages == len(cut) and found.tokens == 700 - len(cut)
+    assert found.passages == 2 and found.tokens == 700 - len(cut)
+    # No passage is tokenized after the last token that is read.
+    monkeypatch.setattr(module, "MOST_TOKENS", film)
+    monkeypatch.setattr(model, "tokenizer", counted := Mock(wraps=model.tokenizer, pad_token_id=0))
+    side_effects(model, ["film " * 60, "a number " * 300, "a word " * 300])
+    assert counted.call_count == 1
+
+
+def test_parts_of_a_passage_are_resampled_together(tiny: Make) -> None:
+    model = tiny("gpt2")
+    # The parts differ a lot, and one passage has no interval.
+    found = side_effects(model, ["film " * 300 + "a number " * 300])
+    assert found.passages == 1 and found.base_cross_entropy.low is found.kl.low is None
 
 
 def test_the_own_text_has_forty_passages(tiny: Make) -> None:
