@@ -246,13 +246,14 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         peak_memory=max((result["peak_memory"] for result in found), default=None),
         adapter_bytes=max((result["adapter_bytes"] for result in found), default=None),
         paper=paper_value(arm, task, size, model, metric, items),
-        **_side_effects([effects for result in found if (effects := result.get("side_effects"))]),
+        **_side_effects([result.get("side_effects") for result in found]),
     )
 
 
-def _side_effects(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The fields of a row about side effects, from those of its seeds."""
-    if not found:
+def _side_effects(by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
+    """The fields of a row about side effects, from those of its seeds; none unless every seed has them."""
+    found = [effects for effects in by_seed if effects]
+    if not found or len(found) < len(by_seed):
         return {}
     values: dict[str, Any] = {"text_tokens": found[0]["tokens"]}
     for name, figure in (("text_kl", "kl"), ("text_change", "change")):

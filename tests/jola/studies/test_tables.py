@@ -180,6 +180,18 @@ def test_side_effects_are_means_over_seeds(grid: Grid) -> None:
     assert table.rows[1][-2:] == ("", "") and table.rows[2][-1] == "-0.2000 (-0.3000 to -0.1000)"
 
 
+def test_side_effects_that_a_seed_lacks_are_not_shown(grid: Grid) -> None:
+    entry = {"value": 0.1, "low": 0.0, "high": 0.2}
+    names = ("kl", "change", "cross_entropy", "base_cross_entropy")
+    effects = {"text": "a text", "passages": 4, "tokens": 2000, **dict.fromkeys(names, entry)}
+    for name, cell in grid.planned.items():
+        own = {"side_effects": effects} if cell.arm != "jola" or cell.seed != 2 else {}
+        grid.cell(name).write_result(result(score(cell), **own))
+    jola, red = grid.rows()[:2]
+    assert jola.seeds == red.seeds == 3
+    assert jola.text_kl is jola.text_change is jola.text_tokens is None and red.text_kl == pytest.approx(0.1)
+
+
 def test_a_metric_can_be_chosen(grid: Grid) -> None:
     scores = [{"metric": m, "value": v, "n": 10} for m, v in (("bleu", 20.0), ("rouge", 0.5))]
     fill(grid, lambda cell: 0.0, scores=scores)
