@@ -13,7 +13,15 @@ from jola.cli.grid import OMITTED, make_cells, shared_settings, state_text
 from jola.errors import InputError
 from jola.methods import METHODS
 from jola.studies.axes import NEUTRAL, numbers, words_of
-from jola.studies.methods import COSTS, SPACING, TRIES, compared, methods_table, plan_comparison
+from jola.studies.methods import (
+    SPACING,
+    TRIES,
+    check_metric,
+    compared,
+    comparison_dict,
+    methods_table,
+    plan_comparison,
+)
 
 if TYPE_CHECKING:
     from jola.studies.grid import Grid
@@ -66,10 +74,14 @@ def compare_methods(
         settings=shared,
         neutral=neutral,
     )
+    check_metric(planned, metric)
     complete, failed = make_cells(planned, list(planned.planned), LocalExecutor(planned.folder, workers))
-    show_comparison(planned, metric, json)
+    try:
+        show_comparison(planned, metric, json)
+    finally:
+        if not complete:
+            console.print_error(f"stopped; to continue: the same command, or `jola grid run {output}`")
     if not complete:
-        console.print_error(f"stopped; to continue: the same command, or `jola grid run {output}`")
         sys.exit(130)
     if failed:
         console.print_error(f"note: `jola grid run {output} --retry` makes the failed cells again.")
@@ -80,13 +92,7 @@ def show_comparison(planned: "Grid", metric: str, json: bool) -> None:
     """Print what is known of each method."""
     found = compared(planned, metric)
     if json:
-        state = dataclasses.asdict(planned.state())
-        fronts = {
-            cost: [{"method": each.name, "task": each.row.task} for each in found if each.pareto[cost]]
-            for cost in COSTS
-        }
-        methods = [each.to_dict() for each in found]
-        console.print_json({"folder": str(planned.folder), **state, "methods": methods, "fronts": fronts})
+        console.print_json(comparison_dict(planned, found))
         return
     table = methods_table(found)
     console.print_lines(table.columns, table.rows)

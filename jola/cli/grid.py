@@ -257,7 +257,7 @@ def show(
     """Show the results so far, with intervals over seeds and differences to JoLA."""
     from jola.studies.formats import FORMATS
     from jola.studies.grid import Grid
-    from jola.studies.methods import compared, methods_table
+    from jola.studies.methods import compared, comparison_dict, methods_table
     from jola.studies.rows import Row
     from jola.studies.tables import TABLES, cells_table
     from jola.system.spreadsheet import csv_text
@@ -268,6 +268,9 @@ def show(
     if len(chosen) + json > 1:
         raise InputError("Choose one of --json, --csv, --markdown, --latex and --html.")
     opened = Grid.open(folder)
+    if json and table == "methods":
+        console.print_json(comparison_dict(opened, compared(opened, metric)))
+        return
     if json:
         rows = [dataclasses.asdict(row) for row in opened.rows(metric, best=best)]
         console.print_json({"folder": str(opened.folder), **dataclasses.asdict(opened.state()), "rows": rows})

@@ -218,6 +218,26 @@ def _layer_changes(
     return tuple(np.mean(found, axis=0).tolist()) if found else None
 
 
+def comparison_dict(grid: Grid, found: Sequence[Compared]) -> dict[str, Any]:
+    """A comparison for JSON: folder and state of the grid, its methods, and the fronts of each task by cost."""
+    fronts = {
+        cost: [{"method": each.name, "task": each.row.task} for each in found if each.pareto[cost]] for cost in COSTS
+    }
+    methods = [each.to_dict() for each in found]
+    return {"folder": str(grid.folder), **dataclasses.asdict(grid.state()), "methods": methods, "fronts": fronts}
+
+
+def check_metric(grid: Grid, metric: str) -> None:
+    """Raise `InputError` if no task of a grid has this metric."""
+    from jola.data.tasks.info import DEFAULT_METRICS
+    from jola.data.tasks.registry import REGISTRY
+
+    infos = [REGISTRY.get(task) for task in dict.fromkeys(cell.task for cell in grid.planned.values())]
+    known = list(dict.fromkeys(name for info in infos for name in (info.metrics if info else DEFAULT_METRICS)))
+    if metric and metric not in known:
+        raise InputError(f"No task of the comparison has the metric {metric!r}; they have {', '.join(known)}.")
+
+
 def methods_table(found: Sequence[Compared]) -> Table:
     """Of each method the chosen rate, the score, what it costs, its side effects and whether it is on the front."""
     rows = [each.row for each in found]

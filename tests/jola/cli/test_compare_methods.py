@@ -32,6 +32,7 @@ def test_a_comparison_is_a_grid_that_resumes(jola: Jola, place: Path, tmp_path: 
     assert red["rate"] in red["tried"] and len(red["tried"]) == 2 and red["trainable"] == 192 and zero["rate"] is None
     assert red["text_kl_low"] <= red["text_kl"] <= red["text_kl_high"] and len(red["layer_changes"]) == 3
     assert {entry["method"] for entry in found["fronts"]["trainable"]} >= {"zero-shot"}
+    assert jola("grid", "show", folder, "--table", "methods", "--json").json == found
     shown = jola("grid", "show", folder, "--table", "methods", "--markdown")
     assert shown.out.startswith("| method | rate |")
     assert jola("grid", "show", folder).code == 0
@@ -48,6 +49,7 @@ def test_a_comparison_is_a_grid_that_resumes(jola: Jola, place: Path, tmp_path: 
         (["--methods", "red", "--train-size", "-1"], "--train-size is -1"),
         (["--methods", "red", "--workers", "0"], "--workers is 0"),
         (["--methods", "red:learning_rate=1"], "leave the rate out"),
+        (["--methods", "red", "--metric", "exact_mach"], "No task of the comparison has the metric 'exact_mach'"),
         (["--methods", ","], "no arms"),
         (["--methods=red:rank=4"], "is not a setting of red"),
     ],
