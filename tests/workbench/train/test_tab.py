@@ -74,7 +74,7 @@ def test_restarts_that_cannot_all_start_are_told_and_kept(bench: Workbench, monk
     id, words = train.start(bench, {"seed": 7}, 3)
     runs = list(reversed(bench.store.list()))
     assert [run.notes().label for run in runs] == ["1 of 4, seed 7", "2 of 4, seed 8"]
-    assert id == runs[0].id and words == "Only 2 of 4 trainings were started. The disk is full."
+    assert id is not None and id == runs[0].id and words == "Only 2 of 4 trainings were started. The disk is full."
     for run in runs[::-1]:
         train.cancel(bench, run.id)
     assert bench.jobs.wait(id, 30)
