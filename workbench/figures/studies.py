@@ -67,7 +67,7 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     colours, figure = palette(dark), panels()
     sizes = sorted({row.train_size for row in rows}, key=lambda size: size or math.inf)
     largest = max(sizes)
-    curves = {_curve(row): [] for row in rows}
+    curves: dict[str, list[Row]] = {_curve(row): [] for row in rows}
     for row in sorted(known, key=lambda row: row.train_size or math.inf):
         curves[_curve(row)].append(row)
     for index, (curve, own) in enumerate(curves.items()):
