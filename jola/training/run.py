@@ -185,7 +185,7 @@ def _train(
     result = _result(prepared, fitted, stages, seconds, scores)
     run.write_result(result)
     if measure and not follower.ending:
-        run.write_result(result | measure(prepared, progress))
+        run.write_result({**result, **measure(prepared, progress)})
     cancelled = stop.is_set()
     run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
 
