@@ -50,7 +50,6 @@ NOT_RUN = {
     "jola train --task boolq": "fetches data from the Hub",
     ". .venv/bin/activate": "changes the shell",
     "python tools/sample_run.py": "trains the default model for minutes",
-    "python tools/sample_comparison.py": "trains the default model for half an hour",
     "python benchmarks/": "measures for minutes or hours",
     "jola compare --methods": "starts processes that train the default model",
     "jola grid run": "starts processes that train the default model",

@@ -75,7 +75,12 @@ class Grid:
 
     @classmethod
     def plan(
-        cls, folder: Path | str, axes: Axes, arms: Mapping[str, Arm], settings: Settings, neutral: Mapping[str, Any]
+        cls,
+        folder: Path | str,
+        axes: Axes,
+        arms: Mapping[str, Arm],
+        settings: Settings,
+        neutral: Mapping[str, Any] | None = None,
     ) -> "Grid":
         """Make a folder a grid with these cells, or add them to the grid that it is.
 
@@ -102,7 +107,7 @@ class Grid:
                 plan = dataclasses.asdict(axes)
                 plans = there["plans"] if plan in there["plans"] else [*there["plans"], plan]
                 stored = {label: {"settings": arm.settings} for label, arm in arms.items()} | there["arms"]
-                content = {**there, "format": FORMAT, "neutral": neutral, "arms": stored, "plans": plans}
+                content = {**there, "format": FORMAT, "neutral": dict(neutral or {}), "arms": stored, "plans": plans}
                 replace_file(path / GRID_FILE, json_bytes(content, indent=2), durable=True)
         return cls.open(path)
 

@@ -135,9 +135,9 @@ def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Com
     assert page.is_visible(".cv-resume") and not page.is_visible(".cv-stop")
     page.focus(".cv-remove")
     page.keyboard.press("Enter")
-    page.wait_for_selector('.cv[data-id="stored"][data-count="1"]')
+    page.wait_for_selector('.cv[data-count="2"]:not([data-id="stopped"])')
     page.click(".cv-undo")
-    page.wait_for_selector('.cv[data-id="stopped"][data-count="2"]')
+    page.wait_for_selector('.cv[data-id="stopped"][data-count="3"]')
     page.get_by_role("button", name="JoLA's gates, DSP").click()
     page.wait_for_selector('.cv[data-id="stored"]')
     drawn(page, "heads")
@@ -152,7 +152,7 @@ def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, ope
     page.click("#compare-start")
     page.wait_for_selector("#compare-message [role=alert]")
     assert page.inner_text("#compare-message") == "K is '0'; it must be auto, halves or a number of heads above 0."
-    assert page.get_attribute(".cv", "data-count") == "2"
+    assert page.get_attribute(".cv", "data-count") == "3"
 
 
 @pytest.mark.default_model

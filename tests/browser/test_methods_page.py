@@ -143,5 +143,5 @@ def test_a_zero_shot_run_is_titled_as_what_it_is(
     page.set_default_timeout(TRAINING)
     page.wait_for_function("() => document.querySelector('.rv-result').innerText.includes('n = 4')")
     assert page.inner_text("#rv-title") == "Base model without edits"
-    assert "trains nothing" in page.inner_text(".rv-waiting-words")
+    page.wait_for_function("() => document.querySelector('.rv-waiting-words').innerText.includes('trains nothing')")
     assert not page.is_visible(".rv-meaning") and page.inner_text(".rv-result-box h2").lower() == "result"

@@ -37,7 +37,7 @@ def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Pat
     assert [(cell["arm"], cell["seed"]) for cell in cells] == [("jola", 42), ("red", 42), ("jola", 43), ("red", 43)]
     fill(Grid.open(planned), lambda cell: 0.5 if cell.arm == "red" and cell.seed == 42 else None)
     out = jola("grid", "plan", planned).out
-    assert "4 cells, 3 to make" in out and "about 60 s one after the other, by earlier cells, and 2 cells" in out
+    assert "4 cells, 3 to make" in out and "about 3 min one after the other, by earlier cells" in out
 
 
 def test_run_makes_each_cell_in_a_process_and_show_prints_them(jola: Jola, planned: Path) -> None:
