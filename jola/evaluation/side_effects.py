@@ -208,7 +208,7 @@ def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", streng
     return found.index_add(0, scored.nonzero()[:, 0], figures.cpu().double()).numpy()
 
 
-def _mean(values: NDArray[np.float64], counts: NDArray[np.float64]) -> Mean:
+def _mean(values: NDArray[np.float64], counts: NDArray[Any]) -> Mean:
     """Mean per token of sums by passage."""
     low, high = None, None
     if len(values) > 1:

@@ -281,8 +281,7 @@ const showEmpty = (snapshot) => {
   for (const chart of root.querySelectorAll(".rv-chart, .rv-rates")) chart.hidden = !snapshot?.frame;
   if (snapshot?.frame) showParts(snapshot.frame);
   if (waiting) {
-    const map = snapshot.trains === false ? "" : " The map appears with the first step.";
-    const coming = `${snapshot.message}${snapshot.active ? " …" : "."}${map}`;
+    const coming = `${snapshot.message}${snapshot.active ? " …" : "."}${trains ? " The map appears with the first step." : ""}`;
     const none = snapshot.trains === false
       ? `${snapshot.method} trains nothing, so there is no map: the result is that of the base model.`
       : "This run ended before its first step, so there is no map.";
