@@ -1,7 +1,6 @@
 """What crosses the boundary to the app, one class for each threat in SECURITY.md, tried at the app's own doors."""
 
 import ast
-import asyncio
 import io
 import json
 import os
@@ -10,7 +9,6 @@ import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from jola.runs.run import Run
 from jola.system.paths import is_there
 from jola.system.spreadsheet import csv_text
 from tests import ROOT
+from tests.workbench.coroutines import finish
 from tests.workbench.figures.examples import all_figures
 from tests.workbench.served import Served, serve, write_task
 from workbench.api.endpoints import Endpoints
@@ -385,16 +384,12 @@ class TestLimits:
         with gr.Blocks():
             view = run_view(bench.followers)
         ask = next(function for function in view.server_fns if function.__name__ == question)
-        # In a thread of its own: browser tests may have left an event loop running in this one.
-        with ThreadPoolExecutor() as threads:
-            answered = threads.submit(asyncio.run, ask(["one", "heads", 0])).result()
-            asked = threads.submit(asyncio.run, ask(["one", "heads", number]))
-            if type(number) is int:
-                assert asked.result() is None
-            else:
-                with pytest.raises(HTTPException, match=r"takes a list of 3 values: str, str, int\."):
-                    asked.result()
-        assert answered is not None
+        assert finish(ask(["one", "heads", 0])) is not None
+        if type(number) is int:
+            assert finish(ask(["one", "heads", number])) is None
+        else:
+            with pytest.raises(HTTPException, match=r"takes a list of 3 values: str, str, int\."):
+                finish(ask(["one", "heads", number]))
 
     def test_a_full_queue_is_a_sentence_and_empties_again(self, app: Served) -> None:
         def work(ticket: Ticket[None]) -> None:

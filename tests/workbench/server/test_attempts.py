@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from tests.workbench.coroutines import finish
 from workbench.server.attempts import Attempts, Patience
 from workbench.server.door import Door
 
@@ -23,7 +24,7 @@ def clock() -> Clock:
 
 
 def begin(attempts: Attempts, address: str) -> float:
-    return asyncio.run(attempts.begin(address))
+    return finish(attempts.begin(address))
 
 
 def wrong(attempts: Attempts, address: str, count: int, clock: Clock) -> list[float]:
@@ -101,7 +102,7 @@ def test_held_attempts_are_bounded(clock: Clock) -> None:
         assert await asyncio.gather(*held) == [0.0] * 3
         assert await attempts.begin("c") == 0.0
 
-    asyncio.run(run())
+    finish(run())
 
 
 def test_an_ipv6_client_has_its_network(clock: Clock) -> None:

@@ -1,12 +1,12 @@
 """Whose fault an exception is: the request's, or ours."""
 
-import asyncio
 import logging
 from typing import Any
 
 import gradio as gr
 import pytest
 
+from tests.workbench.coroutines import finish
 from workbench.server import faults
 
 
@@ -15,7 +15,7 @@ def process(answer: Any) -> None:
     with faults.Blocks() as page:
         button = gr.Button()
         button.click(lambda: answer, None, [gr.Number(precision=0), gr.Textbox()])
-    asyncio.run(page.process_api(next(iter(page.fns.values())), []))
+    finish(page.process_api(next(iter(page.fns.values())), []))
 
 
 @pytest.mark.parametrize("answer", [("no number", ""), 5])
@@ -33,5 +33,5 @@ def test_values_of_other_types_are_the_fault_of_the_request(caplog: pytest.LogCa
     with faults.Blocks() as page:
         gr.Button().click(lambda number: number, gr.Number(precision=0), gr.Number(precision=0))
     with pytest.raises(gr.Error, match=faults.SENTENCE):
-        asyncio.run(page.process_api(next(iter(page.fns.values())), [{"no": "number"}]))
+        finish(page.process_api(next(iter(page.fns.values())), [{"no": "number"}]))
     assert not caplog.records
