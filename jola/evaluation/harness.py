@@ -160,7 +160,7 @@ def __getattr__(name: str) -> Any:
 
 def _registry() -> Any:
     try:
-        import lm_eval.models  # noqa: F401  # its own types first
+        import lm_eval.models  # noqa: F401  # imported to register its own types first
         from lm_eval.api.registry import model_registry
     except ImportError as error:
         raise InputError(

@@ -1,7 +1,8 @@
 """Frozen models whose weights are stored in 4 or 8 bits; edits stay in float32."""
 
 import importlib.util
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -45,9 +46,10 @@ def settle(base: PreTrainedModel) -> None:
     In passes without gradients, bitsandbytes would repack their weights for instructions of some processors, in a
     layout for which it has no backward pass.
     """
-    for module in base.modules():
+    # Layers of bitsandbytes have this attribute, which the type of a module does not know.
+    for module in cast("Iterable[Any]", base.modules()):
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
+            module.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(weight: Tensor) -> bool:

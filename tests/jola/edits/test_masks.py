@@ -62,7 +62,7 @@ def test_a_mask_cannot_be_changed() -> None:
         with pytest.raises(ValueError, match="read-only"):
             values[0, 0] = 0
     with pytest.raises(AttributeError):
-        mask.layers = 7  # type: ignore[misc]
+        mask.layers = 7
 
 
 def test_equal_masks_are_equal_and_hash_alike() -> None:
@@ -133,7 +133,7 @@ def test_a_cell_that_does_not_exist_is_refused(cell: tuple[int, int]) -> None:
         with pytest.raises(InputError, match="There is no head"):
             getattr(HeadMask.all(*SHAPE), change)([cell])
     with pytest.raises(InputError, match="is not a half"):
-        HeadMask.all(*SHAPE).toggled([(0, 0)], "a")  # type: ignore[arg-type]
+        HeadMask.all(*SHAPE).toggled([(0, 0)], "a")
 
 
 def test_a_layer_goes_off_while_any_of_it_is_on() -> None:

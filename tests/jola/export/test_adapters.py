@@ -256,7 +256,7 @@ class TestPush:
 
     def test_sends_the_folder(self, tiny_folder: Path, tmp_path: Path, hub: Hub) -> None:
         export_adapter(on(tiny_folder).save_pretrained(tmp_path / "whole"), tmp_path / "small")
-        assert push_to_hub(tmp_path / "small", "me/edits", api=hub) == "https://hub.example/me/edits"  # type: ignore[arg-type]
+        assert push_to_hub(tmp_path / "small", "me/edits", api=hub) == "https://hub.example/me/edits"
         assert hub.calls[0] == ("create", "me/edits", {"private": True, "exist_ok": True})
         assert hub.calls[1][1] == {p.name: p.read_bytes() for p in (tmp_path / "small").iterdir()}
         assert not any(b"secret-token" in p.read_bytes() for p in tmp_path.rglob("*") if p.is_file())

@@ -94,10 +94,12 @@ def watched(plain: PreTrainedModel) -> Iterator[dict[str, Any]]:
 
     def keep(name: str, module: nn.Module) -> None:
         # Hooks run in the order in which they were made: these see what edits have not changed yet.
-        before = lambda m, args: seen.__setitem__(f"{name}.input", args[0])  # noqa: E731
-        after = lambda m, args, out: seen.__setitem__(  # noqa: E731
-            f"{name}.output", out[0] if isinstance(out, tuple) else out
-        )
+        def before(module: nn.Module, args: Any) -> None:
+            seen[f"{name}.input"] = args[0]
+
+        def after(module: nn.Module, args: Any, out: Any) -> None:
+            seen[f"{name}.output"] = out[0] if isinstance(out, tuple) else out
+
         handles.append(module.register_forward_pre_hook(before))
         handles.append(module.register_forward_hook(after))
 

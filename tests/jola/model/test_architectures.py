@@ -59,7 +59,7 @@ def test_paths_lead_to_the_modules(architecture: str) -> None:
     model = make_model(architecture)
     layers, heads, mlp = PATHS[architecture]
     for layer in range(LAYERS):
-        block = model.get_submodule(layers)[layer]  # type: ignore[index]  # a list of layers
+        block = model.get_submodule(layers)[layer]
         for site, module in (
             (Site.HEADS, block.get_submodule(heads)),
             (Site.MLP, block.get_submodule(mlp)),
@@ -155,7 +155,7 @@ class TestWhatDoesNotFit:
 
         base = make_model("llama")
         layers = base.get_submodule("model.layers")
-        layers[1] = Skipped(layers[1])  # type: ignore[index,operator]  # a list of layers
+        layers[1] = Skipped(layers[1])
         assert "does not go through the attention projection and then the MLP of every layer" in refusal(
             base, tokenizer
         )

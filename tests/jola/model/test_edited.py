@@ -36,8 +36,8 @@ Make = Callable[..., JoLAModel]
 
 def others(model: JoLAModel, seed: int, sites: str = "both") -> list[GatedEdits]:
     """Edits as of another adapter for the same model."""
-    edits = build_edits(EditConfig(sites=sites), model.geometry)  # type: ignore[arg-type]
-    holder = JoLAModel(make_model(model.geometry.architecture), model.tokenizer, EditConfig(sites=sites))  # type: ignore[arg-type]
+    edits = build_edits(EditConfig(sites=sites), model.geometry)
+    holder = JoLAModel(make_model(model.geometry.architecture), model.tokenizer, EditConfig(sites=sites))
     spread_edits(holder, seed)
     for own, source in zip(edits, holder.gated_edits(), strict=True):
         own.load_state_dict(source.state_dict())
@@ -150,7 +150,7 @@ class TestMasks:
             generated = greedy(model, BATCH, 2, mask=masks)
             assert torch.equal(generated[:, BATCH.shape[1]], found[:, -1].argmax(-1))
             # By site, one mask is for all interventions there.
-            same = model(BATCH, mask={"heads": masks[0]}).logits  # type: ignore[dict-item]
+            same = model(BATCH, mask={"heads": masks[0]}).logits
             assert torch.equal(same, model(BATCH, mask=[masks[0], None, masks[0]]).logits)
 
     @torch.no_grad()

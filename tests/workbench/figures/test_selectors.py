@@ -36,7 +36,7 @@ def cells() -> list[Cell]:
         for protocol, method, k, heads, share in parts:
             right = tuple(bool(r) for r in (GENERATOR.random(100) < share if protocol != "jola" else jola))
             selection = Cost(seconds=12.0 if method == "dsp" else 3.0)
-            found.append(Cell(protocol, method, k, seed, heads, right, Cost(4, 8, 8, 10.0), selection))  # type: ignore[arg-type]
+            found.append(Cell(protocol, method, k, seed, heads, right, Cost(4, 8, 8, 10.0), selection))
     return found
 
 

@@ -77,7 +77,7 @@ def test_a_step_between_records_shows_the_one_before_and_a_step_before_all_the_f
 
 def test_unknown_colours_and_wrong_shapes_are_refused_in_a_sentence() -> None:
     with pytest.raises(InputError, match="gate, open, norm, state"):
-        figures.gate_map(history(), colour="hue")  # type: ignore[arg-type]
+        figures.gate_map(history(), colour="hue")
     with pytest.raises(InputError, match=r"must be \(layers, units\)"):
         figures.gate_map({"offset": np.zeros(3)})
 
