@@ -18,10 +18,9 @@ from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup
 from workbench.ui.events import DARK, PRIVATE, said
-from workbench.ui.fields import field
+from workbench.ui.fields import GROUP_TITLES, field, grouped_fields
 
 _BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
-_GROUPS = {"model": "Model", "edits": "Method", "data": "Data", "training": "Training"}
 _PLAN = ("selectors", "swaps", "ks", "seeds")
 SMALL: dict[str, Any] = {
     "train_size": 16, "validation_size": 8, "test_size": 16, "epochs": 1, "selectors": ["gradient", "offset"],
@@ -392,7 +391,7 @@ def _basic_fields() -> dict[str, gr.components.Component]:
     for name in _BASIC:
         if settings[name].group != group:
             group = settings[name].group
-            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
+            gr.HTML(markup.section(GROUP_TITLES[group]), apply_default_css=False)
         inputs[name] = field(settings[name], "compare")
     gr.HTML(markup.section("Comparison"), apply_default_css=False)
     inputs["selectors"] = _options(
@@ -437,13 +436,4 @@ def _text(label: str, help: str, value: str, id: str) -> gr.Textbox:
 
 def _more_fields() -> dict[str, gr.components.Component]:
     """The rest, under the heading of its group."""
-    inputs: dict[str, gr.components.Component] = {}
-    group = ""
-    for setting in _settings():
-        if setting.name in _BASIC:
-            continue
-        if setting.group != group:
-            group = setting.group
-            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
-        inputs[setting.name] = field(setting, "compare")
-    return inputs
+    return grouped_fields((setting for setting in _settings() if setting.name not in _BASIC), "compare")

@@ -8,7 +8,6 @@ Comparisons are not queued: one is refused while a run trains or waits, and whil
 """
 
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from jola.system.files import disk_errors
 from workbench.service.comparison_plan import Plan, compare_flags
 from workbench.service.processes import End, Kind, Processes, Turns, wait_until
 from workbench.service.stored_comparison import StoredComparison
-from workbench.service.stored_work import APP_FOLDER
+from workbench.service.stored_work import put_in_trash
 
 COMPARE_COMMAND = (sys.executable, "-m", "jola", "compare")
 ALL_DONE = "All of this is done already; add a selector, a K or a seed."
@@ -161,11 +160,7 @@ class Comparisons:
         found = self.get(id)
         if found.working:
             raise InputError("This comparison is at work; stop it before you delete it.")
-        trash = Trash(self.root)
-        trash.put(found.folder)
-        for gone in trash.purge():
-            if not (self.root / gone.id).exists():
-                shutil.rmtree(self.root / APP_FOLDER / gone.id, ignore_errors=True)
+        put_in_trash(self.root, found.folder)
 
     def restore(self, id: str) -> StoredComparison:
         """Bring a deleted comparison back. `InputError` when it is gone for good."""

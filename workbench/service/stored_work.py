@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from jola.runs.trash import Trash
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.processes import workers
 from jola.system.typed_json import JsonFile, Line, Text, Time, read_valid_part
@@ -87,3 +88,12 @@ class StoredWork:
     def is_run_by_an_app(self) -> bool:
         """Whether the process that is at work on it was started by this app or another one."""
         return not self.status().get("ended") and at_work(self)
+
+
+def put_in_trash(root: Path, folder: Path) -> None:
+    """Move work to the trash of its root, and forget the files of the app about what leaves the trash for good."""
+    trash = Trash(root)
+    trash.put(folder)
+    for gone in trash.purge():
+        if not (root / gone.id).exists():
+            shutil.rmtree(root / APP_FOLDER / gone.id, ignore_errors=True)

@@ -9,7 +9,6 @@ Studies are not queued: one is refused while a run trains or waits, and while a 
 
 import itertools
 import os
-import shutil
 import sys
 import threading
 import time
@@ -30,7 +29,7 @@ from jola.system.paths import is_there
 from jola.system.typed_json import is_unicode
 from workbench.service.processes import End, Kind, Processes, Turns, wait_until
 from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, open_grid, opened_folder
-from workbench.service.stored_work import APP_FOLDER
+from workbench.service.stored_work import APP_FOLDER, put_in_trash
 
 GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
 ALL_DONE = "All cells of this study are done; add cells to go on."
@@ -271,11 +270,7 @@ class Studies:
         if found.opened:
             (found.own / OPENED_FILE).replace(found.own / _CLOSED_FILE)
             return
-        trash = Trash(self.root)
-        trash.put(found.folder)
-        for gone in trash.purge():
-            if not (self.root / gone.id).exists():
-                shutil.rmtree(self.root / APP_FOLDER / gone.id, ignore_errors=True)
+        put_in_trash(self.root, found.folder)
 
     def restore(self, id: str) -> StoredStudy:
         """Bring a deleted study back. `InputError` when it is gone for good."""

@@ -19,10 +19,9 @@ from workbench.service.bench import Workbench
 from workbench.service.stored_study import StoredStudy
 from workbench.service.study_plan import TRIES, StudyPlan, grid_settings, preset_choices, size_words
 from workbench.ui import form, markup
-from workbench.ui.fields import field
+from workbench.ui.fields import field, grouped_fields
 
 _BASIC = ("test_size", "epochs")
-_GROUPS = {"model": "Model", "data": "Data", "training": "Training"}
 _LEFT_OUT = {*AXES, "learning_rate", "record_every"}
 NEW, SHOWN = "new", "shown"
 PLAN_FIELDS = tuple(one.name for one in dataclasses.fields(StudyPlan))
@@ -205,16 +204,7 @@ def basic_fields() -> dict[str, gr.components.Component]:
 
 def more_fields() -> dict[str, gr.components.Component]:
     """The rest of the shared settings, under the heading of their group."""
-    inputs: dict[str, gr.components.Component] = {}
-    group = ""
-    for setting in settings():
-        if setting.name in _BASIC:
-            continue
-        if setting.group != group:
-            group = setting.group
-            gr.HTML(markup.section(_GROUPS[group]), apply_default_css=False)
-        inputs[setting.name] = field(setting, "studies")
-    return inputs
+    return grouped_fields((setting for setting in settings() if setting.name not in _BASIC), "studies")
 
 
 def preset_field() -> gr.Dropdown:

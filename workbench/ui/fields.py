@@ -1,5 +1,6 @@
 """Fields of a form that more than one place has: a list that takes what is typed, and an upload beside it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,21 @@ from jola.data.tasks import REGISTRY
 from jola.errors import InputError
 from workbench.service.bench import keep_upload
 from workbench.ui import form, markup
+
+GROUP_TITLES = {"edits": "Method", "model": "Model", "data": "Data", "training": "Training"}
+"""Headings of the groups of settings."""
+
+
+def grouped_fields(settings: Iterable[form.Setting], prefix: str) -> dict[str, gr.components.Component]:
+    """The inputs of settings by their names, each group under its heading; ``prefix`` as for `field`."""
+    inputs: dict[str, gr.components.Component] = {}
+    group = ""
+    for setting in settings:
+        if setting.group != group:
+            group = setting.group
+            gr.HTML(markup.section(GROUP_TITLES[group]), apply_default_css=False)
+        inputs[setting.name] = field(setting, prefix)
+    return inputs
 
 
 def accept_upload(path: str) -> tuple[str | None, str]:
