@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from jola.jola_model import JoLAModel
     from jola.reference.config import JoLAConfig
     from jola.reference.data import JoLADataset, data_from_list, make_data_collator
-    from jola.runs.archive import export_adapter, import_archive
+    from jola.runs.archive import export_adapter, export_archive, import_archive
     from jola.runs.compare import compare_runs
     from jola.runs.run import Run
     from jola.runs.store import RunStore
@@ -64,6 +64,7 @@ __all__ = [
     "data_from_list",
     "exact_match",
     "export_adapter",
+    "export_archive",
     "import_archive",
     "load_edits",
     "load_task",
@@ -89,7 +90,7 @@ __getattr__ = lazily(
         "jola.jola_model": ("JoLAModel",),
         "jola.reference.config": ("JoLAConfig",),
         "jola.reference.data": ("JoLADataset", "data_from_list", "make_data_collator"),
-        "jola.runs.archive": ("export_adapter", "import_archive"),
+        "jola.runs.archive": ("export_adapter", "export_archive", "import_archive"),
         "jola.runs.compare": ("compare_runs",),
         "jola.runs.run": ("Run",),
         "jola.runs.store": ("RunStore",),

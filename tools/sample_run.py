@@ -21,7 +21,7 @@ import tyro
 
 from jola.config import DataConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
-from jola.runs.archive import export_adapter, import_archive
+from jola.runs.archive import export_archive, import_archive
 from jola.runs.history import GateWriter
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -120,7 +120,7 @@ def main() -> int:
             used.training.output = ""
             if used != wanted:
                 raise InputError(f"{run.path} was trained with other settings than the sample is.")
-            archive = export_adapter(thinned(run, Path(place) / "sample"), Path(place) / "sample.zip")
+            archive = export_archive(thinned(run, Path(place) / "sample"), Path(place) / "sample.zip")
             found = check(archive, Path(place) / "runs", run)
             shutil.copyfile(archive, options.output)
     except InputError as error:

@@ -196,10 +196,10 @@ def export(
     json: Json = False,
 ) -> None:
     """Write a run and its adapter to a zip file, without paths or names from this machine."""
-    from jola.runs.archive import export_adapter
+    from jola.runs.archive import export_archive
 
     found = find_run(run)
-    file = export_adapter(found, output)
+    file = export_archive(found, output)
     if json:
         console.print_json({"run": found.id, "file": str(file), "bytes": file.stat().st_size})
     else:

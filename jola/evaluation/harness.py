@@ -45,7 +45,7 @@ def main() -> None:
         sys.exit(2)
 
 
-class EditedModel:
+class HookedModel:
     """A plain model whose passes are edited, for code that knows plain models alone."""
 
     def __init__(self, edited: "JoLAModel", strength: float = 1.0) -> None:
@@ -123,7 +123,7 @@ def _model_type() -> type:
             edited = JoLAModel.from_adapter(
                 _find(adapter), revision=revision, model=model, dtype=dtype, device=device or "auto"
             )
-            plain: Any = EditedModel(edited, float(strength))
+            plain: Any = HookedModel(edited, float(strength))
             super().__init__(pretrained=plain, tokenizer=edited.tokenizer, backend="causal", **others)
 
         def _loglikelihood_tokens(

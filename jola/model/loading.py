@@ -26,6 +26,7 @@ from jola.model.architectures import ARCHITECTURES, architecture_of
 from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
 from jola.model.quantization import quantization_config, settle
 from jola.settings import check_revision
+from jola.system.hub import hub_or_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """The number formats of a frozen model, by their names in settings."""
@@ -154,7 +155,8 @@ def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
     Transformers chooses the code that interprets a configuration by its ``model_type``, and some of that code loads
     further models that the configuration names. So nothing of it is called before the type is known.
     """
-    content, _ = PretrainedConfig.get_config_dict(source.path_or_id, **where)
+    with hub_or_cache(source.path_or_id):
+        content, _ = PretrainedConfig.get_config_dict(source.path_or_id, **where)
     kind, inner = content.get("model_type"), content.get("text_config")
     if isinstance(kind, str) and kind in ARCHITECTURES:
         return

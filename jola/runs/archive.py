@@ -56,7 +56,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs gi
 # Export
 
 
-def export_adapter(run: Run, file: Path | str) -> Path:
+def export_archive(run: Run, file: Path | str) -> Path:
     """Write a run that has an adapter into a zip file, in one step, and return its path.
 
     Folders in names of models and data are left out, and so is everything about the machine. ``file`` may be an
@@ -82,6 +82,10 @@ def export_adapter(run: Run, file: Path | str) -> Path:
         finally:
             draft.unlink(missing_ok=True)
     return file
+
+
+export_adapter = export_archive
+"""Other name of `export_archive`."""
 
 
 def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, bytes]]:

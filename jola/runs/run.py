@@ -40,7 +40,7 @@ from jola.runs.history import (
 from jola.runs.notes import NOTES_NAME, RunNotes, notes_from, read_notes, write_notes
 from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, StatusFile
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
-from jola.runs.summary import RunSummary, method_in, summarise
+from jola.runs.summary import RunSummary, method_in, summarise_run
 from jola.runs.trash import folder_size
 from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
 from jola.system.processes import own_identity
@@ -345,7 +345,7 @@ class Run:
         problem = next((fault for _, fault in found.values() if fault), problem)
         config, status, result = (found[name][0] for name in ("config.json", "status.json", "result.json"))
         status = StatusFile().model_dump() | status
-        return summarise(
+        return summarise_run(
             self.id,
             config=config,
             status=status,

@@ -55,7 +55,7 @@ class RunSummary(TypedDict):
     """Whether the run was trained elsewhere and imported here."""
 
 
-def summarise(
+def summarise_run(
     id: str,
     *,
     config: Mapping[str, Any],

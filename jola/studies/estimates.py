@@ -10,7 +10,7 @@ from jola.system.processes import machine
 
 
 @dataclass(frozen=True)
-class Estimate:
+class GridEstimate:
     """Time and memory of cells that are not done."""
 
     seconds: float
@@ -52,11 +52,11 @@ class Pace:
         paces = next((self._known[key] for key in self._keys(cell) if key in self._known), None)
         return sum(paces) / len(paces) * self._examples(cell) if paces else None
 
-    def estimate(self, names: Iterable[str]) -> Estimate:
+    def estimate(self, names: Iterable[str]) -> GridEstimate:
         """Expected time and memory of cells."""
         times = [self.seconds(name) for name in names]
         known = [seconds for seconds in times if seconds is not None]
-        return Estimate(sum(known), len(known), len(times), self._memory)
+        return GridEstimate(sum(known), len(known), len(times), self._memory)
 
     def _keys(self, cell: PlannedCell) -> list[tuple[Any, ...]]:
         return [

@@ -174,7 +174,7 @@ class Comparison:
             sets["jola"] = scores.top(int(k))
         return {method: heads for method, heads in sets.items() if heads is not None}
 
-    def rows(self) -> "list[Row]":
+    def rows(self) -> "list[SelectorRow]":
         """One row for each protocol, method and K, seeds together; see `summarise`."""
         return summarise(self.cells())
 
@@ -186,7 +186,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Row:
+class SelectorRow:
     """A method with one K over all its seeds, compared with JoLA on the same seeds and test examples.
 
     Intervals are 95 % intervals. With several seeds they are Student's t over seeds, and describe what other seeds
@@ -230,7 +230,7 @@ class Row:
     """The same ratio of processor times."""
 
 
-def summarise(cells: Iterable[Cell]) -> list[Row]:
+def summarise(cells: Iterable[Cell]) -> list[SelectorRow]:
     """One row for each protocol, method and K, in the order: base, JoLA, then by protocol, method and K."""
     groups: dict[tuple[str, str, str], dict[int, Cell]] = {}
     for cell in cells:
@@ -243,7 +243,7 @@ def summarise(cells: Iterable[Cell]) -> list[Row]:
     return [dataclasses.replace(row, p_holm=adjusted.get(number)) for number, row in enumerate(rows)]
 
 
-def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> Row:
+def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> SelectorRow:
     cells = [own[seed] for seed in sorted(own)]
     accuracy, low, high = accuracy_interval([cell.correct for cell in cells])
     # The base model has no seed, so it is compared with every run of JoLA.
@@ -251,7 +251,7 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
     shared = sorted(paired.keys() & jola.keys()) if key[0] != "jola" else []
     difference = _difference([(paired[seed], jola[seed]) for seed in shared])
     shared_jola = [jola[seed] for seed in shared] if key[0] == "edit" else []
-    return Row(
+    return SelectorRow(
         *key,
         heads=_mean_of_known(len(cell.heads) for cell in cells if cell.heads is not None),
         offsets=_mean_of_known(cell.open.get("offset", 0) for cell in cells if cell.open),

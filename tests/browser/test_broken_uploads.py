@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jola.runs.archive import export_adapter
+from jola.runs.archive import export_archive
 from jola.runs.store import RunStore
 from tests.browser.conftest import App, OpenPage
 from tests.browser.test_training import set_number
@@ -50,7 +50,7 @@ def test_data_files(new_app: App, open_page: OpenPage) -> None:
 @pytest.fixture
 def broken_zips(new_app: App, tmp_path: Path) -> list[Path]:
     """An exported run, damaged in several ways."""
-    whole = export_adapter(RunStore(new_app.runs).get("sample"), tmp_path / "whole.zip")
+    whole = export_archive(RunStore(new_app.runs).get("sample"), tmp_path / "whole.zip")
     torn = tmp_path / "torn.zip"
     torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     noise = tmp_path / "noise.zip"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from jola.config import RunConfig, TrainingConfig
-from jola.runs.archive import export_adapter
+from jola.runs.archive import export_archive
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.paths import HOME_VARIABLE
@@ -241,7 +241,7 @@ def test_export_and_import(page: Any, store: RunStore, tmp_path: Path) -> None:
     file = tmp_path / "gift.zip"
     download.value.save_as(file)
     assert download.value.suggested_filename == "sample.zip"
-    assert file.read_bytes() == export_adapter(store.get("sample"), tmp_path).read_bytes()
+    assert file.read_bytes() == export_archive(store.get("sample"), tmp_path).read_bytes()
     with page.expect_file_chooser() as chooser:
         page.click("#runs-import")
     chooser.value.set_files(file)

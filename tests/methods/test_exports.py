@@ -29,8 +29,7 @@ from jola.export import (
 )
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
-from jola.runs.archive import export_adapter as archive_run
-from jola.runs.archive import import_archive
+from jola.runs.archive import export_archive, import_archive
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.selectors.heads import model_hash
@@ -223,7 +222,7 @@ def test_a_run_is_exported_and_imported(case: Case, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", RunConfig(method=case.method, edits=case.settings))
     model.save_pretrained(run.adapter_dir)
     run.write_status(state="finished")
-    imported = import_archive(archive_run(run, tmp_path / "run.zip"), RunStore(tmp_path / "store"))
+    imported = import_archive(export_archive(run, tmp_path / "run.zip"), RunStore(tmp_path / "store"))
     assert imported.run_config().method == case.method
     assert not [p.name for p in imported.adapter_dir.glob("*.json") if str(tmp_path) in p.read_text()]
     again = JoLAModel.from_adapter(imported.adapter_dir, model=str(base), dtype="float32", device="cpu")

@@ -15,7 +15,7 @@ from jola.errors import InputError
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
 from jola.methods.zero_shot import ZeroShotConfig
-from jola.runs.archive import export_adapter
+from jola.runs.archive import export_archive
 from jola.runs.run import Run
 from jola.system.progress import Quiet
 from jola.training.run import run_training
@@ -81,7 +81,7 @@ def test_it_can_be_tested_again_and_read(config: RunConfig) -> None:
 
 def test_there_is_no_adapter_and_one_sentence_says_why(config: RunConfig, tmp_path: Path) -> None:
     run = run_training(config)
-    for needs in (lambda: find_adapter(str(run.path)), lambda: export_adapter(run, tmp_path / "run.zip")):
+    for needs in (lambda: find_adapter(str(run.path)), lambda: export_archive(run, tmp_path / "run.zip")):
         with pytest.raises(InputError, match="has no adapter, because zero-shot runs test the base model") as caught:
             needs()
         assert "\n" not in str(caught.value)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
 from jola.errors import InputError
-from jola.runs.archive import export_adapter, import_archive
+from jola.runs.archive import export_archive, import_archive
 from jola.runs.store import RunStore
 from tests.soak.attacks import JSON, NAMES, attack, damaged
 from tests.workbench.edited import edited_run
@@ -77,7 +77,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     make_model("llama").save_pretrained(folder / "tiny-llama")
     make_tokenizer().save_pretrained(folder / "tiny-llama")
     run = edited_run(folder / "runs" / "one", folder / "tiny-llama")
-    with zipfile.ZipFile(export_adapter(run, folder / "gift.zip")) as archive:
+    with zipfile.ZipFile(export_archive(run, folder / "gift.zip")) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 

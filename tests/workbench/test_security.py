@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save
 from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
-from jola.runs.archive import export_adapter, import_archive
+from jola.runs.archive import export_archive, import_archive
 from jola.runs.run import Run
 from jola.system.paths import is_there
 from jola.system.spreadsheet import csv_text
@@ -553,7 +553,7 @@ class TestSecrets:
         assert not [path for path in seen if token.encode() in path.read_bytes()]
         told = [client.predict(run.id, api_name="/status"), httpx.get(f"{app.address}/config").text]
         assert token not in str(told)
-        with zipfile.ZipFile(export_adapter(run, tmp_path / "gift.zip")) as archive:
+        with zipfile.ZipFile(export_archive(run, tmp_path / "gift.zip")) as archive:
             assert not any(token.encode() in archive.read(name) for name in archive.namelist())
 
 

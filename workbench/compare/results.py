@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from jola.errors import InputError
 from jola.selectors.heads import HeadScores, HeadSet
-from jola.studies.results import Cell, Comparison, Row, summarise
+from jola.studies.results import Cell, Comparison, SelectorRow, summarise
 from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import accuracy_interval, overlap, rank_correlation
 from jola.system.formatting import accuracy_text, interval_text
@@ -47,7 +47,7 @@ class Results:
     def __init__(self, folder: Path) -> None:
         self.comparison = Comparison.open(folder)
         self.cells: list[Cell] = self.comparison.cells()
-        self.rows: list[Row] = summarise(self.cells)
+        self.rows: list[SelectorRow] = summarise(self.cells)
         """One row for each method and K, over all seeds."""
 
     def seeds(self) -> list[int]:
@@ -227,7 +227,7 @@ def _drawn(
     return Drawn(figure(by_method, dark=dark), tools_value(name, to_csv(frame), code))
 
 
-def _rows_of(results: Results, methods: Sequence[str]) -> list[Row]:
+def _rows_of(results: Results, methods: Sequence[str]) -> list[SelectorRow]:
     """Rows of these methods, and those of gate swaps, which choose no heads in advance."""
     return [row for row in results.rows if row.protocol != "edit" or row.method in methods]
 
@@ -238,10 +238,10 @@ def _row_lines(methods: Sequence[str]) -> tuple[str, str]:
     return f"methods = {list(methods)!r}", rows
 
 
-def _frame(rows: Sequence[Row]) -> "pd.DataFrame":
+def _frame(rows: Sequence[SelectorRow]) -> "pd.DataFrame":
     import pandas as pd
 
-    frame = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(Row)])
+    frame = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(SelectorRow)])
     return frame.assign(by_seed=[" ".join(f"{value:.6g}" for value in row.by_seed) for row in rows])
 
 
@@ -276,7 +276,7 @@ def _head_table(table: "pd.DataFrame", sets: Mapping[str, HeadSet]) -> str:
 _PROTOCOLS = {"base": "no edits", "jola": "joint training", "edit": "select-then-edit", "swap": "gate swap"}
 
 
-def rows_table(rows: Sequence[Row]) -> str:
+def rows_table(rows: Sequence[SelectorRow]) -> str:
     """HTML table with one row for each method and K: accuracy, difference to JoLA, adjusted p, cost."""
     if not rows:
         return markup.note("No training has ended yet.")
@@ -304,7 +304,7 @@ def _title(words: str) -> str:
     return f' title="{markup.escape(words)}"' if words else ""
 
 
-def _row_cells(row: Row) -> str:
+def _row_cells(row: SelectorRow) -> str:
     def interval(value: float | None, low: float | None, high: float | None, sign: str = "") -> str:
         if value is None:
             return "–"

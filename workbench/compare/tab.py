@@ -13,7 +13,7 @@ from workbench.compare.compare_view import compare_view
 from workbench.compare.panel import Panel, build_results
 from workbench.service import estimate
 from workbench.service.bench import Workbench, has_adapter
-from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Method, Plan, cost_words
+from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Plan, SelectorInfo, cost_words
 from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup
@@ -420,7 +420,9 @@ def _basic_fields() -> dict[str, gr.components.Component]:
     return inputs
 
 
-def _options(label: str, help: str, methods: Mapping[str, Method], chosen: Sequence[str], id: str) -> gr.CheckboxGroup:
+def _options(
+    label: str, help: str, methods: Mapping[str, SelectorInfo], chosen: Sequence[str], id: str
+) -> gr.CheckboxGroup:
     # The style sheet shows the first line as a title and the second one as its explanation.
     choices = [(f"{method.title}\n{method.line}", name) for name, method in methods.items()]
     return gr.CheckboxGroup(

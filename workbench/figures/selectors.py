@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from jola.selectors import SELECTORS, HeadScores, HeadSet
-from jola.studies.results import Row
+from jola.studies.results import SelectorRow
 from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import overlap, rank_correlation
 from workbench.figures.cells import heat, write_cells
@@ -55,14 +55,14 @@ def method_mark(method: str, *, dark: bool = False) -> tuple[str, str]:
     return colours[index], symbol
 
 
-def row_name(row: Row) -> str:
+def row_name(row: SelectorRow) -> str:
     """The name of the method of a row in figures; markup, like the result of `text`."""
     if row.protocol == "jola":
         return "JoLA"
     return method_name(row.method) + (" gates" if row.protocol == "swap" else "")
 
 
-def row_mark(row: Row, *, dark: bool = False) -> tuple[str, str]:
+def row_mark(row: SelectorRow, *, dark: bool = False) -> tuple[str, str]:
     """(color, marker symbol) of the method of a row; gate swaps have open markers."""
     colour, symbol = method_mark(row.method, dark=dark)
     return colour, f"{symbol}-open" if row.protocol == "swap" else symbol
@@ -132,7 +132,7 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     return finish(figure, title, note, dark=dark, height=height, headed=False, left=150, bottom=KEYED)
 
 
-def accuracy_forest(rows: Sequence[Row], k: str, *, dark: bool = False) -> Figure:
+def accuracy_forest(rows: Sequence[SelectorRow], k: str, *, dark: bool = False) -> Figure:
     """Accuracy of every method with one K, best first: mean, 95 % interval and, as small dots, each seed.
 
     The dashed line is JoLA's mean. The model without edits is named in the subtitle: drawn to scale, it would leave
@@ -176,7 +176,7 @@ def accuracy_forest(rows: Sequence[Row], k: str, *, dark: bool = False) -> Figur
     return figure
 
 
-def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
+def accuracy_by_k(rows: Sequence[SelectorRow], *, dark: bool = False) -> Figure:
     """Accuracy of each method against K, with 95 % intervals; K is evenly spaced, in the order of the heads edited.
 
     The dashed line is JoLA, which has no K.
@@ -191,7 +191,7 @@ def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
         # A gate swap edits up to 2K heads.
         sizes.setdefault(row.k, []).extend([row.heads or 0.0] if row.protocol == "edit" else [])
     ks = sorted(sizes, key=lambda k: (max(sizes[k], default=float("inf")), k))
-    groups: dict[tuple[str, str], list[Row]] = {}
+    groups: dict[tuple[str, str], list[SelectorRow]] = {}
     for row in points:
         groups.setdefault((row.protocol, row.method), []).append(row)
     for index, own in enumerate(groups.values()):
@@ -217,7 +217,7 @@ def accuracy_by_k(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     return _with_legend(figure, title, note, len(groups), dark=dark, height=380)
 
 
-def _bars(rows: Sequence[Row], colour: str) -> dict[str, object]:
+def _bars(rows: Sequence[SelectorRow], colour: str) -> dict[str, object]:
     """Error bars; of length 0 where there is no interval."""
     return {
         "type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": colour,
@@ -226,13 +226,13 @@ def _bars(rows: Sequence[Row], colour: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def _interval(row: Row) -> str:
+def _interval(row: SelectorRow) -> str:
     """``0.742 [0.648, 0.836]``; without bounds where there is no interval."""
     bounds = f" [{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else ""
     return f"{row.accuracy:.3f}{bounds}"
 
 
-def _hover(row: Row) -> str:
+def _hover(row: SelectorRow) -> str:
     lines = [f"<b>{row_name(row)}</b>" + (f", K = {text(row.k, 20)}" if row.k else "")]
     lines.append(f"accuracy {_interval(row)}, n = {row.items:,} × {counted(row.seeds, 'seed')}")
     if row.heads is not None:
@@ -246,7 +246,7 @@ def _hover(row: Row) -> str:
     return "<br>".join(lines).replace("-0.", "−0.")
 
 
-def _sample(rows: Sequence[Row]) -> str:
+def _sample(rows: Sequence[SelectorRow]) -> str:
     """What the intervals of these rows are over."""
     items = " or ".join(f"{n:,}" for n in sorted({row.items for row in rows}))
     seeds = sorted({row.seeds for row in rows})
@@ -256,12 +256,12 @@ def _sample(rows: Sequence[Row]) -> str:
     return f"n = {items} test examples × {counts}; bars: 95 % intervals over {' or '.join([*several, *one])}"
 
 
-def _without_edits(rows: Sequence[Row]) -> str:
+def _without_edits(rows: Sequence[SelectorRow]) -> str:
     base = next((row for row in rows if row.protocol == "base"), None)
     return f"; without edits {base.accuracy:.3f} (n = {base.items:,})" if base is not None else ""
 
 
-def _reference_line(figure: Figure, rows: Sequence[Row], *, dark: bool, vertical: bool) -> None:
+def _reference_line(figure: Figure, rows: Sequence[SelectorRow], *, dark: bool, vertical: bool) -> None:
     """JoLA's mean as a dashed line."""
     jola = next((row for row in rows if row.protocol == "jola"), None)
     if jola is None:
@@ -274,7 +274,7 @@ def _reference_line(figure: Figure, rows: Sequence[Row], *, dark: bool, vertical
         figure.add_hline(y=jola.accuracy, line=line, annotation_position="top left", annotation=words, layer="below")
 
 
-def selection_costs(rows: Sequence[Row], *, dark: bool = False) -> Figure:
+def selection_costs(rows: Sequence[SelectorRow], *, dark: bool = False) -> Figure:
     """Time of each selection divided by the time of JoLA's training with the same seed."""
     title = "Cost of each selection"
     found: dict[str, float] = {}

@@ -8,7 +8,7 @@ import gradio as gr
 from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
 from workbench.service import views
 from workbench.service.calls import Stops
@@ -74,7 +74,7 @@ def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> 
         f"new = model.generate(torch.tensor([ids]), max_new_tokens={length}, do_sample=False, mask=mask)\n"
         "print(model.tokenizer.decode(new[0, len(ids):], skip_special_tokens=True))"
     )
-    code = "import torch\n" + recipe(ways, call, prompt).replace(
+    code = "import torch\n" + snippet(ways, call, prompt).replace(
         "from jola import JoLAModel, insight",
         "from jola import JoLAModel\nfrom jola.data.examples import Example, Message, Template",
     )
@@ -112,7 +112,7 @@ def text_panel(wiring: Wiring) -> None:
             few = len(scores.tokens) <= 400
             figure = gr.Plot(figures.token_scores(scores, dark=dark), visible=True) if few else gr.Plot(visible=False)
             call = "print(insight.token_scores(model, model.tokenizer(text)['input_ids'], mask=mask).to_frame())"
-            code = recipe([way], call, text=text)
+            code = snippet([way], call, text=text)
             yield (
                 "" if few else markup.note(_LONG),
                 results.text_strip(scores),
@@ -149,7 +149,7 @@ def lens_panel(wiring: Wiring) -> None:
             for words in wiring.wait(ticket, state):
                 yield words, gr.skip(), gr.skip()
             lens = ticket.result()
-            code = recipe([way], "print(insight.logit_lens(model, prompt, mask=mask).to_frame())", prompt)
+            code = snippet([way], "print(insight.logit_lens(model, prompt, mask=mask).to_frame())", prompt)
             figure = gr.Plot(figures.logit_lens(lens, dark=dark), visible=True)
             yield "", figure, tools_value("logit-lens", to_csv(lens.to_frame()), code)
         except EXPECTED as error:

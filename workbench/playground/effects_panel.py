@@ -11,7 +11,7 @@ from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.edit_map import edit_map_value
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.playground.wiring import (
     EXPECTED,
     PRIVATE,
@@ -172,7 +172,7 @@ class EffectsEvents:
             known, values = _arguments(measure, others)
             if measure != KL:
                 known, values = f"answer, {known}", {"answer": wanted, **values}
-            code = recipe(
+            code = snippet(
                 [way], f"print(insight.edit_effects(model, prompt, {known}mask=mask).to_frame())", prompt, **values
             )
             return ticket, f"“{wanted}”", code
@@ -197,7 +197,7 @@ class EffectsEvents:
                 page=page_of(request),
             )  # fmt: skip
             known, values = _arguments(measure, others)
-            code = recipe([way], _MEAN_CALL.format(arguments=known), run=str(run.path), n=number, **values)
+            code = snippet([way], _MEAN_CALL.format(arguments=known), run=str(run.path), n=number, **values)
             return ticket, "the right answers", _MEAN_IMPORTS + code
 
         yield from self._measured(request, begin, dark)
@@ -252,7 +252,7 @@ class EffectsEvents:
                 yield said, gr.skip(), gr.skip()
             effects = ticket.result()
             call = "print(insight.direct_effects(model, prompt, answer, mask=mask).to_frame())"
-            code = recipe([way], call, prompt, answer=wanted)
+            code = snippet([way], call, prompt, answer=wanted)
             figure = gr.Plot(figures.direct_effects(effects, dark=dark), visible=True)
             yield "", figure, tools_value("direct-effects", to_csv(effects.to_frame()), code)
         except EXPECTED as error:

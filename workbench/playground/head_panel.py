@@ -14,7 +14,7 @@ from workbench.figures.frames import head_history, to_csv
 from workbench.playground import results
 from workbench.playground.edits_panel import EditsPanel, mask_updates, opened_cell
 from workbench.playground.live import LiveViews, look
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
 from workbench.service import views
 from workbench.service.calls import Superseded
@@ -231,7 +231,7 @@ def _asked(
         yield *keep, words, *(gr.skip(),) * 5
     promoted = ticket.result()
     if promoted is not None:
-        code = recipe([way], f"print(insight.promoted_tokens(model, {layer}, {unit}, site={state.site!r}).to_frame())")
+        code = snippet([way], f"print(insight.promoted_tokens(model, {layer}, {unit}, site={state.site!r}).to_frame())")
         tools = tools_value(f"layer-{layer}-head-{unit}-tokens", to_csv(promoted.to_frame()), code)
         yield *keep, results.promoted(promoted), tools, *(gr.skip(),) * 4
     if not text.strip() or state.site != "heads":
@@ -241,7 +241,7 @@ def _asked(
         pattern = views.ask_attention(wiring.bench.session, way.stack, prompt, layer, unit, page=page).result()
     except Superseded:
         return
-    code = recipe(
+    code = snippet(
         [way], f"print(insight.attention_pattern(model, prompt, {layer}, {unit}, mask=mask).to_frame())", prompt
     )
     figure = gr.Plot(figures.attention_pattern(pattern, dark=dark), visible=True)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from workbench.figures.frames import to_csv
 from workbench.playground import results
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
 from workbench.service import views
 from workbench.service.calls import Ticket
@@ -86,7 +86,7 @@ def _tokens(
     before = last[2] if last is not None and last[0] == subject and last[1] != edits else None
     view = views.next_tokens(ways, looked, before=before)
     wiring.pages.change(page, lambda s: replace(s, last=(subject, edits, views.likeliest(looked[0]))))
-    code = recipe(ways, "print(insight.next_tokens(model, prompt, mask=mask).to_frame())", prompt)
+    code = snippet(ways, "print(insight.next_tokens(model, prompt, mask=mask).to_frame())", prompt)
     tools = tools_value("next-tokens", to_csv(view.to_frame()), code)
     return results.token_table(view, masks_text(state)), tools
 
@@ -112,5 +112,5 @@ def _shares(
     wiring.pages.change(page, lambda s: replace(s, likeliest=(text, likeliest)))
     right = state.right if state.prompt is not None and state.prompt.text == text else ""
     call = "print(insight.answer_scores(model, prompt, answers, mask=mask).to_frame())"
-    code = recipe(ways, call, prompt, answers=list(given))
+    code = snippet(ways, call, prompt, answers=list(given))
     return results.answer_table(shares, right), tools_value("answers", to_csv(shares.to_frame()), code)

@@ -91,7 +91,7 @@ def _name(run: Run) -> str:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedRuns:
     """What the page shows of two runs."""
 
     tables: str
@@ -102,7 +102,7 @@ class Compared:
     """Maps of the gates of both; None where a method has none."""
 
 
-def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Compared | None:
+def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> ComparedRuns | None:
     """Two runs beside each other; None when there are not two."""
     runs = [run for id in ids if (run := bench.find(id)) is not None]
     if len(runs) != 2:
@@ -113,7 +113,7 @@ def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Comp
     if all(method_in(run.raw_config()).has_gates for run in runs):
         first, second = (_kept_gates(run) for run in runs)
         gates = figures.compare_gates(first, second, (names[0], names[1]), dark=dark)
-    return Compared(
+    return ComparedRuns(
         tables=comparison_tables(comparison, names),
         validation=figures.compare_curves(metrics, "validation_cross_entropy", dark=dark),
         training=figures.compare_curves(metrics, "cross_entropy", dark=dark),

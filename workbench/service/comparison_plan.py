@@ -24,7 +24,7 @@ _MOST_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
-class Method:
+class SelectorInfo:
     """A way to choose heads, in words, and how it works as far as its costs depend on that."""
 
     title: str
@@ -35,23 +35,23 @@ class Method:
     """Nothing, one pass over the examples, or about as much as training JoLA."""
 
 
-METHODS: dict[str, Method] = {
-    "jola": Method("JoLA's gates", "The heads that JoLA's own gates leave open.", work="none"),
-    "dsp": Method("DSP", "A relaxed sample of K heads, trained.", by_k=True),
-    "pass": Method("PASS", "Gates trained towards exactly K open heads.", by_k=True),
-    "dsp_tuned": Method("DSP, tuned base", "DSP after training edits of all heads. Slow.", by_k=True),
-    "pass_tuned": Method("PASS, tuned base", "PASS after training edits of all heads. Slow.", by_k=True),
-    "smp": Method("SMP", "A small network that looks at the attention maps."),
-    "lofit": Method("LoFiT scaling norm", "Size of a scale trained on every head."),
-    "gradient": Method("Gradient importance", "How much the loss reacts to a head. Quick.", work="pass"),
-    "offset": Method("Offset saliency", "How much the loss reacts to an offset. Quick.", work="pass"),
-    "ablation": Method("Ablation effect", "What switching a head off costs. Slow."),
-    "random": Method("Random", "Chance, to see what the choice is worth.", work="none"),
+METHODS: dict[str, SelectorInfo] = {
+    "jola": SelectorInfo("JoLA's gates", "The heads that JoLA's own gates leave open.", work="none"),
+    "dsp": SelectorInfo("DSP", "A relaxed sample of K heads, trained.", by_k=True),
+    "pass": SelectorInfo("PASS", "Gates trained towards exactly K open heads.", by_k=True),
+    "dsp_tuned": SelectorInfo("DSP, tuned base", "DSP after training edits of all heads. Slow.", by_k=True),
+    "pass_tuned": SelectorInfo("PASS, tuned base", "PASS after training edits of all heads. Slow.", by_k=True),
+    "smp": SelectorInfo("SMP", "A small network that looks at the attention maps."),
+    "lofit": SelectorInfo("LoFiT scaling norm", "Size of a scale trained on every head."),
+    "gradient": SelectorInfo("Gradient importance", "How much the loss reacts to a head. Quick.", work="pass"),
+    "offset": SelectorInfo("Offset saliency", "How much the loss reacts to an offset. Quick.", work="pass"),
+    "ablation": SelectorInfo("Ablation effect", "What switching a head off costs. Slow."),
+    "random": SelectorInfo("Random", "Chance, to see what the choice is worth.", work="none"),
 }
 """By their names on the command line, in the order of the form."""
-SWAPS: dict[str, Method] = {
-    "dsp": Method("DSP", "Edits trained jointly with DSP's mask."),
-    "pass": Method("PASS", "Edits trained jointly with PASS's mask."),
+SWAPS: dict[str, SelectorInfo] = {
+    "dsp": SelectorInfo("DSP", "Edits trained jointly with DSP's mask."),
+    "pass": SelectorInfo("PASS", "Edits trained jointly with PASS's mask."),
 }
 DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
 """Chosen in a fresh form: those whose choice costs little, so that the trainings are what one waits for."""

@@ -126,7 +126,7 @@ class Exported:
 
 
 @dataclass
-class Work:
+class RunningExport:
     """A running export; `lines` yields its progress, and `report` waits for its end."""
 
     process: "subprocess.Popen[str]"
@@ -166,7 +166,7 @@ class Exports:
         self._settings, self._command = settings, tuple(command)
         self._kept: deque[tempfile.TemporaryDirectory[str]] = deque()
         self._busy = threading.Lock()
-        self._at_work: dict[str, Work] = {}
+        self._at_work: dict[str, RunningExport] = {}
 
     @property
     def writes(self) -> bool:
@@ -213,11 +213,11 @@ class Exports:
             raise InputError(f"{place} exists already; choose another folder, or remove it first.")
         report: dict[str, Any] = {}
         if not form.kind:
-            from jola.runs.archive import export_adapter  # which imports PyTorch, and the page begins without it
+            from jola.runs.archive import export_archive  # which imports PyTorch, and the page begins without it
 
-            export_adapter(run, place)
+            export_archive(run, place)
         else:
-            work = Work(self._start(run, form, chosen, place))
+            work = RunningExport(self._start(run, form, chosen, place))
             self._at_work[page] = work
             try:
                 yield from work.lines()

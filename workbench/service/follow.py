@@ -21,7 +21,7 @@ from jola.runs.summary import method_in
 from jola.system.formatting import accuracy_text, score_label, score_text
 from workbench.service.jobs import PAUSE_FILE, RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
-from workbench.service.run_frames import UNTRAINED, History, chosen_records, encode_gates, state_counts
+from workbench.service.run_frames import UNTRAINED, GateFrames, chosen_records, encode_gates, state_counts
 from workbench.service.waiting import Waiting
 
 __all__ = ["UNTRAINED", "Follower", "Followers", "encode_gates", "state_counts"]
@@ -37,7 +37,7 @@ class Follower:
         self.run = run
         self._waiting = waiting or Waiting(RunStore(run.path.parent))
         self._lock = threading.Lock()
-        self._histories: dict[str, History] = {}
+        self._histories: dict[str, GateFrames] = {}
 
     def token(self) -> str:
         """Changes whenever the run wrote something, its process died, or the queue of runs changed."""
@@ -132,13 +132,13 @@ class Follower:
             frames = [history.frame(record) for record in chosen_records(len(history))]
             return [frame for frame in frames if frame is not None]
 
-    def _history(self, site: str) -> History:
+    def _history(self, site: str) -> GateFrames:
         if site not in self._histories:
             if site not in self.run.sites():
                 raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
             config = self.run.raw_config()
             gated, has_gates = gates_of(config) != "none", method_in(config).has_gates
-            self._histories[site] = History(self.run, site, gated=gated, only_norms=not has_gates)
+            self._histories[site] = GateFrames(self.run, site, gated=gated, only_norms=not has_gates)
         return self._histories[site]
 
     def _last_frame(self, site: str) -> dict[str, Any] | None:
@@ -375,7 +375,7 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
     return {name: _thin(series(metric)) for name, metric in CURVES.items()}
 
 
-def _thin_states(history: History) -> dict[str, Any]:
+def _thin_states(history: GateFrames) -> dict[str, Any]:
     """Step, counts of the four states and mean norms at no more than `_CURVE_POINTS` of the records."""
     count = len(history)
     chosen: Sequence[int] = range(count)

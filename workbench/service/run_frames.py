@@ -63,7 +63,7 @@ def round_up(value: float) -> float:
     return next(round(factor * power, 12) for factor in (1, 2, 5, 10) if factor * power >= value)
 
 
-class History:
+class GateFrames:
     """The records of one site: their steps, what is counted of each, and any of them as a frame.
 
     Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without

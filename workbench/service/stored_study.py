@@ -22,7 +22,7 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.studies.axes import is_path_like
-from jola.studies.estimates import Estimate, Pace
+from jola.studies.estimates import GridEstimate, Pace
 from jola.studies.grid import Grid
 from jola.studies.schema import GRID_FILE
 from jola.system.processes import Created, identity, process_alive
@@ -47,7 +47,7 @@ class OpenedFile(JsonFile):
 
 
 @dataclass(frozen=True)
-class Progress:
+class StudyProgress:
     """Number of cells."""
 
     done: int = 0
@@ -130,27 +130,27 @@ class StoredStudy(StoredWork):
                 return path.stat().st_mtime
         return 0.0
 
-    def progress(self) -> Progress:
-        """How many cells are done; `Progress()` when the grid cannot be read."""
+    def progress(self) -> StudyProgress:
+        """How many cells are done; `StudyProgress()` when the grid cannot be read."""
         try:
             grid = self.grid()
             existing = set(os.listdir(self.folder / "cells")) & grid.planned.keys()
         except FileNotFoundError:
-            return Progress(total=len(grid.planned))
+            return StudyProgress(total=len(grid.planned))
         except (InputError, OSError):
-            return Progress()
+            return StudyProgress()
         # As texts: paths of thousands of cells take longer to make than to look up.
         folders = [f"{self.folder}/cells/{name}" for name in existing]
         left = [folder for folder in folders if not os.path.exists(f"{folder}/result.json")]
         failed = sum(os.path.exists(f"{folder}/failed.json") for folder in left)
-        return Progress(len(folders) - len(left), failed, len(grid.planned))
+        return StudyProgress(len(folders) - len(left), failed, len(grid.planned))
 
-    def mark(self, progress: Progress | None = None) -> str:
+    def mark(self, progress: StudyProgress | None = None) -> str:
         """Changes with the plan, and whenever another cell is done or has failed; empty when there is no grid."""
         progress = progress or self.progress()
         return f"{self._grid[0]}:{progress.done}:{progress.failed}" if self._grid is not None and progress.total else ""
 
-    def state(self, progress: Progress | None = None) -> tuple[State, str]:
+    def state(self, progress: StudyProgress | None = None) -> tuple[State, str]:
         """(the state now, why it failed or stopped in one sentence)."""
         try:
             self.grid()
@@ -178,7 +178,7 @@ class StoredStudy(StoredWork):
             return "stopped", "Some cells are not done; Continue makes them."
         return "planned", "No cell is made yet; Continue begins."
 
-    def estimate(self, names: list[str]) -> Estimate:
+    def estimate(self, names: list[str]) -> GridEstimate:
         """Expected time and memory of cells, by those that are done."""
         return Pace(self.grid()).estimate(names)
 
@@ -223,7 +223,7 @@ class StoredStudy(StoredWork):
         few = ", ".join(listed) if len(listed) < 5 else f"{listed[0]} to {listed[-1]}"
         return " · ".join((", ".join(names), f"{few} training examples", str(self.folder)))
 
-    def row(self, progress: Progress | None = None) -> dict[str, Any]:
+    def row(self, progress: StudyProgress | None = None) -> dict[str, Any]:
         """A row of the list of studies."""
         progress = progress or self.progress()
         state, message = self.state(progress)
@@ -232,9 +232,9 @@ class StoredStudy(StoredWork):
     def damaged_row(self, error: Exception) -> dict[str, Any]:
         """The row of a study whose files no check refuses, and yet it cannot be shown."""
         message = f"This study cannot be read ({type(error).__name__}); remove it, or restore its files."
-        return self._row(self.folder.name, str(self.folder), "damaged", message, Progress())
+        return self._row(self.folder.name, str(self.folder), "damaged", message, StudyProgress())
 
-    def _row(self, title: str, about: str, state: State, message: str, progress: Progress) -> dict[str, Any]:
+    def _row(self, title: str, about: str, state: State, message: str, progress: StudyProgress) -> dict[str, Any]:
         return {
             "id": self.id,
             "title": title,

@@ -8,6 +8,7 @@ from typing import Any
 
 from jola.data.records import Example
 from jola.errors import InputError
+from jola.system.hub import hub_or_cache
 
 CONVERTED = "refs/convert/parquet"
 """The branch in which the Hub keeps a Parquet copy of each dataset, in files ``<configuration>/<split>/*.parquet``."""
@@ -48,7 +49,8 @@ class HubTable:
             InputError: The data are not in the cache and cannot be fetched, or lack a split.
         """
         try:
-            found, revision = (self._read_copy if self.converted else self._read_dataset)(splits)
+            with hub_or_cache():
+                found, revision = (self._read_copy if self.converted else self._read_dataset)(splits)
         except Exception as error:
             # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

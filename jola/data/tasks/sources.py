@@ -10,6 +10,7 @@ from jola.data.records import SUFFIXES, parse_rows, read_examples
 from jola.data.tasks.hub import commit_of
 from jola.data.tasks.info import Parts
 from jola.errors import InputError
+from jola.system.hub import hub_or_cache
 
 HUB_PREFIX = "hf:"
 
@@ -52,7 +53,8 @@ def load_hub(task: str) -> Parts:
     from datasets import load_dataset
 
     try:
-        splits = load_dataset(name, configuration or None)
+        with hub_or_cache():
+            splits = load_dataset(name, configuration or None)
     except Exception as error:
         # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -21,7 +21,7 @@ from jola.edits.masks import HeadMask, SavedMasks
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.runs import archive as run_archive
-from jola.runs.archive import export_adapter, import_archive
+from jola.runs.archive import export_archive, import_archive
 from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -78,7 +78,7 @@ def run(tiny: Make, tmp_path: Path) -> Run:
 @pytest.fixture
 def files(run: Run, tmp_path: Path) -> Files:
     """The files of the exported run."""
-    with zipfile.ZipFile(export_adapter(run, tmp_path / "exported.zip")) as archive:
+    with zipfile.ZipFile(export_archive(run, tmp_path / "exported.zip")) as archive:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
@@ -124,31 +124,31 @@ class TestExport:
         assert json.loads(files[f"adapter/{CONFIG_NAME}"])["base_model_name_or_path"] == "tiny-llama"
 
     def test_a_folder_gets_the_id_of_the_run(self, run: Run, tmp_path: Path) -> None:
-        assert export_adapter(run, tmp_path) == tmp_path / "run.zip"
+        assert export_archive(run, tmp_path) == tmp_path / "run.zip"
         with pytest.raises(InputError, match="exists already; choose another name"):
-            export_adapter(run, tmp_path)
+            export_archive(run, tmp_path)
 
     def test_equal_runs_give_equal_files(self, run: Run, tmp_path: Path) -> None:
-        one, two = (export_adapter(run, tmp_path / name).read_bytes() for name in ("1.zip", "2.zip"))
+        one, two = (export_archive(run, tmp_path / name).read_bytes() for name in ("1.zip", "2.zip"))
         assert one == two
 
     def test_a_run_without_an_adapter_is_refused_and_leaves_no_file(self, tmp_path: Path) -> None:
         run = Run.create(tmp_path / "busy", RunConfig())
         (tmp_path / "out").mkdir()
         with pytest.raises(InputError, match=r"has no adapter yet \(starting\)"):
-            export_adapter(run, tmp_path / "out" / "a.zip")
+            export_archive(run, tmp_path / "out" / "a.zip")
         assert list((tmp_path / "out").iterdir()) == []
 
     def test_a_folder_that_is_not_there(self, run: Run, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="There is no folder"):
-            export_adapter(run, tmp_path / "absent" / "a.zip")
+            export_archive(run, tmp_path / "absent" / "a.zip")
 
     def test_a_device_map_of_another_computer_stays_there(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         config = json.loads((run.path / "config.json").read_text())
         for given, kept in ((f"{HOME}/map.json", None), ("auto", "auto")):
             config["model"]["device_map"] = given
             (run.path / "config.json").write_text(json.dumps(config))
-            archive = export_adapter(run, tmp_path / f"{kept}.zip")
+            archive = export_archive(run, tmp_path / f"{kept}.zip")
             assert HOME.encode() not in zipfile.ZipFile(archive).read("config.json")
             assert import_archive(archive, store).run_config().model.device_map == kept
 
@@ -157,14 +157,14 @@ class TestExport:
             for step in range(11, 5000):
                 writer.append(step, dict.fromkeys(GATE_FIELDS, np.zeros((LAYERS, HEADS), dtype=np.float32)))
         assert (run.gates_dir / "heads.f32").stat().st_size > 1 << 20
-        archive = export_adapter(run, tmp_path / "a.zip")
+        archive = export_archive(run, tmp_path / "a.zip")
         assert len(import_archive(archive, store).gates()) == len(run.gates())
 
 
 class TestImport:
     def test_an_exported_run_is_the_same_run(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         begun = time.time()
-        back = import_archive(export_adapter(run, tmp_path / "a.zip"), store)
+        back = import_archive(export_archive(run, tmp_path / "a.zip"), store)
         assert back.path.parent == store.root
         assert [found.id for found in store.list()] == [back.id]
         assert "-reviews-" in back.id
@@ -248,7 +248,7 @@ class TestImport:
         )
 
     def test_an_id_can_be_given_once(self, run: Run, store: RunStore, tmp_path: Path) -> None:
-        archive = export_adapter(run, tmp_path / "a.zip")
+        archive = export_archive(run, tmp_path / "a.zip")
         assert import_archive(archive, store, id="sample").path == store.root / "sample"
         for id in ("sample", "../x", ".hidden", ""):
             with pytest.raises(InputError, match="is not an id that a new run can have"):
@@ -256,19 +256,19 @@ class TestImport:
         assert [path.name for path in store.root.iterdir()] == ["sample"]
 
     def test_twice_gives_two_runs(self, run: Run, store: RunStore, tmp_path: Path) -> None:
-        archive = export_adapter(run, tmp_path / "a.zip")
+        archive = export_archive(run, tmp_path / "a.zip")
         assert len({import_archive(archive, store).id for _ in range(3)}) == len(store.list()) == 3
 
     def test_a_cancelled_run_stays_cancelled(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         run.write_status(state="cancelled")
-        assert import_archive(export_adapter(run, tmp_path / "a.zip"), store).state == "cancelled"
+        assert import_archive(export_archive(run, tmp_path / "a.zip"), store).state == "cancelled"
 
     def test_a_record_that_was_being_written_is_left_out(self, run: Run, store: RunStore, tmp_path: Path) -> None:
         with open(run.gates_dir / "heads.f32", "ab") as file:
             append_whole(file.fileno(), b"\1" * 99, run.gates_dir)
         with open(run.path / "metrics.jsonl", "ab") as file:
             file.write(b'{"step": 11, "lo')
-        back = import_archive(export_adapter(run, tmp_path / "a.zip"), store)
+        back = import_archive(export_archive(run, tmp_path / "a.zip"), store)
         assert back.gates().steps.tolist() == [0, 5, 10]
         assert len(back.metrics()) == 2
 
@@ -278,7 +278,7 @@ class TestImport:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        archive = export_adapter(run, tmp_path / "a.zip")
+        archive = export_archive(run, tmp_path / "a.zip")
         monkeypatch.setattr(run_archive, "json_bytes", full)
         with pytest.raises(InputError, match="no space left on the disk"):
             import_archive(archive, store)
@@ -465,7 +465,7 @@ def test_what_is_no_archive(store: RunStore, tmp_path: Path, name: str) -> None:
 
 def test_bytes_that_were_changed_are_noticed_or_harmless(run: Run, tmp_path: Path) -> None:
     """Random changes of an archive, and of files within it whose checksums are then right again."""
-    whole = export_adapter(run, tmp_path / "a.zip").read_bytes()
+    whole = export_archive(run, tmp_path / "a.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     generator = random.Random(7)

@@ -20,7 +20,7 @@ from tests.methods.contract import take_out
 from tests.workbench.edited import CountingLoader, edited_run
 from workbench.playground import results
 from workbench.playground.edit_map import apply_edits, edit_map_value
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.service import session as session_module
 from workbench.service import views
 from workbench.service.bench import Workbench
@@ -136,7 +136,7 @@ def test_the_recipe_gives_the_numbers_of_the_page(
     state = open_run(bench, run.id)
     state = state.with_mask(state.mask.toggled([(1, 0)]))
     (column,) = columns(bench, state)
-    code = recipe([column], "print(float(insight.next_tokens(model, prompt, mask=mask).kl))", QUESTION)
+    code = snippet([column], "print(float(insight.next_tokens(model, prompt, mask=mask).kl))", QUESTION)
     exec(code, {})  # the code that the page shows
     printed = float(capsys.readouterr().out.strip().splitlines()[-1])
     base, edited = bench.session.ask(

@@ -22,7 +22,7 @@ from tests.workbench.edited import edited_run
 from workbench.playground import results
 from workbench.playground.effects_panel import wanted_answer, wrong_answers
 from workbench.playground.pages import Pages
-from workbench.playground.recipe import recipe
+from workbench.playground.snippet import snippet
 from workbench.playground.wiring import CHAT, PLAIN, answers_of, prompt_of, waiting_words
 from workbench.service import examples, views
 from workbench.service.bench import Workbench
@@ -327,7 +327,7 @@ def test_the_code_gives_the_same_numbers(
     state = replace(state.with_mask(state.mask.switched([(0, 0), (1, 1)], "both", False)), strength=0.5)
     ways, prompt = columns(bench, state), Prompt.of(QUESTION.text, plain=plain)
     view = views.next_tokens(ways, [t.result() for t in views.ask_next_tokens(bench.session, ways, prompt)])
-    found = executed(recipe(ways, "result = insight.next_tokens(model, prompt, mask=mask)", prompt))[
+    found = executed(snippet(ways, "result = insight.next_tokens(model, prompt, mask=mask)", prompt))[
         "result"
     ].to_frame()
     assert list(found["token"][:3]) == [token.token for token in view.tokens[:3]]
@@ -340,14 +340,14 @@ def test_the_code_of_a_stack_gives_the_same_numbers(bench: Workbench, run: Run, 
     state = state.with_mask(state.mask.switched([(0, 0)], "both", False))
     ways = columns(bench, state)
     view = looked(bench.session, ways)
-    code = recipe(ways, "result = insight.next_tokens(model, prompt, mask=mask)", QUESTION)
+    code = snippet(ways, "result = insight.next_tokens(model, prompt, mask=mask)", QUESTION)
     found: pd.DataFrame = executed(code)["result"].to_frame()
     assert list(found["edited"][:3]) == pytest.approx([token.edited[0] for token in view.tokens[:3]], abs=1e-5)
 
 
 def test_the_code_of_a_conversation_names_its_turns(bench: Workbench, run: Run) -> None:
     prompt = Prompt((("system", "Be brief."), ("user", "Good or bad?")))
-    code = recipe(columns(bench, open_run(bench, run.id)), "result = prompt", prompt)
+    code = snippet(columns(bench, open_run(bench, run.id)), "result = prompt", prompt)
     assert executed(code)["result"] == prompt.example()
 
 

@@ -18,7 +18,7 @@ from jola.errors import InputError
 from jola.studies.grid import Grid
 from jola.system.formatting import duration_text
 from workbench.service.processes import log_tail
-from workbench.service.stored_study import Progress, StoredStudy
+from workbench.service.stored_study import StoredStudy, StudyProgress
 from workbench.service.studies import Studies
 from workbench.service.study_matrix import Matrix, cell_facts, step_words
 from workbench.ui.server_functions import takes
@@ -152,7 +152,7 @@ class StudyViews:
         counts = dict.fromkeys(("done", "running", "failed", "interrupted", "open"), 0)
         for state in states.values():
             counts[state] += 1
-        progress = Progress(counts["done"], counts["failed"], len(states))
+        progress = StudyProgress(counts["done"], counts["failed"], len(states))
         row = study.row(progress)
         running = [name for name, state in states.items() if state == "running"]
         left = [name for name, state in states.items() if state not in ("done", "failed")]

@@ -10,7 +10,7 @@ from workbench.service.page_state import Column
 from workbench.service.session import Prompt, Use
 
 
-def recipe(columns: Sequence[Column], call: str, prompt: Prompt | None = None, **names: object) -> str:
+def snippet(columns: Sequence[Column], call: str, prompt: Prompt | None = None, **names: object) -> str:
     """Lines that load what the page uses and then make ``call``, once for each column.
 
     ``call`` may use ``model``, ``mask`` and, when a prompt is given, ``prompt``; ``names`` are further variables.
