@@ -267,12 +267,22 @@ class SubspaceEdits(HiddenEdits):
                 for parameter in (self.weight, self.bias):
                     parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
 
+    def alike(self, prompt: Tensor) -> Tensor | None:
+        """All columns without positions; else those in which the same end of every prompt is edited, or none."""
+        if self.positions is None:
+            return super().alike(prompt)
+        return torch.stack([(end == end[:1]).all(0) for end in _ends(prompt, self.positions)]).all(0)
+
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
         """As `prepare_at` without positions."""
         return self.prepare_at(None, mask, strength)
 
     def prepare_at(
-        self, prompt: Tensor | None, mask: EditMask | None = None, strength: float = 1.0
+        self,
+        prompt: Tensor | None,
+        mask: EditMask | None = None,
+        strength: float = 1.0,
+        packed: Tensor | None = None,
     ) -> Mapping[int, Edit]:
         """An edit for each chosen layer that is on; none where a pass has no position to edit."""
         factors = self._working(mask, strength)
@@ -280,7 +290,11 @@ class SubspaceEdits(HiddenEdits):
         if self.positions is not None:
             if prompt is None:
                 raise ValueError("These edits depend on positions; say which tokens belong to the prompt.")
-            places = _places(prompt.to(self.weight.device), self.positions, len(self.weight) == 2)
+            first, last = _ends(prompt.to(self.weight.device), self.positions)
+            ends = [first, last] if len(self.weight) == 2 else [first | last]
+            if packed is not None:
+                ends = [end.flatten()[packed].unsqueeze(0) for end in ends]
+            places = [_Places(end) for end in ends]
             # In training, parameters keep a gradient also where a batch has no position to edit.
             if not self.training and not any(place.any for place in places):
                 return {}
@@ -335,12 +349,11 @@ class _Places:
         return _beside(activation, self._found[rows])
 
 
-def _places(prompt: Tensor, positions: tuple[int, int], separate: bool) -> list[_Places]:
-    """The first and the last tokens of prompts (batch, tokens), together or separate."""
+def _ends(prompt: Tensor, positions: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where the first and the last tokens of prompts (batch, tokens) are."""
     count, rank = prompt.sum(1, keepdim=True), prompt.cumsum(1)
     first, last = ((count // 2).clamp(max=most) for most in positions)
-    ends = prompt & (rank <= first), prompt & (rank > count - last)
-    return [_Places(end) for end in ends] if separate else [_Places(ends[0] | ends[1])]
+    return prompt & (rank <= first), prompt & (rank > count - last)
 
 
 def _at_places(places: Sequence[_Places], functions: Sequence[Added], factor: Tensor | float) -> Edit:

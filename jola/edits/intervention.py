@@ -108,9 +108,22 @@ class Intervention(nn.Module):
     def uniform(self) -> bool:
         """Whether, without a mask by row, every position of every row is edited in the same way.
 
-        If not, passes that pack or share tokens are not used.
+        If not, generation does not share what prompts begin with, and training is packed only as far as `alike` says.
         """
         return False
+
+    def alike(self, prompt: Tensor) -> Tensor | None:
+        """Columns of a batch in which all rows are edited in the same way, without a mask by row.
+
+        A packed pass computes such columns only once where the rows begin with the same tokens.
+
+        Args:
+            prompt: (batch, tokens) of bool, as for `prepare_at`.
+
+        Returns:
+            (tokens,) of bool; None for edits that do not work in packed passes.
+        """
+        return prompt.new_ones(prompt.shape[1]) if self.uniform else None
 
     def reset(self, generator: torch.Generator | None = None) -> None:
         """Give the parameters their first values; the same generator gives the same numbers."""
@@ -128,7 +141,11 @@ class Intervention(nn.Module):
         raise NotImplementedError
 
     def prepare_at(
-        self, prompt: Tensor | None, mask: EditMask | None = None, strength: float = 1.0
+        self,
+        prompt: Tensor | None,
+        mask: EditMask | None = None,
+        strength: float = 1.0,
+        packed: Tensor | None = None,
     ) -> Mapping[int, Edit]:
         """`prepare` for edits that depend on positions; the edits of all others are those of `prepare`.
 
@@ -136,6 +153,8 @@ class Intervention(nn.Module):
             prompt: (batch, tokens) of bool, or (1, tokens) for all rows: true at the tokens of the pass that belong to
                 a prompt and are not padding. All false in a decoding step. The activations of the pass may have more
                 rows, each repeated in place: one for each beam. None where the caller does not know the positions.
+            packed: (packed tokens,): for each token of a packed pass, whose activations are (1, packed tokens, …), its
+                place in the flattened `prompt`. None in other passes.
 
         Raises:
             ValueError: The mask does not fit, or the edits depend on positions and there are none.

@@ -20,7 +20,7 @@ from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.methods import Method, method_of_settings
-from jola.model.packing import can_share
+from jola.model.packing import Packing, can_share
 from jola.model.placement import FrozenWeights
 from jola.model.quantization import count
 from jola.model.tracing import Plan, TracedModel
@@ -363,7 +363,12 @@ class EditedModel(nn.Module):
 
     @contextmanager
     def editing(
-        self, mask: Masks = None, strength: float = 1.0, batch: int = 1, prompt: Tensor | None = None
+        self,
+        mask: Masks = None,
+        strength: float = 1.0,
+        batch: int = 1,
+        prompt: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Iterator[Plan]:
         """Inside the block, which holds the lock, weights are edited; gives the plan of the edits of activations.
 
@@ -373,22 +378,31 @@ class EditedModel(nn.Module):
         with self.lock, ExitStack() as weights:
             for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
                 weights.enter_context(intervention.applied(own, strength))
-            yield self.plan(mask, strength, batch, prompt)
+            yield self.plan(mask, strength, batch, prompt, packing)
 
-    def plan(self, mask: Masks, strength: float, batch: int, prompt: Tensor | None = None) -> Plan:
+    def plan(
+        self,
+        mask: Masks,
+        strength: float,
+        batch: int,
+        prompt: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Plan:
         """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
 
         Args:
             prompt: Where the prompts are, see `prompt_tokens` and `Intervention.prepare_at`.
+            packing: How the batch is packed in this pass.
 
         Raises:
             ValueError: The mask does not fit the interventions in use.
         """
         edits: dict[tuple[int, Site], Edit] = {}
+        packed = None if packing is None else packing.source
         for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
             if own is not None and own.rows not in (1, batch):
                 raise ValueError(f"The mask has {own.rows} rows, but the batch has {batch}.")
-            for layer, edit in intervention.prepare_at(prompt, own, strength).items():
+            for layer, edit in intervention.prepare_at(prompt, own, strength, packed).items():
                 place = layer, intervention.site
                 edits[place] = _then(edits[place], edit) if place in edits else edit
         return dict(sorted(edits.items(), key=lambda item: (item[0][0], _ORDER[item[0][1]])))
@@ -422,8 +436,20 @@ class EditedModel(nn.Module):
     def _run(
         self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float, prompt: Tensor
     ) -> Tensor:
-        with self.editing(mask, strength, len(inputs["input_ids"]), prompt) as plan:
-            return self.traced.run(inputs, plan, rows, uniform=self._uniform(mask))
+        with self.lock:
+            packing = None if rows is None else self._packing(inputs, rows, mask, prompt)
+            with self.editing(mask, strength, len(inputs["input_ids"]), prompt, packing) as plan:
+                return self.traced.run(inputs, plan, rows, packing=packing)
+
+    def _packing(self, inputs: dict[str, Tensor], rows: Tensor, mask: Masks, prompt: Tensor) -> Packing | None:
+        """How a batch is packed with the edits in use; None where it is not."""
+        alike = prompt.new_ones(prompt.shape[1])
+        for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
+            columns = None if own is not None and own.by_row else intervention.alike(prompt)
+            if columns is None:
+                return None
+            alike &= columns
+        return self.traced.packing(inputs, rows, alike)
 
     def _uniform(self, mask: Masks) -> bool:
         """Whether the edits in use do the same at all positions of all rows."""

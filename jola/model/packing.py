@@ -67,13 +67,17 @@ class Packing:
         return packed[0].index_select(0, places.flatten()).unflatten(0, (batch, -1))
 
 
-def packing_of(input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -> Packing | None:
+def packing_of(
+    input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor, edited_alike: Tensor | None = None
+) -> Packing | None:
     """How to pack a batch; None where that would not pay, and for padding on the left.
 
     Args:
         input_ids: (batch, tokens).
         attention_mask: (batch, tokens) or None.
         rows: (batch, tokens) of bool: where logits are wanted. The common beginning ends before the first of them.
+        edited_alike: (tokens,) of bool: columns in which all rows are edited in the same way; None is all of them. The
+            common beginning ends before the first other one.
     """
     batch, tokens = input_ids.shape
     real = torch.ones_like(rows) if attention_mask is None else attention_mask == 1
@@ -81,6 +85,8 @@ def packing_of(input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor) -
     if padded_left or bool((rows & ~real).any()):
         return None
     alike = (input_ids == input_ids[:1]).all(0) & real.all(0) & ~rows.any(0)
+    if edited_alike is not None:
+        alike &= edited_alike
     common = int(alike.int().cumprod(0).sum()) if batch > 1 else 0
     rest = real[:, common:]
     filled = rest.flatten().nonzero().flatten()

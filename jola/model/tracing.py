@@ -95,28 +95,29 @@ class TracedModel:
         self._head = self._nn.get(head_path(self.base))
 
     def run(
-        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, uniform: bool = False
+        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, packing: Packing | None = None
     ) -> Tensor:
         """Logits of one edited pass.
 
         Args:
             inputs: Tensors as the model's forward takes them.
             rows: (batch, tokens), True where logits are wanted; None is everywhere.
-            uniform: Whether all positions of all rows are edited in the same way. With `rows`, the batch is then packed
-                where that pays.
+            packing: How the batch is packed, as `packing` gives it for `rows`; `plan` is then for the packed pass.
 
         Returns:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
         """
         with self.lock:
-            if rows is not None and uniform and (packing := self.packing(inputs, rows)):
+            if rows is not None and packing is not None:
                 return self._run_packed(inputs["input_ids"], plan, rows, packing)
             return self._run(inputs, plan, rows)
 
-    def packing(self, inputs: dict[str, Tensor], rows: Tensor) -> Packing | None:
-        """How a batch is packed in passes that edit all positions alike; None where it is not."""
+    def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> Packing | None:
+        """How a batch is packed, see `packing_of`; None where it is not."""
         with self.lock:
-            return packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows) if self._packs else None
+            if not self._packs:
+                return None
+            return packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows, edited_alike)
 
     def _run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None, **others: Any) -> Tensor:
         answer: list[Tensor] = []
@@ -168,8 +169,8 @@ class TracedModel:
             inputs, plan: As for `run`.
             arguments: As for ``generate`` of transformers.
             later: The edits of decoding steps, at places of `plan`; None takes those of `plan`.
-            uniform: As for `run`. Prompts that begin alike are then continued from one pass over their beginning, where
-                that pays and the answers are greedy ones.
+            uniform: Whether all positions of all rows are edited in the same way. Prompts that begin alike are then
+                continued from one pass over their beginning, where that pays and the answers are greedy ones.
         """
         with self.lock:
             if uniform and is_greedy(arguments) and can_share(self.base):
@@ -286,7 +287,9 @@ class TracedModel:
         """One edited pass that keeps activations, or that starts in the middle of the model.
 
         Args:
-            inputs, plan, rows, uniform: As for `run`.
+            inputs, plan, rows: As for `run`.
+            uniform: Whether all positions of all rows are edited in the same way. With `rows`, the batch is then packed
+                where that pays.
             wanted: What to keep.
             start: Rows (rows, tokens, hidden) of the residual stream by the layer that they enter. Layers before the
                 first of them are skipped, and at each later one its rows join those that are under way, in this order;

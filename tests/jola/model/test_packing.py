@@ -14,6 +14,7 @@ from jola.config import EditConfig
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
 from jola.jola_model import JoLAModel
+from jola.methods.loreft import LoReFTConfig
 from jola.model import packing, tracing
 from jola.model.packing import beginning_of, packing_of
 from jola.model.tracing import Record, Wanted
@@ -101,6 +102,67 @@ def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architectu
             expected = clones[edits.site][name].grad
             assert expected is not None and expected.abs().max() > 1e-5, name
             torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
+def subspace_edits(architecture: str, tokenizer: Any, **settings: Any) -> JoLAModel:
+    """LoReFT with edits large enough to matter, in training."""
+    model = JoLAModel(make_model(architecture), tokenizer, LoReFTConfig(rank=3, **settings), seed=0).train()
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for intervention in model.own_interventions():
+            for parameter in (intervention.get_parameter("weight"), intervention.get_parameter("bias")):
+                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@every_architecture
+@pytest.mark.parametrize(
+    ("settings", "lengths", "common"),
+    [
+        ({"positions": "f3+l2"}, LENGTHS, COMMON),
+        ({"positions": "f3+l2", "ends": "separate"}, LENGTHS, COMMON),
+        ({"positions": "f3+l9"}, LENGTHS, 15),  # the last nine of the shortest prompt begin where the others differ
+        ({"positions": "f99+l1"}, LENGTHS, 12),  # half of the shortest prompt
+        ({"positions": "all"}, LENGTHS, COMMON),
+        ({"positions": "l4"}, (30, 12, 9), 0),  # only padding to spare
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_edits_at_the_ends_of_prompts_are_those_of_each_row_alone(
+    tokenizer: Any, architecture: str, settings: dict[str, str], lengths: tuple[int, ...], common: int
+) -> None:
+    model = subspace_edits(architecture, tokenizer, **settings)
+    inputs = batch(lengths, COMMON if common else 0)
+    model(**inputs)
+    with tokens_seen(model) as shapes:
+        found = model(**inputs)
+    assert found.loss is not None
+    found.loss.backward()
+    assert shapes == [(1, common + sum(length - common for length in lengths))]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    model.zero_grad()
+
+    rows = [{name: v[row : row + 1, :length] for name, v in inputs.items()} for row, length in enumerate(lengths)]
+    with tokens_seen(model) as shapes:
+        alone = [model(**row) for row in rows]
+    assert shapes == [(1, length) for length in lengths]
+    loss = torch.stack([row.loss for row in alone]).mean()
+    loss.backward()
+    torch.testing.assert_close(found.logits, torch.cat([row.logits for row in alone]), **CLOSE)
+    torch.testing.assert_close(found.loss, loss, **CLOSE)
+    for gradient, parameter in zip(gradients, (p for p in model.parameters() if p.requires_grad), strict=True):
+        assert gradient is not None and parameter.grad is not None and parameter.grad.abs().max() > 1e-5
+        torch.testing.assert_close(gradient, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_mask_by_row_of_edits_at_positions_is_not_packed(tokenizer: Any) -> None:
+    model = subspace_edits("llama", tokenizer, positions="f3+l2")
+    everywhere = EditMask.all(model.own_interventions()[0])
+    by_row = everywhere.map(lambda factor: factor.expand(len(LENGTHS), -1, -1))
+    assert runs_packed(model, mask=everywhere)
+    assert not runs_packed(model, mask=by_row)
+    torch.testing.assert_close(model(**batch(), mask=everywhere).logits, model(**batch(), mask=by_row).logits, **CLOSE)
 
 
 @pytest.mark.parametrize(
