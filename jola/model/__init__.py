@@ -15,6 +15,11 @@ __getattr__ = lazily(
     },
 )
 
-# nnsight gives every Python object a `save` attribute, after which these modules cannot be imported any more.
-for _name in ("anyio.abc", "anyio.streams.file", "anyio.streams.tls"):
-    import_module(_name)
+# nnsight gives every Python object a `save` attribute, after which these classes cannot be defined any more; recent
+# versions of anyio define the first one only when it is asked for.
+for _module, _class in (
+    ("anyio.abc", "SocketAttribute"),
+    ("anyio.streams.file", "FileStreamAttribute"),
+    ("anyio.streams.tls", "TLSAttribute"),
+):
+    getattr(import_module(_module), _class)
