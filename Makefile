@@ -100,9 +100,9 @@ $(DEV)/.installed: pyproject.toml $(call stale,$(DEV))
 	$(call install,$(DEV),[test])
 
 # Every package that pyproject.toml names is at its lower bound; PyTorch is then the index's build, which is large.
-$(LOWEST)/.installed: export PIP_CONSTRAINT = $(LOWEST)/constraints.txt
+$(LOWEST)/.installed: export PIP_CONSTRAINT = build/lowest.txt
 $(LOWEST)/.installed: pyproject.toml tools/lowest.py $(call stale,$(LOWEST))
-	@mkdir -p $(LOWEST) && $(PYTHON) tools/lowest.py > $(LOWEST)/constraints.txt
+	@mkdir -p build && $(PYTHON) tools/lowest.py > build/lowest.txt
 	$(call install,$(LOWEST),[test])
 
 $(DEV)/.installed-dev: $(DEV)/.installed
