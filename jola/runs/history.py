@@ -21,18 +21,14 @@ from numpy.typing import NDArray
 
 from jola.edits.names import STATES
 from jola.errors import InputError
-from jola.runs.schema import GateHeader
+from jola.runs.schema import GATE_FIELDS, GateHeader
 from jola.system.files import append_whole, disk_errors, replace_file
-from jola.system.typed_json import read_typed
+from jola.system.typed_json import LARGEST, read_typed
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Array = NDArray[np.float32]
-
-GATE_FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
-"""What is recorded of each unit with gates: the value of each gate at evaluation, the probability that it is open while
-training, and the L2 norm of the offset and of the scale."""
 
 
 @dataclass(frozen=True)
@@ -195,8 +191,8 @@ class GateWriter:
 class GateHistory:
     """The edits of one site over a run.
 
-    ``steps`` is (S,), increasing; ``fields`` maps every recorded field to an array (S, layers, units); ``unit_names``
-    names the units where the run does.
+    ``steps`` is (S,), increasing, with -1 for a damaged record; ``fields`` maps every recorded field to an array
+    (S, layers, units); ``unit_names`` names the units where the run does.
     """
 
     site: str
@@ -230,7 +226,7 @@ class GateHistory:
         except FileNotFoundError:
             data = np.empty(0, dtype="<f4")
         records = data[: len(data) // layout.floats * layout.floats].reshape(-1, layout.floats)
-        return cls(site, records[:, 0].astype(np.int64), layout.split(records), layout.unit_names)
+        return cls(site, _steps(records), layout.split(records), layout.unit_names)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -304,9 +300,14 @@ def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, A
     if len(data) != layout.bytes:  # shortened by a resuming writer in between
         return None
     record = np.frombuffer(data, dtype="<f4").reshape(1, -1)
-    if not np.isfinite(record[0, 0]):  # damaged
-        return None
-    return int(record[0, 0]), {name: values[0] for name, values in layout.split(record).items()}
+    step = int(_steps(record)[0])
+    return None if step < 0 else (step, {name: values[0] for name, values in layout.split(record).items()})
+
+
+def _steps(records: Array) -> NDArray[np.int64]:
+    """The steps of records, (S,); -1 for a damaged record, whose step is no count."""
+    steps = records[:, 0]
+    return np.where((steps >= 0) & (steps < LARGEST), steps, -1).astype(np.int64)
 
 
 def truncate_history(folder: Path | str, site: str, step: int) -> None:

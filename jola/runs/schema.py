@@ -11,6 +11,9 @@ from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Share
 
 FORMAT = "jola-run"
 FORMAT_VERSION = 1
+GATE_FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
+"""What is recorded of each unit with gates: the value of each gate at evaluation, the probability that it is open while
+training, and the L2 norm of the offset and of the scale."""
 MOST_UNITS = 1 << 20
 """Layers × units of one site: at least ten times those of the largest models."""
 
@@ -204,6 +207,11 @@ class GateHeader(JsonFile):
     def _fits_together(self) -> "GateHeader":
         if len(set(self.fields)) != len(self.fields):
             raise ValueError("a field is named twice")
+        if not any(field.endswith("_norm") for field in self.fields):
+            raise ValueError("no field is a norm")
+        gates = [field for field in self.fields if field.endswith(("_gate", "_open"))]
+        if gates and not set(GATE_FIELDS) <= set(self.fields):
+            raise ValueError(f"it has the field {gates[0]} without the other fields of gates")
         if self.unit_names is not None and len(self.unit_names) != self.units:
             raise ValueError(f"it names {len(self.unit_names)} of {self.units} units")
         if self.layers * self.units > MOST_UNITS:

@@ -95,6 +95,8 @@ class Endpoints:
         history = found.gates(site)
         if not len(history):
             raise InputError(f"The run {run} has recorded no gates yet; ask again after its first step.")
+        if not history.has_gates:
+            raise InputError(f"The run {run} has no gates: its method edits without them. Choose a run of JoLA.")
         fields = history.at(int(history.steps[-1]) if step < 0 else step)
         return {
             "site": site,

@@ -336,8 +336,9 @@ def result_of(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """`result_facts` of a run with this configuration, with the number of gates that it trains, over all sites."""
 
     def gates(half: str) -> int:
-        records = [run.last_gates(site) for site in run.sites()]
-        return sum(int((~np.isnan(record[1][f"{half}_gate"])).sum()) for record in records if record is not None)
+        records = [record for site in run.sites() if (record := run.last_gates(site)) is not None]
+        values = [fields[f"{half}_gate"] for _, fields in records if f"{half}_gate" in fields]
+        return sum(int((~np.isnan(gates)).sum()) for gates in values)
 
     return result_facts(run.result(), gates, gated=gates_of(config) != "none")
 

@@ -68,11 +68,12 @@ class GateFrames:
 
     Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without
     gates: its edits are always on, and nothing is said of the probability that a gate is open. ``only_norms`` is true
-    for a method that has none: only the norms of its edits are shown.
+    for a method that has none: only the norms of its edits are shown, as where no gates were recorded.
     """
 
     def __init__(self, run: Run, site: str, *, gated: bool = True, only_norms: bool = False) -> None:
-        self._run, self._site, self._gated, self._only_norms = run, site, gated, only_norms
+        self._run, self._site, self._gated = run, site, gated
+        self._only_norms = only_norms or not self._read(0, 0).has_gates
         self._next_read = 0.0
         self.steps: list[int] = []
         self.counts: list[list[int | None]] = []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 from gradio_client import Client
@@ -18,6 +19,7 @@ from jola.edits.masks import HeadMask
 from jola.insight import edit_effects
 from jola.jola_model import JoLAModel
 from tests import ROOT
+from tests.workbench.recorded import Recorder
 from tests.workbench.served import Served, serve, write_task
 from workbench.api import endpoints as api
 from workbench.api import schema as api_schema
@@ -123,6 +125,17 @@ def _ended(status: dict[str, Any]) -> bool:
 
 
 class TestRuns:
+    def test_a_run_without_gates_says_so(self, app: Served, ask: Ask) -> None:
+        run = Recorder(app.bench.store.root / "norms", steps=2, layers=3, units=1).run
+        with run.gate_writer("mlp", 3, 1, ("update_norm",)) as writer:
+            writer.append(1, {"update_norm": np.ones((3, 1))})
+        run.write_status(state="finished")
+        try:
+            with pytest.raises(AppError, match="The run norms has no gates: its method edits without them"):
+                ask("gates", "norms", site="mlp")
+        finally:
+            app.bench.store.remove("norms")
+
     def test_a_run_from_start_to_its_gates(self, app: Served, ask: Ask, tmp_path: Path) -> None:
         task = write_task(tmp_path / "reviews")
         settings = {"epochs": 2, "batch_size": 8, "test_size": 2, "dtype": "float32"}

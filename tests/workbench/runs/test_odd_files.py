@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -108,6 +110,14 @@ def assert_one_row_says_so(store: RunStore, words: str) -> None:
         ("gates/heads.json", ("layers",), True, "gates/heads.json is not valid: layers is True"),
         ("gates/heads.json", ("units",), 10**6, "more units than any model has"),
         ("gates/heads.json", ("fields", 5), -1, "fields.5 is -1"),
+        (
+            "gates/heads.json",
+            ("fields", 0),
+            "offset_fate",
+            "has the field scale_gate without the other fields of gates",
+        ),
+        ("gates/heads.json", ("fields", 2), "offsetopen", "without the other fields of gates"),
+        ("gates/heads.json", ("fields",), ["offset"], "no field is a norm"),
     ],
 )
 def test_an_odd_value_is_said_in_the_row_of_its_run(
@@ -160,10 +170,27 @@ def test_what_later_versions_add_is_kept(store: RunStore) -> None:
 
 
 def test_a_history_without_gates_is_no_problem(store: RunStore) -> None:
-    names = [f"norm_{number}" for number in range(6)]
+    names = [f"part{number}_norm" for number in range(6)]
     changed(store.root / "odd" / "gates" / "heads.json", ("fields",), names)
     row = rows_of(store)["odd"]
     assert row["problem"] == "" and row["open"] is None and row["accuracy"] == ACCURACY
+    seen = Follower(store.get("odd")).snapshot()
+    assert seen["frame"]["has_gates"] is False and seen["frame"]["channels"] == tuple(f"part{n}" for n in range(6))
+    assert ("Offset gates closed", "25.0 %") in seen["result"]
+
+
+@pytest.mark.parametrize("step", [1e30, float("inf"), float("nan"), -1.0])
+def test_a_record_whose_step_is_no_count_is_not_shown(store: RunStore, step: float) -> None:
+    path = store.root / "odd" / "gates" / "heads.f32"
+    records = np.fromfile(path, "<f4").reshape(-1, 1 + 6 * 3 * 2)
+    records[-1, 0] = step
+    records.tofile(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, ask in questions(store).items():
+            assert orjson.dumps(ask()), name
+    assert store.get("odd").last_gates("heads") is None
+    assert store.get("odd").gates("heads").steps.tolist()[-1] == -1
 
 
 def test_a_note_cannot_replace_a_folder(store: RunStore) -> None:
