@@ -22,7 +22,7 @@ from filelock import FileLock
 from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS
-from jola.studies.axes import Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
+from jola.studies.axes import NEUTRAL, Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
 from jola.system.files import disk_errors, json_bytes, read_json, replace_file
@@ -246,16 +246,29 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_arms(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse arms without settings or of a method that this version does not have, and plans of missing arms."""
+    """Refuse settings that no run can have, methods that this version does not have, and plans of missing arms."""
     for label, arm in content["arms"].items():
         method = arm["settings"].get("method")
         if not isinstance(method, str) or method not in METHODS:
             raise InputError(f"{path} has an arm {label!r} of the method {method!r}, which this version does not have.")
         if missing := [group for group in GROUPS if not isinstance(arm["settings"].get(group), dict)]:
             raise InputError(f"{path} is not valid: the arm {label!r} has no settings of {missing[0]}.")
+        _check_settings(path, f"in the arm {label!r}", arm["settings"])
+    _check_settings(path, "in settings", content["settings"])
+    _check_settings(path, "in neutral", {"training": content.get("neutral", {})})
+    if changing := sorted(content.get("neutral", {}).keys() - set(NEUTRAL)):
+        raise InputError(f"{path} is not valid: {changing[0]} is in neutral, and changes results.")
     for plan in content["plans"]:
         if unknown := [label for label in plan["arms"] if label not in content["arms"]]:
             raise InputError(f"{path} is not valid: it plans the arm {unknown[0]!r}, which it does not have.")
+
+
+def _check_settings(path: Path, where: str, settings: Mapping[str, Any]) -> None:
+    """Refuse settings of a run that do not exist, or have another type or values out of bounds."""
+    try:
+        RunConfig.from_dict(dict(settings))
+    except InputError as error:
+        raise InputError(f"{path} is not valid: {where}, {error}") from error
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:

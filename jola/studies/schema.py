@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import ConfigDict, Field
 
 from jola.runs.schema import LayerChangesEntry, SideEffectsEntry
+from jola.settings import MAX_NUMBER
 from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Text, Time
 
 FORMAT = 1
@@ -73,8 +74,8 @@ class AxesFile(JsonFile):
 
     arms: Axis[Line]
     tasks: Axis[Line]
-    train_sizes: Axis[Count]
-    seeds: Axis[Count]
+    train_sizes: Axis[Annotated[int, Field(ge=0, le=MAX_NUMBER)]]
+    seeds: Axis[Annotated[int, Field(ge=0, lt=2**32)]]
     models: Axis[Line]
 
 
@@ -126,6 +127,12 @@ class FailureFile(JsonFile):
     format: Literal[1]
     message: Text
     time: Time
+
+
+class SessionsFile(JsonFile):
+    """``cells/NAME/sessions.json``: seconds of the interrupted sessions by the time when they began."""
+
+    __pydantic_extra__: dict[str, Seconds]
 
 
 class TestExamplesFile(JsonFile):

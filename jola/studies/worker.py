@@ -1,17 +1,22 @@
 """`make_cell`: one cell of a grid, made in this process."""
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.studies.axes import NEUTRAL
 from jola.studies.cells import CellFolder, Interrupted, locked
 from jola.studies.grid import Grid
-from jola.system.files import json_bytes, read_json, replace_file
+from jola.studies.schema import FORMAT, GridResultFile, SessionsFile
+from jola.system.files import json_bytes, replace_file
 from jola.system.formatting import is_share
 from jola.system.progress import Progress, Quiet
+from jola.system.typed_json import read_valid_part, valid_part
 
 if TYPE_CHECKING:
     from jola.training.run import Prepared
@@ -78,17 +83,43 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
     run = cell.run
     if run.is_run():
         try:
-            # Those of the cell; where the folder is now, and what the run reports to, may have changed.
-            config = run.run_config()
-            config.training.output = str(run.path)
+            stored = run.run_config()
         except InputError:  # killed while it was created
             shutil.rmtree(run.path)
+        else:
+            config = _resumed(run, stored, config)
     if run.state != "finished" or not run.result():
         _keep_session(cell)
         run = run_training(config, resume=True, progress=progress, measure=_measure)
         if run.state in ("cancelled", "paused"):
             raise Interrupted(name)
-    return _result(cell, run, examples, began)
+    result = _result(cell, run, examples, began)
+    _, faults = valid_part({"format": FORMAT, **result}, GridResultFile)
+    if faults:
+        raise InputError(
+            f"The run in {run.path} has a result that is not valid: {faults[0]}; remove the folder of the run, so that "
+            "the cell is made again."
+        )
+    return result
+
+
+def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
+    """The settings with which the run of a cell goes on: its own.
+
+    Where the folder is now, and what the run reports to, may have changed. All else is as planned: the folder may come
+    from somebody else, and nobody who reads or checks the plan would see other data or another model.
+    """
+    pairs = [("method", stored.method, planned.method)]
+    for part, planned_part in zip(stored.parts(), planned.parts(), strict=True):
+        names = [setting.name for setting in dataclasses.fields(planned_part)]
+        pairs += [(name, getattr(part, name, None), getattr(planned_part, name)) for name in names]
+    for name, value, other in pairs:
+        if name not in NEUTRAL and value != other:
+            raise InputError(
+                f"The run in {run.path} has {name} {value!r}, and the grid plans {other!r}; remove the folder of the "
+                "run, so that the cell is made as planned."
+            )
+    return dataclasses.replace(stored, training=dataclasses.replace(stored.training, output=str(run.path)))
 
 
 def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
@@ -132,18 +163,18 @@ def _keep_session(cell: CellFolder) -> None:
 
 
 def _sessions(cell: CellFolder) -> dict[str, float]:
-    """Seconds of the interrupted sessions by the time when they began."""
-    found = read_json(cell.path / _SESSIONS) or {}
-    return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
+    """Seconds of the interrupted sessions by the time when they began; what is damaged is left out."""
+    return {began: float(seconds) for began, seconds in read_valid_part(cell.path / _SESSIONS, SessionsFile)[0].items()}
 
 
 def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str, Any]:
     """``result.json`` of a cell whose run has finished."""
     result, config, status = run.result() or {}, run.raw_config(), run.status()
     # Longer than this process where an earlier one was killed after the run and before the result.
-    last = max(time.time() - began, status["updated"] - status["started"]) - (result.get("measure_seconds") or 0)
-    sessions = _sessions(cell) | {str(status["started"]): last}
-    parameters = config.get("parameters", {})
+    started, updated = status["started"] or began, status["updated"] or began
+    last = max(time.time() - began, updated - started) - (result.get("measure_seconds") or 0)
+    sessions = _sessions(cell) | {str(started): last}
+    parameters = config.get("parameters") or {}
     weights = run.adapter_dir / "adapter_model.safetensors"
     return {
         "scores": result.get("scores") or [],
@@ -153,16 +184,16 @@ def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str
         "frozen": parameters.get("frozen", 0),
         "steps": result.get("steps"),
         "kept_step": result.get("kept_step"),
-        "n_train": result.get("n_train", 0),
+        "n_train": result.get("n_train") or 0,
         "seconds": sum(sessions.values()),
         "sessions": len(sessions),
-        "peak_memory": result.get("peak_memory", 0),
+        "peak_memory": result.get("peak_memory") or 0,
         "adapter_bytes": weights.stat().st_size if weights.is_file() else 0,
         "test_examples": examples,
         "side_effects": result.get("side_effects"),
         "layer_changes": result.get("layer_changes"),
-        "notes": (config.get("task") or {}).get("notes", []),
+        "notes": (config.get("task") or {}).get("notes") or [],
         "machine": config.get("machine"),
-        "versions": config.get("versions", {}),
+        "versions": config.get("versions") or {},
         "ended": time.time(),
     }

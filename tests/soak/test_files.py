@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import shutil
 import stat
 import zipfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,10 @@ from jola.adapters.directory import CONFIG_NAME, WEIGHTS_NAME
 from jola.errors import InputError
 from jola.runs.archive import export_archive, import_archive
 from jola.runs.store import RunStore
+from tests.jola.studies.grids import plan, result
 from tests.soak.attacks import JSON, NAMES, attack, damaged
 from tests.workbench.edited import edited_run
+from tests.workbench.recorded import Recorder
 from tests.workbench.runs.test_odd_files import (
     FILES,
     OBJECTS,
@@ -28,6 +32,11 @@ from tests.workbench.runs.test_odd_files import (
     recorded,  # noqa: F401
     rows_of,
 )
+from workbench.service.follow import Follower
+from workbench.service.processes import Turns
+from workbench.service.stored_study import StoredStudy
+from workbench.service.studies import Studies
+from workbench.studies.study_view import StudyViews
 
 
 def assert_nothing_is_lost(store: RunStore) -> None:
@@ -66,6 +75,64 @@ def test_damaged_files(recorded: Path, tmp_path: Path, examples: int) -> None:  
         assert_nothing_is_lost(store)
 
     attack(examples, damage)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a grid: a cell with a run, one with a result alone, one that failed, one that is open."""
+    grid = plan(tmp_path_factory.mktemp("foreign") / "grid", ["siqa"], ["jola", "lora"], [1, 2])
+    run, done, failed, _ = (grid.cell(name) for name in grid.planned)
+    for cell in (run, done):
+        cell.write_result(result(0.5))
+    failed.write_failure("It broke.")
+    Recorder(run.run.path, steps=4, layers=3, units=2).until(4).finish()
+    grid.claim_test_examples("siqa", "a fingerprint", 100)
+    return grid.folder
+
+
+def test_foreign_grids(foreign: Path, tmp_path: Path, examples: int) -> None:
+    """Any value in any file of a grid from elsewhere: it is opened or refused with one sentence, and always shown."""
+    files = [path.relative_to(foreign) for path in sorted(foreign.rglob("*.json"))]
+    assert len(files) > 6
+    folder = tmp_path / "grid"
+
+    def swap(data: Any) -> None:
+        for place in (folder, tmp_path / "studies"):
+            shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(foreign, folder)
+        studies = Studies(tmp_path / "studies", Turns(tmp_path / "runs"))
+        good = plan(studies.root / "good", ["siqa"], ["jola"], [1])
+        opened = studies.open(str(folder)).id
+        name = data.draw(st.sampled_from([Path("grid.json"), *files]))
+        path = folder / name
+        if data.draw(st.integers(0, 3)):
+            changed(
+                path, data.draw(st.sampled_from(list(places(json.loads(path.read_text("utf-8")))))), data.draw(JSON)
+            )
+        else:
+            path.write_bytes(damaged(data, path.read_bytes()))
+        try:
+            found: StoredStudy | None = studies.open(str(folder))
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
+            found = None
+        views = StudyViews(studies)
+        view = json.loads(views.snapshot(opened)[1])
+        assert {row["id"] for row in view["list"]} == {"good", opened}
+        if found is None:
+            assert view["chosen"]["state"] == "damaged"
+        else:
+            grid = found.grid()
+            for cell in grid.planned:
+                assert grid.config(cell).validate()
+                assert json.loads(views.snapshot(opened, cell)[1])["cell"]
+            assert orjson.dumps([asdict(row) for row in grid.rows()]) and grid.state().total == len(grid.planned)
+            for run in filter(None, map(found.run_of, grid.planned)):
+                assert orjson.dumps([run.summary(), Follower(run).snapshot()])
+        studies.remove(opened)
+        assert [one.id for one in studies.list()] == ["good"] and good.folder.is_dir() and folder.is_dir()
+
+    attack(examples, swap)
 
 
 @pytest.fixture(scope="module")

@@ -362,6 +362,47 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, task: str, tiny_folder: 
     assert make_cell(grid, name)["scores"] == good["scores"]
 
 
+@pytest.mark.parametrize(
+    ("group", "name", "value"),
+    [("model", "model", "owner/other"), ("data", "task", "boolq"), ("training", "epochs", 100), ("", "method", "lora")],
+)
+def test_a_run_that_is_not_the_planned_one_is_refused(
+    tmp_path: Path, task: str, tiny_folder: Path, group: str, name: str, value: Any
+) -> None:
+    """A folder of somebody else may hold a run whose settings nobody sees in the plan."""
+    grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
+    (cell,) = grid.planned
+    content = {**grid.config(cell).to_dict(), "created": 1.0}
+    if not group:
+        content = {**RunConfig(method=value).to_dict(), "created": 1.0}
+    else:
+        content[group][name] = value
+    run = grid.cell(cell).run
+    run.path.mkdir(parents=True)
+    (run.path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"has {name} '?{value}'?, and the grid plans"):
+        make_cell(grid, cell)
+    assert f"has {name}" in (grid.cell(cell).failure() or "")
+    shutil.rmtree(run.path)
+    assert make_cell(grid, cell)["scores"]
+
+
+def test_a_result_that_no_cell_can_have_is_refused(tmp_path: Path, task: str, tiny_folder: Path) -> None:
+    grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
+    (name,) = grid.planned
+    make_cell(grid, name)
+    cell = grid.cell(name)
+    (cell.path / "result.json").unlink()
+    content = json.loads((cell.run.path / "config.json").read_text())
+    (cell.run.path / "config.json").write_text(json.dumps({**content, "versions": {"torch": 2.5}, "parameters": None}))
+    with pytest.raises(InputError, match=r"has a result that is not valid: versions.torch is 2.5"):
+        make_cell(grid, name)
+    (cell.run.path / "config.json").write_text(json.dumps({**content, "versions": None, "parameters": None}))
+    (cell.path / "sessions.json").write_text('{"1": "x", "2": 3.5, "3": true}')
+    made = make_cell(grid, name)
+    assert made["trainable"] == 0 and made["sessions"] == 2 and made["seconds"] >= 3.5
+
+
 def test_the_pace_is_that_of_the_nearest_cells(tmp_path: Path, task: str) -> None:
     grid = plan(tmp_path / "g", [task], ["red", "jola", "jola:gates=none"], [1, 2])
     assert Pace(grid).estimate(grid.planned).known == 0

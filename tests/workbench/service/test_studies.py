@@ -364,11 +364,30 @@ def damage_arm(content: dict[str, Any], **changes: Any) -> None:
         arm["settings"] |= changes
 
 
+def damage_setting(content: dict[str, Any], group: str, name: str, value: Any) -> None:
+    content["arms"]["jola"]["settings"][group][name] = value
+
+
 DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "it plans the arm 'jola'": lambda content: content.update(arms={}),
     "of the method 'new', which this version does not have": lambda content: damage_arm(content, method="new"),
     "of the method {}, which": lambda content: damage_arm(content, method={}),
     "has no settings of edits": lambda content: damage_arm(content, edits="x"),
+    "in the arm 'jola', --epochs is '3'; it must be of type int": lambda content: damage_setting(
+        content, "training", "epochs", "3"
+    ),
+    "in the arm 'jola', --epochs is -3; it must be at least 1": lambda content: damage_setting(
+        content, "training", "epochs", -3
+    ),
+    "in the arm 'jola', --gates is 'many'; choose one of": lambda content: damage_setting(
+        content, "edits", "gates", "many"
+    ),
+    "in the arm 'jola', --revision is '../x'": lambda content: damage_setting(content, "model", "revision", "../x"),
+    "in the arm 'jola', Unknown setting evil in data": lambda content: damage_setting(content, "data", "evil", 1),
+    "in settings, --dtype is 3": lambda content: content["settings"]["model"].update(dtype=3),
+    "in neutral, --record-every is 0": lambda content: content["neutral"].update(record_every=0),
+    "epochs is in neutral, and changes results": lambda content: content["neutral"].update(epochs=3),
+    "plans.0.seeds.0 is 4294967296": lambda content: content["plans"][0].update(seeds=[2**32]),
     "plans.0.extra": lambda content: content["plans"][0].update(extra=[1]),
     "plans.0.seeds is": lambda content: content["plans"][0].update(seeds=[]),
     "plans is": lambda content: content.update(plans=[]),
