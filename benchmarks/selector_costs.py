@@ -22,7 +22,8 @@ def main() -> None:
     from jola.config import DataConfig, RunConfig, TrainingConfig
     from jola.data.tasks import load_task
     from jola.selectors import SELECTORS
-    from jola.studies.editing import budget_of, train_jola
+    from jola.selectors.choose import budget_of
+    from jola.studies.editing import train_jola
     from jola.system.progress import Quiet
 
     known = [name for name in SELECTORS if name != "jola"]

@@ -86,7 +86,11 @@ class EditConfig:
         "both", "Operations to learn: an added offset and a multiplied scale, or only one of them.", advanced=False
     )
     layers: str = setting("all", "Layers that may be edited: 'all' or ranges such as '0-5,8'.")
-    heads: str = setting("all", "Heads that may be edited: 'all' or layer:head pairs such as '3:0,3:7'.")
+    heads: str = setting(
+        "all",
+        "Heads that may be edited: 'all', layer:head pairs such as '3:0,3:7', or a selector and a number of heads such "
+        "as 'dsp@32', which chooses them before the training.",
+    )
     gate_estimator: Literal["test_time", "expectation"] = setting(
         "test_time",
         "Value of a gate after training: the published test-time estimate, or the exact expectation.",
@@ -270,6 +274,11 @@ MAX_NUMBER = 10**15
 # At most five digits: no model has more layers, and a range of that length is still quick to write out.
 _LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HEAD = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
+_CHOSEN = re.compile(r"([a-z_]+)@([0-9]{1,10})")
+SELECTOR_NAMES = (
+    "smp", "dsp", "pass", "dsp_tuned", "pass_tuned", "random", "gradient", "offset", "lofit", "ablation", "jola"
+)  # fmt: skip
+"""Keys of `jola.selectors.SELECTORS`, which needs PyTorch."""
 
 
 def parse_layers(text: str, num_layers: int | None) -> list[int]:
@@ -286,6 +295,24 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
     if num_layers is not None and max(layers) >= num_layers:
         raise InputError(f"--layers names layer {max(layers)}, but the model has layers 0 to {num_layers - 1}.")
     return sorted(layers)
+
+
+def chosen_by(heads: str) -> tuple[str, int] | None:
+    """The selector and the number of heads that ``--heads SELECTOR@K`` names; None for heads that are named.
+
+    Raises:
+        InputError: There is no such selector, it needs a trained adapter, or K is 0.
+    """
+    parts = _CHOSEN.fullmatch(heads.strip())
+    if not parts:
+        return None
+    selector, k = parts[1], int(parts[2])
+    usable = [name for name in SELECTOR_NAMES if name != "jola"]
+    if selector not in usable or not k:
+        raise InputError(
+            f"--heads is {heads!r}; in SELECTOR@K, SELECTOR is one of {', '.join(usable)}, and K a number of heads."
+        )
+    return selector, k
 
 
 def parse_heads(text: str, num_layers: int | None, num_heads: int | None) -> list[tuple[int, int]] | None:

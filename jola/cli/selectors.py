@@ -35,35 +35,16 @@ def select(
     config = run_config(settings, seed=seed)
     with console.ConsoleProgress() as progress:
         quiet_libraries()
-        from jola import JoLAModel, Template, load_task
-        from jola.selectors import SELECTORS
-        from jola.studies.editing import budget_of
+        from jola.selectors.choose import score_heads
 
-        if selector not in SELECTORS:
-            raise InputError(f"{selector!r} is not a selector; choose one of {', '.join(SELECTORS)}.")
         if (selector == "jola") != bool(adapter):
             raise InputError("--adapter is required by the selector 'jola' and not accepted by any other.")
         own: dict[str, Any] = {"adapter": str(find_adapter(adapter)[0])} if adapter else {}
-        choose = SELECTORS[selector](budget=budget_of(config), **own)
-        progress.phase("load")
-        task = load_task(config.data, seed)
-        for sentence in task.notes:
-            progress.note(sentence)
-        model = JoLAModel.from_pretrained(**dataclasses.asdict(config.model))
-        totals: set[int] = set()
-
-        def advance(done: int, total: int) -> None:
-            if not totals:
-                progress.phase("Selecting heads", total)
-                totals.add(total)
-            progress.advance(done)
-
-        template = Template(model.tokenizer, config.data.template)
-        found = choose(model, task.train, k, seed, template=template, progress=advance)
+        found, count = score_heads(config, selector, k, progress, **own)
         heads = found.top(k)
     # Printed first, so that a file that cannot be written does not lose a result that took minutes.
     if json:
-        console.print_json(heads.to_dict() | {"cost": dataclasses.asdict(found.cost), "n_train": len(task.train)})
+        console.print_json(heads.to_dict() | {"cost": dataclasses.asdict(found.cost), "n_train": count})
     else:
         console.print_text(heads.to_text())
     if output:

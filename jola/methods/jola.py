@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
 from jola.methods.base import ActivationMethod
-from jola.settings import EditConfig, TrainingConfig, parse_heads, parse_layers
+from jola.settings import EditConfig, TrainingConfig, chosen_by, parse_heads, parse_layers
 
 if TYPE_CHECKING:
     from jola.edits.gated import GatedEdits
@@ -39,7 +39,8 @@ class JoLA(ActivationMethod):
                 "--objective paper."
             )
         parse_layers(settings.layers, None)
-        parse_heads(settings.heads, None, None)
+        if chosen_by(settings.heads) is None:
+            parse_heads(settings.heads, None, None)
 
     def build(self, settings: EditConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
         """`GatedEdits` at the sites that are asked for."""

@@ -19,13 +19,13 @@ from jola.errors import InputError
 from jola.evaluation.metrics import METRICS
 from jola.jola_model import JoLAModel
 from jola.selectors import SELECTORS
+from jola.selectors.choose import budget_of
 from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance, fingerprint
 from jola.selectors.protocol import Selector
 from jola.studies.cells import is_locked, locked
 from jola.studies.editing import (
     Outcome,
-    budget_of,
     gate_swap,
     right_answers,
     select_halves,

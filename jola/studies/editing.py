@@ -29,7 +29,7 @@ from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
 from jola.selectors import dsp, pass_
 from jola.selectors.heads import Cost, HeadSet
-from jola.selectors.protocol import Budget, gumbel
+from jola.selectors.protocol import gumbel
 from jola.system.progress import Progress
 from jola.training.fit import fit
 
@@ -66,12 +66,6 @@ class Outcome:
     """Heads with an open gate of either half."""
     cost: Cost
     """Of the training."""
-
-
-def budget_of(config: RunConfig) -> Budget:
-    """What selectors may spend under these settings."""
-    training = config.training
-    return Budget(training.epochs, training.batch_size, config.data.max_length, training.max_grad_norm)
 
 
 def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:

@@ -53,6 +53,12 @@ PRESETS: dict[str, Preset] = {
         SIX,
         models=(_LLAMA, "Qwen/Qwen2.5-7B-Instruct"),
     ),
+    "selectors": Preset(
+        "Figure 6: JoLA, and edits of heads that other methods choose first",
+        ("jola", "jola:gates=none:heads=smp@32/dsp@32/pass@32"),
+        SIX,
+        models=(_LLAMA, "Qwen/Qwen2.5-7B-Instruct"),
+    ),
     "schedules": Preset("Table 8: schedules of λ", ("jola:l0_schedule=linear/cyclic/performance/exponential",), SIX),
     "data-size": Preset("Figure 8: numbers of training examples", ("jola", "lora"), ("siqa", "winogrande"), SIZES),
     "model-size": Preset(

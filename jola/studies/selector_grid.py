@@ -6,11 +6,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from jola.errors import InputError
+from jola.settings import SELECTOR_NAMES
 
-SELECTOR_NAMES = (
-    "smp", "dsp", "pass", "dsp_tuned", "pass_tuned", "random", "gradient", "offset", "lofit", "ablation", "jola"
-)  # fmt: skip
-"""Keys of `jola.selectors.SELECTORS`."""
 SWAP_NAMES = ("dsp", "pass")
 """Methods whose gates can replace JoLA's (`jola.studies.editing.gate_swap`)."""
 AUTO = "auto"

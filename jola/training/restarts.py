@@ -1,5 +1,7 @@
 """Train with several training seeds on the same examples."""
 
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,16 @@ from jola.training.run import run_training, settings_to_resume
 
 
 def train_with_restarts(
-    config: RunConfig, restarts: int, *, resume: bool = False, progress: Progress | None = None
+    config: RunConfig,
+    restarts: int,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+    choose: Callable[[RunConfig, Progress, threading.Event], RunConfig] | None = None,
 ) -> list[Run]:
     """Train once, and `restarts` more times with the next training seeds on the same examples.
+
+    `progress` and `choose` are those of `run_training`.
 
     Each training is a run of its own, with its own test. With ``training.output`` the runs are in OUTPUT, OUTPUT-2,
     OUTPUT-3 …; with `resume` those that are finished stay as they are.
@@ -30,7 +39,7 @@ def train_with_restarts(
         InputError: The number of restarts or a setting cannot be used.
     """
     if not attempts(config, restarts)[1:]:
-        return [run_training(config, resume=resume, progress=progress)]
+        return [run_training(config, resume=resume, progress=progress, choose=choose)]
     config.validate()
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     planned: list[RunConfig] = by_first(lambda: _plan(config, restarts, resume), first)
@@ -41,7 +50,7 @@ def train_with_restarts(
         if state != "finished":
             if first and progress is not None:
                 progress.note(f"Training {number} of {len(planned)}, with seed {settings.training.seed}.")
-            run_training(settings, resume=resume and bool(state), progress=progress)
+            run_training(settings, resume=resume and bool(state), progress=progress, choose=choose)
             # Other processes leave a training while the first one still tests, and wait for it here.
             state = by_first(lambda run=run: run.state, first)
         runs.append(run)

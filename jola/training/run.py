@@ -50,6 +50,7 @@ def run_training(
     *,
     resume: bool = False,
     progress: Progress | None = None,
+    choose: "Callable[[RunConfig, Progress, threading.Event], RunConfig] | None" = None,
     measure: "Callable[[Prepared, Progress], Mapping[str, Any]] | None" = None,
 ) -> Run:
     """Train, save the adapter and test it.
@@ -62,6 +63,8 @@ def run_training(
         resume: Go on with the last checkpoint of ``training.output``, with the settings of that run; settings here may
             repeat them or be left at their defaults.
         progress: Told what happens.
+        choose: Called before the model is loaded, with an event that is set when the run is to stop; the run uses the
+            settings that it returns. `jola.selectors.choose.with_chosen_heads` lets a selector choose the heads.
         measure: Called after the test with the model that was fitted; what it gives is added to the result.
 
     Returns:
@@ -96,6 +99,8 @@ def run_training(
     run, config = by_first(create, first)
     try:
         with stop_on_signal() as stop:
+            if choose is not None:
+                config = choose(config, progress, stop)
             _train(run, config, resume, first, progress, stop, measure)
     except BaseException as error:
         sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"

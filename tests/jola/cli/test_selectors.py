@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jola.selectors import HeadSet
-from jola.studies.results import Row
+from jola.studies.results import SelectorRow
 from tests.jola.cli.commands import Result, assert_refused
 
 
@@ -84,4 +84,4 @@ def test_compare_prints_a_table_and_json(jola: Callable[..., Result], flags: lis
     assert "2 of 3: edit-random-k2-seed42" in result.err
     rows = jola(*command, "--json").json["rows"]
     assert [row["protocol"] for row in rows] == ["base", "jola", "edit", "swap"]
-    assert set(rows[0]) == {field.name for field in dataclasses.fields(Row)}
+    assert set(rows[0]) == {field.name for field in dataclasses.fields(SelectorRow)}
