@@ -13,7 +13,9 @@ from jola.errors import InputError
 from jola.methods import METHODS
 
 if TYPE_CHECKING:
+    from jola.model.edited import EditedModel
     from jola.runs.run import Run
+    from jola.system.progress import Progress
 
 Json = Annotated[bool, arg(help="Print the result as one JSON object.")]
 RunName = Positional[Annotated[str, arg(metavar="RUN", help="Id or directory of a run.")]]
@@ -31,6 +33,13 @@ DeviceMap = Annotated[
 Quantize = Annotated[
     Literal["none", "4bit", "8bit", "int8"] | None,
     arg(help="Store the weights of the base model in fewer bits; default: as in training."),
+]
+Remote = Annotated[
+    bool,
+    arg(
+        help="Run the model on NDIF instead of this machine: prompts and edits are sent there. It needs an API key in "
+        "NDIF_API_KEY."
+    ),
 ]
 PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
@@ -105,6 +114,35 @@ def find_adapter(name: str) -> tuple[Path, "Run | None"]:
     if not (run.adapter_dir / CONFIG_NAME).is_file():
         raise InputError(run.why_no_adapter())
     return run.adapter_dir, run
+
+
+def load_adapter(
+    folder: Path,
+    remote: bool,
+    progress: "Progress",
+    *,
+    model: str | None,
+    dtype: str,
+    device: str,
+    device_map: str | None,
+    quantize: str | None,
+) -> "EditedModel":
+    """The model of an adapter, loaded here or used remotely; arguments as those of the commands."""
+    if not remote:
+        from jola import JoLAModel
+
+        return JoLAModel.from_adapter(
+            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+        )
+    if dtype != "auto" or device != "auto" or device_map or quantize:
+        raise InputError("NDIF decides how it runs a model; leave out --dtype, --device, --device-map and --quantize.")
+    from jola.system.ndif import PRIVACY, require_key
+
+    require_key()
+    progress.note(PRIVACY)
+    from jola.remote import RemoteModel
+
+    return RemoteModel.from_adapter(folder, model=model)
 
 
 def test_data(run: "Run | None", task: str | None, test_size: int | None, template: Any) -> DataConfig:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -18,9 +18,11 @@ from jola.cli.common import (
     Json,
     PromptFormat,
     Quantize,
+    Remote,
     Strength,
     find_adapter,
     find_run,
+    load_adapter,
     quiet_libraries,
     test_data,
 )
@@ -29,6 +31,7 @@ from jola.system.formatting import is_share
 
 if TYPE_CHECKING:
     from jola.evaluation.metrics import Score
+    from jola.insight.predictions import NextTokens
     from jola.runs.answers import TestAnswer
     from jola.runs.run import Run
 
@@ -73,12 +76,17 @@ def evaluate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    remote: Remote = False,
     json: Json = False,
 ) -> None:
     """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval.
 
     Under torchrun or accelerate launch, each process answers its share of the examples.
     """
+    if remote and (side_effects is not None or layers or reading or metrics):
+        raise InputError(
+            "--remote tests an adapter on a task; leave it out with --side-effects, --layers, --reading and --metrics."
+        )
     if side_effects is not None or layers or reading:
         if metrics or base or (reading and (layers or side_effects is not None)):
             raise InputError(
@@ -104,7 +112,7 @@ def evaluate(
         return
     with console.ConsoleProgress() as shown:
         quiet_libraries()
-        from jola import JoLAModel, Template, load_task
+        from jola import Template, load_task
         from jola.evaluation.answering import answer_together
         from jola.evaluation.answers import check_installed, default_metrics, score_answers
         from jola.model.loading import pick_device
@@ -127,8 +135,15 @@ def evaluate(
         for sentence in loaded.notes:
             progress.note(sentence)
         check_installed(loaded.metrics)
-        edited = JoLAModel.from_adapter(
-            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+        edited = load_adapter(
+            folder,
+            remote,
+            progress,
+            model=model,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            quantize=quantize,
         )
         prompts = Template(edited.tokenizer, template)
         scored = options and all(example.options or loaded.labels for example in loaded.test)
@@ -226,6 +241,10 @@ def generate(
     adapter: AdapterName,
     show: Annotated[Literal["both", "edited", "base"], arg(help="Which answers to show.")] = "both",
     max_new_tokens: Annotated[int, arg(help="Maximum length of an answer. [tokens]")] = 64,
+    next_tokens: Annotated[
+        int | None,
+        arg(metavar="N", help="Instead of answering, show the N most likely next tokens, with and without the edits."),
+    ] = None,
     strength: Strength = 1.0,
     template: PromptFormat = "auto",
     model: BaseModel = None,
@@ -233,6 +252,7 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    remote: Remote = False,
     json: Json = False,
 ) -> None:
     """Answer a prompt with and without the edits."""
@@ -245,18 +265,34 @@ def generate(
         raise InputError("The prompt is empty; write what the model should answer.")
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1.")
+    if next_tokens is not None and next_tokens < 1:
+        raise InputError(f"--next-tokens is {next_tokens}; it must be at least 1.")
     with console.ConsoleProgress() as progress:
         quiet_libraries()
         import torch
 
-        from jola import Example, JoLAModel, Message, Template
+        from jola import Example, Message, Template
 
         folder, _ = find_adapter(adapter)
         progress.phase("load")
-        edited = JoLAModel.from_adapter(
-            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+        edited = load_adapter(
+            folder,
+            remote,
+            progress,
+            model=model,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            quantize=quantize,
         )
         prompts = Template(edited.tokenizer, template)
+        if next_tokens is not None:
+            from jola.insight import next_tokens as look
+
+            progress.phase("Looking at the next token")
+            found = look(edited, prompt, next_tokens, strength=strength, template=prompts)
+            _show_next_tokens(prompt, found, json)
+            return
         ids = torch.tensor([prompts.encode_prompt(Example((Message("user", prompt),), ""))])
 
         def answer() -> str:
@@ -284,3 +320,14 @@ def generate(
     else:
         for name, text in answers.items():
             console.print_text(f"── {name}\n{text}")
+
+
+def _show_next_tokens(prompt: str, found: "NextTokens", json: bool) -> None:
+    if json:
+        console.print_json(
+            {"prompt": prompt, "next_tokens": [asdict(token) for token in found.tokens], "kl_nats": found.kl}
+        )
+        return
+    rows = [[repr(token.token), f"{token.base:.4f}", f"{token.edited:.4f}"] for token in found.tokens]
+    console.print_table(["next token", "p, base", "p, edited"], rows)
+    console.print_text(f"KL(edited || base) = {found.kl:.4f} nats")

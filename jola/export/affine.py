@@ -7,7 +7,7 @@ at one site are combined into one map.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 from torch import Tensor
@@ -65,6 +65,14 @@ def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1
     return combined(model.in_use, model.masks(mask), strength)
 
 
+def is_affine(intervention: Intervention) -> TypeGuard[GatedEdits]:
+    """Whether an intervention is a fixed scale and offset of heads or MLPs, or an offset after blocks."""
+    return isinstance(intervention, GatedEdits) and (
+        intervention.site in (Site.HEADS, Site.MLP)
+        or (intervention.site is Site.BLOCK and intervention.halves == ("offset",))
+    )
+
+
 def combined(
     interventions: Sequence[Intervention], masks: Sequence[EditMask | None], strength: float = 1.0
 ) -> dict[Place, Affine]:
@@ -73,10 +81,7 @@ def combined(
         raise InputError(f"The strength is {strength}; it must be a finite number.")
     result: dict[Place, Affine] = {}
     for intervention, mask in zip(interventions, masks, strict=True):
-        if not isinstance(intervention, GatedEdits) or not (
-            intervention.site in (Site.HEADS, Site.MLP)
-            or (intervention.site is Site.BLOCK and intervention.halves == ("offset",))
-        ):
+        if not is_affine(intervention):
             raise InputError(
                 f"An intervention of type {type(intervention).__name__} at '{intervention.site}' is not a fixed scale "
                 "and offset of heads or MLPs, or an offset after blocks, and cannot be exported; use it from Python."

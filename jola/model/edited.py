@@ -28,7 +28,7 @@ from jola.model.tracing import Plan, TracedModel
 Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
 """One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
 
-_ORDER = {site: position for position, site in enumerate(Site)}
+SITE_ORDER = {site: position for position, site in enumerate(Site)}
 
 
 class EditedModel(nn.Module):
@@ -43,6 +43,7 @@ class EditedModel(nn.Module):
         edits: Settings of a method, an instance of its ``settings`` class: an `EditConfig` for JoLA, which is the
             default, a `jola.methods.lora.LoRAConfig` for LoRA, and so on.
         seed: Seed of the fresh edits and gates.
+        traced: What runs the passes; by default nnsight, in this process.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class EditedModel(nn.Module):
         revision: str | None = None,
         quantize: str = "none",
         seed: int = 0,
+        traced: TracedModel | None = None,
     ) -> None:
         super().__init__()
         base.requires_grad_(False)
@@ -71,7 +73,7 @@ class EditedModel(nn.Module):
         self.quantize = quantize
         """How the frozen model is quantized: 'none' or one of `jola.model.quantization.PACKAGES`."""
         method, settings = method_of_settings(edits)
-        self.traced = TracedModel(base, tokenizer)
+        self.traced = traced or TracedModel(base, tokenizer)
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
@@ -405,7 +407,7 @@ class EditedModel(nn.Module):
             for layer, edit in intervention.prepare_at(prompt, own, strength, packed).items():
                 place = layer, intervention.site
                 edits[place] = _then(edits[place], edit) if place in edits else edit
-        return dict(sorted(edits.items(), key=lambda item: (item[0][0], _ORDER[item[0][1]])))
+        return dict(sorted(edits.items(), key=lambda item: (item[0][0], SITE_ORDER[item[0][1]])))
 
     def masks(self, mask: Masks) -> list[EditMask | None]:
         """The mask of each intervention in use."""

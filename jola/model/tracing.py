@@ -1,8 +1,9 @@
 """Passes of a frozen language model with edits in them, run through nnsight.
 
-This is the only file that imports nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one thread at
-a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside ``tracer.iter[:]``, or
-it edits the prompt alone. Within a trace the sites stand in the order in which the pass reaches them.
+Only this file and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one
+thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
+``tracer.iter[:]``, or it edits the prompt alone. Within a trace the sites stand in the order in which the pass reaches
+them.
 """
 
 import inspect

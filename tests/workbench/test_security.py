@@ -573,10 +573,21 @@ class TestOneModelForAll:
 
 
 class TestThirdParties:
-    """10. Nothing is computed elsewhere: prompts and edits stay on this computer."""
+    """10. Nothing is computed elsewhere unless the user asks for it: prompts and edits stay on this computer."""
 
-    def test_no_call_of_ours_asks_for_remote_execution(self) -> None:
-        assert keywords("remote") == []
+    def test_no_call_of_nnsight_asks_for_remote_execution(self) -> None:
+        for path in [*ROOT.glob("jola/**/*.py"), *ROOT.glob("workbench/**/*.py")]:
+            tree = ast.parse(path.read_text("utf-8"))
+            traces = [
+                node
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and node.func.attr in ("trace", "session")
+            ]
+            given = {keyword.arg for call in traces for keyword in call.keywords}
+            assert "remote" not in given
+            assert "backend" not in given or path.name == "remote.py"
 
 
 def keywords(name: str) -> list[tuple[str, ast.expr]]:

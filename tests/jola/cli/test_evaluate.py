@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import RunConfig
+from jola.remote import RemoteModel
 from jola.runs.run import Run
 from tests.jola.cli.commands import Result, assert_refused
 from tests.tiny import make_model
@@ -215,3 +217,66 @@ class TestBadAdapters:
         assert_refused(jola("generate", "x", "--adapter", adapter), "is an adapter of type unknown, not JOLA")
         assert_refused(jola("generate", "x", "--adapter", tmp_path / "nowhere"), "is not the id of a run")
         assert_refused(jola("generate", "x", "--adapter", tmp_path), "is not a run directory")
+
+
+class TestNextTokens:
+    def test_table_and_json(self, jola: Callable[..., Result], run: Run) -> None:
+        found = jola("generate", "A fine film.", "--adapter", run.path, "--next-tokens", "3", "--json").json
+        tokens = found["next_tokens"]
+        assert len(tokens) == 3 and found["kl_nats"] > 0
+        assert all(0 < token["base"] < 1 and token["base"] != token["edited"] for token in tokens)
+        shown = jola("generate", "A fine film.", "--adapter", run.path, "--next-tokens", "3").out
+        assert all(f"{token['edited']:.4f}" in shown for token in tokens)
+        assert f"{found['kl_nats']:.4f} nats" in shown
+
+    def test_none(self, jola: Callable[..., Result], run: Run) -> None:
+        result = jola("generate", "x", "--adapter", run.path, "--next-tokens", "0")
+        assert_refused(result, "--next-tokens is 0; it must be at least 1")
+
+
+class TestRemote:
+    @pytest.fixture
+    def simulated(self, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+        """A key, and requests that are run in this process with the tiny model."""
+        load = RemoteModel.from_adapter.__func__
+
+        def from_adapter(cls: Any, adapter: Path, *, model: str | None) -> RemoteModel:
+            assert model == "owner/name"
+            return load(cls, adapter, model=str(place / "tiny"), simulate=True)
+
+        monkeypatch.setenv("NDIF_API_KEY", "a key")
+        monkeypatch.setattr(RemoteModel, "from_adapter", classmethod(from_adapter))
+
+    @pytest.mark.usefixtures("simulated")
+    def test_equals_local_results(self, jola: Callable[..., Result], run: Run) -> None:
+        remote = ["--remote", "--model", "owner/name", "--json"]
+        here = ["--dtype", "float32", "--json"]
+        answer = ["generate", "A fine film.", "--adapter", run.path, "--max-new-tokens", "4"]
+        found = jola(*answer, *remote)
+        assert found.json == jola(*answer, *here).json
+        assert "note: Prompts and edits leave this machine" in " ".join(found.err.split())
+        tested = ["evaluate", run.path, "--base"]
+        found = jola(*tested, *remote)
+        assert found.json == jola(*tested, *here).json
+        assert "note: Prompts and edits leave this machine" in " ".join(found.err.split())
+
+    @pytest.mark.parametrize(
+        ("arguments", "sentence"),
+        [
+            ([], "Remote models need an API key of NDIF; get one at https://ndif.us and set NDIF_API_KEY to it"),
+            (["--device", "cpu"], "NDIF decides how it runs a model; leave out --dtype, --device"),
+        ],
+    )
+    def test_refusals(
+        self,
+        jola: Callable[..., Result],
+        run: Run,
+        monkeypatch: pytest.MonkeyPatch,
+        arguments: list[str],
+        sentence: str,
+    ) -> None:
+        monkeypatch.delenv("NDIF_API_KEY", raising=False)
+        assert_refused(jola("generate", "x", "--adapter", run.path, "--remote", *arguments), sentence)
+
+    def test_only_tests(self, jola: Callable[..., Result], run: Run) -> None:
+        assert_refused(jola("evaluate", run.path, "--remote", "--layers"), "--remote tests an adapter on a task")
