@@ -39,6 +39,7 @@ from jola.methods.base import ActivationMethod
 from jola.model.architectures import head_path, module_path
 from jola.model.edited import SITE_ORDER, EditedModel, Masks
 from jola.model.loading import empty_model, load_tokenizer, pick_attention
+from jola.model.packing import Packing
 from jola.model.placement import FrozenWeights
 from jola.model.tracing import Plan, Record, TracedModel
 from jola.runs.adapter_source import local_adapter
@@ -111,7 +112,14 @@ class RemoteModel(EditedModel):
         """Names of the weights; their values are on the server."""
         return _WeightsElsewhere(self.base)
 
-    def plan(self, mask: Masks, strength: float, batch: int, prompt: Tensor | None = None) -> Any:
+    def plan(
+        self,
+        mask: Masks,
+        strength: float,
+        batch: int,
+        prompt: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Any:
         """The maps of one pass by (layer, site); arguments as for `EditedModel.plan`."""
         maps = combined(self.in_use, self.masks(mask), strength)
         ordered = sorted(maps.items(), key=lambda item: (item[0][1], SITE_ORDER[item[0][0]]))
@@ -207,8 +215,11 @@ class RemotePasses(TracedModel):
     def _check_sites(self) -> None:
         """Nothing: shapes at the sites would need a pass."""
 
+    def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> None:
+        """None: batches are not packed."""
+
     def run(
-        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, uniform: bool = False
+        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, packing: Packing | None = None
     ) -> Tensor:
         """As in `TracedModel`."""
         model, head, layers, edit = self._nn, self._head_path, self._layers, _editor(self._steps_by_layer(plan))
