@@ -66,6 +66,7 @@ class ConfigFile(JsonFile):
     parameters: dict[str, Count] | None = None
     geometry: dict[str, Any] | None = None
     machine: Line | None = None
+    device: Line | None = None
     created: Time | None = None
     imported: dict[str, Any] | None = None
 
@@ -81,6 +82,8 @@ class StatusFile(JsonFile):
     step: Count = 0
     total_steps: Count = 0
     stage: Line = ""
+    device: Line = ""
+    """The device that the app chose for the run; empty where its settings say it."""
     message: Text = ""
     warning: Text = ""
     started: Time | None = None

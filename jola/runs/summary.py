@@ -30,6 +30,8 @@ class RunSummary(TypedDict):
     """Title of the method, and of JoLA what it was changed to in brackets: ``JoLA (offset, shared gates)``."""
     n_train: int | None
     seed: int | None
+    device: str | None
+    """Device of the model."""
     accuracy: dict[str, Any] | None
     """``{"accuracy", "n", "low", "high"}`` on the test examples, by exact match; None for tasks with other metrics."""
     score: dict[str, Any] | None
@@ -93,6 +95,7 @@ def summarise_run(
         "method": method_of(config),
         "n_train": setting("task", "n_train"),
         "seed": setting("training", "seed"),
+        "device": status["device"] or config.get("device"),
         "accuracy": result.get("test"),
         "score": _score(result),
         "closed": result.get("closed"),

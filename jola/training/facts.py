@@ -16,6 +16,7 @@ def facts_of(task: Task, model: EditedModel, n_train: int) -> dict[str, Any]:
     return {
         "versions": {name: _version(name) for name in PACKAGES},
         "machine": machine(),
+        "device": str(model.device),
         "task": {
             "name": task.name,
             "n_train": n_train,

@@ -426,7 +426,10 @@ def _encode(
 
 
 def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
-    """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused."""
+    """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused.
+
+    The directory and the device may be others.
+    """
     stored = Run.open(path).run_config()
     if config.method not in (stored.method, RunConfig.method):
         raise InputError(
@@ -440,10 +443,12 @@ def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
             continue
         for setting in fields(part):
             value, before = getattr(part, setting.name), getattr(stored_part, setting.name)
-            if setting.name != "output" and value not in (before, getattr(usual_part, setting.name)):
+            if setting.name not in ("output", "device") and value not in (before, getattr(usual_part, setting.name)):
                 raise InputError(
                     f"{flag(setting.name)} is {value}, but the run in {path} was started with {before}; resume it "
                     "with its own settings, or choose another --output."
                 )
     stored.training.output = config.training.output
+    if config.model.device != usual.model.device:
+        stored.model.device = config.model.device
     return stored

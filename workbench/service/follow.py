@@ -65,7 +65,7 @@ class Follower:
             queue = self._waiting.ids()
             place = queue.index(run.id) if run.id in queue else None
             config, problem = run.raw_config(), run.problem()
-            message = describe_message(state, describe_end(status, state), place, self._pausing())
+            message = describe_message(state, describe_end(status, state), place, self._pausing(), status["device"])
             view: dict[str, Any] = {
                 "token": token,
                 "run": run.id,
@@ -186,9 +186,17 @@ _STATE_WORDS = {
 }
 
 
-def describe_message(state: str, message: str, place: int | None = None, pausing: bool = False) -> str:
-    """The state in plain words, with its place in the queue or what the run says of itself."""
+def describe_message(
+    state: str, message: str, place: int | None = None, pausing: bool = False, device: str = ""
+) -> str:
+    """The state in plain words, with its place in the queue or what the run says of itself.
+
+    Args:
+        device: The device that was chosen for a run, named while it is at work.
+    """
     words = _STATE_WORDS.get(state, state)
+    if device and state in UNFINISHED:
+        words = f"{words} on {device}"
     if state == "queued" and place is not None:
         before = "next in line" if place == 0 else f"{place + 1}. in line"
         return f"{words}: {before}"

@@ -1,7 +1,7 @@
 """The training runs of a store as processes of their own, started with the command that a shell user types.
 
 Runs share the computer with other work (`Turns`): what is asked for while something is at work waits in a queue, in the
-order in which it was asked for.
+order in which it was asked for. With several accelerators, one run trains on each (`workbench.service.devices`).
 """
 
 import shutil
@@ -18,6 +18,7 @@ from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
 from jola.system.files import json_bytes, removed_on_error, replace_file
+from workbench.service.devices import AUTO, CPU, Places, accelerators
 from workbench.service.processes import End, Kind, Processes, Turns, last_sentence, wait_until
 from workbench.service.waiting import Waiting
 
@@ -36,9 +37,10 @@ class Jobs:
     Args:
         store: Where the runs are.
         command: What trains: the command line ``jola train``.
-        at_once: Runs that train at the same time; the others wait.
+        at_once: Runs that train at the same time on a machine with at most one accelerator; the others wait.
         check: Raises `InputError` for settings that this app may not train with.
         turns: Shared with everything that must not work at the same time; by default, with the runs of other apps.
+        devices: Gives the accelerators of this machine. With several, a run trains on each at the same time.
     """
 
     def __init__(
@@ -48,11 +50,13 @@ class Jobs:
         at_once: int = 1,
         check: Callable[[RunConfig], None] = lambda config: None,
         turns: Turns | None = None,
+        devices: Callable[[], Sequence[str]] = accelerators,
     ) -> None:
         self.store = store
         self.command = tuple(command)
         self.at_once = at_once
         self.check = check
+        self.devices = devices
         self.turns = turns or Turns(store.root)
         self.turns.add(_NOUN, self._why_others_wait)
         self.waiting = Waiting(store)
@@ -68,12 +72,22 @@ class Jobs:
         """The newest run that a process is working on, including those of other apps and shells."""
         return next((run for run in self.store.list() if run.alive), None)
 
+    def places(self) -> Places:
+        """Where runs train now."""
+        return Places(self.devices(), self.running(), self.at_once)
+
+    def full(self) -> bool:
+        """Whether a run that names no device has to wait for those at work."""
+        return len(self.running()) >= self.at_once and self.places().full
+
     def start(self, config: RunConfig) -> Run:
         """Make a run that trains in a process of its own: at once, or when it is first in the queue.
 
         `InputError` when a setting cannot or may not be used, or the process cannot be started.
         """
         self.check(config.validate())
+        if config.model.device not in (AUTO, CPU):
+            self.places().check(config.model.device)
         with self.turns.locked():
             run = Run(self.store.root / self.store.new_id(config.data.task))
             config = replace(config, training=replace(config.training, output=str(run.path)))
@@ -154,27 +168,34 @@ class Jobs:
 
     def _next(self) -> None:
         """Start as many of the waiting runs as there is room for."""
+        self.devices()  # may take seconds the first time, in which nobody else should wait
         with self.turns.locked():
             ids = self.waiting.ids()
-            room = self.at_once - len(self.running()) if ids and not self.turns.taken(_NOUN) else 0
+            if not ids or self.turns.taken(_NOUN):
+                return
+            places = self.places()
             for id in ids:
-                if room <= 0:
-                    break
                 run = Run(self.store.root / id)
                 try:
-                    self._processes.launch(run, state="starting")
+                    device = places.take(run)
+                    if device is None:
+                        if not places.choice or run.run_config().model.device_map:
+                            return  # those behind it would keep it waiting for ever
+                        continue
+                    self._processes.launch(run, state="starting", device=device)
                 except FileNotFoundError:  # deleted a moment ago
                     continue
                 except InputError as error:
                     run.write_status(state="failed", message=str(error))
                 self.waiting.take(id)
-                room -= 1
 
     def _command(self, run: Run) -> list[str]:
         """The command of a run that was made already, which is what ``--resume`` is for."""
         config = run.run_config()
         self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
         config = replace(config, training=replace(config.training, output=str(run.path)))  # where it is now
+        if device := run.status().get("device"):
+            config = replace(config, model=replace(config.model, device=device))
         return [*self.command, *config.flags(), "--resume"]
 
     def _attend_queue(self) -> None:

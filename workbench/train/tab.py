@@ -16,6 +16,7 @@ from jola.runs.run import Run
 from jola.system.formatting import is_share
 from workbench.service import estimate
 from workbench.service.bench import Workbench
+from workbench.service.devices import AUTO, CPU
 from workbench.train.preview import load_preview, preview_html
 from workbench.train.run_view import run_view
 from workbench.ui import form, markup
@@ -78,8 +79,13 @@ def waiting_words(bench: Workbench, id: str) -> str:
     place = bench.jobs.waiting.place(id)
     if place is None:
         return ""
+    places = bench.jobs.places()
+    if (blocked := places.blocker(bench.store.get(id))) is not None:
+        device, other = blocked
+        return f"Queued: the run {other} is at work on {device}; this one starts when that has ended."
     works = {"comparison": bench.comparisons.working, "study": bench.studies.working}
-    now = f"the running {next((noun for noun, working in works.items() if working()), 'training')}"
+    training = "first training that ends" if places.choice else "running training"
+    now = f"the {next((f'running {noun}' for noun, working in works.items() if working()), training)}"
     before = now if place == 0 else f"{place + 1} runs"
     return f"Queued: it starts after {before}, also if this page is closed."
 
@@ -169,7 +175,7 @@ def show(bench: Workbench, id: str) -> tuple[Any, ...]:
     choices = bench.run_choices(also=(id,))
     picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
     others = bench.comparisons.working() or bench.studies.working()
-    full = len(bench.jobs.running()) >= bench.jobs.at_once or bench.jobs.waiting.ids() or others
+    full = bench.jobs.full() or bench.jobs.waiting.ids() or others
     return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
 
 
@@ -219,6 +225,8 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     parts.connect(inputs["learning_rate"])
     tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
+    # When a page is opened and not before: what lists the devices takes seconds to import.
+    gr.on(None, lambda: gr.Dropdown(choices=[AUTO, *bench.jobs.devices(), CPU]), None, inputs["device"], **PRIVATE)
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
 
     def given(values: tuple[Any, ...]) -> dict[str, Any]:

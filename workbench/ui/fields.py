@@ -50,6 +50,8 @@ def field(setting: form.Setting, prefix: str = "setting", **options: Any) -> gr.
         task = _open_choice(setting, [(info.title, info.name) for info in REGISTRY.values()], prefix)
         _upload(task, "" if prefix == "setting" else f"{prefix}-")
         return task
+    if setting.name == "device":
+        return _open_choice(setting, [("auto", "auto"), ("cpu", "cpu")], prefix)
     return form.component(setting, elem_id=form.element_id(setting, prefix), **options)
 
 

@@ -91,7 +91,7 @@ const searched = (runs, text) => {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return runs;
   return runs.filter((run) => {
-    const all = [run.id, run.label, run.note, run.task, run.model, run.method, stateWords(run)].join("\n").toLowerCase();
+    const all = [run.id, run.label, run.note, run.task, run.model, run.method, run.device, stateWords(run)].join("\n").toLowerCase();
     return words.every((word) => all.includes(word));
   });
 };
@@ -117,6 +117,7 @@ const factsOf = (run) => [
   ["Data", [run.task, run.n_train ? `${grouped(run.n_train)} training examples` : ""].filter(Boolean).join(", ")],
   ["Method", run.method],
   ["Seed", run.seed === null ? "" : String(run.seed)],
+  ["Device", run.device || ""],
   ["Steps", run.total_steps ? `${grouped(run.step)} of ${grouped(run.total_steps)}` : ""],
   ["Time", clock(run.seconds)],
   ["Begun", begun(run.created)],

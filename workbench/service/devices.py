@@ -1,0 +1,107 @@
+"""The accelerators of this machine, and which run trains on which: one on each."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+
+from jola.errors import InputError
+from jola.runs.run import Run
+
+AUTO = "auto"
+CPU = "cpu"
+
+
+@cache
+def accelerators() -> tuple[str, ...]:
+    """Names of the accelerators: ``cuda:0``, ``cuda:1``, or ``mps``; empty on a machine without one."""
+    import torch
+
+    if not torch.accelerator.is_available():
+        return ()
+    kind = torch.accelerator.current_accelerator()
+    assert kind is not None
+    if kind.type == "mps":
+        return ("mps",)
+    return tuple(f"{kind.type}:{number}" for number in range(torch.accelerator.device_count()))
+
+
+class Places:
+    """Where runs train, and where the next one may.
+
+    On a machine with at most one accelerator there is room for `at_once` runs, wherever they compute. With several,
+    each accelerator and the processor have room for one run, and a run with a device map needs all accelerators.
+
+    Args:
+        devices: As `accelerators` gives them.
+        running: The runs at work.
+        at_once: Runs that train at the same time where there is nothing to choose.
+    """
+
+    def __init__(self, devices: Sequence[str], running: Iterable[Run], at_once: int = 1) -> None:
+        self.devices = tuple(devices)
+        self._room = at_once
+        self._taken: dict[str, str] = {}
+        for run in running:
+            self._room -= 1
+            for device in self._used_by(run):
+                self._taken.setdefault(device, run.id)
+
+    @property
+    def choice(self) -> bool:
+        """Whether there are several devices to choose from."""
+        return len(self.devices) > 1
+
+    @property
+    def full(self) -> bool:
+        """Whether a run that names no device has to wait."""
+        return set(self.devices) <= set(self._taken) if self.choice else self._room <= 0
+
+    def take(self, run: Run) -> str | None:
+        """Reserve a place for a run: the device chosen for it, empty where it names one; None if there is no place."""
+        if not self.choice:
+            if self._room <= 0:
+                return None
+            self._room -= 1
+            return ""
+        wished = self._wished_by(run)
+        free = [device for device in (wished or self.devices) if device not in self._taken]
+        if not free or len(free) < len(wished):
+            return None
+        for device in wished or free[:1]:
+            self._taken[device] = run.id
+        return "" if wished else free[0]
+
+    def blocker(self, run: Run) -> tuple[str, str] | None:
+        """(device, run that is at work on it) where a run waits for a device that it names; None if it names none."""
+        busy = [device for device in self._wished_by(run) if device in self._taken] if self.choice else []
+        return (busy[0], self._taken[busy[0]]) if busy else None
+
+    def check(self, device: str) -> None:
+        """`InputError` for a device that this machine does not have."""
+        named = self._named(device)
+        if named not in (AUTO, CPU, *self.devices):
+            *others, last = *self.devices, CPU
+            has = f"{', '.join(others)} and {last}" if others else last
+            raise InputError(f"There is no device {device!r} on this machine; it has {has}.")
+
+    def _named(self, device: str) -> str:
+        """``cuda`` is the first one of its kind."""
+        return next((name for name in self.devices if device == name.partition(":")[0]), device)
+
+    def _wished_by(self, run: Run) -> tuple[str, ...]:
+        """The devices that a run names; empty where any will do."""
+        settings = run.run_config().model
+        if settings.device_map:
+            return self.devices
+        # What was assigned last time was not the user's wish.
+        device = AUTO if run.status().get("device") else settings.device
+        return () if device == AUTO else (self._named(device),)
+
+    def _used_by(self, run: Run) -> tuple[str, ...]:
+        if not self.choice:
+            return ()
+        try:
+            assigned = run.status().get("device")
+            # A run that was started elsewhere without a device takes the first one.
+            return (assigned,) if assigned else self._wished_by(run) or self.devices[:1]
+        except InputError:  # damaged settings
+            return self.devices[:1]
