@@ -85,7 +85,9 @@ def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str,
     return {"methods": methods, "rounds": rounds, "tokens": tokens, "dtype": str(base.dtype)}
 
 
-def training_step(name: str, base: Any, tokenizer: Any, batch: dict[str, Any]) -> Callable[[], None]:
+def training_step(
+    name: str, base: Any, tokenizer: Any, batch: dict[str, Any], *, gradient_checkpointing: bool = False
+) -> Callable[[], None]:
     """A step of a method with its default settings."""
     import torch
 
@@ -96,6 +98,7 @@ def training_step(name: str, base: Any, tokenizer: Any, batch: dict[str, Any]) -
     method = KNOWN[name]
     settings = method.settings()
     model = JoLAModel(base, tokenizer, settings, seed=0).train()
+    model.gradient_checkpointing = gradient_checkpointing
     penalty = method.stages(settings)[0].penalty or paper_penalty
     interventions = model.own_interventions()
     groups = method.parameter_groups(interventions, 0.01, 0.05)

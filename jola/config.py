@@ -142,8 +142,11 @@ class RunConfig:
                 value = getattr(part, setting_.name)
                 if setting_.name not in self.tuning.unused_settings and value != getattr(usual, setting_.name):
                     name, text = flag(setting_.name), str(value)
-                    # A text that begins with a dash would be taken for the next flag.
-                    result += [f"{name}={text}"] if text.startswith("-") else [name, text]
+                    if value is True:
+                        result.append(name)
+                    else:
+                        # A text that begins with a dash would be taken for the next flag.
+                        result += [f"{name}={text}"] if text.startswith("-") else [name, text]
         return result
 
 

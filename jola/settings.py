@@ -208,6 +208,11 @@ class TrainingConfig:
         advanced=False,
         bounds=(0, 2**32 - 1),
     )
+    gradient_checkpointing: bool = setting(
+        False,
+        "Compute the activations of each layer again in the backward pass instead of keeping them: less memory for "
+        "long texts, slower steps.",
+    )
     record_every: int = setting(1, "Steps between records of the gates.", unit="steps", bounds=(1, math.inf))
     report_to: str = setting("none", "Experiment tracker: 'none', 'wandb', 'tensorboard', 'trackio' …")
     output: str = setting(

@@ -64,13 +64,15 @@ def _settings_lines() -> Iterator[str]:
 def _values(hint: Any) -> str:
     if typing.get_origin(hint) is typing.Literal:
         return ", ".join(f"`{value}`" for value in typing.get_args(hint))
-    names = {int: "whole number", float: "number", str: "text"}
+    names = {int: "whole number", float: "number", str: "text", bool: "a switch"}
     given = [part for part in typing.get_args(hint) or (hint,) if part is not type(None)]
     return " or ".join(names[part] for part in given)
 
 
 def _default(value: Any) -> str:
-    return "–" if value in (None, "") else f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+    if value is None or value is False or value == "":
+        return "–"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 def write_figures() -> None:

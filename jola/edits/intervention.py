@@ -1,7 +1,7 @@
 """Interventions: small modules that say where they act on a model and what they do there."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -195,3 +195,14 @@ class Intervention(nn.Module):
     def trainable_count(self) -> int:
         """How many numbers train."""
         return sum(p.numel() for p in self.parameters())
+
+
+@contextmanager
+def edited_weights(
+    interventions: Sequence[Intervention], masks: Sequence[EditMask | None], strength: float
+) -> Iterator[None]:
+    """Inside the block all of these are `Intervention.applied`, each with its mask; hold the lock of the model."""
+    with ExitStack() as stack:
+        for intervention, mask in zip(interventions, masks, strict=True):
+            stack.enter_context(intervention.applied(mask, strength))
+        yield

@@ -4,7 +4,8 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -16,7 +17,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from jola.data.examples import IGNORED, Encoded, collate, collate_prompts
 from jola.edits.gated import GatedEdits
-from jola.edits.intervention import Edit, EditMask, Intervention
+from jola.edits.intervention import Edit, EditMask, Intervention, edited_weights
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.methods import Method, method_of_settings
@@ -76,6 +77,8 @@ class EditedModel(nn.Module):
         self.traced = traced or TracedModel(base, tokenizer)
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
+        self.gradient_checkpointing = False
+        """Whether training passes keep few activations; the backward pass then computes layers again."""
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
         self._attach(method, settings, seed)
@@ -377,9 +380,7 @@ class EditedModel(nn.Module):
         Whoever runs passes of `traced` with the interventions in use does so in here. Arguments and errors as for
         `plan`.
         """
-        with self.lock, ExitStack() as weights:
-            for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
-                weights.enter_context(intervention.applied(own, strength))
+        with self.lock, edited_weights(self.in_use, self.masks(mask), strength):
             yield self.plan(mask, strength, batch, prompt, packing)
 
     def plan(
@@ -438,10 +439,13 @@ class EditedModel(nn.Module):
     def _run(
         self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float, prompt: Tensor
     ) -> Tensor:
+        again = None
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            again = partial(edited_weights, self.in_use, self.masks(mask), strength)
         with self.lock:
             packing = None if rows is None else self._packing(inputs, rows, mask, prompt)
             with self.editing(mask, strength, len(inputs["input_ids"]), prompt, packing) as plan:
-                return self.traced.run(inputs, plan, rows, packing=packing)
+                return self.traced.run(inputs, plan, rows, packing=packing, again=again)
 
     def _packing(self, inputs: dict[str, Tensor], rows: Tensor, mask: Masks, prompt: Tensor) -> Packing | None:
         """How a batch is packed with the edits in use; None where it is not."""

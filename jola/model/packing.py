@@ -150,8 +150,15 @@ def can_pack(base: PreTrainedModel) -> bool:
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
     """Inside the block the model accepts packed passes, whose `Packing` is the argument ``packing``."""
+    with attention(base, _NAMES[base.config._attn_implementation or "eager"]):
+        yield
+
+
+@contextmanager
+def attention(base: PreTrainedModel, implementation: str) -> Iterator[None]:
+    """Inside the block the model uses this implementation of attention, by its name in transformers."""
     before = base.config._attn_implementation or "eager"
-    base.set_attn_implementation(_NAMES[before])
+    base.set_attn_implementation(implementation)
     try:
         yield
     finally:

@@ -25,9 +25,11 @@ from jola.edits.intervention import Edit, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.model.architectures import check_widths, geometry_of, head_path, module_path
+from jola.model.checkpointing import Again, checkpointed
 from jola.model.packing import (
     Beginning,
     Packing,
+    attention,
     beginning_of,
     can_pack,
     can_share,
@@ -96,7 +98,13 @@ class TracedModel:
         self._head = self._nn.get(head_path(self.base))
 
     def run(
-        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, packing: Packing | None = None
+        self,
+        inputs: dict[str, Tensor],
+        plan: Plan,
+        rows: Tensor | None = None,
+        *,
+        packing: Packing | None = None,
+        again: Again | None = None,
     ) -> Tensor:
         """Logits of one edited pass.
 
@@ -104,11 +112,12 @@ class TracedModel:
             inputs: Tensors as the model's forward takes them.
             rows: (batch, tokens), True where logits are wanted; None is everywhere.
             packing: How the batch is packed, as `packing` gives it for `rows`; `plan` is then for the packed pass.
+            again: With it, the backward pass computes layers again; see `jola.model.checkpointing`.
 
         Returns:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
         """
-        with self.lock:
+        with self.lock, checkpointed(self.base, plan, again, self.lock):
             if rows is not None and packing is not None:
                 return self._run_packed(inputs["input_ids"], plan, rows, packing)
             return self._run(inputs, plan, rows)
@@ -265,11 +274,7 @@ class TracedModel:
         return cache
 
     def _extend(self, cache: DynamicCache, ids: Tensor, mask: Tensor, plan: Plan, rows: Tensor) -> Tensor:
-        """Logits at `rows` of a pass over `ids`, whose keys and values join those of the cache.
-
-        Args:
-            mask: (batch, tokens in the cache and of this pass).
-        """
+        """Logits at `rows` of a pass over `ids`, whose keys and values join those of the cache; `mask` covers both."""
         inputs = {"input_ids": ids, "attention_mask": mask}
         if "position_ids" in self._forward_arguments:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -356,15 +361,8 @@ class TracedModel:
 
         The fused implementations never make the weights that `Wanted.attention` asks for.
         """
-        with self.lock:
-            before = self.base.config._attn_implementation or "eager"
-            if before != "eager":
-                self.base.set_attn_implementation("eager")
-            try:
-                yield
-            finally:
-                if before != "eager":
-                    self.base.set_attn_implementation(before)
+        with self.lock, attention(self.base, "eager"):
+            yield
 
     @property
     def _tail(self) -> tuple[tuple[int, Site], ...]:

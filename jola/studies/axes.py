@@ -24,7 +24,7 @@ from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
 """Settings that are axes of a grid, and the groups that they are in."""
-NEUTRAL = ("output", "report_to", "record_every")
+NEUTRAL = ("output", "report_to", "record_every", "gradient_checkpointing")
 """Settings of the training that change no number."""
 _SLUG_LENGTH = 40
 _DIGITS = 6

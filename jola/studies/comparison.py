@@ -23,6 +23,7 @@ from jola.selectors.choose import budget_of
 from jola.selectors.controls import expected_gates, head_edits
 from jola.selectors.heads import Cost, HeadScores, HeadSet, Provenance, fingerprint
 from jola.selectors.protocol import Selector
+from jola.studies.axes import NEUTRAL
 from jola.studies.cells import is_locked, locked
 from jola.studies.editing import (
     Outcome,
@@ -237,7 +238,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     # JoLA is what selectors are compared with.
     del settings["method"]
     # Seeds are those of the grid, and the others change no number.
-    for name in ("seed", "output", "report_to", "record_every"):
+    for name in ("seed", *NEUTRAL):
         del settings["training"][name]
     return settings
 

@@ -136,6 +136,7 @@ def make_trainer(
 ) -> JoLATrainer:
     """The trainer that settings ask for; its checkpoints go into `folder`. Other arguments as for `fit`."""
     settings = config.training
+    model.gradient_checkpointing = settings.gradient_checkpointing
     batches = -(-len(train.rows) // (settings.batch_size * processes()))
     steps = -(-batches // settings.gradient_accumulation) * settings.epochs
     chosen_by = None if validation is None else CRITERIA.get(settings.keep)

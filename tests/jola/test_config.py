@@ -48,7 +48,9 @@ def strategy(name: str) -> st.SearchStrategy[Any]:
     return (
         OWN[name]
         if name in OWN
-        else {str: texts, int: counts, float: rates, float | None: rates, int | None: counts}[annotation]
+        else {bool: st.booleans(), str: texts, int: counts, float: rates, float | None: rates, int | None: counts}[
+            annotation
+        ]
     )
 
 

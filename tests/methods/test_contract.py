@@ -23,6 +23,7 @@ from jola.jola_model import JoLAModel
 from jola.methods import METHODS
 from jola.system.progress import Quiet
 from jola.training.run import run_training
+from tests.kept import numbers_kept
 from tests.methods.contract import CASES, PLACES, Case, case_of, fresh, take_out, trained
 from tests.tiny import make_model, make_tokenizer
 
@@ -105,6 +106,29 @@ class TestPasses:
             id(p) for g in model.method.parameter_groups(model.own_interventions(), 0.0, 0.1) for p in g["params"]
         ]
         assert sorted(in_groups) == sorted(own)
+
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients(
+        self, case: Case, architecture: str, packed: bool
+    ) -> None:
+        if not case.by_gradients:
+            return
+        ids = torch.cat([torch.tensor([[4, 5, 6, 7]]).expand(2, -1), IDS], 1) if packed else IDS
+        labels = ids.clone()
+        labels[:, :-3] = -100
+        found = []
+        for checkpointing in (False, True):
+            model = trained(case, architecture).train()
+            assert bool(model.traced.packing({"input_ids": ids}, labels != -100)) is packed
+            model.gradient_checkpointing = checkpointing
+            model.seed_gates(3)
+            torch.manual_seed(5)  # of dropout
+            kept, loss = numbers_kept(lambda model=model: model(ids, labels=labels).loss)
+            loss.backward()
+            found.append((kept, {name: p.grad for name, p in model.named_parameters()}))
+        (all_kept, expected), (few_kept, gradients) = found
+        assert few_kept < 0.8 * all_kept
+        assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items())
 
     def test_its_state_is_in_the_module_tree(self, case: Case, architecture: str) -> None:
         """Checkpoints and distributed training would miss parameters inside the frozen model without an error."""

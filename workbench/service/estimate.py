@@ -138,7 +138,7 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
     trainings = sum(not stage.computed for stage in config.tuning.stages(config.edits))
     steps = epoch * training.epochs * trainings if epoch and trainings else None
     earlier = list(islice(_earlier_runs(config, store), _COMPARED))
-    paces = [pace for run in earlier if _same_method(run, config) and (pace := seconds_per_example(run)) is not None]
+    paces = [pace for run in earlier if _same_work(run, config) and (pace := seconds_per_example(run)) is not None]
     seconds = None
     if steps and paces:
         per_step = training.batch_size * training.gradient_accumulation
@@ -174,12 +174,15 @@ def _earlier_runs(config: RunConfig, store: RunStore) -> Iterable[Run]:
         if known.get("machine") != here or not isinstance(model, dict) or not isinstance(data, dict):
             continue
         if all(model.get(name) == getattr(config.model, name) for name in ("model", "dtype", "device")):
-            found.append((not _same_method(run, config), data.get("task") != config.data.task, run))
+            found.append((not _same_work(run, config), data.get("task") != config.data.task, run))
     return [run for *_, run in sorted(found, key=lambda entry: entry[:2])]
 
 
-def _same_method(run: Run, config: RunConfig) -> bool:
-    return run.raw_config().get("method", RunConfig.method) == config.method
+def _same_work(run: Run, config: RunConfig) -> bool:
+    """Whether a run trained with the same method, and kept or recomputed activations as `config` does."""
+    known, name = run.raw_config(), "gradient_checkpointing"
+    same = (known.get("training") or {}).get(name, False) == config.training.gradient_checkpointing
+    return same and known.get("method", RunConfig.method) == config.method
 
 
 def seconds_per_example(run: Run) -> float | None:
@@ -197,9 +200,9 @@ def seconds_per_example(run: Run) -> float | None:
 
 
 def _measured_peak(run: Run, config: RunConfig) -> float | None:
-    """Peak memory of a run with the same method, batch size, maximum length and task, in bytes."""
+    """Peak memory of a run with the same method, checkpointing, batch size, maximum length and task, in bytes."""
     known, peak = run.raw_config(), (run.result() or {}).get("peak_memory")
-    same = _same_method(run, config)
+    same = _same_work(run, config)
     same = same and (known.get("training") or {}).get("batch_size") == config.training.batch_size
     same = same and (known.get("data") or {}).get("max_length") == config.data.max_length
     same = same and (known.get("data") or {}).get("task") == config.data.task
@@ -307,7 +310,10 @@ def _memory(
         logits = batch * answers * facts.vocabulary * (width + 8)
         if trained is not None:
             parts.append(("edits", _OPTIMISER_BYTES * trained))
-        parts.append(("activations", facts.layers * layer + logits))
+        kept = facts.layers * layer
+        if config.training.gradient_checkpointing:  # what enters each layer, the last layer, and a recomputed one
+            kept = min(kept, facts.layers * batch * tokens * facts.hidden * width + 2 * layer)
+        parts.append(("activations", kept + logits))
     return tuple(parts)
 
 

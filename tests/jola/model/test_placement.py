@@ -26,6 +26,7 @@ from jola.model.edited import EditedModel
 from jola.settings import EditConfig
 from jola.training.run import run_training
 from tests.conftest import spread_edits
+from tests.kept import numbers_kept
 from tests.methods.contract import CASES, Case
 from tests.tiny import make_model
 
@@ -85,6 +86,25 @@ def test_every_method_trains_and_answers_as_in_memory(case: Case, tiny_folder: P
         assert torch.equal(whole(IDS, positions="last").logits, spread(IDS, positions="last").logits)
     answers = [model.generate(IDS, max_new_tokens=5, do_sample=False) for model in (whole, spread)]
     assert torch.equal(*answers)
+
+
+def test_gradient_checkpointing_keeps_no_weights_of_layers_elsewhere(tiny_folder: Path) -> None:
+    kept, gradients = [], []
+    for checkpointing in (False, True):
+        model = load(tiny_folder, EditConfig(sites="both"), device_map=OFFLOADED).train()
+        fill(model)
+        model.seed_gates(3)
+        model.gradient_checkpointing = checkpointing
+        elsewhere = {name for name, p in model.base.named_parameters() if p.is_meta}
+        assert "model.layers.1.self_attn.q_proj.weight" in elsewhere
+        numbers, loss = numbers_kept(lambda model=model: model(IDS, torch.ones_like(IDS), LABELS).loss)
+        loss.backward()
+        assert {name for name, p in model.base.named_parameters() if p.is_meta} == elsewhere
+        kept.append(numbers)
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    layer = sum(p.numel() for name, p in make_model("llama").named_parameters() if "layers.0" in name and p.dim() == 2)
+    assert kept[0] - kept[1] > 2 * layer
+    assert all(torch.equal(gradients[1][name], gradient) for name, gradient in gradients[0].items())
 
 
 def test_tied_weights(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -19,7 +19,7 @@ from jola.data.tasks.registry import GROUPS, REGISTRY
 from jola.errors import InputError
 from jola.methods import METHODS
 from jola.runs.run import Run
-from jola.studies.axes import changed_setting, expand_arms, short_names
+from jola.studies.axes import NEUTRAL, changed_setting, expand_arms, short_names
 from jola.studies.cells import Locked, is_locked, locked
 from jola.studies.estimates import Pace
 from jola.studies.executors import Ended, run_grid
@@ -450,7 +450,7 @@ def test_settings_are_whole_in_the_file(tmp_path: Path, task: str) -> None:
     missing = {
         n for group in ("model", "edits", "data", "training") for n in whole[group].keys() - settings[group].keys()
     }
-    assert missing == {"model", "task", "train_size", "seed", "output", "report_to", "record_every"}
+    assert missing == {"model", "task", "train_size", "seed", *NEUTRAL}
 
 
 def test_results_are_read_again_only_when_they_change(tmp_path: Path, task: str) -> None:

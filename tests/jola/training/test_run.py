@@ -765,6 +765,19 @@ def together(place: Place) -> Iterator[tuple[Path, str]]:
     yield folder, done.stdout
 
 
+def test_gradient_checkpointing_changes_no_number(place: Place, unbroken: Run, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "jola", "train", "--json", *place.settings(output).flags()]
+    done = subprocess.run(
+        [*command, "--gradient-checkpointing"],
+        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    run = Run.open(output)
+    assert run.run_config().training.gradient_checkpointing
+    assert_equal_runs(run, unbroken)
+
+
 def test_restarts_of_two_processes(place: Place, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "jola"]
     flags = place.settings(tmp_path / "run", epochs=1).flags()

@@ -6,6 +6,7 @@ import numpy as np
 
 from jola.config import RunConfig
 from jola.selectors import Cost, HeadScores, HeadSet, Provenance
+from jola.studies.axes import NEUTRAL
 from jola.studies.results import Cell, Comparison
 from workbench.service.comparison_plan import Plan
 
@@ -27,7 +28,7 @@ def make_comparison(
     """A comparison with the results of all its cells but the last ``undone``."""
     plan = plan or Plan(("jola", "gradient", "random"), (), ("auto", "3"), (42,))
     settings = (config or RunConfig()).to_dict()
-    for name in ("seed", "output", "report_to", "record_every"):
+    for name in ("seed", *NEUTRAL):
         del settings["training"][name]
     comparison = Comparison(folder)
     cells = plan.cells()

@@ -133,6 +133,10 @@ class TestEstimate:
         small = estimate.estimate(config, store)
         large = estimate.estimate(replace(config, training=replace(config.training, batch_size=64)), store)
         assert small.memory is not None and large.memory is not None
+        without = estimate.estimate(
+            replace(config, training=replace(config.training, batch_size=64, gradient_checkpointing=True)), store
+        )
+        assert without.memory is not None and without.memory < large.memory
         assert not small.measured and large.memory > small.memory == sum(size for _, size in small.parts)
         assert estimate.estimate(replace(config, model=ModelConfig(model="/none")), store).memory is None
 

@@ -1,0 +1,20 @@
+"""What autograd keeps for a backward pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def numbers_kept(forward: Callable[[], Tensor]) -> tuple[int, Tensor]:
+    """How many numbers are kept after `forward`, and what it gives."""
+    total = 0
+
+    def keep(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    return total, result
