@@ -90,6 +90,11 @@ def saved_bytes(shape: Shape, bytes_per_number: int = 2) -> float:
     return shape.layers * layer
 
 
+def checkpointed_bytes(shape: Shape, bytes_per_number: int = 2) -> float:
+    """The same with ``--gradient-checkpointing``: what enters each layer, and all of one layer."""
+    return bytes_per_number * shape.layers * shape.hidden + saved_bytes(shape, bytes_per_number) / shape.layers
+
+
 def measure(rows: int, tokens: int, answers: int) -> None:
     """Count one training step of the default model and print the formulas beside it."""
     import torch
@@ -114,13 +119,20 @@ def measure(rows: int, tokens: int, answers: int) -> None:
     labels = ids.clone()
     labels[:, : tokens - answers] = -100
     weights = {weight.untyped_storage().data_ptr() for weight in model.base.parameters()}
-    kept: dict[int, int] = {}
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def kept() -> int:
+        """Bytes that a forward pass keeps beside the weights."""
+        storages: dict[int, int] = {}
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model(*batch)
+        return sum(storages.values())
 
     batch = ids, torch.ones_like(ids), labels
     model(*batch)  # the first pass also checks that batches can be packed
@@ -130,8 +142,9 @@ def measure(rows: int, tokens: int, answers: int) -> None:
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     model.base.set_attn_implementation("sdpa")
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(*batch)
+    all_kept = kept()
+    model.gradient_checkpointing = True
+    few_kept = kept()
     size = rows, tokens, rows * answers
     print(
         f"{shape.parameters / 1e6:.1f} million weights, {rows} × {tokens} tokens, {answers} answer tokens in each row"
@@ -139,7 +152,8 @@ def measure(rows: int, tokens: int, answers: int) -> None:
     for name, counted, formula in (
         ("forward, GFLOP", forward.get_total_flops() / GIGA, forward_flops(shape, *size) / GIGA),
         ("backward, GFLOP", backward.get_total_flops() / GIGA, backward_flops(shape, *size) / GIGA),
-        ("kept, kB a token", sum(kept.values()) / rows / tokens / 1e3, saved_bytes(shape) / 1e3),
+        ("kept, kB a token", all_kept / rows / tokens / 1e3, saved_bytes(shape) / 1e3),
+        ("  checkpointed", few_kept / rows / tokens / 1e3, checkpointed_bytes(shape) / 1e3),
     ):
         print(f"{name:<18}{counted:10.1f} counted {formula:10.1f} by formula   ratio {counted / formula:.3f}")
 

@@ -14,6 +14,7 @@ from jola.model.edited import EditedModel
 from jola.model.loading import load_base, pick_device, pick_dtype
 from jola.model.placement import DeviceMap, read_device_map
 from jola.model.quantization import quantization_config
+from jola.model.sharding import check_sharding
 from jola.runs.adapter_source import local_adapter
 
 
@@ -36,6 +37,7 @@ class JoLAModel(EditedModel):
         attn_implementation: str = "auto",
         device_map: DeviceMap = None,
         quantize: str = "none",
+        shard_base: bool = False,
         seed: int = 0,
     ) -> "JoLAModel":
         """Load a model with fresh edits.
@@ -49,6 +51,8 @@ class JoLAModel(EditedModel):
                 'balanced', 'balanced_low_0', 'sequential', a JSON file, or a device, 'cpu' or 'disk' for each module.
             quantize: How the frozen weights are stored: 'none', '4bit' and '8bit' by bitsandbytes, or 'int8' by
                 torchao. Edits stay in float32.
+            shard_base: Divide the frozen weights among the processes that torchrun started. All of them load the model,
+                and make the same passes.
 
         Raises:
             InputError: The model cannot be found or loaded, or its architecture is not known.
@@ -61,6 +65,7 @@ class JoLAModel(EditedModel):
             attn_implementation=attn_implementation,
             device_map=device_map,
             quantize=quantize,
+            shard_base=shard_base,
         )
         return cls(base, tokenizer, edits, name=name, revision=revision, quantize=quantize, seed=seed)
 
@@ -75,6 +80,7 @@ class JoLAModel(EditedModel):
         device: str = "auto",
         device_map: DeviceMap = None,
         quantize: str | None = None,
+        shard_base: bool = False,
     ) -> "JoLAModel":
         """Load the edits of an adapter together with the model they were trained on.
 
@@ -82,7 +88,7 @@ class JoLAModel(EditedModel):
             adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
             revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model, when it is not where the adapter says.
-            dtype, device, device_map: As for `from_pretrained`.
+            dtype, device, device_map, shard_base: As for `from_pretrained`.
             quantize: As for `from_pretrained`; None as in training.
         """
         with local_adapter(adapter, revision) as folder:
@@ -94,6 +100,7 @@ class JoLAModel(EditedModel):
                 device=device,
                 device_map=device_map,
                 quantize=quantize,
+                shard_base=shard_base,
             )
 
     @classmethod
@@ -107,6 +114,7 @@ class JoLAModel(EditedModel):
         device: str,
         device_map: DeviceMap,
         quantize: str | None,
+        shard_base: bool,
     ) -> "JoLAModel":
         # What is wrong with these is not the fault of the base model.
         chosen = pick_dtype(dtype, pick_device(device))
@@ -114,6 +122,8 @@ class JoLAModel(EditedModel):
         quantize = adapter.base_quantization if quantize is None else quantize
         if quantize not in (None, "none"):
             quantization_config(quantize, chosen)
+        if shard_base:
+            check_sharding(quantize=quantize or "none", device_map=device_map)
         try:
             loaded = cls.from_pretrained(
                 model or adapter.base_model,
@@ -123,6 +133,7 @@ class JoLAModel(EditedModel):
                 device=device,
                 device_map=device_map,
                 quantize=quantize,
+                shard_base=shard_base,
             )
         except InputError as error:
             if model:

@@ -64,6 +64,11 @@ class ModelConfig:
         "Store the weights of the frozen model in fewer bits: '4bit' (NF4) and '8bit' (LLM.int8) by bitsandbytes, or "
         "'int8' by torchao.",
     )
+    shard_base: bool = setting(
+        False,
+        "Divide the weights of the frozen model among the processes that torchrun started, instead of keeping all of "
+        "them in each.",
+    )
     attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
         "auto",
         "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device.",

@@ -257,7 +257,7 @@ def _check_model(model: "EditedModel", adapter: Adapter) -> None:
     for name, expected in adapter.base_sample.items():
         if name in weights and not weights.is_exact(name):
             continue  # those that are left, of norms and embeddings, tell models apart as well
-        if name not in weights or not _near(_middle(weights[name]), expected):
+        if name not in weights or not _near(weights.middle(name), expected):
             raise InputError(
                 f"The adapter in {adapter.folder} was trained on {adapter.base_model}, and {model.name} has the same "
                 f"shape but other weights (in {name}); load the model it was trained on."
@@ -346,11 +346,7 @@ def _sample(model: "EditedModel") -> dict[str, float]:
     weights = model.frozen_parameters()
     names = [name for name in weights if weights.is_exact(name)]
     step = max(1, len(names) // SAMPLES)
-    return {name: _middle(weights[name]) for name in names[::step][:SAMPLES]}
-
-
-def _middle(tensor: Tensor) -> float:
-    return float(tensor.detach().flatten()[tensor.numel() // 2])
+    return {name: weights.middle(name) for name in names[::step][:SAMPLES]}
 
 
 def _near(value: float, expected: float) -> bool:

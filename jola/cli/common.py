@@ -41,6 +41,7 @@ Remote = Annotated[
         "NDIF_API_KEY."
     ),
 ]
+ShardBase = Annotated[bool, arg(help="Divide the weights of the base model among the processes that torchrun started.")]
 PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 
@@ -126,16 +127,25 @@ def load_adapter(
     device: str,
     device_map: str | None,
     quantize: str | None,
+    shard_base: bool,
 ) -> "EditedModel":
     """The model of an adapter, loaded here or used remotely; arguments as those of the commands."""
     if not remote:
         from jola import JoLAModel
 
         return JoLAModel.from_adapter(
-            folder, model=model, dtype=dtype, device=device, device_map=device_map, quantize=quantize
+            folder,
+            model=model,
+            dtype=dtype,
+            device=device,
+            device_map=device_map,
+            quantize=quantize,
+            shard_base=shard_base,
         )
-    if dtype != "auto" or device != "auto" or device_map or quantize:
-        raise InputError("NDIF decides how it runs a model; leave out --dtype, --device, --device-map and --quantize.")
+    if dtype != "auto" or device != "auto" or device_map or quantize or shard_base:
+        raise InputError(
+            "NDIF decides how it runs a model; leave out --dtype, --device, --device-map, --quantize and --shard-base."
+        )
     from jola.system.ndif import PRIVACY, require_key
 
     require_key()

@@ -19,6 +19,7 @@ from jola.cli.common import (
     PromptFormat,
     Quantize,
     Remote,
+    ShardBase,
     Strength,
     find_adapter,
     find_run,
@@ -76,6 +77,7 @@ def evaluate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    shard_base: ShardBase = False,
     remote: Remote = False,
     json: Json = False,
 ) -> None:
@@ -87,6 +89,10 @@ def evaluate(
         raise InputError(
             "--remote tests an adapter on a task; leave it out with --side-effects, --layers, --reading and --metrics."
         )
+    if shard_base:
+        from jola.model.sharding import check_sharding
+
+        check_sharding(quantize=quantize or "none", device_map=device_map)
     if side_effects is not None or layers or reading:
         if metrics or base or (reading and (layers or side_effects is not None)):
             raise InputError(
@@ -144,6 +150,7 @@ def evaluate(
             device=device,
             device_map=device_map,
             quantize=quantize,
+            shard_base=shard_base,
         )
         prompts = Template(edited.tokenizer, template)
         scored = options and all(example.options or loaded.labels for example in loaded.test)
@@ -252,6 +259,7 @@ def generate(
     device: Device = "auto",
     device_map: DeviceMap = None,
     quantize: Quantize = None,
+    shard_base: ShardBase = False,
     remote: Remote = False,
     json: Json = False,
 ) -> None:
@@ -267,12 +275,17 @@ def generate(
         raise InputError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1.")
     if next_tokens is not None and next_tokens < 1:
         raise InputError(f"--next-tokens is {next_tokens}; it must be at least 1.")
-    with console.ConsoleProgress() as progress:
+    with console.ConsoleProgress() as shown:
         quiet_libraries()
         import torch
 
         from jola import Example, Message, Template
+        from jola.model.loading import pick_device
+        from jola.system.distributed import meet
+        from jola.system.progress import Quiet
 
+        first = meet(lambda: pick_device(device).type == "cpu")
+        progress = shown if first else Quiet()
         folder, _ = find_adapter(adapter)
         progress.phase("load")
         edited = load_adapter(
@@ -284,6 +297,7 @@ def generate(
             device=device,
             device_map=device_map,
             quantize=quantize,
+            shard_base=shard_base,
         )
         prompts = Template(edited.tokenizer, template)
         if next_tokens is not None:
@@ -291,7 +305,8 @@ def generate(
 
             progress.phase("Looking at the next token")
             found = look(edited, prompt, next_tokens, strength=strength, template=prompts)
-            _show_next_tokens(prompt, found, json)
+            if first:
+                _show_next_tokens(prompt, found, json)
             return
         ids = torch.tensor([prompts.encode_prompt(Example((Message("user", prompt),), ""))])
 
@@ -313,6 +328,8 @@ def generate(
         if show != "base":
             progress.phase("Answering with edits")
             answers["edited"] = answer()
+    if not first:
+        return
     if json:
         console.print_json({"prompt": prompt, **answers})
     elif len(answers) == 1:

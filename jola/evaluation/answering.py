@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from jola.data.examples import Template
 from jola.data.records import Example
 from jola.evaluation.scoring import Progress, answer_tokens, exact_match, option_likelihood
+from jola.model.sharding import passes_together
 from jola.runs.answers import LogLikelihoods, TestAnswer
 from jola.system.distributed import joined, share
 
@@ -47,17 +48,18 @@ def answer_together(
         max_new_tokens = answer_tokens(examples, template)
     answers: list[TestAnswer] | None = []
     try:
-        if mine:
-            answers = answer_examples(
-                model,
-                mine,
-                template,
-                labels,
-                options=options,
-                max_new_tokens=max_new_tokens,
-                beams=beams,
-                progress=advance,
-            )
+        with passes_together(model.base):
+            if mine:
+                answers = answer_examples(
+                    model,
+                    mine,
+                    template,
+                    labels,
+                    options=options,
+                    max_new_tokens=max_new_tokens,
+                    beams=beams,
+                    progress=advance,
+                )
     except Stopped:
         answers = None
     return joined(answers)

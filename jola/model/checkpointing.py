@@ -40,7 +40,10 @@ def checkpointed(
         lock: Held meanwhile. PyTorch runs the backward pass of an accelerator in a thread of its own, so that a thread
             that holds the lock and calls ``backward()`` there would wait forever.
     """
-    layers = list(base.get_submodule(architecture_of(base).layers).children())[:-1] if again else []
+    if again is None:
+        yield
+        return
+    layers = list(base.get_submodule(architecture_of(base).layers).children())[:-1]
     forwards = [layer.forward for layer in layers]
     for number, (layer, forward) in enumerate(zip(layers, forwards, strict=True)):
         edits = [(site, edit) for (where, site), edit in plan.items() if where == number]

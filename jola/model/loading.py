@@ -25,7 +25,9 @@ from jola.errors import InputError
 from jola.model.architectures import ARCHITECTURES, architecture_of
 from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
 from jola.model.quantization import quantization_config, settle
+from jola.model.sharding import check_sharding, shard
 from jola.settings import check_revision
+from jola.system.distributed import meet
 from jola.system.hub import hub_or_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -41,6 +43,7 @@ def load_base(
     attn_implementation: str = "auto",
     device_map: DeviceMap = None,
     quantize: str = "none",
+    shard_base: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """The model, its tokenizer and the name under which an adapter should remember it.
 
@@ -48,11 +51,15 @@ def load_base(
         device_map: Places of the modules, with `device` 'auto'; see `jola.model.placement`. What is kept on disk is
             read from the files of the model, or from a temporary folder that goes with the model.
         quantize: 'none' or one of `jola.model.quantization.PACKAGES`.
+        shard_base: Divide the weights among the processes of a launch; see `jola.model.sharding`.
 
     Raises:
         InputError: There is no such model, or it is of an unknown architecture, or the device does not exist, or the
-            map does not fit the model.
+            map does not fit the model, or the weights cannot be divided.
     """
+    if shard_base:
+        check_sharding(quantize=quantize, device_map=device_map)
+        meet(lambda: pick_device(device).type == "cpu")
     source = resolve_model(model)
     if device_map is not None and device != "auto":
         raise InputError(f"--device is {device!r} and there is a --device-map; leave one of them out.")
@@ -109,6 +116,8 @@ def load_base(
         base.hf_device_map = dict(sorted(placed.items(), key=lambda item: (item[1] == DISK, item[1] == "cpu")))
     if quantized:
         settle(base)
+    if shard_base:
+        return shard(base, place), tokenizer, _lasting_name(model, source)
     return base if spread else base.to(place), tokenizer, _lasting_name(model, source)
 
 

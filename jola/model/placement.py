@@ -9,10 +9,12 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.utils import align_module_device
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from jola.edits.weights import frozen_names
@@ -129,6 +131,11 @@ def is_spread(base: PreTrainedModel) -> bool:
     return len({_name(place) for place in getattr(base, "hf_device_map", {}).values()}) > 1
 
 
+def is_sharded(base: PreTrainedModel) -> bool:
+    """Whether the weights are divided among processes, see `jola.model.sharding`."""
+    return isinstance(base, FSDPModule)
+
+
 def refuse_spread(base: PreTrainedModel, what: str) -> None:
     """Refuse what needs all weights on one device.
 
@@ -137,10 +144,18 @@ def refuse_spread(base: PreTrainedModel, what: str) -> None:
     """
     if is_spread(base):
         raise InputError(f"{what} needs the whole model on one device; load it without a device map.")
+    if is_sharded(base):
+        raise InputError(f"{what} needs the whole model in one process; load it without --shard-base.")
+
+
+_noted: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
 
 
 class FrozenWeights(Mapping[str, Tensor]):
-    """The parameters of a frozen model by their names in its checkpoint, read one at a time from wherever they are."""
+    """The parameters of a frozen model by their names in its checkpoint, read one at a time from wherever they are.
+
+    Of weights that are divided among processes, each process has a part.
+    """
 
     def __init__(self, base: nn.Module) -> None:
         self._base = base
@@ -149,6 +164,17 @@ class FrozenWeights(Mapping[str, Tensor]):
     def is_exact(self, name: str) -> bool:
         """Whether a parameter is that of the checkpoint, which a quantized one is not."""
         return not is_quantized(self._base.get_parameter(self._places[name]))
+
+    def middle(self, name: str) -> float:
+        """The number in the middle of a parameter, by which an adapter recognizes its base model."""
+        if self._base in _noted:
+            return _noted[self._base][name]
+        tensor = self[name].detach()
+        return float(tensor.flatten()[tensor.numel() // 2])
+
+    def note_middles(self) -> None:
+        """Keep what `middle` gives for all parameters, which are then divided among processes."""
+        _noted[self._base] = {name: self.middle(name) for name in self}
 
     def __getitem__(self, name: str) -> Tensor:
         module, _, leaf = self._places[name].rpartition(".")

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from jola.errors import InputError
@@ -54,7 +55,7 @@ def settle(base: PreTrainedModel) -> None:
 
 def is_quantized(weight: Tensor) -> bool:
     """Whether a parameter holds something else than the numbers of its checkpoint."""
-    return not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter)
+    return not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter, DTensor)
 
 
 def count(weight: Tensor) -> int:

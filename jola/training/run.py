@@ -28,6 +28,7 @@ from jola.evaluation.scoring import Accuracy
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
+from jola.model.sharding import check_sharding, passes_together
 from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
@@ -79,6 +80,8 @@ def run_training(
     if resume and not config.training.output:
         raise InputError("--resume needs --output, the directory of the run to go on with.")
     _check_tracker(config.training.report_to)
+    if config.model.shard_base:
+        check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
     if config.model.device_map and launched() > 1:
         raise InputError(SINGLE_PROCESS)
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
@@ -300,7 +303,7 @@ def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower
     if first:
         run.write_status(state="training", stage=stages.left[0].title)
     measured_with: dict[str, Any] = {}
-    with suppress(Stopped):
+    with suppress(Stopped), passes_together(model.base):
         settings, tensors = model.method.compute(stages.settings, model.geometry, passes)
         model.replace_edits(settings, seed)
         model.method.load(model.own_interventions(), tensors)

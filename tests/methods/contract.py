@@ -94,7 +94,11 @@ def fresh(case: Case, architecture: str) -> JoLAModel:
 
 def trained(case: Case, architecture: str, seed: int = 1) -> JoLAModel:
     """The same with numbers as after training: large enough to matter, some gates closed."""
-    model = fresh(case, architecture)
+    return fill(fresh(case, architecture), seed)
+
+
+def fill(model: JoLAModel, seed: int = 1) -> JoLAModel:
+    """The same model with such numbers in its edits."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for intervention in model.own_interventions():

@@ -14,8 +14,8 @@ from jola.config import GROUPS, RunConfig, flag
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
 
-# The app chooses the directory itself, and a tracker asks for an account in a terminal: both are for the command line.
-_LEFT_OUT = frozenset({"output", "report_to"})
+# The app chooses the directory itself, and starts one process; a tracker asks for an account in a terminal.
+_LEFT_OUT = frozenset({"output", "report_to", "shard_base"})
 
 
 @dataclass(frozen=True)

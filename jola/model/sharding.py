@@ -1,0 +1,83 @@
+"""A frozen model whose weights are divided among the processes of a launch, by PyTorch's `fully_shard` (FSDP).
+
+Each process holds its part of every weight, and a layer is whole in all of them while it runs. Every pass of one
+process therefore needs a pass of all the others at the same time; the tokens may differ.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from transformers import PreTrainedModel
+
+from jola.errors import InputError
+from jola.model.architectures import architecture_of
+from jola.model.placement import FrozenWeights, is_sharded
+from jola.system.distributed import in_any, launched
+
+
+def check_sharding(*, quantize: str, device_map: object) -> None:
+    """Refuse to divide a model where that is impossible.
+
+    Raises:
+        InputError: There is one process, or the weights are quantized or spread over devices.
+    """
+    if quantize != "none":
+        raise InputError(f"--shard-base does not divide weights in {quantize}; leave out --shard-base or --quantize.")
+    if device_map is not None:
+        raise InputError("--shard-base and --device-map both place the weights; leave one of them out.")
+    if launched() == 1:
+        raise InputError(
+            "--shard-base divides the frozen model among several processes, and there is one; start jola with "
+            "torchrun --nproc-per-node N -m jola, or leave --shard-base out."
+        )
+
+
+def shard(base: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """Divide a model among all processes, which call this together; it is the same object.
+
+    Each layer goes to `device` on its own, so that there is never more than one whole layer there.
+
+    Args:
+        base: With all its weights in main memory.
+    """
+    FrozenWeights(base).note_middles()
+    base.requires_grad_(False)
+    # With a group of their own, its exchanges need no order among those of the gradients of the edits.
+    group: Any = distributed.new_group()
+    mesh = DeviceMesh.from_group(group, device.type)
+    for layer in base.get_submodule(architecture_of(base).layers).children():
+        fully_shard(layer, mesh=mesh)
+    name = type(base).__name__
+    fully_shard(base, mesh=mesh, reshard_after_forward=True)
+    # Transformers knows by this name what a model can do.
+    type(base).__name__ = name
+    return base
+
+
+@contextmanager
+def passes_together(base: PreTrainedModel) -> Iterator[None]:
+    """Inside the block, which all processes enter, each may make passes without gradients, as many as it likes.
+
+    A process that leaves the block goes along with the passes of the others, on a token, until all have left it.
+    """
+    if not is_sharded(base):
+        yield
+        return
+
+    def announce(*_: Any) -> None:
+        in_any(True, base.device)
+
+    hook = base.register_forward_pre_hook(announce, prepend=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+        token = torch.zeros(1, 1, dtype=torch.long, device=base.device)
+        with torch.no_grad():
+            while in_any(False, base.device):
+                base(token, use_cache=False)

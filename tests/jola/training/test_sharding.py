@@ -1,0 +1,154 @@
+"""Two processes that hold half of the frozen model each get what one gets that holds all of it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from jola.adapters.directory import CONFIG_NAME
+from jola.config import ModelConfig, RunConfig
+from jola.data.examples import Example, Message, Template
+from jola.data.tasks import load_task
+from jola.errors import InputError
+from jola.evaluation.answering import answer_examples
+from jola.jola_model import JoLAModel
+from jola.runs.run import Run
+from jola.training.run import run_training
+from tests import ROOT
+from tests.jola.training.sharded import PASSES
+from tests.jola.training.test_run import Place, assert_equal_runs, environment, place, tensors
+from tests.methods.contract import case_of
+
+__all__ = ["place"]
+
+METHODS = ("jola", "lora", "repe")
+# In one process the same examples are in the batches of two accumulated steps.
+COMMON: dict[str, Any] = {"max_grad_norm": 0.0, "epochs": 2}
+
+
+def settings(place: Place, method: str, output: Path, *, sharded: bool, **training: Any) -> RunConfig:
+    case, config = case_of(method), place.settings(output, **COMMON | training)
+    edits = case.fitted_with or case.settings
+    if method == "lora":
+        edits = dataclasses.replace(edits, dropout=0.0)
+    config = dataclasses.replace(config, method=method, edits=edits)
+    config.data.test_size = 5  # which two processes cannot share evenly
+    config.model.shard_base = sharded
+    return config
+
+
+@dataclass(frozen=True)
+class Together:
+    folder: Path
+    passes: dict[str, list[dict[str, Any]]]
+    printed: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
+    """What two processes computed, trained, resumed, tested and generated."""
+    folder = tmp_path_factory.mktemp("together")
+    jobs = [
+        ["done", "train", "--json", *settings(place, name, folder / name, sharded=True).flags()] for name in METHODS
+    ]
+    ended = settings(place, "jola", folder / "ended", sharded=True).flags()
+    jobs += [["ended", "train", "--json", *ended], ["done", "train", "--json", "--resume", *ended]]
+    tiny = ["--dtype", "float32", "--device", "cpu", "--shard-base", "--json"]
+    jobs.append(["done", "evaluate", str(folder / "lora"), "--base", *tiny])
+    jobs.append(
+        ["done", "generate", "Is film 3 good?", "--adapter", str(folder / "jola"), "--max-new-tokens", "6", *tiny]
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.jola.training.sharded", str(folder / "passes.json"), *map("|".join, jobs)]
+    done = subprocess.run(
+        command, env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    assert "not supported" not in done.stderr
+    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    yield Together(folder, json.loads((folder / "passes.json").read_text()), printed)
+
+
+@pytest.mark.parametrize(("case", "architecture"), PASSES, ids=lambda each: getattr(each, "name", each))
+def test_passes_are_those_of_the_whole_model(case: Any, architecture: str, together: Together) -> None:
+    whole, *sharded = together.passes[f"{case.name} {architecture}"]
+    for found in sharded:
+        assert 0.5 <= found["part"] < 0.55  # parts of uneven weights are filled up
+        assert found["answer"] == whole["answer"]
+        if case.by_gradients:
+            assert found["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+            assert found["gradients"].keys() == whole["gradients"].keys()
+            for name, gradient in whole["gradients"].items():
+                torch.testing.assert_close(torch.tensor(found["gradients"][name]), torch.tensor(gradient))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_are_those_of_one_process(method: str, together: Together, place: Place, tmp_path: Path) -> None:
+    one = run_training(settings(place, method, tmp_path / "run", sharded=False, gradient_accumulation=2))
+    two = Run.open(together.folder / method)
+    assert two.state == "finished" and two.run_config().model.shard_base
+    expected, found = tensors(one), tensors(two)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-2, atol=1e-4)
+    descriptions = [json.loads((run.adapter_dir / CONFIG_NAME).read_text()) for run in (one, two)]
+    assert descriptions[0] == descriptions[1]
+    for measure in ("loss", "validation_cross_entropy", "validation_accuracy"):
+        values = [[entry[measure] for entry in run.metrics() if measure in entry] for run in (one, two)]
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+    task = load_task(two.run_config().data, two.run_config().training.seed)
+    model = JoLAModel.from_adapter(two.adapter_dir, model=place.model, dtype="float32", device="cpu")
+    template = Template(model.tokenizer, two.run_config().data.template)
+    answers = answer_examples(model, task.test, template, task.labels, max_new_tokens=task.max_new_tokens)
+    assert [(a.id, a.answer) for a in two.answers()] == [(a.id, a.answer) for a in answers]
+    assert len(answers) == 5
+
+
+def test_a_resumed_run_is_an_uninterrupted_one(together: Together) -> None:
+    assert_equal_runs(Run.open(together.folder / "ended"), Run.open(together.folder / "jola"))
+
+
+def test_commands_print_once(together: Together, place: Place) -> None:
+    *trained, evaluated, generated = together.printed
+    assert [Path(each["run"]).name for each in trained] == [*METHODS, "ended"]
+    assert evaluated["edited"]["exact_match"]["n"] == evaluated["base"]["exact_match"]["n"] == 5
+    model = JoLAModel.from_adapter(
+        together.folder / "jola" / "adapter", model=place.model, dtype="float32", device="cpu"
+    )
+    template = Template(model.tokenizer, "auto")
+    ids = torch.tensor([template.encode_prompt(Example((Message("user", "Is film 3 good?"),), ""))])
+    tokens = model.generate(ids, max_new_tokens=6, do_sample=False, eos_token_id=template.end_token_ids)
+    answer = model.tokenizer.decode(tokens[0, ids.shape[1] :], skip_special_tokens=True)
+    assert generated["edited"] == str(answer).strip()
+    assert set(generated) == {"prompt", "base", "edited"}
+
+
+class TestRefusals:
+    def test_one_process(self) -> None:
+        with pytest.raises(InputError, match="and there is one; start jola with torchrun --nproc-per-node N -m jola"):
+            JoLAModel.from_pretrained(shard_base=True)
+        with pytest.raises(InputError, match="and there is one"):
+            run_training(RunConfig(model=ModelConfig(shard_base=True)))
+
+    def test_other_placements(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        with pytest.raises(InputError, match="does not divide weights in 4bit; leave out --shard-base or --quantize"):
+            run_training(RunConfig(model=ModelConfig(shard_base=True, quantize="4bit")))
+        with pytest.raises(InputError, match="both place the weights; leave one of them out"):
+            run_training(RunConfig(model=ModelConfig(shard_base=True, device_map="auto")))
+
+    @pytest.mark.parametrize("command", [["evaluate", "run"], ["generate", "text", "--adapter", "run"], ["train"]])
+    def test_the_command_line(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        from jola.cli.main import main
+
+        with pytest.raises(SystemExit) as ended:
+            main([*command, "--shard-base"])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.count("\n") == 1
