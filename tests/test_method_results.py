@@ -3,20 +3,75 @@
 import json
 from typing import Any
 
+import pytest
+from scipy.stats import binomtest
+
+from benchmarks.repe_control import chosen
 from jola.methods import METHODS
 from tests import ROOT
 
 RESULTS = ROOT / "docs" / "results"
+REPE = "\n## RePE\n"
+TITLES = {"trec": "TREC", "sst2": "SST-2", "snips": "Snips"}
 
 
 def test_the_table_has_the_stored_results() -> None:
     results = json.loads((RESULTS / "methods" / "learning_rates.json").read_text("utf-8"))["results"]
-    rows = [
-        line.strip("| ").split(" | ")
-        for line in (RESULTS / "methods.md").read_text("utf-8").splitlines()
-        if "|" in line
-    ]
-    assert [expected(found, results) for found in results] == rows[2:]
+    assert [expected(found, results) for found in results] == rows_of(page().partition(REPE)[0])
+
+
+def test_the_tables_of_repe_have_the_stored_results() -> None:
+    results = json.loads((RESULTS / "methods" / "repe.json").read_text("utf-8"))["results"]
+    section, _, _ = page().partition(REPE)[2].partition("\n## ")
+    validation, test = section.split("\n### ")[1:]
+    tasks = list(dict.fromkeys(found["task"] for found in results))
+    validated = {task: [r for r in results if r["task"] == task and r["part"] == "validation"] for task in tasks}
+    tried = [(r["layers"], r["coefficient"]) for r in validated[tasks[0]]]
+    expected_rows = []
+    for column, settings in enumerate(tried):
+        found = [validated[task][column] for task in tasks]
+        assert {(r["layers"], r["coefficient"]) for r in found} == {settings}
+        marks = [r is chosen(validated[r["task"]]) for r in found]
+        values = [f"{r['accuracy']:.2f}, {r['cross_entropy']:.2f}" for r in found]
+        cells = [f"**{value}**" if mark else value for value, mark in zip(values, marks, strict=True)]
+        expected_rows.append([named(settings), *cells])
+    assert expected_rows == rows_of(validation)
+
+    expected_rows = []
+    for task in tasks:
+        base, edited = (r for r in results if r["task"] == task and r["part"] == "test")
+        best = chosen(validated[task])
+        assert base["layers"] is None and (edited["layers"], edited["coefficient"]) == (
+            best["layers"],
+            best["coefficient"],
+        )
+        pairs = list(zip(base["correct"], edited["correct"], strict=True))
+        for r in (base, edited):
+            assert r["n"] == len(pairs) and r["correct"].count("1") / r["n"] == pytest.approx(r["accuracy"])
+        gained, lost = (str(pairs.count(pair)) for pair in (("0", "1"), ("1", "0")))
+        p = f"{binomtest(int(gained), int(gained) + int(lost)).pvalue:.3f}"
+        frequent = f"{base['most_frequent_label']:.3f}"
+        expected_rows.append([TITLES[task], interval(base), interval(edited), gained, lost, p, frequent])
+    assert expected_rows == rows_of(test)
+
+
+def page() -> str:
+    return (RESULTS / "methods.md").read_text("utf-8")
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The rows of the only table of a part of the page."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return rows[2:]
+
+
+def named(settings: tuple[str | None, float | None]) -> str:
+    layers, coefficient = settings
+    return "base model" if layers is None else f"layers {layers}, $c$ = {coefficient:g}"
+
+
+def interval(found: dict[str, Any]) -> str:
+    return f"{found['accuracy']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
 
 
 def expected(found: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
