@@ -1,6 +1,7 @@
-"""The page about the results of methods says what the stored results say."""
+"""The pages about methods say what the stored results say."""
 
 import json
+from itertools import groupby
 from typing import Any
 
 import pytest
@@ -92,3 +93,33 @@ def expected(found: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
         f"{test['accuracy']:.3f} ({test['low']:.3f}–{test['high']:.3f})" if test else "not run",
         f"{found['trainable']:,}",
     ]
+
+
+def test_the_table_of_official_code_has_the_stored_differences() -> None:
+    stored = json.loads((RESULTS / "official_methods.json").read_text("utf-8"))
+    assert {row["method"] for row in stored["rows"]} == METHODS.keys() - {"jola", "zero-shot"}
+    lines = (ROOT / "docs" / "methods.md").read_text("utf-8").splitlines()
+    start = lines.index("| Method | Official code | Models | Logits | Loss | Gradients | Besides |") + 2
+    table = official_table(stored)
+    assert lines[start : start + len(table) + 1] == [*table, ""]
+
+
+def official_table(stored: dict[str, Any]) -> list[str]:
+    """The lines of a table with the largest differences of each method, over its models."""
+    lines = []
+    for (method, part), group in groupby(stored["rows"], key=lambda row: (row["method"], row["part"])):
+        rows = list(group)
+        packages = {
+            name: v[:7] if len(v) == 40 else v for name, v in stored["versions"][method].items() if name != "torch"
+        }
+        largest = {kind: max(row["differences"][kind] for row in rows) for kind in rows[0]["differences"]}
+        shown = {kind: f"{value:.1e}" if value else "0" for kind, value in largest.items()}
+        cells = [
+            METHODS[method].title + (f", {part}" if part else ""),
+            ", ".join(f"{name} {version}" for name, version in packages.items()),
+            ", ".join(row["architecture"].capitalize() for row in rows),
+            *(shown.pop(kind, "–") for kind in ("logits", "loss", "gradients")),
+            ", ".join(f"{kind} {value}" for kind, value in shown.items()) or "–",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
