@@ -24,6 +24,7 @@ from jola.methods import Method, method_of_settings
 from jola.model.packing import Packing, can_share
 from jola.model.placement import FrozenWeights
 from jola.model.quantization import count
+from jola.model.steps import before_labels, log_probabilities, rows_of, then
 from jola.model.tracing import Plan, TracedModel
 
 Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
@@ -249,10 +250,10 @@ class EditedModel(nn.Module):
         """
         inputs = self.inputs(input_ids, attention_mask)
         if prompt_lengths is None and labels is not None:
-            prompt_lengths = _before_labels(labels.to(self.device), inputs.get("attention_mask"))
+            prompt_lengths = before_labels(labels.to(self.device), inputs.get("attention_mask"))
         prompt = self.prompt_tokens(inputs, prompt_lengths)
         if labels is None:
-            return CausalLMOutput(logits=self._run(inputs, self._rows(inputs, positions), mask, strength, prompt))
+            return CausalLMOutput(logits=self._run(inputs, rows_of(inputs, positions), mask, strength, prompt))
         if positions is not None:
             raise ValueError("Give labels or positions, not both: labels say where logits are made.")
         answers = labels[:, 1:].to(self.device)
@@ -323,7 +324,7 @@ class EditedModel(nn.Module):
             batch = collate([Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers], pad)
             targets = batch["labels"][:, 1:]
             real = targets != IGNORED
-            each = _log_probabilities(self(**batch, mask=mask, strength=strength).logits, targets[real])
+            each = log_probabilities(self(**batch, mask=mask, strength=strength).logits, targets[real])
             return torch.zeros(len(answers)).index_add(0, real.nonzero()[:, 0], each)
         inputs = {name: values.to(self.device) for name, values in collate_prompts(prompts, pad).items()}
         ids = pad_sequence([torch.tensor(ids) for _, ids in answers], batch_first=True).to(self.device)
@@ -336,8 +337,8 @@ class EditedModel(nn.Module):
                 inputs, plan, ids, real, owners, later=later, uniform=self._uniform(mask)
             )
         each = torch.zeros(real.shape)
-        each[:, 0] = _log_probabilities(first[owners.to(first.device)], ids[:, 0])
-        each[:, 1:][real[:, 1:]] = _log_probabilities(others, ids[:, 1:][real[:, 1:]])
+        each[:, 0] = log_probabilities(first[owners.to(first.device)], ids[:, 0])
+        each[:, 1:][real[:, 1:]] = log_probabilities(others, ids[:, 1:][real[:, 1:]])
         return each.sum(1)
 
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
@@ -407,7 +408,7 @@ class EditedModel(nn.Module):
                 raise ValueError(f"The mask has {own.rows} rows, but the batch has {batch}.")
             for layer, edit in intervention.prepare_at(prompt, own, strength, packed).items():
                 place = layer, intervention.site
-                edits[place] = _then(edits[place], edit) if place in edits else edit
+                edits[place] = then(edits[place], edit) if place in edits else edit
         return dict(sorted(edits.items(), key=lambda item: (item[0][0], SITE_ORDER[item[0][1]])))
 
     def masks(self, mask: Masks) -> list[EditMask | None]:
@@ -424,24 +425,11 @@ class EditedModel(nn.Module):
             raise ValueError(f"There is a mask for {', '.join(sorted(unknown))}, but this model has edits at {sites}.")
         return [mask.get(i.site) for i in used]
 
-    def _rows(self, inputs: dict[str, Tensor], positions: Tensor | Literal["last"] | None) -> Tensor | None:
-        if positions is None:
-            return None
-        ids = inputs["input_ids"]
-        if isinstance(positions, Tensor):
-            if positions.shape != ids.shape or positions.dtype is not torch.bool:
-                raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, as the tokens are.")
-            return positions.to(ids.device)
-        real = inputs.get("attention_mask", torch.ones_like(ids))
-        counted = real.long().cumsum(-1)
-        return (counted == counted[:, -1:]) & (real > 0)
-
     def _run(
         self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float, prompt: Tensor
     ) -> Tensor:
-        again = None
-        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            again = partial(edited_weights, self.in_use, self.masks(mask), strength)
+        checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        again = partial(edited_weights, self.in_use, self.masks(mask), strength) if checkpointing else None
         with self.lock:
             packing = None if rows is None else self._packing(inputs, rows, mask, prompt)
             with self.editing(mask, strength, len(inputs["input_ids"]), prompt, packing) as plan:
@@ -460,18 +448,3 @@ class EditedModel(nn.Module):
     def _uniform(self, mask: Masks) -> bool:
         """Whether the edits in use do the same at all positions of all rows."""
         return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))
-
-
-def _before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """How many real tokens of each row come before its first label, (batch,)."""
-    before = (labels != IGNORED).cumsum(1) == 0
-    return (before if attention_mask is None else before & (attention_mask > 0)).sum(1)
-
-
-def _log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
-    """ln p of each token, float32 on the CPU, from logits (tokens, vocabulary)."""
-    return -F.cross_entropy(logits.float(), tokens.to(logits.device), reduction="none").cpu()
-
-
-def _then(first: Edit, second: Edit) -> Edit:
-    return lambda z: second(first(z))

@@ -1,10 +1,13 @@
-"""What is done to single activations of a pass: edits, and the tensors in the outputs of sub-layers."""
+"""Parts of a pass: edits of single activations, the tensors in outputs of sub-layers, and positions."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jola.data.examples import IGNORED
 from jola.edits.intervention import Edit
 from jola.edits.sites import Site
 
@@ -41,3 +44,38 @@ def on_hidden(edit: Edit, output: Any) -> Any:
     """Apply an edit to the hidden states in a sub-layer's output."""
     edited = edit(hidden_of(output))
     return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+
+def rows_of(inputs: Mapping[str, Tensor], positions: Tensor | Literal["last"] | None) -> Tensor | None:
+    """Where logits are wanted, (batch, tokens) of bool; None is everywhere.
+
+    Args:
+        inputs: Arguments of the pass.
+        positions: The same, or 'last' for the last real token of each row.
+    """
+    if positions is None:
+        return None
+    ids = inputs["input_ids"]
+    if isinstance(positions, Tensor):
+        if positions.shape != ids.shape or positions.dtype is not torch.bool:
+            raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, as the tokens are.")
+        return positions.to(ids.device)
+    real = inputs.get("attention_mask", torch.ones_like(ids))
+    counted = real.long().cumsum(-1)
+    return (counted == counted[:, -1:]) & (real > 0)
+
+
+def before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """How many real tokens of each row come before its first label, (batch,)."""
+    before = (labels != IGNORED).cumsum(1) == 0
+    return (before if attention_mask is None else before & (attention_mask > 0)).sum(1)
+
+
+def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
+    """ln p of each token, float32 on the CPU, from logits (tokens, vocabulary)."""
+    return -F.cross_entropy(logits.float(), tokens.to(logits.device), reduction="none").cpu()
+
+
+def then(first: Edit, second: Edit) -> Edit:
+    """One edit after the other."""
+    return lambda z: second(first(z))

@@ -2,8 +2,7 @@
 
 Only this file and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one
 thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
-``tracer.iter[:]``, or it edits the prompt alone. Within a trace the sites stand in the order in which the pass reaches
-them.
+``tracer.iter[:]``, or it edits the prompt alone. Within a trace the sites are in the order of the pass.
 """
 
 import inspect
@@ -423,9 +422,9 @@ class TracedModel:
         return [(self._at(*place), place[1], edit) for place, edit in plan.items()]
 
     def _at(self, layer: int, site: Site) -> Any:
-        if (site, layer) not in self._envoys:
-            self._envoys[site, layer] = self._nn.get(module_path(self.base, site, layer))
-        return self._envoys[site, layer]
+        if (envoy := self._envoys.get((site, layer))) is None:
+            envoy = self._envoys[site, layer] = self._nn.get(module_path(self.base, site, layer))
+        return envoy
 
     @torch.no_grad()
     def _check_sites(self) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer import TRAINER_STATE_NAME
 
 from jola.config import RunConfig
@@ -189,6 +190,13 @@ def make_trainer(
     # It prints every log on standard output, which belongs to the result.
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def check_tracker(name: str) -> None:
+    """Refuse an experiment tracker that is not there before anything is loaded."""
+    installed = ["none", "all", *get_available_reporting_integrations()]
+    if name not in installed:
+        raise InputError(f"--report-to is {name!r}, which is not installed here; choose one of {', '.join(installed)}.")
 
 
 def last_checkpoint(folder: Path) -> Path | None:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.integrations import get_available_reporting_integrations
 
 from jola.config import GROUPS, RunConfig, flag
 from jola.data.examples import EncodedSet, Example, Template, encode_examples
@@ -39,7 +38,7 @@ from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
 from jola.training.facts import facts_of, parameters_of
-from jola.training.fit import Fit, fit, last_checkpoint, step_of
+from jola.training.fit import Fit, check_tracker, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
 from jola.training.material import Passes
 from jola.training.stages import Stages
@@ -79,7 +78,7 @@ def run_training(
     config.validate()
     if resume and not config.training.output:
         raise InputError("--resume needs --output, the directory of the run to go on with.")
-    _check_tracker(config.training.report_to)
+    check_tracker(config.training.report_to)
     if config.model.shard_base:
         check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
     if config.model.device_map and launched() > 1:
@@ -407,13 +406,6 @@ def closed_fractions(model: EditedModel) -> dict[str, float | None]:
 def _seeds(config: RunConfig) -> str:
     data, training = config.data.data_seed, config.training.seed
     return f"seed {training}" if data in (None, training) else f"training seed {training}, data seed {data}"
-
-
-def _check_tracker(name: str) -> None:
-    """Refuse an experiment tracker that is not there before anything is loaded."""
-    installed = ["none", "all", *get_available_reporting_integrations()]
-    if name not in installed:
-        raise InputError(f"--report-to is {name!r}, which is not installed here; choose one of {', '.join(installed)}.")
 
 
 def _encode(
