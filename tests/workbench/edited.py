@@ -52,10 +52,10 @@ class CountingLoader(Loader):
         self.adapters: list[str] = []
         self.threads: set[int] = set()
 
-    def base_name(self, run: Run) -> Hashable:
+    def base_name(self, run: Run, remote: bool = False) -> Hashable:
         return "tiny"
 
-    def base(self, run: Run) -> Loaded:
+    def base(self, run: Run, remote: bool = False) -> Loaded:
         self.bases.append(run.id)
         self.threads.add(threading.get_ident())
         return Loaded(self.model, self.template)

@@ -46,8 +46,8 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
         try:
             prompt = prompt_of(state, text, kind)
             ways = wiring.columns(request)
-            loading = not wiring.bench.session.is_loaded(ways[0].stack[0].run)
-            yield waiting_words(0, loading), results.answers(None), None, *working
+            loading = not wiring.bench.session.is_loaded(ways[0].stack[0].run, state.remote)
+            yield waiting_words(0, loading, state.remote), results.answers(None), None, *working
             for view in views.write_answers(
                 wiring.bench.session, ways, prompt, int(length or 1), page=name, stops=stops
             ):

@@ -15,6 +15,7 @@ from jola.errors import InputError
 from workbench.playground.edit_map import apply_edits
 from workbench.playground.edits_panel import (
     ON_TOP,
+    REMOTE,
     EditsPanel,
     mask_updates,
     run_updates,
@@ -93,6 +94,8 @@ class EditsEvents:
         panel = self.panel
         strength = self._changing_to(lambda state, value: replace(state, strength=float(value)))
         self._on(panel.strength.input, strength, panel.strength, trigger_mode="always_last")
+        where = self._changing_to(lambda state, value: replace(state, remote=value == REMOTE))
+        self._on(panel.where.input, where, panel.where)
         others = [panel.others, panel.arrangement]
         self._on([box.input for box in others], self._changing_to(with_others), *others)
 

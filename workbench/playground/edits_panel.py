@@ -10,6 +10,7 @@ import gradio as gr
 
 from jola.edits.masks import SavedMasks
 from jola.errors import InputError
+from jola.system.ndif import PRIVACY, has_key
 from workbench.playground import import_panel, results
 from workbench.playground.edit_map import card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.playground.wiring import Wiring
@@ -24,6 +25,7 @@ from workbench.service.page_state import (
 )
 from workbench.ui import markup
 
+HERE, REMOTE = "This machine", "Remote (NDIF)"
 BESIDE, ON_TOP = "separately, side by side", "together, in this order"
 
 
@@ -41,6 +43,8 @@ class EditsPanel:
     redo: gr.Button
     saved: gr.Dropdown
     strength: gr.Slider
+    where: gr.Radio
+    """Where the model runs; to be seen only with a key for NDIF."""
     shared: gr.Textbox
     arrangement: gr.Radio
     buttons: dict[str, gr.Button]
@@ -57,7 +61,7 @@ class EditsPanel:
 
     def run_outputs(self) -> list[Any]:
         """What shows the run; filled by `run_updates`."""
-        return [self.about, self.site, self.saved, self.strength, self.of_gates, *self.mask_outputs()]
+        return [self.about, self.site, self.saved, self.strength, self.where, self.of_gates, *self.mask_outputs()]
 
 
 def build_settings() -> dict[str, Any]:
@@ -69,6 +73,10 @@ def build_settings() -> dict[str, Any]:
         elem_classes=["setting", "jw-wide"],
     )  # fmt: skip
     parts["about"] = gr.HTML("", apply_default_css=False)
+    parts["where"] = gr.Radio(
+        [HERE, REMOTE], value=HERE, label="Model", info=f"With NDIF, {PRIVACY[0].lower()}{PRIVACY[1:]}",
+        visible=has_key(), elem_id="where", elem_classes="jw-radio",
+    )  # fmt: skip
     parts["strength"] = gr.Slider(
         -STRENGTH_LIMIT, STRENGTH_LIMIT, 1.0, step=0.05, label="Strength of all edits",
         info="1: as trained, 0: off, below 0: reversed.", elem_id="strength", elem_classes=["jw-slider"],
@@ -157,13 +165,14 @@ def map_value(wiring: Wiring, state: PageState) -> dict[str, Any]:
 def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
     """Values for `EditsPanel.run_outputs` after another run or site was chosen."""
     if not state.run:
-        return about, gr.skip(), gr.Dropdown(choices=[], value=None), *[gr.skip()] * 2, None, "", *[gr.skip()] * 2, ""
+        return about, gr.skip(), gr.Dropdown(choices=[], value=None), *[gr.skip()] * 3, None, "", *[gr.skip()] * 2, ""
     sites = list(state.histories)
     return (
         about,
         gr.Radio(choices=sites, value=state.site, visible=len(sites) > 1),
         saved_choices(wiring, state),
         state.strength,
+        REMOTE if state.remote else HERE,
         gr.Row(visible=gates_of_edits(edits_of(chosen_run(wiring.bench, state.run))[state.site]) is not None),
         gr.HTML(value=map_value(wiring, state), mask=None),
         *_about_mask(wiring, state),

@@ -53,9 +53,9 @@ class Wiring:
     def wait(self, ticket: Ticket[Any], state: PageState) -> Iterator[str]:
         """Why nothing is there yet, as HTML, again and again until the call is done."""
         run = self.bench.find(state.run)
-        loading = run is not None and not self.bench.session.is_loaded(run)
+        loading = run is not None and not self.bench.session.is_loaded(run, state.remote)
         for place in ticket.waiting():
-            yield waiting_words(place, loading)
+            yield waiting_words(place, loading, state.remote)
 
 
 def page_of(request: gr.Request) -> str:
@@ -75,10 +75,12 @@ def answers_of(text: str | None) -> list[str]:
     return list(dict.fromkeys(filter(None, map(str.strip, (text or "").splitlines()))))
 
 
-def waiting_words(place: int, loading: bool) -> str:
+def waiting_words(place: int, loading: bool, remote: bool = False) -> str:
     """Why nothing is there yet, in one sentence."""
     if place:
         return markup.note(f"In the queue: {place} before you.", "busy")
+    if remote:
+        return markup.note("Waiting for NDIF …", "busy")
     return markup.note("Loading the model …" if loading else "Computing …", "busy")
 
 

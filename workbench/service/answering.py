@@ -16,7 +16,7 @@ from jola.system.formatting import is_share
 from workbench.service.bench import Workbench
 from workbench.service.calls import Stops, Superseded
 from workbench.service.examples import labels_of, longest_answer, test_examples
-from workbench.service.session import Desk, Session, Stack, Use
+from workbench.service.session import Desk, Session, Stack, Use, refuse_remote
 
 if TYPE_CHECKING:
     from workbench.service.calls import Ticket
@@ -236,6 +236,7 @@ def compare_stack(
 
     Only what the run did not keep is computed. Raises as `unanswered`, and `Superseded` when it is stopped.
     """
+    refuse_remote(stack)
     known, kept = unanswered(bench, run), bool(kept_answers(run))
     answers = known[:count]
     stacks: dict[str, Stack] = {} if kept else {"all": [Use(run)]}

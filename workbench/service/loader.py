@@ -12,14 +12,14 @@ from jola.system.paths import is_there
 if TYPE_CHECKING:
     from jola.data.examples import Template
     from jola.edits.intervention import Intervention
-    from jola.jola_model import JoLAModel
+    from jola.model.edited import EditedModel
 
 
 @dataclass(frozen=True)
 class Loaded:
     """A base model, and how its prompts are written."""
 
-    model: "JoLAModel"
+    model: "EditedModel"
     template: "Template"
 
 
@@ -34,8 +34,10 @@ class Loader:
     def __init__(self, check: Callable[[str, str | None], None] = lambda name, device_map: None) -> None:
         self._check = check
 
-    def base_name(self, run: Run) -> Hashable:
+    def base_name(self, run: Run, remote: bool = False) -> Hashable:
         """Identifies a base model: two runs with equal keys share one."""
+        if remote:
+            return ("remote", *self.model_of(run))
         config = run.run_config()
         return (
             *self.model_of(run),
@@ -49,14 +51,22 @@ class Loader:
         """Name and revision of the base model, whatever number format and device the run used."""
         return self._model_name(run), run.run_config().model.revision
 
-    def base(self, run: Run) -> Loaded:
-        """Load the base model of a run, from the same place and in the same number format as the run."""
+    def base(self, run: Run, remote: bool = False) -> Loaded:
+        """Load the base model of a run, from the same place and in the same number format as the run.
+
+        With ``remote``, NDIF runs the model, and nothing but its configuration and tokenizer is loaded.
+        """
         from jola.data.examples import Template
         from jola.jola_model import JoLAModel
 
         config, name = run.run_config(), self._model_name(run)
         self._check(name, config.model.device_map)
         _refuse_unasked_fetch(run, name, config.model.revision)
+        if remote:
+            from jola.remote import RemoteModel
+
+            elsewhere = RemoteModel.from_pretrained(name, revision=config.model.revision)
+            return Loaded(elsewhere, Template(elsewhere.tokenizer, config.data.template))
         model = JoLAModel.from_pretrained(
             name,
             revision=config.model.revision,
@@ -67,10 +77,13 @@ class Loader:
         )
         return Loaded(model, Template(model.tokenizer, config.data.template))
 
-    def edits(self, run: Run, model: "JoLAModel") -> "list[Intervention]":
+    def edits(self, run: Run, model: "EditedModel") -> "list[Intervention]":
         """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""
-        from jola.adapters.directory import load_edits
+        from jola.adapters.directory import load_edits, read_adapter
+        from jola.remote import RemoteModel, refuse_other_edits
 
+        if isinstance(model, RemoteModel):
+            refuse_other_edits(read_adapter(run.adapter_dir))
         return load_edits(run.adapter_dir, model)
 
     @staticmethod

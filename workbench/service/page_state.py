@@ -46,6 +46,8 @@ class PageState:
     seen: int = 0
     """Number of the last gesture on the map that the masks contain."""
     strength: float = 1.0
+    remote: bool = False
+    """Whether NDIF runs the model."""
     others: tuple[str, ...] = ()
     on_top: bool = False
     """Whether the other runs edit what this one has left, instead of answering beside it."""
@@ -164,8 +166,8 @@ def name_of_unit(edits: "Intervention", unit: int) -> str:
 def columns(bench: Workbench, state: PageState) -> list[Column]:
     """The ways of answering that the page compares with the base model. `InputError` for runs of different models."""
     run = chosen_run(bench, state.run)
-    own = Use(run, {site: history.mask for site, history in state.histories.items()}, state.strength)
-    others = [Use(chosen_run(bench, id)) for id in state.others[:_MOST_OTHERS]]
+    own = Use(run, {site: history.mask for site, history in state.histories.items()}, state.strength, state.remote)
+    others = [Use(chosen_run(bench, id), remote=state.remote) for id in state.others[:_MOST_OTHERS]]
     if not others:
         return [Column("Edited", (own,))]
     for use in others:

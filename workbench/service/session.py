@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from jola.data.examples import Template
     from jola.edits.intervention import EditMask, Intervention
     from jola.edits.masks import HeadMask
-    from jola.jola_model import JoLAModel
+    from jola.model.edited import EditedModel
 
 Answer = TypeVar("Answer")
 
@@ -73,17 +73,29 @@ class Use:
     run: Run
     masks: "Mapping[str, HeadMask]" = field(default_factory=dict)
     strength: float = 1.0
+    remote: bool = False
+    """Whether NDIF runs the model."""
 
 
 Stack = Sequence[Use]
 """Adapters on top of each other: the second edits what the first has left."""
 
 
+def refuse_remote(stack: Stack) -> None:
+    """Refuse what reads the weights or many activations of a model that runs on NDIF.
+
+    Raises:
+        InputError: The model is remote.
+    """
+    if any(use.remote for use in stack):
+        raise InputError("This needs the model on this machine; choose “This machine” below the run.")
+
+
 @dataclass(frozen=True)
 class Desk:
     """What a call works with, in the worker thread: the model is in use with the edits of the stack."""
 
-    model: "JoLAModel"
+    model: "EditedModel"
     template: "Template"
     edits: "tuple[Intervention, ...]"
     masks: "tuple[EditMask | None, ...]"
@@ -191,17 +203,24 @@ class Session:
         with suppress(Superseded):
             self._calls.submit(load, page="app", kind="warm-up")
 
-    def is_loaded(self, run: Run) -> bool:
+    def is_loaded(self, run: Run, remote: bool = False) -> bool:
         """Whether the run's base model answers without being loaded first."""
-        return self._loader.base_name(run) in self._bases
+        return self._loader.base_name(run, remote) in self._bases
 
     def ask(
-        self, stack: Stack, work: Callable[[Desk], Answer], *, page: str = "", kind: str = "", base: Run | None = None
+        self,
+        stack: Stack,
+        work: Callable[[Desk], Answer],
+        *,
+        page: str = "",
+        kind: str = "",
+        base: Run | None = None,
+        remote: bool = False,
     ) -> Ticket[Answer]:
         """Let the worker thread do something with a model and the edits of a stack.
 
         A page's newer call of a kind takes the place of its older one, when both are given. ``base`` names the run
-        whose base model answers when the stack is empty.
+        whose base model answers when the stack is empty, with ``remote`` on NDIF.
 
         Raises:
             InputError: At once, when a run has no adapter (yet). What loading and working raise, the ticket raises.
@@ -210,10 +229,11 @@ class Session:
         first = stack[0].run if stack else base
         assert first is not None, "a call needs a stack, or the run whose base model answers"
         keys = [_adapter_key(use.run) for use in stack]
+        elsewhere = stack[0].remote if stack else remote
 
         def call(ticket: Ticket[Answer]) -> Answer:
             self._share_cores()
-            return self._work(first, stack, keys, work, ticket.stop)
+            return self._work(first, elsewhere, stack, keys, work, ticket.stop)
 
         return self._calls.submit(call, page=page, kind=kind)
 
@@ -226,7 +246,15 @@ class Session:
         return self.ask([Use(run)], lambda desk: None)
 
     def generate(
-        self, stack: Stack, prompt: Prompt, *, new_tokens: int, page: str = "", kind: str = "", base: Run | None = None
+        self,
+        stack: Stack,
+        prompt: Prompt,
+        *,
+        new_tokens: int,
+        page: str = "",
+        kind: str = "",
+        base: Run | None = None,
+        remote: bool = False,
     ) -> Writing:
         """Write an answer with the edits of the stack, or of the base model of ``base`` when it is empty.
 
@@ -262,13 +290,14 @@ class Session:
             )
             return pieces.text
 
-        return Writing(self.ask(stack, write, page=page, kind=kind, base=base), pieces)
+        return Writing(self.ask(stack, write, page=page, kind=kind, base=base, remote=remote), pieces)
 
     # In the worker thread
 
     def _work(
         self,
         first: Run,
+        remote: bool,
         stack: tuple[Use, ...],
         keys: list[tuple[Path, int]],
         work: Callable[[Desk], Answer],
@@ -276,7 +305,7 @@ class Session:
     ) -> Answer:
         import torch
 
-        loaded = self._base(first)
+        loaded = self._base(first, remote)
         edits: list[Intervention] = []
         masks: list[EditMask | None] = []
         for use, key in zip(stack, keys, strict=True):
@@ -287,13 +316,13 @@ class Session:
         with torch.no_grad(), loaded.model.using(edits):
             return work(desk)
 
-    def _base(self, run: Run) -> Loaded:
-        key = self._loader.base_name(run)
+    def _base(self, run: Run, remote: bool) -> Loaded:
+        key = self._loader.base_name(run, remote)
         if key not in self._bases:
             while len(self._bases) >= self.limits.loaded_models:
                 _, old = self._bases.popitem(last=False)
                 self._forget(id(old.model))
-            self._bases[key] = self._loader.base(run)
+            self._bases[key] = self._loader.base(run, remote)
         self._bases.move_to_end(key)
         return self._bases[key]
 
@@ -303,7 +332,7 @@ class Session:
         for key in [key for key in self._prompts if key[0] == model]:
             del self._prompts[key]
 
-    def _edits_of(self, run: Run, key: tuple[Path, int], model: "JoLAModel") -> "tuple[Intervention, ...]":
+    def _edits_of(self, run: Run, key: tuple[Path, int], model: "EditedModel") -> "tuple[Intervention, ...]":
         full = (id(model), *key)
         if full not in self._edits:
             self._edits[full] = tuple(self._loader.edits(run, model))

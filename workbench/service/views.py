@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from jola.errors import InputError
 from workbench.service.calls import Stops, Superseded, Ticket
 from workbench.service.page_state import Column
-from workbench.service.session import Desk, Prompt, Session, Stack
+from workbench.service.session import Desk, Prompt, Session, Stack, refuse_remote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,6 +188,7 @@ def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "
             raise InputError("The text has only one token, and the first token is not scored; write a longer text.")
         return insight.token_scores(desk.model, ids, mask=list(desk.masks))
 
+    refuse_remote(stack)
     return session.ask(stack, score, page=page, kind="text")
 
 
@@ -242,6 +243,7 @@ def ask_edit_effects(
                 stop=desk.stop,
             )
 
+    refuse_remote(stack)
     return session.ask(stack, work, page=page, kind="effects")
 
 
@@ -272,6 +274,7 @@ def ask_mean_edit_effects(
                 stop=desk.stop,
             )
 
+    refuse_remote(stack)
     return session.ask(stack, work, page=page, kind="effects")
 
 
@@ -287,6 +290,7 @@ def ask_direct_effects(
             desk.model, desk.encode_before(prompt, answer), answer, mask=list(desk.masks), template=desk.template
         )
 
+    refuse_remote(stack)
     return session.ask(stack, work, page=page, kind="direct")
 
 
@@ -295,8 +299,12 @@ def ask_logit_lens(session: Session, stack: Stack, prompt: Prompt, *, page: str 
 
     def look(desk: Desk) -> "LogitLens":
         from jola import insight
+        from jola.remote import RemoteModel
 
-        return insight.logit_lens(desk.model, desk.encode(prompt), mask=list(desk.masks))
+        ids, masks = desk.encode(prompt), list(desk.masks)
+        if isinstance(desk.model, RemoteModel):
+            return desk.model.logit_lens(ids, mask=masks)
+        return insight.logit_lens(desk.model, ids, mask=masks)
 
     return session.ask(stack, look, page=page, kind="lens")
 
@@ -315,6 +323,7 @@ def ask_promoted_tokens(
         with desk.model.using([own]):
             return insight.promoted_tokens(desk.model, layer, unit, site=site)
 
+    refuse_remote(stack)
     return session.ask(stack, look, page=page, kind="promoted")
 
 
@@ -328,6 +337,7 @@ def ask_attention(
 
         return insight.attention_pattern(desk.model, desk.encode(prompt), layer, unit, mask=list(desk.masks))
 
+    refuse_remote(stack)
     return session.ask(stack, look, page=page, kind="card")
 
 
@@ -378,7 +388,13 @@ def write_answers(
     stacks: list[Stack] = [(), *(column.stack for column in columns)]
     for index, stack in enumerate(stacks):
         writing = session.generate(
-            stack, prompt, new_tokens=new_tokens, page=page, kind="answer", base=columns[0].stack[0].run
+            stack,
+            prompt,
+            new_tokens=new_tokens,
+            page=page,
+            kind="answer",
+            base=columns[0].stack[0].run,
+            remote=columns[0].stack[0].remote,
         )
         if stops is not None:
             stops.begin(page, "answer", writing.ticket)

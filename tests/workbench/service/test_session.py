@@ -175,7 +175,7 @@ def test_runs_of_one_base_model_share_it(session: Session, loader: CountingLoade
 
 
 def test_the_base_model_that_was_used_longest_ago_goes(loader: CountingLoader, runs: list[Run]) -> None:
-    loader.base_name = lambda run: run.id  # type: ignore[method-assign]
+    loader.base_name = lambda run, remote=False: run.id  # type: ignore[method-assign]
     session = Session(Limits(loaded_models=2), loader)
     for run in (runs[0], runs[1], runs[0], runs[2], runs[0], runs[1]):
         session.prepare(run).result()
@@ -194,7 +194,7 @@ def test_an_adapter_that_was_written_again_is_loaded_again(
 
 
 def test_what_loading_raises_reaches_the_caller(loader: CountingLoader, runs: list[Run]) -> None:
-    def refuse(run: Run) -> Loaded:
+    def refuse(run: Run, remote: bool) -> Loaded:
         raise InputError("The model is not there.")
 
     loader.base = refuse  # type: ignore[method-assign]
