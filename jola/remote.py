@@ -218,10 +218,8 @@ class RemotePasses(TracedModel):
     def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> None:
         """None: batches are not packed."""
 
-    def run(
-        self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, *, packing: Packing | None = None
-    ) -> Tensor:
-        """As in `TracedModel`."""
+    def run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, **_: Any) -> Tensor:
+        """As in `TracedModel`; what concerns only memory and speed on this machine is ignored."""
         model, head, layers, edit = self._nn, self._head_path, self._layers, _editor(self._steps_by_layer(plan))
         with self.lock:
             with model.trace(**inputs, use_cache=False, backend=self._backend()):
