@@ -21,6 +21,7 @@ from workbench.service.comparison_plan import counted
 from workbench.service.comparisons import Comparisons
 from workbench.service.processes import log_tail
 from workbench.service.stored_comparison import StoredComparison
+from workbench.ui import work_list
 from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
@@ -37,7 +38,7 @@ _AT_REST_SECONDS = 5.0
 
 STYLE = (_HERE / "compare_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "compare_view.html").read_text(encoding="utf-8")
-_SCRIPT = (_HERE / "compare_view.js").read_text(encoding="utf-8")
+_SCRIPT = work_list.SCRIPT + (_HERE / "compare_view.js").read_text(encoding="utf-8")
 
 
 def compare_view(comparisons: Comparisons) -> gr.HTML:

@@ -1,56 +1,21 @@
 /* The comparisons there are, and the chosen one, fed by a long poll while the place is in sight.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Everything that came from a
- * file or a person is written with textContent.
+ * The body of a gr.HTML's js_on_load, after work_list.js: props, server and watch are given too.
  */
-const find = (selector) => element.querySelector(selector);
 const root = find(".cv");
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-const isDark = () => document.body.classList.contains("dark");
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const make = (tag, properties = {}, ...children) => {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-};
 
 const STATE_WORDS = { working: "Working", finished: "Finished", stopped: "Stopped", failed: "Failed" };
-const view = { id: props.value || "", token: "", drawn: null, inSight: false, chosen: null, leaving: null };
-
-const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
+const view = { id: props.value || "", token: "", drawn: null, inSight: false, chosen: null };
 
 // The list
 
 const titled = (found) => (found.label ? `${found.label}: ${found.words}` : found.words);
 
-const makeRow = () => {
-  const choose = make("button", { type: "button" });
-  const row = make("tr", {}, make("td", { className: "cv-row-state" }), make("td", {}, choose), make("td"),
-    make("td", { className: "cv-number" }), make("td"));
-  row.addEventListener("click", () => { if (row.dataset.id !== view.id) act("choose", { id: row.dataset.id }); });
-  return row;
-};
-
 const showList = (list) => {
-  const body = find("tbody");
-  while (body.childElementCount > list.length) body.lastElementChild.remove();
-  while (body.childElementCount < list.length) body.append(makeRow());
-  list.forEach((found, index) => {
-    const row = body.children[index], [state, words, about, done, begun] = row.children;
-    row.dataset.id = found.id;
-    row.dataset.state = found.state;
-    const chosen = found.id === view.id;
-    row.classList.toggle("cv-row-chosen", chosen);
-    if (chosen) words.firstChild.setAttribute("aria-current", "true");
-    else words.firstChild.removeAttribute("aria-current");
-    setText(state, STATE_WORDS[found.state]);
-    setText(words.firstChild, titled(found));
-    words.firstChild.title = found.methods;
-    setText(about, found.about);
-    about.title = found.about;
-    setText(done, `${found.done} of ${found.planned}`);
-    setText(begun, found.created);
-  });
+  showWorks("cv", view, list, (found) => ({
+    state: STATE_WORDS[found.state], title: titled(found), tip: found.methods, about: found.about,
+    done: `${found.done} of ${found.planned}`, created: found.created,
+  }));
   // With the sample alone there is none of one's own yet.
   find(".cv-first").hidden = list.some((found) => found.id !== "sample");
   find(".cv-all").hidden = !list.length;
@@ -95,14 +60,7 @@ const showChosen = (chosen) => {
   setText(find(".cv-log pre"), chosen.log);
 };
 
-/* Deleting may be refused: it is told when the comparison is gone. */
-const tellDeleted = (list) => {
-  if (!view.leaving || list.some((found) => found.id === view.leaving.id)) return;
-  find(".cv-undo").dataset.id = view.leaving.id;
-  setText(find(".cv-toast-words"), `Deleted the comparison of ${view.leaving.created}.`);
-  find(".cv-toast").hidden = false;
-  view.leaving = null;
-};
+const tellDeleted = connectRemoval("cv", view, (gone) => `Deleted the comparison of ${gone.created}.`);
 
 const apply = (snapshot) => {
   view.token = snapshot.token;
@@ -127,16 +85,6 @@ new MutationObserver(() => { if (root.dataset.state === "ready" && view.inSight)
 
 find(".cv-stop").addEventListener("click", () => act("stopwork"));
 find(".cv-resume").addEventListener("click", () => act("resumework"));
-find(".cv-remove").addEventListener("click", () => {
-  if (!view.chosen) return;
-  view.leaving = view.chosen;
-  act("remove");
-});
-find(".cv-undo").addEventListener("click", () => {
-  find(".cv-toast").hidden = true;
-  act("restore", { id: find(".cv-undo").dataset.id });
-});
-find(".cv-dismiss").addEventListener("click", () => { find(".cv-toast").hidden = true; });
 find(".cv-more").addEventListener("click", () => act("more"));
 find(".cv-small").addEventListener("click", () => act("small"));
 
@@ -159,29 +107,8 @@ const putIntoAddress = () => {
   if (address.href !== location.href) history.replaceState(null, "", address);
 };
 
-const own = (window.__compareView = (window.__compareView || 0) + 1);  // a remount retires the old loop
-(async () => {
-  let wait = 500;
-  while (element.isConnected && own === window.__compareView) {
-    const inSight = root.offsetParent !== null;
-    if (inSight !== view.inSight) {
-      // While the page begins, its own address says where it goes.
-      view.inSight = inSight;
-      if (document.documentElement.dataset.ready) putIntoAddress();
-    }
-    if (!inSight || document.visibilityState !== "visible") { await sleep(250); continue; }
-    const asked = view.id;
-    try {
-      const answer = await server.news([asked, view.token]);
-      if (!answer || !answer.token) throw new Error("no answer");
-      wait = 500;
-      root.dataset.connection = "live";
-      if (answer.list && asked === view.id) apply(answer);
-    } catch {
-      root.dataset.connection = "lost";
-      await sleep(wait);
-      wait = Math.min(8000, 2 * wait);
-    }
-    await sleep(150);
-  }
-})();
+followNews("__compareView", root, view, async () => {
+  const asked = view.id;
+  const answer = await server.news([asked, view.token]);
+  return { token: answer && answer.token, take: () => { if (answer.list && asked === view.id) apply(answer); } };
+}, putIntoAddress);

@@ -21,6 +21,7 @@ from workbench.service.processes import log_tail
 from workbench.service.stored_study import StoredStudy, StudyProgress
 from workbench.service.studies import Studies
 from workbench.service.study_matrix import Matrix, cell_facts, step_words
+from workbench.ui import work_list
 from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
@@ -45,7 +46,9 @@ _RUNNING = 4
 
 STYLE = (_HERE / "study_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "study_view.html").read_text(encoding="utf-8")
-_SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("matrix.js", "study_view.js"))
+_SCRIPT = work_list.SCRIPT + "".join(
+    (_HERE / name).read_text(encoding="utf-8") for name in ("matrix.js", "study_view.js")
+)
 
 
 def study_view(studies: Studies) -> gr.HTML:

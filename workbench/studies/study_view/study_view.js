@@ -1,25 +1,15 @@
 /* The studies there are, the chosen one with its cells, and one cell, fed by a long poll while the place is in sight.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Everything that came from a
- * file or a person is written with textContent.
+ * The body of a gr.HTML's js_on_load, after work_list.js and matrix.js: props, server and watch are given too.
  */
-const find = (selector) => element.querySelector(selector);
 const root = find(".sv");
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-const isDark = () => document.body.classList.contains("dark");
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const make = (tag, properties = {}, ...children) => {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-};
 
 const STATE_WORDS = {
   planned: "Planned", working: "Working", finished: "Finished", stopped: "Stopped", failed: "Failed", damaged: "Damaged",
 };
 const asked = new URLSearchParams(location.search);
 const view = {
-  id: props.value || "", token: "", drawn: null, inSight: false, chosen: null, leaving: null,
+  id: props.value || "", token: "", drawn: null, inSight: false, chosen: null,
   cell: asked.get("tab") === "studies" ? asked.get("cell") || "" : "", cellFacts: null, kick: null,
 };
 
@@ -29,7 +19,6 @@ const askAnew = () => {
   if (view.kick) view.kick();
 };
 
-const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
 const matrix = makeMatrix(find(".sv-frame"), async (row, column) => {
   const answer = await server.cell_at([view.id, row, column]);
   if (!answer || !answer.cell) return;
@@ -40,35 +29,14 @@ element.studyMatrix = matrix;
 
 // The list
 
-const makeRow = () => {
-  const choose = make("button", { type: "button" });
-  const row = make("tr", {}, make("td", { className: "sv-row-state" }), make("td", {}, choose), make("td"),
-    make("td", { className: "sv-number" }), make("td"));
-  row.addEventListener("click", () => { if (row.dataset.id !== view.id) act("choose", { id: row.dataset.id }); });
-  return row;
-};
+const counted = (number) => number.toLocaleString("en");
+const withFailures = (failed) => (failed ? `, ${counted(failed)} failed` : "");
 
 const showList = (list) => {
-  const body = find("tbody");
-  while (body.childElementCount > list.length) body.lastElementChild.remove();
-  while (body.childElementCount < list.length) body.append(makeRow());
-  list.forEach((found, index) => {
-    const row = body.children[index], [state, words, about, done, begun] = row.children;
-    row.dataset.id = found.id;
-    row.dataset.state = found.state;
-    const chosen = found.id === view.id;
-    row.classList.toggle("sv-row-chosen", chosen);
-    if (chosen) words.firstChild.setAttribute("aria-current", "true");
-    else words.firstChild.removeAttribute("aria-current");
-    setText(state, STATE_WORDS[found.state]);
-    setText(words.firstChild, found.title);
-    words.firstChild.title = found.title;
-    setText(about, found.about);
-    about.title = found.about;
-    const failed = found.failed ? `, ${found.failed.toLocaleString("en")} failed` : "";
-    setText(done, `${found.done.toLocaleString("en")} of ${found.total.toLocaleString("en")}${failed}`);
-    setText(begun, found.created);
-  });
+  showWorks("sv", view, list, (found) => ({
+    state: STATE_WORDS[found.state], title: found.title, tip: found.title, about: found.about,
+    done: `${counted(found.done)} of ${counted(found.total)}${withFailures(found.failed)}`, created: found.created,
+  }));
   find(".sv-first").hidden = list.length > 0;
   find(".sv-list").hidden = !list.length;
   root.dataset.count = list.length;
@@ -85,7 +53,7 @@ const showCounts = (counts) => {
   list.replaceChildren(...shown.map(([code, state]) => {
     const mark = make("canvas");
     drawCell(fit(mark, 14, 14), code, 0, 0, 14, 14, colorsNow());
-    return make("li", {}, mark, `${counts[state.name].toLocaleString("en")} ${state.words}`);
+    return make("li", {}, mark, `${counted(counts[state.name])} ${state.words}`);
   }));
 };
 
@@ -109,8 +77,7 @@ const showChosen = (chosen) => {
   setText(remove, chosen.opened ? "Remove from the list" : "Delete");
   remove.disabled = !chosen.removable;
   remove.title = remove.disabled ? `Stop the study before you ${chosen.opened ? "remove" : "delete"} it.` : chosen.opened ? "The folder stays where it is." : "";
-  const failed = chosen.failed ? `, ${chosen.failed.toLocaleString("en")} failed` : "";
-  const counts = `${chosen.done.toLocaleString("en")} of ${chosen.total.toLocaleString("en")} cells done${failed}`;
+  const counts = `${counted(chosen.done)} of ${counted(chosen.total)} cells done${withFailures(chosen.failed)}`;
   const parts = [STATE_WORDS[chosen.state], counts, chosen.used, chosen.left].filter(Boolean).join(" · ");
   setText(find(".sv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
   find(".sv-chosen").dataset.state = chosen.state;
@@ -168,15 +135,8 @@ for (const name of ["playground", "answers", "train"]) {
 find(".sv-retry").addEventListener("click", () => { if (view.cellFacts) act("retry", { cell: view.cellFacts.name }); });
 find(".sv-retry-all").addEventListener("click", () => act("retry", { cell: "" }));
 
-/* Deleting may be refused: it is told when the study is gone. */
-const tellDeleted = (list) => {
-  if (!view.leaving || list.some((found) => found.id === view.leaving.id)) return;
-  find(".sv-undo").dataset.id = view.leaving.id;
-  const words = view.leaving.opened ? "Removed from the list" : "Deleted the study of";
-  setText(find(".sv-toast-words"), view.leaving.opened ? `${words}; the folder is as it was.` : `${words} ${view.leaving.created}.`);
-  find(".sv-toast").hidden = false;
-  view.leaving = null;
-};
+const tellDeleted = connectRemoval("sv", view, (gone) => (gone.opened
+  ? "Removed from the list; the folder is as it was." : `Deleted the study of ${gone.created}.`));
 
 const apply = (snapshot) => {
   root.dataset.state = "ready";
@@ -204,16 +164,6 @@ new MutationObserver(() => {
 
 find(".sv-stop").addEventListener("click", () => act("stopwork"));
 find(".sv-resume").addEventListener("click", () => act("resumework"));
-find(".sv-remove").addEventListener("click", () => {
-  if (!view.chosen) return;
-  view.leaving = view.chosen;
-  act("remove");
-});
-find(".sv-undo").addEventListener("click", () => {
-  find(".sv-toast").hidden = true;
-  act("restore", { id: find(".sv-undo").dataset.id });
-});
-find(".sv-dismiss").addEventListener("click", () => { find(".sv-toast").hidden = true; });
 find(".sv-more").addEventListener("click", () => act("more"));
 find(".sv-small").addEventListener("click", () => act("small"));
 find(".sv-open").addEventListener("submit", (event) => {
@@ -242,34 +192,16 @@ const putIntoAddress = () => {
   if (address.href !== location.href) history.replaceState(null, "", address);
 };
 
-const own = (window.__studyView = (window.__studyView || 0) + 1);  // a remount retires the old loop
-(async () => {
-  let wait = 500;
-  while (element.isConnected && own === window.__studyView) {
-    const inSight = root.offsetParent !== null;
-    if (inSight !== view.inSight) {
-      // While the page begins, its own address says where it goes.
-      view.inSight = inSight;
-      if (document.documentElement.dataset.ready) putIntoAddress();
-    }
-    if (!inSight || document.visibilityState !== "visible") { await sleep(250); continue; }
-    const [id, cell] = [view.id, view.cell];
-    try {
-      const kicked = new Promise((resolve) => { view.kick = () => resolve("kicked"); });
-      const answer = await Promise.race([server.news([id, view.token, cell]), kicked]);
-      if (answer === "kicked") continue;
-      if (!answer || !answer.token) throw new Error("no answer");
-      wait = 500;
-      root.dataset.connection = "live";
-      if (answer.view && id === view.id && cell === view.cell) {
-        view.token = answer.token;
-        apply(JSON.parse(answer.view));
-      }
-    } catch {
-      root.dataset.connection = "lost";
-      await sleep(wait);
-      wait = Math.min(8000, 2 * wait);
-    }
-    await sleep(150);
-  }
-})();
+followNews("__studyView", root, view, async () => {
+  const [id, cell] = [view.id, view.cell];
+  const kicked = new Promise((resolve) => { view.kick = () => resolve(null); });
+  const news = server.news([id, view.token, cell]).then((answer) => ({
+    token: answer && answer.token,
+    take: () => {
+      if (!answer.view || id !== view.id || cell !== view.cell) return;
+      view.token = answer.token;
+      apply(JSON.parse(answer.view));
+    },
+  }));
+  return Promise.race([news, kicked]);
+}, putIntoAddress);
