@@ -1,0 +1,127 @@
+"""Results of methods on several tasks, from a grid to the page docs/results/methods.md.
+
+    python -m benchmarks.method_results store GRID   # the cells that are done, into docs/results/methods/tasks.json
+    python -m benchmarks.method_results show         # the tables of the page, from that file
+
+The unit of all statistics is the seed: intervals are t intervals over seeds, and differences are paired by seed.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jola.methods import METHODS
+from jola.studies.grid import Grid
+from jola.studies.statistics import SeedMean, mean_over_seeds
+from jola.system.files import json_bytes, replace_file
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results" / "methods"
+TASKS, RATES = FOLDER / "tasks.json", FOLDER / "learning_rates.json"
+BASELINE = "jola"
+
+Cell = Mapping[str, Any]
+BySeed = dict[int, Cell]
+
+
+def cells_of(grid: Grid) -> list[dict[str, Any]]:
+    """What the page needs of each cell that is done."""
+    found = []
+    for name, result in grid.results().items():
+        cell, effects = grid.planned[name], result["side_effects"]
+        found.append(
+            {
+                "method": cell.arm,
+                "task": Path(cell.task).name,
+                "seed": cell.seed,
+                "test": {key: result["scores"][0][key] for key in ("metric", "value", "n")},
+                "validation_accuracy": result["validation_accuracy"],
+                "kept_step": result["kept_step"],
+                "trainable": result["trainable"],
+                "text_kl": effects and effects["kl"]["value"],
+            }
+        )
+    return sorted(found, key=lambda cell: (cell["task"], cell["seed"], list(METHODS).index(cell["method"])))
+
+
+def read() -> list[dict[str, Any]]:
+    """All stored cells: those of the grid, and of the trainings at several learning rates those at the default one."""
+    rates = json.loads(RATES.read_text("utf-8"))
+    earlier = [
+        {
+            "method": row["method"],
+            "task": rates["task"],
+            "seed": rates["seed"],
+            "test": {"metric": "exact_match", "value": row["test"]["accuracy"], "n": row["test"]["n"]},
+            "text_kl": None,
+        }
+        for row in rates["results"]
+        if row["test"] and row["learning_rate"] in (None, METHODS[row["method"]].learning_rate)
+    ]
+    return earlier + json.loads(TASKS.read_text("utf-8"))["cells"]
+
+
+def tables(cells: Sequence[Cell]) -> list[list[list[str]]]:
+    """Accuracy, difference to JoLA, and divergence on plain text, each with a row for each method."""
+    by_seed: dict[tuple[str, str], BySeed] = defaultdict(dict)
+    for cell in cells:
+        by_seed[cell["method"], cell["task"]][cell["seed"]] = cell
+    tasks = sorted({task for _, task in by_seed})
+    methods = [name for name in METHODS if any((name, task) in by_seed for task in tasks)]
+
+    def table(entry: Callable[[BySeed, BySeed], str], names: Iterable[str]) -> list[list[str]]:
+        return [
+            ["method", *tasks],
+            *(
+                [METHODS[name].title, *(entry(by_seed[name, task], by_seed[BASELINE, task]) for task in tasks)]
+                for name in names
+            ),
+        ]
+
+    return [
+        table(lambda own, _: _mean([cell["test"]["value"] for cell in own.values()], "{:.3f}"), methods),
+        table(_difference, [name for name in methods if name != BASELINE]),
+        table(lambda own, _: _mean([cell["text_kl"] for cell in own.values()], "{:.2f}"), methods),
+    ]
+
+
+def _difference(own: BySeed, baseline: BySeed) -> str:
+    shared = own.keys() & baseline.keys()
+    return _mean([own[seed]["test"]["value"] - baseline[seed]["test"]["value"] for seed in shared], "{:+.3f}")
+
+
+def _mean(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    found: SeedMean = mean_over_seeds(known)
+    bounds = (
+        "" if found.low is None or found.high is None else f" ({form.format(found.low)} to {form.format(found.high)})"
+    )
+    return f"{form.format(found.mean)}{bounds}, {found.n} seed{'s' * (found.n > 1)}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])
+
+
+def main() -> None:
+    """Store or show."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("store", "show"))
+    parser.add_argument("grid", nargs="?", help="Folder of the grid, for 'store'.")
+    options = parser.parse_args()
+    if options.what == "store":
+        if not options.grid:
+            parser.error("store needs the folder of a grid")
+        replace_file(TASKS, json_bytes({"cells": cells_of(Grid.open(options.grid))}, indent=1))
+    else:
+        print("\n\n".join(markdown(table) for table in tables(read())))
+
+
+if __name__ == "__main__":
+    main()
