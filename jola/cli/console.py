@@ -4,30 +4,54 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
+if TYPE_CHECKING:  # slow to import, and `jola --help` prints without it
+    from rich.console import Console
 
 PHASES = {"load": "Loading model and data", "train": "Training", "evaluate": "Testing"}
 LINES = 20
 """Progress lines per phase when standard error is not a terminal."""
 
-# Names and paths are printed as they are: not broken at the width of the terminal, and without emoji for ":name:".
-errors = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-output = Console(highlight=False, emoji=False, soft_wrap=True)
 _FEW_ROWS = 200
 WIDE = 10_000
 """A width in characters that no row of a table exceeds."""
+
+
+@cache
+def errors() -> "Console":
+    """Standard error."""
+    return _console(stderr=True)
+
+
+@cache
+def output() -> "Console":
+    """Standard output."""
+    return _console()
+
+
+def _console(**options: Any) -> "Console":
+    from rich.console import Console
+
+    # Names and paths are printed as they are: not broken at the width of the terminal, and without emoji for ":name:".
+    return Console(highlight=False, emoji=False, soft_wrap=True, **options)
 
 
 class ConsoleProgress:
     """Progress of a run: a live bar in a terminal, occasional lines in a log file."""
 
     def __init__(self) -> None:
-        self._live = errors.is_terminal
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        self._live = errors().is_terminal
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -35,7 +59,7 @@ class ConsoleProgress:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
-            console=errors,
+            console=errors(),
             transient=True,
         )
         self._task: Any = None
@@ -60,7 +84,7 @@ class ConsoleProgress:
                 self._bar.remove_task(self._task)
             self._task = self._bar.add_task(self._name, total=total, numbers="")
         else:
-            errors.print(f"{self._name} …")
+            errors().print(f"{self._name} …")
 
     def advance(self, done: int, **values: float) -> None:
         """Show how many steps of the phase are done, and numbers such as the loss."""
@@ -71,7 +95,7 @@ class ConsoleProgress:
             self._last = done
             seconds = time.monotonic() - self._since
             share = f"{done} of {self._total}" if self._total else f"{done} done"
-            errors.print(f"{self._name}: {share}  {numbers}  ({seconds:.0f} s)", markup=False)
+            errors().print(f"{self._name}: {share}  {numbers}  ({seconds:.0f} s)", markup=False)
 
     def note(self, sentence: str) -> None:
         """Print a note."""
@@ -85,7 +109,7 @@ def print_json(value: Any) -> None:
 
 def print_error(text: str) -> None:
     """An error or a note on standard error."""
-    errors.print(text, markup=False)
+    errors().print(text, markup=False)
 
 
 def print_text(text: str) -> None:
@@ -96,13 +120,17 @@ def print_text(text: str) -> None:
 
 def print_table(columns: list[str], rows: list[list[Any]]) -> None:
     """A plain table on standard output: as wide as it needs in a file or a pipe, folded to fit in a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False)
     for column in columns:
         # The first column names the row, and names are there to be copied.
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    console = output if output.is_terminal else Console(width=WIDE)
+    console = output() if output().is_terminal else Console(width=WIDE)
     console.print(table, soft_wrap=False)
 
 

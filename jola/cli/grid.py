@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from rich.text import Text
 from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
@@ -189,11 +188,11 @@ class _Watcher:
     def __init__(self, planned: "Grid", names: Sequence[str], slots: int) -> None:
         self._grid, self._names, self._slots = planned, names, slots
         self._left = ""
-        self._line = console.errors.status("")
+        self._line = console.errors().status("")
         self.failed = 0
 
     def __enter__(self) -> "_Watcher":
-        if console.errors.is_terminal:
+        if console.errors().is_terminal:
             self._line.start()
         return self
 
@@ -218,10 +217,12 @@ class _Watcher:
 
     def looked(self, running: Sequence[str], waiting: int) -> None:
         """Show the steps of the cells that are being made."""
-        if not console.errors.is_terminal:
+        if not console.errors().is_terminal:
             return
         parts = [f"{name} {_step_text(self._grid.cell(name).run.status())}" for name in running]
         parts += [f"{waiting} made by other processes"] if waiting else []
+        from rich.text import Text
+
         self._line.update(Text(" · ".join([*parts, *([self._left] if self._left else [])])))
 
 

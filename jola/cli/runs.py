@@ -78,7 +78,7 @@ def show(run: RunName, json: Json = False) -> None:
     if json:
         console.print_json(content)
     else:
-        console.output.print_json(data=content)
+        console.output().print_json(data=content)
 
 
 @runs.command
