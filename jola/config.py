@@ -20,6 +20,7 @@ from jola.settings import (
     parse_layers,
     setting,
 )
+from jola.system.formatting import short
 
 __all__ = [
     "DataConfig",
@@ -116,7 +117,9 @@ class RunConfig:
             known = [f.name for f in dataclasses.fields(group)]
             given = values.get(name, {})
             if not isinstance(given, dict):
-                raise InputError(f"The settings in {name} are {given!r}; they must be an object of names and values.")
+                raise InputError(
+                    f"The settings in {name} are {short(given)}; they must be an object of names and values."
+                )
             unknown = sorted(set(given) - set(known))
             if unknown:
                 raise InputError(f"Unknown setting {', '.join(unknown)} in {name}; known are {', '.join(known)}.")

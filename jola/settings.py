@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jola.errors import InputError
+from jola.system.formatting import short
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 """Placements of a model's layers that accelerate computes from the memory that is free."""
@@ -250,13 +251,13 @@ def _check_type(name: str, value: Any, annotation: Any) -> None:
     """Refuse a value of another type, for instance from a hand-edited file, in one sentence."""
     if typing.get_origin(annotation) is Literal:
         if value not in typing.get_args(annotation):
-            raise InputError(f"{flag(name)} is {value!r}; choose one of {', '.join(typing.get_args(annotation))}.")
+            raise InputError(f"{flag(name)} is {short(value)}; choose one of {', '.join(typing.get_args(annotation))}.")
         return
     accepted = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     number_as_float = float in accepted and isinstance(value, int) and not isinstance(value, bool)
     if not number_as_float and type(value) not in accepted:
         wanted = " or ".join(t.__name__ for t in accepted if t is not type(None))
-        raise InputError(f"{flag(name)} is {value!r}; it must be of type {wanted}.")
+        raise InputError(f"{flag(name)} is {short(value)}; it must be of type {wanted}.")
     if isinstance(value, int) and abs(value) > MAX_NUMBER:
         raise InputError(f"{flag(name)} has more than 15 digits; give a smaller number.")
     if isinstance(value, float) and not math.isfinite(value):

@@ -24,6 +24,7 @@ from jola.errors import InputError
 from jola.methods import METHODS, Method
 from jola.settings import check_revision
 from jola.system.files import disk_errors, replace_file
+from jola.system.formatting import short
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
@@ -177,17 +178,17 @@ def read_adapter(folder: Path | str) -> Adapter:
         points = {site: HOOK_POINTS[Site(site)] for site in config["hook_points"]}
         for name, needs in (("operation", method.formula), ("hook_points", points)):
             if config[name] != needs:
-                raise ValueError(f"{name} is {config[name]!r} where this version computes {needs!r}")
+                raise ValueError(f"{name} is {short(config[name])} where this version computes {needs!r}")
         base_model, revision = config["base_model_name_or_path"], config.get("revision")
         if not isinstance(base_model, str) or not base_model or not isinstance(revision, str | None):
-            raise ValueError(f"its base model is {base_model!r} of revision {revision!r}")
+            raise ValueError(f"its base model is {short(base_model)} of revision {short(revision)}")
         check_revision(revision, "revision")
         compact = config.get("compact", False)
         if not isinstance(compact, bool):
-            raise ValueError(f"compact is {compact!r}; it is true or false")
+            raise ValueError(f"compact is {short(compact)}; it is true or false")
         quantization = config.get("base_quantization", "none")
         if not isinstance(quantization, str):
-            raise ValueError(f"base_quantization is {quantization!r}")
+            raise ValueError(f"base_quantization is {short(quantization)}")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
     path = folder / WEIGHTS_NAME
@@ -320,10 +321,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     kind = config.get("peft_type") if isinstance(config, dict) else None
     method = METHODS.get(kind.lower()) if isinstance(kind, str) else None
     if method is None or (path.name == CONFIG_NAME) != method.own_config:
-        raise InputError(f"{folder} is an adapter of type {kind or 'unknown'}, not JOLA; it cannot be loaded here.")
+        words = (kind[:40] if isinstance(kind, str) else short(kind)) if kind else "unknown"
+        raise InputError(f"{folder} is an adapter of type {words}, not JOLA; it cannot be loaded here.")
     if config.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path} has format {config.get('schema_version')!r}, and this version reads {SCHEMA_VERSION}; update "
+            f"{path} has format {short(config.get('schema_version'))}, and this version reads {SCHEMA_VERSION}; update "
             "jola-workbench."
         )
     if unknown := sorted(set(config) - CONFIG_KEYS):
@@ -338,7 +340,7 @@ def _checked_geometry(values: dict[str, Any]) -> Geometry:
     geometry = Geometry(**values)
     for name, value in asdict(geometry).items():
         if name != "architecture" and (type(value) is not int or value < 1):
-            raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
+            raise ValueError(f"{name} is {short(value)}; it must be a whole number above 0")
     return geometry
 
 

@@ -1,4 +1,4 @@
-"""How estimates are written, in the terminal, on the page and in model cards."""
+"""How estimates and other values are written, in the terminal, on the page and in model cards."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -80,3 +80,9 @@ def duration_text(seconds: float) -> str:
             amount = seconds / size
             return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f}".removesuffix(".0") + f" {unit}"
     return f"{max(1, round(seconds))} s"
+
+
+def short(value: Any) -> str:
+    """A value in a sentence: its `repr`, at most 40 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:39]}…"

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jola.errors import InputError
+from jola.system.formatting import short
 
 LARGEST = 2**53
 """Bound of whole numbers: below it, a float holds each of them."""
@@ -115,7 +116,7 @@ def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
     what = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     if fault["type"] == "model_type":
         what = "it should be an object"
-    return f"{'.'.join(names)} is {_short(fault['input'])}; {what}" if names else what
+    return f"{'.'.join(names)} is {short(fault['input'])}; {what}" if names else what
 
 
 def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
@@ -142,8 +143,3 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:39]}…"
