@@ -32,7 +32,7 @@ Codes = NDArray[np.uint8]
 
 def encode_gates(gates: NDArray[np.float32], top: float = 1.0) -> Codes:
     """Values in [0, top], any shape, as bytes."""
-    levels = np.clip(np.rint(np.nan_to_num(gates) * (_OPEN_LEVELS / top)), 1, _OPEN_LEVELS)
+    levels = np.clip(np.rint(np.clip(np.nan_to_num(gates), 0, top) * (_OPEN_LEVELS / top)), 1, _OPEN_LEVELS)
     codes = np.where(gates > 0, levels, 0)
     return np.where(np.isnan(gates), UNTRAINED, codes).astype(np.uint8)
 
