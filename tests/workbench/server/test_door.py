@@ -1,9 +1,14 @@
 """The door: what it refuses, and that Gradio behind it would not have refused it."""
 
+import json
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,16 +16,40 @@ import pytest
 import safehttpx
 from starlette.testclient import TestClient
 
+from tests import ROOT
 from tests.workbench.served import Served, serve
 from workbench.server.door import BODY_BYTES, Door
 
 EVIL = "https://evil.example"
 
+_HAS_NAMESPACES = bool(shutil.which("unshare") and shutil.which("ip")) and not subprocess.call(
+    ["unshare", "--net", "--map-root-user", "true"], stderr=subprocess.DEVNULL
+)
+_AT_A_PUBLIC_ADDRESS = """
+import json, pathlib, subprocess, sys
+import httpx
+from starlette.testclient import TestClient
+from tests.workbench.served import serve
+from tests.workbench.server.test_door import Stranger
+
+for words in ("link set lo up", "addr add 93.184.215.14/32 dev lo"):
+    subprocess.run(["ip", *words.split()], check=True)
+stranger = Stranger("93.184.215.14")
+with serve(pathlib.Path(sys.argv[1])) as app:
+    routes = (f"file={stranger.address}/x.png", f"file/{stranger.address}/x.png", f"proxy={stranger.address}/x.png")
+    answers = [httpx.get(f"{app.address}/gradio_api/{route}") for route in routes]
+    found = {"through the door": [(answer.status_code, answer.text) for answer in answers]}
+    found["asked through the door"] = list(stranger.asked)
+    TestClient(app.server.page.app, base_url=app.address).get(f"/gradio_api/file={stranger.address}/past.png")
+    found["asked past the door"] = stranger.asked
+print(json.dumps(found))
+"""
+
 
 class Stranger:
     """A web server of somebody else, which remembers what was asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
         self.asked: list[str] = []
         stranger = self
 
@@ -35,8 +64,8 @@ class Stranger:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.server.server_port}"
+        self.server = ThreadingHTTPServer((host, 0), Handler)
+        self.address = f"http://{host}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
@@ -87,6 +116,18 @@ class TestNoUrlIsFetched:
             patch.setattr(routes, "secure_url_stream_response", fetch)
             answer = inside.get(f"/gradio_api/file={stranger.address}/x.png")
         assert stranger.asked == ["/x.png"] and "<script>" in answer.text
+
+    @pytest.mark.skipif(not _HAS_NAMESPACES, reason="this user may not make network namespaces")
+    def test_at_a_public_address(self, tmp_path: Path) -> None:
+        """In a network namespace with a public address on its loopback, which Gradio's own checks let through."""
+        command = ["unshare", "--net", "--map-root-user", sys.executable, "-c", _AT_A_PUBLIC_ADDRESS, str(tmp_path)]
+        ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+        found = json.loads(ended.stdout.splitlines()[-1])
+        assert [status for status, _ in found["through the door"]] == [403] * 2 + [404]
+        assert not any("<script>" in text for _, text in found["through the door"])
+        assert found["asked through the door"] == []
+        assert found["asked past the door"] == ["/past.png"]
 
 
 class TestOrigins:
