@@ -95,6 +95,7 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
 
     from workbench.server import faults
     from workbench.server.first_script import FirstScript
+    from workbench.server.sessions import Sessions
     from workbench.theme import ICON, STYLE, theme
 
     page.queue(default_concurrency_limit=8, max_size=64)
@@ -127,6 +128,8 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
     # What `Blocks.launch` would set, and `Blocks.close` and the queue use.
     inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
     page.app = page.server_app = inner
+    inner.state_holder = Sessions()
+    inner.state_holder.set_blocks(page)
     page._queue.set_server_app(inner)
     attempts = Attempts() if settings.credentials else None
     hosts = ("127.0.0.1", "localhost", "[::1]", "::1", settings.host.lower()) if settings.loopback else None
