@@ -247,8 +247,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "huge JSON": (lambda a: (a / CONFIG).write_text(" " * (1 << 20) + "{}"), "is larger than 1 MB"),
     "a list": (lambda a: (a / CONFIG).write_text("[]"), "is an adapter of type unknown, not JOLA"),
     "LoRA": (lambda a: edit_config(a, peft_type="LORA"), "is an adapter of type LORA, not JOLA"),
-    "a long kind": (lambda a: edit_config(a, peft_type=["x" * 9999]), "is an adapter of type ['xxxx"),
-    "a long revision": (lambda a: edit_config(a, revision=["x" * 9999]), "of revision ['xxxx"),
+    "a long kind": (lambda a: edit_config(a, peft_type=["x" * 9999]), r"is an adapter of type \['xxxx"),
+    "a long revision": (lambda a: edit_config(a, revision=["x" * 9999]), r"of revision \['xxxx"),
     "new schema": (lambda a: edit_config(a, schema_version=2), "has format 2, and this version reads 1; update"),
     "no schema": (lambda a: edit_config(a, schema_version=None), "has format None"),
     "unknown keys": (
