@@ -31,6 +31,8 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
     found = []
     for name, result in grid.results().items():
         cell, effects = grid.planned[name], result["side_effects"]
+        if cell.arm not in METHODS:
+            raise SystemExit(f"The grid has the arm {cell.arm}; this page has methods at their default settings.")
         found.append(
             {
                 "method": cell.arm,
@@ -43,7 +45,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
                 "text_kl": effects and effects["kl"]["value"],
             }
         )
-    return sorted(found, key=lambda cell: (cell["task"], cell["seed"], list(METHODS).index(cell["method"])))
+    return sorted(found, key=lambda cell: (cell["task"], cell["seed"], cell["method"]))
 
 
 def read() -> list[dict[str, Any]]:

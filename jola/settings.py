@@ -285,7 +285,7 @@ MAX_NUMBER = 10**15
 # At most five digits: no model has more layers, and a range of that length is still quick to write out.
 _LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HEAD = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
-_CHOSEN = re.compile(r"([a-z_]+)@([0-9]{1,10})")
+_CHOSEN = re.compile(r"([^@]*)@(.*)")
 SELECTOR_NAMES = (
     "smp", "dsp", "pass", "dsp_tuned", "pass_tuned", "random", "gradient", "offset", "lofit", "ablation", "jola"
 )  # fmt: skip
@@ -317,7 +317,7 @@ def chosen_by(heads: str) -> tuple[str, int] | None:
     parts = _CHOSEN.fullmatch(heads.strip())
     if not parts:
         return None
-    selector, k = parts[1], int(parts[2])
+    selector, k = parts[1], int(parts[2]) if re.fullmatch("[0-9]{1,10}", parts[2]) else 0
     usable = [name for name in SELECTOR_NAMES if name != "jola"]
     if selector not in usable or not k:
         raise InputError(
@@ -330,6 +330,11 @@ def parse_heads(text: str, num_layers: int | None, num_heads: int | None) -> lis
     """(layer, head) pairs named by text such as ``'3:0,3:7'``; None for 'all'."""
     if text.strip() == "all":
         return None
+    if chosen_by(text):
+        raise InputError(
+            f"--heads is {text!r}, and only `jola train` and grids let a selector choose the heads; name them, as "
+            "`jola select` prints them."
+        )
     pairs: set[tuple[int, int]] = set()
     for part in text.split(","):
         numbers = _HEAD.fullmatch(part.strip())

@@ -66,10 +66,10 @@ def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         quiet_libraries()
         from jola.runs.restarts import best_by_validation
-        from jola.selectors.choose import with_chosen_heads
+        from jola.selectors.choose import chosen_heads
         from jola.training.restarts import train_with_restarts
 
-        runs = train_with_restarts(config, restarts, resume=resume, progress=progress, choose=with_chosen_heads)
+        runs = train_with_restarts(config, restarts, resume=resume, progress=progress, choose=chosen_heads)
     if int(os.environ.get("RANK", "0")):
         return
     chosen = best_by_validation(runs) or runs[-1]

@@ -41,6 +41,10 @@ class JoLA(ActivationMethod):
         parse_layers(settings.layers, None)
         if chosen_by(settings.heads) is None:
             parse_heads(settings.heads, None, None)
+        elif settings.layers != "all":
+            raise InputError(
+                f"--heads {settings.heads} chooses among the heads of all layers; leave out --layers or name the heads."
+            )
 
     def build(self, settings: EditConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
         """`GatedEdits` at the sites that are asked for."""

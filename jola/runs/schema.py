@@ -65,6 +65,8 @@ class ConfigFile(JsonFile):
     versions: dict[str, Line | Number | None] | None = None
     parameters: dict[str, Count] | None = None
     geometry: dict[str, Any] | None = None
+    chosen_heads: Text | None = None
+    """The heads that a selector chose, as ``--heads`` takes them."""
     machine: Line | None = None
     device: Line | None = None
     created: Time | None = None

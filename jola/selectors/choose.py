@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from jola.config import RunConfig
@@ -45,7 +45,7 @@ def score_heads(
 
     Raises:
         InputError: The model, the data or ``k`` cannot be used.
-        KeyboardInterrupt: ``stopped`` said so.
+        KeyboardInterrupt: ``stopped`` returned True.
     """
     if selector not in SELECTORS:
         raise InputError(f"{selector!r} is not a selector; choose one of {', '.join(SELECTORS)}.")
@@ -70,8 +70,8 @@ def score_heads(
     return choose(model, task.train, k, seed, template=template, progress=advance), len(task.train)
 
 
-def with_chosen_heads(config: RunConfig, progress: Progress, stop: threading.Event) -> RunConfig:
-    """The settings with the heads that the selector of ``--heads SELECTOR@K`` chooses; the same if none is named.
+def chosen_heads(config: RunConfig, progress: Progress, stop: threading.Event) -> str | None:
+    """The heads that the selector of ``--heads SELECTOR@K`` chooses, as ``--heads`` takes them; None if none is named.
 
     Raises:
         InputError: The selection cannot be made, or several processes train.
@@ -79,7 +79,7 @@ def with_chosen_heads(config: RunConfig, progress: Progress, stop: threading.Eve
     """
     heads = getattr(config.edits, "heads", "")
     if config.method != "jola" or not (chosen := chosen_by(heads)):
-        return config
+        return None
     selector, k = chosen
     if launched() > 1:
         raise InputError(
@@ -88,4 +88,4 @@ def with_chosen_heads(config: RunConfig, progress: Progress, stop: threading.Eve
     scores, count = score_heads(config, selector, k, progress, stopped=stop.is_set)
     text = scores.top(k).to_text()
     progress.note(f"{selector} chose {k} of {scores.values.size} heads on {count} training examples: {text}.")
-    return replace(config, edits=replace(config.edits, heads=text))
+    return text

@@ -67,7 +67,7 @@ def make_cell(
 
 def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: float) -> dict[str, Any]:
     from jola.data.tasks import load_task
-    from jola.selectors.choose import with_chosen_heads
+    from jola.selectors.choose import chosen_heads
     from jola.selectors.heads import fingerprint
     from jola.training.run import run_training
 
@@ -91,7 +91,7 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
             config = _resumed(run, stored, config)
     if run.state != "finished" or not run.result():
         _keep_session(cell)
-        run = run_training(config, resume=True, progress=progress, choose=with_chosen_heads, measure=_measure)
+        run = run_training(config, resume=True, progress=progress, choose=chosen_heads, measure=_measure)
         if run.state in ("cancelled", "paused"):
             raise Interrupted(name)
     result = _result(cell, run, examples, began)

@@ -1,11 +1,16 @@
 """Access to the Hugging Face Hub when there may be no network."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 _TIMEOUT = 10.0
 """Seconds that the Hub has to answer a first request."""
+_lock = threading.Lock()
+_offline: list[bool] = []
+"""One entry for each block, of any thread, that reads caches because the Hub did not answer."""
 
 
 @contextmanager
@@ -14,20 +19,34 @@ def hub_or_cache(name: str = "") -> Iterator[None]:
 
     Nothing is requested for a ``name`` that is a local path.
 
-    Without it they ask for each file six times, which takes more than 20 seconds without a network. Proxies and the
-    address of the Hub (HF_ENDPOINT) are those of `huggingface_hub`.
+    Without this, the libraries request each file six times, which takes more than 20 seconds without a network. Proxies
+    and the address of the Hub (HF_ENDPOINT) are those of `huggingface_hub`.
     """
     from huggingface_hub import constants  # these take long to import
     from huggingface_hub.utils import get_session
 
-    if constants.HF_HUB_OFFLINE or (name and Path(name).exists()):
+    if (name and Path(name).exists()) or not _enter(constants, get_session):
         yield
         return
     try:
-        get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-    except Exception:  # errors of whatever HTTP library this release of the client uses
-        constants.HF_HUB_OFFLINE = True
-    try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = False
+        with _lock:
+            _offline.pop()
+            constants.HF_HUB_OFFLINE = bool(_offline)
+
+
+def _enter(constants: Any, get_session: Callable[[], Any]) -> bool:
+    """Switch the libraries to their caches if the Hub does not answer; whether this block now needs them there."""
+    with _lock:
+        if not _offline:
+            if constants.HF_HUB_OFFLINE:  # the user's choice
+                return False
+            try:
+                get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
+            except Exception:  # errors of whatever HTTP library this release of the client uses
+                constants.HF_HUB_OFFLINE = True
+            else:
+                return False
+        _offline.append(True)
+        return True

@@ -1,11 +1,13 @@
 """Facts of a run beside its settings, which ``config.json`` has: versions, machine, examples, model."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from typing import Any
 
+from jola.config import RunConfig
 from jola.data.tasks import Task
 from jola.model.edited import EditedModel
+from jola.runs.run import Run
 from jola.system.processes import machine
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
@@ -31,6 +33,17 @@ def facts_of(task: Task, model: EditedModel, n_train: int) -> dict[str, Any]:
         "geometry": asdict(model.geometry),
         "parameters": parameters_of(model),
     }
+
+
+def chosen_heads(run: Run) -> dict[str, str]:
+    """The fact of the heads that a selector chose for a run; empty where its settings name the heads."""
+    text = run.raw_config().get("chosen_heads")
+    return {"chosen_heads": text} if text else {}
+
+
+def with_heads(config: RunConfig, chosen_heads: str = "") -> RunConfig:
+    """The settings with the heads that a selector chose; the same without any."""
+    return replace(config, edits=replace(config.edits, heads=chosen_heads)) if chosen_heads else config
 
 
 def parameters_of(model: EditedModel) -> dict[str, int]:

@@ -23,7 +23,7 @@ def train_with_restarts(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-    choose: Callable[[RunConfig, Progress, threading.Event], RunConfig] | None = None,
+    choose: Callable[[RunConfig, Progress, threading.Event], str | None] | None = None,
 ) -> list[Run]:
     """Train once, and `restarts` more times with the next training seeds on the same examples.
 

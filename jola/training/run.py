@@ -37,7 +37,7 @@ from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet
 from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
-from jola.training.facts import facts_of, parameters_of
+from jola.training.facts import chosen_heads, facts_of, parameters_of, with_heads
 from jola.training.fit import Fit, check_tracker, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
 from jola.training.material import Passes
@@ -50,7 +50,7 @@ def run_training(
     *,
     resume: bool = False,
     progress: Progress | None = None,
-    choose: "Callable[[RunConfig, Progress, threading.Event], RunConfig] | None" = None,
+    choose: "Callable[[RunConfig, Progress, threading.Event], str | None] | None" = None,
     measure: "Callable[[Prepared, Progress], Mapping[str, Any]] | None" = None,
 ) -> Run:
     """Train, save the adapter and test it.
@@ -63,8 +63,8 @@ def run_training(
         resume: Go on with the last checkpoint of ``training.output``, with the settings of that run; settings here may
             repeat them or be left at their defaults.
         progress: Told what happens.
-        choose: Called before the model is loaded, with an event that is set when the run is to stop; the run uses the
-            settings that it returns. `jola.selectors.choose.with_chosen_heads` lets a selector choose the heads.
+        choose: Called before the model is loaded, with an event that is set when the run is to stop; gives the heads to
+            edit, or None for those of `config`: `jola.selectors.choose.chosen_heads`.
         measure: Called after the test with the model that was fitted; what it gives is added to the result.
 
     Returns:
@@ -96,13 +96,13 @@ def run_training(
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         if not Run(path).alive:  # it may have been asked to pause since it was made
             (path / PAUSE_FILE).unlink(missing_ok=True)
-        return Run.create(path, used, resume=resume), used
+        return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
 
     run, config = by_first(create, first)
     try:
         with stop_on_signal() as stop:
-            if choose is not None:
-                config = choose(config, progress, stop)
+            if choose and not chosen_heads(run) and (heads := choose(config, progress, stop)):
+                run.write_facts({"chosen_heads": heads})
             _train(run, config, resume, first, progress, stop, measure)
     except BaseException as error:
         sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -160,9 +160,10 @@ def _train(
     measure: "Callable[[Prepared, Progress], Mapping[str, Any]] | None",
 ) -> None:
     started = time.time()
-    prepared = prepare(config, progress)
+    prepared = prepare(with_heads(config, **chosen_heads(run)), progress)
     if first:
-        Run.create(run.path, config, facts_of(prepared.task, prepared.model, len(prepared.train.rows)), resume=True)
+        facts = facts_of(prepared.task, prepared.model, len(prepared.train.rows))
+        Run.create(run.path, config, facts | chosen_heads(run), resume=True)
     stages = Stages(run.checkpoints_dir, config, resume)
     checkpoint = last_checkpoint(stages.folder) if resume else None
     if first and resume:

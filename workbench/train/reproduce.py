@@ -6,6 +6,7 @@ from typing import Any
 
 from jola.config import GROUPS, RunConfig
 from jola.runs.run import Run
+from jola.settings import chosen_by
 
 
 def reproduce(run: Run) -> dict[str, str]:
@@ -33,10 +34,12 @@ def python_lines(config: RunConfig) -> str:
     if config.method != RunConfig.method:
         groups += f"    'method': {config.method!r},\n"
     settings = f"RunConfig.from_dict({{\n{groups}}})" if groups else "RunConfig()"
+    selects = config.method == "jola" and chosen_by(config.edits.heads)
     return (
-        "from jola import RunConfig, run_training\n\n"
-        f"config = {settings}\n"
-        "run = run_training(config)\n"
+        "from jola import RunConfig, run_training\n"
+        + ("from jola.selectors.choose import chosen_heads\n" if selects else "")
+        + f"\nconfig = {settings}\n"
+        f"run = run_training(config{', choose=chosen_heads' if selects else ''})\n"
         "print(run.path, run.result())\n"
     )
 

@@ -49,8 +49,7 @@ class HubTable:
             InputError: The data are not in the cache and cannot be fetched, or lack a split.
         """
         try:
-            with hub_or_cache():
-                found, revision = (self._read_copy if self.converted else self._read_dataset)(splits)
+            found, revision = (self._read_copy if self.converted else self._read_dataset)(splits)
         except Exception as error:
             # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
@@ -65,10 +64,11 @@ class HubTable:
         return found, revision
 
     def _read_dataset(self, splits: Sequence[str]) -> tuple[dict[str, list[Row]], str | None]:
-        # Imported here because it takes a second.
+        # Imported here because it takes a second, and before the block: it reads only once whether there is a network.
         from datasets import load_dataset
 
-        dataset = load_dataset(self.repo, self.configuration, revision=self.revision)
+        with hub_or_cache():
+            dataset = load_dataset(self.repo, self.configuration, revision=self.revision)
         rows = {split: dataset[split].to_list() for split in splits if split in dataset}
         return rows, commit_of(dataset) or self.revision
 
@@ -76,14 +76,15 @@ class HubTable:
         import pyarrow.parquet
         from huggingface_hub import snapshot_download
 
-        folder = Path(
-            snapshot_download(
-                self.repo,
-                repo_type="dataset",
-                revision=self.revision or CONVERTED,
-                allow_patterns=[f"{self.configuration}/{split}/*.parquet" for split in splits],
+        with hub_or_cache():
+            folder = Path(
+                snapshot_download(
+                    self.repo,
+                    repo_type="dataset",
+                    revision=self.revision or CONVERTED,
+                    allow_patterns=[f"{self.configuration}/{split}/*.parquet" for split in splits],
+                )
             )
-        )
         rows: dict[str, list[Row]] = {}
         for split in splits:
             files = sorted(folder.glob(f"{self.configuration}/{split}/*.parquet"))
