@@ -10,13 +10,10 @@ from jola.evaluation.scoring import Progress, answer_tokens, exact_match, option
 from jola.model.sharding import passes_together
 from jola.runs.answers import LogLikelihoods, TestAnswer
 from jola.system.distributed import joined, share
+from jola.system.progress import Stopped
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
-
-
-class Stopped(Exception):
-    """Raised by whoever is called with the progress, to stop what makes it."""
 
 
 def answer_together(

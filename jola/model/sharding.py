@@ -18,6 +18,7 @@ from jola.errors import InputError
 from jola.model.architectures import architecture_of
 from jola.model.placement import FrozenWeights, is_sharded
 from jola.system.distributed import in_any, launched
+from jola.system.progress import Stopped
 
 
 def check_sharding(*, quantize: str, device_map: object) -> None:
@@ -61,9 +62,11 @@ def shard(base: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 
 @contextmanager
 def passes_together(base: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, which all processes enter, each may make passes without gradients, as many as it likes.
+    """Inside the block, which all processes enter, each may make any number of passes without gradients.
 
-    A process that leaves the block goes along with the passes of the others, on a token, until all have left it.
+    A process that leaves the block, or raises `Stopped` between two passes, joins the passes of the others, on a token,
+    until all have left it. Other exceptions are raised at once: they may come from the middle of a layer, for which
+    the others wait, so that the launcher has to end them.
     """
     if not is_sharded(base):
         yield
@@ -73,11 +76,16 @@ def passes_together(base: PreTrainedModel) -> Iterator[None]:
         in_any(True, base.device)
 
     hook = base.register_forward_pre_hook(announce, prepend=True)
+    joins = True
     try:
         yield
+    except BaseException as error:
+        joins = isinstance(error, Stopped)
+        raise
     finally:
         hook.remove()
-        token = torch.zeros(1, 1, dtype=torch.long, device=base.device)
-        with torch.no_grad():
-            while in_any(False, base.device):
-                base(token, use_cache=False)
+        if joins:
+            token = torch.zeros(1, 1, dtype=torch.long, device=base.device)
+            with torch.no_grad():
+                while in_any(False, base.device):
+                    base(token, use_cache=False)

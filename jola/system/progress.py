@@ -16,6 +16,10 @@ class Progress(Protocol):
         """Something the user should know."""
 
 
+class Stopped(Exception):
+    """Raised by whoever is called with the progress of an operation, to stop the operation."""
+
+
 class Quiet:
     """Progress that goes nowhere."""
 

@@ -20,7 +20,7 @@ from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
 from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.evaluation.answering import Stopped, answer_together
+from jola.evaluation.answering import answer_together
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
 from jola.evaluation.metrics import Score
 from jola.evaluation.scoring import Accuracy
@@ -34,7 +34,7 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import SINGLE_PROCESS, by_first, launched, meet
 from jola.system.formatting import is_share, score_fact
-from jola.system.progress import Progress, Quiet
+from jola.system.progress import Progress, Quiet, Stopped
 from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
 from jola.training.facts import chosen_heads, facts_of, parameters_of, with_heads

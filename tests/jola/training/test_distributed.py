@@ -16,12 +16,13 @@ from jola.config import RunConfig
 from jola.data.examples import Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
-from jola.evaluation.answering import Stopped, answer_examples, answer_together
+from jola.evaluation.answering import answer_examples, answer_together
 from jola.jola_model import JoLAModel
 from jola.methods.houlsby import HoulsbyConfig
 from jola.methods.lora import LoRAConfig
 from jola.runs.run import Run
 from jola.system import distributed
+from jola.system.progress import Stopped
 from jola.training.run import run_training
 from tests import ROOT
 from tests.jola.training.test_run import TOGETHER, Place, environment, place, tensors

@@ -130,6 +130,18 @@ def test_commands_print_once(together: Together, place: Place) -> None:
     assert set(generated) == {"prompt", "base", "edited"}
 
 
+def test_an_error_inside_a_layer_ends_all_processes(place: Place, tmp_path: Path) -> None:
+    """The others wait in the middle of that layer: a process that waited for them in turn would wait forever."""
+    config = settings(place, "repe", tmp_path / "run", sharded=True)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.jola.training.broken", "train", *config.flags()]
+    home = environment(JOLA_HOME=str(tmp_path / "home"))
+    done = subprocess.run(command, env=home, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "no memory for this layer" in done.stderr
+    assert Run.open(tmp_path / "run").state == "failed"
+
+
 class TestRefusals:
     def test_one_process(self) -> None:
         with pytest.raises(InputError, match="and there is one; start jola with torchrun --nproc-per-node N -m jola"):

@@ -1,0 +1,29 @@
+"""A process of a launch whose model fails in the middle of a layer, in the second process only: ``broken.py FLAGS``."""
+
+import os
+import sys
+from typing import Any
+
+import torch
+
+from jola.cli.main import main
+from jola.jola_model import JoLAModel
+
+
+def fail(*_: Any) -> None:
+    """Raise what a device without memory raises."""
+    raise torch.OutOfMemoryError("no memory for this layer")
+
+
+if __name__ == "__main__":
+    load = JoLAModel.from_pretrained
+
+    def loaded(*arguments: Any, **keywords: Any) -> JoLAModel:
+        """As `JoLAModel.from_pretrained`."""
+        model = load(*arguments, **keywords)
+        if os.environ["RANK"] == "1":
+            model.base.get_submodule("model.layers.1.mlp").register_forward_hook(fail)
+        return model
+
+    JoLAModel.from_pretrained = loaded  # type: ignore[method-assign]
+    main(sys.argv[1:])
