@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the backward pass computes frozen layers again, instead of keeping their activations.
+"""Gradient checkpointing: the backward pass recomputes the activations of the layers instead of storing them.
 
 PyTorch's own checkpoints (`torch.utils.checkpoint`) are set around the layers. nnsight has left the model by the time
 of the backward pass, so hooks edit the layers there: with the same edits, whose gates were drawn before the pass.
@@ -19,7 +19,7 @@ from jola.model.architectures import architecture_of, module_path
 from jola.model.packing import packed_attention
 from jola.model.steps import on_hidden
 
-Again = Callable[[], AbstractContextManager[Any]]
+Reapply = Callable[[], AbstractContextManager[Any]]
 """Gives a context in which the weights of the model are edited as in the forward pass."""
 
 
@@ -27,7 +27,7 @@ Again = Callable[[], AbstractContextManager[Any]]
 def checkpointed(
     base: PreTrainedModel,
     plan: Mapping[tuple[int, Site], Edit],
-    again: Again | None,
+    reapply_weights: Reapply | None,
     lock: AbstractContextManager[Any],
 ) -> Iterator[None]:
     """Inside the block, a pass keeps what enters each layer, and all activations of the last layer only.
@@ -36,21 +36,22 @@ def checkpointed(
 
     Args:
         plan: The edits of the pass.
-        again: Entered by the backward pass for each layer that it computes again; None keeps all activations.
+        reapply_weights: Entered by the backward pass for each layer that it recomputes; None stores all activations.
         lock: Held meanwhile. PyTorch runs the backward pass of an accelerator in a thread of its own, so that a thread
             that holds the lock and calls ``backward()`` there would wait forever.
     """
-    if again is None:
+    if reapply_weights is None:
         yield
         return
     layers = list(base.get_submodule(architecture_of(base).layers).children())[:-1]
     forwards = [layer.forward for layer in layers]
     for number, (layer, forward) in enumerate(zip(layers, forwards, strict=True)):
         edits = [(site, edit) for (where, site), edit in plan.items() if where == number]
-        layer.forward = partial(_pass, base, number, forward, edits, partial(_locked, lock, again))
+        layer.forward = partial(_pass, base, number, forward, edits, partial(_locked, lock, reapply_weights))
     try:
         yield
     finally:
+        # nnsight has set `forward` on each layer, so that no attribute is left that was not there.
         for layer, forward in zip(layers, forwards, strict=True):
             layer.forward = forward
 
@@ -60,7 +61,7 @@ def _pass(
     layer: int,
     forward: Callable[..., Any],
     edits: list[tuple[Site, Edit]],
-    again: Again,
+    reapply_weights: Reapply,
     *arguments: Any,
     **keywords: Any,
 ) -> Any:
@@ -76,7 +77,8 @@ def _pass(
     @contextmanager
     def edited() -> Iterator[None]:
         packed = packed_attention(base) if keywords.get("packing") else nullcontext()
-        with again(), packed, ExitStack() as hooks:
+        with reapply_weights(), packed, ExitStack() as hooks:
+            hooks.callback(after.clear)
             for site, edit in edits:
                 module = base.get_submodule(module_path(base, site, layer))
                 if site is Site.BLOCK:  # hooks of the layer are not called by its `forward`
@@ -86,22 +88,35 @@ def _pass(
                 else:
                     hooks.enter_context(module.register_forward_hook(partial(_edit_output, edit)))
             yield
-        after.clear()
 
     # Stopped early, a layer that accelerate has moved to a device would stay there.
-    contexts = partial(_contexts, edited)
-    return checkpoint(run, *arguments, use_reentrant=False, context_fn=contexts, early_stop=False, **keywords)
+    return checkpoint(
+        run,
+        *arguments,
+        use_reentrant=False,
+        context_fn=lambda: (nullcontext(), _Repeated(edited)),
+        early_stop=False,
+        **keywords,
+    )
 
 
 @contextmanager
-def _locked(lock: AbstractContextManager[Any], again: Again) -> Iterator[None]:
-    with lock, again():
+def _locked(lock: AbstractContextManager[Any], reapply_weights: Reapply) -> Iterator[None]:
+    with lock, reapply_weights():
         yield
 
 
-def _contexts(again: Again) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Those of the forward pass and of the pass that repeats it."""
-    return nullcontext(), again()
+class _Repeated(AbstractContextManager[None]):
+    """Enters a new context each time: every backward pass through a graph that is kept enters the same object."""
+
+    def __init__(self, context: Reapply) -> None:
+        self._context, self._entered = context, ExitStack()
+
+    def __enter__(self) -> None:
+        self._entered.enter_context(self._context())
+
+    def __exit__(self, *error: Any) -> None:
+        self._entered.__exit__(*error)
 
 
 def _edit_input(edit: Edit, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

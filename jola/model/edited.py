@@ -79,7 +79,8 @@ class EditedModel(nn.Module):
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self.gradient_checkpointing = False
-        """Whether training passes keep few activations; the backward pass then computes layers again."""
+        """Whether training passes store few activations; the backward pass then recomputes the layers. It takes `lock`
+        to do so: call ``backward()`` without holding it."""
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
         self._attach(method, settings, seed)
@@ -112,7 +113,11 @@ class EditedModel(nn.Module):
 
     @property
     def lock(self) -> threading.RLock:
-        """Held during every pass; hold it to make several passes without another thread's in between."""
+        """Held during every pass; hold it to make several passes without another thread's in between.
+
+        Do not hold it around ``backward()`` with `gradient_checkpointing`: on an accelerator, PyTorch recomputes the
+        layers in another thread, which waits for the lock, and neither thread goes on.
+        """
         return self.traced.lock
 
     @property
@@ -429,11 +434,11 @@ class EditedModel(nn.Module):
         self, inputs: dict[str, Tensor], rows: Tensor | None, mask: Masks, strength: float, prompt: Tensor
     ) -> Tensor:
         checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        again = partial(edited_weights, self.in_use, self.masks(mask), strength) if checkpointing else None
+        reapply = partial(edited_weights, self.in_use, self.masks(mask), strength) if checkpointing else None
         with self.lock:
             packing = None if rows is None else self._packing(inputs, rows, mask, prompt)
             with self.editing(mask, strength, len(inputs["input_ids"]), prompt, packing) as plan:
-                return self.traced.run(inputs, plan, rows, packing=packing, again=again)
+                return self.traced.run(inputs, plan, rows, packing=packing, reapply_weights=reapply)
 
     def _packing(self, inputs: dict[str, Tensor], rows: Tensor, mask: Masks, prompt: Tensor) -> Packing | None:
         """How a batch is packed with the edits in use; None where it is not."""

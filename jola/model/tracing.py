@@ -24,7 +24,7 @@ from jola.edits.intervention import Edit, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.model.architectures import check_widths, geometry_of, head_path, module_path
-from jola.model.checkpointing import Again, checkpointed
+from jola.model.checkpointing import Reapply, checkpointed
 from jola.model.packing import (
     Beginning,
     Packing,
@@ -103,7 +103,7 @@ class TracedModel:
         rows: Tensor | None = None,
         *,
         packing: Packing | None = None,
-        again: Again | None = None,
+        reapply_weights: Reapply | None = None,
     ) -> Tensor:
         """Logits of one edited pass.
 
@@ -111,12 +111,12 @@ class TracedModel:
             inputs: Tensors as the model's forward takes them.
             rows: (batch, tokens), True where logits are wanted; None is everywhere.
             packing: How the batch is packed, as `packing` gives it for `rows`; `plan` is then for the packed pass.
-            again: With it, the backward pass computes layers again; see `jola.model.checkpointing`.
+            reapply_weights: With it, the backward pass recomputes the layers; see `jola.model.checkpointing`.
 
         Returns:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
         """
-        with self.lock, checkpointed(self.base, plan, again, self.lock):
+        with self.lock, checkpointed(self.base, plan, reapply_weights, self.lock):
             if rows is not None and packing is not None:
                 return self._run_packed(inputs["input_ids"], plan, rows, packing)
             return self._run(inputs, plan, rows)

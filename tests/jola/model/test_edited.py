@@ -193,6 +193,30 @@ class TestPositions:
             model(BATCH, labels=BATCH, positions="last")
 
 
+class TestGradientCheckpointing:
+    def test_a_graph_that_is_kept_has_several_backward_passes(self, tiny: Make) -> None:
+        model = tiny("llama", EditConfig(sites="both")).train()
+        model.gradient_checkpointing = True
+        labels = BATCH.clone()
+        labels[:, :-3] = -100
+        loss = model(BATCH, labels=labels).loss
+        parameters = list(model.parameters())
+        first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        loss.backward()
+        assert all(torch.equal(p.grad, gradient) for p, gradient in zip(parameters, first, strict=True))
+
+    def test_the_layers_are_left_as_they_were(self, tiny: Make) -> None:
+        model = tiny("llama").train()
+        model.gradient_checkpointing = True
+        layers = model.base.get_submodule("model.layers")
+        before = [dict(vars(layer)) for layer in layers]
+        model(BATCH, labels=BATCH)
+        for layer, variables in zip(layers, before, strict=True):
+            assert vars(layer).keys() == variables.keys()
+            assert vars(layer)["forward"] is variables["forward"]
+
+
 class TestLoadEdits:
     @torch.no_grad()
     def test_edits_as_the_model_they_were_saved_from(self, tiny: Make, tmp_path: Path) -> None:
