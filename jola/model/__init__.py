@@ -1,7 +1,8 @@
 """The frozen model: supported architectures, loading, and forward passes through nnsight."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from anyio import TypedAttributeSet
 
 from jola._lazy import lazily
 
@@ -15,11 +16,6 @@ __getattr__ = lazily(
     },
 )
 
-# nnsight gives every Python object a `save` attribute, after which these classes cannot be defined any more; recent
-# versions of anyio define the first one only when it is asked for.
-for _module, _class in (
-    ("anyio.abc", "SocketAttribute"),
-    ("anyio.streams.file", "FileStreamAttribute"),
-    ("anyio.streams.tls", "TLSAttribute"),
-):
-    getattr(import_module(_module), _class)
+# nnsight gives every Python object a `save` attribute, and anyio refuses to define an attribute set with an attribute
+# that has no annotation. With this one, it does not matter which of the two is imported first.
+TypedAttributeSet.__annotations__ = {**TypedAttributeSet.__annotations__, "save": Any}
