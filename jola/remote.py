@@ -13,17 +13,16 @@ The server has none of our code, so a request contains only tensors, strings and
 them: functions called inside a trace are defined inside other functions, which nnsight sends as source.
 """
 
-import io
-import textwrap
+import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nnsight
 import torch
 from nnsight.intervention.backends.local import LocalSimulationBackend
-from nnsight.intervention.backends.remote import RemoteBackend
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -39,12 +38,16 @@ from jola.methods.base import ActivationMethod
 from jola.model.architectures import head_path, module_path
 from jola.model.edited import SITE_ORDER, EditedModel, Masks
 from jola.model.loading import empty_model, load_tokenizer, pick_attention
+from jola.model.ndif import REQUEST_SECONDS, NdifBackend, RequestStopped, short
 from jola.model.packing import Packing
 from jola.model.placement import FrozenWeights
 from jola.model.tracing import Plan, Record, TracedModel
 from jola.runs.adapter_source import local_adapter
+from jola.system.hub import hub_or_cache
 from jola.system.ndif import require_key
 from jola.system.paths import is_there
+
+__all__ = ["RemoteModel", "RemotePasses", "RequestStopped", "refuse_other_edits"]
 
 Step = tuple[str, bool, Tensor, Tensor]
 """Path of a module, whether its input or its output is edited, scale and offset."""
@@ -107,6 +110,19 @@ class RemoteModel(EditedModel):
             raise InputError("A remote model cannot be trained; train on a model that is loaded here.")
         super().train(False)
         return self
+
+    @contextmanager
+    def until(self, stop: threading.Event, seconds: float) -> Iterator[None]:
+        """End requests early within this block: with `RequestStopped` on ``stop``, with `InputError` after ``seconds``.
+
+        A request that has been sent may still be computed by the server. Without this, a request has an hour.
+        """
+        passes, before = self.traced, (self.traced.stop, self.traced.seconds)
+        passes.stop, passes.seconds = stop, seconds
+        try:
+            yield
+        finally:
+            passes.stop, passes.seconds = before
 
     def frozen_parameters(self) -> FrozenWeights:
         """Names of the weights; their values are on the server."""
@@ -198,10 +214,16 @@ class RemotePasses(TracedModel):
         where = {} if revision is None else {"revision": revision}
         # Sent with each request: the server would otherwise compute attention as the last request asked.
         attention = pick_attention("auto", base.config, torch.device("cuda"))
-        self._nn: Any = nnsight.TransformersModel(
-            name, task="text-generation", tokenizer=tokenizer, attn_implementation=attention, **where
-        )
+        try:
+            with hub_or_cache(name):
+                self._nn: Any = nnsight.TransformersModel(
+                    name, task="text-generation", tokenizer=tokenizer, attn_implementation=attention, **where
+                )
+        except Exception as error:  # whatever the Hub's client and transformers raise
+            raise _not_found(name, error) from error
         self._name, self._simulate, self._head_path = name, simulate, head_path(base)
+        self.stop: threading.Event | None = None
+        self.seconds = REQUEST_SECONDS
         super().__init__(base, tokenizer)
 
     @property
@@ -342,11 +364,10 @@ class RemotePasses(TracedModel):
         if self._simulate:
             return LocalSimulationBackend(self._nn)
         try:
-            return _Ndif(self._nn.to_model_key(), env=self._nn._remoteable_get_env())
+            key = self._nn.to_model_key()
         except Exception as error:  # whatever the Hub's client raises, which gives the name that the server knows
-            raise InputError(
-                f"The model {self._name} cannot be found on the Hub ({_short(error)}); check the name and the network."
-            ) from error
+            raise _not_found(self._name, error) from error
+        return NdifBackend(key, self._nn._remoteable_get_env(), stop=self.stop, seconds=self.seconds)
 
 
 def refuse_other_edits(adapter: Adapter) -> None:
@@ -362,35 +383,13 @@ def refuse_other_edits(adapter: Adapter) -> None:
         )
 
 
-class _Ndif(RemoteBackend):
-    """nnsight's own, which unpickles whatever the server sends, and writes its status on the standard output."""
-
-    def __init__(self, model_key: str, env: dict[str, Any]) -> None:
-        super().__init__(model_key, env=env)
-        self.compress = False
-        self.display.enabled = False
-
-    def __call__(self, tracer: Any = None) -> Any:
-        try:
-            return super().__call__(tracer)
-        except Exception as error:  # those of the server, of httpx and of websocket
-            raise InputError(
-                f"NDIF did not answer the request ({_short(error)}); check the key, whether NDIF hosts this model "
-                "(https://nnsight.net/status), and the network."
-            ) from error
-
-    def finalize(self, content: bytes) -> Any:
-        """The saved tensors by their names."""
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
 class _WeightsElsewhere(FrozenWeights):
     def is_exact(self, name: str) -> bool:
         return False
 
 
-def _short(error: Exception) -> str:
-    return textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
+def _not_found(name: str, error: Exception) -> InputError:
+    return InputError(f"The model {name} cannot be found on the Hub ({short(error)}); check the name and the network.")
 
 
 # What these return runs on the server.

@@ -146,10 +146,10 @@ def load_adapter(
         raise InputError(
             "NDIF decides how it runs a model; leave out --dtype, --device, --device-map, --quantize and --shard-base."
         )
-    from jola.system.ndif import PRIVACY, require_key
+    from jola.system.ndif import privacy, require_key
 
     require_key()
-    progress.note(PRIVACY)
+    progress.note(privacy())
     from jola.remote import RemoteModel
 
     return RemoteModel.from_adapter(folder, model=model)

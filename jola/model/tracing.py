@@ -1,7 +1,7 @@
 """Passes of a frozen language model with edits in them, run through nnsight.
 
-Only this file and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be traced by one
-thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
+Only this file, jola/model/ndif.py and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be
+traced by one thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
 ``tracer.iter[:]``, or it edits the prompt alone. Within a trace the sites are in the order of the pass.
 """
 

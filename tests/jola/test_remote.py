@@ -1,18 +1,22 @@
 """Remote models against local ones: nnsight's simulation runs the requests, and so does a process without our code."""
 
 import io
+import json
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
+from nnsight.intervention.backends.remote import RemoteError
 from nnsight.intervention.serialization import CustomCloudUnpickler
 from nnsight.schema.request import RequestModel
+from nnsight.schema.response import ResponseModel, Status
 from transformers import StoppingCriteriaList, TextStreamer
 
 from jola import insight
@@ -21,8 +25,9 @@ from jola.edits.intervention import EditMask
 from jola.errors import InputError
 from jola.evaluation.answering import answer_examples
 from jola.jola_model import JoLAModel
-from jola.remote import RemoteModel, _Ndif
-from jola.system.ndif import KEY_VARIABLE
+from jola.model.ndif import NdifBackend
+from jola.remote import RemoteModel, RequestStopped
+from jola.system.ndif import HOST_VARIABLE, KEY_VARIABLE, privacy, require_key
 from tests.methods.contract import ARCHITECTURES, CASES, case_of, trained
 from tests.tiny import make_model, make_tokenizer
 
@@ -146,6 +151,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 import nnsight, torch
 from nnsight.schema.request import RequestModel
+from nnsight.schema.response import ResponseModel, Status
 from nnsight.tracing import tracer as scope
 from nnsight.tracing.globals import BLOCKS, SOURCES
 
@@ -207,9 +213,9 @@ def test_a_request_needs_none_of_our_code(
     # The answers of that process, given back as those of NDIF.
     answers = iter(requests)
 
-    class Elsewhere(_Ndif):
-        def request(self, request: Any, tracer: Any) -> Any:
-            assert request.model_key == "a model"
+    class Elsewhere(NdifBackend):
+        def exchange(self, request: bytes, over: threading.Event) -> Any:
+            assert request == sent[-1]
             return self.finalize(Path(f"{next(answers)}.result").read_bytes())
 
     monkeypatch.setattr(remote.traced, "_backend", lambda: Elsewhere("a model", {}))
@@ -266,7 +272,7 @@ class TestRefusals:
             raise RemoteError("the key is not valid.")
 
         monkeypatch.setattr(remote.traced._nn, "to_model_key", lambda: "a model")
-        monkeypatch.setattr(RemoteBackend, "request", refuse)
+        monkeypatch.setattr(NdifBackend, "_post", refuse)
         with pytest.raises(InputError, match=r"NDIF did not answer the request \(the key is not valid\); check"):
             remote(BATCH, MASK)
         with pytest.raises(InputError, match="NDIF did not answer"):
@@ -276,4 +282,140 @@ class TestRefusals:
         evil = io.BytesIO()
         torch.save({"logits": print}, evil)
         with pytest.raises(Exception, match=r"[Ww]eights.only"):
-            _Ndif("a model", {}).finalize(evil.getvalue())
+            NdifBackend("a model", {}).finalize(evil.getvalue())
+
+    def test_a_message_that_would_run_code(self, tmp_path: Path) -> None:
+        class Evil:
+            def __reduce__(self) -> Any:
+                return Path.touch, (tmp_path / "ran",)
+
+        message = ResponseModel(id="1", status=Status.COMPLETED, data=Evil()).pickle()
+        with pytest.raises(InputError, match="NDIF sent a pickled message"):
+            NdifBackend("a model", {}).parse(message)
+        assert not (tmp_path / "ran").exists()
+        ResponseModel.unpickle(message)
+        assert (tmp_path / "ran").exists(), "the message is harmless, so this test shows nothing"
+
+    def test_an_address_that_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv(KEY_VARIABLE, "a key")
+        monkeypatch.setenv(HOST_VARIABLE, "ftp://example.org")
+        with pytest.raises(InputError, match="NDIF_HOST must begin with https"):
+            require_key()
+
+    def test_the_configuration_cannot_be_read(
+        self, tmp_path: Path, models: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def limited(*_: Any, **__: Any) -> None:
+            raise OSError("429 Client Error: Too Many Requests")
+
+        monkeypatch.setattr("nnsight.TransformersModel", limited)
+        with pytest.raises(InputError, match=r"cannot be found on the Hub \(429 Client Error"):
+            RemoteModel.from_adapter(self.adapter("jola", tmp_path / "a"), model=str(models("llama")), simulate=True)
+
+
+class FakeNdif(ThreadingHTTPServer):
+    """Answers requests with what `answers` says, one poll after the other; the last one again and again."""
+
+    daemon_threads = True
+    answers: list[dict[str, Any] | None]
+    keys: list[str | None]
+    result: bytes
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeNdif
+
+    def reply(self, status: int, content: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.keys.append(self.headers.get("ndif-api-key"))
+        self.reply(200, b'{"id": "7", "status": "RECEIVED"}')
+
+    def do_GET(self) -> None:
+        if self.path == "/result":
+            self.reply(200, self.server.result)
+            return
+        assert self.path == "/response/7"
+        self.server.keys.append(self.headers.get("ndif-api-key"))
+        answers = self.server.answers
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        self.reply(404) if answer is None else self.reply(200, json.dumps({"id": "7", **answer}).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing."""
+
+
+class TestRequests:
+    """A server in this process, as nnsight's client expects it."""
+
+    @pytest.fixture
+    def server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNdif]:
+        server = FakeNdif(("127.0.0.1", 0), Handler)
+        server.keys, server.answers = [], [None]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        # After nnsight was imported, which reads the variables once.
+        monkeypatch.setenv(KEY_VARIABLE, "this key")
+        monkeypatch.setenv(HOST_VARIABLE, server.address)
+        yield server
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    @pytest.fixture
+    def remote(self, pair: Any, monkeypatch: pytest.MonkeyPatch) -> RemoteModel:
+        _, remote = pair()
+        monkeypatch.setattr(remote.traced, "_simulate", False)
+        monkeypatch.setattr(remote.traced._nn, "to_model_key", lambda: "a model")
+        return remote
+
+    def test_the_result_is_polled_for(self, server: FakeNdif, remote: RemoteModel) -> None:
+        expected, content = torch.randn(2, 7, 11), io.BytesIO()
+        torch.save({"logits": expected}, content)
+        server.result = content.getvalue()
+        server.answers = [None, {"status": "QUEUED"}, {"status": "COMPLETED", "data": f"{server.address}/result"}]
+        assert torch.equal(remote(BATCH, MASK).logits, expected)
+        assert server.keys == ["this key"] * 4
+        assert f"sent to NDIF at {server.address}, which" in privacy()
+
+    @pytest.mark.parametrize(
+        ("answer", "sentence"),
+        [
+            ({"status": "ERROR", "description": "CUDA out of memory."}, r"\(CUDA out of memory\)"),
+            ({"status": "COMPLETED"}, "completed the request without a result"),
+            ({"status": "COMPLETED", "data": "/nowhere"}, "did not answer the request"),
+            ({"status": "no such"}, "did not answer the request"),
+        ],
+    )
+    def test_a_failure_is_one_sentence(
+        self, server: FakeNdif, remote: RemoteModel, answer: dict[str, Any], sentence: str
+    ) -> None:
+        server.answers = [answer]
+        with pytest.raises(InputError, match=sentence):
+            remote(BATCH, MASK)
+
+    def test_a_result_that_would_run_code(self, server: FakeNdif, remote: RemoteModel) -> None:
+        content = io.BytesIO()
+        torch.save({"logits": print}, content)
+        server.result = content.getvalue()
+        server.answers = [{"status": "COMPLETED", "data": f"{server.address}/result"}]
+        with pytest.raises(InputError, match=r"[Ww]eights.only"):
+            remote(BATCH, MASK)
+
+    def test_a_request_that_never_ends_is_ended(self, server: FakeNdif, remote: RemoteModel) -> None:
+        server.answers = [{"status": "RUNNING"}]
+        stop = threading.Event()
+        with pytest.raises(InputError, match=r"did not answer within 0\.2 seconds"), remote.until(stop, 0.2):
+            remote(BATCH, MASK)
+        stop.set()
+        with pytest.raises(RequestStopped), remote.until(stop, 600):
+            remote.generate(BATCH, MASK, max_new_tokens=3)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from jola.edits.masks import SavedMasks
 from jola.errors import InputError
-from jola.system.ndif import PRIVACY, has_key
+from jola.system.ndif import has_key, privacy
 from workbench.playground import import_panel, results
 from workbench.playground.edit_map import card_cell, edit_map, edit_map_mask, edit_map_value
 from workbench.playground.wiring import Wiring
@@ -74,7 +74,7 @@ def build_settings() -> dict[str, Any]:
     )  # fmt: skip
     parts["about"] = gr.HTML("", apply_default_css=False)
     parts["where"] = gr.Radio(
-        [HERE, REMOTE], value=HERE, label="Model", info=f"With NDIF, {PRIVACY[0].lower()}{PRIVACY[1:]}",
+        [HERE, REMOTE], value=HERE, label="Model", info=f"With NDIF, {privacy()[0].lower()}{privacy()[1:]}",
         visible=has_key(), elem_id="where", elem_classes="jw-radio",
     )  # fmt: skip
     parts["strength"] = gr.Slider(
