@@ -90,6 +90,8 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
         else:
             config = _resumed(run, stored, config)
     if run.state != "finished" or not run.result():
+        if run.is_run():
+            run.write_facts({"training": dataclasses.asdict(config.training)})
         _keep_session(cell)
         run = run_training(config, resume=True, progress=progress, choose=chosen_heads, measure=_measure)
         if run.state in ("cancelled", "paused"):
@@ -105,10 +107,10 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
 
 
 def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
-    """The settings with which the run of a cell goes on: its own.
+    """The settings with which the run of a cell goes on: its own, and those in `NEUTRAL` as they are planned now.
 
-    Where the folder is now, and what the run reports to, may have changed. All else is as planned: the folder may come
-    from somebody else, and nobody who reads or checks the plan would see other data or another model.
+    All else must be as planned: the folder may come from somebody else, and nobody who reads or checks the plan would
+    see other data or another model.
     """
     pairs = [("method", stored.method, planned.method)]
     for part, planned_part in zip(stored.parts(), planned.parts(), strict=True):
@@ -120,7 +122,8 @@ def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
                 f"The run in {run.path} has {name} {value!r}, and the grid plans {other!r}; remove the folder of the "
                 "run, so that the cell is made as planned."
             )
-    return dataclasses.replace(stored, training=dataclasses.replace(stored.training, output=str(run.path)))
+    neutral = {name: getattr(planned.training, name) for name in NEUTRAL}
+    return dataclasses.replace(stored, training=dataclasses.replace(stored.training, **neutral))
 
 
 def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:

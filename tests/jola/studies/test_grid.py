@@ -26,6 +26,7 @@ from jola.studies.executors import Ended, run_grid
 from jola.studies.grid import Grid, shard_of
 from jola.studies.presets import PRESETS, preset_named
 from jola.studies.worker import make_cell
+from jola.training.fit import fit as fit_run
 from jola.training.trainer import JoLATrainer
 from tests import ROOT
 from tests.jola.studies.grids import SETTINGS, fill, make_task, plan, result
@@ -385,6 +386,32 @@ def test_a_run_that_is_not_the_planned_one_is_refused(
     assert f"has {name}" in (grid.cell(cell).failure() or "")
     shutil.rmtree(run.path)
     assert make_cell(grid, cell)["scores"]
+
+
+def test_a_run_reports_to_the_planned_tracker_only(
+    tmp_path: Path, task: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder of somebody else may hold an interrupted run that would send what it measures to a tracker."""
+    grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
+    (cell,) = grid.planned
+    run = grid.cell(cell).run
+    config = grid.config(cell)
+    config.training = dataclasses.replace(
+        config.training, report_to="tensorboard", record_every=3, output=str(tmp_path / "elsewhere")
+    )
+    Run.create(run.path, config)
+    run.write_status(state="cancelled")
+    used: list[RunConfig] = []
+
+    def fit(config: RunConfig, *rest: Any, **more: Any) -> Any:
+        used.append(config)
+        return fit_run(config, *rest, **more)
+
+    monkeypatch.setattr("jola.training.run.fit", fit)
+    assert make_cell(grid, cell)["scores"]
+    assert [each.training.report_to for each in used] == ["none"]
+    assert run.run_config() == grid.config(cell)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_result_that_no_cell_can_have_is_refused(tmp_path: Path, task: str, tiny_folder: Path) -> None:
