@@ -44,6 +44,9 @@ from jola.training.material import Passes
 from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
 
+_OF_A_LAUNCH = ("output", "device", "shard_base", "gradient_checkpointing")
+"""Settings that may be others when a run is resumed."""
+
 
 def run_training(
     config: RunConfig,
@@ -79,10 +82,7 @@ def run_training(
     if resume and not config.training.output:
         raise InputError("--resume needs --output, the directory of the run to go on with.")
     check_tracker(config.training.report_to)
-    if config.model.shard_base:
-        check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
-    if config.model.device_map and launched() > 1:
-        raise InputError(SINGLE_PROCESS)
+    _check_processes(config)
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     progress = progress if progress and first else Quiet()
 
@@ -94,6 +94,7 @@ def run_training(
         nonlocal new
         new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
+        _check_processes(used)
         if not Run(path).alive:  # it may have been asked to pause since it was made
             (path / PAUSE_FILE).unlink(missing_ok=True)
         return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
@@ -421,10 +422,19 @@ def _encode(
     return encoded
 
 
+def _check_processes(config: RunConfig) -> None:
+    """Refuse places of the weights that are impossible with the number of processes that were started."""
+    if config.model.shard_base:
+        check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
+    if config.model.device_map and launched() > 1:
+        raise InputError(SINGLE_PROCESS)
+
+
 def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
     """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused.
 
-    The directory and the device may be others.
+    The directory and the device may be others. ``shard_base`` and ``gradient_checkpointing``, which change no number,
+    are those of `config`.
     """
     stored = Run.open(path).run_config()
     if config.method not in (stored.method, RunConfig.method):
@@ -439,12 +449,14 @@ def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
             continue
         for setting in fields(part):
             value, before = getattr(part, setting.name), getattr(stored_part, setting.name)
-            if setting.name not in ("output", "device") and value not in (before, getattr(usual_part, setting.name)):
+            if setting.name not in _OF_A_LAUNCH and value not in (before, getattr(usual_part, setting.name)):
                 raise InputError(
                     f"{flag(setting.name)} is {value}, but the run in {path} was started with {before}; resume it "
                     "with its own settings, or choose another --output."
                 )
     stored.training.output = config.training.output
+    stored.training.gradient_checkpointing = config.training.gradient_checkpointing
+    stored.model.shard_base = config.model.shard_base
     if config.model.device != usual.model.device:
         stored.model.device = config.model.device
     return stored

@@ -194,6 +194,7 @@ class Jobs:
         config = run.run_config()
         self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
         config = replace(config, training=replace(config.training, output=str(run.path)))  # where it is now
+        config = replace(config, model=replace(config.model, shard_base=False))  # in one process
         if device := run.status().get("device"):
             config = replace(config, model=replace(config.model, device=device))
         return [*self.command, *config.flags(), "--resume"]

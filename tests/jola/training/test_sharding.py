@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from jola.adapters.directory import CONFIG_NAME
-from jola.config import ModelConfig, RunConfig
+from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Example, Message, Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
@@ -60,6 +60,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     ]
     ended = settings(place, "jola", folder / "ended", sharded=True).flags()
     jobs += [["ended", "train", "--json", *ended], ["done", "train", "--json", "--resume", *ended]]
+    jobs.append(["ended", "train", "--json", *settings(place, "jola", folder / "left", sharded=True).flags()])
     tiny = ["--dtype", "float32", "--device", "cpu", "--shard-base", "--json"]
     jobs.append(["done", "evaluate", str(folder / "lora"), "--base", *tiny])
     jobs.append(
@@ -115,6 +116,14 @@ def test_a_resumed_run_is_an_uninterrupted_one(together: Together) -> None:
     assert_equal_runs(Run.open(together.folder / "ended"), Run.open(together.folder / "jola"))
 
 
+def test_one_process_resumes_a_sharded_run(together: Together, place: Place) -> None:
+    config = settings(place, "jola", together.folder / "left", sharded=False, gradient_accumulation=1)
+    assert Run.open(together.folder / "left").run_config().model.shard_base
+    run = run_training(config, resume=True)
+    assert run.state == "finished" and run.answers()
+    assert not run.run_config().model.shard_base
+
+
 def test_commands_print_once(together: Together, place: Place) -> None:
     *trained, evaluated, generated = together.printed
     assert [Path(each["run"]).name for each in trained] == [*METHODS, "ended"]
@@ -148,6 +157,24 @@ class TestRefusals:
             JoLAModel.from_pretrained(shard_base=True)
         with pytest.raises(InputError, match="and there is one"):
             run_training(RunConfig(model=ModelConfig(shard_base=True)))
+
+    def test_resuming_in_one_process_leaves_the_run_as_it_was(self, tmp_path: Path) -> None:
+        run = Run.create(tmp_path / "run", RunConfig(model=ModelConfig(shard_base=True)))
+        run.write_status(state="cancelled")
+        config = RunConfig(model=ModelConfig(shard_base=True), training=TrainingConfig(output=str(run.path)))
+        with pytest.raises(InputError, match="and there is one"):
+            run_training(config, resume=True)
+        assert run.state == "cancelled"
+
+    def test_settings_of_the_run_that_exclude_sharding(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        run = Run.create(tmp_path / "run", RunConfig(model=ModelConfig(quantize="4bit")))
+        run.write_status(state="cancelled")
+        config = RunConfig(model=ModelConfig(shard_base=True), training=TrainingConfig(output=str(run.path)))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setattr("jola.training.run.meet", lambda on_cpu: True)
+        with pytest.raises(InputError, match="does not divide weights in 4bit"):
+            run_training(config, resume=True)
+        assert run.state == "cancelled"
 
     def test_other_placements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WORLD_SIZE", "2")

@@ -139,3 +139,12 @@ def test_a_run_is_resumed_on_another_device(tmp_path: Path) -> None:
     config = settings_to_resume(tmp_path / "run", on("cuda:1"))
     assert config.model.device == "cuda:1"
     assert settings_to_resume(tmp_path / "run", RunConfig()).model.device == "auto"
+
+
+def test_a_run_of_several_processes_is_resumed_in_one(jobs: Make) -> None:
+    one = jobs()
+    run = Run.create(one.store.root / "sharded", RunConfig(model=ModelConfig(shard_base=True)))
+    run.write_status(state="cancelled")
+    one.resume(run.id)
+    wait_for(lambda: run.state == "training")
+    assert "--shard-base" not in flags_of(run)
