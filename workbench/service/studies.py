@@ -156,7 +156,7 @@ class Studies:
         grid = found.grid()
         neutral = grid.content.get("neutral", {})
         self._check(axes, arms, neutral)
-        self._check_plans(grid)  # whose cells begin too
+        self._check_plans(found)  # whose cells begin too
         with self.turns.locked():
             self.turns.check(_NOUN)
             Grid.plan(found.folder, axes, arms, settings, neutral)
@@ -167,7 +167,7 @@ class Studies:
     def resume(self, id: str) -> StoredStudy:
         """Make the cells of a study that are not done. `InputError` as for `start`."""
         found = self.get(id)
-        self._check_plans(found.grid())
+        self._check_plans(found)
         with self.turns.locked():
             self.turns.check(_NOUN)
             self._must_have_work(found)
@@ -213,8 +213,18 @@ class Studies:
         for arm, task, model in itertools.product(distinct.values(), axes.tasks, axes.models):
             self.check(config_of(arm, first._replace(task=task, model=model), neutral, ""))
 
-    def _check_plans(self, grid: Grid) -> None:
-        """Refuse a grid with tasks and models that this app may not use."""
+    def _check_plans(self, found: StoredStudy) -> None:
+        """Refuse a grid with tasks and models that this app may not use, and one of others that reports to a tracker.
+
+        The tracker is not shown in the app, and would get what is measured on this computer.
+        """
+        grid = found.grid()
+        tracker = grid.content.get("neutral", {}).get("report_to", "none")
+        if found.opened and tracker != "none":
+            raise InputError(
+                f"The grid in {found.folder} reports to the experiment tracker {tracker!r}, which the app does not do "
+                "for grids that were made elsewhere; run it with `jola grid run`, or change report_to in grid.json."
+            )
         for plan in grid.plans:
             axes = Axes(**{name: tuple(values) for name, values in plan.items()})
             self._check(axes, grid.arms, grid.content.get("neutral", {}))

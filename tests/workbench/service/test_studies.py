@@ -343,6 +343,27 @@ def test_folders_of_something_else_are_refused_and_not_listed(studies: Make, tmp
     assert one.list() == [] and sorted(path.name for path in broken.iterdir()) == ["grid.json"]
 
 
+def test_an_opened_grid_reports_to_no_tracker(studies: Make, tmp_path: Path) -> None:
+    one = studies(makes())
+    grid = plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1])
+    content = json.loads((grid.folder / "grid.json").read_text())
+    content["neutral"] = {"report_to": "wandb"}
+    damage_setting(content, "training", "report_to", "tensorboard")
+    (grid.folder / "grid.json").write_text(json.dumps(content))
+    found = one.open(str(grid.folder))
+    with pytest.raises(InputError, match="reports to the experiment tracker 'wandb'"):
+        one.resume(found.id)
+    arms = expand_arms(["jola"], SETTINGS)
+    with pytest.raises(InputError, match="reports to the experiment tracker 'wandb'"):
+        one.extend(found.id, checked_axes(arms, ["siqa"], [8], [2], ["default"]), arms, SETTINGS)
+    content["neutral"] = {}
+    (grid.folder / "grid.json").write_text(json.dumps(content))
+    (config,) = (found.grid().config(name) for name in found.grid().planned)
+    assert config.training.report_to == "none"
+    one.resume(found.id)
+    assert one.wait(found.id, 60) and found.state()[0] == "finished"
+
+
 def test_an_opened_study_is_not_removed_while_the_app_works_on_it(studies: Make, tmp_path: Path) -> None:
     one = studies(SLEEPS)
     found = one.open(str(plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1]).folder))
