@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from jola.cli import console
 from jola.cli.common import Json, settings_type
-from jola.cli.grid import OMITTED, make_cells, shared_settings, state_text
+from jola.cli.grid import OMITTED, make_cells, refuse_launcher, shared_settings, state_text
 from jola.errors import InputError
 from jola.methods import METHODS
 from jola.studies.axes import NEUTRAL, numbers, words_of
@@ -58,6 +58,7 @@ def compare_methods(
     """
     from jola.studies.executors import LocalExecutor
 
+    refuse_launcher()
     if train_size < 0:
         raise InputError(f"--train-size is {train_size}; it must be at least 0.")
     shared = dataclasses.asdict(settings)

@@ -15,7 +15,7 @@ from jola.cli import console
 from jola.cli.common import Json, quiet_libraries, settings_type
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
-from jola.studies.axes import AXES, NEUTRAL, checked_axes, expand_arms, numbers, words_of
+from jola.studies.axes import AXES, NEUTRAL, OF_A_LAUNCH, checked_axes, expand_arms, numbers, words_of
 from jola.studies.presets import PRESETS, preset_named
 from jola.system.formatting import duration_text, score_text
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from jola.studies.executors import Ended, Executor
     from jola.studies.grid import Grid, GridState
 
-OMITTED = {*AXES, "output", *(field.name for field in dataclasses.fields(EditConfig))}
-"""Settings that a grid has as axes, or by method."""
+OMITTED = {*AXES, *OF_A_LAUNCH, "output", *(field.name for field in dataclasses.fields(EditConfig))}
+"""Settings that a grid has as axes or by method, or that no cell can have."""
 _MOST_LINES = 100
 """Cells that ``jola grid plan`` lists."""
 
@@ -140,6 +140,7 @@ def run(
     from jola.studies.executors import LocalExecutor
     from jola.studies.grid import Grid, shard_of
 
+    refuse_launcher()
     planned = Grid.open(folder)
     names = shard_of(planned.planned, shard) if shard else list(planned.planned)
     with ExitStack() as stack:
@@ -165,6 +166,21 @@ def run(
     if failed:
         console.print_error("note: `jola grid run --retry` makes the failed cells again.")
         sys.exit(1)
+
+
+def refuse_launcher() -> None:
+    """Refuse several processes of a launcher, each of which would make all cells.
+
+    Raises:
+        InputError: There are several.
+    """
+    from jola.system.processes import launched
+
+    if launched() > 1:
+        raise InputError(
+            "The cells of a grid are made in processes of their own; start jola without torchrun or accelerate launch, "
+            "and choose their number with --workers."
+        )
 
 
 def make_cells(

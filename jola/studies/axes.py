@@ -26,6 +26,8 @@ AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "mode
 """Settings that are axes of a grid, and the groups that they are in."""
 NEUTRAL = ("output", "report_to", "record_every", "gradient_checkpointing")
 """Settings of the training that change no number."""
+OF_A_LAUNCH = ("shard_base",)
+"""Settings that need several processes; a cell is made by one."""
 _SLUG_LENGTH = 40
 _DIGITS = 6
 
@@ -175,7 +177,7 @@ def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[
     groups = {**GROUPS, "edits": method_named(method).settings}
     for name, text in changes.items():
         owner = next((group for group, kind in groups.items() if name in _names(kind)), None)
-        if owner is None or name in (*AXES, *NEUTRAL):
+        if owner is None or name in (*AXES, *NEUTRAL, *OF_A_LAUNCH):
             reason = "is an axis of the grid" if name in AXES else f"is not a setting of {method}"
             raise InputError(f"{name!r} in '{method}:{name}={text}' {reason}; `jola train --help` lists the settings.")
         values[owner][name] = _parsed(text, typing.get_type_hints(groups[owner])[name])
@@ -227,6 +229,8 @@ def config_of(arm: Arm, cell: PlannedCell, neutral: Mapping[str, Any], output: P
     values = {group: dict(arm.settings[group]) for group in GROUPS}
     for name, group in AXES.items():
         values[group][name] = getattr(cell, name)
+    for name in NEUTRAL:  # a file may have them in an arm
+        values["training"].pop(name, None)
     values["training"] |= {**neutral, "output": str(output)}
     return RunConfig.from_dict({**values, "method": arm.method})
 

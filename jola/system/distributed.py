@@ -3,7 +3,6 @@
 Outside of such a launch there is one process, and nothing here does anything.
 """
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -12,16 +11,12 @@ from accelerate import PartialState
 from torch import distributed
 
 from jola.errors import InputError
+from jola.system.processes import launched
 
 T = TypeVar("T")
 
 SINGLE_PROCESS = "--device-map spreads one process over all devices; start a single process, or leave it out."
 """Refusal of a device map in a launch of several processes."""
-
-
-def launched() -> int:
-    """How many processes were started together, whether or not they have met yet."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def meet(on_cpu: Callable[[], bool]) -> bool:

@@ -30,6 +30,11 @@ def identity(pid: int) -> dict[str, Any]:
     return {"pid": pid, "pid_created": _ticks(pid)[1] or _seconds(pid)}
 
 
+def launched() -> int:
+    """How many processes ``torchrun`` or ``accelerate launch`` started together, whether or not they have met yet."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def own_identity() -> dict[str, Any]:
     """`identity` of this process."""
     return identity(os.getpid())

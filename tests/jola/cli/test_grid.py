@@ -78,6 +78,14 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
     assert (state.counts["done"], state.counts["failed"]) == (1, 1)
 
 
+@pytest.mark.parametrize("command", [["grid", "run", "GRID"], ["compare", "--methods", "jola", "--output", "GRID"]])
+def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of its processes would make all cells, in an environment that joins them to the others."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    result = jola(*(str(planned) if word == "GRID" else word for word in command))
+    assert_refused(result, "start jola without torchrun or accelerate launch")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

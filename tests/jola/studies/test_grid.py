@@ -112,6 +112,7 @@ def test_other_settings_are_other_cells(tmp_path: Path, task: str) -> None:
         ("jola:gates", "not a method with settings"),
         ("jola:rank=2", "is not a setting of jola"),
         ("jola:seed=1", "is an axis"),
+        ("jola:shard_base=true", "is not a setting of jola"),
         ("jola:gates=three", "--gates is 'three'"),
         ("jola:epochs=many", "--epochs is 'many'"),
         ("lora:rank=0", "--rank is 0"),
