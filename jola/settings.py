@@ -18,6 +18,8 @@ from jola.system.formatting import short
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
 """Placements of a model's layers that accelerate computes from the memory that is free."""
+DEVICE_VARIABLE = "JOLA_DEVICE"
+"""Environment variable with the device that the setting 'auto' means in a process, such as ``cuda:1``."""
 
 
 def setting(

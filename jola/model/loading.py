@@ -1,5 +1,6 @@
 """Load the frozen language model: names, number formats, devices, and errors that say what to do."""
 
+import os
 import shutil
 import tempfile
 import textwrap
@@ -26,7 +27,7 @@ from jola.model.architectures import ARCHITECTURES, architecture_of
 from jola.model.placement import DISK, DeviceMap, check_device_map, read_device_map
 from jola.model.quantization import quantization_config, settle
 from jola.model.sharding import check_sharding, shard
-from jola.settings import check_revision
+from jola.settings import DEVICE_VARIABLE, check_revision
 from jola.system.distributed import meet
 from jola.system.hub import hub_or_cache
 
@@ -238,7 +239,9 @@ def _lasting_name(model: str, source: ModelSource) -> str:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device named, or for 'auto' the best one there is."""
+    """The device named. For 'auto', the one in `DEVICE_VARIABLE` if it is set, else the best one there is."""
+    if device == "auto":
+        device = os.environ.get(DEVICE_VARIABLE) or "auto"
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

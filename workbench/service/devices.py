@@ -92,9 +92,7 @@ class Places:
         settings = run.run_config().model
         if settings.device_map:
             return self.devices
-        # What was assigned last time was not the user's wish.
-        device = AUTO if run.status().get("device") else settings.device
-        return () if device == AUTO else (self._named(device),)
+        return () if settings.device == AUTO else (self._named(settings.device),)
 
     def _used_by(self, run: Run) -> tuple[str, ...]:
         if not self.choice:

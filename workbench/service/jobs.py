@@ -17,6 +17,7 @@ from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.state import UNFINISHED
 from jola.runs.store import RunStore
+from jola.settings import DEVICE_VARIABLE
 from jola.system.files import json_bytes, removed_on_error, replace_file
 from workbench.service.devices import AUTO, CPU, Places, accelerators
 from workbench.service.processes import End, Kind, Processes, Turns, last_sentence, wait_until
@@ -60,7 +61,7 @@ class Jobs:
         self.turns = turns or Turns(store.root)
         self.turns.add(_NOUN, self._why_others_wait)
         self.waiting = Waiting(store)
-        self._processes = Processes(self.turns, Kind(_NOUN, self._command, _pids, _write_end))
+        self._processes = Processes(self.turns, Kind(_NOUN, self._command, _pids, _write_end, self._environment))
         self._attending: threading.Thread | None = None
         self._thread_lock = threading.Lock()
 
@@ -195,9 +196,13 @@ class Jobs:
         self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
         config = replace(config, training=replace(config.training, output=str(run.path)))  # where it is now
         config = replace(config, model=replace(config.model, shard_base=False))  # in one process
-        if device := run.status().get("device"):
-            config = replace(config, model=replace(config.model, device=device))
         return [*self.command, *config.flags(), "--resume"]
+
+    @staticmethod
+    def _environment(run: Run) -> dict[str, str]:
+        """The assigned device. It is not a setting, so that the run can be resumed and opened on other devices."""
+        device = run.status().get("device")
+        return {DEVICE_VARIABLE: device} if device else {}
 
     def _attend_queue(self) -> None:
         """See to it that a thread starts the waiting runs when there is room for them."""

@@ -85,12 +85,14 @@ class Kind(Generic[WorkT]):
         pids: The processes that are working on it now, including those of other apps.
         ended: Writes down how it ended where the process did not do so itself. Called in a thread of the app that
             started it, in turn, and only while the status is still that of this process.
+        environment: Environment variables of its process, beside those of the app.
     """
 
     noun: str
     command: Callable[[WorkT], Sequence[str]]
     pids: Callable[[WorkT], set[int]]
     ended: Callable[[WorkT, End], None]
+    environment: Callable[[WorkT], Mapping[str, str]] = lambda work: {}
 
 
 class Turns:
@@ -154,7 +156,7 @@ class Processes(Generic[WorkT]):
             work.write_status(**status, **own_identity())
             command = self.kind.command(work)
             try:
-                process = _start(command, work.log_path)
+                process = _start(command, work.log_path, self.kind.environment(work))
             except (OSError, ValueError) as error:  # ValueError: a text that no command line can hold
                 raise InputError(f"The {self.kind.noun} process could not be started: {error}.") from error
             try:
@@ -226,7 +228,7 @@ def _claimed(work: Work) -> Iterator[None]:
         _CLAIMED.discard(work.log_path)
 
 
-def _start(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], log_path: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a process that appends what it prints to a file. `OSError` when it cannot be started."""
     with open(log_path, "ab") as log:
         return subprocess.Popen(
@@ -234,7 +236,7 @@ def _start(command: Sequence[str], log_path: Path) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env={**environment(), **variables},
             start_new_session=True,  # Ctrl-C in the app's terminal is not meant for it
         )
 

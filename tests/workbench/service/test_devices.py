@@ -11,8 +11,10 @@ import pytest
 
 from jola.config import ModelConfig, RunConfig
 from jola.errors import InputError
+from jola.model.loading import pick_device
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from jola.settings import DEVICE_VARIABLE
 from jola.training.run import settings_to_resume
 from tests.workbench.service.test_jobs import TRAINS, wait_for
 from workbench.service.bench import Workbench
@@ -56,19 +58,30 @@ def test_a_run_trains_on_each_accelerator(jobs: Make) -> None:
     assert not one.full()
     first, second, third = (one.start(RunConfig()) for _ in range(3))
     assert [run.status()["device"] for run in (first, second)] == ["cuda:0", "cuda:1"]
-    assert "--device cuda:0" in flags_of(first) and "--device cuda:1" in flags_of(second)
+    assert "on cuda:0" in flags_of(first) and "on cuda:1" in flags_of(second)
     assert third.state == "queued" and one.full()
     assert Follower(second).snapshot()["message"].startswith("Training on cuda:1")
     one.cancel(second.id)
     wait_for(lambda: third.state == "training")
-    assert third.status()["device"] == "cuda:1" and "--device cuda:1" in flags_of(third)
+    assert third.status()["device"] == "cuda:1" and "on cuda:1" in flags_of(third)
     assert third.summary()["device"] == "cuda:1"
+
+
+def test_an_assigned_device_is_not_a_setting(jobs: Make) -> None:
+    run = jobs("cuda:0", "cuda:1").start(RunConfig())
+    assert "--device" not in flags_of(run)
+    assert run.run_config().model.device == "auto"
+
+
+def test_auto_is_the_assigned_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICE_VARIABLE, "meta")
+    assert (pick_device("auto").type, pick_device("cpu").type) == ("meta", "cpu")
 
 
 def test_a_named_device_is_waited_for_and_others_pass(jobs: Make) -> None:
     one = jobs("cuda:0", "cuda:1")
     first = one.start(on("cuda"))
-    assert "--device cuda " in flags_of(first), "as it was asked for"
+    assert "--device cuda " in flags_of(first) and "on None" in flags_of(first), "as it was asked for"
     waits = one.start(on("cuda:0"))
     passes = one.start(RunConfig())
     processor = one.start(on("cpu"))

@@ -19,7 +19,7 @@ from workbench.service.processes import last_sentence, log_tail
 
 # Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
 TRAINS = """
-import signal, sys, time
+import os, signal, sys, time
 from pathlib import Path
 from jola.config import RunConfig
 from jola.runs.run import Run
@@ -27,7 +27,7 @@ stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig(), resume="--resume" in sys.argv)
 run.write_status(state="training", total_steps=1000)
-print("flags", *sys.argv[1:], flush=True)
+print("flags", *sys.argv[1:], f"on {os.environ.get('JOLA_DEVICE')}", flush=True)
 begin, pause = run.status()["step"], run.path / "pause"
 for step in range(begin + 1, 1001):
     if stopped or pause.exists():
