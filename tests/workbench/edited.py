@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedTokenizerFast
@@ -17,14 +17,22 @@ from tests.workbench.recorded import MethodRecorder, Recorder
 from workbench.service.loader import Loaded, Loader
 
 
-def edited_run(path: Path, folder: Path, *, seed: int = 1, edits: Any = None, task: str = "sentiment") -> Run:
+def edited_run(
+    path: Path,
+    folder: Path,
+    *,
+    seed: int = 1,
+    edits: Any = None,
+    task: str = "sentiment",
+    template: Literal["auto", "chat", "plain"] = "auto",
+) -> Run:
     """A finished run on the tiny model in ``folder``, with edits that the seed gives; ``edits`` are settings."""
     model = JoLAModel.from_pretrained(str(folder), edits=edits, dtype="float32")
     config = RunConfig(
         method=model.method.name,
         model=ModelConfig(model=str(folder), dtype="float32"),
         edits=model.edit_config,
-        data=DataConfig(task=task),
+        data=DataConfig(task=task, template=template),
     )
     layers = model.geometry.num_layers
     if model.method.has_gates:
@@ -58,7 +66,7 @@ class CountingLoader(Loader):
     def base(self, run: Run, remote: bool = False) -> Loaded:
         self.bases.append(run.id)
         self.threads.add(threading.get_ident())
-        return Loaded(self.model, self.template)
+        return Loaded(self.model, {"auto": self.template})
 
     def edits(self, run: Run, model: JoLAModel) -> list:
         self.adapters.append(run.id)

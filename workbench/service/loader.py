@@ -1,7 +1,7 @@
 """Base models and edits of runs, loaded from where the runs say."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from jola.data.assets import ASSETS
@@ -17,10 +17,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model, and how its prompts are written."""
+    """A base model, and the templates of the runs that it answers for."""
 
     model: "EditedModel"
-    template: "Template"
+    templates: "dict[str, Template]" = field(default_factory=dict)
+
+    def template(self, run: Run) -> "Template":
+        """How the run writes prompts. `InputError` when the tokenizer has no such template."""
+        from jola.data.examples import Template
+
+        kind = run.run_config().data.template
+        if kind not in self.templates:
+            self.templates[kind] = Template(self.model.tokenizer, kind)
+        return self.templates[kind]
 
 
 class Loader:
@@ -56,7 +65,6 @@ class Loader:
 
         With ``remote``, NDIF runs the model, and nothing but its configuration and tokenizer is loaded.
         """
-        from jola.data.examples import Template
         from jola.jola_model import JoLAModel
 
         config, name = run.run_config(), self._model_name(run)
@@ -65,8 +73,7 @@ class Loader:
         if remote:
             from jola.remote import RemoteModel
 
-            elsewhere = RemoteModel.from_pretrained(name, revision=config.model.revision)
-            return Loaded(elsewhere, Template(elsewhere.tokenizer, config.data.template))
+            return Loaded(RemoteModel.from_pretrained(name, revision=config.model.revision))
         model = JoLAModel.from_pretrained(
             name,
             revision=config.model.revision,
@@ -75,7 +82,7 @@ class Loader:
             device_map=config.model.device_map,
             quantize=config.model.quantize,
         )
-        return Loaded(model, Template(model.tokenizer, config.data.template))
+        return Loaded(model)
 
     def edits(self, run: Run, model: "EditedModel") -> "list[Intervention]":
         """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""

@@ -312,7 +312,7 @@ class Session:
             for own in self._edits_of(use.run, key, loaded.model):
                 edits.append(own)
                 masks.append(_edit_mask(own, use.masks.get(own.site), use.strength))
-        desk = Desk(loaded.model, loaded.template, tuple(edits), tuple(masks), self.limits, stop, self._prompts)
+        desk = Desk(loaded.model, loaded.template(first), tuple(edits), tuple(masks), self.limits, stop, self._prompts)
         with torch.no_grad(), loaded.model.using(edits):
             return work(desk)
 

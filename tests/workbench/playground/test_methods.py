@@ -67,7 +67,7 @@ def test_a_unit_is_switched_as_if_it_had_not_been_trained(bench: Workbench, run:
     off = state.with_mask(mask)
 
     model = JoLAModel.from_adapter(run.adapter_dir, model=str(tiny_folder), dtype="float32")
-    template = session_module.Loader().base(run).template
+    template = session_module.Loader().base(run).template(run)
     ids = torch.tensor([template.encode_prompt(QUESTION.example())])
 
     def look() -> torch.Tensor:

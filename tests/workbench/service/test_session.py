@@ -78,7 +78,7 @@ def test_next_tokens_are_those_of_the_model_with_and_without_edits(session: Sess
 
     base, edited = session.ask([Use(runs[0])], look).result()
     model = own_model(runs[0])
-    ids = torch.tensor([Loader().base(runs[0]).template.encode_prompt(QUESTION.example())])
+    ids = torch.tensor([Loader().base(runs[0]).template(runs[0]).encode_prompt(QUESTION.example())])
     with torch.no_grad():
         assert torch.allclose(edited, model.forward(ids).logits[0, -1].log_softmax(-1), atol=1e-5)
         assert torch.allclose(base, model.base(ids).logits[0, -1].log_softmax(-1), atol=1e-5)
@@ -128,7 +128,7 @@ def test_a_second_adapter_edits_what_the_first_has_left(session: Session, runs: 
 
     both = session.ask([Use(runs[0]), Use(runs[1])], logits).result()
     model = own_model(runs[0])
-    ids = torch.tensor([Loader().base(runs[0]).template.encode_prompt(QUESTION.example())])
+    ids = torch.tensor([Loader().base(runs[0]).template(runs[0]).encode_prompt(QUESTION.example())])
     with torch.no_grad(), model.using([*model.gated_edits(), *load_edits(runs[1].adapter_dir, model)]):
         assert torch.equal(both, model.forward(ids).logits)
 
@@ -172,6 +172,22 @@ def test_runs_of_one_base_model_share_it(session: Session, loader: CountingLoade
     assert loader.bases == ["one"]
     assert loader.adapters == ["one", "two", "three"]
     assert session.is_loaded(runs[2])
+
+
+def test_runs_of_one_base_model_keep_their_own_templates(tiny_folder: Path, tmp_path: Path) -> None:
+    session = Session(Limits())
+    models, kinds, texts = set(), [], []
+    for template in ("chat", "plain", "chat"):
+        run = edited_run(tmp_path / f"{len(kinds)}", tiny_folder, template=template)
+        for stack in ([Use(run)], []):
+            desk = session.ask(stack, lambda desk: desk, base=run).result()
+            models.add(id(desk.model))
+            kinds.append(desk.template.kind)
+            texts.append(desk.model.tokenizer.decode(desk.encode(QUESTION)))
+    assert kinds == ["chat", "chat", "plain", "plain", "chat", "chat"]
+    assert len(models) == 1
+    assert texts[0] == texts[4] != texts[2] == texts[3]
+    session.close()
 
 
 def test_the_base_model_that_was_used_longest_ago_goes(loader: CountingLoader, runs: list[Run]) -> None:
@@ -298,7 +314,7 @@ def test_time_ends_an_answer(loader: CountingLoader, runs: list[Run]) -> None:
 def test_a_run_s_own_model_is_loaded_as_the_run_had_it(runs: list[Run], tiny_folder: Path) -> None:
     loaded = Loader().base(runs[0])
     assert loaded.model.base.dtype == torch.float32
-    assert loaded.template.kind == "chat"
+    assert loaded.template(runs[0]).kind == "chat"
     assert Loader().base_name(runs[0]) == Loader().base_name(runs[1])
     assert str(tiny_folder) in Loader().base_name(runs[0])  # type: ignore[operator]
 
