@@ -2,16 +2,19 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jola.config import DataConfig, RunConfig
+from jola.errors import InputError
 from jola.selectors import HeadSet
 from jola.studies.results import Comparison
 from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown
 from tests.workbench.compare.compared import make_comparison
+from tests.workbench.served import serve
 from workbench.service.comparison_plan import Plan
 
 COMPARING = 600_000
@@ -142,6 +145,46 @@ def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Com
     page.wait_for_selector('.cv[data-id="stored"]')
     drawn(page, "heads")
     page.wait_for_url(re.compile(r"comparison=stored"))
+
+
+def test_only_what_this_page_deleted_can_be_undone(
+    tmp_path: Path, open_page: OpenPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve(tmp_path) as served:
+        comparisons = served.bench.comparisons
+        for id in ("one", "two", "three"):
+            make_comparison(comparisons.root / id, PLAN)
+        asked, gates, remove = [], {"one": threading.Event(), "two": threading.Event()}, comparisons.remove
+
+        def slowly(id: str) -> None:
+            asked.append(id)
+            if id == "three":
+                raise InputError("This comparison is at work.")
+            gates[id].wait()
+            remove(id)
+
+        monkeypatch.setattr(type(comparisons), "remove", lambda self, id: slowly(id))
+        app = App(served.address, tmp_path)
+        page = open_compare(open_page, app, "three")
+        page.wait_for_selector('.cv[data-id="three"]')
+        page.click(".cv-remove")
+        page.wait_for_selector("#compare-message [role=alert]")
+        remove("three")
+        page.wait_for_selector('.cv[data-count="2"]')
+        assert not page.is_visible(".cv-toast"), "somebody else deleted it"
+        try:
+            for id in ("one", "two"):
+                page.click(f'.cv tr[data-id="{id}"] button')
+                page.wait_for_selector(f'.cv[data-id="{id}"]')
+                page.click(".cv-remove")
+            gates["one"].set()
+            page.wait_for_selector('.cv-toast:not([hidden]) .cv-undo[data-id="one"]')
+            gates["two"].set()
+            page.wait_for_selector('.cv-toast:not([hidden]) .cv-undo[data-id="two"]')
+        finally:
+            for gate in gates.values():
+                gate.set()
+        assert asked == ["three", "one", "two"]
 
 
 def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, open_page: OpenPage) -> None:

@@ -19,6 +19,7 @@ from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup
 from workbench.ui.events import DARK, PRIVATE, said
 from workbench.ui.fields import GROUP_TITLES, field, grouped_fields
+from workbench.ui.work_list import removal
 
 _BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
 _PLAN = ("selectors", "swaps", "ks", "seeds")
@@ -300,9 +301,10 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     def on_resume(id: str) -> str:
         return markup.note(resume(bench, id), "error")
 
-    def on_remove(id: str) -> tuple[str, str]:
+    def on_remove(event: gr.EventData) -> tuple[Any, str]:
+        id = _said(event, "id")
         shown, sentence = remove(bench, id)
-        return shown, markup.note(sentence, "error")
+        return removal(id, shown, sentence), markup.note(sentence, "error")
 
     def on_restore(event: gr.EventData) -> tuple[str, str]:
         shown, sentence = restore(bench, _said(event, "id"))
@@ -318,7 +320,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     events.choose(on_choose, None, view, **PRIVATE)
     events.stopwork(on_stop, view, message, **PRIVATE)
     events.resumework(on_resume, view, message, **PRIVATE)
-    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **PRIVATE)
+    events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
     events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
     _connect_results(bench, view, panel)
     return tab

@@ -13,6 +13,7 @@ from workbench.studies.panel import Panel, build_results
 from workbench.studies.study_view import study_view
 from workbench.ui import markup
 from workbench.ui.events import DARK, PRIVATE, said
+from workbench.ui.work_list import removal
 
 # What the buttons do
 
@@ -188,9 +189,10 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
             return markup.note(str(error), "error")
         return "" if begun else markup.note("The study is at work; Continue makes the cell again when it has ended.")
 
-    def on_remove(id: str) -> tuple[str, str]:
+    def on_remove(event: gr.EventData) -> tuple[Any, str]:
+        id = text_of(event, "id")
         shown, sentence = remove(bench, id)
-        return shown, markup.note(sentence, "error")
+        return removal(id, shown, sentence), markup.note(sentence, "error")
 
     def on_restore(event: gr.EventData) -> tuple[str, str]:
         shown, sentence = restore(bench, text_of(event, "id"))
@@ -201,7 +203,7 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
     events.stopwork(on_stop, view, message, **PRIVATE)
     events.resumework(on_resume, view, message, **PRIVATE)
     events.retry(on_retry, view, message, trigger_mode="multiple", **PRIVATE)
-    events.remove(on_remove, view, [view, message], trigger_mode="multiple", **PRIVATE)
+    events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
     events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
 
 

@@ -1,5 +1,19 @@
-"""The script that the lists of comparisons and of studies share; the view's own script follows it."""
+"""What the lists of comparisons and of studies share: a script, which that of the view follows, and an answer."""
 
+import secrets
 from pathlib import Path
+from typing import Any
+
+import gradio as gr
 
 SCRIPT = (Path(__file__).parent / "work_list.js").read_text(encoding="utf-8")
+
+
+def removal(id: str, shown: str, sentence: str) -> Any:
+    """What the listener of ``remove`` returns for the view: the id of the work to show, or that ``id`` is still there.
+
+    Args:
+        sentence: Why the work was not removed; empty if it was.
+    """
+    # The serial number tells a second refusal from the first.
+    return gr.HTML(refused={"id": id, "serial": secrets.token_hex(8)}) if sentence else shown

@@ -1,6 +1,7 @@
 /* What the views of comparisons and of studies share: a list of works, deleting with undo, and the long poll.
  *
- * It comes before the script of a view in the body of a gr.HTML's js_on_load: element, trigger and props are given.
+ * It comes before the script of a view in the body of a gr.HTML's js_on_load: element, trigger, watch and
+ * props are given.
  * Everything that came from a file or a person is written with textContent.
  */
 const find = (selector) => element.querySelector(selector);
@@ -47,23 +48,27 @@ const showWorks = (prefix, view, list, describe) => {
 /* Deleting may be refused, so it is told when the work is gone: call the result with each new list. `view` has the
  * chosen work; `tell` gives the words. */
 const connectRemoval = (prefix, view, tell) => {
-  let leaving = null;
+  const leaving = new Map();
   find(`.${prefix}-remove`).addEventListener("click", () => {
-    if (!view.chosen) return;
-    leaving = view.chosen;
-    act("remove");
+    const { chosen } = view;
+    if (!chosen || leaving.has(chosen.id)) return;
+    leaving.set(chosen.id, chosen);
+    act("remove", { id: chosen.id });
   });
+  watch("refused", () => { if (props.refused) leaving.delete(props.refused.id); });
   find(`.${prefix}-undo`).addEventListener("click", () => {
     find(`.${prefix}-toast`).hidden = true;
     act("restore", { id: find(`.${prefix}-undo`).dataset.id });
   });
   find(`.${prefix}-dismiss`).addEventListener("click", () => { find(`.${prefix}-toast`).hidden = true; });
   return (list) => {
-    if (!leaving || list.some((found) => found.id === leaving.id)) return;
-    find(`.${prefix}-undo`).dataset.id = leaving.id;
-    setText(find(`.${prefix}-toast-words`), tell(leaving));
-    find(`.${prefix}-toast`).hidden = false;
-    leaving = null;
+    for (const [id, gone] of leaving) {
+      if (list.some((found) => found.id === id)) continue;
+      leaving.delete(id);
+      find(`.${prefix}-undo`).dataset.id = id;
+      setText(find(`.${prefix}-toast-words`), tell(gone));
+      find(`.${prefix}-toast`).hidden = false;
+    }
   };
 };
 
