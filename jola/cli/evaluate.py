@@ -29,6 +29,7 @@ from jola.cli.common import (
 )
 from jola.errors import InputError
 from jola.system.formatting import is_share
+from jola.system.processes import launched
 
 if TYPE_CHECKING:
     from jola.evaluation.metrics import Score
@@ -89,6 +90,11 @@ def evaluate(
         raise InputError(
             "--remote tests an adapter on a task; leave it out with --side-effects, --layers, --reading and --metrics."
         )
+    if metrics and (shard_base or launched() > 1):
+        raise InputError(
+            "--metrics scores kept answers in one process, without a model; leave out --shard-base, and start jola "
+            "without a launcher."
+        )
     if shard_base:
         from jola.model.sharding import check_sharding
 
@@ -99,8 +105,6 @@ def evaluate(
                 "--side-effects and --layers go together, and with none of --reading, --metrics and --base; use "
                 "separate commands."
             )
-        from jola.system.distributed import launched
-
         if launched() > 1:
             raise InputError(
                 "--side-effects, --layers and --reading run in one process; start jola without a launcher."
@@ -122,7 +126,7 @@ def evaluate(
         from jola.evaluation.answering import answer_together
         from jola.evaluation.answers import check_installed, default_metrics, score_answers
         from jola.model.loading import pick_device
-        from jola.system.distributed import SINGLE_PROCESS, launched, meet
+        from jola.system.distributed import SINGLE_PROCESS, meet
         from jola.system.progress import Quiet
 
         if device_map and launched() > 1:
@@ -264,13 +268,6 @@ def generate(
     json: Json = False,
 ) -> None:
     """Answer a prompt with and without the edits."""
-    try:
-        prompt = sys.stdin.read() if prompt == "-" else prompt
-        prompt.encode("utf-8")
-    except UnicodeError:
-        raise InputError("The prompt is not UTF-8 text; write or convert it as UTF-8.") from None
-    if not prompt.strip():
-        raise InputError("The prompt is empty; write what the model should answer.")
     if max_new_tokens < 1:
         raise InputError(f"--max-new-tokens is {max_new_tokens}; it must be at least 1.")
     if next_tokens is not None and next_tokens < 1:
@@ -281,10 +278,11 @@ def generate(
 
         from jola import Example, Message, Template
         from jola.model.loading import pick_device
-        from jola.system.distributed import meet
+        from jola.system.distributed import by_first, meet
         from jola.system.progress import Quiet
 
         first = meet(lambda: pick_device(device).type == "cpu")
+        prompt = by_first(lambda: _read_prompt(prompt), first)
         progress = shown if first else Quiet()
         folder, _ = find_adapter(adapter)
         progress.phase("load")
@@ -337,6 +335,18 @@ def generate(
     else:
         for name, text in answers.items():
             console.print_text(f"── {name}\n{text}")
+
+
+def _read_prompt(given: str) -> str:
+    """The prompt, from standard input if `-` is given."""
+    try:
+        prompt = sys.stdin.read() if given == "-" else given
+        prompt.encode("utf-8")
+    except UnicodeError:
+        raise InputError("The prompt is not UTF-8 text; write or convert it as UTF-8.") from None
+    if not prompt.strip():
+        raise InputError("The prompt is empty; write what the model should answer.")
+    return prompt
 
 
 def _show_next_tokens(prompt: str, found: "NextTokens", json: bool) -> None:

@@ -22,7 +22,7 @@ from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.methods import Method, method_of_settings
 from jola.model.packing import Packing, can_share
-from jola.model.placement import FrozenWeights
+from jola.model.placement import FrozenWeights, refuse_spread
 from jola.model.quantization import count
 from jola.model.steps import before_labels, log_probabilities, rows_of, then
 from jola.model.tracing import Plan, TracedModel
@@ -101,7 +101,12 @@ class EditedModel(nn.Module):
         self._attach(method, settings, seed)
 
     def resize_token_embeddings(self, size: int) -> Any:
-        """As in transformers, on the frozen model."""
+        """As in transformers, on the frozen model.
+
+        Raises:
+            InputError: The weights are on several devices or divided among processes.
+        """
+        refuse_spread(self.base, "Resizing the embeddings")
         with self.lock:
             embeddings = self.base.resize_token_embeddings(size)
             # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
@@ -242,7 +247,7 @@ class EditedModel(nn.Module):
             prompt_lengths: How many real tokens of each row are its prompt, for methods that edit positions of the
                 prompt: (batch,), or one number for all rows. None takes all tokens before the first label of a row, and
                 all tokens without labels.
-            mask: Switches and strengths of single edits, for this call alone: one for all interventions in use, one
+            mask: Switches and strengths of single edits, for this call only: one for all interventions in use, one
                 for each site, or a sequence with one (or None) for each intervention in use.
             strength: Factor on every edit.
             reduction: Cross-entropy as the mean over answer tokens, or summed over each answer and averaged over the

@@ -75,6 +75,11 @@ def load_base(
     try:
         config = _read_config(source, where)
         _refuse_adapter(source, revision)
+        if shard_base and getattr(config, "quantization_config", None):
+            raise InputError(
+                f"{source.display} is quantized (quantization_config in its config.json), and --shard-base does not "
+                "divide quantized weights; leave out --shard-base, or use a model that is not quantized."
+            )
         if isinstance(placed, dict):
             with torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
@@ -84,7 +89,7 @@ def load_base(
         if placed is not None:
             spread = {"device_map": placed, "offload_folder": tempfile.mkdtemp(prefix="jola-offload-")}
         tokenizer = AutoTokenizer.from_pretrained(source.path_or_id, **where)
-        # Safetensors alone: other weight files are pickles, which may run code.
+        # Only safetensors: other weight files are pickles, which may run code.
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source.path_or_id,
             dtype=form,
@@ -175,8 +180,8 @@ def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
     part = inner.get("model_type") if isinstance(inner, dict) else None
     if isinstance(part, str) and part in ARCHITECTURES:
         raise InputError(
-            f"{source.display} is a multi-modal model of architecture {shown}; only language models alone can be "
-            f"loaded, so give its language model, {part!r}, as a model of its own."
+            f"{source.display} is a multi-modal model of architecture {shown}; only text-only language models "
+            f"can be loaded, so give its language model, {part!r}, as a model of its own."
         )
     if "auto_map" in content:
         raise InputError(

@@ -28,7 +28,9 @@ def check_sharding(*, quantize: str, device_map: object) -> None:
         InputError: There is one process, or the weights are quantized or spread over devices.
     """
     if quantize != "none":
-        raise InputError(f"--shard-base does not divide weights in {quantize}; leave out --shard-base or --quantize.")
+        raise InputError(
+            f"--shard-base does not divide weights in {quantize}; leave out --shard-base, or use --quantize none."
+        )
     if device_map is not None:
         raise InputError("--shard-base and --device-map both place the weights; leave one of them out.")
     if launched() == 1:

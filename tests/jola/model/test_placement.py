@@ -207,7 +207,11 @@ class TestRefusals:
 
     def test_what_needs_the_weights(self, tiny_folder: Path) -> None:
         model = load(tiny_folder, device_map=OFFLOADED)
-        for action in (lambda: merge_and_unload(model), lambda: promoted_tokens(model, 0, 0)):
+        for action in (
+            lambda: merge_and_unload(model),
+            lambda: promoted_tokens(model, 0, 0),
+            lambda: model.resize_token_embeddings(400),
+        ):
             with pytest.raises(InputError, match="needs the whole model on one device; load it without a device map"):
                 action()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from jola.adapters.directory import CONFIG_NAME
+from jola.cli.main import main
 from jola.config import ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Example, Message, Template
 from jola.data.tasks import load_task
@@ -63,14 +65,13 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     jobs.append(["ended", "train", "--json", *settings(place, "jola", folder / "left", sharded=True).flags()])
     tiny = ["--dtype", "float32", "--device", "cpu", "--shard-base", "--json"]
     jobs.append(["done", "evaluate", str(folder / "lora"), "--base", *tiny])
-    jobs.append(
-        ["done", "generate", "Is film 3 good?", "--adapter", str(folder / "jola"), "--max-new-tokens", "6", *tiny]
-    )
+    jobs.append(["done", "generate", "-", "--adapter", str(folder / "jola"), "--max-new-tokens", "6", *tiny])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "tests.jola.training.sharded", str(folder / "passes.json"), *map("|".join, jobs)]
     done = subprocess.run(
-        command, env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600
-    )
+        command, input="Is film 3 good?",  # of `jola generate -`
+        env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "not supported" not in done.stderr
     printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -178,15 +179,32 @@ class TestRefusals:
 
     def test_other_placements(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("WORLD_SIZE", "2")
-        with pytest.raises(InputError, match="does not divide weights in 4bit; leave out --shard-base or --quantize"):
+        with pytest.raises(InputError, match="in 4bit; leave out --shard-base, or use --quantize none"):
             run_training(RunConfig(model=ModelConfig(shard_base=True, quantize="4bit")))
         with pytest.raises(InputError, match="both place the weights; leave one of them out"):
             run_training(RunConfig(model=ModelConfig(shard_base=True, device_map="auto")))
 
+    def test_a_quantized_checkpoint(self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shutil.copytree(place.model, tmp_path / "quantized")
+        file = tmp_path / "quantized" / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": {"quant_method": "fp8"}}))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setattr("jola.model.loading.meet", lambda on_cpu: True)
+        with pytest.raises(InputError, match=r"is quantized \(quantization_config in its config"):
+            JoLAModel.from_pretrained(str(tmp_path / "quantized"), dtype="float32", device="cpu", shard_base=True)
+
+    @pytest.mark.parametrize("launched", ["1", "2"])
+    def test_kept_answers_are_scored_in_one_process(
+        self, launched: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("WORLD_SIZE", launched)
+        with pytest.raises(SystemExit) as ended:
+            main(["evaluate", "run", "--metrics", "bleu", *(["--shard-base"] if launched == "1" else [])])
+        assert ended.value.code == 2
+        assert "leave out --shard-base, and start jola without a launcher" in capsys.readouterr().err
+
     @pytest.mark.parametrize("command", [["evaluate", "run"], ["generate", "text", "--adapter", "run"], ["train"]])
     def test_the_command_line(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-        from jola.cli.main import main
-
         with pytest.raises(SystemExit) as ended:
             main([*command, "--shard-base"])
         assert ended.value.code == 2
