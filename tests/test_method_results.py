@@ -99,7 +99,7 @@ def test_the_table_of_official_code_has_the_stored_differences() -> None:
     stored = json.loads((RESULTS / "official_methods.json").read_text("utf-8"))
     assert {row["method"] for row in stored["rows"]} == METHODS.keys() - {"jola", "zero-shot"}
     lines = (ROOT / "docs" / "methods.md").read_text("utf-8").splitlines()
-    start = lines.index("| Method | Official code | Models | Logits | Loss | Gradients | Besides |") + 2
+    start = lines.index("| Method | Official code | Models | Logits | Loss | Gradients | Other |") + 2
     table = official_table(stored)
     assert lines[start : start + len(table) + 1] == [*table, ""]
 

@@ -46,7 +46,7 @@ def main() -> None:
 
 
 class HookedModel:
-    """A plain model whose passes are edited, for code that knows plain models alone."""
+    """A plain model whose passes are edited, for code that knows only plain models."""
 
     def __init__(self, edited: "JoLAModel", strength: float = 1.0) -> None:
         self.edited, self.strength = edited, strength

@@ -1,9 +1,9 @@
 """A batch in one row, with nothing in it twice: no padding, and once what all rows begin with.
 
 A chat template and an instruction make the first tokens of every example the same, in short-text tasks about half of
-what an example has. Attention looks back alone, so what a layer makes of them is the same in every row. In a packed
-pass each layer sees one row: the common beginning, then the rest of each row, one after the other. Attention alone has
-to know which of them belong together. What comes out is what the batch as it was would give, gradients included.
+what an example has. Attention is causal, so what a layer makes of them is the same in every row. In a packed pass each
+layer sees one row: the common beginning, then the rest of each row, one after the other. Only attention has to know
+which of them belong together. Outputs and gradients are those of the batch as it was.
 """
 
 import inspect

@@ -2,7 +2,7 @@
 
 Only this file, jola/model/ndif.py and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be
 traced by one thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
-``tracer.iter[:]``, or it edits the prompt alone. Within a trace the sites are in the order of the pass.
+``tracer.iter[:]``, or it edits only the prompt. Within a trace the sites are in the order of the pass.
 """
 
 import inspect
@@ -370,7 +370,7 @@ class TracedModel:
         return (last, Site.MLP), (last, Site.BLOCK)
 
     def _finish(self, plan: Plan, rows: Tensor, keep: tuple[Wanted, Record] | None = None) -> None:
-        """Within a trace: the last MLP and the head at the chosen positions alone.
+        """Within a trace: the last MLP and the head, at the chosen positions only.
 
         Their values at other positions are unused.
         """

@@ -9,7 +9,7 @@ it was trained::
     config.json  result.json  metrics.jsonl  notes.json  masks.json
     gates/<site>.json  gates/<site>.f32
 
-`import_archive` takes such a file, a zip file of an adapter directory alone, an adapter directory, or the directory of
+`import_archive` takes such a file, a zip file of only an adapter directory, an adapter directory, or the directory of
 a run. What is imported comes from a stranger: see `jola.system.safe_zip` and `jola.runs.contents` for what is refused.
 """
 
@@ -128,7 +128,7 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
 
 
 def _portable(config: dict[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
-    """A configuration without what is about this machine alone."""
+    """A configuration without what is only about this machine."""
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
     for part, name in (("model", "model"), ("model", "device_map"), ("data", "task"), ("task", "name")):
         if isinstance(kept.get(part), dict) and kept[part].get(name):
@@ -152,8 +152,8 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 def import_archive(source: Path | str, store: RunStore, *, id: str | None = None, name: str | None = None) -> Run:
     """Make a run of an exported one, of a zip file with an adapter, or of an adapter directory.
 
-    The run is ``finished``, or ``cancelled`` when it was, and marked as imported; an adapter alone gives a run without
-    history. Nothing appears in the store unless everything was found to be right.
+    The run is ``finished``, or ``cancelled`` when it was, and marked as imported; an adapter without a run gives a run
+    without history. Nothing appears in the store unless everything was found to be right.
 
     Args:
         source: The zip file, or the directory of an adapter or of a run.

@@ -79,7 +79,7 @@ def test_damaged_files(recorded: Path, tmp_path: Path, examples: int) -> None:  
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a grid: a cell with a run, one with a result alone, one that failed, one that is open."""
+    """A folder with a grid: a cell with a run, one with only a result, one that failed, one that is open."""
     grid = plan(tmp_path_factory.mktemp("foreign") / "grid", ["siqa"], ["jola", "lora"], [1, 2])
     run, done, failed, _ = (grid.cell(name) for name in grid.planned)
     for cell in (run, done):
