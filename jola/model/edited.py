@@ -79,8 +79,8 @@ class EditedModel(nn.Module):
         """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self.gradient_checkpointing = False
-        """Whether training passes store few activations; the backward pass then recomputes the layers. It takes `lock`
-        to do so: call ``backward()`` without holding it."""
+        """Whether training passes store few activations. The backward pass recomputes them, on accelerators in another
+        thread, which takes `lock`: ``backward()`` in a thread that holds it would wait forever."""
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
         self._attach(method, settings, seed)
@@ -101,28 +101,19 @@ class EditedModel(nn.Module):
         self._attach(method, settings, seed)
 
     def resize_token_embeddings(self, size: int) -> Any:
-        """As in transformers, on the frozen model.
-
-        Raises:
-            InputError: The weights are on several devices or divided among processes.
-        """
+        """As in transformers, on the frozen model. `InputError` if its weights are spread or divided."""
         refuse_spread(self.base, "Resizing the embeddings")
         with self.lock:
             embeddings = self.base.resize_token_embeddings(size)
             # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
-            for new in (self.base.get_input_embeddings(), self.base.get_output_embeddings()):
-                if new is not None:
-                    new.requires_grad_(False)
+            for new in filter(None, (self.base.get_input_embeddings(), self.base.get_output_embeddings())):
+                new.requires_grad_(False)
             self.traced.wrap()
         return embeddings
 
     @property
     def lock(self) -> threading.RLock:
-        """Held during every pass; hold it to make several passes without another thread's in between.
-
-        Do not hold it around ``backward()`` with `gradient_checkpointing`: on an accelerator, PyTorch recomputes the
-        layers in another thread, which waits for the lock, and neither thread goes on.
-        """
+        """Held during every pass; hold it for several in a row, but not for the backward pass of checkpointing."""
         return self.traced.lock
 
     @property
@@ -146,10 +137,9 @@ class EditedModel(nn.Module):
         Raises:
             InputError: The method has none.
         """
-        gated = self.gated_edits()
-        if not gated:
-            raise InputError(f"The method {self.method.title} has no gated edits; see `interventions`.")
-        return gated[0]
+        if gated := self.gated_edits():
+            return gated[0]
+        raise InputError(f"The method {self.method.title} has no gated edits; see `interventions`.")
 
     def own_interventions(self) -> list[Intervention]:
         """What the method attached, in the order of the sites."""

@@ -14,7 +14,8 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.progress import Progress
-from jola.training.run import run_training, settings_to_resume
+from jola.training.resume import settings_to_resume
+from jola.training.run import run_training
 
 
 def train_with_restarts(

@@ -9,13 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from jola.config import GROUPS, RunConfig, flag
+from jola.config import RunConfig
 from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
 from jola.edits.names import HALVES
@@ -27,12 +27,12 @@ from jola.evaluation.scoring import Accuracy
 from jola.jola_model import JoLAModel
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
-from jola.model.sharding import check_sharding, passes_together
+from jola.model.sharding import passes_together
 from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.distributed import SINGLE_PROCESS, by_first, launched, meet
+from jola.system.distributed import by_first, meet
 from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet, Stopped
 from jola.system.signals import stop_on_signal
@@ -41,11 +41,9 @@ from jola.training.facts import chosen_heads, facts_of, parameters_of, with_head
 from jola.training.fit import Fit, check_tracker, fit, last_checkpoint, step_of
 from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
 from jola.training.material import Passes
+from jola.training.resume import check_processes, settings_to_resume
 from jola.training.stages import Stages
 from jola.training.validation_warning import Expected, ValidationWarning, earlier_accuracies
-
-_OF_A_LAUNCH = ("output", "device", "shard_base", "gradient_checkpointing")
-"""Settings that may be others when a run is resumed."""
 
 
 def run_training(
@@ -82,7 +80,7 @@ def run_training(
     if resume and not config.training.output:
         raise InputError("--resume needs --output, the directory of the run to go on with.")
     check_tracker(config.training.report_to)
-    _check_processes(config)
+    check_processes(config)
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
     progress = progress if progress and first else Quiet()
 
@@ -94,7 +92,7 @@ def run_training(
         nonlocal new
         new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
-        _check_processes(used)
+        check_processes(used)
         if not Run(path).alive:  # it may have been asked to pause since it was made
             (path / PAUSE_FILE).unlink(missing_ok=True)
         return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
@@ -420,43 +418,3 @@ def _encode(
             "left out."
         )
     return encoded
-
-
-def _check_processes(config: RunConfig) -> None:
-    """Refuse places of the weights that are impossible with the number of processes that were started."""
-    if config.model.shard_base:
-        check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
-    if config.model.device_map and launched() > 1:
-        raise InputError(SINGLE_PROCESS)
-
-
-def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
-    """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused.
-
-    The directory and the device may be others. ``shard_base`` and ``gradient_checkpointing``, which change no number,
-    are those of `config`.
-    """
-    stored = Run.open(path).run_config()
-    if config.method not in (stored.method, RunConfig.method):
-        raise InputError(
-            f"--method is {config.method}, but the run in {path} was started with {stored.method}; resume it with its "
-            "own settings, or choose another --output."
-        )
-    usual = RunConfig(method=config.method)
-    groups = zip(GROUPS, config.parts(), stored.parts(), usual.parts(), strict=True)
-    for group, part, stored_part, usual_part in groups:
-        if group == "edits" and config.method != stored.method:
-            continue
-        for setting in fields(part):
-            value, before = getattr(part, setting.name), getattr(stored_part, setting.name)
-            if setting.name not in _OF_A_LAUNCH and value not in (before, getattr(usual_part, setting.name)):
-                raise InputError(
-                    f"{flag(setting.name)} is {value}, but the run in {path} was started with {before}; resume it "
-                    "with its own settings, or choose another --output."
-                )
-    stored.training.output = config.training.output
-    stored.training.gradient_checkpointing = config.training.gradient_checkpointing
-    stored.model.shard_base = config.model.shard_base
-    if config.model.device != usual.model.device:
-        stored.model.device = config.model.device
-    return stored

@@ -15,7 +15,7 @@ from jola.model.loading import pick_device
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.settings import DEVICE_VARIABLE
-from jola.training.run import settings_to_resume
+from jola.training.resume import settings_to_resume
 from tests.workbench.service.test_jobs import TRAINS, wait_for
 from workbench.service.bench import Workbench
 from workbench.service.follow import Follower
