@@ -32,6 +32,7 @@ class Limits:
     """Characters of a prompt or an answer, counted before it is tokenized."""
     new_tokens: int = 256
     generation_seconds: float = 120.0
+    remote_seconds: float = 300.0
     loaded_models: int = 2
     upload_bytes: int = 50 * 2**20
     upload_examples: int = 200_000

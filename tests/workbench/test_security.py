@@ -343,7 +343,7 @@ class TestLimits:
         session.prepare(run).result()
         prompt = Prompt.of(text if long != "answer" or ask in ("next", "text") else "film")
         answer = "good" if long == "prompt" else text
-        tokenizer = type(next(iter(session._bases.values())).model.tokenizer)
+        tokenizer = type(next(iter(session._local.bases.values())).model.tokenizer)
         monkeypatch.setattr(tokenizer, "__call__", lambda *_, **__: pytest.fail("tokenized"))
         tickets: dict[str, Callable[[], Ticket[Any]]] = {
             "next": lambda: views.ask_next_tokens(session, [Column("", tuple(stack))], prompt)[0],
@@ -396,7 +396,7 @@ class TestLimits:
             while not ticket.stop.wait(0.05):
                 pass
 
-        held = app.bench.session._calls.submit(work)
+        held = app.bench.session._local.calls.submit(work)
         call, body = f"{app.address}/gradio_api/call/predict", {"data": ["one", "A film", [], "", 1.0, 1, True]}
         waiting: list[str] = []
         try:
@@ -563,7 +563,7 @@ class TestOneModelForAll:
     def test_no_call_changes_the_model(self, app: Served) -> None:
         client = Client(app.address, verbose=False)
         before = client.predict("one", "A film", api_name="/predict")
-        loaded = next(iter(app.bench.session._bases.values())).model
+        loaded = next(iter(app.bench.session._local.bases.values())).model
         weights = {name: value.clone() for name, value in loaded.state_dict().items()}
         client.predict("one", "A film", off=[{"layer": 0, "unit": 0}], strength=-2, api_name="/predict")
         client.predict("one", "A film", off=[{"layer": 1, "unit": 1}], strength=0.5, new_tokens=3, api_name="/generate")

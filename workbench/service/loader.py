@@ -32,6 +32,9 @@ class Loaded:
         return self.templates[kind]
 
 
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+
 class Loader:
     """Where models and edits come from.
 
@@ -83,6 +86,20 @@ class Loader:
             quantize=config.model.quantize,
         )
         return Loaded(model)
+
+    def is_here(self, run: Run) -> bool:
+        """Whether the base model of a run can be loaded without fetching it first, or is the program's own."""
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        name, revision = self.model_of(run)
+        if name in ("default", *ASSETS) or is_there(name):
+            return True
+        try:
+            found = [try_to_load_from_cache(name, file, revision=revision) for file in _WEIGHTS]
+        except HFValidationError:
+            return False
+        return any(isinstance(path, str) for path in found)
 
     def edits(self, run: Run, model: "EditedModel") -> "list[Intervention]":
         """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""

@@ -1,15 +1,16 @@
 """The one door from the page to the loaded models.
 
 nnsight lets one thread at a time trace a model, and keeps what a trace saves in that thread. So one worker thread makes
-every call, in the order of submission, for all pages; the others wait and can see how many calls are before them.
+every call, in the order of submission, for all pages; the others wait and can see how many calls are before them. Calls
+of models that NDIF runs have a worker of their own, because they mostly wait.
 Nothing that a page chooses changes a model: the adapters, their masks and their strengths go with each call.
 """
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -171,8 +172,28 @@ class Desk:
         return self._prompts[key], look() if self.edits else self._prompts[key]
 
 
+class _Worker:
+    """A thread, and the models and edits that only this thread uses."""
+
+    def __init__(self, name: str) -> None:
+        self.calls = Calls(name)
+        self.bases: OrderedDict[Hashable, Loaded] = OrderedDict()
+        self.edits: OrderedDict[tuple[int, Path, int], tuple[Intervention, ...]] = OrderedDict()
+        self.prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
+
+    def forget(self, model: int) -> None:
+        """Drop what belongs to a model that is no longer kept."""
+        for key in [key for key in self.edits if key[0] == model]:
+            del self.edits[key]
+        for key in [key for key in self.prompts if key[0] == model]:
+            del self.prompts[key]
+
+
 class Session:
-    """Loads models when they are first needed, keeps the last few, and makes all calls in one thread."""
+    """Loads models when they are first needed, keeps the last few, and makes all calls of local models in one thread.
+
+    Calls of remote models are made in a second one.
+    """
 
     def __init__(
         self, limits: Limits, loader: Loader | None = None, training: Callable[[], bool] = lambda: False
@@ -181,16 +202,14 @@ class Session:
         self._loader = loader or Loader()
         self._training = training
         self._control: ThreadControl | None = None
-        self._calls = Calls("model")
         self._closing = threading.Event()
-        self._bases: OrderedDict[Hashable, Loaded] = OrderedDict()
-        self._edits: OrderedDict[tuple[int, Path, int], tuple[Intervention, ...]] = OrderedDict()
-        self._prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
+        self._local, self._remote = _Worker("model"), _Worker("remote")
 
     def close(self) -> None:
         """Let no further call in, and stop what is being written."""
         self._closing.set()
-        self._calls.close()
+        self._local.calls.close()
+        self._remote.calls.close()
 
     def warm_up(self) -> None:
         """Import what loading a model needs, in the worker thread, before it is needed."""
@@ -201,11 +220,15 @@ class Session:
             import jola.jola_model  # noqa: F401
 
         with suppress(Superseded):
-            self._calls.submit(load, page="app", kind="warm-up")
+            self._local.calls.submit(load, page="app", kind="warm-up")
 
     def is_loaded(self, run: Run, remote: bool = False) -> bool:
         """Whether the run's base model answers without being loaded first."""
-        return self._loader.base_name(run, remote) in self._bases
+        return self._loader.base_name(run, remote) in self._worker(remote).bases
+
+    def is_here(self, run: Run) -> bool:
+        """Whether the run's base model can be loaded without fetching it first, or is the program's own."""
+        return self._loader.is_here(run)
 
     def ask(
         self,
@@ -232,10 +255,11 @@ class Session:
         elsewhere = stack[0].remote if stack else remote
 
         def call(ticket: Ticket[Answer]) -> Answer:
-            self._share_cores()
+            if not elsewhere:
+                self._share_cores()
             return self._work(first, elsewhere, stack, keys, work, ticket.stop)
 
-        return self._calls.submit(call, page=page, kind=kind)
+        return self._worker(elsewhere).calls.submit(call, page=page, kind=kind)
 
     def model_of(self, run: Run) -> tuple[str, str | None]:
         """Name and revision of the base model of a run."""
@@ -292,6 +316,9 @@ class Session:
 
         return Writing(self.ask(stack, write, page=page, kind=kind, base=base, remote=remote), pieces)
 
+    def _worker(self, remote: bool) -> _Worker:
+        return self._remote if remote else self._local
+
     # In the worker thread
 
     def _work(
@@ -305,44 +332,43 @@ class Session:
     ) -> Answer:
         import torch
 
-        loaded = self._base(first, remote)
+        worker = self._worker(remote)
+        loaded = self._base(worker, first, remote)
         edits: list[Intervention] = []
         masks: list[EditMask | None] = []
         for use, key in zip(stack, keys, strict=True):
-            for own in self._edits_of(use.run, key, loaded.model):
+            for own in self._edits_of(worker, use.run, key, loaded.model):
                 edits.append(own)
                 masks.append(_edit_mask(own, use.masks.get(own.site), use.strength))
-        desk = Desk(loaded.model, loaded.template(first), tuple(edits), tuple(masks), self.limits, stop, self._prompts)
-        with torch.no_grad(), loaded.model.using(edits):
+        desk = Desk(
+            loaded.model, loaded.template(first), tuple(edits), tuple(masks), self.limits, stop, worker.prompts
+        )
+        with torch.no_grad(), loaded.model.using(edits), _ended_by(loaded.model, stop, self.limits.remote_seconds):
             return work(desk)
 
-    def _base(self, run: Run, remote: bool) -> Loaded:
+    def _base(self, worker: _Worker, run: Run, remote: bool) -> Loaded:
         key = self._loader.base_name(run, remote)
-        if key not in self._bases:
-            while len(self._bases) >= self.limits.loaded_models:
-                _, old = self._bases.popitem(last=False)
-                self._forget(id(old.model))
-            self._bases[key] = self._loader.base(run, remote)
-        self._bases.move_to_end(key)
-        return self._bases[key]
+        if key not in worker.bases:
+            while len(worker.bases) >= self.limits.loaded_models:
+                _, old = worker.bases.popitem(last=False)
+                worker.forget(id(old.model))
+            worker.bases[key] = self._loader.base(run, remote)
+        worker.bases.move_to_end(key)
+        return worker.bases[key]
 
-    def _forget(self, model: int) -> None:
-        for key in [key for key in self._edits if key[0] == model]:
-            del self._edits[key]
-        for key in [key for key in self._prompts if key[0] == model]:
-            del self._prompts[key]
-
-    def _edits_of(self, run: Run, key: tuple[Path, int], model: "EditedModel") -> "tuple[Intervention, ...]":
+    def _edits_of(
+        self, worker: _Worker, run: Run, key: tuple[Path, int], model: "EditedModel"
+    ) -> "tuple[Intervention, ...]":
         full = (id(model), *key)
-        if full not in self._edits:
-            self._edits[full] = tuple(self._loader.edits(run, model))
-            while len(self._edits) > _KEPT_EDITS:
-                (owner, *_), dropped = self._edits.popitem(last=False)
-                for loaded in self._bases.values():
+        if full not in worker.edits:
+            worker.edits[full] = tuple(self._loader.edits(run, model))
+            while len(worker.edits) > _KEPT_EDITS:
+                (owner, *_), dropped = worker.edits.popitem(last=False)
+                for loaded in worker.bases.values():
                     if id(loaded.model) == owner:
                         loaded.model.detach(dropped)
-        self._edits.move_to_end(full)
-        return self._edits[full]
+        worker.edits.move_to_end(full)
+        return worker.edits[full]
 
     def _share_cores(self) -> None:
         """Compute on the cores that are free, and with a quarter of them while a run of this app trains.
@@ -358,6 +384,21 @@ class Session:
             self._control.update()
         quarter = max(1, self._control.most // 4)
         torch.set_num_threads(quarter if self._training() else self._control.threads)
+
+
+@contextmanager
+def _ended_by(model: "EditedModel", stop: threading.Event, seconds: float) -> Iterator[None]:
+    """End the requests of a remote model on ``stop``, as superseded, and after a time."""
+    from jola.remote import RemoteModel, RequestStopped
+
+    if not isinstance(model, RemoteModel):
+        yield
+        return
+    try:
+        with model.until(stop, seconds):
+            yield
+    except RequestStopped:
+        raise Superseded from None
 
 
 def _adapter_key(run: Run) -> tuple[Path, int]:
