@@ -8,10 +8,10 @@ import gradio as gr
 from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
+from workbench.playground.live import LiveViews, look
 from workbench.playground.snippet import snippet
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
 from workbench.service import views
-from workbench.service.calls import Stops
 from workbench.ui import markup
 from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
@@ -19,10 +19,9 @@ from workbench.ui.view_tools import tools_value, view_tools
 _LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them all."
 
 
-def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button) -> None:
-    """The answers, shown while they are written."""
-    limits = wiring.bench.settings.limits
-    stops = Stops()
+def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button, shown: LiveViews) -> None:
+    """The answers, shown while they are written; then the views of the next token, if they wait to be asked."""
+    limits, stops = wiring.bench.settings.limits, wiring.stops
     with gr.Column(elem_classes="jw-view"):
         answers = gr.HTML(results.answers(None), apply_default_css=False, elem_id="answers")
         tools = view_tools("answers-tools")
@@ -37,32 +36,41 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
         elem_id="answer-length",
     )
 
-    def on_answer(text: str, kind: str, length: float | None, request: gr.Request) -> Iterator[tuple[Any, ...]]:
+    def on_answer(
+        text: str, kind: str, length: float | None, given: str, request: gr.Request
+    ) -> Iterator[tuple[Any, ...]]:
         working = gr.Button(visible=False), gr.Button(visible=True)
         ready = gr.Button(visible=True), gr.Button(visible=False)
         name, state = page_of(request), wiring.state(request)
+        same, unseen = (gr.skip(),) * 2, (gr.skip(),) * 4
         stops.stop(name)
         view = None
         try:
             prompt = prompt_of(state, text, kind)
             ways = wiring.columns(request)
+            asked = bool(wiring.must_ask(state))
             loading = not wiring.bench.session.is_loaded(ways[0].stack[0].run, state.remote)
-            yield waiting_words(0, loading, state.remote), results.answers(None), None, *working
+            yield waiting_words(0, loading, state.remote), results.answers(None), None, *working, *unseen
             for view in views.write_answers(
                 wiring.bench.session, ways, prompt, int(length or 1), page=name, stops=stops
             ):
                 words = waiting_words(view.place, False) if view.place else ""
-                yield words, results.answers(view), gr.skip(), *working
+                yield words, results.answers(view), gr.skip(), *working, *unseen
             assert view is not None
-            yield "", results.answers(view), _answer_tools(view, ways, prompt, int(length or 1)), *ready
+            tools = _answer_tools(view, ways, prompt, int(length or 1))
+            yield "", results.answers(view), tools, *(working if asked and view.done else ready), *unseen
+            if asked and view.done:
+                for words, *values in look(wiring, state, name, text, kind, given, asked=True):
+                    yield words, *same, *working, *values
+                yield gr.skip(), *same, *ready, *unseen
         except EXPECTED as error:
-            yield failed(error), results.answers(view and view.ended()), gr.skip(), *ready
+            yield failed(error), results.answers(view and view.ended()), gr.skip(), *ready, *unseen
 
     def on_stop(request: gr.Request) -> None:
         stops.stop(page_of(request))
 
-    outputs = [wiring.message, answers, tools, go, stop]
-    go.click(on_answer, [*wiring.asking, length], outputs, **PRIVATE)
+    outputs = [wiring.message, answers, tools, go, stop, *shown.outputs(wiring)[1:]]
+    go.click(on_answer, [*wiring.asking, length, wiring.answers], outputs, **PRIVATE)
     # Not by cancelling the event: that leaves the page as it was in the middle of a word.
     stop.click(on_stop, None, None, **PRIVATE)
     page.unload(on_stop)
@@ -128,7 +136,7 @@ def text_panel(wiring: Wiring) -> None:
     )
 
 
-def lens_panel(wiring: Wiring) -> None:
+def lens_panel(wiring: Wiring, stop: gr.Button) -> None:
     """The next token as every layer has it."""
     gr.HTML(
         '<p class="jw-hint">What the model would say if it stopped after a layer: the final norm and the '
@@ -142,17 +150,20 @@ def lens_panel(wiring: Wiring) -> None:
         tools = view_tools("lens-tools")
 
     def on_lens(text: str, kind: str, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        state = wiring.state(request)
+        page, state = page_of(request), wiring.state(request)
+        running, ended = (gr.Button(visible=True), gr.Button(visible=False)) if state.remote else (gr.skip(),) * 2
         try:
             way, prompt = wiring.columns(request)[0], prompt_of(state, text, kind)
-            ticket = views.ask_logit_lens(wiring.bench.session, way.stack, prompt, page=page_of(request))
+            ticket = views.ask_logit_lens(wiring.bench.session, way.stack, prompt, page=page)
+            if state.remote:
+                wiring.stops.begin(page, "lens", ticket)
             for words in wiring.wait(ticket, state):
-                yield words, gr.skip(), gr.skip()
+                yield words, gr.skip(), gr.skip(), running
             lens = ticket.result()
             code = snippet([way], "print(insight.logit_lens(model, prompt, mask=mask).to_frame())", prompt)
             figure = gr.Plot(figures.logit_lens(lens, dark=dark), visible=True)
-            yield "", figure, tools_value("logit-lens", to_csv(lens.to_frame()), code)
+            yield "", figure, tools_value("logit-lens", to_csv(lens.to_frame()), code), ended
         except EXPECTED as error:
-            yield failed(error), gr.skip(), gr.skip()
+            yield failed(error), gr.skip(), gr.skip(), ended
 
-    go.click(on_lens, [*wiring.asking, wiring.dark], [wiring.message, plot, tools], js=DARK, **PRIVATE)
+    go.click(on_lens, [*wiring.asking, wiring.dark], [wiring.message, plot, tools, stop], js=DARK, **PRIVATE)

@@ -94,8 +94,7 @@ class EditsEvents:
         panel = self.panel
         strength = self._changing_to(lambda state, value: replace(state, strength=float(value)))
         self._on(panel.strength.input, strength, panel.strength, trigger_mode="always_last")
-        where = self._changing_to(lambda state, value: replace(state, remote=value == REMOTE))
-        self._on(panel.where.input, where, panel.where)
+        self._on(panel.where.input, self.on_where, panel.where)
         others = [panel.others, panel.arrangement]
         self._on([box.input for box in others], self._changing_to(with_others), *others)
 
@@ -150,6 +149,16 @@ class EditsEvents:
             return replace(state.with_mask(mask), seen=seen)
 
         yield from self.changed(request, change, text, kind, answers)
+
+    def on_where(self, text: str, kind: str, answers: str, request: gr.Request, where: str) -> Values:
+        """Another place of the model, which may be chosen before a run is."""
+        page = page_of(request)
+        state = self.wiring.pages.change(page, lambda state: replace(state, remote=where == REMOTE))
+        skipped = (gr.skip(),) * len(self.panel.mask_outputs())
+        if not state.run:
+            yield *skipped, "", *_KEEP_VIEWS
+            return
+        yield from self._with_views(skipped, state, page, text, kind, answers)
 
     def keep_strongest(self, state: PageState, k: float | None) -> PageState:
         """Only the ``k`` edits with the largest norm, times the gate where there is one."""
@@ -225,7 +234,9 @@ class EditsEvents:
         """Open another run."""
         page = page_of(request)
         try:
-            state = self.wiring.pages.change(page, lambda _: open_run(self.wiring.bench, id))
+            state = self.wiring.pages.change(
+                page, lambda before: replace(open_run(self.wiring.bench, id), remote=before.remote)
+            )
         except InputError as error:
             closed = run_updates(self.wiring, PageState(), self.about(id))
             yield *closed, markup.note(str(error), "error"), *_KEEP_VIEWS

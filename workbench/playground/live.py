@@ -44,18 +44,26 @@ def build() -> LiveViews:
     return LiveViews(tokens, tokens_tools, shares, shares_tools)
 
 
-def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answers: str) -> Iterator[tuple[Any, ...]]:
-    """Values for `LiveViews.outputs`: the next tokens first, then the answers."""
+def look(
+    wiring: Wiring, state: PageState, page: str, text: str, kind: str, answers: str, *, asked: bool = False
+) -> Iterator[tuple[Any, ...]]:
+    """Values for `LiveViews.outputs`: the next tokens first, then the answers.
+
+    Unless a button has ``asked`` for it, nothing is sent to NDIF and no large model is fetched: the page then says so.
+    """
     nothing = (gr.skip(),) * 4
     try:
+        if not asked and (words := wiring.must_ask(state)):
+            yield words, results.token_table(None), None, "", None
+            return
         if not text.strip():
             yield "", results.token_table(None), None, "", None
             return
         prompt, ways = prompt_of(state, text, kind), columns(wiring.bench, state)
-        asked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
-        for words in _waiting(wiring, state, asked):
+        looked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
+        for words in _waiting(wiring, state, page, looked):
             yield words, *nothing
-        yield "", *_tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in asked]), *nothing[:2]
+        yield "", *_tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in looked]), *nothing[:2]
         given = answers_of(answers)
         if not given:
             yield "", *nothing[:2], "", None
@@ -64,7 +72,7 @@ def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answ
             views.ask_answer_scores(wiring.bench.session, way.stack, prompt, given, page=page, kind=f"shares {index}")
             for index, way in enumerate(ways)
         ]
-        for words in _waiting(wiring, state, scored):
+        for words in _waiting(wiring, state, page, scored):
             yield words, *nothing
         scores = [ticket.result() for ticket in scored]
         yield "", *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
@@ -72,7 +80,10 @@ def look(wiring: Wiring, state: PageState, page: str, text: str, kind: str, answ
         yield failed(error), *nothing
 
 
-def _waiting(wiring: Wiring, state: PageState, tickets: Sequence[Ticket[Any]]) -> Iterator[str]:
+def _waiting(wiring: Wiring, state: PageState, page: str, tickets: Sequence[Ticket[Any]]) -> Iterator[str]:
+    if state.remote:
+        for index, ticket in enumerate(tickets):
+            wiring.stops.begin(page, f"look {index}", ticket)
     for ticket in tickets:
         yield from wiring.wait(ticket, state)
 

@@ -27,8 +27,6 @@ from workbench.ui import markup
 
 _TO_ANSWERS = '() => ({__type__: "update", selected: "answers"})'
 
-_TO_SEND = markup.note("Press Answer to send the prompt to NDIF.", "plain")
-
 _TO_PROMPT = """() => document.querySelector("#prompt")?.scrollIntoView({ block: "nearest" })"""
 
 _HEAD = "<h1>Edits</h1><p>Each cell is one edit; click it to switch the edit on or off.</p>"
@@ -109,7 +107,7 @@ def _opened(
     state, message = _state_of(bench, id, masks)
     if example is not None and state.run:
         state = replace(state, prompt=Prompt.of_example(example), right=example.completion)
-    state = wiring.pages.change(page, lambda _: state)
+    state = wiring.pages.change(page, lambda before: replace(state, remote=before.remote))
     shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
     if not state.run:
         yield gr.skip(), gr.skip(), "", *shown, message, *empty[1:]
@@ -185,7 +183,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                     )  # fmt: skip
                 wiring = Wiring(bench, Pages(), prompt, kind, answers, message, dark)
                 with gr.Tab("Answers", id="answers"):
-                    answer_panel(wiring, page, go, stop)
+                    answer_panel(wiring, page, go, stop, shown)
                 with gr.Tab("Text", id="text"):
                     text_panel(wiring)
                 with gr.Tab("Effects", id="effects"):
@@ -195,12 +193,11 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 with gr.Tab("Head", id="head"):
                     card = head_panel.build()
                 with gr.Tab("Layers", id="lens"):
-                    lens_panel(wiring)
+                    lens_panel(wiring, stop)
     panel = EditsPanel(**parts)
     EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id)).connect()
     head_panel.connect(wiring, panel, card, shown, views)
     _connect_prompt(wiring, shown, draw, tested.examples, right)
-    _connect_remote(wiring, shown, go)
     # In the page, so that it does not wait for the answers.
     go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
 
@@ -217,19 +214,6 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
     return tab
 
 
-def _connect_remote(wiring: Wiring, shown: LiveViews, go: gr.Button) -> None:
-    """A remote model looks at the next token when Answer is pressed."""
-
-    def on_go(text: str, kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        state = wiring.state(request)
-        if not state.remote:
-            yield (gr.skip(),) * len(shown.outputs(wiring))
-            return
-        yield from live.look(wiring, state, page_of(request), text, kind, answers)
-
-    go.click(on_go, [*wiring.asking, wiring.answers], shown.outputs(wiring), **PRIVATE)
-
-
 def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, tested: Any, right: gr.HTML) -> None:
     """The prompt: typing looks at the next token; a button, or a tested example that is clicked, fills it."""
 
@@ -238,9 +222,6 @@ def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, tested: A
         note = gr.skip() if state.prompt is not None and state.prompt.text == text else ""
         if not state.run:
             yield *(gr.skip(),) * 5, note
-            return
-        if state.remote:  # not a request for each letter
-            yield _TO_SEND, *(gr.skip(),) * 4, note
             return
         for values in live.look(wiring, state, page_of(request), text, kind, answers):
             yield *values, note

@@ -1,15 +1,16 @@
 """What the panels of the Playground share: the prompt on the page, the page's state, and waiting in words."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
 
 from jola.errors import InputError
+from jola.system.ndif import has_key
 from workbench.playground.pages import Pages
 from workbench.service.bench import Workbench
-from workbench.service.calls import Superseded, Ticket
+from workbench.service.calls import Stops, Superseded, Ticket
 from workbench.service.page_state import Column, PageState, columns
 from workbench.service.session import Prompt
 from workbench.ui import events, markup
@@ -32,6 +33,8 @@ class Wiring:
     answers: gr.Textbox
     message: gr.HTML
     dark: gr.Checkbox
+    stops: Stops = field(default_factory=Stops)
+    """What the Stop button of a page ends."""
 
     @property
     def asking(self) -> list[Any]:
@@ -56,6 +59,21 @@ class Wiring:
         loading = run is not None and not self.bench.session.is_loaded(run, state.remote)
         for place in ticket.waiting():
             yield waiting_words(place, loading, state.remote)
+
+    def must_ask(self, state: PageState) -> str:
+        """Why the model of a run only computes when a button is pressed, as HTML; empty if it may always compute.
+
+        Prompts are not sent to NDIF unasked. Where NDIF can be chosen, large models are not fetched unasked either.
+        """
+        run = self.bench.find(state.run)
+        if state.remote:
+            return markup.note("Press Answer to send the prompt to NDIF.", "plain")
+        session = self.bench.session
+        if run is None or not has_key() or session.is_loaded(run) or session.is_here(run):
+            return ""
+        return markup.note(
+            "The model is not on this machine. Press Answer to fetch it, or choose Remote (NDIF) as its place.", "plain"
+        )
 
 
 def page_of(request: gr.Request) -> str:
