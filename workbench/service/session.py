@@ -340,9 +340,7 @@ class Session:
             for own in self._edits_of(worker, use.run, key, loaded.model):
                 edits.append(own)
                 masks.append(_edit_mask(own, use.masks.get(own.site), use.strength))
-        desk = Desk(
-            loaded.model, loaded.template(first), tuple(edits), tuple(masks), self.limits, stop, worker.prompts
-        )
+        desk = Desk(loaded.model, loaded.template(first), tuple(edits), tuple(masks), self.limits, stop, worker.prompts)
         with torch.no_grad(), loaded.model.using(edits), _ended_by(loaded.model, stop, self.limits.remote_seconds):
             return work(desk)
 
