@@ -156,11 +156,17 @@ def environment(folder: Path, installs: list[list[str]]) -> Path:
 
 
 def clone(folder: Path, url: str, commit: str, files: list[str]) -> Path:
-    """A clone of a repository with these files of one commit; one that exists is taken as it is."""
+    """A clone of a repository with these files of one commit.
+
+    Raises:
+        SystemExit: The folder exists and is at another commit.
+    """
     if not folder.is_dir():
         output("git", "clone", "--filter=blob:none", "--no-checkout", url, str(folder))
         output("git", "-C", str(folder), "sparse-checkout", "set", "--no-cone", *files)
         output("git", "-C", str(folder), "checkout", commit)
+    if (head := output("git", "-C", str(folder), "rev-parse", "HEAD").strip()) != commit:
+        raise SystemExit(f"{folder} is at the commit {head}, not at {commit}; remove it, or check that commit out.")
     return folder
 
 
@@ -194,6 +200,35 @@ def add_directions(model: JoLAModel, settings: RePEConfig) -> dict[str, torch.Te
         "coefficient": torch.tensor(settings.coefficient),
         "mean": torch.tensor(settings.direction == "mean"),
     }
+
+
+def differences_of(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> dict[str, float]:
+    """The largest absolute differences by name, where all gradients have one name.
+
+    Args:
+        ours: Tensors by name; dimensions may be split otherwise than in `theirs`, in the same order of elements.
+        theirs: Those of the official code.
+
+    Raises:
+        ValueError: Names or numbers of elements differ, or an element is not finite.
+    """
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"Only one side has {', '.join(sorted(ours.keys() ^ theirs.keys()))}.")
+    differences: dict[str, float] = {}
+    for name, tensor in theirs.items():
+        if ours[name].numel() != tensor.numel():
+            raise ValueError(f"{name} has shape {tuple(ours[name].shape)} here and {tuple(tensor.shape)} there.")
+        if not (ours[name].isfinite().all() and tensor.isfinite().all()):
+            raise ValueError(f"{name} has elements that are not finite.")
+        kind = "gradients" if name.startswith("gradient.") else name
+        difference = float((ours[name].flatten() - tensor.flatten()).abs().max())
+        differences[kind] = max(difference, differences.get(kind, 0.0))
+    return differences
+
+
+def disagreeing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with a difference above `TOLERANCE`, or one that is not a number."""
+    return [row for row in rows if not all(value <= TOLERANCE for value in row["differences"].values())]
 
 
 def compare(comparison: Comparison, architecture: str, python: Path, source: Path | None) -> dict[str, Any]:
@@ -232,18 +267,13 @@ def compare(comparison: Comparison, architecture: str, python: Path, source: Pat
         script = Path(__file__).parent / "official" / "run.py"
         output(str(python), str(script), comparison.script, name, *([str(source)] if source else []))
         theirs = load_file(folder / "theirs.safetensors")
-    assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
-    differences: dict[str, float] = {}
-    for name, tensor in theirs.items():
-        kind = "gradients" if name.startswith("gradient.") else name
-        difference = float((ours[name].flatten() - tensor.flatten()).abs().max())
-        differences[kind] = max(difference, differences.get(kind, 0.0))
     return {
         "method": method,
         "part": comparison.part,
         "architecture": architecture,
         "tokens": ids.numel(),
-        "differences": differences,
+        "ours": {name: version(name) for name in ("jola-workbench", "torch", "transformers")},
+        "differences": differences_of(ours, theirs),
         "largest_logit": float(logits.abs().max()),
         "largest_gradient": max(
             (float(t.abs().max()) for n, t in ours.items() if n.startswith("gradient.")), default=None
@@ -260,11 +290,13 @@ def main() -> None:
     parser.add_argument("--methods", help="comma-separated; the stored rows of other methods are kept (default: all)")
     options = parser.parse_args()
     sources: Path = options.sources or options.environments / "sources"
-    chosen = options.methods.split(",") if options.methods else [each.method for each in COMPARISONS]
+    methods = list(dict.fromkeys(each.method for each in COMPARISONS))
+    chosen = options.methods.split(",") if options.methods else methods
+    if unknown := [name for name in chosen if name not in methods]:
+        parser.error(f"--methods names {unknown[0]!r}; choose from {', '.join(methods)}.")
     stored = json.loads(RESULTS.read_text("utf-8"))
     rows = [row for row in stored["rows"] if row["method"] not in chosen]
     versions = {method: found for method, found in stored["versions"].items() if method not in chosen}
-    versions["ours"] = {name: version(name) for name in ("jola-workbench", "torch", "transformers")}
     for each in COMPARISONS:
         if each.method not in chosen:
             continue
@@ -274,13 +306,12 @@ def main() -> None:
         for architecture in each.architectures:
             rows.append(compare(each, architecture, python, source))
             print(rows[-1], flush=True)
-    if worst := [row for row in rows if max(row["differences"].values()) > TOLERANCE]:
+    if worst := disagreeing(rows):
         raise SystemExit(f"These differ by more than {TOLERANCE}: {worst}")
-    order = ["ours", *dict.fromkeys(each.method for each in COMPARISONS)]
     results = {
         "made_by": "benchmarks/official_methods.py",
-        "versions": {name: versions[name] for name in order},
-        "rows": sorted(rows, key=lambda row: order.index(row["method"])),
+        "versions": {name: versions[name] for name in methods},
+        "rows": sorted(rows, key=lambda row: methods.index(row["method"])),
     }
     RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
