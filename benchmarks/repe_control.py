@@ -98,11 +98,15 @@ def result_of(
     wrong: Any,
     results: Path,
 ) -> dict[str, Any]:
-    """A stored result, or a new one that is stored: accuracy by labels, and nats of the right label among them."""
+    """A stored result, or a new one that is stored: accuracy by labels, and nats of the right label among them.
+
+    Results over another number of examples are others.
+    """
     stored = json.loads(results.read_text("utf-8"))["results"] if results.exists() else []
     place = {"task": task.name, "seed": seed, "part": part, **settings}
+    examples = getattr(task, part)
     for found in stored:
-        if place.items() <= found.items():
+        if {**place, "n": len(examples)}.items() <= found.items():
             return found
 
     import torch
@@ -110,7 +114,6 @@ def result_of(
     from jola import Template
     from jola.evaluation.scoring import option_likelihood
 
-    examples = getattr(task, part)
     with model.using([] if settings == BASE else edits(model, settings, right, wrong)):
         answers = option_likelihood(model, examples, task.labels, Template(model.tokenizer))
     columns = torch.tensor([task.labels.index(example.completion) for example in examples])

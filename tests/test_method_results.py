@@ -2,14 +2,20 @@
 
 import json
 from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from scipy.stats import binomtest
 
-from benchmarks.repe_control import chosen
+from benchmarks.repe_control import BASE, chosen, result_of
+from jola.data.examples import Example, Message
+from jola.jola_model import JoLAModel
 from jola.methods import METHODS
+from jola.methods.repe import RePEConfig
 from tests import ROOT
+from tests.tiny import make_model, make_tokenizer
 
 RESULTS = ROOT / "docs" / "results"
 REPE = "\n## RePE\n"
@@ -93,6 +99,17 @@ def expected(found: dict[str, Any], results: list[dict[str, Any]]) -> list[str]:
         f"{test['accuracy']:.3f} ({test['low']:.3f}–{test['high']:.3f})" if test else "not run",
         f"{found['trainable']:,}",
     ]
+
+
+def test_results_of_repe_over_other_examples_are_not_reused(tmp_path: Path) -> None:
+    model = JoLAModel(make_model("llama"), make_tokenizer(), RePEConfig()).eval()
+    examples = [Example((Message("user", f"Film {number}"),), "good") for number in range(3)]
+    found = []
+    for size in (2, 3, 2):
+        task = SimpleNamespace(name="films", labels=("good", "bad"), validation=examples[:size])
+        found.append(result_of(model, task, 1, "validation", BASE, None, None, tmp_path / "repe.json"))
+    assert [each["n"] for each in found] == [2, 3, 2]
+    assert json.loads((tmp_path / "repe.json").read_text())["results"] == found[:2]
 
 
 def test_the_table_of_official_code_has_the_stored_differences() -> None:
