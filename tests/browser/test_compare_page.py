@@ -184,6 +184,7 @@ def test_only_what_this_page_deleted_can_be_undone(
         finally:
             for gate in gates.values():
                 gate.set()
+        page.close()  # before its server is gone
         assert asked == ["three", "one", "two"]
 
 
