@@ -3,7 +3,8 @@
     python -m benchmarks.method_results store GRID   # the cells that are done, into docs/results/methods/tasks.json
     python -m benchmarks.method_results show         # the tables of the page, from that file
 
-The unit of all statistics is the seed: intervals are t intervals over seeds, and differences are paired by seed.
+The unit of all statistics is the seed: intervals are t intervals over seeds, and differences are paired by seed. With
+fewer than three seeds, the value of each is shown instead.
 """
 
 import argparse
@@ -21,6 +22,8 @@ from jola.system.files import json_bytes, replace_file
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results" / "methods"
 TASKS, RATES = FOLDER / "tasks.json", FOLDER / "learning_rates.json"
 BASELINE = "jola"
+LEAST = 3
+"""Seeds that an interval needs; with two, Student's t is 13 times the half of their difference."""
 
 Cell = Mapping[str, Any]
 BySeed = dict[int, Cell]
@@ -90,19 +93,21 @@ def tables(cells: Sequence[Cell]) -> list[list[list[str]]]:
 
 
 def _difference(own: BySeed, baseline: BySeed) -> str:
-    shared = own.keys() & baseline.keys()
-    return _mean([own[seed]["test"]["value"] - baseline[seed]["test"]["value"] for seed in shared], "{:+.3f}")
+    shared = sorted(own.keys() & baseline.keys())
+    return _mean((own[seed]["test"]["value"] - baseline[seed]["test"]["value"] for seed in shared), "{:+.3f}")
 
 
-def _mean(values: Sequence[float | None], form: str) -> str:
+def _mean(values: Iterable[float | None], form: str) -> str:
+    """The mean with its interval, or with all values where there are too few seeds for an interval that says much."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
     found: SeedMean = mean_over_seeds(known)
-    bounds = (
-        "" if found.low is None or found.high is None else f" ({form.format(found.low)} to {form.format(found.high)})"
-    )
-    return f"{form.format(found.mean)}{bounds}, {found.n} seed{'s' * (found.n > 1)}"
+    mean, seeds = form.format(found.mean), f"{found.n} seed{'s' * (found.n > 1)}"
+    if found.low is None or found.high is None or found.n < LEAST:
+        each = f" [{', '.join(map(form.format, known))}]" if found.n > 1 else ""
+        return f"{mean}{each}, {seeds}"
+    return f"{mean} ({form.format(found.low)} to {form.format(found.high)}), {seeds}"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -1,12 +1,13 @@
-"""Throughput of two served models, folded ÷ base, in tokens per second of requests that are answered side by side.
+"""Throughput of two served models, folded ÷ base, in tokens per second of concurrent requests.
 
     vllm serve my-base --port 8001
     vllm serve my-model --port 8002
     python benchmarks/served_throughput.py http://127.0.0.1:8001 http://127.0.0.1:8002 [--requests 8] [--pairs 20]
 
 Both servers speak OpenAI's protocol (``/v1/completions``), as those of vLLM, TGI and transformers do. A pair is one
-batch of requests to each server, one after the other, in turns of who goes first; in a batch, all requests are sent at
-once. The last line of output is one JSON object: the median ratio over pairs with its bootstrap interval of 95 %.
+batch of requests to each server, in alternating order; all requests of a batch are sent at once. Without
+``--ignore-eos``, the two models may give answers of different lengths, and the ratio depends on these too. The last
+line of output is one JSON object: the median ratio over pairs with its bootstrap interval of 95 %.
 """
 
 import argparse
@@ -37,7 +38,7 @@ class Server:
     """
 
     def __init__(self, address: str, new_tokens: int, ignore_eos: bool) -> None:
-        self.client = httpx.Client(base_url=address, timeout=600)
+        self.client = httpx.Client(base_url=address, timeout=600, limits=httpx.Limits(max_connections=None))
         models = self.client.get("/v1/models").raise_for_status().json()["data"]
         self.request = {"model": models[0]["id"], "max_tokens": new_tokens, "temperature": 0}
         if ignore_eos:
@@ -67,10 +68,15 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--ignore-eos", action="store_true")
     options = parser.parse_args()
+    if min(options.requests, options.new_tokens, options.pairs) < 1:
+        parser.error("--requests, --new-tokens and --pairs must be at least 1")
 
-    servers = {
-        name: Server(getattr(options, name), options.new_tokens, options.ignore_eos) for name in ("folded", "base")
-    }
+    try:
+        servers = {
+            name: Server(getattr(options, name), options.new_tokens, options.ignore_eos) for name in ("folded", "base")
+        }
+    except httpx.HTTPError as error:
+        parser.error(f"a server does not answer ({error}); start both servers first")
     rates: dict[str, list[float]] = {name: [] for name in servers}
     for pair in range(-1, options.pairs):  # one to warm up
         for name in sorted(servers, reverse=bool(pair % 2)):
