@@ -37,6 +37,7 @@ SMALLER = {
     "k=32": "k=4",
     "top(32)": "top(4)",
     "--k 32": "--k 4",
+    "dsp@32": "dsp@4",
     "--k auto,16,64": "--k 4 --selectors gradient --epochs 1",
     "--seeds 42,43,44": "--seeds 42",
     "--epochs 4": "--epochs 1",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest
 
+from benchmarks import method_results
 from benchmarks.repe_control import BASE, chosen, result_of
 from jola.data.examples import Example, Message
 from jola.jola_model import JoLAModel
@@ -24,7 +25,17 @@ TITLES = {"trec": "TREC", "sst2": "SST-2", "snips": "Snips"}
 
 def test_the_table_has_the_stored_results() -> None:
     results = json.loads((RESULTS / "methods" / "learning_rates.json").read_text("utf-8"))["results"]
-    assert [expected(found, results) for found in results] == rows_of(page().partition(REPE)[0])
+    section, _, _ = page().partition("\n## Learning rates\n")[2].partition(REPE)
+    assert [expected(found, results) for found in results] == rows_of(section)
+
+
+def test_the_tables_of_three_tasks_have_the_stored_results() -> None:
+    section, _, _ = page().partition("\n## Three tasks\n")[2].partition("\n## ")
+    parts = [part for part in section.split("\n### ") if "\n|" in part]
+    wanted = method_results.tables(method_results.read())
+    assert [[line for line in part.splitlines() if line.startswith("|")] for part in parts] == [
+        method_results.markdown(table).splitlines() for table in wanted
+    ]
 
 
 def test_the_tables_of_repe_have_the_stored_results() -> None:

@@ -377,7 +377,7 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
         lambda f: edited(f, "gates/heads.json", layers=10**15),
         "layers is 1000000000000000; it should be less",
     ),
-    "other fields": (lambda f: edited(f, "gates/heads.json", fields=["a"]), "lists the fields"),
+    "other fields": (lambda f: edited(f, "gates/heads.json", fields=["a"]), "no field is a norm"),
     "a gate above 1": (lambda f: history(f, put(1, 1, 1.5)), "a offset_gate that is not valid"),
     "a gate below 0": (lambda f: history(f, put(2, 3, -0.1)), "that is not valid"),
     "an infinite norm": (lambda f: history(f, put(2, -1, np.inf)), "scale_norm that is not valid"),

@@ -498,6 +498,7 @@ class TestRun:
         run.write_status(state="finished", step=9, total_steps=9)
         assert run.summary() == {
             "id": "one",
+            "device": None,
             "label": "",
             "note": "",
             "state": "finished",
