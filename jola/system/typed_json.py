@@ -92,7 +92,7 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 def _faults(content: Mapping[str, Any], model: type[JsonFile]) -> dict[str, str]:
     """What is wrong with each member that is not valid, by its name."""
-    faults = {name: f"{name}{fault}" for name, value in content.items() if (fault := _unrepresentable(value))}
+    faults = {name: f"{_name(name)}{fault}" for name, value in content.items() if (fault := _unrepresentable(value))}
     try:
         model.model_validate({name: value for name, value in content.items() if name not in faults})
     except ValidationError as error:
@@ -105,18 +105,24 @@ def _faults(content: Mapping[str, Any], model: type[JsonFile]) -> dict[str, str]
 def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
     """A validation error in words: "test.accuracy is 'x'; it should be a valid number"."""
     if fault["type"] == "missing":
-        return f"{'.'.join(map(str, fault['loc']))} is missing"
+        return f"{'.'.join(map(_name, fault['loc']))} is missing"
     names = []
     for name in fault["loc"]:
         try:
             content = content[name]
         except (IndexError, KeyError, TypeError):
             break  # what follows names a member of a union of types
-        names.append(str(name))
+        names.append(_name(name))
     what = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     if fault["type"] == "model_type":
         what = "it should be an object"
     return f"{'.'.join(names)} is {short(fault['input'])}; {what}" if names else what
+
+
+def _name(key: Any) -> str:
+    """A key as sentences show it: quoted if it is long, or breaks a line."""
+    text = str(key)
+    return text if text.isprintable() and len(text) <= 40 else short(text)
 
 
 def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
@@ -125,7 +131,7 @@ def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
         if not depth:
             return f" is nested more than {DEPTH} levels deep"
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        inner = (f".{key}{fault}" for key, item in items if (fault := _unrepresentable(item, depth - 1)))
+        inner = (f".{_name(key)}{fault}" for key, item in items if (fault := _unrepresentable(item, depth - 1)))
         return next(inner, "")
     if isinstance(value, int) and abs(value) >= LARGEST:
         return " is a whole number of 2**53 or more"
