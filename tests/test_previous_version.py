@@ -124,7 +124,7 @@ def test_a_comparison_gives_the_same_table() -> None:
     rows = json.loads(frame[list(EXPECTED["comparison"][0])].to_json(orient="records"))
     assert rows == [pytest.approx(row) for row in EXPECTED["comparison"]]
     assert set(comparison.all_scores(42)) == {"gradient", "jola", "random"}
-    assert comparison.scores("gradient-seed42").values.shape == (2, 2)  # type: ignore[union-attr]
+    assert comparison.scores("gradient-seed42").values.shape == (2, 2)
 
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())

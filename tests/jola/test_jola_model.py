@@ -286,8 +286,8 @@ class TestSubsets:
         [
             (EditConfig(layers="0-3"), "--layers names layer 3, but the model has layers 0 to 2"),
             (EditConfig(heads="0:4"), "--heads names 0:4, but the model has 3 layers of 4 heads"),
-            (EditConfig(operation="nothing"), "--operation is 'nothing'; choose one of"),  # type: ignore[arg-type]
-            (EditConfig(gates="one"), "--gates is 'one'; choose one of"),  # type: ignore[arg-type]
+            (EditConfig(operation="nothing"), "--operation is 'nothing'; choose one of"),
+            (EditConfig(gates="one"), "--gates is 'one'; choose one of"),
             (EditConfig(sites="mlp", heads="0:0"), "--heads picks attention heads, but --sites is mlp"),
         ],
     )

@@ -29,7 +29,7 @@ from tests.workbench.runs.test_odd_files import (
     copied,
     places,
     questions,
-    recorded,  # noqa: F401
+    record,
     rows_of,
 )
 from workbench.service.follow import Follower
@@ -37,6 +37,12 @@ from workbench.service.processes import Turns
 from workbench.service.stored_study import StoredStudy
 from workbench.service.studies import Studies
 from workbench.studies.study_view import StudyViews
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with a run that finished and one that is killed."""
+    return record(tmp_path_factory.mktemp("recorded"))
 
 
 def assert_nothing_is_lost(store: RunStore) -> None:
@@ -49,7 +55,7 @@ def assert_nothing_is_lost(store: RunStore) -> None:
     assert set(rows_of(store)) == {"other"}
 
 
-def test_values_of_other_types(recorded: Path, tmp_path: Path, examples: int) -> None:  # noqa: F811
+def test_values_of_other_types(recorded: Path, tmp_path: Path, examples: int) -> None:
     def swap(data: Any) -> None:
         store = copied(recorded, tmp_path / "runs")
         path = store.root / "odd" / data.draw(st.sampled_from(OBJECTS))
@@ -59,7 +65,7 @@ def test_values_of_other_types(recorded: Path, tmp_path: Path, examples: int) ->
     attack(examples, swap)
 
 
-def test_damaged_files(recorded: Path, tmp_path: Path, examples: int) -> None:  # noqa: F811
+def test_damaged_files(recorded: Path, tmp_path: Path, examples: int) -> None:
     def damage(data: Any) -> None:
         store = copied(recorded, tmp_path / "runs")
         path = store.root / "odd" / data.draw(st.sampled_from(FILES))

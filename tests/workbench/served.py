@@ -36,7 +36,7 @@ def serve(folder: Path, **settings: object) -> Iterator[Served]:
     model = folder / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer().save_pretrained(model)
-    chosen = Settings(**{"port": 0, "runs": folder / "runs", "token": False, **settings}).validate()  # type: ignore[arg-type]
+    chosen = Settings(**{"port": 0, "runs": folder / "runs", "token": False, **settings}).validate()
     bench = Workbench.from_settings(chosen)
     server = start_server(build(bench), chosen)
     try:

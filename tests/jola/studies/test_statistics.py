@@ -228,4 +228,4 @@ def test_the_interval_over_seeds_holds_its_level(seeds: int) -> None:
 
 def test_one_seed_and_equal_seeds_have_no_interval() -> None:
     assert mean_over_seeds([0.5]) == SeedMean(0.5, None, None, None, 1)
-    assert mean_over_seeds([0.8, 0.8, 0.8]) == SeedMean(pytest.approx(0.8), None, None, None, 3)  # type: ignore[arg-type]
+    assert mean_over_seeds([0.8, 0.8, 0.8]) == SeedMean(pytest.approx(0.8), None, None, None, 3)

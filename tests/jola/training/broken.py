@@ -25,5 +25,5 @@ if __name__ == "__main__":
             model.base.get_submodule("model.layers.1.mlp").register_forward_hook(fail)
         return model
 
-    JoLAModel.from_pretrained = loaded  # type: ignore[method-assign]
+    JoLAModel.from_pretrained = loaded
     main(sys.argv[1:])

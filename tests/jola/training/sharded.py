@@ -66,10 +66,10 @@ def ended_in_step(number: int) -> Any:
             raise KeyboardInterrupt
         return step(self, *arguments)
 
-    JoLATrainer.training_step = ending  # type: ignore[method-assign]
+    JoLATrainer.training_step = ending
     with contextlib.suppress(SystemExit):
         yield
-    JoLATrainer.training_step = step  # type: ignore[method-assign]
+    JoLATrainer.training_step = step
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_shares_are_joined_in_order(count: int, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(distributed.distributed, "all_gather_object", gather)
     assert distributed.joined(shares[0]) == items
-    shares[1] = None  # type: ignore[call-overload]
+    shares[1] = None
     assert distributed.joined(shares[0]) is None
 
 

@@ -292,7 +292,7 @@ class TestObjective:
                 model.edits.noise.set_state(state)
                 return prepare(*given)
 
-            model.edits.prepare = watched  # type: ignore[method-assign]  # a spy
+            model.edits.prepare = watched  # a spy
             drawn.clear()
             trainer.train()
             return list(drawn)

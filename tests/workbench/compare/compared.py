@@ -49,6 +49,6 @@ def make_comparison(
         heads: HeadSet = scores.top(count)
         selection = Cost() if protocol != "edit" or method in ("jola", "random") else Cost(8, 64, 64, 3.0, 3.0)
         comparison.write_cell(
-            Cell(protocol, method, k, seed, heads, tuple(map(bool, answers)), Cost(8, 64, 64, 10.0, 10.0), selection)  # type: ignore[arg-type]
+            Cell(protocol, method, k, seed, heads, tuple(map(bool, answers)), Cost(8, 64, 64, 10.0, 10.0), selection)
         )
     return comparison

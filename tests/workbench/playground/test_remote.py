@@ -126,7 +126,7 @@ class Asked:
             (self.remote if elsewhere else self.local).append(kind)
             return ask(stack, work, kind=kind, remote=remote, **rest)
 
-        bench.session.ask = noted  # type: ignore[method-assign]
+        bench.session.ask = noted
 
     def fire(self, id: str, event: str, *values: Any, payload: Any = None) -> str:
         """Everything that the listeners of an event show, as text."""

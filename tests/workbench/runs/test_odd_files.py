@@ -38,10 +38,8 @@ FILES = (*OBJECTS, "metrics.jsonl", "gates/heads.f32")
 BIG = 2**64
 
 
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a run that finished, ``odd``, and one that is killed, ``other``."""
-    root = tmp_path_factory.mktemp("recorded")
+def record(root: Path) -> Path:
+    """Fill a store with a run that finished, ``odd``, and one that is killed, ``other``."""
     run = Recorder(root / "odd", steps=12, layers=3, units=2).until(12).finish()
     run.write_result(RESULT)
     run.annotate(label="a name", note="a note")
@@ -49,6 +47,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = Recorder(root / "other", steps=12, layers=3, units=2).until(5).run
     other.write_status(pid=None, pid_created=None, state="paused")
     return root
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of `record`."""
+    return record(tmp_path_factory.mktemp("recorded"))
 
 
 @pytest.fixture

@@ -72,7 +72,7 @@ def test_shortened_prompts_are_asked_whole(bench: Workbench, run: Run, monkeypat
 def test_what_is_stopped_keeps_nothing(bench: Workbench, run: Run) -> None:
     class Stopping(Stops):
         def begin(self, page: str, kind: str, ticket: object) -> None:
-            super().begin(page, kind, ticket)  # type: ignore[arg-type]
+            super().begin(page, kind, ticket)
             self.stop(page)
 
     with pytest.raises(Superseded):
@@ -97,7 +97,7 @@ def test_stacks_answer_one_after_the_other(bench: Workbench, run: Run) -> None:
 def comparing(bench: Workbench, run: Run, stack: list[Use], count: int = 500) -> tuple[list[Step], MaskTest]:
     *steps, found = compare_stack(bench, run, stack, count)
     assert isinstance(found, MaskTest) and all(isinstance(step, Step) for step in steps)
-    return steps, found  # type: ignore[return-value]
+    return steps, found
 
 
 def test_only_the_chosen_edits_are_computed_where_the_rest_was_kept(bench: Workbench, run: Run) -> None:

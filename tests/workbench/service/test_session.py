@@ -44,7 +44,7 @@ def session(loader: CountingLoader) -> Iterator[Session]:
 
 
 def written(session: Session, stack: list[Use], count: int = 10, **more: object) -> list[str]:
-    return list(session.generate(stack, QUESTION, new_tokens=count, **more).texts())  # type: ignore[arg-type]
+    return list(session.generate(stack, QUESTION, new_tokens=count, **more).texts())
 
 
 def own_model(run: Run) -> JoLAModel:
@@ -191,7 +191,7 @@ def test_runs_of_one_base_model_keep_their_own_templates(tiny_folder: Path, tmp_
 
 
 def test_the_base_model_that_was_used_longest_ago_goes(loader: CountingLoader, runs: list[Run]) -> None:
-    loader.base_name = lambda run, remote=False: run.id  # type: ignore[method-assign]
+    loader.base_name = lambda run, remote=False: run.id
     session = Session(Limits(loaded_models=2), loader)
     for run in (runs[0], runs[1], runs[0], runs[2], runs[0], runs[1]):
         session.prepare(run).result()
@@ -213,7 +213,7 @@ def test_what_loading_raises_reaches_the_caller(loader: CountingLoader, runs: li
     def refuse(run: Run, remote: bool) -> Loaded:
         raise InputError("The model is not there.")
 
-    loader.base = refuse  # type: ignore[method-assign]
+    loader.base = refuse
     with pytest.raises(InputError, match="not there"):
         Session(Limits(), loader).prepare(runs[0]).result()
 
@@ -259,7 +259,7 @@ def test_a_stopped_answer_ends_as_it_is(endless: Session, runs: list[Run]) -> No
 def test_closing_the_stream_stops_the_generation(endless: Session, runs: list[Run]) -> None:
     stream = endless.generate([], QUESTION, new_tokens=100_000, base=runs[0]).texts()
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert endless.prepare(runs[0]).done(30)  # the worker is free again
 
 
@@ -277,7 +277,7 @@ def test_who_waits_sees_a_place(endless: Session, runs: list[Run]) -> None:
     waiting = endless.generate([], QUESTION, new_tokens=2, base=runs[0])
     texts = waiting.texts()
     assert next(texts) == "" and waiting.ticket.place == 1
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert list(texts)[-1] != ""
 
 
@@ -316,7 +316,7 @@ def test_a_run_s_own_model_is_loaded_as_the_run_had_it(runs: list[Run], tiny_fol
     assert loaded.model.base.dtype == torch.float32
     assert loaded.template(runs[0]).kind == "chat"
     assert Loader().base_name(runs[0]) == Loader().base_name(runs[1])
-    assert str(tiny_folder) in Loader().base_name(runs[0])  # type: ignore[operator]
+    assert str(tiny_folder) in Loader().base_name(runs[0])
 
 
 def test_warming_up_is_no_work_for_anybody_else(session: Session, runs: list[Run]) -> None:

@@ -65,7 +65,7 @@ def studies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
 
     def make(program: str, **options: object) -> Studies:
         turns = Turns(tmp_path / "runs")
-        made.append(Studies(tmp_path / "studies", turns, [sys.executable, "-c", program], **options))  # type: ignore[arg-type]
+        made.append(Studies(tmp_path / "studies", turns, [sys.executable, "-c", program], **options))
         return made[-1]
 
     yield make

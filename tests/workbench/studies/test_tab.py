@@ -199,7 +199,7 @@ def test_the_view_shows_states_and_one_cell(bench: Workbench, grid: Grid) -> Non
     assert view["chosen"]["counts"] == {"done": 23, "running": 0, "failed": 1, "interrupted": 0, "open": 0}
     assert view["chosen"]["state"] == "finished" and view["chosen"]["used"] == "23 min used"
     assert view["cell"]["failure"] == f"It broke {HOSTILE}." and view["cell"]["at"] == [0, 0]
-    assert views.cell_at("mine", 0, 0)["name"] == name  # type: ignore[index]
+    assert views.cell_at("mine", 0, 0)["name"] == name
     assert views.cell_at("mine", 99, 0) is None and views.cell_at("gone", 0, 0) is None
     assert json.loads(views.snapshot("gone")[1])["chosen"] is None
 
