@@ -11,6 +11,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from nnsight.intervention.backends.local import LocalSimulationBackend
 
 from jola.errors import InputError
 from jola.methods.lora import LoRAConfig
@@ -49,6 +50,9 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         RemoteModel, "from_pretrained", classmethod(lambda cls, name, **rest: load(cls, name, simulate=True, **rest))
     )
+    # The simulation takes modules out of sys.modules for a moment, in which other threads of the app cannot import.
+    # tests/jola/test_remote.py checks that a request needs none of them.
+    monkeypatch.setattr(LocalSimulationBackend, "_hide_local_modules", lambda self: {"modules": {}, "paths": []})
 
 
 def ways(bench: Workbench, run: Run, *, remote: bool) -> list[Column]:
