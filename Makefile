@@ -58,7 +58,8 @@ format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 	$(DEV)/bin/python -m ruff format .
 
 bench: $(DEV)/.installed ## Time a training step against its peers, and a test against its training
-	$(DEV)/bin/python benchmarks/train_step.py $(ARGS)
+	$(DEV)/bin/python benchmarks/train_step.py --dtype float32 $(ARGS)
+	$(DEV)/bin/python benchmarks/train_step.py --dtype bfloat16 $(ARGS)
 	$(DEV)/bin/python benchmarks/testing.py $(filter --json,$(ARGS))
 
 notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; ARGS=--store keeps what they show in them

@@ -1,4 +1,4 @@
-"""How long a click takes when many users ask at the same moment, and whether each gets the answer that it has alone.
+"""How long a click takes when many users ask at once, and whether each gets the answer of a user who is alone.
 
     python benchmarks/many_users.py [--json] [--users 1 8 50] [--rounds 3]
 
@@ -81,7 +81,7 @@ def measure(bench: Any, numbers: list[int], rounds: int) -> dict[int, dict[str, 
             with ThreadPoolExecutor(users) as pool:
                 found = list(pool.map(begin, range(users)))
             if [str(answer) for _, answer in found] != [str(answer) for answer in alone[:users]]:
-                raise SystemExit(f"With {users} users, one of them got another answer than alone.")
+                raise SystemExit(f"With {users} users, one of them got another answer than when asking alone.")
             ratios += [seconds / single for seconds, _ in found]
         report[users] = {
             "ratio": round(statistics.median(ratios), 2),

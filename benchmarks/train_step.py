@@ -1,6 +1,6 @@
 """The cost of one training step of JoLA, as ratios against its peers measured in the same run.
 
-    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random]
+    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random] [--dtype float32]
 
 Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
 default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with
@@ -44,7 +44,12 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=ROOT / ".venv-reference", help="the reference's environment")
     parser.add_argument("--without-reference", action="store_true", help="leave the reference package out")
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
-    parser.add_argument("--dtype", default="auto", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="number format of all but the reference (default: that of `jola train` on this machine)",
+    )
     parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -93,7 +98,7 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
 
     model = resolve_model("default").path_or_id
     names = ("jola", "plain", "hooks", "peft_lora", "trainer")
-    commands = {name: _worker_command(name, options.threads, batch) for name in names}
+    commands = {name: _worker_command(name, options.threads, batch, options.dtype) for name in names}
     commands["jola_float32"] = _worker_command("jola", options.threads, batch, "float32")
     if not options.without_reference:
         python = options.reference / "bin" / "python"
@@ -184,7 +189,7 @@ class Peer:
         raise SystemExit(f"A peer ended early: {' '.join(self.command)}")
 
 
-def _worker_command(name: str, threads: int, batch: Path, dtype: str = "auto") -> list[str]:
+def _worker_command(name: str, threads: int, batch: Path, dtype: str) -> list[str]:
     own = ["--worker", name, "--threads", str(threads), "--dtype", dtype, "--batch", str(batch)]
     return [sys.executable, __file__, *own]
 
@@ -274,7 +279,7 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
     rows = F.pad(labels[:, 1:] != -100, (0, 1))
     answers = labels[:, 1:][rows[:, :-1]]
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": attention_mask}
-    # Packed where the JoLA step is, so that the two differ in who places the edits alone.
+    # Packed where the JoLA step is, so that the two differ only in who places the edits.
     packing = packing_of(ids, attention_mask, rows)
     if packing:
         inputs, rows = {**packing.inputs(ids), "packing": packing}, packing.pack(rows).unsqueeze(0)
@@ -291,7 +296,7 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
             )
             for layer, edit in model.edits.prepare().items()
         ]
-        # As in JoLAModel: the last MLP and the head at the positions of the answer alone.
+        # As in JoLAModel: the last MLP and the head only at the positions of the answer.
         last = base.get_submodule(module_path(base, Site.MLP, model.geometry.num_layers - 1))
         hooks.append(last.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
         hooks.append(last.register_forward_hook(lambda module, inputs, output: spread(output, rows)))

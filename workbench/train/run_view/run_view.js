@@ -40,6 +40,14 @@ const setText = (selector, text) => {
   const node = find(selector);
   if (node.textContent !== text) node.textContent = text;
 };
+/* A figure, with what follows in brackets in small type. */
+const setFigure = (selector, text) => {
+  const node = find(selector);
+  if (node.textContent === text) return;
+  const [figure, rest] = text.split(" ("), small = document.createElement("small");
+  small.textContent = rest ? ` (${rest}` : "";
+  node.replaceChildren(figure, small);
+};
 
 // Drawing what the snapshot says
 
@@ -232,7 +240,7 @@ const apply = (snapshot) => {
   setText(".rv-message", snapshot.message);
   setText(".rv-warning", snapshot.warning);
   setText(".rv-about", snapshot.about);
-  for (const [name, value] of Object.entries(snapshot.facts)) setText(`.rv-fact-${name}`, value);
+  for (const [name, value] of Object.entries(snapshot.facts)) setFigure(`.rv-fact-${name}`, value);
   const done = snapshot.total ? Math.min(1, snapshot.step / snapshot.total) : 0;
   const progress = find(".rv-progress");
   progress.style.setProperty("--done", `${(100 * done).toFixed(1)}%`);
