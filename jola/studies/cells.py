@@ -96,8 +96,10 @@ class CellFolder:
 
     def result(self) -> dict[str, Any] | None:
         """What `write_result` wrote; None while there is none, or when the file is damaged."""
-        content, _ = read_valid_part(self.path / "result.json", GridResultFile)
-        return content if content and not valid_part(content, GridResultFile)[1] else None
+        content, fault = read_valid_part(self.path / "result.json", GridResultFile)
+        if fault and valid_part(content, GridResultFile)[1]:  # what is left lacks something
+            return None
+        return content or None
 
     def failure(self) -> str | None:
         """Why the cell could not be made; None if it did not fail."""

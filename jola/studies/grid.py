@@ -169,12 +169,13 @@ class Grid:
 
     def state_of(self, name: str) -> CellState:
         """The state of a cell."""
+        if self.result(name) is not None:
+            return "done"
         if not self.cell(name).path.is_dir():
             return "open"
         state = self.cell(name).state()
         if state == "done":
-            # A damaged result is made again.
-            return state if self.result(name) is not None else "interrupted"
+            return "interrupted"  # a damaged result is made again
         # The process may still load its model, or be one of another computer.
         return "running" if state in ("open", "interrupted") and self._is_locked(name) else state
 

@@ -22,6 +22,7 @@ LIMIT = 16 << 20
 """Bytes of a file."""
 DEPTH = 12
 """Levels of objects and lists in a file."""
+_CONTAINERS = (dict, list)
 
 Count = Annotated[int, Field(ge=0, lt=LARGEST)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
@@ -127,16 +128,17 @@ def _name(key: Any) -> str:
 
 def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
     """Where in a value there is something that not every program can hold, and what; empty when there is nothing."""
-    if isinstance(value, dict | list):
+    if isinstance(value, float):  # first, because most values are floats
+        return "" if math.isfinite(value) else f" is {value}; it must be a finite number"
+    if isinstance(value, _CONTAINERS):
         if not depth:
             return f" is nested more than {DEPTH} levels deep"
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        inner = (f".{_name(key)}{fault}" for key, item in items if (fault := _unrepresentable(item, depth - 1)))
-        return next(inner, "")
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if fault := _unrepresentable(item, depth - 1):
+                return f".{_name(key)}{fault}"
+        return ""
     if isinstance(value, int) and abs(value) >= LARGEST:
         return " is a whole number of 2**53 or more"
-    if isinstance(value, float) and not math.isfinite(value):
-        return f" is {value}; it must be a finite number"
     if isinstance(value, str) and not is_unicode(value):
         return " holds characters that are not valid Unicode"
     return ""
