@@ -17,8 +17,8 @@ from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.runs.run import Run
 from jola.studies.results import Comparison
 from tests import ROOT
-from tests.soak.apps import started
 from tests.workbench.served import write_task
+from tests.workbench.started import started
 from workbench.runs.run_table import Listing
 from workbench.service.bench import Workbench
 from workbench.service.processes import wait_until

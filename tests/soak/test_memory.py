@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from tests import ROOT
-from tests.soak.apps import Started, started
 from tests.soak.test_calls import first_event
 from tests.workbench.edited import edited_run
+from tests.workbench.started import Started, started
 
 MB = 2**20
 MOST_GROWTH = 50 * MB
