@@ -131,31 +131,37 @@ class Door:
             if self.token and (answer := _admitted(self.token, scope)):
                 await answer(scope, receive, dressed)
                 return
-            await self._pass_on(scope, _bounded(receive, self._limit(scope["path"])), dressed)
+            await self._pass_on(scope, _Body(receive, self._limit(scope["path"])), dressed)
         except _Refusal as refusal:
             answer = PlainTextResponse(refusal.sentence, refusal.status, {"Connection": "close", **refusal.headers})
             await answer(scope, receive, dressed)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have the app answer; what it raises after it has answered is recorded and goes no further."""
+    async def _pass_on(self, scope: Scope, body: "_Body", send: Send) -> None:
+        """Have the app answer; what it raises after it has answered is recorded and goes no further.
+
+        An app that takes a refused body for a fault of its own is not heard: the refusal is the answer.
+        """
         begun = False
         address = await self._attempt(scope)
 
         async def sending(message: Message) -> None:
             nonlocal begun
+            if body.refusal is not None and not begun:
+                return
             begun = True
             if address is not None and self.attempts and message.get("status") == 200:
                 self.attempts.right(address)
             await send(message)
 
         try:
-            await self.app(scope, receive, sending)
-        except _Refusal:
-            raise
+            await self.app(scope, body.receive, sending)
         except Exception as error:
-            if not begun:
+            if begun:
+                self.record(error)
+            elif body.refusal is None:
                 raise
-            self.record(error)
+        if body.refusal is not None and not begun:
+            raise body.refusal
 
     async def _attempt(self, scope: Scope) -> str | None:
         """The address of a client that tries a password; None for another request. May hold or refuse it."""
@@ -264,19 +270,22 @@ def _decoded(path: str) -> str:
     return "".join(character for character in path if character.isprintable())
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """`receive` that refuses a body once more than `limit` bytes of it have come, whatever its header said."""
-    seen = 0
+class _Body:
+    """The body of a request, which is refused once more than ``limit`` bytes have come, whatever its header said."""
 
-    async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
-        seen += len(message.get("body", b""))
-        if seen > limit:
-            raise _Refusal(413, f"The request is larger than {limit >> 20} MB.")
-        return message
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self.refusal: _Refusal | None = None
+        self._receive, self._limit, self._seen = receive, limit, 0
 
-    return bounded
+    async def receive(self) -> Message:
+        """The next part. Raises the refusal from then on."""
+        if self.refusal is None:
+            message = await self._receive()
+            self._seen += len(message.get("body", b""))
+            if self._seen <= self._limit:
+                return message
+            self.refusal = _Refusal(413, f"The request is larger than {self._limit >> 20} MB.")
+        raise self.refusal
 
 
 def _with_headers(send: Send, path: str, nonce: str) -> Send:

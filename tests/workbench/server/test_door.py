@@ -195,6 +195,12 @@ class TestBodies:
         assert client.post("/a", content=iter([b"x" * 2**20] * 400)).status_code == 413
         assert sum(read) <= BODY_BYTES
 
+    def test_what_the_app_makes_of_a_body_that_is_too_large_is_not_sent(self, app: Served) -> None:
+        """Gradio takes whatever is raised while it reads a body for bad JSON."""
+        answer = httpx.post(f"{app.address}/gradio_api/component_server", content=iter([b" " * 2**20] * 5))
+        assert (answer.status_code, answer.text) == (413, "The request is larger than 4 MB.")
+        assert answer.headers["connection"] == "close" and answer.headers["X-Frame-Options"] == "DENY"
+
     def test_uploads_have_a_limit_of_their_own(self) -> None:
         client = TestClient(Door(page, None, 10 * 2**20))
         assert client.post("/gradio_api/upload", content=b"x" * (9 * 2**20)).status_code == 200
