@@ -1,9 +1,10 @@
 """The app in a process of its own, which tests may watch and kill."""
 
 import os
+import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,10 @@ import psutil
 
 from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
+from workbench.service.processes import wait_until
+
+START_SECONDS = 120
+"""Within which an app prints its address, however busy the machine is."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,10 @@ class Started:
 
     process: psutil.Process
     address: str
+    token: str
+    """What is asked for at the address; empty without a token."""
+    log: Path
+    """What the app prints."""
 
     @property
     def memory(self) -> int:
@@ -28,16 +37,40 @@ class Started:
 
 
 @contextmanager
-def started(home: Path, temporary: Path) -> Iterator[Started]:
-    """The app without a token; runs are in ``home``, and temporary files in ``temporary``."""
-    temporary.mkdir(exist_ok=True)
+def started(
+    home: Path,
+    temporary: Path,
+    *,
+    program: Sequence[str] = (str(ROOT / "app.py"),),
+    flags: Sequence[str] = ("--no-token",),
+    prefix: Sequence[str] = (),
+    variables: dict[str, str] | None = None,
+) -> Iterator[Started]:
+    """The app, by default without a token; runs are in ``home``, and temporary files in ``temporary``.
+
+    Python runs ``program``. ``prefix`` is a command that executes the one after it in its own process, and
+    ``variables`` are added to the environment.
+    """
+    for folder in (home, temporary):
+        folder.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, HOME_VARIABLE: str(home), "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--no-token"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        address = next(word for line in process.stderr for word in line.split() if word.startswith("http"))
-        try:
-            yield Started(psutil.Process(process.pid), address.rstrip("/"))
-        finally:
-            process.terminate()
-            process.communicate(timeout=60)
+    command = [*prefix, sys.executable, *program, "--port", "0", *flags]
+    log = home / "app.log"
+    with log.open("ab") as file:
+        begin = file.tell()
+        process = subprocess.Popen(command, stderr=file, cwd=ROOT, env=environment | (variables or {}))
+
+    def printed() -> str:
+        return log.read_bytes()[begin:].decode()
+
+    def address() -> re.Match[str] | None:
+        return re.search(r" is at (http\S+)/(?:\?token=(\S+))? ", printed())
+
+    try:
+        assert wait_until(lambda: bool(address()) or process.poll() is not None, START_SECONDS), printed()
+        found = address()
+        assert found, printed()[-3000:]
+        yield Started(psutil.Process(process.pid), found[1].rstrip("/"), found[2] or "", log)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)

@@ -19,6 +19,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_a_session_has_no_copy_of_the_page(app: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     page = app.server.page
     holder = page.app.state_holder
+    assert holder.capacity == 200  # as SECURITY.md says
     monkeypatch.setattr(holder, "capacity", 2)
     assert len(SessionState(page).config_values) > 100  # what Gradio would keep
     with httpx.Client(base_url=app.address, timeout=120) as http:
