@@ -24,6 +24,7 @@ from jola.runs.run import Run
 from jola.runs.summary import method_in
 from jola.system.paths import is_there
 from workbench.service.bench import uploads_home
+from workbench.service.loader import Loader, refuse_unasked_fetch
 from workbench.service.processes import environment
 from workbench.settings import Settings
 
@@ -189,13 +190,15 @@ class Exports:
             folder: A folder of this computer to write to; empty for a download.
 
         Raises:
-            InputError: Another export is running, the page may not use the model or the folder, the run has no adapter,
-                the form cannot represent its edits, or the export was stopped.
+            InputError: Another export is running, the page may not use the model or the folder, the model of an
+                imported run would have to be fetched, the run has no adapter, the form cannot represent its edits, or
+                the export was stopped.
         """
         if form.kind:
             method_in(run.raw_config()).refuse_export(form.kind)
         if form.model:
             self._settings.check_sources(run.run_config(), uploads_home())
+            refuse_unasked_fetch(run, *Loader().model_of(run))
         if chosen not in (form.formats or (chosen,)):
             raise InputError(f"{form.title} has no format {chosen!r}; choose one of {', '.join(form.formats)}.")
         into = self._folder(folder)

@@ -72,7 +72,7 @@ class Loader:
 
         config, name = run.run_config(), self._model_name(run)
         self._check(name, config.model.device_map)
-        _refuse_unasked_fetch(run, name, config.model.revision)
+        refuse_unasked_fetch(run, name, config.model.revision)
         if remote:
             from jola.remote import RemoteModel
 
@@ -119,8 +119,8 @@ class Loader:
         return asked if is_there(asked) else read_adapter(run.adapter_dir).base_model
 
 
-def _refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
-    """Refuse a model of an imported run that is not on this computer.
+def refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
+    """`InputError` for a model of an imported run that is not on this computer.
 
     Whoever made the run chose the name, and fetching it would send requests, with the user's token, to that address.
     """
