@@ -1,0 +1,106 @@
+"""The computer's clock is set while a run trains: nothing ends, and nothing begins twice.
+
+Tests may not set the clock of the computer that they run on. The app and its training see everything that changes when
+it is set: the time of day, and the time of the boot in ``/proc/stat``, from which creation times are computed.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from gradio_client import Client
+
+from jola.runs.run import Run
+from tests import ROOT
+from tests.namespaces import needs_mounts, with_mounts
+from tests.workbench.served import write_task
+from tests.workbench.started import started
+from workbench.service.processes import wait_until
+
+PATIENCE = 300
+"""Seconds after which something that should happen does not."""
+SITE = """
+import os, time
+now = time.time
+
+def stepped():
+    with open(os.environ["TESTED_STEP"]) as file:
+        return now() + float(file.read())
+
+time.time = stepped
+"""
+# What an app that is started now makes of a run that the first one trains.
+ANOTHER_APP = """
+import json, sys, time
+import psutil
+from jola.errors import InputError
+from workbench.service.bench import Workbench
+from workbench.settings import Settings
+
+bench = Workbench.from_settings(Settings())
+found = {"clock": [time.time(), psutil.boot_time()], "states": {run.id: run.state for run in bench.store.list()}}
+for ask in (bench.jobs.resume, bench.store.remove):
+    try:
+        ask(sys.argv[1])
+    except InputError as error:
+        found[ask.__name__] = str(error)
+print(json.dumps(found))
+"""
+
+
+class Clock:
+    """A clock that is set for the processes that ``prefix`` and ``variables`` start."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "sitecustomize.py").write_text(SITE)
+        self._step, self._stat = folder / "step", folder / "stat"
+        self.variables = {"PYTHONPATH": str(folder), "TESTED_STEP": str(self._step)}
+        self.prefix = with_mounts(("--bind", str(self._stat), "/proc/stat"))
+        self.set(0)
+
+    def set(self, seconds: int) -> None:
+        """By so many seconds off the right time."""
+        lines = Path("/proc/stat").read_text().splitlines()
+        (boot,) = (int(line.split()[1]) for line in lines if line.startswith("btime "))
+        self._stat.write_text(
+            "".join(f"btime {boot + seconds}\n" if line.startswith("btime ") else f"{line}\n" for line in lines)
+        )
+        self._step.write_text(str(seconds))
+
+
+@needs_mounts
+def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, task = Clock(tmp_path / "clock"), str(write_task(tmp_path / "task"))
+    for name, value in clock.variables.items():
+        monkeypatch.setenv(name, value)
+
+    with started(home, tmp_path / "tmp", prefix=clock.prefix) as app:
+        client = Client(app.address, verbose=False)
+        settings = {"epochs": 5000, "patience": 0, "dtype": "float32", "device": "cpu"}
+        trains, waits = (client.predict(task, str(tiny_folder), settings, api_name="/start")["run"] for _ in range(2))
+        run = Run(home / "runs" / trains)
+        assert wait_until(lambda: run.status().get("step", 0) > 0, PATIENCE), run.status()
+        for seconds in (3600, -3600):
+            clock.set(seconds)
+            step = run.status()["step"]
+            assert wait_until(lambda: run.status()["step"] > step, PATIENCE), run.status()  # noqa: B023
+            command = [*clock.prefix, sys.executable, "-c", ANOTHER_APP, trains]
+            ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            assert ended.returncode == 0, ended.stderr[-3000:]
+            found = json.loads(ended.stdout)
+            assert found["clock"] == pytest.approx([time.time() + seconds, psutil.boot_time() + seconds], abs=60)
+            assert (found["states"][trains], found["states"][waits]) == ("training", "queued")
+            assert "is training; only one that was interrupted can go on" in found["resume"]
+            assert "cancel it" in found["remove"]
+            states = [client.predict(id, api_name="/status")["state"] for id in (trains, waits)]
+            assert states == ["training", "queued"]
+        # The app still knows the process that it is to end.
+        for id in (waits, trains):
+            client.predict(id, api_name="/cancel")
+        assert wait_until(lambda: not run.alive, PATIENCE)
+        assert [client.predict(id, api_name="/status")["state"] for id in (trains, waits)] == ["cancelled"] * 2
