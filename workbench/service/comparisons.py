@@ -109,7 +109,7 @@ class Comparisons:
             try:
                 self._begin(found, config, plan)
             except InputError:
-                if not found.is_there():  # a full disk: nothing was written that the list could show
+                if not found.is_there() or found.state != "failed":  # a full disk: the list could not say why
                     found.discard()
                 raise
         return found

@@ -161,7 +161,11 @@ class Processes(Generic[WorkT]):
                 raise InputError(f"The {self.kind.noun} process could not be started: {error}.") from error
             try:
                 work.write_status(**_identity(process))
-            finally:  # a full disk does not end the process
+            except BaseException:  # a full disk: nobody could find the process to end it
+                process.kill()
+                process.wait()
+                raise
+            finally:
                 attend = threading.Thread(
                     target=self._attend, args=(work, process), name=f"attend-{work.id}", daemon=True
                 )

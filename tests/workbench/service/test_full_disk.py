@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,8 @@ from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from tests import ROOT
+from tests.namespaces import needs_mounts, with_mounts
 from tests.workbench.served import write_task
 from workbench.service.comparison_plan import Plan
 from workbench.service.comparisons import Comparisons
@@ -94,3 +98,85 @@ def test_a_comparison_that_cannot_be_started(tmp_path: Path, disk: Disk, room: i
     with left(tmp_path / "comparisons"), pytest.raises(InputError, match="no space left"):
         comparisons.start(RunConfig(), Plan())
     assert comparisons.list() == []
+
+
+# On a disk of 1 MB that is full but for so many pages of 4 kB, for each number that is too small.
+STARTS = """
+import json, sys
+from pathlib import Path
+import psutil
+from jola.config import DataConfig, RunConfig
+from jola.errors import InputError
+from jola.runs.run import Run
+from jola.runs.store import RunStore
+from workbench.service.comparison_plan import Plan
+from workbench.service.comparisons import Comparisons
+from workbench.service.jobs import Jobs
+from workbench.service.processes import Turns
+
+disk, task, ballast = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[1], "ballast")
+
+def leave(pages):
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(file.tell() - pages * 4096)
+
+# Processes that were started and have not ended.
+def at_work():
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+
+def tried(start, shown):
+    found = []
+    for room in range(100):
+        leave(room)
+        try:
+            start()
+        except InputError as error:
+            found.append([str(error), shown(), len(at_work())])
+        else:
+            return found
+    raise AssertionError(found[-1])
+
+config = RunConfig(data=DataConfig(task=task))
+works = [sys.executable, "-c", "import signal; signal.pause()"]
+jobs = Jobs(RunStore(disk / "runs"), command=works)
+comparisons = Comparisons(disk / "comparisons", Turns(disk / "others"), command=works)
+run = Run.create(disk / "mine", config)
+run.annotate(label="kept")
+report = {
+    "a note": tried(lambda: run.annotate(label="x" * 80, note="y" * 4000), lambda: run.notes().label),
+    "a run": tried(lambda: jobs.start(config), lambda: [[run.id for run in jobs.store.list()], jobs.waiting.ids()]),
+    "a comparison": tried(lambda: comparisons.start(config, Plan()), lambda: [c.id for c in comparisons.list()]),
+}
+leave(0)
+begun, compared = jobs.store.list()[0], comparisons.list()[0]
+report["at work"] = [begun.alive, compared.working, len(at_work())]
+for process in at_work():
+    process.kill()
+assert jobs.wait(begun.id, 60) and comparisons.wait(compared.id, 60)
+jobs.store.remove(begun.id)
+comparisons.remove(compared.id)
+report["removed"] = [len(jobs.store.list()), len(comparisons.list())]
+print(json.dumps(report))
+"""
+
+
+@needs_mounts
+def test_on_a_small_disk(tmp_path: Path) -> None:
+    task, disk = write_task(tmp_path / "task"), tmp_path / "disk"
+    disk.mkdir()
+    command = with_mounts(("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)))
+    command += [sys.executable, "-c", STARTS, str(disk), str(task)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr[-3000:]
+    found = json.loads(ended.stdout)
+    for name, shown, most in (("a note", "kept", 0), ("a run", [[], []], 0), ("a comparison", [], 1)):
+        assert len(found[name]) >= 2, name
+        for words, left, processes in found[name]:
+            assert words.startswith("There is no space left on the disk for ") and words.count("\n") == 0
+            # The run that was started before the comparison is at work.
+            assert (left, processes) == (shown, most), (name, words)
+    assert found["at work"] == [True, True, 2] and found["removed"] == [0, 0]
