@@ -97,8 +97,8 @@ def test_others_wait_in_line_and_each_starts_when_the_one_before_has_ended(jobs:
     wait_for(lambda: first.status()["step"] > 2)
     assert [run.id for run in one.running()] == [first.id]
     one.cancel(first.id)
-    wait_for(lambda: second.state == "training")
-    assert third.state == "queued" and one.waiting.ids() == [third.id]
+    wait_for(lambda: second.state == "training" and one.waiting.ids() == [third.id])
+    assert third.state == "queued"
     assert "--seed 1" in log_tail(second)
 
 
