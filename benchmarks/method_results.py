@@ -26,7 +26,8 @@ LEAST = 3
 """Seeds that an interval needs; with two, Student's t is 13 times the half of their difference."""
 
 Cell = Mapping[str, Any]
-BySeed = dict[int, Cell]
+BySeed = dict[int | None, Cell]
+"""Cells of a method on a task; None is the seed of a method that trains nothing."""
 
 
 def cells_of(grid: Grid) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
             {
                 "method": cell.arm,
                 "task": Path(cell.task).name,
-                "seed": cell.seed,
+                "seed": cell.seed if METHODS[cell.arm].trains else None,
                 "test": {key: result["scores"][0][key] for key in ("metric", "value", "n")},
                 "validation_accuracy": result["validation_accuracy"],
                 "kept_step": result["kept_step"],
@@ -48,7 +49,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
                 "text_kl": effects and effects["kl"]["value"],
             }
         )
-    return sorted(found, key=lambda cell: (cell["task"], cell["seed"], cell["method"]))
+    return sorted(found, key=lambda cell: (cell["task"], cell["seed"] or 0, cell["method"]))
 
 
 def read() -> list[dict[str, Any]]:
@@ -93,8 +94,10 @@ def tables(cells: Sequence[Cell]) -> list[list[list[str]]]:
 
 
 def _difference(own: BySeed, baseline: BySeed) -> str:
-    shared = sorted(own.keys() & baseline.keys())
-    return _mean((own[seed]["test"]["value"] - baseline[seed]["test"]["value"] for seed in shared), "{:+.3f}")
+    seeds = sorted(seed for seed in baseline if seed in own or None in own)
+    return _mean(
+        (own.get(seed, own.get(None))["test"]["value"] - baseline[seed]["test"]["value"] for seed in seeds), "{:+.3f}"
+    )
 
 
 def _mean(values: Iterable[float | None], form: str) -> str:
