@@ -1,5 +1,16 @@
 /* Small charts on canvases: lines over steps, a stack of the four states over steps, and maps at chosen steps. */
 
+/* The colours of a map, and those of lines and states. */
+const chartTheme = (theme) => {
+  const style = getComputedStyle(document.body);
+  const read = (name) => style.getPropertyValue(name).trim();
+  return {
+    ...theme,
+    train: read("--jw-train"), validation: read("--jw-validation"),
+    states: ["none", "offset", "scale", "both"].map((state) => read(`--jw-state-${state}`)),
+  };
+};
+
 /* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. With `log` the axis of
  * the values is logarithmic, from one power of ten to another, and lower values lie at its foot. */
 const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format, log = false }) => {

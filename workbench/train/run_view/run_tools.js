@@ -45,7 +45,7 @@ async function refreshCourse(now = false) {
 
 const showCourse = () => {
   if (find(".rv-course").hidden) return;
-  drawCourse(find(".rv-course-maps"), chartTheme(), course.frames);
+  drawCourse(find(".rv-course-maps"), chartTheme(map.theme), course.frames);
   const row = (cells, tag) => {
     const line = document.createElement("tr");
     line.append(...cells.map((text, index) => {

@@ -26,26 +26,17 @@ for (const ramp of root.querySelectorAll(".gm-ramp")) {
   ramp.style.background = `linear-gradient(to right, ${CIVIDIS.filter((_, index) => index % 15 === 0).join(", ")})`;
 }
 
-const chartTheme = () => {
-  const style = getComputedStyle(document.body);
-  const read = (name) => style.getPropertyValue(name).trim();
-  return {
-    ...map.theme,
-    train: read("--jw-train"), validation: read("--jw-validation"),
-    states: ["none", "offset", "scale", "both"].map((state) => read(`--jw-state-${state}`)),
-  };
-};
-
 const setText = (selector, text) => {
   const node = find(selector);
   if (node.textContent !== text) node.textContent = text;
 };
+const splitFigure = (text) => text.split(/(?= \()/);
 /* A figure, with what follows in brackets in small type. */
 const setFigure = (selector, text) => {
   const node = find(selector);
   if (node.textContent === text) return;
-  const [figure, rest] = text.split(" ("), small = document.createElement("small");
-  small.textContent = rest ? ` (${rest}` : "";
+  const [figure, rest] = splitFigure(text), small = document.createElement("small");
+  small.textContent = rest || "";
   node.replaceChildren(figure, small);
 };
 
@@ -136,7 +127,7 @@ const keepCurves = (snapshot) => {
 const drawCurves = () => {
   const snapshot = view.snapshot;
   if (!snapshot || !curves.lines) return;
-  const theme = chartTheme();
+  const theme = chartTheme(map.theme);
   const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = curves.lines;
   // A run that ended early has no empty end.
   const steps = Math.max(snapshot.state === "finished" ? 0 : snapshot.total, snapshot.step, 1), marker = view.shownStep;
@@ -163,9 +154,9 @@ const showResult = (rows) => {
   list.replaceChildren(...rows.flatMap(([what, figure]) => {
     const [term, value, bold] = ["dt", "dd", "b"].map((tag) => document.createElement(tag));
     term.textContent = what;
-    const [strong, rest] = figure.split(" (");
+    const [strong, rest] = splitFigure(figure);
     bold.textContent = strong;
-    value.append(bold, rest ? ` (${rest}` : "");
+    value.append(bold, rest || "");
     return [term, value];
   }));
   find(".rv-result-box").hidden = rows.length === 0;
