@@ -59,7 +59,7 @@ class TestFetching:
         (cache_home() / "assets" / f"{FILENAME}.part").write_bytes(b"x" * length)
         assert (ensure() / "data.bin").read_bytes() == CONTENT
 
-    @pytest.mark.parametrize("content", [WHEEL[:-1] + b"!", WHEEL + b"!", WHEEL[:1000]])
+    @pytest.mark.parametrize("content", [WHEEL[:-1] + b"!", WHEEL + b"!", WHEEL[:1000]], ids=["other", "more", "less"])
     def test_another_file_under_the_name_is_refused(self, thing: Asset, index: Index, content: bytes) -> None:
         index.files[FILENAME] = content
         with pytest.raises(InputError, match="another file than the expected one"):
