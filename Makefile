@@ -20,6 +20,9 @@ LOWEST := .venv-lowest
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
   -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
+# Without the progress bars and warnings of transformers.
+QUIET = HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help app test test-fast test-lowest soak lint format bench notebooks docs screenshots clean FORCE
@@ -58,9 +61,9 @@ format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 	$(DEV)/bin/python -m ruff format .
 
 bench: $(DEV)/.installed ## Time a training step against its peers, and a test against its training
-	$(DEV)/bin/python benchmarks/train_step.py --dtype float32 $(ARGS)
-	$(DEV)/bin/python benchmarks/train_step.py --dtype bfloat16 $(ARGS)
-	$(DEV)/bin/python benchmarks/testing.py $(filter --json,$(ARGS))
+	$(QUIET) $(DEV)/bin/python benchmarks/train_step.py --dtype float32 $(ARGS)
+	$(QUIET) $(DEV)/bin/python benchmarks/train_step.py --dtype bfloat16 $(ARGS)
+	$(QUIET) $(DEV)/bin/python benchmarks/testing.py $(filter --json,$(ARGS))
 
 notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; ARGS=--store keeps what they show in them
 	@$(DEV)/bin/python tools/notebooks.py $(ARGS)
