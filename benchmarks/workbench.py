@@ -182,7 +182,6 @@ def _clicks(
             }"""
         )
         where = "(cell) => document.querySelector('#edit-map .em').parentElement.editMap.position('offset', ...cell)"
-        places = [page.evaluate(where, list(cell)) for cell in cells]
         shown: list[tuple[float, float]] = []
         with mock.patch.object(Desk, "next_log_probabilities", timed):
             for number in range(rounds + WARM):
@@ -190,7 +189,8 @@ def _clicks(
                 bench.session.ask((), lambda desk: None, base=bench.find("sample")).result()
                 page.wait_for_timeout(300)
                 computed.clear()
-                page.mouse.click(*places[number % len(places)])
+                # Now, because the map moves while the page is laid out.
+                page.mouse.click(*page.evaluate(where, list(cells[number % len(cells)])))
                 page.wait_for_function("() => took > 0")
                 shown.append((page.evaluate("() => took"), sum(computed)))
     return shown[WARM:]

@@ -1,7 +1,6 @@
 """Two processes train, validate and test together, and get what one gets."""
 
 import dataclasses
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from jola.system import distributed
 from jola.system.progress import Stopped
 from jola.training.run import run_training
 from tests import ROOT
+from tests.jola.training.printed import summaries
 from tests.jola.training.test_run import TOGETHER, Place, environment, place, tensors
 
 __all__ = ["place"]
@@ -55,7 +55,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         command, env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    yield folder, [json.loads(line) for line in done.stdout.splitlines()]
+    yield folder, summaries(done.stdout)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -33,6 +33,7 @@ from jola.training.follower import request_pause
 from jola.training.run import Quiet, run_training
 from jola.training.trainer import JoLATrainer
 from tests import ROOT
+from tests.jola.training.printed import summaries
 from tests.tiny import make_model
 
 # The runs that most tests here compare are made once for the module.
@@ -786,7 +787,7 @@ def test_restarts_of_two_processes(place: Place, tmp_path: Path) -> None:
         env=environment(JOLA_HOME=str(tmp_path / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+    (summary,) = summaries(done.stdout)
     assert [Path(run["run"]).name for run in summary["runs"]] == ["run", "run-2"]
     assert [Run.open(run["run"]).state for run in summary["runs"]] == ["finished"] * 2
 
@@ -794,9 +795,9 @@ def test_restarts_of_two_processes(place: Place, tmp_path: Path) -> None:
 class TestTogether:
     def test_one_directory_and_one_line_for_each_run(self, together: tuple[Path, str]) -> None:
         folder, out = together
-        summaries = [json.loads(line) for line in out.splitlines()]
-        assert [Path(summary["run"]).name for summary in summaries] == ["run-1", "run-2"]
-        for summary in summaries:
+        found = summaries(out)
+        assert [Path(summary["run"]).name for summary in found] == ["run-1", "run-2"]
+        for summary in found:
             run = Run.open(summary["run"])
             assert run.state == "finished"
             # Two processes with four examples each: three steps an epoch.

@@ -24,6 +24,7 @@ from jola.jola_model import JoLAModel
 from jola.runs.run import Run
 from jola.training.run import run_training
 from tests import ROOT
+from tests.jola.training.printed import summaries
 from tests.jola.training.sharded import PASSES
 from tests.jola.training.test_run import Place, assert_equal_runs, environment, place, tensors
 from tests.methods.contract import case_of
@@ -74,8 +75,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "not supported" not in done.stderr
-    printed = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    yield Together(folder, json.loads((folder / "passes.json").read_text()), printed)
+    yield Together(folder, json.loads((folder / "passes.json").read_text()), summaries(done.stdout))
 
 
 @pytest.mark.parametrize(("case", "architecture"), PASSES, ids=lambda each: getattr(each, "name", each))
