@@ -175,7 +175,8 @@ class Grid:
             return "open"
         state = self.cell(name).state()
         if state == "done":
-            return "interrupted"  # a damaged result is made again
+            # A result that appeared a moment ago, or a damaged one, which is made again.
+            return "done" if self.result(name) is not None else "interrupted"
         # The process may still load its model, or be one of another computer.
         return "running" if state in ("open", "interrupted") and self._is_locked(name) else state
 

@@ -49,7 +49,7 @@ _PAGE_POLICY = (
 _OTHER_POLICY = "default-src 'none'; sandbox; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)  # not frozen: Python sets the traceback of an exception
 class _Refusal(Exception):
     status: int
     sentence: str
@@ -139,7 +139,7 @@ class Door:
     async def _pass_on(self, scope: Scope, body: "_Body", send: Send) -> None:
         """Have the app answer; what it raises after it has answered is recorded and goes no further.
 
-        An app that takes a refused body for a fault of its own is not heard: the refusal is the answer.
+        If the app answers a refused body with an error of its own, the refusal is sent instead.
         """
         begun = False
         address = await self._attempt(scope)
@@ -156,10 +156,10 @@ class Door:
         try:
             await self.app(scope, body.receive, sending)
         except Exception as error:
-            if begun:
+            if body.refusal is None:
+                if not begun:
+                    raise
                 self.record(error)
-            elif body.refusal is None:
-                raise
         if body.refusal is not None and not begun:
             raise body.refusal
 

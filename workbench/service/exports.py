@@ -198,7 +198,12 @@ class Exports:
             method_in(run.raw_config()).refuse_export(form.kind)
         if form.model:
             self._settings.check_sources(run.run_config(), uploads_home())
-            refuse_unasked_fetch(run, *Loader().model_of(run))
+            # The export loads what the adapter names, which in an imported run may be another model.
+            from jola.adapters.directory import read_adapter
+
+            name, _ = Loader().model_of(run)
+            self._settings.check_model(name)
+            refuse_unasked_fetch(run, name, read_adapter(run.adapter_dir).revision)
         if chosen not in (form.formats or (chosen,)):
             raise InputError(f"{form.title} has no format {chosen!r}; choose one of {', '.join(form.formats)}.")
         into = self._folder(folder)

@@ -20,7 +20,7 @@ from jola.runs.store import RunStore
 from jola.settings import DEVICE_VARIABLE
 from jola.system.files import json_bytes, removed_on_error, replace_file
 from workbench.service.devices import AUTO, CPU, Places, accelerators
-from workbench.service.processes import End, Kind, Processes, Turns, last_sentence, wait_until
+from workbench.service.processes import End, Kind, Processes, Turns, at_work, last_sentence, wait_until
 from workbench.service.waiting import Waiting
 
 TRAIN_COMMAND = (sys.executable, "-m", "jola", "train")
@@ -62,16 +62,18 @@ class Jobs:
         self.turns.add(_NOUN, self._why_others_wait)
         self.waiting = Waiting(store)
         self._processes = Processes(self.turns, Kind(_NOUN, self._command, _pids, _write_end, self._environment))
+        self._unwritten: dict[str, str] = {}
+        """Why runs failed whose status could not be written on a full disk, by id."""
         self._attending: threading.Thread | None = None
         self._thread_lock = threading.Lock()
 
     def running(self) -> list[Run]:
         """Runs that a process is working on, including those of other apps and shells, newest first."""
-        return [run for run in self.store.list() if run.alive]
+        return [run for run in self.store.list() if _is_at_work(run)]
 
     def active(self) -> Run | None:
         """The newest run that a process is working on, including those of other apps and shells."""
-        return next((run for run in self.store.list() if run.alive), None)
+        return next((run for run in self.store.list() if _is_at_work(run)), None)
 
     def places(self) -> Places:
         """Where runs train now."""
@@ -99,8 +101,9 @@ class Jobs:
         try:
             self._next()
         except InputError:  # a full disk: what did not begin is not left in the queue
-            if not run.alive:
-                shutil.rmtree(run.path, ignore_errors=True)
+            with self.turns.locked():
+                if not _is_at_work(run):
+                    shutil.rmtree(run.path, ignore_errors=True)
             raise
         return self._started(run)
 
@@ -114,7 +117,11 @@ class Jobs:
             (run.path / PAUSE_FILE).unlink(missing_ok=True)
             self.check(run.run_config())  # report damaged settings now, not when its turn comes
             self.waiting.add(run)
-        self._next()
+        try:
+            self._next()
+        except InputError:  # a full disk: the queue tries again
+            self._attend_queue()
+            raise
         return self._started(run)
 
     def pause(self, id: str) -> None:
@@ -187,7 +194,9 @@ class Jobs:
                 except FileNotFoundError:  # deleted a moment ago
                     continue
                 except InputError as error:
+                    self._unwritten[id] = str(error)
                     run.write_status(state="failed", message=str(error))
+                    del self._unwritten[id]
                 self.waiting.take(id)
 
     def _command(self, run: Run) -> list[str]:
@@ -214,15 +223,29 @@ class Jobs:
     def _work_off(self) -> None:
         while True:
             with suppress(InputError, OSError):  # a full disk now may not be one later
+                self._write_failures()
                 self._next()
             # Under the lock, so that a run that is queued at this moment finds the thread alive or starts another.
             with self._thread_lock:
-                if not self.waiting.ids():
+                if not self.waiting.ids() and not self._unwritten:
                     self._attending = None
                     return
             # The end of work that another app started brings no news.
             self._processes.news.wait(_LOOK_SECONDS)
             self._processes.news.clear()
+
+    def _write_failures(self) -> None:
+        with self.turns.locked():
+            for id, message in list(self._unwritten.items()):
+                run = Run(self.store.root / id)
+                if run.status()["state"] == "starting" and not _is_at_work(run):
+                    run.write_status(state="failed", message=message)
+                del self._unwritten[id]
+
+
+def _is_at_work(run: Run) -> bool:
+    """Whether a process works on a run. The app itself does only while it starts one, whatever was written last."""
+    return run.alive and at_work(run)
 
 
 def _pids(run: Run) -> set[int]:

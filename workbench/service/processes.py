@@ -161,15 +161,12 @@ class Processes(Generic[WorkT]):
                 raise InputError(f"The {self.kind.noun} process could not be started: {error}.") from error
             try:
                 work.write_status(**_identity(process))
-            except BaseException:  # a full disk: nobody could find the process to end it
+            except BaseException:  # a full disk; without a written identity, no app could end the process
                 process.kill()
                 process.wait()
                 raise
-            finally:
-                attend = threading.Thread(
-                    target=self._attend, args=(work, process), name=f"attend-{work.id}", daemon=True
-                )
-                attend.start()
+        attend = threading.Thread(target=self._attend, args=(work, process), name=f"attend-{work.id}", daemon=True)
+        attend.start()
 
     def stop(self, work: WorkT) -> bool:
         """Ask the processes of ``work`` to end, with SIGTERM; whether there was one.

@@ -144,7 +144,12 @@ class Studies:
             except BaseException:
                 found.discard()
                 raise
-            self._begin(found)
+            try:
+                self._begin(found)
+            except InputError:
+                if not found.status().get("failed"):  # a full disk: the list could not say why
+                    found.discard()
+                raise
         return self.get(name)
 
     def extend(self, id: str, axes: Axes, arms: Mapping[str, Arm], settings: Any) -> StoredStudy:

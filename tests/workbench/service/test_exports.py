@@ -168,6 +168,16 @@ class TestExposed:
         done(Exports(self.settings(tmp_path)), run, "Table", "CSV")
         done(Exports(self.settings(tmp_path, tiny_folder)), run, "Plain checkpoint", "float32")
 
+    def test_the_model_that_the_adapter_names_is_checked_too(self, run: Run, tmp_path: Path) -> None:
+        config = json.loads((run.path / "config.json").read_text())
+        config["model"]["model"] = "default"
+        (run.path / "config.json").write_text(json.dumps(config))
+        adapter = json.loads((run.adapter_dir / "adapter_config.json").read_text())
+        adapter["base_model_name_or_path"] = "owner/private"
+        (run.adapter_dir / "adapter_config.json").write_text(json.dumps(adapter))
+        message = refusal(Exports(self.settings(tmp_path)), run, "Plain checkpoint", "float32")
+        assert message.startswith("The model 'owner/private' is not open to this page")
+
 
 class TestThePanel:
     def test_a_hostile_name_stays_text(self, bench: Workbench, run: Run) -> None:

@@ -24,7 +24,7 @@ from tests.workbench.served import write_task
 from workbench.service.comparison_plan import Plan
 from workbench.service.comparisons import Comparisons
 from workbench.service.jobs import Jobs
-from workbench.service.processes import Turns
+from workbench.service.processes import Turns, wait_until
 
 
 class Disk:
@@ -81,7 +81,7 @@ def test_a_run_that_cannot_be_made(tmp_path: Path, disk: Disk) -> None:
     assert json.loads((Run.create(tmp_path / "new", RunConfig()).path / "config.json").read_text())
 
 
-@pytest.mark.parametrize("room", range(5))
+@pytest.mark.parametrize("room", range(6))
 def test_a_job_that_cannot_be_started(tmp_path: Path, disk: Disk, room: int) -> None:
     task = str(write_task(tmp_path / "task"))
     jobs = Jobs(RunStore(tmp_path / "runs"), command=["true"])
@@ -89,6 +89,24 @@ def test_a_job_that_cannot_be_started(tmp_path: Path, disk: Disk, room: int) -> 
     with left(tmp_path / "runs"), pytest.raises(InputError, match="no space left"):
         jobs.start(RunConfig(data=DataConfig(task=task)))
     assert jobs.store.list() == [] and jobs.waiting.ids() == []
+
+
+# The status "starting", or the identity of the process, is what does not fit.
+@pytest.mark.parametrize("room", (2, 3))
+def test_a_run_that_cannot_go_on_says_so_when_there_is_room(tmp_path: Path, disk: Disk, room: int) -> None:
+    task = str(write_task(tmp_path / "task"))
+    jobs = Jobs(RunStore(tmp_path / "runs"), command=["true"])
+    run = Run.create(jobs.store.root / "one", RunConfig(data=DataConfig(task=task)))
+    run.write_status(state="paused")
+    disk.room = room
+    with pytest.raises(InputError, match="no space left"):
+        jobs.resume("one")
+    assert jobs.active() is None
+    disk.room = 10**9
+    assert wait_until(lambda: run.state == "failed", 60)
+    # A run that still waits begins again.
+    assert ("no space left" if room == 3 else "ended with exit code 0") in run.status()["message"]
+    jobs.resume("one")
 
 
 @pytest.mark.parametrize("room", range(2))
