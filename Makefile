@@ -20,7 +20,7 @@ LOWEST := .venv-lowest
 PYTEST = OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(DEV)/bin/python -m pytest \
   -n $(WORKERS) --dist loadgroup --max-worker-restart 0
 
-# Without the progress bars and warnings of transformers.
+# Without progress bars and warnings.
 QUIET = HF_HUB_DISABLE_PROGRESS_BARS=1 TRANSFORMERS_VERBOSITY=error PYTHONWARNINGS=ignore
 
 .DEFAULT_GOAL := help

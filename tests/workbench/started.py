@@ -26,7 +26,7 @@ class Started:
     process: psutil.Process
     address: str
     token: str
-    """What is asked for at the address; empty without a token."""
+    """The access token; empty without one."""
     log: Path
     """What the app prints."""
 
@@ -61,7 +61,7 @@ def started(
         process = subprocess.Popen(command, stderr=file, cwd=ROOT, env=environment | (variables or {}))
 
     def printed() -> str:
-        return log.read_bytes()[begin:].decode()
+        return log.read_bytes()[begin:].decode(errors="replace")
 
     def address() -> re.Match[str] | None:
         return re.search(r" is at (http\S+)/(?:\?token=(\S+))? ", printed())
@@ -73,4 +73,8 @@ def started(
         yield Started(psutil.Process(process.pid), found[1].rstrip("/"), found[2] or "", log)
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise

@@ -76,7 +76,7 @@ def test_it_reads_and_asks_nothing(home: Path, shared: Path) -> None:
     def looks(**other: Any) -> dict[str, Any]:
         """What the program finds as root, or as another account."""
         command = [python, "-c", LOOKS, f"{app.address}/", str(shared), app.token, SECRET]
-        ended = subprocess.run(command, capture_output=True, text=True, cwd="/", env={}, **other)
+        ended = subprocess.run(command, capture_output=True, text=True, cwd="/", env={}, timeout=300, **other)
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 

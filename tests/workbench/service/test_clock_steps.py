@@ -90,7 +90,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
             step = run.status()["step"]
             assert wait_until(lambda: run.status()["step"] > step, PATIENCE), run.status()  # noqa: B023
             command = [*clock.prefix, sys.executable, "-c", ANOTHER_APP, trains]
-            ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+            ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
             assert ended.returncode == 0, ended.stderr[-3000:]
             found = json.loads(ended.stdout)
             assert found["clock"] == pytest.approx([time.time() + seconds, psutil.boot_time() + seconds], abs=60)

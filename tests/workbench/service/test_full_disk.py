@@ -188,7 +188,7 @@ def test_on_a_small_disk(tmp_path: Path) -> None:
     disk.mkdir()
     command = with_mounts(("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)))
     command += [sys.executable, "-c", STARTS, str(disk), str(task)]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert ended.returncode == 0 and "Traceback" not in ended.stderr, ended.stderr[-3000:]
     found = json.loads(ended.stdout)
     for name, shown, most in (("a note", "kept", 0), ("a run", [[], []], 0), ("a comparison", [], 1)):

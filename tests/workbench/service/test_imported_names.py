@@ -124,7 +124,7 @@ def test_nothing_is_asked_of_the_hub(hub: str, home: Path, tmp_path: Path) -> No
     environment = {**os.environ, **variables}
     del environment["HF_HUB_OFFLINE"]
     command = [sys.executable, "-c", LOOKS, str(tmp_path / "app"), hub]
-    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=400)
     assert ended.returncode == 0, ended.stderr[-3000:]
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["taken"]["kind"] != "error", found["taken"]
