@@ -171,13 +171,16 @@ def _clicks(
         page.evaluate(
             """() => {
               const masks = () => document.querySelector("#tokens .jw-picture")?.dataset.masks;
+              // The page withholds frames from callbacks that compute with performance.now() themselves, as
+              // Gradio's loading indicator does (workbench/server/first_script.js).
+              const now = () => performance.now();
               let pressed = 0, before = null;
               window.took = 0;
-              addEventListener("pointerdown", () => { pressed = performance.now(); before = masks(); took = 0; }, true);
+              addEventListener("pointerdown", () => { pressed = now(); before = masks(); took = 0; }, true);
               new MutationObserver(() => {
                 if (before === null || masks() === before) return;
                 before = null;
-                requestAnimationFrame(() => { took = performance.now() - pressed; });
+                requestAnimationFrame(() => { took = now() - pressed; });
               }).observe(document.querySelector("#tokens"), { subtree: true, childList: true, attributes: true });
             }"""
         )
