@@ -137,7 +137,7 @@ def test_everything_goes_on_after_kills(
             everything.append(work)
             for _ in range(rng.randrange(MOMENTS[kind])):
                 before = progress(work)
-                assert wait_until(lambda: progress(work) != before or not processes_of(work), PATIENCE)  # noqa: B023
+                assert wait_until(lambda b=before, w=work: progress(w) != b or not processes_of(w), PATIENCE)
             kill(app, processes_of(work), victims)
         assert_whole(bench, everything)
         manager = bench.jobs if kind == "run" else bench.comparisons

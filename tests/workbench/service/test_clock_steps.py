@@ -88,7 +88,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
         for seconds in (3600, -3600):
             clock.set(seconds)
             step = run.status()["step"]
-            assert wait_until(lambda: run.status()["step"] > step, PATIENCE), run.status()  # noqa: B023
+            assert wait_until(lambda step=step: run.status()["step"] > step, PATIENCE), run.status()
             command = [*clock.prefix, sys.executable, "-c", ANOTHER_APP, trains]
             ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
             assert ended.returncode == 0, ended.stderr[-3000:]
