@@ -48,7 +48,10 @@ _EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The endpoints; the docstring of each is its description in the API."""
+    """The endpoints; the docstring of each is its description in the API.
+
+    Defaults that are lists or dictionaries are shown there as they are, and are never changed.
+    """
 
     bench: Workbench
 
