@@ -72,9 +72,11 @@ class ModelConfig:
         "Divide the weights of the frozen model among the processes that torchrun started, instead of keeping all of "
         "them in each.",
     )
-    attn_implementation: Literal["auto", "sdpa", "eager"] = setting(
+    attn_implementation: Literal["auto", "sdpa", "eager", "flash_attention_2"] = setting(
         "auto",
-        "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one on this device.",
+        "Attention implementation in transformers: 'eager', 'sdpa', or 'auto' for the faster one of these on this "
+        "device. 'flash_attention_2' needs an accelerator and the package flash-attn; training batches then have no "
+        "padding.",
     )
 
 

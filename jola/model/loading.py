@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.utils import find_adapter_config_file, is_flash_attn_2_available
 
 from jola.data.assets import ModelSource, resolve_model
 from jola.data.catalogue import ASSETS, DEFAULT_MODEL, gguf_options
@@ -67,6 +67,8 @@ def load_base(
     placed = None if device_map is None else read_device_map(device_map)
     place = pick_device(device)
     form = pick_dtype(dtype, place)
+    if attn_implementation == "flash_attention_2":
+        check_flash_attention(place, form)
     quantized = {} if quantize == "none" else {"quantization_config": quantization_config(quantize, form)}
     if quantized and source.gguf_file:
         raise InputError("A GGUF file is quantized already and is not quantized again; leave --quantize out.")
@@ -290,6 +292,19 @@ def pick_attention(implementation: str, config: PretrainedConfig, device: torch.
         return "eager"
     architecture = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     return "sdpa" if getattr(architecture, "_supports_sdpa", False) else "eager"
+
+
+def check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
+    """`InputError` unless flash attention runs on this device, with weights in this format."""
+    if device.type == "cpu":
+        lack = "an accelerator, and this process computes on the processor"
+    elif dtype not in (torch.bfloat16, torch.float16):
+        lack = f"weights in bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
+    elif not is_flash_attn_2_available():  # transformers would fetch code from the Hub
+        lack = "the package flash-attn"
+    else:
+        return
+    raise InputError(f"--attn-implementation flash_attention_2 needs {lack}; leave it out, or choose 'sdpa'.")
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -4,6 +4,8 @@ A chat template and an instruction make the first tokens of every example the sa
 what an example has. Attention is causal, so what a layer makes of them is the same in every row. In a packed pass each
 layer sees one row: the common beginning, then the rest of each row, one after the other. Only attention has to know
 which of them belong together. Outputs and gradients are those of the batch as it was.
+
+Where attention takes rows of variable length, as flash attention does, rows are joined without sharing their beginning.
 """
 
 import inspect
@@ -23,6 +25,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WORTH = 0.1
 """Share of a batch's places that packing must spare: taking rows apart in every layer costs about as much."""
+VARIABLE_LENGTH = "flash"
+"""In the names of those implementations of attention that take rows of variable length."""
 SPARED = 64
 """Tokens of prompts that a pass over their common beginning must spare."""
 
@@ -41,6 +45,8 @@ class Packing:
     """(packed tokens − common,): place of each in the flattened `shape`; the other places are padding."""
     slots: Tensor
     """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
+    lengths: Tensor | None = None
+    """(batch,): tokens of each row, if attention of variable length keeps the rows apart; `common` is then 0."""
     weights: bool = False
     """Whether attention gives its weights, (batch, heads, tokens, tokens), where it has them."""
     masks: dict[Any, Tensor] = field(default_factory=dict, repr=False)
@@ -48,12 +54,20 @@ class Packing:
 
     def inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Arguments of a packed pass: one row of tokens, and the position that each has in its own row."""
-        return {
+        row = {
             "input_ids": self.pack(input_ids).unsqueeze(0),
             "position_ids": (self.source % input_ids.shape[1]).unsqueeze(0),
-            # Given one with four axes, transformers makes no mask: that of the packed row would be large, and unused.
-            "attention_mask": torch.zeros(1, 1, 1, 1),
         }
+        # Given one with four axes, transformers makes no mask: that of the packed row would be large, and unused.
+        return row if self.lengths is not None else {**row, "attention_mask": torch.zeros(1, 1, 1, 1)}
+
+    def for_attention(self) -> dict[str, Any]:
+        """What a packed pass hands on to attention."""
+        if self.lengths is None:
+            return {"packing": self}
+        ends = F.pad(self.lengths.cumsum(0), (1, 0)).int()
+        longest = int(self.lengths.max())
+        return {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
 
     def pack(self, values: Tensor) -> Tensor:
         """(batch, tokens) → (packed tokens,)."""
@@ -62,13 +76,18 @@ class Packing:
     def unpack(self, packed: Tensor) -> Tensor:
         """(1, packed tokens, …) → (batch, tokens, …); what stands at padding means nothing."""
         batch, rest = self.shape
-        places = torch.arange(self.common, device=packed.device).expand(batch, -1)
-        places = torch.cat([places, (self.slots + self.common).view(batch, rest)], 1)
+        places = torch.arange(self.common, device=self.slots.device).expand(batch, -1)
+        places = torch.cat([places, (self.slots + self.common).view(batch, rest)], 1).to(packed.device)
         return packed[0].index_select(0, places.flatten()).unflatten(0, (batch, -1))
 
 
 def packing_of(
-    input_ids: Tensor, attention_mask: Tensor | None, rows: Tensor, edited_alike: Tensor | None = None
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    rows: Tensor,
+    edited_alike: Tensor | None = None,
+    *,
+    join: bool = False,
 ) -> Packing | None:
     """How to pack a batch; None where that would not pay, and for padding on the left.
 
@@ -78,6 +97,7 @@ def packing_of(
         rows: (batch, tokens) of bool: where logits are wanted. The common beginning ends before the first of them.
         edited_alike: (tokens,) of bool: columns in which all rows are edited in the same way; None is all of them. The
             common beginning ends before the first other one.
+        join: Whether attention of variable length keeps the rows apart, as `joins` says; they share no beginning then.
     """
     batch, tokens = input_ids.shape
     real = torch.ones_like(rows) if attention_mask is None else attention_mask == 1
@@ -87,16 +107,17 @@ def packing_of(
     alike = (input_ids == input_ids[:1]).all(0) & real.all(0) & ~rows.any(0)
     if edited_alike is not None:
         alike &= edited_alike
-    common = int(alike.int().cumprod(0).sum()) if batch > 1 else 0
+    common = int(alike.int().cumprod(0).sum()) if batch > 1 and not join else 0
     rest = real[:, common:]
     filled = rest.flatten().nonzero().flatten()
     if 1 - (common + len(filled)) / real.numel() < WORTH:
         return None
     own = real.clone()
     own[1:, :common] = False
-    slots = torch.zeros(rest.numel(), dtype=torch.long)
-    slots[filled] = torch.arange(len(filled))
-    return Packing(own.flatten().nonzero().flatten(), common, (batch, tokens - common), filled, slots)
+    slots = torch.zeros_like(rest.flatten(), dtype=torch.long)
+    slots[filled] = torch.arange(len(filled), device=filled.device)
+    lengths = real.sum(1) if join else None
+    return Packing(own.flatten().nonzero().flatten(), common, (batch, tokens - common), filled, slots, lengths)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,16 +161,27 @@ def can_share(base: PreTrainedModel) -> bool:
 
 
 def can_pack(base: PreTrainedModel) -> bool:
-    """Whether a model might take packed passes, and is where they pay: on a processor, which takes token by token."""
+    """Whether a model might take packed passes, and is where they pay.
+
+    They do on a processor, which takes token by token, and wherever attention takes rows of variable length.
+    """
     parameters = inspect.signature(base.forward).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    attention = base.config._attn_implementation
-    return base.device.type == "cpu" and "position_ids" in parameters and passes_on and attention in _NAMES
+    ours = base.device.type == "cpu" and base.config._attn_implementation in _NAMES
+    return "position_ids" in parameters and passes_on and (ours or joins(base))
+
+
+def joins(base: PreTrainedModel) -> bool:
+    """Whether the attention in use takes rows of variable length, by the arguments of transformers' flash attention."""
+    return VARIABLE_LENGTH in (base.config._attn_implementation or "")
 
 
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model accepts packed passes, whose `Packing` is the argument ``packing``."""
+    """Inside the block the model accepts packed passes, with the arguments of `Packing.for_attention`."""
+    if joins(base):
+        yield
+        return
     with attention(base, _NAMES[base.config._attn_implementation or "eager"]):
         yield
 

@@ -34,6 +34,7 @@ from jola.model.packing import (
     can_share,
     chosen,
     is_greedy,
+    joins,
     packed_attention,
     packing_of,
     spread,
@@ -124,9 +125,10 @@ class TracedModel:
     def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> Packing | None:
         """How a batch is packed, see `packing_of`; None where it is not."""
         with self.lock:
-            if not self._packs:
+            if not (can_pack(self.base) and self._packs):
                 return None
-            return packing_of(inputs["input_ids"], inputs.get("attention_mask"), rows, edited_alike)
+            mask = inputs.get("attention_mask")
+            return packing_of(inputs["input_ids"], mask, rows, edited_alike, join=joins(self.base))
 
     def _run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None, **others: Any) -> Tensor:
         answer: list[Tensor] = []
@@ -147,19 +149,20 @@ class TracedModel:
 
     def _run_packed(self, ids: Tensor, plan: Plan, rows: Tensor, packing: Packing) -> Tensor:
         with packed_attention(self.base):
-            return self._run(packing.inputs(ids), plan, packing.pack(rows).unsqueeze(0), packing=packing)
+            return self._run(packing.inputs(ids), plan, packing.pack(rows).unsqueeze(0), **packing.for_attention())
 
     @cached_property
     def _packs(self) -> bool:
         """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own."""
         ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=self.device)
-        rows = torch.arange(ids.shape[1], device=ids.device).ge(3).expand_as(ids)
-        packing = packing_of(ids, None, rows) if can_pack(self.base) else None
+        mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], device=self.device)
+        rows = mask.cumsum(1).mul(mask).ge(4)
+        packing = packing_of(ids, mask, rows, join=joins(self.base))
         if packing is None:
             return False
         # Edits of weights may be applied at this moment, with dropout: a training draws what it would draw anyway.
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            expected = self._run({"input_ids": ids}, {}, rows).float()
+            expected = self._run({"input_ids": ids, "attention_mask": mask}, {}, rows).float()
             difference = self._run_packed(ids, {}, rows, packing).float() - expected
         return bool(difference.std() < 0.1 * expected.std())
 
@@ -347,9 +350,8 @@ class TracedModel:
     def _record_packed(self, ids: Tensor, plan: Plan, wanted: Wanted, rows: Tensor, packing: Packing) -> Record:
         packing = replace(packing, weights=bool(wanted.attention))
         with packed_attention(self.base):
-            result = self._record(
-                packing.inputs(ids), plan, wanted, packing.pack(rows).unsqueeze(0), {}, packing=packing
-            )
+            inputs, at = packing.inputs(ids), packing.pack(rows).unsqueeze(0)
+            result = self._record(inputs, plan, wanted, at, {}, **packing.for_attention())
         for kept in (result.entering, result.heads, result.projected, result.mlp):
             kept.update({layer: packing.unpack(values) for layer, values in kept.items()})
         return result

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, Gemma3Config
 
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
+from jola.model import loading
 from jola.model.loading import empty_model, load_base, load_tokenizer, pick_attention, pick_device, pick_dtype
 from tests.tiny import CONFIGS, make_model
 
@@ -204,6 +205,20 @@ class TestChoices:
 
     def test_unknown_attention_code(self, tiny_folder: Path) -> None:
         assert "nonsense" in refusal(tiny_folder, attn_implementation="nonsense")
+
+    def test_flash_attention_on_a_processor(self, tiny_folder: Path) -> None:
+        said = refusal(tiny_folder, attn_implementation="flash_attention_2")
+        assert said.startswith("--attn-implementation flash_attention_2 needs an accelerator") and "'sdpa'" in said
+
+    @pytest.mark.parametrize(
+        ("dtype", "lack"), [("float32", "bfloat16 or float16, not float32"), ("bfloat16", "flash-attn")]
+    )
+    def test_flash_attention_on_an_accelerator(self, monkeypatch: pytest.MonkeyPatch, dtype: str, lack: str) -> None:
+        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: False)
+        with pytest.raises(InputError, match=f"needs .*{lack}; leave it out"):
+            loading.check_flash_attention(torch.device("cuda"), loading.DTYPES[dtype])
+        monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: True)
+        loading.check_flash_attention(torch.device("cuda"), torch.bfloat16)
 
     def test_auto_is_one_that_works_here(self) -> None:
         device = pick_device("auto")

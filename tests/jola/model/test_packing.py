@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -281,6 +282,99 @@ def test_what_is_kept_of_a_pass(tiny: Make, architecture: str, monkeypatch: pyte
                     # What leaves the last layer is right where logits are wanted, and nowhere else.
                     ours, others = ours[rows[row, :length]], others[rows[row, :length]]
                 torch.testing.assert_close(ours, others, **CLOSE)
+
+
+def attention_by_row(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """What flash attention computes for rows of the lengths that it is given, one row after the other."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
+    if cu_seq_lens_q is None:
+        lengths = attention_mask.sum(1).tolist() if attention_mask is not None else [query.shape[2]] * len(query)
+        rows = [(row, slice(0, length)) for row, length in enumerate(lengths)]
+    else:
+        assert attention_mask is None and cu_seq_lens_q.dtype == torch.int32
+        assert max_length_q == cu_seq_lens_q.diff().max()
+        rows = [(0, slice(start, stop)) for start, stop in pairwise(cu_seq_lens_q.tolist())]
+    output = torch.zeros_like(query)
+    for row, places in rows:
+        q, k, v = (part[row, :, places] for part in (query, key, value))
+        scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        seen = torch.ones(scores.shape[-2:], dtype=torch.bool).tril()
+        if sliding_window is not None:
+            seen &= ~torch.ones_like(seen).tril(-sliding_window)
+        output[row, :, places] = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v
+    return output.transpose(1, 2), None
+
+
+@pytest.fixture
+def by_row(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of attention of variable length; the real one needs an accelerator."""
+    name = "by_row"
+    AttentionInterface.register(name, attention_by_row)
+    AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    monkeypatch.setattr(packing, "VARIABLE_LENGTH", name)
+    return name
+
+
+@every_architecture
+def test_rows_of_variable_length_are_joined(tiny: Make, architecture: str, by_row: str) -> None:
+    model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
+    model.base.set_attn_implementation(by_row)
+    draw_gates_between(model)
+    inputs = batch()
+    model(**inputs)
+    model.seed_gates(SEED)
+    with tokens_seen(model) as shapes:
+        found = model(**inputs)
+    found.loss.backward()
+    assert shapes == [(1, sum(LENGTHS))]
+
+    clones = {
+        e.site: {name: p.detach().clone().requires_grad_() for name, p in e.named_parameters()}
+        for e in model.gated_edits()
+    }
+    with hooked(plain, with_noise(model, SEED, clones)):
+        rows = [plain(inputs["input_ids"][row : row + 1, :length]).logits[0] for row, length in enumerate(LENGTHS)]
+    logits = torch.cat([row[-ANSWER - 1 : -1] for row in rows])
+    torch.nn.functional.cross_entropy(logits, inputs["labels"][inputs["labels"] != -100]).backward()
+    torch.testing.assert_close(found.logits, logits, **CLOSE)
+    for edits in model.gated_edits():
+        for name, parameter in edits.named_parameters():
+            torch.testing.assert_close(parameter.grad, clones[edits.site][name].grad, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_what_is_kept_of_joined_rows(tiny: Make, by_row: str) -> None:
+    model, inputs = tiny("llama", EditConfig(sites="both")), batch()
+    ids, mask, rows = inputs["input_ids"], inputs["attention_mask"], inputs["labels"].roll(-1, 1) != -100
+    wanted = Wanted(entering=(0, 2), heads=(1,), projected=(0,), mlp=(1,))
+    plan = model.plan(None, 1.0, len(ids))
+    expected = model.traced.record(model.inputs(ids, mask), plan, wanted, rows=rows)
+    model.base.set_attn_implementation(by_row)
+    with tokens_seen(model) as shapes:
+        found = model.traced.record(model.inputs(ids, mask), plan, wanted, rows=rows, uniform=True)
+    assert shapes[-1] == (1, sum(LENGTHS))
+    torch.testing.assert_close(found.logits, expected.logits, **CLOSE)
+    for name in ("entering", "heads", "projected", "mlp"):
+        mine, theirs = getattr(found, name), getattr(expected, name)
+        assert mine.keys() == theirs.keys() and mine
+        for layer, values in mine.items():
+            for row, length in enumerate(LENGTHS):
+                torch.testing.assert_close(values[row, :length], theirs[layer][row, :length], **CLOSE)
 
 
 @torch.no_grad()
