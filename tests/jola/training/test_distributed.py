@@ -25,9 +25,7 @@ from jola.system.progress import Stopped
 from jola.training.run import run_training
 from tests import ROOT
 from tests.jola.training.printed import summaries
-from tests.jola.training.test_run import TOGETHER, Place, environment, place, tensors
-
-__all__ = ["place"]
+from tests.jola.training.tiny_runs import TOGETHER, Place, environment, tensors
 
 METHODS = {"lora": LoRAConfig(rank=2, dropout=0.0), "houlsby": HoulsbyConfig(reduction_factor=4)}
 # In one process the same examples are in the batches of two accumulated steps.

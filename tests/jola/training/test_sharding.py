@@ -26,10 +26,8 @@ from jola.training.run import run_training
 from tests import ROOT
 from tests.jola.training.printed import summaries
 from tests.jola.training.sharded import PASSES
-from tests.jola.training.test_run import Place, assert_equal_runs, environment, place, tensors
+from tests.jola.training.tiny_runs import Place, assert_equal_runs, environment, tensors
 from tests.methods.contract import case_of
-
-__all__ = ["place"]
 
 METHODS = ("jola", "lora", "repe")
 # In one process the same examples are in the batches of two accumulated steps.
