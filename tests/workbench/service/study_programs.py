@@ -1,0 +1,53 @@
+"""Programs that stand for `jola grid run`, and studies that they make."""
+
+import time
+from collections.abc import Callable
+
+from jola.studies.axes import checked_axes, expand_arms
+from tests.jola.studies.grids import SETTINGS
+from workbench.service.stored_study import StoredStudy
+from workbench.service.studies import Studies
+
+# Stands for `jola grid run`: the cells that are not done get a result, one after the other, without a model.
+MAKES = """
+import signal, sys, time
+from jola.studies.grid import Grid
+from tests.jola.studies.grids import result
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+grid = Grid.open(sys.argv[1])
+for name, state in grid.states().items():
+    if state not in ("done", "failed"):
+        time.sleep(PACE)
+        grid.cell(name).write_result(result(0.5))
+"""
+REFUSES = "import sys; print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
+COUNTS_SIGNALS = """
+import pathlib, signal, sys, time
+signals, folder = [], pathlib.Path(sys.argv[1])
+signal.signal(signal.SIGTERM, lambda *_: signals.append(1))
+(folder / "ready").touch()
+while not (folder / "end").exists():
+    time.sleep(0.01)
+(folder / "count").write_text(str(len(signals)))
+"""
+SLEEPS = "import time; time.sleep(60)"
+
+Make = Callable[..., Studies]
+
+
+def makes(pace: float = 0.0) -> str:
+    return MAKES.replace("PACE", str(pace))
+
+
+def begin(
+    one: Studies, task: str, arms: tuple[str, ...] = ("jola", "red"), seeds: tuple[int, ...] = (1, 2)
+) -> StoredStudy:
+    found = expand_arms(arms, SETTINGS)
+    return one.start(checked_axes(found, [task], [8], seeds, ["default"]), found, SETTINGS, {})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
