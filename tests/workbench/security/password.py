@@ -1,0 +1,3 @@
+"""How tests log in."""
+
+PASSWORD = ("ada", "correct horse")
