@@ -20,6 +20,7 @@ import tyro
 from rich.console import Console
 
 from jola.errors import InputError
+from jola.system.startup import quick_imports
 from workbench.settings import AUTH_VARIABLE, Settings
 
 if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings need none of it
@@ -72,11 +73,12 @@ def _private_temporary_folder() -> Iterator[None]:
 
 def _serve(settings: Settings, console: Console) -> int:
     with console.status("Starting JoLA Workbench …"):
-        import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
+        with quick_imports():
+            import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
 
-        from workbench.server.serve import serve
-        from workbench.service import sample
-        from workbench.service.bench import Workbench
+            from workbench.server.serve import serve
+            from workbench.service import sample
+            from workbench.service.bench import Workbench
 
         bench = Workbench.from_settings(settings)
         sample.install(bench.store)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jola.cli import console
-from jola.cli.common import find_adapter, quiet_libraries, test_data
+from jola.cli.common import find_adapter, importing_libraries, test_data
 from jola.config import DataConfig
 from jola.errors import InputError
 
@@ -59,10 +59,10 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
     if files is not None and len(files) > 1:
         raise InputError(f"--side-effects takes one file; {files[1]!r} is another.")
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola import Template
-        from jola.evaluation.side_effects import read_passages, side_effects
-        from jola.insight import layer_changes
+        with importing_libraries():
+            from jola import Template
+            from jola.evaluation.side_effects import read_passages, side_effects
+            from jola.insight import layer_changes
 
         folder, run = find_adapter(place.adapter)
         passages = read_passages(files[0]) if files else None
@@ -101,10 +101,10 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
 def show_reading(place: Place, json: bool) -> None:
     """Print how often the projection on RePE's directions chooses the right option; validation chooses the layers."""
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola import Template
-        from jola.evaluation.reading import choose_layers, option_projections, read_options, reading_vectors
-        from jola.evaluation.scoring import options_of
+        with importing_libraries():
+            from jola import Template
+            from jola.evaluation.reading import choose_layers, option_projections, read_options, reading_vectors
+            from jola.evaluation.scoring import options_of
 
         _, run = find_adapter(place.adapter)
         seed = run.config().get("training", {}).get("seed", 0) if run else 0

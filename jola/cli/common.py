@@ -2,7 +2,8 @@
 
 import dataclasses
 import typing
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from tyro.conf import Positional, arg
 from jola.config import GROUPS, DataConfig, RunConfig, flag
 from jola.errors import InputError
 from jola.methods import METHODS
+from jola.system.startup import quick_imports
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
@@ -176,11 +178,14 @@ def test_data(run: "Run | None", task: str | None, test_size: int | None, templa
     return data
 
 
-def quiet_libraries() -> None:
-    """Turn off the progress bars and warnings of the Hugging Face libraries."""
-    from huggingface_hub.utils import disable_progress_bars
-    from transformers.utils import logging
+@contextmanager
+def importing_libraries() -> Iterator[None]:
+    """Import large libraries inside the block. Those of Hugging Face show no progress bars or warnings from then on."""
+    with quick_imports():
+        from huggingface_hub.utils import disable_progress_bars
+        from transformers.utils import logging
 
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+        disable_progress_bars()
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()
+        yield

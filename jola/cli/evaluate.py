@@ -23,8 +23,8 @@ from jola.cli.common import (
     Strength,
     find_adapter,
     find_run,
+    importing_libraries,
     load_adapter,
-    quiet_libraries,
     test_data,
 )
 from jola.errors import InputError
@@ -121,13 +121,13 @@ def evaluate(
         _score_kept(find_run(adapter), metrics, base, first_reference, json)
         return
     with console.ConsoleProgress() as shown:
-        quiet_libraries()
-        from jola import Template, load_task
-        from jola.evaluation.answering import answer_together
-        from jola.evaluation.answers import check_installed, default_metrics, score_answers
-        from jola.model.loading import pick_device
-        from jola.system.distributed import SINGLE_PROCESS, meet
-        from jola.system.progress import Quiet
+        with importing_libraries():
+            from jola import Template, load_task
+            from jola.evaluation.answering import answer_together
+            from jola.evaluation.answers import check_installed, default_metrics, score_answers
+            from jola.model.loading import pick_device
+            from jola.system.distributed import SINGLE_PROCESS, meet
+            from jola.system.progress import Quiet
 
         if device_map and launched() > 1:
             raise InputError(SINGLE_PROCESS)
@@ -194,8 +194,8 @@ def evaluate(
 
 def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference: bool, json: bool) -> None:
     """Score the kept answers of a run, and add the scores of the edited model to its result."""
-    quiet_libraries()
-    from jola.evaluation.answers import score_answers
+    with importing_libraries():
+        from jola.evaluation.answers import score_answers
 
     kept = run.answers()
     if not kept:
@@ -273,13 +273,13 @@ def generate(
     if next_tokens is not None and next_tokens < 1:
         raise InputError(f"--next-tokens is {next_tokens}; it must be at least 1.")
     with console.ConsoleProgress() as shown:
-        quiet_libraries()
-        import torch
+        with importing_libraries():
+            import torch
 
-        from jola import Example, Message, Template
-        from jola.model.loading import pick_device
-        from jola.system.distributed import by_first, meet
-        from jola.system.progress import Quiet
+            from jola import Example, Message, Template
+            from jola.model.loading import pick_device
+            from jola.system.distributed import by_first, meet
+            from jola.system.progress import Quiet
 
         first = meet(lambda: pick_device(device).type == "cpu")
         prompt = by_first(lambda: _read_prompt(prompt), first)

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from jola.cli import console
-from jola.cli.common import BaseModel, Device, Json, Strength, find_adapter, quiet_libraries
+from jola.cli.common import BaseModel, Device, Json, Strength, find_adapter, importing_libraries
 from jola.errors import InputError
 
 if TYPE_CHECKING:
@@ -228,7 +228,8 @@ class _Export:
 
     def load(self, model: str | None, device: str) -> "JoLAModel":
         """The edited model in float32, so that weights are rounded only once, when they are written."""
-        from jola import JoLAModel
+        with importing_libraries():
+            from jola import JoLAModel
 
         self.progress.phase("load")
         return JoLAModel.from_adapter(self.path, model=model, dtype="float32", device=device, quantize="none")
@@ -241,9 +242,9 @@ def _exporting(
     """Find the source, refuse a form its method does not have; at the end upload for --push and print the report."""
     address = {}
     with _terminated_as_interrupted(), console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola.export.hub import check_repo, check_token, push_to_hub
-        from jola.export.source import refuse_export
+        with importing_libraries():
+            from jola.export.hub import check_repo, check_token, push_to_hub
+            from jola.export.source import refuse_export
 
         path, run = (Path(source), None) if Path(source).is_file() else find_adapter(source)
         refuse_export(path, form)

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from jola.cli import console
-from jola.cli.common import Json, quiet_libraries, settings_type
+from jola.cli.common import Json, importing_libraries, settings_type
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
 from jola.studies.axes import AXES, NEUTRAL, OF_A_LAUNCH, checked_axes, expand_arms, numbers, words_of
@@ -339,8 +339,8 @@ def cell(
     began = time.time()
     opened = Grid.open(folder)
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola.studies.worker import make_cell
+        with importing_libraries():
+            from jola.studies.worker import make_cell
 
         try:
             result = make_cell(opened, name, locks=not without_locks, progress=progress, began=began)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from jola.cli import console
-from jola.cli.common import Json, find_adapter, quiet_libraries, run_config, settings_type
+from jola.cli.common import Json, find_adapter, importing_libraries, run_config, settings_type
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
 from jola.studies.selector_grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, SelectorGrid
@@ -34,8 +34,8 @@ def select(
     """Choose the heads that are most worth editing, and print them in the form that --heads takes."""
     config = run_config(settings, seed=seed)
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola.selectors.choose import score_heads
+        with importing_libraries():
+            from jola.selectors.choose import score_heads
 
         if (selector == "jola") != bool(adapter):
             raise InputError("--adapter is required by the selector 'jola' and not accepted by any other.")
@@ -89,8 +89,8 @@ def compare(
     """
     config = run_config(settings)
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola.studies.comparison import compare as run
+        with importing_libraries():
+            from jola.studies.comparison import compare as run
 
         numbers = _words(seeds)
         if bad := [word for word in numbers if not (word.isascii() and word.isdigit())]:

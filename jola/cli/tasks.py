@@ -8,7 +8,7 @@ from tyro.conf import Positional, arg
 from tyro.extras import SubcommandApp
 
 from jola.cli import console
-from jola.cli.common import Json, PromptFormat, quiet_libraries
+from jola.cli.common import Json, PromptFormat, importing_libraries
 from jola.errors import InputError
 
 if TYPE_CHECKING:
@@ -52,9 +52,9 @@ def show(
     json: Json = False,
 ) -> None:
     """Print training examples of a task as the model sees them."""
-    quiet_libraries()
-    from jola.config import DataConfig, RunConfig
-    from jola.data.tasks import load_task
+    with importing_libraries():
+        from jola.config import DataConfig, RunConfig
+        from jola.data.tasks import load_task
 
     if count < 1:
         raise InputError(f"--count is {count}; it must be at least 1.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from jola.cli import console
-from jola.cli.common import Json, check_flags, quiet_libraries, run_config, settings_type
+from jola.cli.common import Json, check_flags, importing_libraries, run_config, settings_type
 from jola.config import RunConfig
 from jola.methods import METHODS, method_named
 from jola.recipes import RECIPES
@@ -64,10 +64,10 @@ _RESTARTS_HELP = (
 
 def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
-        quiet_libraries()
-        from jola.runs.restarts import best_by_validation
-        from jola.selectors.choose import chosen_heads
-        from jola.training.restarts import train_with_restarts
+        with importing_libraries():
+            from jola.runs.restarts import best_by_validation
+            from jola.selectors.choose import chosen_heads
+            from jola.training.restarts import train_with_restarts
 
         runs = train_with_restarts(config, restarts, resume=resume, progress=progress, choose=chosen_heads)
     if int(os.environ.get("RANK", "0")):

@@ -16,6 +16,7 @@ from jola.studies.schema import FORMAT, GridResultFile, SessionsFile
 from jola.system.files import json_bytes, replace_file
 from jola.system.formatting import is_share
 from jola.system.progress import Progress, Quiet
+from jola.system.startup import quick_imports
 from jola.system.typed_json import read_valid_part, valid_part
 
 if TYPE_CHECKING:
@@ -66,10 +67,11 @@ def make_cell(
 
 
 def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: float) -> dict[str, Any]:
-    from jola.data.tasks import load_task
-    from jola.selectors.choose import chosen_heads
-    from jola.selectors.heads import fingerprint
-    from jola.training.run import run_training
+    with quick_imports():
+        from jola.data.tasks import load_task
+        from jola.selectors.choose import chosen_heads
+        from jola.selectors.heads import fingerprint
+        from jola.training.run import run_training
 
     config = grid.config(name)
     task = load_task(config.data, config.training.seed)

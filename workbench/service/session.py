@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from jola.data.records import Example, Message
 from jola.errors import InputError
 from jola.runs.run import Run
+from jola.system.startup import quick_imports
 from jola.system.threads import ThreadControl, fixed_by_user
 from workbench.service.calls import Calls, Superseded, Ticket
 from workbench.service.loader import Loaded, Loader
@@ -215,9 +216,10 @@ class Session:
         """Import what loading a model needs, in the worker thread, before it is needed."""
 
         def load(_: Ticket[None]) -> None:
-            import jola.adapters.directory
-            import jola.insight
-            import jola.jola_model  # noqa: F401
+            with quick_imports():
+                import jola.adapters.directory
+                import jola.insight
+                import jola.jola_model  # noqa: F401
 
         with suppress(Superseded):
             self._local.calls.submit(load, page="app", kind="warm-up")
