@@ -1,7 +1,8 @@
 """What all tests share: a home of their own, tiny models, and the default model where a test asks for it."""
 
+import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from jola.config import EditConfig
 from jola.jola_model import JoLAModel
 from jola.system.paths import HOME_VARIABLE, cache_home
+from tests import ROOT
 from tests.tiny import make_model, make_tokenizer
 
 SHARED_CACHE = cache_home()
@@ -23,6 +25,31 @@ SHARED_CACHE = cache_home()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--examples", type=int, default=5, help="random examples of each attack in tests/soak")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Import and collect tests without the garbage collector, which finds hardly anything among modules and tests.
+
+    It skips them later too: every training ends with a full collection.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Tests that share a fixture of their file run in one worker, so that it is built once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
+        fixtures = item._fixtureinfo.name2fixturedefs  # pytest has no public way to them
+        if any(definitions[-1].scope == "module" for definitions in fixtures.values()):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ WAITING = {
 """Files whose tests wait for trainings most of the time."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browser tests run in two workers: few browsers and apps for all, and one waits while the other computes."""
     for item in items:
