@@ -3,7 +3,7 @@
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from jola.config import RunConfig
+from jola.config import EditConfig, RunConfig
 from jola.data.examples import Template
 from jola.data.tasks import load_task
 from jola.errors import InputError
@@ -28,6 +28,8 @@ from tests.jola.training.printed import summaries
 from tests.jola.training.tiny_runs import TOGETHER, Place, environment, tensors
 
 METHODS = {"lora": LoRAConfig(rank=2, dropout=0.0), "houlsby": HoulsbyConfig(reduction_factor=4)}
+RUNS = ("jola", "ungated", *METHODS)
+"""Trainings of the two processes, in their order."""
 # In one process the same examples are in the batches of two accumulated steps.
 COMMON = {"max_grad_norm": 0.0, "epochs": 2}
 
@@ -38,39 +40,95 @@ def settings(place: Place, method: str, output: Path, **training: Any) -> RunCon
     return config
 
 
+@dataclass(frozen=True)
+class Together:
+    """What two processes did, one command after the other."""
+
+    folder: Path
+    printed: list[dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
-    """Runs of two processes, one after the other, and then a test of the first; with what was printed."""
+def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Together:
+    """Runs of two processes, a test of one of them, and a training with a restart."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "train.py").write_text(TOGETHER)
-    commands = [
+    gated = place.settings(folder / "jola", l0_schedule="performance")
+    ungated = place.settings(folder / "ungated", EditConfig(gates="none"), max_grad_norm=0.0)
+    commands = [["train", "--json", *config.flags()] for config in (gated, ungated)]
+    commands += [
         ["train", "--json", "--method", name, *settings(place, name, folder / name).flags()] for name in METHODS
     ]
     commands.append(["evaluate", str(folder / "lora"), "--base", "--dtype", "float32", "--device", "cpu", "--json"])
+    commands.append(["train", "--json", "--restarts", "1", *place.settings(folder / "again", epochs=1).flags()])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += [str(folder / "train.py"), str(folder), *("|".join(arguments) for arguments in commands)]
     done = subprocess.run(
         command, env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
-    yield folder, summaries(done.stdout)
+    assert "Traceback" not in done.stderr
+    return Together(folder, summaries(done.stdout))
+
+
+def test_restarts_of_two_processes(together: Together) -> None:
+    *_, summary = together.printed
+    assert [Path(run["run"]).name for run in summary["runs"]] == ["again", "again-2"]
+    assert [Run.open(run["run"]).state for run in summary["runs"]] == ["finished"] * 2
+
+
+class TestTogether:
+    def test_one_directory_and_one_line_for_each_run(self, together: Together) -> None:
+        found = together.printed[: len(RUNS)]
+        assert [Path(summary["run"]).name for summary in found] == list(RUNS)
+        for summary in found[:2]:
+            run = Run.open(summary["run"])
+            assert run.state == "finished"
+            # Two processes with four examples each: three steps an epoch.
+            assert [e["step"] for e in run.metrics() if "loss" in e] == list(range(1, 10))
+            assert run.gates().steps.tolist() == list(range(10))
+            assert summary["test"]["n"] == 6
+            result = run.result()
+            assert result is not None
+            assert result["n_train"] == 24
+        folders = {path.name for path in together.folder.iterdir() if path.is_dir()}
+        assert folders <= {*RUNS, "again", "again-2", "home"}
+        assert not (together.folder / "home" / "runs").exists()
+
+    def test_both_processes_end_with_the_same_edits(self, together: Together) -> None:
+        for number, name in enumerate(("jola", "ungated"), 1):
+            first, second = (load_file(together.folder / f"{number}-{rank}.safetensors") for rank in (0, 1))
+            assert first
+            assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+            kept = tensors(Run.open(together.folder / name))
+            assert all(torch.equal(t, kept["heads." + n.removeprefix("interventions.0.")]) for n, t in first.items())
+
+    def test_together_they_learn_what_one_does_from_the_same_batches(
+        self, together: Together, place: Place, tmp_path: Path
+    ) -> None:
+        config = place.settings(tmp_path / "run", EditConfig(gates="none"), max_grad_norm=0.0, gradient_accumulation=2)
+        one, two = run_training(config), Run.open(together.folder / "ungated")
+        alone, joint = tensors(one), tensors(two)
+        for name, tensor in alone.items():
+            torch.testing.assert_close(joint[name], tensor, rtol=1e-2, atol=1e-4)
+        for name in ("loss", "cross_entropy", "validation_cross_entropy"):
+            values = [[entry[name] for entry in run.metrics() if name in entry] for run in (one, two)]
+            assert values[0] == pytest.approx(values[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("method", METHODS)
 class TestMethods:
-    def test_both_processes_end_with_the_same_edits(
-        self, method: str, together: tuple[Path, list[dict[str, Any]]]
-    ) -> None:
-        number = [*METHODS].index(method) + 1
-        first, second = (load_file(together[0] / f"{number}-{rank}.safetensors") for rank in (0, 1))
+    def test_both_processes_end_with_the_same_edits(self, method: str, together: Together) -> None:
+        number = RUNS.index(method) + 1
+        first, second = (load_file(together.folder / f"{number}-{rank}.safetensors") for rank in (0, 1))
         assert first
         assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
     def test_they_learn_what_one_learns_from_the_same_batches(
-        self, method: str, together: tuple[Path, list[dict[str, Any]]], place: Place, tmp_path: Path
+        self, method: str, together: Together, place: Place, tmp_path: Path
     ) -> None:
         one = run_training(settings(place, method, tmp_path / "run", gradient_accumulation=2))
-        two = Run.open(together[0] / method)
+        two = Run.open(together.folder / method)
         expected, found = tensors(one), tensors(two)
         assert expected.keys() == found.keys()
         for name, tensor in expected.items():
@@ -82,11 +140,9 @@ class TestMethods:
 
 
 class TestAnswers:
-    def test_all_examples_are_answered_once_and_as_by_one_process(
-        self, together: tuple[Path, list[dict[str, Any]]], place: Place
-    ) -> None:
+    def test_all_examples_are_answered_once_and_as_by_one_process(self, together: Together, place: Place) -> None:
         for method in METHODS:
-            run = Run.open(together[0] / method)
+            run = Run.open(together.folder / method)
             task = load_task(run.run_config().data, run.run_config().training.seed)
             model = JoLAModel.from_adapter(run.adapter_dir, model=place.model, dtype="float32", device="cpu")
             template = Template(model.tokenizer, run.run_config().data.template)
@@ -94,11 +150,11 @@ class TestAnswers:
             assert [(a.id, a.answer) for a in run.answers()] == [(a.id, a.answer) for a in expected]
             assert len(expected) == 5
 
-    def test_evaluate_prints_once_and_counts_all(self, together: tuple[Path, list[dict[str, Any]]]) -> None:
-        *_, evaluated = together[1]
-        assert len(together[1]) == len(METHODS) + 1
+    def test_evaluate_prints_once_and_counts_all(self, together: Together) -> None:
+        assert len(together.printed) == len(RUNS) + 2
+        evaluated = together.printed[len(RUNS)]
         assert evaluated["edited"]["exact_match"]["n"] == evaluated["base"]["exact_match"]["n"] == 5
-        tested = Run.open(together[0] / "lora").result()
+        tested = Run.open(together.folder / "lora").result()
         assert tested is not None
         assert evaluated["edited"]["exact_match"]["accuracy"] == tested["test"]["accuracy"]
 
