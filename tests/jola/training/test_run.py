@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +20,7 @@ from jola.runs.history import GATE_FIELDS
 from jola.runs.run import Run
 from jola.training.run import run_training
 from jola.training.trainer import JoLATrainer
-from tests import ROOT
-from tests.jola.training.tiny_runs import STEPS, Place, StopAt, assert_equal_runs, environment, tensors
+from tests.jola.training.tiny_runs import STEPS, Place, StopAt, assert_equal_runs, tensors
 
 # The fixtures that most tests here compare with are made once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
@@ -222,13 +219,7 @@ class TestUntrainedHalf:
 
 
 def test_gradient_checkpointing_changes_no_number(place: Place, unbroken: Run, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    command = [sys.executable, "-m", "jola", "train", "--json", *place.settings(output).flags()]
-    done = subprocess.run(
-        [*command, "--gradient-checkpointing"],
-        env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    run = Run.open(output)
+    main(["train", "--json", *place.settings(tmp_path / "run").flags(), "--gradient-checkpointing"])
+    run = Run.open(tmp_path / "run")
     assert run.run_config().training.gradient_checkpointing
     assert_equal_runs(run, unbroken)
