@@ -268,9 +268,11 @@ import importlib, pkgutil, sys
 for name in ("gradio", "plotly", "workbench"):
     sys.modules[name] = None  # an import of it raises ModuleNotFoundError
 import jola
-for module in pkgutil.walk_packages(jola.__path__, "jola."):
-    if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+from jola.system.startup import quick_imports
+with quick_imports():
+    for module in pkgutil.walk_packages(jola.__path__, "jola."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

@@ -26,8 +26,10 @@ STILL: dict[str, Any] = {"learning_rate": 1e-12, "gate_learning_rate": 1e-12}
 
 KILLED = """
 import json, os, signal, sys
-import jola.training.run
 from jola.config import RunConfig
+from jola.system.startup import quick_imports
+with quick_imports():
+    import jola.training.run
 
 class Deadly(jola.training.run.Quiet):
     def __init__(self, phase, step):
@@ -48,9 +50,11 @@ for settings, phase, step in json.loads(sys.argv[1]):
 
 TOGETHER = """
 import os, sys
-from safetensors.torch import save_file
-import jola.training.run
 from jola.cli.main import main
+from jola.system.startup import quick_imports
+with quick_imports():
+    from safetensors.torch import save_file
+    import jola.training.run
 
 models, load = [], jola.training.run.JoLAModel.from_pretrained
 jola.training.run.JoLAModel.from_pretrained = lambda *a, **k: models.append(load(*a, **k)) or models[-1]
