@@ -88,13 +88,14 @@ def test_a_grid_that_is_killed_at_random_equals_an_unbroken_one(
 ) -> None:
     named, models = tasks(tmp_path), (str(tiny_folder),)
     grids = [
-        plan(tmp_path / name, named, ["jola", "red"], [1], models=models, settings=LONG) for name in ("killed", "whole")
+        plan(tmp_path / name, named, ["jola", "red"], [1, 2], models=models, settings=LONG)
+        for name in ("killed", "whole")
     ]
     grid, whole = grids
     for name in whole.planned:
         make_cell(whole, name)
     total = steps(whole)
-    assert total == 4 * 24
+    assert total == 8 * 24
     chosen, killed = random.Random(1), 0
     for goal in sorted(chosen.sample(range(10, total - 10), 5)):
         process = started(grid, "--workers", "2")
@@ -111,7 +112,7 @@ def test_a_grid_that_is_killed_at_random_equals_an_unbroken_one(
     assert grid.planned.keys() == whole.planned.keys()
     for name in grid.planned:
         assert what_was_learned(grid, name) == what_was_learned(whole, name)
-    assert sum(result["sessions"] for result in grid.results().values()) > 4
+    assert sum(result["sessions"] for result in grid.results().values()) > 8
 
 
 def test_two_processes_on_one_folder_share_the_cells(
