@@ -1,19 +1,16 @@
 """A real app and a real Chromium. A page that reports an error or asks for anything outside the app fails its test."""
 
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from jola.system.paths import HOME_VARIABLE
-from tests import ROOT
+from tests.workbench.started import started
 from tools.browser import NoBrowser, ensure
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -48,7 +45,7 @@ class App:
 
     address: str
     home: Path
-    process: "subprocess.Popen[str] | None" = None
+    process: psutil.Process | None = None
     """None for a page that this process serves."""
 
     @property
@@ -57,29 +54,10 @@ class App:
 
 
 @contextmanager
-def serve(home: Path, *flags: str, token: bool = False) -> Iterator[App]:
-    """The app in a process of its own, on a free port, in a home of its own."""
-    flags = (*flags, "--token" if token else "--no-token")
-    environment = {**os.environ, HOME_VARIABLE: str(home), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "app.py"), "--port", "0", *flags]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stderr is not None
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            found = [word for word in line.split() if word.startswith("http://")]
-            if found:
-                break
-        else:
-            pytest.fail("The app did not start:\n" + "".join(lines))
-        try:
-            yield App(found[0].rstrip("/"), home, process)
-        finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+def serve(home: Path, *, token: bool = False) -> Iterator[App]:
+    """The app in a process of its own, on a free port, in a home of its own; with a token, the address contains it."""
+    with started(home, home / "tmp", flags=("--token" if token else "--no-token",)) as app:
+        yield App(f"{app.address}/?token={app.token}" if token else app.address, home, app.process)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def runs_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
                 break
         else:
             pytest.fail("The page did not start:\n" + "".join(lines))
-        yield App(lines[-1].strip().rstrip("/"), home, process)
+        yield App(lines[-1].strip().rstrip("/"), home)
         process.terminate()
 
 
