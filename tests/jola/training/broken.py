@@ -4,10 +4,13 @@ import os
 import sys
 from typing import Any
 
-import torch
-
 from jola.cli.main import main
-from jola.jola_model import JoLAModel
+from jola.system.startup import quick_imports
+
+with quick_imports():
+    import torch
+
+    from jola.jola_model import JoLAModel
 
 
 def fail(*_: Any) -> None:

@@ -6,16 +6,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.distributed.tensor import DTensor
-
 from jola.cli.main import main
-from jola.jola_model import JoLAModel
-from jola.model.sharding import shard
-from jola.system.distributed import meet
-from jola.training.trainer import JoLATrainer
-from tests.methods.contract import ARCHITECTURES, CASES, Case, case_of, fill
-from tests.tiny import make_model, make_tokenizer
+from jola.system.startup import quick_imports
+
+with quick_imports():
+    import torch
+    from torch.distributed.tensor import DTensor
+
+    from jola.jola_model import JoLAModel
+    from jola.model.sharding import shard
+    from jola.system.distributed import meet
+    from jola.training.trainer import JoLATrainer
+    from tests.methods.contract import ARCHITECTURES, CASES, Case, case_of, fill
+    from tests.tiny import make_model, make_tokenizer
 
 IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40], [7, 3, 28, 64, 90, 11, 2]])
 PASSES = [(case, "llama") for case in CASES] + [(case_of("jola"), each) for each in ARCHITECTURES[1:]]
