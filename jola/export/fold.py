@@ -32,6 +32,7 @@ from jola.export.projections import target_of
 from jola.export.rebuild import rebuild
 from jola.export.source import refuse_export
 from jola.model.loading import DTYPES
+from jola.model.packing import attention_in_float32
 from jola.system.files import disk_errors
 from jola.system.progress import Progress, Quiet
 
@@ -278,7 +279,7 @@ def _reload(folder: Path, model: "EditedModel") -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
-        attn_implementation=model.base.config._attn_implementation,
+        attn_implementation=attention_in_float32(model.base),
         use_safetensors=True,
         output_loading_info=True,
     )

@@ -29,6 +29,7 @@ from jola.export.foldable import foldable_edits
 from jola.export.folders import new_file, quiet_transformers
 from jola.export.rebuild import rebuild
 from jola.export.source import refuse_export
+from jola.model.packing import attention_in_float32
 from jola.system.files import disk_errors
 from jola.system.progress import Progress, Quiet
 
@@ -267,7 +268,7 @@ def _read(file: Path, model: "EditedModel", switches: dict[str, bool]) -> PreTra
         file.parent,
         config=config,
         dtype=torch.float32,
-        attn_implementation=model.base.config._attn_implementation,
+        attn_implementation=attention_in_float32(model.base),
         **where,
         **gguf_options(),
     )

@@ -15,6 +15,7 @@ from jola.errors import InputError
 from jola.export.affine import Affine, Place
 from jola.export.foldable import Foldable
 from jola.export.projections import projection, projection_path, target_of
+from jola.model.packing import attention_in_float32
 from jola.model.placement import refuse_spread
 from jola.model.quantization import refuse_quantized
 
@@ -66,7 +67,7 @@ def rebuild(
         config=target.config,
         state_dict=state,
         dtype=dtype,
-        attn_implementation=base.config._attn_implementation,
+        attn_implementation=attention_in_float32(base),
         output_loading_info=True,
     )
     model, report = loaded

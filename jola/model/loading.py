@@ -5,6 +5,7 @@ import shutil
 import tempfile
 import textwrap
 import weakref
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ def load_base(
     place = pick_device(device)
     form = pick_dtype(dtype, place)
     if attn_implementation == "flash_attention_2":
-        check_flash_attention(place, form)
+        places = {str(where) for where in placed.values()} if isinstance(placed, dict) else {place.type}
+        check_flash_attention(places, form)
     quantized = {} if quantize == "none" else {"quantization_config": quantization_config(quantize, form)}
     if quantized and source.gguf_file:
         raise InputError("A GGUF file is quantized already and is not quantized again; leave --quantize out.")
@@ -294,10 +296,10 @@ def pick_attention(implementation: str, config: PretrainedConfig, device: torch.
     return "sdpa" if getattr(architecture, "_supports_sdpa", False) else "eager"
 
 
-def check_flash_attention(device: torch.device, dtype: torch.dtype) -> None:
-    """`InputError` unless flash attention runs on this device, with weights in this format."""
-    if device.type == "cpu":
-        lack = "an accelerator, and this process computes on the processor"
+def check_flash_attention(places: Collection[str], dtype: torch.dtype) -> None:
+    """`InputError` unless flash attention runs on all devices of the layers, with weights in this format."""
+    if others := sorted(place for place in places if not place.isdigit() and not place.startswith("cuda")):
+        lack = f"all layers on a GPU that the package flash-attn supports, and here they are on {', '.join(others)}"
     elif dtype not in (torch.bfloat16, torch.float16):
         lack = f"weights in bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
     elif not is_flash_attn_2_available():  # transformers would fetch code from the Hub

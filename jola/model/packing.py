@@ -5,12 +5,12 @@ what an example has. Attention is causal, so what a layer makes of them is the s
 layer sees one row: the common beginning, then the rest of each row, one after the other. Only attention has to know
 which of them belong together. Outputs and gradients are those of the batch as it was.
 
-Where attention takes rows of variable length, as flash attention does, rows are joined without sharing their beginning.
+With variable-length attention (flash attention), rows are joined without sharing their beginning.
 """
 
 import inspect
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,8 +25,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WORTH = 0.1
 """Share of a batch's places that packing must spare: taking rows apart in every layer costs about as much."""
-VARIABLE_LENGTH = "flash"
-"""In the names of those implementations of attention that take rows of variable length."""
+FLASH = "flash"
+"""Part of the names of implementations of attention that take ``cu_seq_lens``, the places where rows end."""
 SPARED = 64
 """Tokens of prompts that a pass over their common beginning must spare."""
 
@@ -46,7 +46,7 @@ class Packing:
     slots: Tensor
     """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
     lengths: Tensor | None = None
-    """(batch,): tokens of each row, if attention of variable length keeps the rows apart; `common` is then 0."""
+    """(batch,): tokens of each row, if variable-length attention keeps the rows apart; `common` is then 0."""
     weights: bool = False
     """Whether attention gives its weights, (batch, heads, tokens, tokens), where it has them."""
     masks: dict[Any, Tensor] = field(default_factory=dict, repr=False)
@@ -87,7 +87,7 @@ def packing_of(
     rows: Tensor,
     edited_alike: Tensor | None = None,
     *,
-    join: bool = False,
+    variable_length: bool = False,
 ) -> Packing | None:
     """How to pack a batch; None where that would not pay, and for padding on the left.
 
@@ -97,7 +97,7 @@ def packing_of(
         rows: (batch, tokens) of bool: where logits are wanted. The common beginning ends before the first of them.
         edited_alike: (tokens,) of bool: columns in which all rows are edited in the same way; None is all of them. The
             common beginning ends before the first other one.
-        join: Whether attention of variable length keeps the rows apart, as `joins` says; they share no beginning then.
+        variable_length: Whether variable-length attention keeps the rows apart; they share no beginning then.
     """
     batch, tokens = input_ids.shape
     real = torch.ones_like(rows) if attention_mask is None else attention_mask == 1
@@ -107,7 +107,7 @@ def packing_of(
     alike = (input_ids == input_ids[:1]).all(0) & real.all(0) & ~rows.any(0)
     if edited_alike is not None:
         alike &= edited_alike
-    common = int(alike.int().cumprod(0).sum()) if batch > 1 and not join else 0
+    common = int(alike.int().cumprod(0).sum()) if batch > 1 and not variable_length else 0
     rest = real[:, common:]
     filled = rest.flatten().nonzero().flatten()
     if 1 - (common + len(filled)) / real.numel() < WORTH:
@@ -116,7 +116,7 @@ def packing_of(
     own[1:, :common] = False
     slots = torch.zeros_like(rest.flatten(), dtype=torch.long)
     slots[filled] = torch.arange(len(filled), device=filled.device)
-    lengths = real.sum(1) if join else None
+    lengths = real.sum(1) if variable_length else None
     return Packing(own.flatten().nonzero().flatten(), common, (batch, tokens - common), filled, slots, lengths)
 
 
@@ -163,23 +163,51 @@ def can_share(base: PreTrainedModel) -> bool:
 def can_pack(base: PreTrainedModel) -> bool:
     """Whether a model might take packed passes, and is where they pay.
 
-    They do on a processor, which takes token by token, and wherever attention takes rows of variable length.
+    They do on a processor, which takes token by token, and with variable-length attention.
     """
     parameters = inspect.signature(base.forward).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     ours = base.device.type == "cpu" and base.config._attn_implementation in _NAMES
-    return "position_ids" in parameters and passes_on and (ours or joins(base))
+    return "position_ids" in parameters and passes_on and (ours or has_variable_length_attention(base))
 
 
-def joins(base: PreTrainedModel) -> bool:
-    """Whether the attention in use takes rows of variable length, by the arguments of transformers' flash attention."""
-    return VARIABLE_LENGTH in (base.config._attn_implementation or "")
+def is_packed_alike(base: PreTrainedModel, run: Callable[..., Tensor], run_packed: Callable[..., Tensor]) -> bool:
+    """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own.
+
+    Args:
+        run: Gives the logits of a pass from its inputs, its plan and the rows wanted.
+        run_packed: The same of a packed pass, from the token ids, the plan, the rows wanted and the packing.
+    """
+    if not can_pack(base):
+        return False
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 6, 5, 4]], device=base.device)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], device=base.device)
+    rows = mask.cumsum(1).mul(mask).ge(4)
+    packing = packing_of(ids, mask, rows, variable_length=has_variable_length_attention(base))
+    if packing is None:
+        return False
+    # Edits of weights may be applied at this moment, with dropout: a training draws what it would draw anyway.
+    devices = [base.device] if base.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices=devices):
+        expected = run({"input_ids": ids, "attention_mask": mask}, {}, rows).float()
+        difference = run_packed(ids, {}, rows, packing).float() - expected
+    return bool(difference.std() < 0.1 * expected.std())
+
+
+def has_variable_length_attention(base: PreTrainedModel) -> bool:
+    """Whether the attention in use takes the arguments of transformers' flash attention."""
+    return FLASH in (base.config._attn_implementation or "")
+
+
+def attention_in_float32(base: PreTrainedModel) -> str:
+    """The attention of a model, or the fused one of PyTorch in place of flash attention, which has no float32."""
+    return "sdpa" if has_variable_length_attention(base) else base.config._attn_implementation or "eager"
 
 
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
     """Inside the block the model accepts packed passes, with the arguments of `Packing.for_attention`."""
-    if joins(base):
+    if has_variable_length_attention(base):
         yield
         return
     with attention(base, _NAMES[base.config._attn_implementation or "eager"]):

@@ -10,7 +10,7 @@ from jola.runs.run import Run
 from jola.system.distributed import SINGLE_PROCESS
 from jola.system.processes import launched
 
-_OF_A_LAUNCH = ("output", "device", "shard_base", "gradient_checkpointing")
+_OF_A_LAUNCH = ("output", "device", "attn_implementation", "shard_base", "gradient_checkpointing")
 """Settings that may be others when a run is resumed."""
 
 
@@ -29,8 +29,8 @@ def check_processes(config: RunConfig) -> None:
 def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
     """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused.
 
-    The directory and the device may be others. ``shard_base`` and ``gradient_checkpointing``, which change no number,
-    are those of `config`.
+    The directory, the device and the attention implementation may be others. ``shard_base`` and
+    ``gradient_checkpointing``, which change no number, are those of `config`.
 
     Raises:
         InputError: A setting differs, or the settings of the run are damaged.
@@ -56,6 +56,7 @@ def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
     stored.training.output = config.training.output
     stored.training.gradient_checkpointing = config.training.gradient_checkpointing
     stored.model.shard_base = config.model.shard_base
-    if config.model.device != usual.model.device:
-        stored.model.device = config.model.device
+    for name in ("device", "attn_implementation"):
+        if (value := getattr(config.model, name)) != getattr(usual.model, name):
+            setattr(stored.model, name, value)
     return stored

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +41,7 @@ def effects(fields: dict[str, np.ndarray], seed: int = 5) -> Any:
     return SimpleNamespace(edits=edits, effect=effect, low=effect - 0.1, high=effect + 0.1, n=20, measure="")
 
 
+@dataclass
 class Demo:
     """A page with a map, and what reached Python from it."""
 
@@ -127,6 +128,7 @@ class Demo:
         return (history, seen), gr.HTML(mask=edit_map_mask(history.mask, key=KEY, seen=seen))
 
 
+@dataclass
 class Shown:
     """A page that shows a demo, with what tests ask of it."""
 

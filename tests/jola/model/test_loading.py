@@ -207,18 +207,25 @@ class TestChoices:
         assert "nonsense" in refusal(tiny_folder, attn_implementation="nonsense")
 
     def test_flash_attention_on_a_processor(self, tiny_folder: Path) -> None:
-        said = refusal(tiny_folder, attn_implementation="flash_attention_2")
-        assert said.startswith("--attn-implementation flash_attention_2 needs an accelerator") and "'sdpa'" in said
+        said = refusal(tiny_folder, attn_implementation="flash_attention_2", device="cpu")
+        assert said.startswith("--attn-implementation flash_attention_2 needs all layers on a GPU") and "'sdpa'" in said
 
     @pytest.mark.parametrize(
-        ("dtype", "lack"), [("float32", "bfloat16 or float16, not float32"), ("bfloat16", "flash-attn")]
+        ("places", "dtype", "lack"),
+        [
+            ({"0", "cpu", "disk"}, "bfloat16", "on cpu, disk"),
+            ({"cuda:1"}, "float32", "float16, not float32"),
+            ({"0", "1"}, "bfloat16", "the package flash-attn"),
+        ],
     )
-    def test_flash_attention_on_an_accelerator(self, monkeypatch: pytest.MonkeyPatch, dtype: str, lack: str) -> None:
+    def test_flash_attention_on_accelerators(
+        self, monkeypatch: pytest.MonkeyPatch, places: set[str], dtype: str, lack: str
+    ) -> None:
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: False)
-        with pytest.raises(InputError, match=f"needs .*{lack}; leave it out"):
-            loading.check_flash_attention(torch.device("cuda"), loading.DTYPES[dtype])
+        with pytest.raises(InputError, match=f"{lack}; leave it out"):
+            loading.check_flash_attention(places, loading.DTYPES[dtype])
         monkeypatch.setattr(loading, "is_flash_attn_2_available", lambda: True)
-        loading.check_flash_attention(torch.device("cuda"), torch.bfloat16)
+        loading.check_flash_attention({"0", "cuda"}, torch.bfloat16)
 
     def test_auto_is_one_that_works_here(self) -> None:
         device = pick_device("auto")

@@ -291,7 +291,9 @@ def attention_by_row(
     value: Tensor,
     attention_mask: Tensor | None,
     cu_seq_lens_q: Tensor | None = None,
+    cu_seq_lens_k: Tensor | None = None,
     max_length_q: int | None = None,
+    max_length_k: int | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -300,12 +302,14 @@ def attention_by_row(
     """What flash attention computes for rows of the lengths that it is given, one row after the other."""
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
-    if cu_seq_lens_q is None:
+    lengths_given = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
+    if cu_seq_lens_q is None or any(given is None for given in lengths_given):  # as in transformers
         lengths = attention_mask.sum(1).tolist() if attention_mask is not None else [query.shape[2]] * len(query)
         rows = [(row, slice(0, length)) for row, length in enumerate(lengths)]
     else:
         assert attention_mask is None and cu_seq_lens_q.dtype == torch.int32
-        assert max_length_q == cu_seq_lens_q.diff().max()
+        assert torch.equal(cu_seq_lens_q, cu_seq_lens_k)
+        assert max_length_q == max_length_k == cu_seq_lens_q.diff().max()
         rows = [(0, slice(start, stop)) for start, stop in pairwise(cu_seq_lens_q.tolist())]
     output = torch.zeros_like(query)
     for row, places in rows:
@@ -322,16 +326,16 @@ def attention_by_row(
 
 @pytest.fixture
 def by_row(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of attention of variable length; the real one needs an accelerator."""
+    """The name of variable-length attention; the real one needs an accelerator."""
     name = "by_row"
     AttentionInterface.register(name, attention_by_row)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
-    monkeypatch.setattr(packing, "VARIABLE_LENGTH", name)
+    monkeypatch.setattr(packing, "FLASH", name)
     return name
 
 
 @every_architecture
-def test_rows_of_variable_length_are_joined(tiny: Make, architecture: str, by_row: str) -> None:
+def test_variable_length_attention_takes_rows_without_padding(tiny: Make, architecture: str, by_row: str) -> None:
     model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
     model.base.set_attn_implementation(by_row)
     draw_gates_between(model)
@@ -354,11 +358,21 @@ def test_rows_of_variable_length_are_joined(tiny: Make, architecture: str, by_ro
     torch.testing.assert_close(found.logits, logits, **CLOSE)
     for edits in model.gated_edits():
         for name, parameter in edits.named_parameters():
-            torch.testing.assert_close(parameter.grad, clones[edits.site][name].grad, rtol=1e-3, atol=1e-6)
+            expected = clones[edits.site][name].grad
+            assert expected is not None and expected.abs().max() > 1e-5, name
+            torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_flash_attention_is_replaced_in_float32(tiny: Make, by_row: str) -> None:
+    base = tiny("llama").base
+    base.set_attn_implementation("eager")
+    assert packing.attention_in_float32(base) == "eager"
+    base.set_attn_implementation(by_row)
+    assert packing.attention_in_float32(base) == "sdpa"
 
 
 @torch.no_grad()
-def test_what_is_kept_of_joined_rows(tiny: Make, by_row: str) -> None:
+def test_what_is_kept_with_variable_length_attention(tiny: Make, by_row: str) -> None:
     model, inputs = tiny("llama", EditConfig(sites="both")), batch()
     ids, mask, rows = inputs["input_ids"], inputs["attention_mask"], inputs["labels"].roll(-1, 1) != -100
     wanted = Wanted(entering=(0, 2), heads=(1,), projected=(0,), mlp=(1,))

@@ -92,8 +92,8 @@ class TestExposure:
         assert wrong.status_code == 400
         assert Client(exposed.address, auth=PASSWORD, verbose=False).predict(api_name="/runs")
 
-    def test_wrong_passwords_make_the_next_attempt_wait(self, exposed: Served) -> None:
-        exposed.server.door.attempts = Attempts(clock=lambda: 1000.0)
+    def test_wrong_passwords_make_the_next_attempt_wait(self, exposed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(exposed.server.door, "attempts", Attempts(clock=lambda: 1000.0))
         guess = {"username": "ada", "password": "guess"}
         codes = [httpx.post(f"{exposed.address}/login", data=guess).status_code for _ in range(30)]
         assert codes == [400] * 5 + [429] * 25
@@ -102,12 +102,11 @@ class TestExposure:
         codes = [httpx.post(f"{exposed.address}/login", data=guess, headers=headers).status_code for headers in forged]
         assert codes == [429] * 5
         # Whoever is in stays in.
-        exposed.server.door.attempts = Attempts()
+        monkeypatch.setattr(exposed.server.door, "attempts", Attempts())
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
         for _ in range(30):
             httpx.post(f"{exposed.address}/login", data=guess)
         assert client.predict(api_name="/runs")
-        exposed.server.door.attempts = Attempts()
 
     def test_a_fault_is_not_explained_to_others(self, exposed: Served, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(_: Any) -> Any:

@@ -154,6 +154,13 @@ def test_a_run_is_resumed_on_another_device(tmp_path: Path) -> None:
     assert settings_to_resume(tmp_path / "run", RunConfig()).model.device == "auto"
 
 
+def test_attention_of_a_gpu_is_replaced_on_another_device(tmp_path: Path) -> None:
+    Run.create(tmp_path / "run", RunConfig(model=ModelConfig(attn_implementation="flash_attention_2")))
+    config = RunConfig(model=ModelConfig(device="cpu", attn_implementation="sdpa"))
+    assert settings_to_resume(tmp_path / "run", config).model.attn_implementation == "sdpa"
+    assert settings_to_resume(tmp_path / "run", RunConfig()).model.attn_implementation == "flash_attention_2"
+
+
 def test_a_run_of_several_processes_is_resumed_in_one(jobs: Make) -> None:
     one = jobs()
     run = Run.create(one.store.root / "sharded", RunConfig(model=ModelConfig(shard_base=True)))
