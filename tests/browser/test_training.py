@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jola.runs.store import RunStore
 from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, recorded, serve, shown
@@ -166,7 +167,7 @@ def test_a_run_that_cannot_be_trained_shows_why(new_app: App, open_page: OpenPag
     page.click("#start")
     shown(page, state="failed")
     assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-message")
-    assert "There is no task, folder or file '/no/such/task'" in page.inner_text(".rv-log pre")
+    expect(page.locator(".rv-log pre")).to_contain_text("There is no task, folder or file '/no/such/task'")
 
 
 @pytest.mark.default_model

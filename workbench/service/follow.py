@@ -40,8 +40,13 @@ class Follower:
         self._histories: dict[str, GateFrames] = {}
 
     def token(self) -> str:
-        """Changes whenever the run wrote something, its process died, or the queue of runs changed."""
-        return f"{self.run.version()}:{self._pausing()}:{self._waiting.mark()}:{self.run.state}"
+        """Changes whenever the run wrote something, its process died, or the queue of runs changed.
+
+        The process of a run that failed prints the reason after it has recorded the end.
+        """
+        state = self.run.state
+        log = len(log_tail(self.run)) if _has_log(state) else 0
+        return f"{self.run.version()}:{log}:{self._pausing()}:{self._waiting.mark()}:{state}"
 
     def _is_own(self) -> bool:
         """Whether the run is one of the store, so that it can be paused and resumed by itself."""
@@ -87,7 +92,7 @@ class Follower:
                 "result": result_of(run, config),
                 "curves": curves_of(metrics) if curves or not active else None,
                 "note": last_sentence(run) if state == "starting" else "",
-                "log": log_tail(run) if not active and state != "finished" else "",
+                "log": log_tail(run) if _has_log(state) else "",
                 "sites": sites,
                 "frame": None,
             }
@@ -169,6 +174,11 @@ class Followers:
             while len(self._known) > _FOLLOWED:
                 self._known.popitem(last=False)
             return follower
+
+
+def _has_log(state: str) -> bool:
+    """Whether the page shows what the process of a run printed."""
+    return state not in UNFINISHED and state != "finished"
 
 
 # In words and numbers

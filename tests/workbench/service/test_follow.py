@@ -303,6 +303,16 @@ def test_a_failed_run_shows_its_sentence_and_its_log(recorder: Recorder) -> None
     assert "Loading the model" in snapshot["log"]
 
 
+def test_what_is_printed_after_the_end_is_news(recorder: Recorder) -> None:
+    recorder.until(3).finish("failed")
+    follower = Follower(recorder.run)
+    token = follower.token()
+    assert follower.token() == token
+    recorder.run.log_path.write_text("error: The disk is full.\n")
+    assert follower.token() != token
+    assert follower.snapshot()["token"] == follower.token()
+
+
 def test_time_left_comes_from_the_pace_since_the_first_step() -> None:
     metrics = [{"step": step, "time": 100 + 2 * step, "loss": 1.0} for step in range(1, 11)]
     assert follow.seconds_left(metrics, 40) == pytest.approx(60)
