@@ -45,7 +45,7 @@ class Follower:
         The process of a run that failed prints the reason after it has recorded the end.
         """
         state = self.run.state
-        log = len(log_tail(self.run)) if _has_log(state) else 0
+        log = _size_of_log(self.run) if _has_log(state) else 0
         return f"{self.run.version()}:{log}:{self._pausing()}:{self._waiting.mark()}:{state}"
 
     def _is_own(self) -> bool:
@@ -174,6 +174,13 @@ class Followers:
             while len(self._known) > _FOLLOWED:
                 self._known.popitem(last=False)
             return follower
+
+
+def _size_of_log(run: Run) -> int:
+    try:
+        return run.log_path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _has_log(state: str) -> bool:
