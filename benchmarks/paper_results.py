@@ -27,7 +27,7 @@ from jola.methods import METHODS
 from jola.runs.answers import TestAnswer
 from jola.studies.grid import Grid
 from jola.studies.statistics import mean_over_seeds, paired_bootstrap
-from jola.system.files import json_bytes, replace_file
+from jola.system.files import replace_file
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 PAGE = RESULTS / "paper.md"
@@ -349,7 +349,8 @@ def main() -> None:
             parser.error("store needs the name of a study and the folder of its grid")
         cells = cells_of(Grid.open(options.grid))
         (RESULTS / "paper").mkdir(parents=True, exist_ok=True)
-        replace_file(RESULTS / "paper" / f"{options.study}.json", json_bytes({"cells": cells}, indent=1))
+        lines = ",\n".join(json.dumps(cell) for cell in cells)  # a line for each cell
+        replace_file(RESULTS / "paper" / f"{options.study}.json", f'{{"cells": [\n{lines}\n]}}\n'.encode())
         return
     page = PAGE.read_text("utf-8")
     for study in STUDIES:
