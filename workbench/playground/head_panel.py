@@ -178,7 +178,11 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
     if recorded is None or not len(recorded):
         history: tuple[Any, Any] = gr.Plot(visible=False), None
     else:
-        code = f"from jola.runs.run import Run\nfrom workbench import figures\n\nhistory = Run.open({str(run.path)!r}).gates({state.site!r})\nfigures.head_history(history, {layer}, {unit}).show()\n"  # noqa: E501
+        code = (
+            "from jola.runs.run import Run\nfrom workbench import figures\n\n"
+            f"history = Run.open({str(run.path)!r}).gates({state.site!r})\n"
+            f"figures.head_history(history, {layer}, {unit}).show()\n"
+        )
         frame = head_history(recorded, layer, unit)
         name = f"layer-{layer}-head-{unit}"
         history = (

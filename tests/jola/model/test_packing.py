@@ -70,23 +70,8 @@ def runs_packed(model: JoLAModel, inputs: Mapping[str, Tensor] | None = None, ma
     return shapes[0][0] == 1 < len(inputs["input_ids"])
 
 
-@every_architecture
-@pytest.mark.parametrize("attention", ["as it comes", "eager"])
-def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architecture: str, attention: str) -> None:
-    model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
-    if attention == "eager":
-        model.base.set_attn_implementation("eager")
-    draw_gates_between(model)
-    inputs = batch()
-    model(**inputs)
-    before = model.base.config._attn_implementation
-    model.seed_gates(SEED)
-    with tokens_seen(model) as shapes:
-        found = model(**inputs)
-    found.loss.backward()
-    assert shapes == [(1, DISTINCT)]
-    assert model.base.config._attn_implementation == before
-
+def assert_as_each_row_alone(model: JoLAModel, plain: Any, inputs: Mapping[str, Tensor], found: Any) -> None:
+    """Logits, loss and gradients after a backward pass are those of plain hooks on each row alone."""
     clones = {
         e.site: {name: p.detach().clone().requires_grad_() for name, p in e.named_parameters()}
         for e in model.gated_edits()
@@ -103,6 +88,25 @@ def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architectu
             expected = clones[edits.site][name].grad
             assert expected is not None and expected.abs().max() > 1e-5, name
             torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6, msg=lambda m, n=name: n + m)
+
+
+@every_architecture
+@pytest.mark.parametrize("attention", ["as it comes", "eager"])
+def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architecture: str, attention: str) -> None:
+    model, plain = tiny(architecture, EditConfig(sites="both")).train(), make_model(architecture)
+    if attention == "eager":
+        model.base.set_attn_implementation("eager")
+    draw_gates_between(model)
+    inputs = batch()
+    model(**inputs)
+    before = model.base.config._attn_implementation
+    model.seed_gates(SEED)
+    with tokens_seen(model) as shapes:
+        found = model(**inputs)
+    found.loss.backward()
+    assert shapes == [(1, DISTINCT)]
+    assert model.base.config._attn_implementation == before
+    assert_as_each_row_alone(model, plain, inputs, found)
 
 
 def subspace_edits(architecture: str, tokenizer: Any, **settings: Any) -> JoLAModel:
@@ -346,21 +350,7 @@ def test_variable_length_attention_takes_rows_without_padding(tiny: Make, archit
         found = model(**inputs)
     found.loss.backward()
     assert shapes == [(1, sum(LENGTHS))]
-
-    clones = {
-        e.site: {name: p.detach().clone().requires_grad_() for name, p in e.named_parameters()}
-        for e in model.gated_edits()
-    }
-    with hooked(plain, with_noise(model, SEED, clones)):
-        rows = [plain(inputs["input_ids"][row : row + 1, :length]).logits[0] for row, length in enumerate(LENGTHS)]
-    logits = torch.cat([row[-ANSWER - 1 : -1] for row in rows])
-    torch.nn.functional.cross_entropy(logits, inputs["labels"][inputs["labels"] != -100]).backward()
-    torch.testing.assert_close(found.logits, logits, **CLOSE)
-    for edits in model.gated_edits():
-        for name, parameter in edits.named_parameters():
-            expected = clones[edits.site][name].grad
-            assert expected is not None and expected.abs().max() > 1e-5, name
-            torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6)
+    assert_as_each_row_alone(model, plain, inputs, found)
 
 
 def test_flash_attention_is_replaced_in_float32(tiny: Make, by_row: str) -> None:
