@@ -6,7 +6,8 @@
     python benchmarks/training_experiments.py show [--markdown]
 
 DATA contains one folder for each task, with train, validation and test files. A cell of the plan is one training. Its
-result is written to docs/results/training/EXPERIMENT when it ends, and cells with a result are skipped.
+result is written to docs/results/training/EXPERIMENT when it ends. Cells with a result, and cells that another process
+runs, are skipped.
 
 Every training runs to its last step. Where early stopping would have ended it, and which epoch each policy would have
 kept, is computed afterwards (`benchmarks/training_results.py`), because neither changes the steps before. The 100
@@ -20,6 +21,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +106,7 @@ class Cell:
 
 def plan() -> list[Cell]:
     """All cells, the most informative first; seeds come in rounds, so that an interrupted plan is still balanced."""
-    pair, others = ("baseline", "no-gates"), ("sst2", "snips", "subj")
+    pair, others = ("baseline", "no-gates"), ("sst2", "snips", "subj", "vader_tweets")
     levers = [arm for arm in ARMS if arm not in pair]
     cells = [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in pair]
     cells += [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2) for arm in levers]
@@ -112,6 +114,7 @@ def plan() -> list[Cell]:
     cells += [Cell("steady", "trec", 44, arm, seed) for seed in range(1, 9) for arm in ARMS]
     cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in pair]
     cells += [Cell("steady", "trec", 44, arm, seed, "float32") for seed in range(1, 9) for arm in pair]
+    cells += [Cell("tasks", task, 44, "baseline", seed, "float32") for seed in range(1, 9) for task in others]
     return list(dict.fromkeys(cells))
 
 
@@ -154,6 +157,7 @@ def main() -> None:
             print("done " if path_of(cell, options.results).exists() else "open ", cell.experiment, cell.name)
         return
     from benchmarks.training_results import POLICIES
+    from jola.studies.cells import Locked, locked
 
     results, states = options.results.resolve(), options.states.resolve()
     # Settings name a task by its folder, and are the same on every machine.
@@ -163,10 +167,11 @@ def main() -> None:
         place = path_of(cell, results), states / cell.experiment / cell.name
         if time.monotonic() >= end:
             return
-        if not options.test and not place[0].exists():
-            run(cell, *place)
-        if place[0].exists() and place[1].exists():
-            score_kept(cell, *place, "test" if options.test else "held_out", options.test or list(POLICIES))
+        with suppress(Locked), locked(place[1]):
+            if not options.test and not place[0].exists():
+                run(cell, *place)
+            if place[0].exists() and place[1].exists():
+                score_kept(cell, *place, "test" if options.test else "held_out", options.test or list(POLICIES))
 
 
 def path_of(cell: Cell, results: Path) -> Path:

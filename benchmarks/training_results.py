@@ -10,7 +10,7 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ OPEN_ABOVE = -math.log(11)
 """A gate is open after training when its φ is above this value."""
 
 
+Group = tuple[str, int, str]
+"""Task, data seed and number format."""
+
+
 # One training
 
 
@@ -33,7 +37,8 @@ OPEN_ABOVE = -math.log(11)
 class Epoch:
     """Validation scores after one epoch, or of averaged parameters.
 
-    `name` is the name of the saved parameters. Cross-entropy is in nats per answer.
+    `name` is the name of the saved parameters. Cross-entropy is in nats per answer. `open` has the number of open gates
+    of each half.
     """
 
     name: str
@@ -41,6 +46,7 @@ class Epoch:
     penalty: float
     cross_entropy: float
     accuracy: float
+    open: Mapping[str, int]
 
 
 class Training:
@@ -49,7 +55,7 @@ class Training:
     def __init__(self, data: dict[str, Any]) -> None:
         self.data = data
         self.arm, self.seed, self.task = self.data["arm"], self.data["seed"], self.data["task"]
-        self.group = (self.task, self.data["data_seed"], self.data["dtype"])
+        self.group: Group = (self.task, self.data["data_seed"], self.data["dtype"])
         self.epochs = [self._epoch(f"epoch-{n}", found) for n, found in enumerate(self.data["epochs"], 1)]
         self.averages = {name: self._epoch(name, found) for name, found in self.data["averages"].items()}
 
@@ -60,6 +66,7 @@ class Training:
             penalty=found["penalty"],
             cross_entropy=found["cross_entropy"],
             accuracy=found["correct"].count("1") / len(found["correct"]),
+            open=found.get("open", {}),
         )
 
     def held_out(self, policy: "Policy") -> tuple[float, float]:
@@ -208,10 +215,10 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
 
 def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
     """All tables as Markdown; `arms` names the arms in their order and says what they are."""
-    groups: dict[tuple[Any, ...], list[Training]] = defaultdict(list)
+    groups: dict[Group, list[Training]] = defaultdict(list)
     for training in trainings:
         groups[training.group].append(training)
-    parts = []
+    parts = [*_tests(groups), *_cost_of_gates(groups)]
     for (task, data_seed, dtype), members in sorted(groups.items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
         by_arm = {arm: {t.seed: t for t in members if t.arm == arm} for arm in order}
@@ -223,9 +230,78 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
             *_arms(by_arm, arms),
             *_seeds(by_arm),
             *_agreements(by_arm),
-            *_tests(by_arm),
         ]
     return "\n\n".join(parts)
+
+
+def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
+    """Test accuracies of what the default policy keeps."""
+    policy = POLICIES[DEFAULT]
+    rows, sizes = [], set()
+    for (task, _, dtype), members in sorted(groups.items()):
+        for arm in ("baseline", "no-gates"):
+            tested = {t.seed: t for t in members if t.arm == arm and t.tested(policy) is not None}
+            if tested:
+                values = [value for _, t in sorted(tested.items()) if (value := t.tested(policy)) is not None]
+                found = summarise(values)
+                sizes |= {t.data["test"][policy.kept(t).name]["n"] for t in tested.values()}
+                rows.append(
+                    [
+                        task,
+                        dtype,
+                        f"`{arm}`",
+                        *_cells(found),
+                        f"{found.mean - found.worst:.3f}",
+                        _closed(tested.values(), policy),
+                        ", ".join(f"{value:.3f}" for value in values),
+                    ]
+                )
+    if rows:
+        yield "## Test examples"
+        yield f"{policy.about[0].upper()}{policy.about[1:]}; exact match of generated answers, n = {_list(sizes)}:"
+        heads = ["task", "format", "arm", *_HEADS, "mean minus worst", "closed offset / scale gates", "by seed"]
+        yield _table(heads, rows)
+
+
+def _closed(trainings: Iterable[Training], policy: Policy) -> str:
+    """Mean share of the gates that are exactly 0 in what a policy keeps, by half."""
+    shares = []
+    for half in ("offset", "scale"):
+        gated = [t for t in trainings if half in t.data["phi"]]
+        closed = [1 - policy.kept(t).open[half] / len(t.data["phi"][half]) for t in gated]
+        shares.append(f"{100 * statistics.fmean(closed):.0f} %" if closed else "–")
+    return " / ".join(shares)
+
+
+def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
+    """Accuracy with gates minus without, on held-out and test examples, for each task and for their mean."""
+    policy = POLICIES[DEFAULT]
+    rows = []
+    scores: dict[str, Callable[[Training], float | None]] = {
+        "held out": lambda training: training.held_out(policy)[0],
+        "test": lambda training: training.tested(policy),
+    }
+    for part, score in scores.items():
+        by_format: dict[str, list[dict[int, float]]] = defaultdict(list)
+        for (task, _, dtype), members in sorted(groups.items()):
+            found: dict[str, dict[int, float]] = {"baseline": {}, "no-gates": {}}
+            for training in members:
+                if training.arm in found and (value := score(training)) is not None:
+                    found[training.arm][training.seed] = value
+            with_gates, without = found.values()
+            changes = {seed: with_gates[seed] - without[seed] for seed in sorted(with_gates.keys() & without.keys())}
+            if changes:
+                by_format[dtype].append(changes)
+                rows.append([task, dtype, part, str(len(changes)), _difference(list(changes.values()))])
+        for dtype, tasks in by_format.items():
+            seeds = sorted(set[int].intersection(*(set(changes) for changes in tasks)))
+            if len(tasks) > 1 and seeds:
+                means = [statistics.fmean(changes[seed] for changes in tasks) for seed in seeds]
+                rows.append([f"mean of {len(tasks)} tasks", dtype, part, str(len(seeds)), _difference(means)])
+    if rows:
+        yield "## What gates cost"
+        yield f"Accuracy of `baseline` minus that of `no-gates`, paired by seed; {policy.about}:"
+        yield _table(["task", "format", "examples", "seeds", "difference (95 % interval)"], rows)
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
@@ -363,21 +439,6 @@ def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
     if rows:
         yield "**Agreement of the gates between training seeds** after the last step, mean over pairs of seeds (range):"
         yield _table(["arm", "half", "seeds", "Spearman's ρ of φ", "Jaccard index of open gates", "by chance"], rows)
-
-
-def _tests(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
-    rows = []
-    for arm, by_seed in by_arm.items():
-        for policy in POLICIES.values():
-            found = {seed: t.tested(policy) for seed, t in sorted(by_seed.items())}
-            values = {seed: value for seed, value in found.items() if value is not None}
-            if values:
-                each = ", ".join(f"{value:.3f}" for value in values.values())
-                rows.append([f"`{arm}`", policy.about, *_cells(summarise(list(values.values()))), each])
-    if rows:
-        n = {f["n"] for by in by_arm.values() for t in by.values() for f in t.data.get("test", {}).values()}
-        yield f"**Test**, by exact match of generated answers, n = {_list(n)} examples:"
-        yield _table(["arm", "policy", *_HEADS, "by seed"], rows)
 
 
 def _span(values: Sequence[float]) -> str:

@@ -112,6 +112,34 @@ def test_agreement_counts_open_gates_and_ranks() -> None:
     assert math.isnan(agreement([1.0, 1.0], [1.0, 2.0]).spearman)
 
 
+def tested(arm: str, seed: int, task: str, held_out: int, test: int) -> Training:
+    """A training of one epoch that leaves a quarter of the offset gates open; 10 held-out and 20 test examples."""
+    run = training([(1.0, "1")])
+    changes = {"arm": arm, "seed": seed, "task": task, "phi": {"offset": [0.0] * 4} if arm == "baseline" else {}}
+    changes["epochs"] = [{**run.data["epochs"][0], "open": {"offset": 1}}]
+    changes["n"] = {"train": 5, "validation": 1}
+    for part, correct, n in (("held_out", held_out, 10), ("test", test, 20)):
+        scores = {"correct": correct, "n": n, "cross_entropy": 1.0}
+        changes[part] = {"epoch-1": scores, "mean": scores}
+    return Training(run.data | changes)
+
+
+def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
+    runs = [tested("baseline", seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
+    runs += [tested("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
+    runs += [tested(arm, seed, "b", 8, 20) for arm in ("baseline", "no-gates") for seed in (1, 2)]
+    rows = [line.strip("| ").split(" | ") for line in tables(runs, {"baseline": "", "no-gates": ""}).splitlines()]
+    test = [row for row in rows if row[:3] == ["a", "float32", "`baseline`"]]
+    # Accuracies 0.55, 0.6 and 0.65.
+    assert test[0][3:] == ["3", "0.600 (0.476 to 0.724)", "0.050", "0.55", "0.050", "75 % / –", "0.550, 0.600, 0.650"]
+    costs = {(row[0], row[2]): row[3:] for row in rows if len(row) == 5 and row[1] == "float32"}
+    interval = summarise([-0.1, -0.2])
+    assert costs["a", "held out"] == ["2", f"-0.150 ({interval.low:+.3f} to {interval.high:+.3f})"]
+    assert costs["a", "test"][1].startswith("+0.075 (")
+    assert costs["b", "test"] == ["2", "+0.000 (+0.000 to +0.000)"]
+    assert costs["mean of 2 tasks", "held out"][1].startswith("-0.075 (")
+
+
 # Training
 
 
