@@ -2,6 +2,7 @@
 
 import gc
 import os
+import tempfile
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -56,6 +57,13 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
 def examples(pytestconfig: pytest.Config) -> int:
     """How many random examples each attack in tests/soak tries; `make soak` asks for more."""
     return pytestconfig.getoption("--examples")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Temporary files, also those of processes that tests kill, are in a folder that pytest removes."""
+    os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
+    tempfile.tempdir = None  # it was read from the environment already
 
 
 @pytest.fixture(autouse=True)

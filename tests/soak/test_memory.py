@@ -21,11 +21,11 @@ MOST_GROWTH = 50 * MB
 """Of any number of sessions."""
 MOST_EACH = MB // 64
 """Of one session; one that is kept takes more than twice as much."""
-KEPT = 20
+KEPT = 10
 """Sessions that the app of these tests keeps, instead of 200, so that forgetting begins early."""
 WARM_UP = 2 * KEPT
 """Sessions after which code and caches are loaded, and each new session replaces an old one."""
-SHORT = 60
+SHORT = 50
 """Further sessions where few examples are asked for."""
 APP = f"""
 import sys
