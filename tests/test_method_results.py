@@ -85,7 +85,7 @@ def rows_of(text: str) -> list[list[str]]:
 
 def named(settings: tuple[str | None, float | None]) -> str:
     layers, coefficient = settings
-    return "base model" if layers is None else f"layers {layers}, $c$ = {coefficient:g}"
+    return "base model" if layers is None else f"layers {layers}, c = {coefficient:g}"
 
 
 def interval(found: dict[str, Any]) -> str:

@@ -112,7 +112,7 @@ def test_agreement_counts_open_gates_and_ranks() -> None:
     assert math.isnan(agreement([1.0, 1.0], [1.0, 2.0]).spearman)
 
 
-def tested(arm: str, seed: int, task: str, held_out: int, test: int) -> Training:
+def scored(arm: str, seed: int, task: str, held_out: int, test: int) -> Training:
     """A training of one epoch that leaves a quarter of the offset gates open; 10 held-out and 20 test examples."""
     run = training([(1.0, "1")])
     changes = {"arm": arm, "seed": seed, "task": task, "phi": {"offset": [0.0] * 4} if arm == "baseline" else {}}
@@ -125,9 +125,9 @@ def tested(arm: str, seed: int, task: str, held_out: int, test: int) -> Training
 
 
 def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
-    runs = [tested("baseline", seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
-    runs += [tested("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
-    runs += [tested(arm, seed, "b", 8, 20) for arm in ("baseline", "no-gates") for seed in (1, 2)]
+    runs = [scored("baseline", seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
+    runs += [scored("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
+    runs += [scored(arm, seed, "b", 8, 20) for arm in ("baseline", "no-gates") for seed in (1, 2)]
     rows = [line.strip("| ").split(" | ") for line in tables(runs, {"baseline": "", "no-gates": ""}).splitlines()]
     test = [row for row in rows if row[:3] == ["a", "float32", "`baseline`"]]
     # Accuracies 0.55, 0.6 and 0.65.
