@@ -121,7 +121,7 @@ class DataConfig:
 
     task: str = setting(
         "sentiment",
-        "Task: a registered name, a folder with train/validation/test files, a single file, or 'hf:owner/name'.",
+        "Task: a built-in task, a folder with train/validation/test files, a single file, or 'hf:owner/name'.",
         advanced=False,
     )
     train_size: int = setting(
@@ -158,7 +158,7 @@ class TrainingConfig:
     epochs: int = setting(8, "Passes over the training examples.", unit="epochs", advanced=False, bounds=(1, math.inf))
     batch_size: int = setting(4, "Examples per batch.", unit="examples", advanced=False, bounds=(1, math.inf))
     gradient_accumulation: int = setting(
-        1, "Batches accumulated per optimiser step.", unit="batches", bounds=(1, math.inf)
+        1, "Batches accumulated per optimizer step.", unit="batches", bounds=(1, math.inf)
     )
     learning_rate: float | None = setting(
         None,

@@ -58,7 +58,7 @@ class Settings:
     auth_file: Path | None = None
     """File with user:password in its first line, which only you can read."""
     token: bool = True
-    """Let in only who has the token in the printed address; with --auth, the password is asked for instead."""
+    """Require the token in the printed address; with --auth, the app asks for the password instead."""
     models: tuple[str, ...] = ()
     """Hub ids that may be trained besides the default model when other computers reach the app."""
     folders: tuple[Path, ...] = ()

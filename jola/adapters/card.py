@@ -72,7 +72,7 @@ def adapter_card(
         "\n".join(
             [
                 f"* Base model: {base}" + (f", revision {revision}" if revision else ""),
-                f"* Trained numbers: {numbers:,}; {method.open_words}: {kept}",
+                f"* Trainable parameters: {numbers:,}; {method.open_words}: {kept}",
                 *(_counts(e) for e in edits),
                 *(f"* {_one_line(name)}: {_one_line(value)}" for name, value in (facts or {}).items()),
             ]
@@ -84,9 +84,9 @@ def adapter_card(
         "```python\nfrom jola import JoLAModel\n\n"
         'model = JoLAModel.from_adapter("path/to/this/folder")  # or its name on the Hub\n```',
         "## Limits",
-        "The edits fit this base model alone, in this revision. They were learned from few examples, and nothing was "
-        "measured but what is written above: test them on your own data before relying on them. The licence of the "
-        "base model, and what it may not be used for, hold for the edited model too.",
+        "The edits fit only this revision of this base model. They were trained on few examples, and only the results "
+        "above were measured: test them on your own data before you rely on them. The license of the base model, "
+        "including its restrictions on use, also applies to the edited model.",
     ]
     return str(ModelCard("\n\n".join(lines) + "\n"))
 

@@ -31,7 +31,7 @@ def show(json: Json = False) -> None:
         ]
         for asset in found
     ]
-    console.print_table(["asset", "what it is", "licence", "version", "size"], rows)
+    console.print_table(["asset", "what it is", "license", "version", "size"], rows)
 
 
 @assets.command

@@ -46,7 +46,13 @@ def evaluate(
     ] = None,
     template: PromptFormat = "auto",
     base: Annotated[bool, arg(help="Also test the base model without edits.")] = False,
-    options: Annotated[bool, arg(help="Do not score the options by likelihood, even if the task has some.")] = True,
+    options: Annotated[
+        bool,
+        arg(
+            help="Skip scoring the options by likelihood.",
+            help_behavior_hint="(default: scored if the task has options)",
+        ),
+    ] = True,
     metrics: Annotated[
         tuple[str, ...],
         arg(
@@ -201,7 +207,7 @@ def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference:
     if not kept:
         raise InputError(f"The run {run.id} kept no answers; leave --metrics out to test it with its model.")
     if run.alive:
-        raise InputError(f"The run {run.id} is at work ({run.state}); wait until it ends.")
+        raise InputError(f"The run {run.id} has not ended ({run.state}); wait until it has.")
     found = {
         name: score_answers(kept, metrics, base=name == "base", first_reference=first_reference)
         for name in ("edited", *(["base"] if base else []))

@@ -127,12 +127,12 @@ def run(
             "one for each GPU or node."
         ),
     ] = None,
-    shard: Annotated[str, arg(help="Part of the cells, such as 3/16: number of the part, from 0, and of parts.")] = "",
+    shard: Annotated[str, arg(help="Run one part of the cells: 3/16 is part 3, counted from 0, of 16.")] = "",
     ray: Annotated[
         tuple[str, ...] | None,
-        arg(metavar="[ADDRESS]", help="Make cells on a Ray cluster; without an address, start Ray on this computer."),
+        arg(metavar="[ADDRESS]", help="Run cells on a Ray cluster; without an address, start Ray on this computer."),
     ] = None,
-    retry: Annotated[bool, arg(help="Make cells again that failed.")] = False,
+    retry: Annotated[bool, arg(help="Run failed cells again.")] = False,
     minutes: Annotated[float, arg(help="Start no cell after this time. [minutes]")] = float("inf"),
     json: Json = False,
 ) -> None:
@@ -329,7 +329,7 @@ def export(
 def cell(
     folder: GridFolder,
     name: Positional[Annotated[str, arg(metavar="CELL", help="Name of the cell.")]],
-    without_locks: Annotated[bool, arg(help="Go on where the file system has no locks.")] = False,
+    without_locks: Annotated[bool, arg(help="Continue even if the file system has no locks.")] = False,
 ) -> None:
     """Make one cell in this process, as `jola grid run` does in one of its own."""
     from jola.studies.cells import Interrupted, Locked

@@ -208,11 +208,11 @@ def export(
 
 @runs.command(name="import")
 def import_run(
-    source: Positional[Annotated[Path, arg(metavar="SOURCE", help="Zip file or adapter directory.")]],
+    source: Positional[Annotated[Path, arg(metavar="SOURCE", help="Zip file, run directory or adapter directory.")]],
     label: Annotated[str, arg(help="Label for the run.")] = "",
     json: Json = False,
 ) -> None:
-    """Create a run from an exported run, a zip file with an adapter, or an adapter directory."""
+    """Create a run from a run or an adapter: a directory or a zip file of either."""
     from jola.runs.archive import import_archive
     from jola.runs.notes import RunNotes
     from jola.runs.store import RunStore

@@ -1,4 +1,4 @@
-"""``jola tasks``: the tasks that have a name, their data, and their examples."""
+"""``jola tasks``: the built-in tasks, their data, and their examples."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ tasks = SubcommandApp()
 
 @tasks.command(name="list", is_default=True)
 def list_tasks(json: Json = False) -> None:
-    """List the tasks that have a name, by group, with their metric, sizes, licence and source."""
+    """List the built-in tasks by group, with their metric, sizes, license and source."""
     from jola.data.tasks.registry import GROUPS, REGISTRY
 
     if json:
@@ -37,7 +37,7 @@ def list_tasks(json: Json = False) -> None:
         ]
         for info in REGISTRY.values()
     ]
-    console.print_table(["task", "group", "metric", "training", "test", "licence of the data", "source"], rows)
+    console.print_table(["task", "group", "metric", "training", "test", "license of the data", "source"], rows)
 
 
 @tasks.command
@@ -51,7 +51,7 @@ def show(
     seed: Annotated[int, arg(help="Seed that chooses the training examples.")] = 42,
     json: Json = False,
 ) -> None:
-    """Print training examples of a task as the model sees them."""
+    """Print training examples of a task as prompt and answer."""
     with importing_libraries():
         from jola.config import DataConfig, RunConfig
         from jola.data.tasks import load_task

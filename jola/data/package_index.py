@@ -162,7 +162,7 @@ def _failure(release: Release, folder: Path, part: Path, failures: list[str]) ->
     reasons = ", ".join(failures) or "no package index that pip is set up to use has it"
     done = part.stat().st_size if part.is_file() else 0
     if done:
-        kept = f"{done / 1e6:.1f} of {release.size / 1e6:.1f} MB are kept, run it again to go on from there"
+        kept = f"{done / 1e6:.1f} of {release.size / 1e6:.1f} MB are kept, run it again to continue from there"
     else:
         kept = f"check the network and pip's settings and run it again, or put the file into {folder}"
     return f"{release.filename} could not be fetched: {reasons}; {kept}."

@@ -122,7 +122,7 @@ class _Worker:
         """Keep other processes away from a cell, whose checkpoints they would delete; wait for one that works on it."""
         folder = self.comparison.cell_folder(name)
         if is_locked(folder):
-            self.note(f"Another process is at work on {name}; this one waits for it.")
+            self.note(f"Another process is running {name}; this one waits for it.")
         with locked(folder, wait=True):
             yield
 
@@ -259,7 +259,7 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
         if before.get((group, name)) != value:
             raise InputError(
                 f"The comparison in {comparison.folder} was made with {name} {before.get((group, name))!r}, "
-                f"not {value!r}; go on with its settings, or choose another folder."
+                f"not {value!r}; use its settings, or choose another folder."
             )
 
 

@@ -131,7 +131,7 @@ class Compared:
 
     @property
     def edge(self) -> str:
-        """'lowest' or 'highest' where the chosen rate is the end of those tried: a better one may lie beyond."""
+        """'lowest' or 'highest' where the chosen rate is the end of those tried: the best one may be outside them."""
         if self.rate is None or len(self.tried) < 2:
             return ""
         return {self.tried[0]: "lowest", self.tried[-1]: "highest"}.get(self.rate, "")
@@ -266,9 +266,9 @@ def methods_table(found: Sequence[Compared]) -> Table:
         SEEDS_NOTE,
         "Rate: learning rate with the highest validation accuracy among those tried, on average over seeds, and the "
         "lowest cross-entropy among equals or if there is no accuracy; test scores play no part. Where it is the "
-        "lowest or the highest, a better one may lie beyond.",
-        "Front: no other method of the task has an equal or higher score with as many or fewer trained numbers, and is "
-        "better in one of the two.",
+        "lowest or the highest, the best rate may be outside the range that was tried.",
+        "Front: no other method of the task has an equal or higher score with as many or fewer trainable parameters, "
+        "and is better in one of the two.",
         *([text_note(rows)] if with_text else []),
     )
     return Table((*columns, "front"), tuple(map(texts, found)), notes)

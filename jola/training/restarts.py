@@ -64,7 +64,7 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
     """The settings of each training, which have directories that can be used."""
     output = config.training.output
     if resume and not output:
-        raise InputError("--resume needs --output, the directory of the run to go on with.")
+        raise InputError("--resume needs --output, the directory of the run to continue.")
     if not output:
         output = str(RunStore().root / fresh_id(config.data.task))
     if resume and Run(output).is_run():
@@ -74,5 +74,5 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
     for settings in planned:
         place = Path(settings.training.output)
         if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise InputError(f"{place} holds a run or files; choose another --output, or add --resume to go on.")
+            raise InputError(f"{place} holds a run or files; choose another --output, or add --resume to continue.")
     return planned

@@ -78,7 +78,7 @@ def run_training(
     """
     config.validate()
     if resume and not config.training.output:
-        raise InputError("--resume needs --output, the directory of the run to go on with.")
+        raise InputError("--resume needs --output, the directory of the run to continue.")
     check_tracker(config.training.report_to)
     check_processes(config)
     first = meet(lambda: pick_device(config.model.device).type == "cpu")
@@ -212,7 +212,7 @@ def _rewind(run: Run, config: RunConfig, offset: int, trained: int, progress: Pr
         for site in run.sites():
             truncate_history(run.gates_dir, site, step - 1)
     if step:
-        progress.note(f"Going on from step {step}.")
+        progress.note(f"Resuming from step {step}.")
     elif interrupted:
         progress.note("No checkpoint yet: starting from the beginning.")
 

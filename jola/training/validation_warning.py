@@ -51,11 +51,11 @@ class Expected:
         so_far = f"The validation accuracy is at most {best} after {epochs}"
         if self.answer and best.value <= self.share:
             always = f"always answering '{self.answer}' would give {self.share:.3f}"
-            return f"This training goes badly. {so_far}, and {always}. {_ADVICE}"
+            return f"Validation accuracy is low. {so_far}, and {always}. {_ADVICE}"
         usual = statistics.median(self.earlier) if self.earlier else 0.0
         if best.high < usual:
             runs = "an earlier run" if len(self.earlier) == 1 else f"{len(self.earlier)} earlier runs (median)"
-            return f"This training goes badly. {so_far}; {runs} on the same data reached {usual:.3f}. {_ADVICE}"
+            return f"Validation accuracy is low. {so_far}; {runs} on the same data reached {usual:.3f}. {_ADVICE}"
         return ""
 
 

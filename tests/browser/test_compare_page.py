@@ -123,11 +123,11 @@ def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison
     page.wait_for_function(says, arg="All of this is done already")
     page.locator("#compare-selectors").get_by_label("Offset saliency").check()
     # A selection for each seed, a training for each K of it.
-    page.wait_for_function(says, arg="Goes on with the comparison shown: 4 trainings and 2 selections")
+    page.wait_for_function(says, arg="Continues the comparison shown: 4 trainings and 2 selections")
     page.fill("#compare-seeds :is(input, textarea)", "1")
-    page.wait_for_function(says, arg="Goes on with the comparison shown: 2 trainings and 1 selection")
+    page.wait_for_function(says, arg="Continues the comparison shown: 2 trainings and 1 selection")
     page.fill("#compare-epochs input", "3")
-    page.wait_for_function("() => !document.querySelector('#compare-cost').innerText.includes('Goes on')")
+    page.wait_for_function("() => !document.querySelector('#compare-cost').innerText.includes('Continues')")
 
 
 def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Comparison, open_page: OpenPage) -> None:
@@ -159,7 +159,7 @@ def test_only_what_this_page_deleted_can_be_undone(
         def slowly(id: str) -> None:
             asked.append(id)
             if id == "three":
-                raise InputError("This comparison is at work.")
+                raise InputError("This comparison is running.")
             gates[id].wait()
             remove(id)
 

@@ -94,7 +94,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
         return markup.note(ALL_DONE, "plain")
     short, known = cost_words(plan, one.seconds, config.training.epochs, done)
     if before is not None:
-        short = f"Goes on with the comparison shown: {short}"
+        short = f"Continues the comparison shown: {short}"
     rows = [
         ("Time", known),
         *((what, f"{much}; {why}") for what, much, why in estimate.describe(one) if what != "Time"),

@@ -203,7 +203,7 @@ def _missing(edits: "Intervention") -> str:
     elif edits.site != "heads":
         sentences.append("This unit is no attention head, so it has no attention pattern.")
     if gates_of_edits(edits) is None:
-        sentences.append("These edits have no gates, so no course of gates is shown.")
+        sentences.append("These edits have no gates, so no gate history is shown.")
     return markup.note(" ".join(sentences)) if sentences else ""
 
 

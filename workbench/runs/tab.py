@@ -153,7 +153,7 @@ def comparison_tables(comparison: RunComparison, names: Sequence[str]) -> str:
         settings = f'<tr><td colspan="{len(names) + 1}">All settings are the same.</td></tr>'
     warning = ""
     if comparison.same_test is False:
-        warning = markup.note("The runs were tested on different examples, so their scores compare little.")
+        warning = markup.note("The runs were tested on different examples; their scores are not comparable.")
     table = '<table class="jw-compared"><thead><tr><th scope="col"></th>{}</tr></thead><tbody>{}</tbody></table>'
     return (
         '<h2 class="jw-compared-head">Two runs compared</h2>'

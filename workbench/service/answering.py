@@ -202,7 +202,7 @@ def complete(bench: Workbench, run: Run, *, page: str = "", stops: Stops | None 
         InputError: The run is at work, the test data are needed and gone, or the answers are too large to keep.
     """
     if run.alive:
-        raise InputError("This run is at work; test it when it has ended.")
+        raise InputError("This run is still running; test it when it has ended.")
     answers, kept = unanswered(bench, run), bool(kept_answers(run))
     stacks: dict[str, Stack] = {} if kept else {"edited": [Use(run)]}
     if any(answer.base_answer is None for answer in answers):

@@ -159,7 +159,7 @@ class Comparisons:
         """Move a comparison to the trash, from where `restore` brings it back. `InputError` while it works."""
         found = self.get(id)
         if found.working:
-            raise InputError("This comparison is at work; stop it before you delete it.")
+            raise InputError("This comparison is running; stop it before you delete it.")
         put_in_trash(self.root, found.folder)
 
     def restore(self, id: str) -> StoredComparison:
@@ -177,7 +177,7 @@ class Comparisons:
 
     def _why_others_wait(self, noun: str) -> str:
         other = "Another" if noun == _NOUN else "A"
-        return f"{other} comparison is at work; wait for its end, or stop it." if self.working() else ""
+        return f"{other} comparison is running; wait for its end, or stop it." if self.working() else ""
 
     def _command(self, found: StoredComparison) -> Sequence[str]:
         return [*self.command, *compare_flags(found.config(), found.plan(), str(found.folder))]

@@ -181,7 +181,7 @@ class Processes(Generic[WorkT]):
             except ProcessLookupError:
                 continue
             except PermissionError as error:
-                raise InputError(f"Process {pid} of another user is at work on it; that user has to end it.") from error
+                raise InputError(f"Process {pid} of another user is using it; that user has to end it.") from error
         return bool(pids)
 
     def _attend(self, work: WorkT, process: subprocess.Popen[bytes]) -> None:

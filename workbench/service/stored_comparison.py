@@ -152,21 +152,21 @@ class StoredComparison(StoredWork):
         if planned and set(planned) <= set(self.ended_cells()):
             return "finished", ""
         if status.get("stopped"):
-            return "stopped", "What is done is kept; Resume begins with the training that was under way."
+            return "stopped", "Completed results are kept; Resume repeats the training that was interrupted."
         text, code = log_tail(self), status.get("code")
         said = last_sentence(self)
         if (isinstance(code, int) and code > 0 and said != _INTERRUPTED) or _LAST_WORDS.search(text):
             return "failed", said or f"The process ended with exit code {code} and said nothing."
         if isinstance(code, int) and code < 0:
-            return "failed", f"The process was ended by signal {-code}; Resume goes on with what is done."
+            return "failed", f"The process was ended by signal {-code}; Resume continues with the completed results."
         if status.get("failed"):
             return "failed", str(status["failed"])
-        return "stopped", "Its process ended before all was done; what is done is kept, and Resume goes on."
+        return "stopped", "The process ended early. Completed results are kept; press Resume to continue."
 
     def now(self) -> Now | None:
         """What its process does at the moment; None while it does not work."""
         if not self.is_run_by_an_app():
-            return Now("At work in a shell") if self.working else None
+            return Now("Running in a shell") if self.working else None
         for line in reversed(log_tail(self).splitlines()):
             if found := _NOW.fullmatch(line.strip()):
                 seeds = len({name.rpartition("seed")[2] for name in self.planned()}) > 1

@@ -163,10 +163,10 @@ class StoredStudy(StoredWork):
         if not progress.left:
             return "finished", _failures(progress.failed)
         if status.get("stopped"):
-            return "stopped", "Results are kept; Continue goes on from the last checkpoint."
+            return "stopped", "Results are kept; Continue resumes from the last checkpoint."
         code = status.get("code")
         if isinstance(code, int) and code < 0:
-            return "failed", f"The process was ended by signal {-code}; Continue goes on with the cells that are left."
+            return "failed", f"The process was ended by signal {-code}; Continue runs the remaining cells."
         if isinstance(code, int) and code > 0 and code != INTERRUPTED:
             said = last_sentence(self) or f"The process ended with exit code {code} and printed no message."
             # After failed cells it ends with code 1 and a note; cells are left where some were added or retried since.

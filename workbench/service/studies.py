@@ -32,7 +32,7 @@ from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, op
 from workbench.service.stored_work import APP_FOLDER, put_in_trash
 
 GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
-ALL_DONE = "All cells of this study are done; add cells to go on."
+ALL_DONE = "All cells of this study are done; add cells to continue."
 LISTED = 100
 _NOUN = "study"
 _CLOSED_FILE = "closed.json"
@@ -281,7 +281,7 @@ class Studies:
         """Move a study to the trash, or forget one that was opened. `InputError` while it works."""
         found = self.get(id)
         if not found.removable:
-            raise InputError("This study is at work; stop it before you remove it.")
+            raise InputError("This study is running; stop it before you remove it.")
         if found.opened:
             (found.own / OPENED_FILE).replace(found.own / _CLOSED_FILE)
             return
@@ -306,7 +306,7 @@ class Studies:
 
     def _why_others_wait(self, noun: str) -> str:
         other = "Another" if noun == _NOUN else "A"
-        return f"{other} study is at work; wait for its end, or stop it." if self.working() else ""
+        return f"{other} study is running; wait for its end, or stop it." if self.working() else ""
 
     def _command(self, found: StoredStudy) -> Sequence[str]:
         return [*self.command, str(found.folder)]

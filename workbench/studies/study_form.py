@@ -168,7 +168,7 @@ def basic_fields() -> dict[str, gr.components.Component]:
     inputs["tries"] = gr.Dropdown(
         [(str(count), count) for count in TRIES],
         value=1, filterable=False, label="Learning rates",
-        info="Of each method, around its default.",
+        info="How many to try for each method, around its default.",
         elem_id="studies-tries", elem_classes="setting",
     )  # fmt: skip
     inputs["factor"] = gr.Number(

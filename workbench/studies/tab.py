@@ -187,7 +187,11 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
             begun = bench.studies.retry(id, text_of(event, "cell"))
         except InputError as error:
             return markup.note(str(error), "error")
-        return "" if begun else markup.note("The study is at work; Continue makes the cell again when it has ended.")
+        return (
+            ""
+            if begun
+            else markup.note("The study is running; press Continue when it has ended to run the cell again.")
+        )
 
     def on_remove(event: gr.EventData) -> tuple[Any, str]:
         id = text_of(event, "id")

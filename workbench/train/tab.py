@@ -82,7 +82,7 @@ def waiting_words(bench: Workbench, id: str) -> str:
     places = bench.jobs.places()
     if (blocked := places.blocker(bench.store.get(id))) is not None:
         device, other = blocked
-        return f"Queued: the run {other} is at work on {device}; this one starts when that has ended."
+        return f"Queued: the run {other} is using {device}; this one starts when that one has ended."
     works = {"comparison": bench.comparisons.working, "study": bench.studies.working}
     training = "first training that ends" if places.choice else "running training"
     now = f"the {next((f'running {noun}' for noun, working in works.items() if working()), training)}"
@@ -108,7 +108,7 @@ def pause(bench: Workbench, id: str) -> str:
         bench.jobs.pause(id)
     except InputError as error:
         return str(error)
-    return "The run pauses at its next step. Its memory is freed; Resume goes on from there."
+    return "The run pauses at its next step. Its memory is freed; Resume continues from there."
 
 
 def resume(bench: Workbench, id: str) -> str:

@@ -1,6 +1,6 @@
 """Tasks: examples in a training, a validation and a test split.
 
-A task is a registered name, a folder of files, a single file, or a Hub dataset. The training examples are a sample that
+A task is a built-in task, a folder of files, a single file, or a Hub dataset. The training examples are a sample that
 depends on the seed of the run. The test examples are the same for every seed, so that runs can be compared.
 """
 
@@ -132,7 +132,7 @@ def _find(task: str) -> tuple[str, TaskInfo | None, Parts]:
     if os.path.isfile(path):
         return Path(path).stem, None, load_file(Path(path))
     raise InputError(
-        f"There is no task, folder or file '{task}'; `jola tasks` lists the tasks that have a name, and a Hub dataset "
+        f"There is no task, folder or file '{task}'; `jola tasks` lists the built-in tasks, and a Hub dataset "
         "is written hf:owner/name."
     )
 

@@ -1,4 +1,4 @@
-"""The tasks that have a name: the default one and the 26 of the paper."""
+"""The built-in tasks: the default one and the 26 of the paper."""
 
 from jola.data.tasks import commonsense, gem, mmlu_pro, sentiment
 from jola.data.tasks.info import TaskInfo

@@ -125,7 +125,7 @@ class TestLabels:
 class TestFinding:
     def test_what_is_no_task(self, tmp_path: Path) -> None:
         for name in ("no-such-task", "", "a\0b", "x" * 5000, str(tmp_path / "missing.jsonl")):
-            with pytest.raises(InputError, match="`jola tasks` lists the tasks"):
+            with pytest.raises(InputError, match="`jola tasks` lists the built-in tasks"):
                 load(name)
 
     def test_a_folder_without_training_file(self, tmp_path: Path) -> None:

@@ -242,7 +242,7 @@ def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAMod
     lock = FileLock(tmp_path / "c" / "cells" / ".edit-random-k2-seed1.lock")
     lock.acquire()
     comparison = compare(config, grid, tmp_path / "c", model=model, progress=Notes())
-    assert notes == ["Another process is at work on edit-random-k2-seed1; this one waits for it."]
+    assert notes == ["Another process is running edit-random-k2-seed1; this one waits for it."]
     assert len(comparison.cells()) == 3
 
 

@@ -145,8 +145,8 @@ class TestKilled:
         progress = StopAt(-1)
         run = run_training(place.settings(path), resume=True, progress=progress)
         assert_equal_runs(run, unbroken)
-        found = {"early": "No checkpoint yet: starting from the beginning.", "middle": "Going on from step 6."}
-        assert found.get(name, f"Going on from step {STEPS}.") in progress.notes
+        found = {"early": "No checkpoint yet: starting from the beginning.", "middle": "Resuming from step 6."}
+        assert found.get(name, f"Resuming from step {STEPS}.") in progress.notes
 
     def test_a_checkpoint_that_was_being_written_is_passed_over(
         self, copy: Callable[[str], Path], place: Place, unbroken: Run

@@ -68,7 +68,7 @@ class TestPaused:
         settings = place.settings(tmp_path / "run")
         self.pause(settings, 8)
         main(["train", "--resume", "--output", str(tmp_path / "run")])
-        assert "Going on from step 9." in capsys.readouterr().err
+        assert "Resuming from step 9." in capsys.readouterr().err
         assert_equal_runs(Run.open(tmp_path / "run"), unbroken)
 
     def test_a_run_that_was_paused_before_it_trained_stops_at_its_first_step(

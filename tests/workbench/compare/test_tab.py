@@ -71,7 +71,7 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     id, sentence = compare.start(bench, {"epochs": 1, "selectors": ["offset"], "ks": "3"})
     assert id is not None and sentence == ""
     assert compare.first(bench) == id
-    assert "Another comparison is at work" in compare.start(bench, compare.SMALL)[1]
+    assert "Another comparison is running" in compare.start(bench, compare.SMALL)[1]
     run, words = train.start(bench, {})
     assert run is not None and words.startswith("Queued: it starts after the running comparison")
     train.cancel(bench, run)
@@ -96,14 +96,14 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert "All of this is done already" in compare.cost(bench, values, "one")
     assert compare.start(bench, values, "one")[0] is None
     wider = values | {"selectors": [*values["selectors"], "offset"]}
-    assert "Goes on with the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
+    assert "Continues the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
     assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
     assert compare.start(bench, wider, "one") == ("one", "")
     compare.stop(bench, "one")
     assert bench.comparisons.wait("one", 30)
     # With other settings it is another comparison.
     other = wider | {"epochs": 3}
-    assert "Goes on" not in compare.cost(bench, other, "one")
+    assert "Continues" not in compare.cost(bench, other, "one")
     id, _ = compare.start(bench, other, "one")
     assert id not in (None, "one")
     compare.stop(bench, str(id))

@@ -82,7 +82,7 @@ def test_what_is_stopped_keeps_nothing(bench: Workbench, run: Run) -> None:
 
 def test_a_run_at_work_is_not_tested(bench: Workbench, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Run, "alive", True)
-    with pytest.raises(InputError, match="at work"):
+    with pytest.raises(InputError, match="still running"):
         next(complete(bench, run))
 
 

@@ -153,7 +153,7 @@ def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(compa
     assert now.words == "Gradient importance, K 2: training" and (now.done, now.total) == (3, 12)
     left = again.seconds_left()
     assert left is not None and 0 < left < 60
-    with pytest.raises(InputError, match="Another comparison is at work"):
+    with pytest.raises(InputError, match="Another comparison is running"):
         other.start(config, PLAN)
     assert one.wait(found.id, 60)
     wait_for(lambda: found.status().get("code") is not None)
@@ -169,7 +169,7 @@ def test_a_stopped_one_goes_on_with_what_is_missing(comparisons: Make) -> None:
     one = comparisons(program(1.0))
     found = one.start(RunConfig(), PLAN)
     wait_for(lambda: len(found.ended_cells()) == 1)
-    with pytest.raises(InputError, match="at work; stop it"):
+    with pytest.raises(InputError, match="running; stop it"):
         one.remove(found.id)
     one.stop(found.id)
     assert one.wait(found.id, 30)
@@ -337,9 +337,9 @@ def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_p
         wait_for(lambda: len(found.processes()) == 2)
         assert found.state == "working" and one.active() is not None
         now = found.now()
-        assert now is not None and now.words == "At work in a shell"
+        assert now is not None and now.words == "Running in a shell"
         assert found.seconds_left() is None
-        with pytest.raises(InputError, match="Another comparison is at work"):
+        with pytest.raises(InputError, match="Another comparison is running"):
             one.start(RunConfig(), PLAN)
         with pytest.raises(InputError, match="stop it before you delete it"):
             one.remove("mine")

@@ -140,7 +140,7 @@ def test_a_run_that_waits_for_its_device_is_told_so(jobs: Make, tmp_path: Path) 
     bench = replace(Workbench.from_settings(Settings(runs=tmp_path / "runs")), jobs=one)
     first = one.start(on("cuda:1"))
     second = one.start(on("cuda:1"))
-    expected = f"Queued: the run {first.id} is at work on cuda:1; this one starts when that has ended."
+    expected = f"Queued: the run {first.id} is using cuda:1; this one starts when that one has ended."
     assert waiting_words(bench, second.id) == expected
     one.start(RunConfig())
     third = one.start(RunConfig())

@@ -24,7 +24,7 @@ def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make,
     other = studies(SLEEPS)
     again = other.get(found.id)
     assert again.working and again.state()[0] == "working"
-    with pytest.raises(InputError, match="Another study is at work"):
+    with pytest.raises(InputError, match="Another study is running"):
         begin(other, task)
     # A run that is asked for meanwhile waits for the end of the study.
     jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS], turns=other.turns)
@@ -45,7 +45,7 @@ def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: P
     one = studies(makes(0.5))
     found = begin(one, make_task(tmp_path / "task"))
     until(lambda: found.progress().done == 1)
-    with pytest.raises(InputError, match="at work; stop it"):
+    with pytest.raises(InputError, match="running; stop it"):
         one.remove(found.id)
     one.stop(found.id)
     assert one.wait(found.id, 30)

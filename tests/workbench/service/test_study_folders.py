@@ -87,7 +87,7 @@ def test_an_opened_study_is_not_removed_while_the_app_works_on_it(studies: Make,
     found = one.open(str(plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1]).folder))
     one.resume(found.id)
     assert not found.row()["removable"]
-    with pytest.raises(InputError, match="at work; stop it"):
+    with pytest.raises(InputError, match="running; stop it"):
         one.remove(found.id)
     assert one.find(found.id) is found
 

@@ -198,7 +198,7 @@ const showChosen = (anew = false) => {
   const working = AT_WORK.has(found.state);
   for (const [name, off, why] of [
     ["playground", !found.adapter, needs], ["export", !found.adapter, needs],
-    ["remove", working, "This run is at work: cancel it in Train first."],
+    ["remove", working, "This run is running: cancel it in Train first."],
   ]) {
     const button = find(`.rt-${name}`);
     button.disabled = off;

@@ -64,8 +64,8 @@ const normWords = (code, top) => (code === GATE_UNTRAINED ? "not trained" : Numb
 const MEANINGS = {
   gate: {
     title: (half) => `${half} gates`, field: "gate", ends: () => ["0 closed", "1 fully open"], words: gateWords,
-    about: "Bright: its gate is open, and training adds an offset to the head's output (left) or scales it (right). "
-      + "Dark: closed, the head stays as it was.",
+    about: "Bright: the gate is open, and an offset is added to the head's output (left) or the output is scaled (right). "
+      + "Dark: the gate is closed, and this half of the edit has no effect.",
   },
   open: {
     title: (half) => `${half}: P(open)`, field: "open", ends: () => ["0", "1 surely open"], words: openWords,
