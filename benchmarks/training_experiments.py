@@ -1,4 +1,4 @@
-"""Repeat trainings with one change at a time: the results of docs/results/training.md.
+"""Repeat trainings with one change at a time: the results of docs/results/training.md and training-tables.md.
 
     python benchmarks/training_experiments.py plan [--experiments steady] [--arms baseline] [--seeds 1 2]
     python benchmarks/training_experiments.py run DATA [--minutes 60] [the same choices]
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)
 
 FOLDER = ROOT / "docs" / "results" / "training"
-PAGE = ROOT / "docs" / "results" / "training.md"
+PAGE, TABLES = (ROOT / "docs" / "results" / name for name in ("training.md", "training-tables.md"))
 STATES = ROOT / "build" / "training"
 
 
@@ -138,7 +138,7 @@ def main() -> None:
         "--test", nargs="+", metavar="POLICY", help="test what these policies keep, instead of training"
     )
     showing = commands.add_parser("show", parents=[chosen], help="print the tables")
-    showing.add_argument("--markdown", action="store_true", help="write them into docs/results/training.md instead")
+    showing.add_argument("--markdown", action="store_true", help="write them into the pages instead")
     options = parser.parse_args()
     if options.command == "show":
         show(options.results, page=options.markdown)
@@ -217,15 +217,23 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def show(results: Path, *, page: bool) -> None:
-    """Print the tables of all results, or write them into the page."""
-    from benchmarks.training_results import page_with, read, tables
+    """Print the tables of all results, or write them into the pages."""
+    from benchmarks.training_results import page_with
     from jola.system.files import replace_file
 
-    body = tables(read(results), {name: arm.about for name, arm in ARMS.items()})
-    if page:
-        replace_file(PAGE, page_with(PAGE.read_text(encoding="utf-8"), body).encode())
-    else:
-        print(body)
+    for path, body in bodies(results).items():
+        if page:
+            replace_file(path, page_with(path.read_text(encoding="utf-8"), body).encode())
+        else:
+            print(body)
+
+
+def bodies(results: Path) -> dict[Path, str]:
+    """The generated part of each page."""
+    from benchmarks.training_results import overview, read, tables
+
+    trainings = read(results)
+    return {PAGE: overview(trainings), TABLES: tables(trainings, {name: arm.about for name, arm in ARMS.items()})}
 
 
 if __name__ == "__main__":

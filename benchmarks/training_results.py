@@ -213,13 +213,16 @@ def agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
 # Tables
 
 
-def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
-    """All tables as Markdown; `arms` names the arms in their order and says what they are."""
-    groups: dict[Group, list[Training]] = defaultdict(list)
-    for training in trainings:
-        groups[training.group].append(training)
-    parts = [*_tests(groups), *_cost_of_gates(groups)]
-    for (task, data_seed, dtype), members in sorted(groups.items(), key=lambda item: -len(item[1])):
+def overview(trainings: Iterable[Training]) -> str:
+    """The tables over all tasks and number formats as Markdown."""
+    groups = _grouped(trainings)
+    return "\n\n".join([*_tests(groups), *_cost_of_gates(groups)])
+
+
+def tables(trainings: Iterable[Training], arms: dict[str, str]) -> str:
+    """The tables of each task and number format as Markdown; `arms` has the arms in their order, with descriptions."""
+    parts = []
+    for (task, data_seed, dtype), members in sorted(_grouped(trainings).items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
         by_arm = {arm: {t.seed: t for t in members if t.arm == arm} for arm in order}
         n, held_out = members[0].data["n"], next(iter(members[0].data["held_out"].values()))["n"]
@@ -232,6 +235,13 @@ def tables(trainings: Sequence[Training], arms: dict[str, str]) -> str:
             *_agreements(by_arm),
         ]
     return "\n\n".join(parts)
+
+
+def _grouped(trainings: Iterable[Training]) -> dict[Group, list[Training]]:
+    groups: dict[Group, list[Training]] = defaultdict(list)
+    for training in trainings:
+        groups[training.group].append(training)
+    return groups
 
 
 def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:

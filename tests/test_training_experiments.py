@@ -13,18 +13,18 @@ from torch import nn, optim
 from transformers import get_cosine_schedule_with_warmup
 
 from benchmarks import training_cell
-from benchmarks.training_experiments import ARMS, FOLDER, PAGE, Arm, Cell, plan
-from benchmarks.training_results import Policy, Training, agreement, page_with, read, summarise, tables
+from benchmarks.training_experiments import FOLDER, Arm, Cell, bodies, plan
+from benchmarks.training_results import Policy, Training, agreement, overview, page_with, summarise
 from jola import JoLAModel
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Encoded
 from jola.training import run_training
 
 
-def test_the_page_says_what_the_stored_files_say() -> None:
-    page = PAGE.read_text("utf-8")
-    body = tables(read(FOLDER), {name: arm.about for name, arm in ARMS.items()})
-    assert page_with(page, body) == page, "run: python benchmarks/training_experiments.py show --markdown"
+def test_the_pages_say_what_the_stored_files_say() -> None:
+    for path, body in bodies(FOLDER).items():
+        page = path.read_text("utf-8")
+        assert page_with(page, body) == page, "run: python benchmarks/training_experiments.py show --markdown"
 
 
 def test_stored_trainings_are_cells_of_the_plan() -> None:
@@ -128,7 +128,7 @@ def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
     runs = [scored("baseline", seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
     runs += [scored("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
     runs += [scored(arm, seed, "b", 8, 20) for arm in ("baseline", "no-gates") for seed in (1, 2)]
-    rows = [line.strip("| ").split(" | ") for line in tables(runs, {"baseline": "", "no-gates": ""}).splitlines()]
+    rows = [line.strip("| ").split(" | ") for line in overview(runs).splitlines()]
     test = [row for row in rows if row[:3] == ["a", "float32", "`baseline`"]]
     # Accuracies 0.55, 0.6 and 0.65.
     assert test[0][3:] == ["3", "0.600 (0.476 to 0.724)", "0.050", "0.55", "0.050", "75 % / –", "0.550, 0.600, 0.650"]
