@@ -61,19 +61,19 @@ format: $(DEV)/.installed-dev ## Repair style and formatting where that is safe
 	$(DEV)/bin/python -m ruff format .
 
 bench: $(DEV)/.installed ## Time a training step against its peers, and a test against its training
-	$(QUIET) $(DEV)/bin/python benchmarks/train_step.py --dtype float32 $(ARGS)
-	$(QUIET) $(DEV)/bin/python benchmarks/train_step.py --dtype bfloat16 $(ARGS)
-	$(QUIET) $(DEV)/bin/python benchmarks/testing.py $(filter --json,$(ARGS))
+	$(QUIET) $(DEV)/bin/python -m benchmarks.train_step --dtype float32 $(ARGS)
+	$(QUIET) $(DEV)/bin/python -m benchmarks.train_step --dtype bfloat16 $(ARGS)
+	$(QUIET) $(DEV)/bin/python -m benchmarks.testing $(filter --json,$(ARGS))
 
 notebooks: $(DEV)/.installed-notebooks ## Execute every notebook; ARGS=--store keeps what they show in them
-	@$(DEV)/bin/python tools/notebooks.py $(ARGS)
+	@$(DEV)/bin/python -m tools.notebooks $(ARGS)
 
 docs: $(DEV)/.installed ## Build the documentation as a site into the folder site
 	@NO_MKDOCS_2_WARNING=1 $(DEV)/bin/python -m mkdocs build --strict --quiet $(ARGS)
 	@echo "==> site/index.html; to search in it, serve it: python3 -m http.server --directory site"
 
 screenshots: $(DEV)/.installed ## Take the pictures in docs/images, every place of the app, light and dark
-	@$(DEV)/bin/python tools/screenshots.py $(ARGS)
+	@$(DEV)/bin/python -m tools.screenshots $(ARGS)
 
 clean: ## Remove the environments and what the tools left behind; runs and downloads stay
 	rm -rf $(APP) $(DEV) $(LOWEST) .venv-reference build dist site htmlcov .coverage .hypothesis .pytest_cache .ruff_cache

@@ -1,6 +1,6 @@
 """Test accuracy of the default settings over tasks and seeds, each run being one `jola train`.
 
-    python benchmarks/accuracy.py FOLDER [--tasks trec sst2 snips] [--seeds 42 43 44] [--results FILE] [-- FLAGS …]
+    python -m benchmarks.accuracy FOLDER [--tasks trec sst2 snips] [--seeds 42 43 44] [--results FILE] [-- FLAGS …]
 
 FOLDER holds one folder for each task, with train, validation and test files. Each result is written to the results file
 (one JSON object a line) as soon as it is there, and runs that are in it already are not repeated. Flags behind `--` go

@@ -1,6 +1,6 @@
 """What a training step costs beside other busy processes, with and without the control of threads.
 
-    python benchmarks/busy_machine.py [--busy 0 2 3] [--steps 30] [--json]
+    python -m benchmarks.busy_machine [--busy 0 2 3] [--steps 30] [--json]
 
 Each round trains the default model in a process of its own, beside as many processes that never rest. "fixed" uses as
 many threads as on a quiet machine; "control" adjusts their number to the free cores (`jola.system.threads`).
@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Only the project itself is imported from, not the folder of this script.
-sys.path[0] = str(ROOT)
 
 _SPIN = "while True: pass"
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -54,8 +52,8 @@ def rounds(busy: int, steps: int) -> Iterator[dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
     for way in ("fixed", "control"):
         with busy_processes(busy):
-            command = [sys.executable, __file__, "--round", way, "--steps", str(steps)]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+            command = [sys.executable, "-m", "benchmarks.busy_machine", "--round", way, "--steps", str(steps)]
+            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
         seconds = json.loads(done.stdout.splitlines()[-1])[steps // 3 :]
         yield {
             "busy": busy,

@@ -1,6 +1,6 @@
 """What folding costs and loses: logits, accuracy item by item, and generation time, of the edits of one run.
 
-    python benchmarks/fold.py RUN [--dtypes float32 float16 bfloat16] [--test-size 500] [--pairs 30] [--output FILE]
+    python -m benchmarks.fold RUN [--dtypes float32 float16 bfloat16] [--test-size 500] [--pairs 30] [--output FILE]
 
 RUN is the id or directory of a finished run; its task is tested. Three things are measured:
 

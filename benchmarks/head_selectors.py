@@ -1,7 +1,7 @@
 """How well edits do on the heads that selectors choose: what docs/results/selectors.md says, made or gone on with.
 
-    python benchmarks/head_selectors.py DATA [--stages trec trec-swaps …] [--seeds 42 43 44]
-    python benchmarks/head_selectors.py --page      # write the page anew from the results there are
+    python -m benchmarks.head_selectors DATA [--stages trec trec-swaps …] [--seeds 42 43 44]
+    python -m benchmarks.head_selectors --page      # write the page anew from the results there are
 
 DATA holds one folder for each task, with train, validation and test files. Results lie in docs/results/selectors/TASK,
 each as soon as there is one, and what is there is not done again; several calls may work at different seeds at once.
@@ -11,15 +11,12 @@ The page is written after each stage; only what stands between its marks is, the
 import argparse
 import os
 import statistics
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Only the project itself is imported from, not the folder of this script.
-sys.path[0] = str(ROOT)
 
 FOLDER = ROOT / "docs" / "results" / "selectors"
 PAGE = ROOT / "docs" / "results" / "selectors.md"

@@ -1,6 +1,6 @@
 """How long a click takes when many users ask at once, and whether each gets the answer of a user who is alone.
 
-    python benchmarks/many_users.py [--json] [--users 1 8 50] [--rounds 3]
+    python -m benchmarks.many_users [--json] [--users 1 8 50] [--rounds 3]
 
 On the sample run and the default model, in a home of its own. Every user has other edits switched off and asks for the
 next token of the same prompt. One thread computes for one model, so users wait for each other.
@@ -10,7 +10,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -19,8 +18,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# A script's own folder is searched first, and a file in it bears the name of a package.
-sys.path[0] = str(ROOT)
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What packing spares: steps of a training with packed batches ÷ the same steps without.
 
-    python benchmarks/packing.py [TASK …] [--batches 12] [--threads 2] [--dtype auto]
+    python -m benchmarks.packing [TASK …] [--batches 12] [--threads 2] [--dtype auto]
 
 TASK is what `jola train --task` takes; without any, the default one. 200 training examples in batches of 4, forward and
 backward with the edits of a fresh training, on the default model. Both sides do every batch, one after the other, and
@@ -11,13 +11,9 @@ import argparse
 import os
 import random
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
-
-# Only the project itself is imported from, not the folder of this script.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Arithmetic, memory and traffic of JoLA on large models, by formula; and the formulas against the default model.
 
-    python benchmarks/scale.py             # the tables of docs/scale.md
-    python benchmarks/scale.py --measure   # one training step of the default model, counted by PyTorch
+    python -m benchmarks.scale             # the tables of docs/scale.md
+    python -m benchmarks.scale --measure   # one training step of the default model, counted by PyTorch
 
 The models of the tables are given by their shapes; nothing is loaded for them.
 """

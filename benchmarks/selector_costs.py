@@ -1,6 +1,6 @@
 """What choosing heads takes, as a share of JoLA's training of the same budget: what docs/selectors.md says.
 
-    python benchmarks/selector_costs.py TASK [--selectors dsp pass …] [--k 100] [--seed 42] [--epochs 2]
+    python -m benchmarks.selector_costs TASK [--selectors dsp pass …] [--k 100] [--seed 42] [--epochs 2]
 
 TASK is what `jola train --task` takes. 200 training and 40 validation examples, batches of 4. Each line is written as
 soon as it is known; JoLA's training, its validations included, comes first. Times are those of the processor, which
@@ -8,12 +8,8 @@ other programs do not lengthen.
 """
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
-
-# Only the project itself is imported from, not the folder of this script.
-sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     vllm serve my-base --port 8001
     vllm serve my-model --port 8002
-    python benchmarks/served_throughput.py http://127.0.0.1:8001 http://127.0.0.1:8002 [--requests 8] [--pairs 20]
+    python -m benchmarks.served_throughput http://127.0.0.1:8001 http://127.0.0.1:8002 [--requests 8] [--pairs 20]
 
 Both servers speak OpenAI's protocol (``/v1/completions``), as those of vLLM, TGI and transformers do. A pair is one
 batch of requests to each server, in alternating order; all requests of a batch are sent at once. Without

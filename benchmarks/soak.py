@@ -1,6 +1,6 @@
 """How the memory of the app grows over many predictions.
 
-    python benchmarks/soak.py [--json] [--predictions 500]
+    python -m benchmarks.soak [--json] [--predictions 500]
 
 In a process of its own, on the sample run and the default model: predictions with changing masks and prompts, first
 while nothing else happens (idle) and then while a run trains beside it (busy). Each figure is the resident memory (RSS)
@@ -21,8 +21,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# A script's own folder is searched first, and a file in it bears the name of a package.
-sys.path[0] = str(ROOT)
 
 WARM_UP = 50
 EVERY = 25
@@ -77,9 +75,9 @@ def soak(address: str, predictions: int) -> dict[str, Any]:
     """Ask for predictions from another process, and read the memory of this one."""
     import numpy as np
 
-    command = [sys.executable, __file__, "ask", address, str(predictions)]
+    command = [sys.executable, "-m", "benchmarks.soak", "ask", address, str(predictions)]
     sizes, begin = [], time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as asking:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as asking:
         assert asking.stdout is not None
         for line in asking.stdout:
             if line.strip().isdigit():

@@ -1,6 +1,6 @@
 """The cost of testing and validating a run, as ratios to its training measured in the same process.
 
-    python benchmarks/testing.py [--json] [--rounds 5] [--examples 500] [--threads 1] [--dtype auto]
+    python -m benchmarks.testing [--json] [--rounds 5] [--examples 500] [--threads 1] [--dtype auto]
 
 The default model, task and settings: 200 training examples in batches of 4 for 8 epochs, 100 validation examples after
 each epoch, 500 test examples. Each round answers its share of the test examples and takes a training step after every

@@ -1,6 +1,6 @@
 """The cost of one training step of JoLA, as ratios against its peers measured in the same run.
 
-    python benchmarks/train_step.py [--json] [--rounds 15] [--threads 2] [--tokens task|random] [--dtype float32]
+    python -m benchmarks.train_step [--json] [--rounds 15] [--threads 2] [--tokens task|random] [--dtype float32]
 
 Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
 default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with
@@ -191,7 +191,7 @@ class Peer:
 
 def _worker_command(name: str, threads: int, batch: Path, dtype: str) -> list[str]:
     own = ["--worker", name, "--threads", str(threads), "--dtype", dtype, "--batch", str(batch)]
-    return [sys.executable, __file__, *own]
+    return [sys.executable, "-m", "benchmarks.train_step", *own]
 
 
 def _work(name: str, dtype: str, threads: int, batch: Path) -> None:

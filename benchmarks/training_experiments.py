@@ -1,9 +1,9 @@
 """Repeat trainings with one change at a time: the results of docs/results/training.md and training-tables.md.
 
-    python benchmarks/training_experiments.py plan [--experiments steady] [--arms baseline] [--seeds 1 2]
-    python benchmarks/training_experiments.py run DATA [--minutes 60] [the same choices]
-    python benchmarks/training_experiments.py run DATA --test POLICY … [the same choices]
-    python benchmarks/training_experiments.py show [--markdown]
+    python -m benchmarks.training_experiments plan [--experiments steady] [--arms baseline] [--seeds 1 2]
+    python -m benchmarks.training_experiments run DATA [--minutes 60] [the same choices]
+    python -m benchmarks.training_experiments run DATA --test POLICY … [the same choices]
+    python -m benchmarks.training_experiments show [--markdown]
 
 DATA contains one folder for each task, with train, validation and test files. A cell of the plan is one training. Its
 result is written to docs/results/training/EXPERIMENT when it ends. Cells with a result, and cells that another process
@@ -18,7 +18,6 @@ validation examples are those that `jola train` draws; what a policy keeps is sc
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -27,8 +26,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# Only the project itself is imported from, not the folder of this script.
-sys.path[0] = str(ROOT)
 
 FOLDER = ROOT / "docs" / "results" / "training"
 PAGE, TABLES = (ROOT / "docs" / "results" / name for name in ("training.md", "training-tables.md"))

@@ -1,6 +1,6 @@
 """How quickly the app answers, as ratios measured within one run.
 
-    python benchmarks/workbench.py [--json] [--rounds 15] [--only next_token effects map watched]
+    python -m benchmarks.workbench [--json] [--rounds 15] [--only next_token effects map watched]
 
 On the sample run and the default model, in a home of its own; needs Chromium (`tools/browser.py` says which).
 
@@ -28,8 +28,6 @@ from typing import Any
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parent.parent
-# A script's own folder is searched first, and this file bears the name of the package that it measures.
-sys.path[0] = str(ROOT)
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MEASURES = ("next_token", "effects", "map", "watched")

@@ -113,7 +113,7 @@ def test_the_layout_lists_every_package(package: str) -> None:
 
 
 def test_the_reference_of_settings_is_up_to_date() -> None:
-    assert SETTINGS.read_text("utf-8") == settings_page(), "run: python tools/documentation.py"
+    assert SETTINGS.read_text("utf-8") == settings_page(), "run: python -m tools.documentation"
 
 
 # Errors

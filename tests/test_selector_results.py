@@ -19,7 +19,7 @@ def script() -> ModuleType:
 def test_the_page_has_the_numbers_of_the_results() -> None:
     made = script()
     text = made.PAGE.read_text(encoding="utf-8")
-    assert made.page(text) == text, "run: python benchmarks/head_selectors.py --page"
+    assert made.page(text) == text, "run: python -m benchmarks.head_selectors --page"
     # The interpretation names accuracies and differences with three decimals; all of them are in the tables.
     tables, _, words = text.partition(made.END)
     named = re.findall(r"(?<![\d.])\d\.\d{3}(?!\d)", words)

@@ -24,7 +24,7 @@ from jola.training import run_training
 def test_the_pages_say_what_the_stored_files_say() -> None:
     for path, body in bodies(FOLDER).items():
         page = path.read_text("utf-8")
-        assert page_with(page, body) == page, "run: python benchmarks/training_experiments.py show --markdown"
+        assert page_with(page, body) == page, "run: python -m benchmarks.training_experiments show --markdown"
 
 
 def test_stored_trainings_are_cells_of_the_plan() -> None:

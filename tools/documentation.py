@@ -1,7 +1,7 @@
 """Write what of the documentation is made by programs.
 
-    python tools/documentation.py              # docs/settings.md, from the settings themselves
-    python tools/documentation.py --figures    # the figures of docs/method.md too, from the sample run
+    python -m tools.documentation              # docs/settings.md, from the settings themselves
+    python -m tools.documentation --figures    # the figures of docs/method.md too, from the sample run
 
 The figures are drawn by the Chromium of the browser tests.
 """
@@ -9,19 +9,16 @@ The figures are drawn by the Chromium of the browser tests.
 import argparse
 import dataclasses
 import json
-import sys
 import tempfile
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jola.config import RunConfig, flag
+from jola.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from jola.config import RunConfig, flag  # noqa: E402
-from jola.methods import METHODS  # noqa: E402
-
 SETTINGS = ROOT / "docs" / "settings.md"
 IMAGES = ROOT / "docs" / "images"
 TITLES = {"model": "Model", "data": "Data", "training": "Training"}
@@ -42,7 +39,7 @@ def _settings_lines() -> Iterator[str]:
         "the settings in bold first. `--method` chooses the method, `jola` by default; each method has settings of",
         "its own. [Defaults](defaults.md) explains how the values were chosen.",
         "",
-        "`python tools/documentation.py` generates this page from `jola/settings.py` and `jola/methods/`.",
+        "`python -m tools.documentation` generates this page from `jola/settings.py` and `jola/methods/`.",
     )
     parts = [(title, type(getattr(RunConfig(), group)), "") for group, title in TITLES.items()]
     methods = [(method.title, method.settings, f" Used with `--method {method.name}`.") for method in METHODS.values()]

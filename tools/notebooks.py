@@ -1,6 +1,6 @@
 """Execute the notebooks, and with ``--store`` keep what they show in them.
 
-    python tools/notebooks.py [--store] [notebooks/01_train_and_watch_the_gates.ipynb …]
+    python -m tools.notebooks [--store] [notebooks/01_train_and_watch_the_gates.ipynb …]
 
 Each runs in a kernel of its own, in the folder where it lies; an exception in a cell ends everything. What is kept is
 text, tables, and figures as pictures, drawn by the Chromium of the browser tests, so that a page which runs no scripts
@@ -13,16 +13,13 @@ import base64
 import json
 import os
 import re
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tools.pictures import WIDTH, Draw, drawing
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tools.pictures import WIDTH, Draw, drawing  # noqa: E402
-
 FOLDER = ROOT / "notebooks"
 PLOTLY = "application/vnd.plotly.v1+json"
 TIMEOUT = 1200

@@ -1,4 +1,4 @@
-"""Make the sample comparison that comes with the app: ``python tools/sample_comparison.py``.
+"""Make the sample comparison that comes with the app: ``python -m tools.sample_comparison``.
 
 Trains the default model on the default data with the settings below, and packs the results into
 ``workbench/service/sample/comparison.zip``, which it then reads as the app does. Takes about half an hour on one core;

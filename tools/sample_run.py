@@ -1,4 +1,4 @@
-"""Make the sample run that comes with the app: ``python tools/sample_run.py``.
+"""Make the sample run that comes with the app: ``python -m tools.sample_run``.
 
 Trains the default model on the default data with the settings below, thins the history of the gates, and exports the
 result to ``workbench/service/sample/sample.zip``, which it then imports and looks at as the app does. Takes some

@@ -1,6 +1,6 @@
 """Make the pictures of the documentation: every place of the app, light and dark, in two sizes.
 
-    python tools/screenshots.py [--output docs/images] [--only playground]
+    python -m tools.screenshots [--output docs/images] [--only playground]
 
 The app is started in a home of its own, in which there is the sample run and nothing else, with the default model out
 of the user's cache (fetched when it is not there). What the pictures show is computed while they are taken.
