@@ -24,7 +24,7 @@ import torch
 
 from jola import JoLAModel
 from jola.config import RunConfig
-from jola.data.examples import Encoded, Template, collate, encode_examples
+from jola.data.examples import Encoded, Template, collate, encode_examples, pad_token_of
 from jola.data.tasks import load_task
 from jola.evaluation.scoring import exact_match, option_likelihood
 from jola.training.objective import paper_penalty
@@ -84,7 +84,7 @@ def measure(rounds: int, examples: int, dtype: str, clock: Callable[[], float]) 
     def validate(pause: Callable[..., None]) -> None:
         for first in range(0, len(validation), EVALUATION_BATCH):
             with torch.no_grad():
-                model(**collate(validation[first : first + EVALUATION_BATCH], _pad(model)))
+                model(**collate(validation[first : first + EVALUATION_BATCH], pad_token_of(model.tokenizer)))
             pause()
 
     quotients: dict[str, list[float]] = {"answers": [], "options": [], "validation": []}
@@ -117,18 +117,12 @@ def _quartiles(values: list[float]) -> list[float]:
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
-def _pad(model: JoLAModel) -> int:
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int)
-    return pad
-
-
 def _training(model: JoLAModel, rows: list[Encoded], size: int) -> Iterator[None]:
     """Take a training step each time."""
     edits = model.gated_edits()
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for first in cycle(range(0, len(rows), size)):
-        batch = collate(rows[first : first + size], _pad(model))
+        batch = collate(rows[first : first + size], pad_token_of(model.tokenizer))
         model.train()
         with torch.enable_grad():
             loss = model(**batch).loss + paper_penalty(edits, 1e-3)

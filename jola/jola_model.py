@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from jola.adapters.directory import Adapter, apply_adapter, read_adapter, save_adapter
+from jola.adapters.directory import apply_adapter, read_adapter, save_adapter
 from jola.config import EditConfig
 from jola.errors import InputError
 from jola.model.edited import EditedModel
@@ -92,43 +92,20 @@ class JoLAModel(EditedModel):
             quantize: As for `from_pretrained`; None as in training.
         """
         with local_adapter(adapter, revision) as folder:
-            return cls._with_adapter(
-                read_adapter(folder),
-                adapter,
-                model,
-                dtype=dtype,
-                device=device,
-                device_map=device_map,
-                quantize=quantize,
-                shard_base=shard_base,
-            )
-
-    @classmethod
-    def _with_adapter(
-        cls,
-        adapter: Adapter,
-        source: Path | str,
-        model: str | None,
-        *,
-        dtype: str | torch.dtype,
-        device: str,
-        device_map: DeviceMap,
-        quantize: str | None,
-        shard_base: bool,
-    ) -> "JoLAModel":
+            found = read_adapter(folder)
         # What is wrong with these is not the fault of the base model.
         chosen = pick_dtype(dtype, pick_device(device))
         device_map = None if device_map is None else read_device_map(device_map)
-        quantize = adapter.base_quantization if quantize is None else quantize
+        quantize = found.base_quantization if quantize is None else quantize
         if quantize not in (None, "none"):
             quantization_config(quantize, chosen)
         if shard_base:
             check_sharding(quantize=quantize or "none", device_map=device_map)
         try:
             loaded = cls.from_pretrained(
-                model or adapter.base_model,
-                revision=None if model else adapter.revision,
-                edits=adapter.edits,
+                model or found.base_model,
+                revision=None if model else found.revision,
+                edits=found.edits,
                 dtype=dtype,
                 device=device,
                 device_map=device_map,
@@ -139,10 +116,10 @@ class JoLAModel(EditedModel):
             if model:
                 raise
             raise InputError(
-                f"The adapter in {source} needs the model it was trained on, {adapter.base_model}; name it with "
+                f"The adapter in {adapter} needs the model it was trained on, {found.base_model}; name it with "
                 f"--model if it is elsewhere now. ({error})"
             ) from error
-        apply_adapter(loaded, adapter)
+        apply_adapter(loaded, found)
         return loaded.eval()
 
     def save_pretrained(

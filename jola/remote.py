@@ -28,21 +28,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from jola.adapters.directory import Adapter, apply_adapter, read_adapter
 from jola.data.assets import ASSETS
-from jola.data.examples import IGNORED, Encoded, Template, collate
+from jola.data.examples import IGNORED, Encoded, Template, collate, pad_token_of
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import combined, is_affine
-from jola.insight.lens import Lens, LensToken, LogitLens
-from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask, token_text, token_texts
+from jola.insight.lens import LogitLens, lens_of
+from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask, token_texts
 from jola.methods.base import ActivationMethod
 from jola.model.architectures import head_path, module_path
 from jola.model.edited import SITE_ORDER, EditedModel, Masks
 from jola.model.loading import empty_model, load_tokenizer, pick_attention
-from jola.model.ndif import REQUEST_SECONDS, NdifBackend, RequestStopped, short
+from jola.model.ndif import REQUEST_SECONDS, NdifBackend, RequestStopped
 from jola.model.packing import Packing
 from jola.model.placement import FrozenWeights
 from jola.model.tracing import Plan, Record, TracedModel
 from jola.runs.adapter_source import local_adapter
+from jola.system.formatting import error_words
 from jola.system.hub import hub_or_cache
 from jola.system.ndif import require_key
 from jola.system.paths import is_there
@@ -151,8 +152,8 @@ class RemoteModel(EditedModel):
         strength: float = 1.0,
     ) -> Tensor:
         """As in `EditedModel`; one number for each token of an answer comes back."""
-        pad: Any = self.tokenizer.pad_token_id
-        batch = collate([Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers], pad)
+        rows = [Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers]
+        batch = collate(rows, pad_token_of(self.tokenizer))
         targets = batch["labels"][:, 1:]
         inputs = self.inputs(batch["input_ids"], batch["attention_mask"])
         each = self.traced.log_probabilities(inputs, self.plan(mask, strength, len(answers)), targets)
@@ -174,22 +175,10 @@ class RemoteModel(EditedModel):
         with at_rest(self):
             plan = self.plan(shared_mask(self, mask), strength, 1)
             indices, values, kl = self.traced.lens(self.inputs(batch_of(ids)), plan, kept, count)
-        texts = {token: token_text(self.tokenizer, token) for token in set(indices.flatten().tolist())}
-
-        def lens(side: int) -> Lens:
-            return tuple(
-                tuple(
-                    tuple(LensToken(token, texts[token], value) for token, value in zip(tokens, values, strict=True))
-                    for tokens, values in zip(by_position, values_by_position, strict=True)
-                )
-                for by_position, values_by_position in zip(
-                    indices[side].tolist(), values[side].exp().tolist(), strict=True
-                )
-            )
-
+        base, edited = (lens_of(self.tokenizer, *side) for side in zip(indices, values.exp(), strict=True))
         layers, positions = range(self.geometry.num_layers + 1), range(len(ids) - kept, len(ids))
         tokens = tuple(token_texts(self.tokenizer, ids)[-kept:])
-        return LogitLens(tuple(layers), tuple(positions), tokens, lens(0), lens(1), kl.double().numpy())
+        return LogitLens(tuple(layers), tuple(positions), tokens, base, edited, kl.double().numpy())
 
 
 class RemotePasses(TracedModel):
@@ -389,7 +378,9 @@ class _WeightsElsewhere(FrozenWeights):
 
 
 def _not_found(name: str, error: Exception) -> InputError:
-    return InputError(f"The model {name} cannot be found on the Hub ({short(error)}); check the name and the network.")
+    return InputError(
+        f"The model {name} cannot be found on the Hub ({error_words(error)}); check the name and the network."
+    )
 
 
 # What these return runs on the server.

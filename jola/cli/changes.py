@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jola.cli import console
-from jola.cli.common import find_adapter, importing_libraries, test_data
+from jola.cli.common import find_adapter, importing_libraries, load_tested, test_data
 from jola.config import DataConfig
 from jola.errors import InputError
 
 if TYPE_CHECKING:
-    from jola.data.tasks import Task
     from jola.evaluation.scoring import Accuracy
     from jola.jola_model import JoLAModel
     from jola.runs.run import Run
@@ -69,7 +68,7 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
         test, template = (), place.template
         if layers:
             data = place.data(run, LAYER_PROMPTS if place.test_size is None else place.test_size)
-            test, template = _loaded(data, 0, progress).test, data.template
+            test, template = load_tested(data, 0, progress).test, data.template
         model = place.load(progress)
         result: dict[str, Any] = {"adapter": str(folder)}
         effects = changes = None
@@ -111,7 +110,7 @@ def show_reading(place: Place, json: bool) -> None:
         own = run.config().get("data", {}) if run and place.task is None else {}
         used = {name: own[name] for name in ("validation_size", "data_seed") if name in own}
         data = dataclasses.replace(place.data(run, place.test_size), **used)
-        task = _loaded(data, seed, progress)
+        task = load_tested(data, seed, progress)
         if not task.validation:
             raise InputError(f"The task {task.name} has no validation examples, which choose the layers to read.")
         for part in (task.validation, task.test):
@@ -135,18 +134,6 @@ def show_reading(place: Place, json: bool) -> None:
     accuracies: list[tuple[str, Accuracy]] = [("validation", chosen.accuracy), ("test", found.accuracy)]
     console.print_table(["examples", "accuracy of reading"], [[name, str(accuracy)] for name, accuracy in accuracies])
     console.print_text(f"layers read: {', '.join(map(str, found.layers))}, chosen on validation")
-
-
-def _loaded(data: DataConfig, seed: int, progress: console.ConsoleProgress) -> "Task":
-    from jola import load_task
-
-    progress.phase("load")
-    task = load_task(data, seed=seed)
-    if not task.test:
-        raise InputError(f"The task {task.name} has no test examples.")
-    for sentence in task.notes:
-        progress.note(sentence)
-    return task
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -15,6 +15,7 @@ from jola.methods import METHODS
 from jola.system.startup import quick_imports
 
 if TYPE_CHECKING:
+    from jola.data.tasks import Task
     from jola.model.edited import EditedModel
     from jola.runs.run import Run
     from jola.system.progress import Progress
@@ -176,6 +177,19 @@ def test_data(run: "Run | None", task: str | None, test_size: int | None, templa
     data = DataConfig(task=name, train_size=0, test_size=size, template=template)
     RunConfig(data=data).validate()
     return data
+
+
+def load_tested(data: DataConfig, seed: int, progress: "Progress") -> "Task":
+    """The task of the data; its notes are shown. `InputError` when it has no test examples."""
+    from jola import load_task
+
+    progress.phase("load")
+    task = load_task(data, seed=seed)
+    if not task.test:
+        raise InputError(f"The task {task.name} has no test examples.")
+    for sentence in task.notes:
+        progress.note(sentence)
+    return task
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from jola.cli.common import (
     find_run,
     importing_libraries,
     load_adapter,
+    load_tested,
     test_data,
 )
 from jola.errors import InputError
@@ -128,7 +129,7 @@ def evaluate(
         return
     with console.ConsoleProgress() as shown:
         with importing_libraries():
-            from jola import Template, load_task
+            from jola import Template
             from jola.evaluation.answering import answer_together
             from jola.evaluation.answers import check_installed, default_metrics, score_answers
             from jola.model.loading import pick_device
@@ -144,12 +145,7 @@ def evaluate(
         own_template = settings.get("template", "auto")
         data = test_data(run, task, test_size, template)
         template = data.template
-        progress.phase("load")
-        loaded = load_task(data, seed=0)
-        if not loaded.test:
-            raise InputError(f"The task {loaded.name} has no test examples.")
-        for sentence in loaded.notes:
-            progress.note(sentence)
+        loaded = load_tested(data, 0, progress)
         check_installed(loaded.metrics)
         edited = load_adapter(
             folder,

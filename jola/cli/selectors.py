@@ -11,6 +11,7 @@ from jola.cli import console
 from jola.cli.common import Json, find_adapter, importing_libraries, run_config, settings_type
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.errors import InputError
+from jola.studies.axes import numbers, words_of
 from jola.studies.selector_grid import DEFAULT_SELECTORS, SELECTOR_NAMES, SWAP_NAMES, SelectorGrid
 from jola.system.formatting import interval_text
 
@@ -92,10 +93,7 @@ def compare(
         with importing_libraries():
             from jola.studies.comparison import compare as run
 
-        numbers = _words(seeds)
-        if bad := [word for word in numbers if not (word.isascii() and word.isdigit())]:
-            raise InputError(f"--seeds names {bad[0]!r}; write whole numbers, separated by commas.")
-        grid = SelectorGrid(_words(selectors), _words(swaps), _words(k), tuple(map(int, numbers)))
+        grid = SelectorGrid(words_of(selectors), words_of(swaps), words_of(k), numbers(seeds, "--seeds"))
         comparison = run(config, grid, output, progress=progress)
     rows = comparison.rows()
     if json:
@@ -119,7 +117,3 @@ def _cells(row: Any) -> list[str | None]:
         None if row.p_holm is None else f"{row.p_holm:.3g}",
         None if row.cost_ratio is None else f"{row.cost_ratio:.2f}",
     ]
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))

@@ -196,6 +196,13 @@ def encode_examples(examples: Sequence[Example], template: Template, max_length:
     return EncodedSet(rows, kept, len(examples) - len(rows))
 
 
+def pad_token_of(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token that pads batches; padding is masked, so the end token will do where there is none for it."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    assert isinstance(pad, int)  # a template refuses tokenizers without an end-of-text token
+    return pad
+
+
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
     """One training batch, padded on the right.
 

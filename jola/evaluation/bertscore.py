@@ -10,7 +10,6 @@ tokenizer that knows no limit of length gets the encoder's.
 """
 
 import re
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,6 +22,7 @@ from jola.data.records import Example
 from jola.errors import InputError
 from jola.evaluation.metrics import Metric, required_package, right_answers
 from jola.model.loading import pick_device
+from jola.system.formatting import error_words
 
 DEFAULT_ENCODER = "distilbert-base-uncased"
 LAYERS = {DEFAULT_ENCODER: 5, "roberta-large": 17, MINILM: 6}
@@ -104,7 +104,7 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any]:
     except InputError:
         raise
     except Exception as error:  # of network, files and three libraries; no list of types is complete
-        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
+        reason = error_words(error)
         raise InputError(
             f"The encoder {encoder} of BERTScore cannot be loaded ({reason}); fetch it with `hf download {encoder}`, "
             f"or use bertscore:{MINILM}, whose encoder the package index has."

@@ -65,14 +65,13 @@ class HookedModel:
         """
         import torch
 
-        from jola.data.examples import IGNORED, Encoded, collate
+        from jola.data.examples import IGNORED, Encoded, collate, pad_token_of
 
         rows = []
         for context, answer in pairs:
             ids = (context + answer)[-(most + 1) :]
             rows.append(Encoded(ids, len(ids) - len(answer)))
-        pad: Any = self.edited.tokenizer.pad_token_id
-        batch = collate(rows, pad)
+        batch = collate(rows, pad_token_of(self.edited.tokenizer))
         with torch.no_grad():
             logits = self.edited(**batch, strength=self.strength).logits.float().cpu()
         targets = batch["labels"][:, 1:]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from jola.data.examples import Encoded, Example, Template, collate
+from jola.data.examples import Encoded, Example, Template, collate, pad_token_of
 from jola.edits.directions import ComputedOffsets
 from jola.errors import InputError
 from jola.evaluation.scoring import Accuracy, Progress, evaluating, options_of, right_choices
@@ -71,9 +71,7 @@ def after_answers(model: "EditedModel", rows: Sequence[Encoded], ends: Sequence[
     Returns:
         (rows, layers, hidden), float32, on the CPU.
     """
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
-    batch = collate(rows, pad)
+    batch = collate(rows, pad_token_of(model.tokenizer))
     last = torch.zeros_like(batch["labels"], dtype=torch.bool)
     for index, row in enumerate(rows):
         place = len(row.input_ids) - 1

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from jola.data.examples import Example, Template, collate_prompts
+from jola.data.examples import Example, Template, collate_prompts, pad_token_of
 from jola.errors import InputError
 from jola.evaluation.metrics import EXACT_MATCH, right_answers
 from jola.system.formatting import accuracy_text
@@ -129,7 +129,7 @@ def exact_match(
     if max_new_tokens is None:
         max_new_tokens = answer_tokens(examples, template)
     ends = template.end_token_ids
-    pad = _pad_token_id(template.tokenizer)
+    pad = pad_token_of(template.tokenizer)
     answers = [""] * len(examples)
     done = 0
     with evaluating(model):
@@ -266,10 +266,3 @@ def evaluating(model: "EditedModel") -> Iterator[None]:
 def _refuse_none(examples: Sequence[Example]) -> None:
     if not examples:
         raise InputError("There are no examples to evaluate.")
-
-
-def _pad_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Padding is masked, so any token will do where the tokenizer has none for it."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    assert isinstance(pad, int)  # a template refuses tokenizers without an end-of-text token
-    return pad

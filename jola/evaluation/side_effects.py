@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jola.data.examples import IGNORED, Encoded, collate
+from jola.data.examples import IGNORED, Encoded, collate, pad_token_of
 from jola.errors import InputError
 from jola.evaluation.metrics import interval_of
 from jola.evaluation.scoring import Progress, evaluating
@@ -185,9 +185,7 @@ def _batches(model: "EditedModel", counts: NDArray[np.int64]) -> Iterator[list[i
 
 def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", strength: float) -> NDArray[np.float64]:
     """Sums over the tokens of each row, (rows, 3)."""
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
-    batch = collate([Encoded(row, 0) for row in rows], pad)
+    batch = collate([Encoded(row, 0) for row in rows], pad_token_of(model.tokenizer))
     lengths = torch.tensor([len(row) for row in rows])
     scored = batch["labels"][:, 1:] != IGNORED
 

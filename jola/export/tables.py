@@ -1,7 +1,5 @@
 """Export of edits and masks as a table or a JSON file, for statistics and other programs."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from jola.export.affine import factors, vectors
 from jola.export.folders import new_file
 from jola.export.source import Source, refuse_export, source_of
 from jola.system.files import disk_errors, json_bytes
+from jola.system.spreadsheet import csv_text
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
@@ -82,11 +81,8 @@ def export_edits(
             }
         )
     else:
-        text = io.StringIO(newline="")
-        table = csv.DictWriter(text, [*COLUMNS, *(_column(name) for name in masks)], lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        data = text.getvalue().encode()
+        columns = [*COLUMNS, *(_column(name) for name in masks)]
+        data = csv_text([columns, *([row[name] for name in columns] for row in rows)]).encode()
     with new_file(file) as draft, disk_errors(file):
         draft.write_bytes(data)
     return TableReport(str(file), len(data), len(rows), sum(row["effective_norm"] > 0 for row in rows), len(masks))

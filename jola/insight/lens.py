@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from jola.data.examples import Template
 from jola.edits.intervention import EditMask
@@ -132,6 +133,18 @@ def logit_lens(
     return LogitLens(tuple(layers), tuple(positions), tuple(texts), tuple(base), tuple(edited), np.array(kl))
 
 
+def lens_of(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, probabilities: Tensor) -> Lens:
+    """Ids of tokens and their probabilities, both (layers, positions, ranks), as `LogitLens` has them."""
+    texts = {token: token_text(tokenizer, token) for token in set(tokens.flatten().tolist())}
+    return tuple(
+        tuple(
+            tuple(LensToken(token, texts[token], share) for token, share in zip(*ranks, strict=True))
+            for ranks in zip(*positions, strict=True)
+        )
+        for positions in zip(tokens.tolist(), probabilities.tolist(), strict=True)
+    )
+
+
 def attention_pattern(
     model: EditedModel,
     prompt: Prompt,
@@ -196,16 +209,6 @@ def _last_rows(model: EditedModel, tokens: int, kept: int) -> Tensor:
     return torch.arange(tokens, device=model.device)[None] >= tokens - kept
 
 
-def _top(model: EditedModel, scores: Tensor, count: int) -> list[tuple[tuple[LensToken, ...], ...]]:
+def _top(model: EditedModel, scores: Tensor, count: int) -> Lens:
     top = scores.topk(min(max(count, 0), scores.shape[-1]))
-    texts = {token: token_text(model.tokenizer, token) for token in set(top.indices.flatten().tolist())}
-    return [
-        tuple(
-            tuple(
-                LensToken(token, texts[token], float(np.exp(value)))
-                for token, value in zip(tokens, values, strict=True)
-            )
-            for tokens, values in zip(by_position, values_by_position, strict=True)
-        )
-        for by_position, values_by_position in zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    ]
+    return lens_of(model.tokenizer, top.indices, top.values.double().exp())

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jola.data.examples import IGNORED, Encoded, Example, Template, collate
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate, pad_token_of
 from jola.errors import InputError
 from jola.insight.prompts import (
     Prompt,
@@ -213,8 +213,7 @@ def answer_scores(
     template = template or Template(model.tokenizer)
     ids = prompt_ids(model, prompt, template)
     rows = [Encoded(ids + answer_ids(model, answer, template), len(ids)) for answer in answers]
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int)
+    pad = pad_token_of(model.tokenizer)
 
     def look() -> list[float]:
         scores: list[float] = []

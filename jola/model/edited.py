@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import CausalLMOutput
 
-from jola.data.examples import IGNORED, Encoded, collate, collate_prompts
+from jola.data.examples import IGNORED, Encoded, collate, collate_prompts, pad_token_of
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention, edited_weights
 from jola.edits.sites import Geometry, Site
@@ -319,7 +319,7 @@ class EditedModel(nn.Module):
         Returns:
             (answers,), float32 on the CPU.
         """
-        pad: Any = self.tokenizer.pad_token_id
+        pad = pad_token_of(self.tokenizer)
         if not can_share(self.base):
             batch = collate([Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers], pad)
             targets = batch["labels"][:, 1:]

@@ -30,6 +30,7 @@ from jola.model.quantization import quantization_config, settle
 from jola.model.sharding import check_sharding, shard
 from jola.settings import DEVICE_VARIABLE, check_revision
 from jola.system.distributed import meet
+from jola.system.formatting import error_words
 from jola.system.hub import hub_or_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -208,7 +209,7 @@ def _refuse_adapter(source: ModelSource, revision: str | None) -> None:
 
 
 def _cannot_load(source: ModelSource, error: Exception) -> InputError:
-    reason = textwrap.shorten(str(error), 300, placeholder=" …").rstrip(".") or type(error).__name__
+    reason = error_words(error, 300)
     what_to_do = (
         "check the files of the folder"
         if Path(source.path_or_id).exists()
@@ -231,7 +232,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
     except InputError:
         raise
     except Exception as error:  # as above
-        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__
+        reason = error_words(error)
         raise InputError(
             f"The tokenizer of {source.display} cannot be loaded ({reason}); check the name and the network, or give "
             "a local folder."

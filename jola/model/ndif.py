@@ -1,7 +1,6 @@
 """The client of NDIF: nnsight's own, with an end to each request, and without unpickling what the server sends."""
 
 import io
-import textwrap
 import threading
 import time
 from concurrent.futures import Future
@@ -13,6 +12,7 @@ from nnsight.schema.request import RequestModel
 from nnsight.schema.response import ResponseModel, Status
 
 from jola.errors import InputError
+from jola.system.formatting import error_words
 from jola.system.ndif import api_key, host
 
 REQUEST_SECONDS = 3600.0
@@ -65,7 +65,7 @@ class NdifBackend(RemoteBackend):
             raise
         except Exception as error:  # those of the server and of httpx
             raise InputError(
-                f"NDIF did not answer the request ({short(error)}); check the key, whether NDIF hosts this model "
+                f"NDIF did not answer the request ({error_words(error)}); check the key, whether NDIF hosts this model "
                 "(https://nnsight.net/status), and the network."
             ) from error
         self._push(result, tracer)
@@ -123,8 +123,3 @@ class NdifBackend(RemoteBackend):
     def finalize(self, content: bytes) -> Any:
         """The saved tensors by their names."""
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def short(error: Exception) -> str:
-    """What an exception says, in at most 200 characters."""
-    return textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".") or type(error).__name__

@@ -180,6 +180,11 @@ class Run:
         return f"The run {self.id} has no adapter yet ({self.state}); wait until it ends or choose another."
 
     @property
+    def has_adapter(self) -> bool:
+        """Whether a model can be loaded with its edits; a run at work keeps its best edits so far."""
+        return (self.adapter_dir / "adapter_model.safetensors").is_file()
+
+    @property
     def adapter_dir(self) -> Path:
         return self.path / "adapter"
 
@@ -355,7 +360,7 @@ class Run:
             state=current_state(status, self.path),
             created=self._created(config, status),
             size=folder_size(self.path),
-            adapter=(self.adapter_dir / "adapter_model.safetensors").is_file(),
+            adapter=self.has_adapter,
             problem=problem,
         )
 

@@ -3,9 +3,13 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from jola.system.files import disk_errors
 from jola.system.processes import process_alive
+
+if TYPE_CHECKING:
+    from jola.runs.run import Run
 
 State = Literal["queued", "starting", "training", "evaluating", "paused", "finished", "cancelled", "failed", "killed"]
 
@@ -20,6 +24,26 @@ WRITTEN = UNFINISHED | WAITING | ENDED
 
 STARTING_GRACE = 30.0
 """Seconds in which a directory without a readable status counts as starting."""
+
+
+PAUSE_FILE = "pause"
+"""A file of this name in a run's directory asks its process to pause at the next step."""
+
+
+def request_pause(run: "Run") -> None:
+    """Ask the process of a run to pause at its next step; `run_training` with ``resume`` goes on."""
+    with disk_errors(run.path):
+        (run.path / PAUSE_FILE).touch()
+
+
+def pause_requested(run: "Run") -> bool:
+    """Whether somebody asked the run to pause."""
+    return (run.path / PAUSE_FILE).exists()
+
+
+def forget_pause(run: "Run") -> None:
+    """Withdraw the request to pause, if there is one."""
+    (run.path / PAUSE_FILE).unlink(missing_ok=True)
 
 
 def current_state(status: Mapping[str, Any], folder: Path) -> State:

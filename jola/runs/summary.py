@@ -6,14 +6,13 @@ from typing import Any, TypedDict
 import numpy as np
 
 from jola.config import RunConfig
+from jola.edits.names import HALVES
 from jola.methods import METHODS, Method
 from jola.runs.history import GATE_FIELDS, Array
 from jola.runs.notes import RunNotes
 from jola.runs.scores import own_score
 from jola.runs.state import State
 from jola.system.formatting import is_share, score_label
-
-_HALVES = ("offset", "scale")
 
 
 class RunSummary(TypedDict):
@@ -146,7 +145,7 @@ def _open_gates(records: Sequence[Mapping[str, Array]], closed: Any) -> dict[str
     The last record is that of the last step, while the edits kept are often those of an earlier one; for these the
     result has the exact fraction, and the record the number of gates that it is a fraction of.
     """
-    counts: dict[str, int | None] = {half: None for half in _HALVES}
+    counts: dict[str, int | None] = {half: None for half in HALVES}
     units = 0
     for fields in records:
         if not set(GATE_FIELDS) <= set(fields):  # of a method without gates
@@ -154,14 +153,14 @@ def _open_gates(records: Sequence[Mapping[str, Array]], closed: Any) -> dict[str
         # A unit that may not be edited is recorded with the probability 0, which no gate has.
         editable = np.logical_or(fields["offset_open"] > 0, fields["scale_open"] > 0)
         units += int(editable.sum())
-        for half in _HALVES:
+        for half in HALVES:
             gates = fields[f"{half}_gate"]
             if not np.isnan(gates[editable]).all():
                 counts[half] = (counts[half] or 0) + int((gates[editable] > 0).sum())
     if not units:
         return None
     if isinstance(closed, dict):
-        for half in _HALVES:
+        for half in HALVES:
             share = closed.get(half)
             if counts[half] is not None and isinstance(share, int | float) and 0 <= share <= 1:
                 counts[half] = round((1 - share) * units)

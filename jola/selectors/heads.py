@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from jola.data.records import Example
 from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.processes import installed_versions
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel
@@ -66,10 +66,7 @@ class Provenance:
         cls, method: str, model: "EditedModel", examples: Sequence[Example], seed: int, settings: Mapping[str, Any]
     ) -> "Provenance":
         """The provenance of a new selection."""
-        try:
-            own = version("jola-workbench")
-        except PackageNotFoundError:
-            own = ""
+        own = installed_versions(["jola-workbench"])["jola-workbench"] or ""
         written = json.dumps(dict(settings), sort_keys=True, default=str)
         return cls(method, model_hash(model), fingerprint(examples), seed, own, written)
 

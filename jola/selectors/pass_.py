@@ -41,7 +41,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from jola.data.examples import Encoded
+from jola.data.examples import Encoded, pad_token_of
 from jola.edits import gates
 from jola.edits.intervention import Intervention
 from jola.model.edited import EditedModel
@@ -172,8 +172,7 @@ def attention_confidence(
     """
     layers = range(model.geometry.num_layers)
     total, positions = torch.zeros(model.geometry.num_layers, model.geometry.num_heads), 0
-    pad = model.tokenizer.pad_token_id
-    assert isinstance(pad, int), "JoLAModel sets a padding token"
+    pad = pad_token_of(model.tokenizer)
     with model.traced.plain_attention(), model.using(interventions):
         for start in range(0, len(rows), batch_size):
             ids, mask = right_padded([row.input_ids for row in rows[start : start + batch_size]], pad)

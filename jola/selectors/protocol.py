@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jola.config import DataConfig, TrainingConfig
-from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
+from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples, pad_token_of
 from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
@@ -98,9 +98,7 @@ class Selection:
 
     def batch(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         """A batch as returned by `collate`."""
-        pad = self.model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "JoLAModel sets a padding token"
-        return collate(rows, pad)
+        return collate(rows, pad_token_of(self.model.tokenizer))
 
     def batches(self) -> Iterator[list[Encoded]]:
         """All examples once, in order."""

@@ -39,6 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from jola.data.examples import pad_token_of
 from jola.edits.intervention import Edit
 from jola.edits.sites import Site
 from jola.model.tracing import Wanted
@@ -232,9 +233,8 @@ class SMP(BaseSelector):
         attention: Sequence[int],
     ) -> tuple[dict[int, Tensor], Tensor]:
         """Attention (batch, heads, tokens, tokens) of some layers, and the representations (batch, hidden_size)."""
-        model, pad = selection.model, selection.model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "JoLAModel sets a padding token"
-        ids, mask = right_padded(prompts, pad)
+        model = selection.model
+        ids, mask = right_padded(prompts, pad_token_of(model.tokenizer))
         last, end = last_positions(mask).to(model.device), selection.shape[0]
         record = model.traced.record(
             model.inputs(ids, mask),

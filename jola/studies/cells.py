@@ -110,17 +110,13 @@ class CellFolder:
 
     def state(self) -> CellState:
         """The state of the cell now."""
-        if self.has_result():
+        if (self.path / "result.json").exists():
             return "done"
         if (self.path / "failed.json").exists():
             return "failed"
         if not self.run.is_run():
             return "open"
         return "running" if self.run.alive else "interrupted"
-
-    def has_result(self) -> bool:
-        """Whether the cell is done."""
-        return (self.path / "result.json").exists()
 
     def write_result(self, content: Mapping[str, Any]) -> None:
         """Keep a result, in one step; the cell no longer counts as failed."""

@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,10 @@ from jola.studies.editing import (
 from jola.studies.results import Cell, Comparison
 from jola.studies.selector_grid import AUTO, HALVES, SelectorGrid, cell_name
 from jola.system.formatting import SHARES
-from jola.system.processes import at_work
+from jola.system.processes import at_work, installed_versions
 from jola.system.progress import Progress, Quiet
+
+PACKAGES = ("torch", "transformers", "nnsight")
 
 
 def compare(
@@ -272,14 +273,10 @@ def _by_name(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
 def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str], test: str) -> None:
     """Make the folder one of this comparison, with these cells to do; ``test`` is the fingerprint of the examples."""
     _check(comparison, settings)
-    there = comparison.settings() or {"settings": settings, "versions": _versions()}
+    there = comparison.settings() or {"settings": settings, "versions": installed_versions(PACKAGES)}
     if there.get("test_examples", test) != test:
         raise InputError(
             f"The test examples are not those of the results in {comparison.folder}, and cannot be compared with them; "
             "choose another folder."
         )
     comparison.write_settings(there | {"planned": planned, "test_examples": test})
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "nnsight")}

@@ -12,7 +12,7 @@ _LATEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$",
 }  # fmt: skip
 _PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><title>jola grid</title><style>
 body {{ font-family: system-ui, sans-serif; margin: 2rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: 0.25rem 0.75rem; text-align: left; border-bottom: 1px solid #ccc; }}
@@ -51,12 +51,12 @@ def _latex_text(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def html_page(table: Table, title: str = "jola grid") -> str:
+def html_page(table: Table) -> str:
     """A page of its own that loads nothing."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in table.columns)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in row) + "</tr>" for row in table.rows)
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
-    return _PAGE.format(title=html.escape(title), head=head, body=body, notes=notes)
+    return _PAGE.format(head=head, body=body, notes=notes)
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": csv, "markdown": markdown, "latex": latex, "html": html_page}

@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from jola.studies.axes import NEUTRAL, Arm, Axes, PlannedCell, changed_setting, 
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
 from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.system.processes import installed_versions
 from jola.system.typed_json import read_typed
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class Grid:
             if _read(path) is None and any(not item.name.startswith(".") for item in path.iterdir()):
                 raise InputError(f"{path} holds other files; choose an empty or a new folder.")
             with FileLock(path / ".grid.lock"):
-                there = _read(path) or {"settings": settings, "arms": {}, "plans": [], "versions": _versions()}
+                new = {"settings": settings, "arms": {}, "plans": [], "versions": installed_versions(PACKAGES)}
+                there = _read(path) or new
                 _check(path, there, settings, arms)
                 plan = dataclasses.asdict(axes)
                 plans = there["plans"] if plan in there["plans"] else [*there["plans"], plan]
@@ -287,17 +288,6 @@ def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Map
         stored = there["arms"].get(label)
         if stored and (change := changed_setting(stored["settings"], arm.settings)):
             raise InputError(f"The arm {label} of the grid in {folder} has {change}; plan the grid in another folder.")
-
-
-def _versions() -> dict[str, str | None]:
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def shard_of(cells: Iterable[str], shard: str) -> list[str]:

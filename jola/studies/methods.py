@@ -28,6 +28,7 @@ from jola.studies.tables import (
     SEEDS_NOTE,
     Table,
     memory_text,
+    number_text,
     score_text,
     seeds_text,
     side_effect_texts,
@@ -254,11 +255,8 @@ def methods_table(found: Sequence[Compared]) -> Table:
         values += [size_text(row.train_size)] if len(sizes) > 1 else []
         values += [models[row.model]] if len(models) > 1 else []
         values += [_rate_text(each), row.metric or "", score_text(row), seeds_text(row)]
-        values += ["" if row.items is None else f"{row.items:,}"]
-        values += ["" if row.trainable is None else f"{row.trainable:,}"]
-        values += ["" if row.adapter_bytes is None else memory_text(row.adapter_bytes)]
-        values += ["" if row.seconds is None else f"{row.seconds:.0f} s"]
-        values += ["" if row.peak_memory is None else memory_text(row.peak_memory)]
+        values += [number_text(row.items, "{:,}"), number_text(row.trainable, "{:,}"), memory_text(row.adapter_bytes)]
+        values += [number_text(row.seconds, "{:.0f} s"), memory_text(row.peak_memory)]
         values += side_effect_texts(row) if with_text else ()
         return (*values, "yes" if each.pareto["trainable"] else "")
 

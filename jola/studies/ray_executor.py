@@ -14,15 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from jola.errors import InputError
-from jola.runs.state import UNFINISHED
+from jola.runs.state import PAUSE_FILE, UNFINISHED
 from jola.studies.cells import CellFolder
 from jola.studies.executors import cell_process
 from jola.studies.schema import GRID_FILE
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
-PAUSE_FILE = "pause"
-"""As in `jola.training.follower`, which takes seconds to import."""
 
 
 class RayExecutor:

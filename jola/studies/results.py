@@ -21,7 +21,7 @@ from jola.errors import InputError
 from jola.selectors.heads import Cost, HeadScores, HeadSet
 from jola.studies.schema import FILE, FORMAT, CellFile, ComparisonFile, Protocol
 from jola.studies.selector_grid import AUTO, cell_name
-from jola.studies.statistics import accuracy_interval, holm, mean_over_seeds, paired_bootstrap
+from jola.studies.statistics import accuracy_interval, holm_of_known, mean_of_known, mean_over_seeds, paired_bootstrap
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
@@ -238,9 +238,8 @@ def summarise(cells: Iterable[Cell]) -> list[SelectorRow]:
     order = {"base": 0, "jola": 1, "edit": 2, "swap": 3}
     jola = groups.get(("jola", "jola", ""), {})
     rows = [_row(key, own, jola) for key, own in sorted(groups.items(), key=lambda g: (order[g[0][0]], *g[0][1:]))]
-    numbers = [number for number, row in enumerate(rows) if row.p_value is not None]
-    adjusted = dict(zip(numbers, holm([p for row in rows if (p := row.p_value) is not None]), strict=True))
-    return [dataclasses.replace(row, p_holm=adjusted.get(number)) for number, row in enumerate(rows)]
+    adjusted = holm_of_known([row.p_value for row in rows])
+    return [dataclasses.replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> SelectorRow:
@@ -253,9 +252,9 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
     shared_jola = [jola[seed] for seed in shared] if key[0] == "edit" else []
     return SelectorRow(
         *key,
-        heads=_mean_of_known(len(cell.heads) for cell in cells if cell.heads is not None),
-        offsets=_mean_of_known(cell.open.get("offset", 0) for cell in cells if cell.open),
-        scales=_mean_of_known(cell.open.get("scale", 0) for cell in cells if cell.open),
+        heads=mean_of_known(len(cell.heads) for cell in cells if cell.heads is not None),
+        offsets=mean_of_known(cell.open.get("offset", 0) for cell in cells if cell.open),
+        scales=mean_of_known(cell.open.get("scale", 0) for cell in cells if cell.open),
         seeds=len(cells),
         items=len(cells[0].correct),
         accuracy=accuracy,
@@ -294,11 +293,6 @@ def _difference(
 
 def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
-
-
-def _mean_of_known(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return float(np.mean(known)) if known else None
 
 
 def _ratio(values: Sequence[float], others: Sequence[float]) -> float | None:

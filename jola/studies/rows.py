@@ -1,17 +1,15 @@
 """Rows of the tables of a grid: an arm on a task, its seeds together; needs no PyTorch."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-import numpy as np
 
 from jola.errors import InputError
 from jola.studies.axes import Arm, PlannedCell
 from jola.studies.cells import CellState
 from jola.studies.paper import paper_value
-from jola.studies.statistics import SeedMean, holm, mean_over_seeds
+from jola.studies.statistics import SeedMean, holm_of_known, mean_of_known, mean_over_seeds
 
 if TYPE_CHECKING:
     from jola.studies.grid import Grid
@@ -96,13 +94,13 @@ class _Group:
     @property
     def validation(self) -> float | None:
         """Mean over seeds of the validation cross-entropy of the edits that were kept."""
-        return _mean(result.get("validation") for result in self.results.values())
+        return mean_of_known(result.get("validation") for result in self.results.values())
 
     @property
     def validation_accuracy(self) -> float | None:
         """Mean over seeds of their validation accuracy; None if a seed has none."""
         found = [result.get("validation_accuracy") for result in self.results.values()]
-        return None if None in found else _mean(found)
+        return None if None in found else mean_of_known(found)
 
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
         """The scores of a metric by seed."""
@@ -147,7 +145,8 @@ def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str
         )
         for key, number in kept.items()
     ]
-    return _adjusted(rows)
+    adjusted = holm_of_known([row.p_value for row in rows])
+    return [dataclasses.replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
 
 _Key = tuple[str, int, str, str]
@@ -242,7 +241,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
         validation=group.validation,
         validation_accuracy=group.validation_accuracy,
         trainable=max((result["trainable"] for result in found), default=None),
-        seconds=_mean(result["seconds"] for result in found),
+        seconds=mean_of_known(result["seconds"] for result in found),
         peak_memory=max((result["peak_memory"] for result in found), default=None),
         adapter_bytes=max((result["adapter_bytes"] for result in found), default=None),
         paper=paper_value(arm, task, size, model, metric, items),
@@ -274,16 +273,3 @@ def _interval(
         return None, None, ""
     low, high = scores[0].get("low"), scores[0].get("high")
     return low, high, "examples" if low is not None else ""
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """The rows with p-values adjusted for all of them."""
-    numbers = [number for number, row in enumerate(rows) if row.p_value is not None]
-    adjusted = holm([p for row in rows if (p := row.p_value) is not None])
-    by_number = dict(zip(numbers, adjusted, strict=True))
-    return [dataclasses.replace(row, p_holm=by_number.get(number)) for number, row in enumerate(rows)]

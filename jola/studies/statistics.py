@@ -4,7 +4,7 @@ Distributions and tests are SciPy's. Its statistics module takes most of a secon
 is used.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -192,6 +192,18 @@ def mean_over_seeds(values: Sequence[float]) -> SeedMean:
     half = float(special.stdtrit(n - 1, 0.975)) * error
     p_value = 2 * float(special.stdtr(n - 1, -abs(mean) / error))
     return SeedMean(mean, mean - half, mean + half, p_value, n)
+
+
+def mean_of_known(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are not None; None if there are none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
+    """`holm` of the p-values that are not None; None where they are."""
+    adjusted = iter(holm([p for p in p_values if p is not None]))
+    return [None if p is None else next(adjusted) for p in p_values]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

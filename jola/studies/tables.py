@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jola.studies.axes import short_names
 from jola.studies.rows import Row
+from jola.system.formatting import interval_text
 
 if TYPE_CHECKING:
     from jola.studies.grid import Grid
@@ -42,11 +43,12 @@ def results_table(rows: Sequence[Row]) -> Table:
 
     def texts(row: Row) -> tuple[str, ...]:
         values = [_arm_text(row), tasks[row.task], size_text(row.train_size), *([models[row.model]] if several else [])]
-        values += [row.metric or "", score_text(row), seeds_text(row), _number(row.items, "{:,}")]
-        values += [_difference_text(row), _number(row.p_holm, "{:.3g}"), _number(row.trainable, "{:,}")]
-        values += [_number(row.seconds, "{:.0f} s"), "" if row.peak_memory is None else memory_text(row.peak_memory)]
+        values += [row.metric or "", score_text(row), seeds_text(row), number_text(row.items, "{:,}")]
+        values += [interval_text(row.difference, row.difference_low, row.difference_high, sign="+", digits=4)]
+        values += [number_text(row.p_holm, "{:.3g}"), number_text(row.trainable, "{:,}")]
+        values += [number_text(row.seconds, "{:.0f} s"), memory_text(row.peak_memory)]
         values += side_effect_texts(row) if with_text else ()
-        return (*values, *([_number(row.paper, "{:.4f}")] if with_paper else []))
+        return (*values, *([number_text(row.paper, "{:.4f}")] if with_paper else []))
 
     notes = (SEEDS_NOTE, *([text_note(rows)] if with_text else []))
     return Table(tuple(columns), tuple(map(texts, rows)), notes)
@@ -124,9 +126,7 @@ def score_text(row: Row) -> str:
     """``0.812 (0.771 to 0.853)``, or why there is no number."""
     if row.value is None:
         return "failed" if row.failed == row.planned else "no such metric" if row.seeds else "missing"
-    if row.low is None or row.high is None:
-        return f"{row.value:.4f}"
-    return f"{row.value:.4f} ({row.low:.4f} to {row.high:.4f})"
+    return interval_text(row.value, row.low, row.high, digits=4)
 
 
 def seeds_text(row: Row) -> str:
@@ -152,20 +152,8 @@ def _entry(row: Row | None) -> str:
 
 def side_effect_texts(row: Row) -> tuple[str, str]:
     """KL on plain text, and change of the cross-entropy there: ``0.0123 (0.0101 to 0.0150)``."""
-    change = _estimate_text(row.text_change, row.text_change_low, row.text_change_high, "+")
-    return _estimate_text(row.text_kl, row.text_kl_low, row.text_kl_high, ""), change
-
-
-def _difference_text(row: Row) -> str:
-    return _estimate_text(row.difference, row.difference_low, row.difference_high, "+")
-
-
-def _estimate_text(value: float | None, low: float | None, high: float | None, sign: str) -> str:
-    if value is None:
-        return ""
-    if low is None or high is None:
-        return f"{value:{sign}.4f}"
-    return f"{value:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
+    change = interval_text(row.text_change, row.text_change_low, row.text_change_high, sign="+", digits=4)
+    return interval_text(row.text_kl, row.text_kl_low, row.text_kl_high, digits=4), change
 
 
 def _names_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
@@ -177,10 +165,13 @@ def size_text(size: int) -> str:
     return f"{size:,}" if size else "all"
 
 
-def memory_text(size: int) -> str:
-    """``1,240 MB``; below 10 MB with one digit more."""
+def memory_text(size: int | None) -> str:
+    """``1,240 MB``; below 10 MB with two decimals, and nothing if it is not known."""
+    if size is None:
+        return ""
     return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
-def _number(value: float | None, form: str) -> str:
+def number_text(value: float | None, form: str) -> str:
+    """The value in a form such as ``{:,}``, and nothing if it is not known."""
     return "" if value is None else form.format(value)

@@ -1,10 +1,13 @@
 """How estimates and other values are written, in the terminal, on the page and in model cards."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 SHARES = ("exact_match", "options", "first_label", "answer_letter")
 """The metrics that are shares of right answers, and can be written in percent."""
+
+_BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 def is_share(found: Mapping[str, Any]) -> bool:
@@ -63,14 +66,27 @@ def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     return f"n = {found['n']:,}, 95 % interval {low}–{high}"
 
 
-def interval_text(value: float, low: float | None, high: float | None, *, sign: str = "") -> str:
+def interval_text(
+    value: float | None, low: float | None, high: float | None, *, sign: str = "", digits: int = 3
+) -> str:
     """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs.
 
-    ``0.878`` without an interval.
+    ``0.878`` without an interval, and nothing without a value.
     """
-    if low is None or high is None:
-        return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+    if value is None:
+        return ""
+    form = f"{sign}.{digits}f"
+    return f"{value:{form}}" if low is None or high is None else f"{value:{form}} ({low:{form}} to {high:{form}})"
+
+
+def counted(count: int, noun: str, nouns: str = "") -> str:
+    """``1 step``, ``1,200 steps``."""
+    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
+
+
+def visible(token: str) -> str:
+    """A token with its blanks, line breaks and control characters made visible."""
+    return "".join(_BLANKS.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in token)
 
 
 def duration_text(seconds: float) -> str:
@@ -80,6 +96,11 @@ def duration_text(seconds: float) -> str:
             amount = seconds / size
             return f"{amount:.0f} {unit}" if amount >= 10 else f"{amount:.1f}".removesuffix(".0") + f" {unit}"
     return f"{max(1, round(seconds))} s"
+
+
+def error_words(error: BaseException, limit: int = 200) -> str:
+    """What an exception says, in one line of at most ``limit`` characters; its type if it says nothing."""
+    return textwrap.shorten(str(error), limit, placeholder=" …").rstrip(".") or type(error).__name__
 
 
 def short(value: Any) -> str:

@@ -77,11 +77,7 @@ class FreeThreads(TrainerCallback):
         """Decide anew from time to time."""
         self.control.update()
 
-    def on_prediction_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """The same in validation."""
-        self.control.update()
+    on_prediction_step = on_step_end
 
 
 class GateRecorder(TrainerCallback):

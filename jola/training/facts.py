@@ -1,14 +1,13 @@
 """Facts of a run beside its settings, which ``config.json`` has: versions, machine, examples, model."""
 
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from typing import Any
 
 from jola.config import RunConfig
 from jola.data.tasks import Task
 from jola.model.edited import EditedModel
 from jola.runs.run import Run
-from jola.system.processes import machine
+from jola.system.processes import installed_versions, machine
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 
@@ -16,7 +15,7 @@ PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", 
 def facts_of(task: Task, model: EditedModel, n_train: int) -> dict[str, Any]:
     """What is known when training begins; `n_train` counts the examples that are not too long."""
     return {
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": installed_versions(PACKAGES),
         "machine": machine(),
         "device": str(model.device),
         "task": {
@@ -49,10 +48,3 @@ def with_heads(config: RunConfig, chosen_heads: str = "") -> RunConfig:
 def parameters_of(model: EditedModel) -> dict[str, int]:
     """Numbers that train, and numbers of the frozen model."""
     return dict(zip(("trainable", "frozen"), model.trainable_parameters(), strict=True))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except ImportError:
-        return None

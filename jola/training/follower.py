@@ -11,27 +11,15 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from jola.methods import Stage
 from jola.runs.run import Run
+from jola.runs.state import PAUSE_FILE as PAUSE_FILE
+from jola.runs.state import pause_requested as pause_requested
+from jola.runs.state import request_pause as request_pause
 from jola.system.distributed import in_any
-from jola.system.files import disk_errors
 from jola.system.progress import Progress
 from jola.training.stages import Stages
 
-PAUSE_FILE = "pause"
-"""A file of this name in a run's directory asks its process to pause at the next step."""
-
 STATUS_INTERVAL = 0.2
 """Seconds between two writes of the status file, at least."""
-
-
-def request_pause(run: Run) -> None:
-    """Ask the process of a run to pause at its next step; `run_training` with ``resume`` goes on."""
-    with disk_errors(run.path):
-        (run.path / PAUSE_FILE).touch()
-
-
-def pause_requested(run: Run) -> bool:
-    """Whether somebody asked the run to pause."""
-    return (run.path / PAUSE_FILE).exists()
 
 
 class RunFollower(TrainerCallback):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jola.data.examples import Encoded, EncodedSet, Example, Template, collate
+from jola.data.examples import Encoded, EncodedSet, Example, Template, collate, pad_token_of
 from jola.edits.intervention import Intervention
 from jola.evaluation.reading import after_answers
 from jola.model.edited import EditedModel
@@ -60,7 +60,7 @@ class Passes:
         """See `jola.methods.base.Material`."""
         correct = total = 0.0
         for rows in self._in_batches(self.validation):
-            batch = self._collated(rows)
+            batch = collate(rows, pad_token_of(self._model.tokenizer))
             with self._model.using([i.to(self._model.device) for i in interventions]):
                 output = self._model(**batch, reduction="answer")
             total += float(output.loss) * len(rows)
@@ -82,8 +82,3 @@ class Passes:
             self._batches += 1
             self.seen += len(chosen)
             self._advance(self._batches)
-
-    def _collated(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
-        pad = self._model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
-        return collate(rows, pad)

@@ -31,6 +31,7 @@ from jola.model.sharding import passes_together
 from jola.runs.answers import TestAnswer
 from jola.runs.history import truncate_history
 from jola.runs.run import Run
+from jola.runs.state import forget_pause
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.formatting import is_share, score_fact
@@ -39,7 +40,7 @@ from jola.system.signals import stop_on_signal
 from jola.training.callbacks import AdapterKeeper, GateRecorder, gate_writers, publish_adapter
 from jola.training.facts import chosen_heads, facts_of, parameters_of, with_heads
 from jola.training.fit import Fit, check_tracker, fit, last_checkpoint, step_of
-from jola.training.follower import PAUSE_FILE, RunFollower, peak_memory
+from jola.training.follower import RunFollower, peak_memory
 from jola.training.material import Passes
 from jola.training.resume import check_processes, settings_to_resume
 from jola.training.stages import Stages
@@ -94,7 +95,7 @@ def run_training(
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         check_processes(used)
         if not Run(path).alive:  # it may have been asked to pause since it was made
-            (path / PAUSE_FILE).unlink(missing_ok=True)
+            forget_pause(Run(path))
         return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
 
     run, config = by_first(create, first)
@@ -112,7 +113,7 @@ def run_training(
         raise
     finally:
         if first and run.path.exists():
-            (run.path / PAUSE_FILE).unlink(missing_ok=True)
+            forget_pause(run)
     return run
 
 

@@ -16,7 +16,7 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import EvalLoopOutput
 
 from jola.config import TrainingConfig
-from jola.data.examples import IGNORED, Encoded, collate
+from jola.data.examples import IGNORED, Encoded, collate, pad_token_of
 from jola.errors import InputError
 from jola.model.edited import EditedModel
 from jola.reference.data import TextDataset, encode_texts, hold_out
@@ -117,8 +117,7 @@ class JoLATrainer(Trainer):
         """Cross-entropy and penalty, (2,), of each batch of the last training step."""
         self.l0_weight = l0_weight
         """λ of the last training step."""
-        pad = model.tokenizer.pad_token_id
-        assert isinstance(pad, int), "EditedModel gives its tokenizer a padding token"
+        pad = pad_token_of(model.tokenizer)
         super().__init__(
             model=model,
             args=args,
