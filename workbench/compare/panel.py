@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from workbench.service.comparison_plan import METHODS
+from workbench.service.comparison_plan import title_of
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import markup
 from workbench.ui.view_tools import view_tools
@@ -125,7 +125,7 @@ def _updates(
     if forced or pick not in [name for _, name in picks]:
         pick = next((name for _, name in picks[1:2] or picks), None)
     offers: dict[str, list[Any]] = {
-        "methods": [[_title(name), name] for name in offered],
+        "methods": [[title_of(name), name] for name in offered],
         "k": ks,
         "seed": [str(one) for one in seeds],
         "pick": [list(one) for one in picks],
@@ -179,10 +179,6 @@ def _first_k(results: Any, seed: int, ks: Sequence[str]) -> str:
     if ks[0] == _AUTO and len(ks) > 1 and jola is not None and len(jola) == jola.layers * jola.heads:
         return ks[1]
     return ks[0]
-
-
-def _title(method: str) -> str:
-    return METHODS[method].title if method in METHODS else method
 
 
 def build_results() -> Panel:

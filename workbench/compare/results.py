@@ -16,12 +16,12 @@ from jola.selectors.heads import HeadScores, HeadSet
 from jola.studies.results import Cell, Comparison, SelectorRow, summarise
 from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import accuracy_interval, overlap, rank_correlation
-from jola.system.formatting import accuracy_text, interval_text
+from jola.system.formatting import accuracy_text, counted, interval_text
 from workbench.figures import selectors as draw
 from workbench.figures.frames import to_csv
 from workbench.figures.head_sets import MOST_METHODS, head_agreement, head_sets, head_table, heads_against
 from workbench.figures.style import Figure
-from workbench.service.comparison_plan import METHODS, SWAPS, counted
+from workbench.service.comparison_plan import METHODS, SWAPS, title_of
 from workbench.ui import markup
 from workbench.ui.view_tools import tools_value
 
@@ -111,7 +111,7 @@ def pick_words(cell: Cell) -> str:
         return "JoLA: heads with an open gate"
     if cell.protocol == "swap":
         return f"{SWAPS[cell.method].title if cell.method in SWAPS else cell.method} gates"
-    return METHODS[cell.method].title if cell.method in METHODS else cell.method
+    return title_of(cell.method)
 
 
 # Views
@@ -255,7 +255,7 @@ def _recipe(results: Results, importing: str, *lines: str) -> str:
 
 
 def _head_table(table: "pd.DataFrame", sets: Mapping[str, HeadSet]) -> str:
-    names = [METHODS[method].title if method in METHODS else method for method in sets]
+    names = [title_of(method) for method in sets]
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in names)
     rows = []
     for values in table.head(_LISTED).itertuples(index=False):
@@ -315,7 +315,7 @@ def _row_cells(row: SelectorRow) -> str:
     if row.offsets is not None and row.scales is not None:
         heads += f" <small>({row.offsets:,.4g} + {row.scales:,.4g})</small>"
     name = {"base": "No edits", "jola": "JoLA"}.get(row.protocol)
-    name = name or (METHODS[row.method].title if row.method in METHODS else row.method)
+    name = name or title_of(row.method)
     cells = (
         markup.escape(_PROTOCOLS.get(row.protocol, row.protocol)),
         markup.escape(row.k) or "–",

@@ -12,7 +12,7 @@ from jola.runs.run import Run
 from workbench.compare.compare_view import compare_view
 from workbench.compare.panel import Panel, build_results
 from workbench.service import estimate
-from workbench.service.bench import Workbench, has_adapter
+from workbench.service.bench import Workbench
 from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Plan, SelectorInfo, cost_words
 from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
@@ -99,8 +99,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
         ("Time", known),
         *((what, f"{much}; {why}") for what, much, why in estimate.describe(one) if what != "Time"),
     ]
-    listed = "".join(f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(words)}</dd>" for what, words in rows)
-    return f'<details class="jw-cost"><summary>{markup.escape(short)}</summary><dl>{listed}</dl></details>'
+    return markup.costs(short, rows)
 
 
 def _heads_of(config: RunConfig) -> int | None:
@@ -178,7 +177,7 @@ def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[s
     _, cell, _ = _picked(bench, id, pick)
     heads = cell.heads
     before = bench.find(shown)
-    runs = [*([before] if before is not None and has_adapter(before) else []), *_usable(bench)]
+    runs = [*([before] if before is not None and before.has_adapter else []), *_usable(bench)]
     if not runs:
         raise InputError("No run has edits yet; train one first, and load the heads as its mask then.")
     run = next((run for run in runs if _shape_of(run) == heads.shape), None)

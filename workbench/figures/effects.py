@@ -7,14 +7,14 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from jola.edits.names import HALVES
+from jola.system.formatting import counted
 from workbench.figures.cells import heat, map_axes, map_height, signs, untrained
-from workbench.figures.frames import HALVES
 from workbench.figures.style import (
     KEYED,
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     half_pattern,
     heading,

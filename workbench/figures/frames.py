@@ -11,12 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from jola.edits.names import STATES
+from jola.edits.names import HALVES, STATES
 from jola.errors import InputError
 from jola.runs.history import GateHistory
 from jola.system.spreadsheet import inert
-
-HALVES = ("offset", "scale")
 
 Gates = GateHistory | Mapping[str, ArrayLike]
 """A history, or arrays (layers, units): by the names of `jola.runs.history.GATE_FIELDS`, as returned by

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 from jola.selectors import HeadSet
+from jola.system.formatting import counted
 from workbench.figures.cells import LABELLED, heat, map_axes, map_height, write_cells
 from workbench.figures.selectors import method_mark, method_name
 from workbench.figures.style import (
@@ -21,7 +22,6 @@ from workbench.figures.style import (
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     heading,
     palette,

@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
+from jola.system.formatting import counted
 from workbench.figures.cells import axis_name, heat, write_cells
 from workbench.figures.style import (
     CIVIDIS,
@@ -15,7 +16,6 @@ from workbench.figures.style import (
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     heading,
     palette,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from jola.system.formatting import counted
 from workbench.figures.cells import heat
 from workbench.figures.style import (
     CIVIDIS,
@@ -12,7 +13,6 @@ from workbench.figures.style import (
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     palette,
     panels,

@@ -6,11 +6,13 @@ from typing import Literal
 import numpy as np
 import plotly.graph_objects as go
 
+from jola.edits.names import HALVES
 from jola.errors import InputError
 from jola.runs.history import GateHistory
+from jola.system.formatting import counted
 from workbench.figures import frames
 from workbench.figures.cells import LABELLED, empty_panel, heat, map_axes, map_height, margin, signs, untrained
-from workbench.figures.frames import HALVES, Gates, Values
+from workbench.figures.frames import Gates, Values
 from workbench.figures.style import (
     CIVIDIS,
     HALF_DASH,
@@ -20,7 +22,6 @@ from workbench.figures.style import (
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     heading,
     palette,

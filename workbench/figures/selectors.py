@@ -14,6 +14,7 @@ from jola.selectors import SELECTORS, HeadScores, HeadSet
 from jola.studies.results import SelectorRow
 from jola.studies.selector_grid import AUTO
 from jola.studies.statistics import overlap, rank_correlation
+from jola.system.formatting import counted
 from workbench.figures.cells import heat, write_cells
 from workbench.figures.style import (
     CIVIDIS,
@@ -22,7 +23,6 @@ from workbench.figures.style import (
     Figure,
     blank,
     colour_key,
-    counted,
     finish,
     number,
     palette,

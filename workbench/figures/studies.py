@@ -10,8 +10,9 @@ import plotly.graph_objects as go
 from jola.methods import METHODS
 from jola.studies.pareto import pareto_front
 from jola.studies.rows import Row
-from jola.system.formatting import duration_text
-from workbench.figures.style import SYMBOLS, Figure, blank, counted, finish, palette, panels, text
+from jola.studies.tables import size_text
+from jola.system.formatting import counted, duration_text
+from workbench.figures.style import SYMBOLS, Figure, blank, finish, palette, panels, text
 
 _ALL_APART = 2.0
 """On the axis of examples, "all" is at this multiple of the largest number."""
@@ -100,7 +101,7 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
         )
     ticks = [size or largest * _ALL_APART or 1 for size in sizes]
     figure.update_xaxes(
-        type="log", title="training examples", tickvals=ticks, ticktext=[_size_text(size) for size in sizes],
+        type="log", title="training examples", tickvals=ticks, ticktext=[size_text(size) for size in sizes],
     )  # fmt: skip
     figure.update_yaxes(title=text((known[0].metric or "score").replace("_", " "), 40))
     return _with_legend(figure, title, _note(known), dark=dark)
@@ -254,10 +255,6 @@ def _seed_words(row: Row) -> str:
     planned = f" of {row.planned}" if row.planned != row.seeds else ""
     tested = f", {counted(row.items, 'test example')}" if row.items else ""
     return f"{row.seeds}{planned} seed{'' if row.seeds == 1 and not planned else 's'}{tested}"
-
-
-def _size_text(size: int) -> str:
-    return f"{size:,}" if size else "all"
 
 
 def _size_words(size: int) -> str:

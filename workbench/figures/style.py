@@ -17,6 +17,7 @@ from plotly.colors import sequential
 from plotly.subplots import make_subplots
 
 from jola.edits.names import STATES
+from jola.system.formatting import visible
 
 SANS = "IBM Plex Sans, system-ui, sans-serif"
 MONO = "IBM Plex Mono, ui-monospace, monospace"
@@ -130,7 +131,6 @@ class Figure(go.Figure):
 
 # plotly interprets some HTML tags, text between dollar signs, and %{…} in hover texts as markup.
 _ENTITIES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;"), ("%{", "&#37;{"))
-_BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
 
 def text(value: object, limit: int = 0) -> str:
@@ -149,7 +149,7 @@ def text(value: object, limit: int = 0) -> str:
 
 def token(value: object, limit: int = 0) -> str:
     """A token as `text`, with spaces and control characters made visible; long tokens are truncated."""
-    seen = "".join(_BLANKS.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in str(value)) or "∅"
+    seen = visible(str(value)) or "∅"
     return text(f"{seen[: limit - 1]}…" if limit and len(seen) > limit else seen)
 
 
@@ -165,11 +165,6 @@ def word_ticks(labels: Sequence[str], colour: str, *, mono: bool = False, size: 
 def number(value: float, digits: int = 3) -> str:
     """Format a number; a dash if it is missing."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}g}".replace("-", "−")
-
-
-def counted(count: int, noun: str, nouns: str = "") -> str:
-    """``1 step``, ``1,200 steps``."""
-    return f"{count:,} {noun if count == 1 else nouns or noun + 's'}"
 
 
 def unit_name(site: str) -> str:

@@ -7,10 +7,10 @@ import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import ArrayLike
 
+from jola.system.formatting import counted
 from workbench.figures.style import (
     Figure,
     blank,
-    counted,
     finish,
     heading,
     number,

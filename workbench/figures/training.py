@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from jola.edits.names import HALVES
 from jola.runs.history import GateHistory
+from jola.system.formatting import counted
 from workbench.figures import frames
-from workbench.figures.frames import HALVES, Metrics
+from workbench.figures.frames import Metrics
 from workbench.figures.style import (
     DASHES,
     HALF_DASH,
@@ -17,7 +19,6 @@ from workbench.figures.style import (
     SYMBOLS,
     Figure,
     blank,
-    counted,
     finish,
     half_key,
     half_pattern,

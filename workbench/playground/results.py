@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from jola.system.formatting import visible
 from workbench.service.page_state import PageState
 from workbench.service.views import AnswerShares, NextToken, NextTokens, Since, Writings
 from workbench.ui import markup
@@ -66,12 +67,12 @@ def since_words(since: Since | None) -> str:
     """What the last change of the edits changed, in words that say so even where no digit of the table changes."""
     if since is None:
         return ""
-    name = markup.visible(since.before.token)
+    name = visible(since.before.token)
     change = since.ln_p - since.before.ln_p
     words = f"ln p({name}) {_ln_p(since.before.ln_p)} → {_ln_p(since.ln_p)}"
     words += f" ({change:+.2g} nats)" if change else " (no change)"
     if since.now.id != since.before.id:
-        words += f"; now the likeliest is {markup.visible(since.now.token)}, ln p {_ln_p(since.now.ln_p)}"
+        words += f"; now the likeliest is {visible(since.now.token)}, ln p {_ln_p(since.now.ln_p)}"
     return f'<p class="jw-since" role="status">Since the last change: {markup.escape(words)}.</p>'
 
 
@@ -82,7 +83,7 @@ def _ln_p(value: float) -> str:
 def _token_row(token: NextToken, top: Sequence[float]) -> str:
     cells = _shares(token.edited, [p == most for p, most in zip(token.edited, top, strict=True)])
     return (
-        f'<tr><th scope="row"><code>{markup.escape(markup.visible(token.token))}</code></th>'
+        f'<tr><th scope="row"><code>{markup.escape(visible(token.token))}</code></th>'
         f"<td>{share_bar(token.base, 'base')}</td>{cells}{_last_cell(token.base, token.edited)}</tr>"
     )
 
@@ -134,7 +135,7 @@ def answer_table(view: AnswerShares | None, right: str = "") -> str:
         edited = [share[index] for share in shares[1:]]
         cells = _shares(edited, [p == most for p, most in zip(edited, top, strict=True)])
         rows.append(
-            f'<tr><th scope="row"><code>{markup.escape(markup.visible(answer))}</code>{mark}</th>'
+            f'<tr><th scope="row"><code>{markup.escape(visible(answer))}</code>{mark}</th>'
             f"<td>{share_bar(shares[0][index], 'base')}</td>{cells}{_last_cell(shares[0][index], edited)}</tr>"
         )
     legend = "" if one else _LEGEND
@@ -274,8 +275,7 @@ def promoted(tokens: "PromotedTokens | None") -> str:
 
     def listed(title: str, found: Sequence[tuple[str, float]]) -> str:
         items = "".join(
-            f"<li><code>{markup.escape(markup.visible(token))}</code> <span>{value:+.2f}</span></li>"
-            for token, value in found
+            f"<li><code>{markup.escape(visible(token))}</code> <span>{value:+.2f}</span></li>" for token, value in found
         )
         return f'<section><h3 class="jw-section">{title}</h3><ol>{items}</ol></section>'
 

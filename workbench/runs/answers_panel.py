@@ -13,7 +13,7 @@ from jola.runs.answers import TestAnswer
 from jola.runs.run import Run
 from jola.system.formatting import score_text, score_title
 from workbench.service.answering import Judged, complete, judged_answers, kept_answers
-from workbench.service.bench import Workbench, has_adapter, short_name
+from workbench.service.bench import Workbench, short_name
 from workbench.service.calls import Stops, Superseded
 from workbench.ui import markup
 from workbench.ui.events import PRIVATE
@@ -125,7 +125,7 @@ def _choices(is_share: bool) -> list[tuple[str, str]]:
 
 def lacking(run: Run, answers: Sequence[TestAnswer]) -> str:
     """Words for a button that computes what is missing; empty if nothing is, or if it cannot be computed."""
-    if not has_adapter(run) or run.alive:
+    if not run.has_adapter or run.alive:
         return ""
     if not answers:
         return "Answer the test examples"

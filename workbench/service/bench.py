@@ -98,12 +98,7 @@ class Workbench:
         cells = (self.studies.find_run(id) for id in dict.fromkeys(also))
         runs: list[Run] = [run for run in cells if run is not None]
         runs += self.store.list()[:_LISTED_RUNS]
-        return [(describe_run(run), run.id) for run in runs if not with_adapter or has_adapter(run)]
-
-
-def has_adapter(run: Run) -> bool:
-    """Whether a model can be loaded with the edits of the run; a run at work keeps its best edits so far."""
-    return (run.adapter_dir / "adapter_model.safetensors").is_file()
+        return [(describe_run(run), run.id) for run in runs if not with_adapter or run.has_adapter]
 
 
 def describe_run(run: Run) -> str:

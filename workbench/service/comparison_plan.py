@@ -12,6 +12,7 @@ from typing import Any, Literal
 from jola.config import RunConfig, flag
 from jola.errors import InputError
 from jola.studies.selector_grid import CELL, SelectorGrid, cell_name
+from jola.system.formatting import counted
 from workbench.service.estimate import span
 
 _OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
@@ -55,6 +56,11 @@ SWAPS: dict[str, SelectorInfo] = {
 }
 DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
 """Chosen in a fresh form: those whose choice costs little, so that the trainings are what one waits for."""
+
+
+def title_of(name: str) -> str:
+    """The title of a selector, or its name where there is no such selector any more."""
+    return METHODS[name].title if name in METHODS else name
 
 
 @dataclass(frozen=True)
@@ -153,7 +159,7 @@ class Plan(SelectorGrid):
 
     def names(self) -> list[str]:
         """The titles of all methods that are compared with JoLA."""
-        names = [METHODS[name].title if name in METHODS else name for name in self.selectors]
+        names = [title_of(name) for name in self.selectors]
         return names + [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
 
     def words(self) -> str:
@@ -209,11 +215,6 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
     """What all trainings of a comparison have in common: results with the same can stand beside each other."""
     parts = (dataclasses.asdict(part) for part in config.parts())
     return {name: value for part in parts for name, value in part.items() if name not in _OF_A_RUN}
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 training``, ``9 trainings``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def cost_words(

@@ -22,6 +22,7 @@ from typing import Any
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.summary import method_in
+from jola.runs.trash import folder_size
 from jola.system.paths import is_there
 from workbench.service.bench import uploads_home
 from workbench.service.loader import Loader, refuse_unasked_fetch
@@ -233,7 +234,7 @@ class Exports:
             finally:
                 if work.process.poll() is None:  # the page is gone
                     work.stop()
-        size = place.stat().st_size if place.is_file() else _size(place)
+        size = place.stat().st_size if place.is_file() else folder_size(place)
         code = form.code
         if chosen == "JSON":
             code = "import json\n\nedits = json.load(open({place!r}))"
@@ -289,10 +290,6 @@ def _name(run: Run, form: Form, chosen: str | None) -> str:
     if form.kind == "edits":
         return f"{stem}.{(chosen or 'CSV').lower()}"
     return stem + (f"-{chosen}" if chosen else "") + form.ending
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _packed(folder: Path) -> Path:

@@ -15,11 +15,11 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.scores import scores_in
-from jola.runs.state import UNFINISHED
+from jola.runs.state import UNFINISHED, pause_requested
 from jola.runs.store import RunStore
 from jola.runs.summary import method_in
 from jola.system.formatting import accuracy_text, score_label, score_text
-from workbench.service.jobs import PAUSE_FILE, RESUMABLE
+from workbench.service.jobs import RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
 from workbench.service.run_frames import UNTRAINED, GateFrames, chosen_records, encode_gates, state_counts
 from workbench.service.waiting import Waiting
@@ -53,7 +53,7 @@ class Follower:
         return self.run.path.parent == self._waiting.store.root
 
     def _pausing(self) -> bool:
-        return (self.run.path / PAUSE_FILE).exists() and self.run.alive
+        return pause_requested(self.run) and self.run.alive
 
     def snapshot(self, site: str = "", *, curves: bool = True) -> dict[str, Any]:
         """Everything the run view shows; ``site`` empty or unknown means the first recorded one.

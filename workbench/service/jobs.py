@@ -15,7 +15,7 @@ from dataclasses import replace
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.run import Run
-from jola.runs.state import UNFINISHED
+from jola.runs.state import UNFINISHED, forget_pause, request_pause
 from jola.runs.store import RunStore
 from jola.settings import DEVICE_VARIABLE
 from jola.system.files import json_bytes, removed_on_error, replace_file
@@ -24,8 +24,6 @@ from workbench.service.processes import End, Kind, Processes, Turns, at_work, la
 from workbench.service.waiting import Waiting
 
 TRAIN_COMMAND = (sys.executable, "-m", "jola", "train")
-PAUSE_FILE = "pause"
-"""As in `jola.training.follower`, which takes seconds to import."""
 RESUMABLE = frozenset({"paused", "killed", "cancelled", "failed"})
 """States from which a run can go on with its last checkpoint."""
 _NOUN = "training"
@@ -114,7 +112,7 @@ class Jobs:
             state = run.state
             if state not in RESUMABLE:
                 raise InputError(f"The run {id} is {state}; only one that was interrupted can go on.")
-            (run.path / PAUSE_FILE).unlink(missing_ok=True)
+            forget_pause(run)
             self.check(run.run_config())  # report damaged settings now, not when its turn comes
             self.waiting.add(run)
         try:
@@ -128,7 +126,7 @@ class Jobs:
         """Ask a run to pause at its next step; nothing happens when no process is at work on it."""
         run = self.store.get(id)
         if run.alive:
-            (run.path / PAUSE_FILE).touch()
+            request_pause(run)
 
     def cancel(self, id: str) -> None:
         """Take a run out of the queue, or ask it to stop at its next step; nothing happens when it has ended already.

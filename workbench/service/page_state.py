@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from jola.edits.masks import HeadMask, History
 from jola.errors import InputError
 from jola.runs.run import Run
-from workbench.service.bench import Workbench, has_adapter, short_name
+from workbench.service.bench import Workbench, short_name
 from workbench.service.session import Prompt, Use
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _split(text: str, site: str) -> dict[str, str]:
 def chosen_run(bench: Workbench, id: str | None) -> Run:
     """The run with this id. `InputError` when there is none or it has no adapter yet."""
     run = bench.find(id)
-    if run is None or not has_adapter(run):
+    if run is None or not run.has_adapter:
         raise InputError("Choose a run that has edits; train or import one first.")
     return run
 

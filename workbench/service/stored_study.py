@@ -25,6 +25,7 @@ from jola.studies.axes import is_path_like
 from jola.studies.estimates import GridEstimate, Pace
 from jola.studies.grid import Grid
 from jola.studies.schema import GRID_FILE
+from jola.studies.tables import size_text
 from jola.system.processes import Created, identity, process_alive
 from jola.system.typed_json import JsonFile, Line, read_valid_part
 from workbench.service.processes import last_sentence
@@ -219,7 +220,7 @@ class StoredStudy(StoredWork):
         models = list(dict.fromkeys(model for plan in plans for model in plan["models"]))
         names = [ASSETS[DEFAULT_MODEL].title if model == "default" else model for model in models]
         sizes = sorted({size for plan in plans for size in plan["train_sizes"]}, key=lambda size: size or float("inf"))
-        listed = [f"{size:,}" if size else "all" for size in sizes]
+        listed = [size_text(size) for size in sizes]
         few = ", ".join(listed) if len(listed) < 5 else f"{listed[0]} to {listed[-1]}"
         return " · ".join((", ".join(names), f"{few} training examples", str(self.folder)))
 

@@ -7,8 +7,8 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.studies.axes import short_names
 from jola.studies.cells import CellState
 from jola.studies.grid import Grid
+from jola.studies.tables import size_text
 from jola.system.formatting import duration_text, interval_text, score_text, score_title
-from workbench.service.bench import has_adapter
 from workbench.service.processes import log_tail
 from workbench.service.stored_study import StoredStudy
 
@@ -85,7 +85,7 @@ def cell_facts(study: StoredStudy, name: str) -> dict[str, Any]:
     facts = [("Task", cell.task), ("Model", model)]
     if grid.arms[cell.arm].trains:
         facts[1:1] = [
-            ("Training examples", f"{cell.train_size:,}" if cell.train_size else "all"),
+            ("Training examples", size_text(cell.train_size)),
             ("Seed", str(cell.seed)),
         ]
     if result is not None:
@@ -100,7 +100,7 @@ def cell_facts(study: StoredStudy, name: str) -> dict[str, Any]:
         "failure": (folder.failure() or "") if state == "failed" else "",
         "log": log_tail(folder) if state in ("failed", "interrupted") else "",
         "run": run.id if run is not None else "",
-        "edits": run is not None and has_adapter(run),
+        "edits": run is not None and run.has_adapter,
     }
 
 

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jola.errors import InputError
 from workbench.service.calls import Stops, Superseded, Ticket
@@ -203,17 +202,6 @@ class Progress:
         self.done, self.total = done, total
 
 
-@contextmanager
-def _given_up() -> Iterator[None]:
-    """Treat work that was stopped as superseded."""
-    from jola.insight import Stopped
-
-    try:
-        yield
-    except Stopped:
-        raise Superseded from None
-
-
 def ask_edit_effects(
     session: Session,
     stack: Stack,
@@ -227,24 +215,13 @@ def ask_edit_effects(
 ) -> "Ticket[EditEffects]":
     """What switching off each open edit changes after this prompt, as `jola.insight.edit_effects`."""
 
-    def work(desk: Desk) -> "EditEffects":
-        from jola import insight
+    def find(desk: Desk, **options: Any) -> "EditEffects":
+        from jola.insight import edit_effects
 
-        with _given_up():
-            return insight.edit_effects(
-                desk.model,
-                desk.encode_before(prompt, *filter(None, (answer, *wrong))),
-                answer,
-                measure=measure,
-                wrong=wrong,
-                mask=list(desk.masks),
-                template=desk.template,
-                progress=progress,
-                stop=desk.stop,
-            )
+        tokens = desk.encode_before(prompt, *filter(None, (answer, *wrong)))
+        return edit_effects(desk.model, tokens, answer, wrong=wrong, **options)
 
-    refuse_remote(stack)
-    return session.ask(stack, work, page=page, kind="effects")
+    return _ask_effects(session, stack, find, page, measure=measure, progress=progress)
 
 
 def ask_mean_edit_effects(
@@ -259,20 +236,26 @@ def ask_mean_edit_effects(
 ) -> "Ticket[EditEffects]":
     """The same as a mean over examples and their right answers."""
 
-    def work(desk: Desk) -> "EditEffects":
-        from jola import insight
+    def find(desk: Desk, **options: Any) -> "EditEffects":
+        from jola.insight import mean_edit_effects
 
-        with _given_up():
-            return insight.mean_edit_effects(
-                desk.model,
-                examples,
-                measure=measure,
-                wrong=wrong,
-                mask=list(desk.masks),
-                template=desk.template,
-                progress=progress,
-                stop=desk.stop,
-            )
+        return mean_edit_effects(desk.model, examples, wrong=wrong, **options)
+
+    return _ask_effects(session, stack, find, page, measure=measure, progress=progress)
+
+
+def _ask_effects(
+    session: Session, stack: Stack, find: "Callable[..., EditEffects]", page: str, **options: Any
+) -> "Ticket[EditEffects]":
+    """Ask for what ``find`` measures; work that was stopped is superseded."""
+
+    def work(desk: Desk) -> "EditEffects":
+        from jola.insight import Stopped
+
+        try:
+            return find(desk, mask=list(desk.masks), template=desk.template, stop=desk.stop, **options)
+        except Stopped:
+            raise Superseded from None
 
     refuse_remote(stack)
     return session.ask(stack, work, page=page, kind="effects")

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from jola.errors import InputError
-from jola.studies.tables import TABLES
+from jola.studies.tables import TABLES, size_text
 from workbench.figures.studies import COSTS
 from workbench.service.stored_study import StoredStudy
 from workbench.studies import results as made
@@ -87,7 +87,7 @@ class Panel:
             "task": gr.Dropdown(choices=tasks, value=task, visible=drawing and len(tasks) > 1),
             "model": gr.Dropdown(choices=models, value=model, visible=drawing and len(models) > 1),
             "size": gr.Dropdown(
-                choices=[(f"{int(one):,}" if one != "0" else "all", one) for one in sizes],
+                choices=[(size_text(int(one)), one) for one in sizes],
                 value=size,
                 visible=view == "pareto" and len(sizes) > 1,
             ),

@@ -14,6 +14,7 @@ from jola.methods import METHODS
 from jola.studies.axes import AXES, Arm, Axes
 from jola.studies.estimates import Pace
 from jola.studies.grid import Grid
+from jola.studies.tables import size_text
 from jola.system.formatting import duration_text
 from workbench.service.bench import Workbench
 from workbench.service.stored_study import StoredStudy
@@ -97,8 +98,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
     if found is not None:
         short = f"Adds to the study shown: {short}"
     rows = [("Arms", ", ".join(axes.arms)), ("Tasks", ", ".join(axes.tasks)), *_sizes_and_seeds(axes)]
-    listed = "".join(f"<dt>{markup.escape(what)}</dt><dd>{markup.escape(words)}</dd>" for what, words in rows)
-    return f'<details class="jw-cost"><summary>{markup.escape(short)}</summary><dl>{listed}</dl></details>'
+    return markup.costs(short, rows)
 
 
 def _time_words(grid: Grid, names: list[str]) -> str:
@@ -116,8 +116,10 @@ def _time_words(grid: Grid, names: list[str]) -> str:
 
 
 def _sizes_and_seeds(axes: Axes) -> list[tuple[str, str]]:
-    sizes = [f"{size:,}" if size else "all" for size in axes.train_sizes]
-    return [("Training examples", ", ".join(sizes)), ("Seeds", ", ".join(map(str, axes.seeds)))]
+    return [
+        ("Training examples", ", ".join(map(size_text, axes.train_sizes))),
+        ("Seeds", ", ".join(map(str, axes.seeds))),
+    ]
 
 
 def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:

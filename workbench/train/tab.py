@@ -128,11 +128,8 @@ def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
     except InputError as error:
         return markup.note(form.in_form_words(str(error)), "plain")
     facts = estimate.describe(estimate.estimate(config, bench.store))
-    rows = "".join(
-        f"<dt>{what}</dt><dd>{markup.escape(amount)}; {markup.escape(why)}</dd>" for what, amount, why in facts
-    )
-    short = ", ".join(markup.escape(amount) for _, amount, _ in facts)
-    return f'<details class="jw-cost"><summary>{short}</summary><dl>{rows}</dl></details>'
+    short = ", ".join(amount for _, amount, _ in facts)
+    return markup.costs(short, [(what, f"{amount}; {why}") for what, amount, why in facts])
 
 
 def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:

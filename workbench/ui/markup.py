@@ -3,6 +3,7 @@
 import difflib
 import html
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 # Share of common words, twice the number in common ÷ all words, from which differences are worth marking.
@@ -23,6 +24,12 @@ def note(text: str, kind: Literal["error", "good", "plain", "busy"] = "plain") -
         return ""
     role = "alert" if kind == "error" else "status"
     return f'<p class="jw-note jw-{kind}" role="{role}">{escape(text)}</p>'
+
+
+def costs(short: str, rows: Iterable[tuple[str, str]]) -> str:
+    """What something costs in one line, and its parts to unfold."""
+    listed = "".join(f"<dt>{escape(what)}</dt><dd>{escape(words)}</dd>" for what, words in rows)
+    return f'<details class="jw-cost"><summary>{escape(short)}</summary><dl>{listed}</dl></details>'
 
 
 def section(title: str) -> str:
@@ -54,8 +61,3 @@ def _marked(text: str, other: str) -> str:
             piece = f"<mark>{piece}</mark>"
         pieces.append(piece)
     return "".join(pieces)
-
-
-def visible(token: str) -> str:
-    """A token with its blanks and line breaks made visible."""
-    return "".join({" ": "␣", "\n": "⏎", "\t": "⇥"}.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in token)

@@ -16,8 +16,7 @@ import gradio as gr
 
 from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.errors import InputError
-from jola.system.formatting import duration_text
-from workbench.service.comparison_plan import counted
+from jola.system.formatting import counted, duration_text
 from workbench.service.comparisons import Comparisons
 from workbench.service.processes import log_tail
 from workbench.service.stored_comparison import StoredComparison
