@@ -52,19 +52,21 @@ class Arm:
 
     `settings` are settings of `jola train`. `clip` is 'together', one norm over all gradients, or 'apart', one for
     the edits and one for the gates, each clipped to ``max_grad_norm``. λ is 0 before the share `l0_starts` of the
-    steps. `adam` is (β₁, β₂, ε).
+    steps. After the share `gates_settle` of the steps, gates keep their evaluation values, and only the edits train.
+    `adam` is (β₁, β₂, ε).
     """
 
     about: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "together"
     l0_starts: float = 0.0
+    gates_settle: float = 1.0
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
 
     def levers(self) -> dict[str, Any]:
         """The changes that are not settings of `jola train`."""
         default = Arm("")
-        names = ("clip", "l0_starts", "adam")
+        names = ("clip", "l0_starts", "gates_settle", "adam")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
 
 
@@ -72,6 +74,8 @@ ARMS = {
     "baseline": Arm("baseline"),
     "no-gates": Arm("edits without gates", {"gates": "none"}),
     "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
+    "settled-50": Arm("gates fixed at their evaluation values after half of the steps", gates_settle=0.5),
+    "settled-75": Arm("gates fixed at their evaluation values after three quarters of the steps", gates_settle=0.75),
     "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
     "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
     "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),
