@@ -1,1 +1,6 @@
-"""Shared parts of the page: markup, forms, fields, maps, view tools and style."""
+"""Shared parts of the page: markup, forms, fields, maps, view tools, scripts and style."""
+
+from pathlib import Path
+
+BASICS = (Path(__file__).parent / "basics.js").read_text(encoding="utf-8")
+"""The beginning of the scripts of views."""

@@ -35,7 +35,7 @@ _LOOK_SECONDS = 0.7
 _AT_REST_SECONDS = 5.0
 """A comparison at which the app does not work is read again after this time: a shell may work at it."""
 
-STYLE = (_HERE / "compare_view.css").read_text(encoding="utf-8")
+STYLE = work_list.style("cv") + (_HERE / "compare_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "compare_view.html").read_text(encoding="utf-8")
 _SCRIPT = work_list.SCRIPT + (_HERE / "compare_view.js").read_text(encoding="utf-8")
 

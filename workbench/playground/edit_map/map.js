@@ -201,15 +201,6 @@ class EditMap extends EditDrawing {
     this.writeReadout();
   }
 
-  placeTip(event) {
-    const bounds = this.root.getBoundingClientRect();
-    const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
-    const { offsetWidth: width, offsetHeight: height } = this.tip;
-    const besideX = x + 16 + width > bounds.width ? x - 16 - width : x + 16;
-    const besideY = y + 16 + height > bounds.height ? y - 16 - height : y + 16;
-    this.tip.style.transform = `translate(${Math.max(0, besideX)}px, ${Math.max(0, besideY)}px)`;
-  }
-
   cellsAt({ layer, unit }) {
     return unit === null ? this.cellsIn(this.wholeLayers(layer)) : [{ layer, unit }];
   }

@@ -35,18 +35,18 @@ class EditTable {
     this.boxes = [];
     this.left = this.heads();
     const effects = Boolean(this.map.data.effect);
-    const table = this.node("table");
+    const table = makeNode("table");
     const head = table.createTHead().insertRow();
     const { site, has_gates: gates } = this.map.frame;
     const columns = ["Layer", capital(SITE_UNITS[site] || "unit")];
     for (const name of this.map.channels) {
       columns.push(capital(name), "State", ...(gates ? ["Gate"] : []), "Norm", ...(effects ? ["Effect, nats"] : []));
     }
-    for (const name of columns) head.append(this.node("th", name, { scope: "col" }));
+    for (const name of columns) head.append(makeNode("th", name, { scope: "col" }));
     this.body = table.createTBody();
-    this.more = this.node("button", "", { type: "button", class: "em-more" });
+    this.more = makeNode("button", "", { type: "button", class: "em-more" });
     if (this.left.length) this.place.replaceChildren(table, this.more);
-    else this.place.replaceChildren(this.node("p", gates ? "All gates are closed: there is no edit to switch." : "There is no edit to switch."));
+    else this.place.replaceChildren(makeNode("p", gates ? "All gates are closed: there is no edit to switch." : "There is no edit to switch."));
     this.addRows();
   }
 
@@ -60,29 +60,29 @@ class EditTable {
     const { map } = this, row = this.body.insertRow(), where = map.place(cell);
     const { site, unit_names: names, has_gates: gates } = map.frame;
     const label = names ? names[cell.unit] : cell.unit, title = `Open this ${SITE_UNITS[site] || "unit"}`;
-    const card = this.node("button", label, { type: "button", "aria-label": `${where}: open`, title });
+    const card = makeNode("button", label, { type: "button", "aria-label": `${where}: open`, title });
     Object.assign(card.dataset, cell);
-    const name = this.node("th", undefined, { scope: "row" });
+    const name = makeNode("th", undefined, { scope: "row" });
     name.append(card);
-    row.append(this.node("td", cell.layer), name);
+    row.append(makeNode("td", cell.layer), name);
     map.channels.forEach((half, index) => {
       const open = map.isOpen(index, cell), at = map.cellIndex(cell), { effect } = map.data;
       const columns = 2 + Number(gates) + Number(Boolean(effect));
       if (!open) {
-        row.append(this.node("td", "–", { class: "em-closed" }), this.node("td", gates ? "closed" : "none", { class: "em-closed", colspan: columns }));
+        row.append(makeNode("td", "–", { class: "em-closed" }), makeNode("td", gates ? "closed" : "none", { class: "em-closed", colspan: columns }));
         return;
       }
-      const box = this.node("input", undefined, { type: "checkbox", "aria-label": `${where}, ${half}` });
+      const box = makeNode("input", undefined, { type: "checkbox", "aria-label": `${where}, ${half}` });
       Object.assign(box.dataset, { ...cell, half });
-      const held = this.node("td"), state = this.node("td");
+      const held = makeNode("td"), state = makeNode("td");
       held.append(box);
       this.boxes.push({ box, state, index, cell });
       row.append(held, state);
-      if (gates) row.append(this.node("td", gateWords(map.data.gate[index][at])));
-      row.append(this.node("td", figure(map.data.norm[index][at])));
+      if (gates) row.append(makeNode("td", gateWords(map.data.gate[index][at])));
+      row.append(makeNode("td", figure(map.data.norm[index][at])));
       if (effect) {
         const value = effect.value[index][at];
-        row.append(this.node("td", Number.isNaN(value) ? "–" : map.effectWords(index, at)[0].replace(/^effect | nats/g, "")));
+        row.append(makeNode("td", Number.isNaN(value) ? "–" : map.effectWords(index, at)[0].replace(/^effect | nats/g, "")));
       }
     });
   }
@@ -101,12 +101,5 @@ class EditTable {
       const { layer, unit } = button.dataset, cell = { layer: Number(layer), unit: Number(unit) };
       this.map.openCard({ ...cell, half: this.map.channels.find((_, index) => this.map.isOpen(index, cell)) });
     }
-  }
-
-  node(tag, text, attributes = {}) {
-    const node = document.createElement(tag);
-    if (text !== undefined) node.textContent = text;
-    for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-    return node;
   }
 }

@@ -16,6 +16,7 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.runs.notes import read_notes
 from jola.runs.store import RunStore
 from jola.runs.summary import RunSummary
+from workbench.ui import BASICS
 from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
@@ -25,7 +26,7 @@ EVENTS = ("annotate", "answers", "compare", "export", "playground", "remove", "r
 
 STYLE = (_HERE / "run_table.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "run_table.html").read_text(encoding="utf-8")
-_SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("rows.js", "run_table.js"))
+_SCRIPT = BASICS + "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("rows.js", "run_table.js"))
 
 _REMEMBERED = 8
 _DELETED = 50

@@ -1,14 +1,12 @@
 /* The page of runs: a table that draws only the visible rows, and beside it the chosen run.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows rows.js. What
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows basics.js and rows.js. What
  * is done to a run goes to the server as an event, and its answer comes back as the value. Everything that came from a
  * file or a person is written with textContent.
  */
-const find = (selector) => element.querySelector(selector);
 const root = find(".rt");
 const scroller = find(".rt-scroll");
 const body = find("tbody");
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 const ROW = 30;          // pixels, as in run_table.css
 const SPARE = 8;         // rows drawn above and below those in sight
@@ -20,14 +18,6 @@ const view = {
   chosen: "", marked: [], pool: [], first: -1, edited: false, serial: 0, method: "",
 };
 const run = () => view.runs.get(view.chosen);
-const isDark = () => document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
-
-const make = (tag, properties = {}, ...children) => {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-};
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 
 // The table
 
@@ -227,8 +217,6 @@ const save = () => {
   Object.assign(found, { label, note });
   act("annotate", { id: found.id, label, note });
 };
-
-const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
 
 const mark = (id) => {
   const without = view.marked.filter((marked) => marked !== id);

@@ -44,7 +44,7 @@ _REST = 4
 _RUNNING = 4
 """Running cells that are named with their steps."""
 
-STYLE = (_HERE / "study_view.css").read_text(encoding="utf-8")
+STYLE = work_list.style("sv") + (_HERE / "study_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "study_view.html").read_text(encoding="utf-8")
 _SCRIPT = work_list.SCRIPT + "".join(
     (_HERE / name).read_text(encoding="utf-8") for name in ("matrix.js", "study_view.js")

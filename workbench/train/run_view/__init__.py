@@ -15,7 +15,7 @@ from jola.settings import MAX_NUMBER
 from workbench.service.follow import Follower, Followers
 from workbench.service.tables import gates_csv, metrics_csv
 from workbench.train.reproduce import reproduce
-from workbench.ui import maps
+from workbench.ui import BASICS, maps
 from workbench.ui.server_functions import takes
 
 _HERE = Path(__file__).parent
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.25
 
 STYLE = maps.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
 _SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
-_SCRIPT = "\n".join((maps.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
+_SCRIPT = "\n".join((BASICS, maps.SCRIPT, *((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)))
 
 _MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- gate map -->", maps.MARKUP)
 

@@ -73,7 +73,7 @@ async function showCode() {
   if (run !== view.run) return;
   box.dataset.run = code ? run : "";
   for (const name of ["shell", "python", "read"]) {
-    setText(`.rv-code-${name}`, code ? code[name] : "The settings of this run cannot be read.");
+    setText(find(`.rv-code-${name}`), code ? code[name] : "The settings of this run cannot be read.");
   }
 }
 for (const button of root.querySelectorAll("[data-copy]")) {
@@ -177,11 +177,11 @@ const takes = {
 for (const button of root.querySelectorAll("[data-take]")) {
   button.addEventListener("click", async () => {
     button.disabled = true;
-    setText(".rv-took", "…");
+    setText(find(".rv-took"), "…");
     const words = await takes[button.dataset.take]();
     button.disabled = false;
-    setText(".rv-took", words);
-    setTimeout(() => setText(".rv-took", ""), 6000);
+    setText(find(".rv-took"), words);
+    setTimeout(() => setText(find(".rv-took"), ""), 6000);
   });
 }
 

@@ -1,11 +1,9 @@
 /* One run on the page: map, figures, curves and the slider over its history, fed by a long poll.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stand gate_map.js
- * and curves.js, below it run_tools.js. Everything that came from a file or a person is written with textContent.
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stand basics.js,
+ * gate_map.js and curves.js, below it run_tools.js. Everything that came from a file or a person is written with textContent.
  */
-const find = (selector) => element.querySelector(selector);
 const root = find(".rv");
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 const view = {
   run: null,          // id on the page
@@ -26,10 +24,6 @@ for (const ramp of root.querySelectorAll(".gm-ramp")) {
   ramp.style.background = `linear-gradient(to right, ${CIVIDIS.filter((_, index) => index % 15 === 0).join(", ")})`;
 }
 
-const setText = (selector, text) => {
-  const node = find(selector);
-  if (node.textContent !== text) node.textContent = text;
-};
 const splitFigure = (text) => text.split(/(?= \()/);
 /* A figure, with what follows in brackets in small type. */
 const setFigure = (selector, text) => {
@@ -50,10 +44,10 @@ const showFrame = (frame) => {
   root.dataset.open = decoded.channels.reduce((sum, name) => sum + decoded.on[name].filter(gateOpen).length, 0);
   root.dataset.gates = decoded.has_gates;
   ["none", "offset", "scale", "both"].forEach((state, index) => {
-    setText(`.rv-count-${state}`, frame.counts[index]?.toLocaleString("en") ?? "–");
+    setText(find(`.rv-count-${state}`), frame.counts[index]?.toLocaleString("en") ?? "–");
   });
   const step = `step ${frame.step.toLocaleString("en")}`;
-  setText(".rv-shown", step);
+  setText(find(".rv-shown"), step);
   find(".rv-slider").setAttribute("aria-valuetext", step);
   if (view.snapshot?.active && view.shown === null) showTableSoon();
   else showTable();
@@ -70,9 +64,9 @@ const showLegend = () => {
   const { site = "heads", has_gates: gates = true } = map.frame || {};
   find(".gm-colours").hidden = !gates;
   const each = `Each cell is one ${CELLS[site] || "unit"}.`, special = gates ? GATING[view.snapshot?.gates] : "";
-  setText(".rv-meaning", [each, MEANINGS[shows].about, special].filter(Boolean).join(" "));
-  setText(".gm-low", low);
-  setText(".gm-high", high);
+  setText(find(".rv-meaning"), [each, MEANINGS[shows].about, special].filter(Boolean).join(" "));
+  setText(find(".gm-low"), low);
+  setText(find(".gm-high"), high);
   root.dataset.shows = shows;
 };
 const CELLS = { heads: "attention head", mlp: "MLP", weights: "weight matrix" };
@@ -228,9 +222,9 @@ const apply = (snapshot) => {
   view.snapshot = snapshot;
   view.token = snapshot.token;
   Object.assign(root.dataset, { run: snapshot.run, state: snapshot.state, records: snapshot.records || 0 });
-  setText(".rv-message", snapshot.message);
-  setText(".rv-warning", snapshot.warning);
-  setText(".rv-about", snapshot.about);
+  setText(find(".rv-message"), snapshot.message);
+  setText(find(".rv-warning"), snapshot.warning);
+  setText(find(".rv-about"), snapshot.about);
   for (const [name, value] of Object.entries(snapshot.facts)) setFigure(`.rv-fact-${name}`, value);
   const done = snapshot.total ? Math.min(1, snapshot.step / snapshot.total) : 0;
   const progress = find(".rv-progress");
@@ -247,7 +241,7 @@ const apply = (snapshot) => {
     log.dataset.run = `${snapshot.run} ${snapshot.state}`;
     log.open = snapshot.state === "failed";
   }
-  setText(".rv-log pre", snapshot.log);
+  setText(find(".rv-log pre"), snapshot.log);
   const records = snapshot.records || 0;
   const slider = find(".rv-slider");
   slider.max = String(Math.max(0, records - 1));
@@ -258,9 +252,9 @@ const apply = (snapshot) => {
     showFrame(snapshot.frame);
   }
   find(".rv-kept").hidden = !snapshot.frame || snapshot.kept === null;
-  setText(".rv-kept", `Kept edits, step ${snapshot.kept?.toLocaleString("en")}`);
+  setText(find(".rv-kept"), `Kept edits, step ${snapshot.kept?.toLocaleString("en")}`);
   find(".rv-follow").hidden = view.shown === null;
-  setText(".rv-follow", snapshot.active ? "Follow the run" : "Back to the end");
+  setText(find(".rv-follow"), snapshot.active ? "Follow the run" : "Back to the end");
   showEmpty(snapshot);
   if (keepCurves(snapshot)) drawCurves();
   refreshCourse();
@@ -270,8 +264,8 @@ const apply = (snapshot) => {
 const showEmpty = (snapshot) => {
   const { method, has_gates: gates, trains = true } = snapshot ?? { has_gates: true };
   const edited = gates ? "Gates of the attention heads" : `Edits of ${method}`;
-  setText("#rv-title", trains ? edited : "Base model without edits");
-  setText(".rv-result-box h2", trains ? "Result of the edits kept" : "Result");
+  setText(find("#rv-title"), trains ? edited : "Base model without edits");
+  setText(find(".rv-result-box h2"), trains ? "Result of the edits kept" : "Result");
   const waiting = snapshot && !snapshot.frame;
   find(".rv-first").hidden = Boolean(snapshot);
   find(".rv-waiting").hidden = !waiting;
@@ -285,8 +279,8 @@ const showEmpty = (snapshot) => {
       ? `${snapshot.method} trains nothing, so there is no map: the result is that of the base model.`
       : "This run ended before its first step, so there is no map.";
     const advice = snapshot.state === "failed" ? " Start another one with other settings, or resume it when the cause is gone." : "";
-    setText(".rv-waiting-words", snapshot.active || snapshot.state === "queued" ? coming : none + advice);
-    setText(".rv-waiting-note", snapshot.note);
+    setText(find(".rv-waiting-words"), snapshot.active || snapshot.state === "queued" ? coming : none + advice);
+    setText(find(".rv-waiting-note"), snapshot.note);
     find(".rv-waiting-hint").hidden = !snapshot.active && snapshot.state !== "queued";
   }
 };
@@ -295,9 +289,9 @@ const showEmpty = (snapshot) => {
 const showParts = ({ has_gates: gates, channels }) => {
   for (const part of root.querySelectorAll("[data-gates]")) part.hidden = part.dataset.gates !== String(gates);
   if (!gates) find(".rv-course").hidden = true;
-  setText(".rv-rate-title", gates ? "Learning rates and λ" : "Learning rate");
-  setText(".rv-rate-name", gates ? "rate of offsets and scales" : "rate of the edits");
-  setText("[data-take=gates]", gates ? "Gates as CSV" : "Edits as CSV");
+  setText(find(".rv-rate-title"), gates ? "Learning rates and λ" : "Learning rate");
+  setText(find(".rv-rate-name"), gates ? "rate of offsets and scales" : "rate of the edits");
+  setText(find("[data-take=gates]"), gates ? "Gates as CSV" : "Edits as CSV");
   if (gates) return;
   const keys = find(".rv-norm-keys");
   keys.replaceChildren(...channels.map((name, index) => {
@@ -405,7 +399,7 @@ const setConnection = (state) => {
     lost: "The connection to the app is lost; trying again …",
     gone: "This run is not in the run folder any more.",
   };
-  setText(".rv-connection", words[state] || "");
+  setText(find(".rv-connection"), words[state] || "");
 };
 
 const openRun = (id) => {

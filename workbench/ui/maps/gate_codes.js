@@ -52,12 +52,8 @@ const stateCodes = ({ on: { offset, scale } }) => offset.map((code, index) => (
     : Number(gateOpen(code)) + 2 * Number(gateOpen(scale[index]))
 ));
 
-const gateWords = (code) => {
-  if (code === GATE_UNTRAINED) return "not trained";
-  if (code === 0) return "closed";
-  return gateValue(code) < 0.005 ? "< 0.01" : gateValue(code).toFixed(2);
-};
 const openWords = (code) => (code === GATE_UNTRAINED ? "not trained" : gateValue(code) < 0.005 ? "< 0.01" : gateValue(code).toFixed(2));
+const gateWords = (code) => (code === 0 ? "closed" : openWords(code));
 const normWords = (code, top) => (code === GATE_UNTRAINED ? "not trained" : Number((gateValue(code) * top).toPrecision(2)).toString());
 
 /* What colour may mean: which field, its title, the words at both ends of the scale, and a value in words. */
@@ -99,5 +95,13 @@ const SITE_UNITS = { heads: "head", weights: "module" };
 
 /* What one unit of a frame is called: "head 3", "q_proj", "mlp". */
 const unitName = ({ site, unit_names: names }, unit) => (site === "heads" ? `head ${unit}` : names ? names[unit] : site);
+
+/* An element of a table with its text and attributes. */
+const makeNode = (tag, text, attributes = {}) => {
+  const node = document.createElement(tag);
+  if (text !== undefined) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  return node;
+};
 
 const capital = (word) => word[0].toUpperCase() + word.slice(1);

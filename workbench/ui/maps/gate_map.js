@@ -4,11 +4,10 @@
  * gate_codes.js says what a frame is, and what `shows` may be: what colour means.
  */
 class GateMap extends MapAxes {
-  /* root holds .gm-canvas, .gm-tip, .gm-readout and .gm-say; onPick(half, layer, unit) is called on click and Enter. */
-  constructor(root, onPick = () => {}) {
+  /* root holds .gm-canvas, .gm-tip, .gm-readout and .gm-say. */
+  constructor(root) {
     super();
     this.root = root;
-    this.onPick = onPick;
     this.canvas = root.querySelector(".gm-canvas");
     this.context = this.canvas.getContext("2d");
     this.tip = root.querySelector(".gm-tip");
@@ -369,15 +368,19 @@ class GateMap extends MapAxes {
     if (this.hover) {
       const [state, ...halves] = this.facts(this.hover);
       this.tip.textContent = [[this.place(this.hover), state].filter(Boolean).join(" – "), ...halves].join("\n");
-      const bounds = this.root.getBoundingClientRect();
-      const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
-      const width = this.tip.offsetWidth, height = this.tip.offsetHeight;
-      const besideX = x + 16 + width > bounds.width ? x - 16 - width : x + 16;
-      const besideY = y + 16 + height > bounds.height ? y - 16 - height : y + 16;
-      this.tip.style.transform = `translate(${Math.max(0, besideX)}px, ${Math.max(0, besideY)}px)`;
+      this.placeTip(event);
     }
     this.invalidate();
     this.writeReadout();
+  }
+
+  placeTip(event) {
+    const bounds = this.root.getBoundingClientRect();
+    const x = event.clientX - bounds.left, y = event.clientY - bounds.top;
+    const { offsetWidth: width, offsetHeight: height } = this.tip;
+    const besideX = x + 16 + width > bounds.width ? x - 16 - width : x + 16;
+    const besideY = y + 16 + height > bounds.height ? y - 16 - height : y + 16;
+    this.tip.style.transform = `translate(${Math.max(0, besideX)}px, ${Math.max(0, besideY)}px)`;
   }
 
   pick(cell) {
@@ -385,7 +388,6 @@ class GateMap extends MapAxes {
     this.picked = true;
     this.invalidate();
     this.announce();
-    this.onPick(cell.half, cell.layer, cell.unit);
   }
 
   nextChannel(name) {

@@ -1,4 +1,4 @@
-"""What the lists of comparisons and of studies share: a script, which that of the view follows, and an answer."""
+"""What the views of comparisons and of studies share: a script and a style, which their own follow, and an answer."""
 
 import secrets
 from pathlib import Path
@@ -6,7 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-SCRIPT = (Path(__file__).parent / "work_list.js").read_text(encoding="utf-8")
+from workbench.ui import BASICS
+
+_HERE = Path(__file__).parent
+SCRIPT = BASICS + (_HERE / "work_list.js").read_text(encoding="utf-8")
+_STYLE = (_HERE / "work_list.css").read_text(encoding="utf-8")
+
+
+def style(prefix: str) -> str:
+    """The style of a view whose classes begin with ``prefix``."""
+    return _STYLE.replace("wl", prefix)
 
 
 def removal(id: str, shown: str, sentence: str) -> Any:

@@ -1,20 +1,8 @@
 /* What the views of comparisons and of studies share: a list of works, deleting with undo, and the long poll.
  *
- * It comes before the script of a view in the body of a gr.HTML's js_on_load: element, trigger, watch and
- * props are given.
- * Everything that came from a file or a person is written with textContent.
+ * It comes after basics.js and before the script of a view in the body of a gr.HTML's js_on_load: element, trigger,
+ * watch and props are given. Everything that came from a file or a person is written with textContent.
  */
-const find = (selector) => element.querySelector(selector);
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-const isDark = () => document.body.classList.contains("dark");
-const setText = (node, text) => { if (node.textContent !== text) node.textContent = text; };
-const make = (tag, properties = {}, ...children) => {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-};
-const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });
-
 /* Rows of the list, of which `view` has the chosen one. `describe` gives the words of a work: state, title, tip, about, done, created. */
 const showWorks = (prefix, view, list, describe) => {
   const body = find("tbody");
