@@ -37,8 +37,7 @@ PLAN = Plan(("jola", "gradient", "random"), ("dsp",), ("auto", "3"), (1, 2))
 
 
 @pytest.fixture
-def bench() -> Workbench:
-    bench = Workbench.from_settings(Settings())
+def bench(bench: Workbench) -> Workbench:
     turns = Turns(bench.store.root)
     comparisons = Comparisons(bench.comparisons.root, turns, SLEEPS, bench.comparisons.check)
     return replace(bench, comparisons=comparisons, jobs=Jobs(bench.store, SLEEPS, turns=turns))

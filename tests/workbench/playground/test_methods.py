@@ -1,7 +1,6 @@
 """The Playground with edits of methods without gates: RED's layers and LoRA's modules are switched like heads."""
 
 import base64
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,17 +33,10 @@ from workbench.service.page_state import (
     open_run,
 )
 from workbench.service.session import Prompt, Session, Use
-from workbench.settings import Limits, Settings
+from workbench.settings import Limits
 
 QUESTION = Prompt.of("A fine film about small things.")
 CASES = {"lora": (LoRAConfig(rank=2, target_modules="q_proj,down_proj"), "weights"), "red": (REDConfig(), "mlp")}
-
-
-@pytest.fixture
-def bench() -> Iterator[Workbench]:
-    bench = Workbench.from_settings(Settings())
-    yield bench
-    bench.session.close()
 
 
 @pytest.fixture(params=CASES)

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +27,9 @@ from workbench.service import examples, views
 from workbench.service.bench import Workbench
 from workbench.service.page_state import Column, PageState, columns, edits_of, masks_text, open_gates, open_run
 from workbench.service.session import Prompt, Session
-from workbench.settings import Settings
 
 TAG = "<img src=x onerror=alert(1)>"
 QUESTION = Prompt.of("A fine film about small things.")
-
-
-@pytest.fixture
-def bench() -> Iterator[Workbench]:
-    bench = Workbench.from_settings(Settings())
-    yield bench
-    bench.session.close()
-
-
-@pytest.fixture
-def run(bench: Workbench, tiny_folder: Path) -> Run:
-    return edited_run(bench.store.root / "one", tiny_folder)
 
 
 @pytest.fixture

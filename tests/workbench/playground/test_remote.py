@@ -3,7 +3,6 @@
 import inspect
 import json
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,21 +26,8 @@ from workbench.service.bench import Workbench
 from workbench.service.calls import Superseded
 from workbench.service.page_state import Column, columns, open_run
 from workbench.service.session import Prompt
-from workbench.settings import Settings
 
 QUESTION = Prompt.of("A fine film about small things.")
-
-
-@pytest.fixture
-def bench() -> Iterator[Workbench]:
-    bench = Workbench.from_settings(Settings())
-    yield bench
-    bench.session.close()
-
-
-@pytest.fixture
-def run(bench: Workbench, tiny_folder: Path) -> Run:
-    return edited_run(bench.store.root / "one", tiny_folder)
 
 
 @pytest.fixture

@@ -28,7 +28,6 @@ from workbench.runs.answers_panel import (
 )
 from workbench.service.answering import judged, metric_of
 from workbench.service.bench import Workbench
-from workbench.settings import Settings
 from workbench.ui.example_table import PAGE, shortened
 
 TAG = "<img src=x onerror=alert(1)>${x}"
@@ -49,11 +48,6 @@ ANSWERS = [
 
 
 JUDGED = judged(ANSWERS, "exact_match")
-
-
-@pytest.fixture
-def bench() -> Workbench:
-    return Workbench.from_settings(Settings())
 
 
 @pytest.fixture

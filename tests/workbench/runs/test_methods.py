@@ -13,12 +13,10 @@ from workbench.runs import tab as runs
 from workbench.runs.run_table import Listing
 from workbench.service.bench import Workbench
 from workbench.service.exports import FORMS
-from workbench.settings import Settings
 
 
 @pytest.fixture
-def bench() -> Workbench:
-    bench = Workbench.from_settings(Settings())
+def bench(bench: Workbench) -> Workbench:
     for method in ("lora", "red"):
         MethodRecorder(bench.store.root / method, RunConfig(method=method), steps=4).until(4).finish()
     ablation = RunConfig(edits=EditConfig(operation="offset"))

@@ -14,14 +14,8 @@ from workbench.runs import tab as runs
 from workbench.runs.run_table import Listing
 from workbench.service import sample
 from workbench.service.bench import Workbench
-from workbench.settings import Settings
 
 TAG = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture
-def bench() -> Workbench:
-    return Workbench.from_settings(Settings())
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Test answers that are kept, read again, and computed when somebody asks."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,14 +18,6 @@ from workbench.service.bench import Workbench
 from workbench.service.calls import Stops, Superseded
 from workbench.service.examples import test_examples as examples_of
 from workbench.service.session import Use
-from workbench.settings import Settings
-
-
-@pytest.fixture
-def bench() -> Iterator[Workbench]:
-    bench = Workbench.from_settings(Settings())
-    yield bench
-    bench.session.close()
 
 
 @pytest.fixture

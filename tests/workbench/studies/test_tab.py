@@ -31,8 +31,7 @@ SLEEPS = ("python", "-c", "import time; time.sleep(60)")
 
 
 @pytest.fixture
-def bench() -> Workbench:
-    bench = Workbench.from_settings(Settings())
+def bench(bench: Workbench) -> Workbench:
     return replace(bench, studies=Studies(bench.studies.root, bench.jobs.turns, SLEEPS, check=bench.studies.check))
 
 

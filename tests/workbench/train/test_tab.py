@@ -26,8 +26,7 @@ ROWS = '{"prompt": "Good or bad? Fine.", "completion": "good"}\n' * 3
 
 
 @pytest.fixture
-def bench() -> Workbench:
-    bench = Workbench.from_settings(Settings())
+def bench(bench: Workbench) -> Workbench:
     return replace(bench, jobs=Jobs(bench.store, SLEEPS))
 
 
