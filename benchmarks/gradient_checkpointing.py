@@ -11,8 +11,8 @@ import argparse
 import statistics
 from typing import Any
 
-from benchmarks.method_steps import WARM_UP, Peer, training_step
-from benchmarks.train_step import ANSWER, turned
+from benchmarks.method_steps import Peer, training_step
+from benchmarks.train_step import ANSWER, in_turns
 
 
 def main() -> None:
@@ -47,14 +47,7 @@ def compare(method: str, base: Any, tokenizer: Any, batch: dict[str, Any], round
         )
         for name in ("with", "without")
     }
-    try:
-        for _ in range(WARM_UP):
-            for peer in peers.values():
-                peer.step()
-        found = [{name: peers[name].step() for name in turned(list(peers), number)} for number in range(rounds)]
-    finally:
-        for peer in peers.values():
-            peer.quit()
+    found = in_turns(peers, rounds)
     ratios = [step["with"] / step["without"] for step in found]
     low, _, high = statistics.quantiles(ratios, n=4)
     memory = {name: peer.memory for name, peer in peers.items()}

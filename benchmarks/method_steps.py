@@ -14,7 +14,6 @@ Goals of the step: RED and BitFit at most 1.1 of JoLA's, LoReFT at most 1.3. LoF
 import argparse
 import json
 import multiprocessing
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -22,11 +21,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.train_step import ANSWER, random_rows, task_rows, turned
+from benchmarks.train_step import ANSWER, in_turns, random_rows, resident_mb, task_rows
 
 METHODS = ("jola", "red", "bitfit", "loreft", "houlsby", "lora", "lofit")
 GOALS = {"red": 1.1, "bitfit": 1.1, "loreft": 1.3}
-WARM_UP = 2
 
 
 def main() -> None:
@@ -64,14 +62,7 @@ def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str,
     labels[:, -ANSWER:] = ids[:, -ANSWER:]
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     peers = {name: Peer(lambda name=name: training_step(name, base, tokenizer, batch)) for name in names}
-    try:
-        for _ in range(WARM_UP):
-            for peer in peers.values():
-                peer.step()
-        found = [{name: peers[name].step() for name in turned(names, number)} for number in range(rounds)]
-    finally:
-        for peer in peers.values():
-            peer.quit()
+    found = in_turns(peers, rounds)
     methods = {}
     for name in names:
         ratios = [step[name] / step["jola"] for step in found]
@@ -143,19 +134,13 @@ class Peer:
 
 
 def _serve(make: Callable[[], Callable[[], None]], connection: Connection) -> None:
-    before = _resident("VmRSS")
+    before = resident_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     step = make()
     while connection.recv():
         start = time.process_time()
         step()
-        connection.send((time.process_time() - start, _resident("VmHWM") - before))
-
-
-def _resident(name: str) -> float:
-    """Megabytes of this process, by a name in its status."""
-    status = Path(f"/proc/{os.getpid()}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024 / 1e6
+        connection.send((time.process_time() - start, resident_mb("VmHWM") - before))
 
 
 if __name__ == "__main__":

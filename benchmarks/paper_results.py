@@ -21,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.method_results import markdown
+from benchmarks.method_results import LEAST, markdown
 from jola.evaluation.answers import metric_named
 from jola.methods import METHODS
 from jola.runs.answers import TestAnswer
 from jola.studies.grid import Grid
 from jola.studies.statistics import mean_over_seeds, paired_bootstrap
 from jola.system.files import replace_file
+from jola.system.formatting import interval_text
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 PAGE = RESULTS / "paper.md"
@@ -45,8 +46,6 @@ TITLES = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
 """Of the metrics that are not accuracies."""
 STUDIES = ("main", "components", "sizes")
 BASELINE = "jola"
-LEAST = 3
-"""Values that a t interval needs; with two it is 13 times the half of their difference."""
 RESAMPLES = 2000
 """Resamples of the test examples, for BLEU."""
 
@@ -195,25 +194,19 @@ def sizes_table(cells: Sequence[Cell]) -> list[list[str]]:
 def entry(scores: Sequence[Score], seeds: bool) -> str:
     """The mean over seeds with its interval, or the score of the only seed with its interval over test examples."""
     if seeds or not scores:
-        return over_values([score["value"] for score in scores], "{:.3f}")
+        return over_values([score["value"] for score in scores])
     (only,) = scores
-    return with_interval(only["value"], only["low"], only["high"], "{:.3f}")
+    return interval_text(only["value"], only["low"], only["high"])
 
 
-def over_values(values: Sequence[float], form: str) -> str:
+def over_values(values: Sequence[float], sign: str = "") -> str:
     """The mean with a 95 % t interval, or with each value where there are too few for an interval."""
     if not values:
         return "–"
     found = mean_over_seeds(values)
     if 1 < found.n < LEAST:
-        return f"{form.format(found.mean)} [{', '.join(map(form.format, values))}]"
-    return with_interval(found.mean, found.low, found.high, form)
-
-
-def with_interval(value: float, low: float | None, high: float | None, form: str) -> str:
-    """A value, and its interval if there is one."""
-    text = form.format(value)
-    return text if low is None or high is None else f"{text} ({form.format(low)} to {form.format(high)})"
+        return f"{found.mean:{sign}.3f} [{', '.join(f'{value:{sign}.3f}' for value in values)}]"
+    return interval_text(found.mean, found.low, found.high, sign=sign)
 
 
 # Differences
@@ -251,11 +244,11 @@ def difference(pairs: Sequence[Pair], seeds: bool) -> str:
     """The mean difference of paired scores over seeds, or that of the only seed with its interval over examples."""
     values = [own["value"] - other["value"] for own, other in pairs]
     if seeds or not pairs:
-        return over_values(values, "{:+.3f}")
+        return over_values(values, "+")
     ((own, other),) = pairs
     if own == other:
         return "+0.000, the same answers are right"
-    return with_interval(values[0], *over_examples(own, other), "{:+.3f}")
+    return interval_text(values[0], *over_examples(own, other), sign="+")
 
 
 def over_examples(own: Score, other: Score) -> tuple[float, float]:
@@ -314,7 +307,7 @@ def over_tasks(cells: Sequence[Cell], arm: str) -> tuple[str, str]:
         return mean, ""
     pairs = [pairs_of([cell for cell in cells if cell["task"] == task], arm) for task in means]
     values = [float(np.mean([own["value"] - other["value"] for own, other in each])) for each in pairs if each]
-    return mean, over_values(values, "{:+.3f}")
+    return mean, over_values(values, "+")
 
 
 def first_score(cell: Cell) -> float:

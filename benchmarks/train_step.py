@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,7 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
             "--model", model, "--threads", str(options.threads), "--batch", str(batch), "--answer", str(ANSWER),
         ]  # fmt: skip
     peers = {name: Peer(command) for name, command in commands.items()}
-    try:
-        for _ in range(WARM_UP):
-            for peer in peers.values():
-                peer.step()
-        rounds = [
-            {name: peers[name].step() for name in turned(list(peers), number)} for number in range(options.rounds)
-        ]
-    finally:
-        for peer in peers.values():
-            peer.quit()
-
+    rounds = in_turns(peers, options.rounds)
     pairs = {
         "plain": ("jola", "plain"),
         "hooks": ("jola", "hooks"),
@@ -149,6 +139,18 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
         "threads": options.threads,
         "dtype": peers["jola"].hello.get("dtype"),
     }
+
+
+def in_turns(peers: Mapping[str, Any], rounds: int) -> list[dict[str, float]]:
+    """Seconds of a step of each peer, by round, after some that do not count; the peers end."""
+    try:
+        for _ in range(WARM_UP):
+            for peer in peers.values():
+                peer.step()
+        return [{name: peers[name].step() for name in turned(list(peers), number)} for number in range(rounds)]
+    finally:
+        for peer in peers.values():
+            peer.quit()
 
 
 def turned(names: list[str], number: int) -> list[str]:
@@ -211,16 +213,17 @@ def _serve(step: Callable[[], None], dtype: str) -> None:
             return
         start = time.perf_counter()
         step()
-        _say({"seconds": time.perf_counter() - start, "peak_rss_mb": _peak_mb()})
+        _say({"seconds": time.perf_counter() - start, "peak_rss_mb": resident_mb("VmHWM")})
 
 
 def _say(message: dict[str, Any]) -> None:
     print(json.dumps(message), flush=True)
 
 
-def _peak_mb() -> float:
+def resident_mb(name: str) -> float:
+    """Megabytes of this process, by a name in its status: ``VmRSS`` now, ``VmHWM`` at most."""
     status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+    return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024 / 1e6
 
 
 def _model(dtype: str) -> Any:
@@ -366,7 +369,7 @@ def work_trainer(dtype: str, batch: dict[str, Any]) -> None:
             if self.start is None:
                 _say({"ready": True, "dtype": str(model.base.dtype)})
             else:
-                _say({"seconds": time.perf_counter() - self.start, "peak_rss_mb": _peak_mb()})
+                _say({"seconds": time.perf_counter() - self.start, "peak_rss_mb": resident_mb("VmHWM")})
             if not sys.stdin.readline():
                 raise SystemExit
             self.start = time.perf_counter()

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from benchmarks.method_results import markdown
 from jola.config import TrainingConfig
 from jola.studies.statistics import expected_jaccard
 
@@ -270,7 +271,7 @@ def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
         yield "## Test examples"
         yield f"{policy.about[0].upper()}{policy.about[1:]}; exact match of generated answers, n = {_list(sizes)}:"
         heads = ["task", "format", "arm", *_HEADS, "mean minus worst", "closed offset / scale gates", "by seed"]
-        yield _table(heads, rows)
+        yield markdown([heads, *rows])
 
 
 def _closed(trainings: Iterable[Training], policy: Policy) -> str:
@@ -311,7 +312,7 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
     if rows:
         yield "## What gates cost"
         yield f"Accuracy of `baseline` minus that of `no-gates`, paired by seed; {policy.about}:"
-        yield _table(["task", "format", "examples", "seeds", "difference (95 % interval)"], rows)
+        yield markdown([["task", "format", "examples", "seeds", "difference (95 % interval)"], *rows])
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
@@ -358,7 +359,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
             "cross-entropy",
             "epochs",
         ]
-        yield _table(heads, rows)
+        yield markdown([heads, *rows])
 
 
 def _better(trainings: Sequence[Training], policy: Policy) -> str:
@@ -395,7 +396,7 @@ def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Itera
                 ]
             )
         heads = ["arm", *_HEADS, "minus baseline", "cross-entropy", "minus baseline", "open offset / scale"]
-        yield _table(heads, rows)
+        yield markdown([heads, *rows])
 
 
 def _open(trainings: Iterable[Training]) -> str:
@@ -426,7 +427,7 @@ def _seeds(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
                 ]
             )
     heads = ["arm", "seed", "cross-entropy", "accuracy", "kept with patience 3", "held out", "default", "last epoch"]
-    yield _table(heads, rows)
+    yield markdown([heads, *rows])
 
 
 def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
@@ -448,7 +449,8 @@ def _agreements(by_arm: dict[str, dict[int, Training]]) -> Iterable[str]:
                 )
     if rows:
         yield "**Agreement of the gates between training seeds** after the last step, mean over pairs of seeds (range):"
-        yield _table(["arm", "half", "seeds", "Spearman's ρ of φ", "Jaccard index of open gates", "by chance"], rows)
+        heads = ["arm", "half", "seeds", "Spearman's ρ of φ", "Jaccard index of open gates", "by chance"]
+        yield markdown([heads, *rows])
 
 
 def _span(values: Sequence[float]) -> str:
@@ -469,11 +471,6 @@ def _difference(values: Sequence[float]) -> str:
 
 def _list(values: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(values)))
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 # The page
