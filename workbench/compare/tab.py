@@ -1,7 +1,7 @@
 """Compare: choices of heads beside JoLA's own. A form at the left; the comparisons and their results at the right."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import gradio as gr
@@ -16,10 +16,9 @@ from workbench.service.bench import Workbench
 from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Plan, SelectorInfo, cost_words
 from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
-from workbench.ui import form, markup
+from workbench.ui import form, markup, work_list
 from workbench.ui.events import DARK, PRIVATE, said
 from workbench.ui.fields import GROUP_TITLES, field, grouped_fields
-from workbench.ui.work_list import removal
 
 _BASIC = ("model", "task", "train_size", "test_size", "epochs", "l0_weight")
 _PLAN = ("selectors", "swaps", "ks", "seeds")
@@ -106,49 +105,6 @@ def _heads_of(config: RunConfig) -> int | None:
     """How many heads the model has, when it lies on this disk."""
     facts = estimate.find_model(config.model.model, config.model.revision)
     return facts.layers * facts.heads if facts is not None else None
-
-
-def stop(bench: Workbench, id: str) -> str:
-    """End the process of a comparison; what went wrong."""
-    return _refusal(bench.comparisons.stop, id)
-
-
-def resume(bench: Workbench, id: str) -> str:
-    """Let a comparison go on; what went wrong."""
-    return _refusal(bench.comparisons.resume, id)
-
-
-def _refusal(action: Callable[[str], Any], id: str) -> str:
-    """Why something cannot be done to a comparison; empty when it was."""
-    try:
-        action(id)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def remove(bench: Workbench, id: str) -> tuple[str, str]:
-    """Move a comparison to the trash: (the id of the one to show now, what went wrong)."""
-    try:
-        bench.comparisons.remove(id)
-    except InputError as error:
-        return id, str(error)
-    return first(bench), ""
-
-
-def restore(bench: Workbench, id: str) -> tuple[str, str]:
-    """Bring a comparison back: (the id of the one to show now, what went wrong)."""
-    try:
-        return bench.comparisons.restore(id).id, ""
-    except InputError as error:
-        return first(bench), str(error)
-
-
-def first(bench: Workbench, asked: str | None = None) -> str:
-    """The id of the comparison to show: the one in the address, the one at work, or the newest; empty for none."""
-    found = bench.comparisons.find(asked) or bench.comparisons.active()
-    listed = [] if found else bench.comparisons.list()
-    return found.id if found else listed[0].id if listed else ""
 
 
 # One set of heads, elsewhere
@@ -243,7 +199,7 @@ class CompareTab:
 
 def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
     """Put a comparison on the page: updates for `CompareTab.showing`."""
-    return first(bench, asked), gr.Button(interactive=True)
+    return work_list.first(bench.comparisons, asked), gr.Button(interactive=True)
 
 
 def build(bench: Workbench, place: gr.Tab) -> CompareTab:
@@ -290,25 +246,6 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
             return [markup.note(str(error), "error"), *(gr.skip() for _ in inputs)]
         return [markup.note(sentence, "good"), *(values[name] for name in inputs)]
 
-    def on_choose(event: gr.EventData) -> Any:
-        found = bench.comparisons.find(_said(event, "id"))
-        return found.id if found is not None else gr.skip()
-
-    def on_stop(id: str) -> str:
-        return markup.note(stop(bench, id), "error")
-
-    def on_resume(id: str) -> str:
-        return markup.note(resume(bench, id), "error")
-
-    def on_remove(event: gr.EventData) -> tuple[Any, str]:
-        id = _said(event, "id")
-        shown, sentence = remove(bench, id)
-        return removal(id, shown, sentence), markup.note(sentence, "error")
-
-    def on_restore(event: gr.EventData) -> tuple[str, str]:
-        shown, sentence = restore(bench, _said(event, "id"))
-        return shown, markup.note(sentence, "error")
-
     start_button.click(on_start, [view, *fields], [view, message, cost_box], **PRIVATE)
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
     costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
@@ -316,11 +253,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has another result
     events.more(on_more, view, [message, *fields], **PRIVATE)
     events.small(on_small, None, fields, **PRIVATE)
-    events.choose(on_choose, None, view, **PRIVATE)
-    events.stopwork(on_stop, view, message, **PRIVATE)
-    events.resumework(on_resume, view, message, **PRIVATE)
-    events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
-    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
+    work_list.connect(view, message, bench.comparisons)
     _connect_results(bench, view, panel)
     return tab
 
@@ -368,11 +301,6 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
             return {**draw(id, name, *rest, dark=bool(dark)), panel.view: name}
 
         tab.select(on_view, [*chosen, panel.dark], panel.outputs(), js=DARK, **always)
-
-
-def _said(event: gr.EventData, name: str) -> str:
-    """What an event of the component says under a name."""
-    return str(said(event).get(name, ""))
 
 
 def _settings() -> list[form.Setting]:

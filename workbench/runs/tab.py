@@ -22,7 +22,7 @@ from workbench.runs.run_table import answer, run_table, saved
 from workbench.service.bench import Workbench
 from workbench.service.follow import clock
 from workbench.ui import markup
-from workbench.ui.events import PRIVATE, said
+from workbench.ui.events import PRIVATE, said, text_of
 
 _FIGURES = {
     "accuracy": "Test accuracy",
@@ -221,7 +221,7 @@ class RunsTab:
 
 def chosen(event: gr.EventData) -> str:
     """The id of the run that an event of the table is about."""
-    return str(said(event).get("id", ""))
+    return text_of(event, "id")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Studies: grids of cells. A form at the left; the studies, their cells and their results at the right."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,20 +10,10 @@ from workbench.service.bench import Workbench
 from workbench.studies import study_form
 from workbench.studies.panel import Panel, build_results
 from workbench.studies.study_view import study_view
-from workbench.ui import markup
-from workbench.ui.events import DARK, PRIVATE, said
-from workbench.ui.work_list import removal
+from workbench.ui import markup, work_list
+from workbench.ui.events import DARK, PRIVATE, said, text_of
 
 # What the buttons do
-
-
-def refusal(action: Callable[[], Any]) -> str:
-    """Why something cannot be done to a study; empty when it was."""
-    try:
-        action()
-    except InputError as error:
-        return str(error)
-    return ""
 
 
 def open_folder(bench: Workbench, folder: str) -> tuple[str | None, str]:
@@ -33,27 +22,6 @@ def open_folder(bench: Workbench, folder: str) -> tuple[str | None, str]:
         return bench.studies.open(folder).id, ""
     except InputError as error:
         return None, str(error)
-
-
-def remove(bench: Workbench, id: str) -> tuple[str, str]:
-    """Move a study to the trash, or forget an opened one: (the id of the one to show now, what went wrong)."""
-    sentence = refusal(lambda: bench.studies.remove(id))
-    return (id, sentence) if sentence else (first(bench), "")
-
-
-def restore(bench: Workbench, id: str) -> tuple[str, str]:
-    """Bring a study back: (the id of the one to show now, what went wrong)."""
-    try:
-        return bench.studies.restore(id).id, ""
-    except InputError as error:
-        return first(bench), str(error)
-
-
-def first(bench: Workbench, asked: str | None = None) -> str:
-    """The id of the study to show: the one in the address, the one at work, or the newest; empty for none."""
-    found = bench.studies.find(asked) or bench.studies.active()
-    listed = [] if found else bench.studies.list()
-    return found.id if found else listed[0].id if listed else ""
 
 
 # The page
@@ -77,12 +45,7 @@ class StudiesTab:
 
 def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
     """Put a study on the page: updates for `StudiesTab.showing`."""
-    return first(bench, asked), gr.Button(interactive=True)
-
-
-def text_of(event: gr.EventData, name: str) -> str:
-    """What an event of the component says under a name."""
-    return str(said(event).get(name, ""))
+    return work_list.first(bench.studies, asked), gr.Button(interactive=True)
 
 
 def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
@@ -168,19 +131,9 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
     """Choosing, opening, stopping, continuing, trying again, deleting."""
     events: Any = view
 
-    def on_choose(event: gr.EventData) -> Any:
-        found = bench.studies.find(text_of(event, "id"))
-        return found.id if found is not None else gr.skip()
-
     def on_open(event: gr.EventData) -> tuple[Any, str]:
         id, sentence = open_folder(bench, text_of(event, "folder"))
         return (gr.skip() if id is None else id), markup.note(sentence, "error")
-
-    def on_stop(id: str) -> str:
-        return markup.note(refusal(lambda: bench.studies.stop(id)), "error")
-
-    def on_resume(id: str) -> str:
-        return markup.note(refusal(lambda: bench.studies.resume(id)), "error")
 
     def on_retry(id: str, event: gr.EventData) -> str:
         try:
@@ -193,22 +146,9 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
             else markup.note("The study is running; press Continue when it has ended to run the cell again.")
         )
 
-    def on_remove(event: gr.EventData) -> tuple[Any, str]:
-        id = text_of(event, "id")
-        shown, sentence = remove(bench, id)
-        return removal(id, shown, sentence), markup.note(sentence, "error")
-
-    def on_restore(event: gr.EventData) -> tuple[str, str]:
-        shown, sentence = restore(bench, text_of(event, "id"))
-        return shown, markup.note(sentence, "error")
-
-    events.choose(on_choose, None, view, **PRIVATE)
+    work_list.connect(view, message, bench.studies)
     events.openfolder(on_open, None, [view, message], **PRIVATE)
-    events.stopwork(on_stop, view, message, **PRIVATE)
-    events.resumework(on_resume, view, message, **PRIVATE)
     events.retry(on_retry, view, message, trigger_mode="multiple", **PRIVATE)
-    events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
-    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
 
 
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:

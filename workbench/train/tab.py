@@ -20,7 +20,7 @@ from workbench.service.devices import AUTO, CPU
 from workbench.train.preview import load_preview, preview_html
 from workbench.train.run_view import run_view
 from workbench.ui import form, markup
-from workbench.ui.events import PRIVATE, said
+from workbench.ui.events import PRIVATE, text_of
 from workbench.ui.fields import accept_upload, field
 
 __all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
@@ -245,10 +245,10 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         return markup.note(resume(bench, id), "busy"), *show(bench, id)
 
     def on_cancel(id: str, event: gr.EventData) -> tuple[Any, ...]:
-        return markup.note(cancel(bench, _run_in(event) or id), "busy"), *show(bench, id)
+        return markup.note(cancel(bench, text_of(event, "run") or id), "busy"), *show(bench, id)
 
     def on_open(event: gr.EventData) -> tuple[Any, ...]:
-        run = bench.find(_run_in(event))
+        run = bench.find(text_of(event, "run"))
         return show(bench, run.id) if run is not None else tuple(gr.skip() for _ in tab.showing())
 
     def on_preview(*values: Any) -> tuple[Any, ...]:
@@ -273,11 +273,6 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     view.began(on_began, view, showing, **PRIVATE)
     view.ended(on_ended, view, showing, **PRIVATE)
     return tab
-
-
-def _run_in(event: gr.EventData) -> str:
-    """The id of the run that an event of the run view is about; empty when it is about the one on the page."""
-    return str(said(event).get("run", ""))
 
 
 @dataclass

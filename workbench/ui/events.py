@@ -17,3 +17,8 @@ DARK = """(...values) => {
 def said(event: gr.EventData) -> dict[str, Any]:
     """What an event of a component says. A page may send anything: empty for all but an object."""
     return event._data if isinstance(event._data, dict) else {}
+
+
+def text_of(event: gr.EventData, name: str) -> str:
+    """What an event of a component says under a name; empty if it says nothing there."""
+    return str(said(event).get(name, ""))

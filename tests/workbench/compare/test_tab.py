@@ -29,7 +29,7 @@ from workbench.service.jobs import Jobs
 from workbench.service.processes import Turns
 from workbench.settings import Settings
 from workbench.train import tab as train
-from workbench.ui import form
+from workbench.ui import form, work_list
 
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -69,20 +69,20 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     )
     id, sentence = compare.start(bench, {"epochs": 1, "selectors": ["offset"], "ks": "3"})
     assert id is not None and sentence == ""
-    assert compare.first(bench) == id
+    assert work_list.first(bench.comparisons) == id
     assert "Another comparison is running" in compare.start(bench, compare.SMALL)[1]
     run, words = train.start(bench, {})
     assert run is not None and words.startswith("Queued: it starts after the running comparison")
     train.cancel(bench, run)
-    assert "stop it" in compare.remove(bench, id)[1]
-    assert compare.stop(bench, id) == ""
+    assert "stop it" in work_list.remove(bench.comparisons, id)[1]
+    bench.comparisons.stop(id)
     assert bench.comparisons.wait(id, 30)
-    assert compare.resume(bench, id) == ""
-    compare.stop(bench, id)
+    bench.comparisons.resume(id)
+    bench.comparisons.stop(id)
     assert bench.comparisons.wait(id, 30)
-    assert compare.remove(bench, id) == ("", "")
-    assert compare.restore(bench, id) == (id, "")
-    assert "no such comparison" in compare.resume(bench, "none")
+    assert work_list.remove(bench.comparisons, id) == ("", "")
+    assert work_list.restore(bench.comparisons, id) == (id, "")
+    assert "no such comparison" in work_list.refusal(lambda: bench.comparisons.resume("none"))
 
 
 def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbench, made: Comparison) -> None:
@@ -98,14 +98,14 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert "Continues the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
     assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
     assert compare.start(bench, wider, "one") == ("one", "")
-    compare.stop(bench, "one")
+    bench.comparisons.stop("one")
     assert bench.comparisons.wait("one", 30)
     # With other settings it is another comparison.
     other = wider | {"epochs": 3}
     assert "Continues" not in compare.cost(bench, other, "one")
     id, _ = compare.start(bench, other, "one")
     assert id not in (None, "one")
-    compare.stop(bench, str(id))
+    bench.comparisons.stop(str(id))
     assert bench.comparisons.wait(str(id), 30)
 
 
@@ -129,7 +129,7 @@ def test_a_page_that_others_reach_compares_no_file_of_this_computer(tmp_path: Pa
         assert "not open to this page" in compare.cost(bench, values)
     asked = RunConfig(data=DataConfig(task=str(tmp_path)))
     make_comparison(bench.comparisons.root / "one", config=asked, undone=1)
-    assert "not open to this page" in compare.resume(bench, "one")
+    assert "not open to this page" in work_list.refusal(lambda: bench.comparisons.resume("one"))
 
 
 def test_the_list_tells_what_is_compared_and_how_far_it_is(bench: Workbench, made: Comparison) -> None:
@@ -185,7 +185,7 @@ class TestSample:
         root = bench.comparisons.root
         assert sample.install_comparison(root) == root / sample.SAMPLE_ID
         assert sample.install_comparison(root) is None
-        found = compare_view.snapshot(bench.comparisons, compare.first(bench))
+        found = compare_view.snapshot(bench.comparisons, work_list.first(bench.comparisons))
         chosen = found["chosen"]
         assert (chosen["id"], chosen["state"], chosen["label"]) == (sample.SAMPLE_ID, "finished", "Sample")
         assert "not which selector is best" in chosen["note"]
@@ -215,10 +215,10 @@ class TestSample:
 
     def test_a_deleted_sample_does_not_come_back(self, bench: Workbench) -> None:
         sample.install_comparison(bench.comparisons.root)
-        assert compare.remove(bench, sample.SAMPLE_ID) == ("", "")
+        assert work_list.remove(bench.comparisons, sample.SAMPLE_ID) == ("", "")
         assert sample.install_comparison(bench.comparisons.root) is None
         assert bench.comparisons.list() == []
-        assert compare.restore(bench, sample.SAMPLE_ID) == (sample.SAMPLE_ID, "")
+        assert work_list.restore(bench.comparisons, sample.SAMPLE_ID) == (sample.SAMPLE_ID, "")
 
     def test_a_folder_that_cannot_be_written_does_not_stop_the_app(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -20,11 +20,11 @@ from workbench.service.studies import Studies
 from workbench.service.study_plan import StudyPlan
 from workbench.settings import Settings
 from workbench.studies import results as study_results
-from workbench.studies import study_form, tab
+from workbench.studies import study_form
 from workbench.studies.panel import TABLE_CHOICES, Panel
 from workbench.studies.study_view import StudyViews, study_view
-from workbench.ui import form
-from workbench.ui.events import said
+from workbench.ui import form, work_list
+from workbench.ui.events import said, text_of
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 SLEEPS = ("python", "-c", "import time; time.sleep(60)")
@@ -97,7 +97,7 @@ def test_a_study_goes_on_with_its_own_settings(bench: Workbench, grid: Grid) -> 
     assert id is None and "was planned with test_size 6, not 7" in sentence
     assert len(bench.studies.get("mine").grid().planned) == 24
     assert study_form.start(bench, more, "mine") == ("mine", "")
-    assert tab.first(bench) == "mine" and tab.first(bench, "gone") == "mine"
+    assert work_list.first(bench.studies) == "mine" and work_list.first(bench.studies, "gone") == "mine"
     bench.studies.stop("mine")
     assert bench.studies.wait("mine", 30)
 
@@ -143,14 +143,14 @@ def test_malformed_calls_of_the_view_are_refused(bench: Workbench, grid: Grid) -
 @pytest.mark.parametrize("data", [None, [1], "x", 5])
 def test_an_event_may_say_anything(data: Any) -> None:
     event = gr.EventData(None, data)
-    assert said(event) == {} and tab.text_of(event, "id") == ""
+    assert said(event) == {} and text_of(event, "id") == ""
 
 
 def test_a_start_that_is_refused_plans_nothing(bench: Workbench) -> None:
     bench.studies.turns.add("training", lambda noun: f"A run is training; start the {noun} when it has ended.")
     assert study_form.start(bench, values()) == (None, "A run is training; start the study when it has ended.")
     assert study_form.start(bench, values(tasks=["nothing"]))[0] is None
-    assert bench.studies.list() == [] and tab.first(bench) == ""
+    assert bench.studies.list() == [] and work_list.first(bench.studies) == ""
 
 
 def test_every_table_is_that_of_the_command_line(bench: Workbench, grid: Grid) -> None:
@@ -213,7 +213,7 @@ def test_a_damaged_study_says_so_and_the_others_stay(bench: Workbench, grid: Gri
     assert drawn(bench, "tables")["box"].visible
     with pytest.raises(InputError):
         study_form.more(bench, "broken")
-    assert "grid.json" in tab.refusal(lambda: bench.studies.resume("broken"))
+    assert "grid.json" in work_list.refusal(lambda: bench.studies.resume("broken"))
 
 
 def test_the_preset_and_the_small_study_fill_fields_that_there_are() -> None:

@@ -1,12 +1,16 @@
-"""What the views of comparisons and of studies share: a script and a style, which their own follow, and an answer."""
+"""What the views of comparisons and of studies share: a script and a style, which their own follow, and listeners."""
 
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import gradio as gr
 
-from workbench.ui import BASICS
+from jola.errors import InputError
+from workbench.service.stored_work import StoredWork
+from workbench.ui import BASICS, markup
+from workbench.ui.events import PRIVATE, text_of
 
 _HERE = Path(__file__).parent
 SCRIPT = BASICS + (_HERE / "work_list.js").read_text(encoding="utf-8")
@@ -16,6 +20,84 @@ _STYLE = (_HERE / "work_list.css").read_text(encoding="utf-8")
 def style(prefix: str) -> str:
     """The style of a view whose classes begin with ``prefix``."""
     return _STYLE.replace("wl", prefix)
+
+
+class Works(Protocol):
+    """The comparisons or the studies that there are."""
+
+    def find(self, id: str | None) -> StoredWork | None: ...
+
+    def active(self) -> StoredWork | None: ...
+
+    def list(self) -> Sequence[StoredWork]: ...
+
+    def stop(self, id: str) -> None: ...
+
+    def resume(self, id: str) -> Any: ...
+
+    def remove(self, id: str) -> None: ...
+
+    def restore(self, id: str) -> StoredWork: ...
+
+
+def connect(view: gr.HTML, message: gr.HTML, works: Works) -> None:
+    """Choosing, stopping, continuing, deleting and restoring in a view; refusals go to the message."""
+    events: Any = view
+
+    def on_choose(event: gr.EventData) -> Any:
+        found = works.find(text_of(event, "id"))
+        return found.id if found is not None else gr.skip()
+
+    def on_stop(id: str) -> str:
+        return markup.note(refusal(lambda: works.stop(id)), "error")
+
+    def on_resume(id: str) -> str:
+        return markup.note(refusal(lambda: works.resume(id)), "error")
+
+    def on_remove(event: gr.EventData) -> tuple[Any, str]:
+        id = text_of(event, "id")
+        shown, sentence = remove(works, id)
+        return removal(id, shown, sentence), markup.note(sentence, "error")
+
+    def on_restore(event: gr.EventData) -> tuple[str, str]:
+        shown, sentence = restore(works, text_of(event, "id"))
+        return shown, markup.note(sentence, "error")
+
+    events.choose(on_choose, None, view, **PRIVATE)
+    events.stopwork(on_stop, view, message, **PRIVATE)
+    events.resumework(on_resume, view, message, **PRIVATE)
+    events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
+    events.restore(on_restore, None, [view, message], trigger_mode="multiple", **PRIVATE)
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """Why something cannot be done; empty when it was."""
+    try:
+        action()
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def remove(works: Works, id: str) -> tuple[str, str]:
+    """Move a work to the trash: (the id of the one to show now, what went wrong)."""
+    sentence = refusal(lambda: works.remove(id))
+    return (id, sentence) if sentence else (first(works), "")
+
+
+def restore(works: Works, id: str) -> tuple[str, str]:
+    """Bring a work back: (the id of the one to show now, what went wrong)."""
+    try:
+        return works.restore(id).id, ""
+    except InputError as error:
+        return first(works), str(error)
+
+
+def first(works: Works, asked: str | None = None) -> str:
+    """The id of the work to show: the one in the address, the one that is running, or the newest; empty for none."""
+    found = works.find(asked) or works.active()
+    listed = [] if found else works.list()
+    return found.id if found else listed[0].id if listed else ""
 
 
 def removal(id: str, shown: str, sentence: str) -> Any:
