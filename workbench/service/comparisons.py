@@ -9,31 +9,24 @@ Comparisons are not queued: one is refused while a run trains or waits, and whil
 
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.ids import fresh_id, is_plain_name
-from jola.runs.trash import Trash
 from jola.system.files import disk_errors
 from workbench.service.comparison_plan import Plan, compare_flags
-from workbench.service.processes import End, Kind, Processes, Turns, wait_until
+from workbench.service.processes import Turns
 from workbench.service.stored_comparison import StoredComparison
-from workbench.service.stored_work import put_in_trash
+from workbench.service.stored_work import WorkStore
 
 COMPARE_COMMAND = (sys.executable, "-m", "jola", "compare")
 ALL_DONE = "All of this is done already; add a selector, a K or a seed."
-LISTED = 100
-
-_NOUN = "comparison"
-_BEGINS: dict[str, Any] = {"ended": None, "stopped": False, "code": None, "failed": ""}
 
 
-class Comparisons:
+class Comparisons(WorkStore[StoredComparison]):
     """Starts, finds, stops and deletes comparisons.
 
     Args:
@@ -50,18 +43,9 @@ class Comparisons:
         command: Sequence[str] = COMPARE_COMMAND,
         check: Callable[[RunConfig], None] = lambda config: None,
     ) -> None:
-        self.root = Path(os.path.abspath(root))
-        self.turns = turns
+        super().__init__("comparison", root, turns)
         self.command = tuple(command)
         self.check = check
-        self.turns.add(_NOUN, self._why_others_wait)
-        kind = Kind(_NOUN, self._command, StoredComparison.processes, _write_end)
-        self._processes = Processes(turns, kind)
-
-    def list(self) -> list[StoredComparison]:
-        """The comparisons there are, newest first, at most `LISTED`."""
-        found = [one for one in self._stored() if one.is_there()]
-        return sorted(found, key=lambda one: (-one.created, one.id))[:LISTED]
 
     def _stored(self) -> Iterator[StoredComparison]:
         """Every folder that may hold a comparison."""
@@ -77,21 +61,6 @@ class Comparisons:
         found = StoredComparison(self.root, id)
         return found if found.is_there() else None
 
-    def get(self, id: str) -> StoredComparison:
-        """The comparison with this id. `InputError` when there is none."""
-        found = self.find(id)
-        if found is None:
-            raise InputError("There is no such comparison any more; choose another one.")
-        return found
-
-    def active(self) -> StoredComparison | None:
-        """The comparison that a process is working on, including those of other apps and shells."""
-        return next((found for found in self._stored() if found.working), None)
-
-    def working(self) -> bool:
-        """Whether a comparison is at work."""
-        return self.active() is not None
-
     def start(self, config: RunConfig, plan: Plan, heads: int | None = None) -> StoredComparison:
         """Begin a comparison in a process of its own; ``heads`` are those of the model, where that is known.
 
@@ -101,7 +70,7 @@ class Comparisons:
         self.check(config.validate())
         plan.check(config, heads)
         with self.turns.locked():
-            self.turns.check(_NOUN)
+            self.turns.check(self.noun)
             with disk_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
                 found = StoredComparison(self.root, fresh_id(config.data.task))
@@ -132,18 +101,13 @@ class Comparisons:
             if not found.working and set(plan.cell_names()) <= set(found.ended_cells()):
                 raise InputError(ALL_DONE)
             plan.check_halves(found.folder)
-            self.turns.check(_NOUN)
+            self.turns.check(self.noun)
             self._begin(found, config, plan)
         return found
 
     def _begin(self, found: StoredComparison, config: RunConfig, plan: Plan) -> None:
         found.write_plan(config, plan)
-        now = time.time()
-        try:
-            self._processes.launch(found, **{**_BEGINS, "created": found.created or now, "started": now})
-        except InputError as error:
-            found.write_status(ended=time.time(), failed=str(error))
-            raise
+        self._launch(found)
 
     def stop(self, id: str) -> None:
         """End the process of a comparison; its results stay. Nothing happens when it has ended already.
@@ -160,28 +124,7 @@ class Comparisons:
         found = self.get(id)
         if found.working:
             raise InputError("This comparison is running; stop it before you delete it.")
-        put_in_trash(self.root, found.folder)
-
-    def restore(self, id: str) -> StoredComparison:
-        """Bring a deleted comparison back. `InputError` when it is gone for good."""
-        try:
-            Trash(self.root).restore(id)
-        except InputError as error:
-            raise InputError("This comparison cannot be brought back any more.") from error
-        return self.get(id)
-
-    def wait(self, id: str, seconds: float) -> bool:
-        """Whether the comparison ended within ``seconds``."""
-        found = self.get(id)
-        return wait_until(lambda: not found.working, seconds)
-
-    def _why_others_wait(self, noun: str) -> str:
-        other = "Another" if noun == _NOUN else "A"
-        return f"{other} comparison is running; wait for its end, or stop it." if self.working() else ""
+        self._put_in_trash(found)
 
     def _command(self, found: StoredComparison) -> Sequence[str]:
         return [*self.command, *compare_flags(found.config(), found.plan(), str(found.folder))]
-
-
-def _write_end(found: StoredComparison, end: End) -> None:
-    found.write_status(ended=time.time(), code=end.code)

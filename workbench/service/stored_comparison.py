@@ -8,8 +8,10 @@
 
 import re
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from jola.config import RunConfig
@@ -52,6 +54,10 @@ class StoredComparison(StoredWork):
     def is_there(self) -> bool:
         """Whether the folder holds a comparison, or one that was asked for."""
         return self.folder.is_dir() and ((self.own / "status.json").exists() or (self.folder / FILE).exists())
+
+    def beginnings(self) -> Sequence[Path]:
+        """As in `StoredWork`."""
+        return (self.folder / FILE,)
 
     def write_plan(self, config: RunConfig, plan: Plan) -> None:
         """Keep what was asked for, which the process writes into its own folder some seconds later."""
@@ -98,16 +104,6 @@ class StoredComparison(StoredWork):
         planned = self._written().get("planned")
         plan = Plan.of_cells(planned) if isinstance(planned, list) else None
         return plan or Plan.from_dict(self._asked().get("plan"))
-
-    @property
-    def created(self) -> float:
-        """When it was asked for, in seconds since the epoch."""
-        created = self.status().get("created")
-        if created is not None:
-            return float(created)
-        with suppress(OSError):
-            return (self.folder / FILE).stat().st_mtime
-        return 0.0
 
     def planned(self) -> list[str]:
         """Names of the cells that were asked for."""

@@ -9,7 +9,7 @@
 
 import math
 import os
-import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -89,6 +89,10 @@ class StoredStudy(StoredWork):
         """Whether the app knows this study; the folder of an opened one may be gone."""
         return self.opened or (self.folder / GRID_FILE).exists()
 
+    def beginnings(self) -> Sequence[Path]:
+        """As in `StoredWork`."""
+        return self.own / OPENED_FILE, self.folder / GRID_FILE
+
     @property
     def removable(self) -> bool:
         """Whether no process keeps it from being removed; an opened one may be forgotten while a shell works on it."""
@@ -119,17 +123,6 @@ class StoredStudy(StoredWork):
         if self._grid is None or self._grid[0] != mark:
             self._grid = mark, open_grid(self.folder)
         return self._grid[1]
-
-    @property
-    def created(self) -> float:
-        """When it was planned or opened, in seconds since the epoch."""
-        created = self.status().get("created")
-        if created is not None:
-            return float(created)
-        for path in (self.own / OPENED_FILE, self.folder / GRID_FILE):
-            with suppress(OSError):
-                return path.stat().st_mtime
-        return 0.0
 
     def progress(self) -> StudyProgress:
         """How many cells are done; `StudyProgress()` when the grid cannot be read."""
@@ -249,19 +242,6 @@ class StoredStudy(StoredWork):
             "opened": self.opened,
             "removable": self.removable,
             "stopping": self.stopping,
-        }
-
-    def write_begin(self) -> dict[str, Any]:
-        """The changes of the status with which a process begins."""
-        now = time.time()
-        return {
-            "created": self.created or now,
-            "started": now,
-            "ended": None,
-            "stopped": False,
-            "asked": {},
-            "code": None,
-            "failed": "",
         }
 
 

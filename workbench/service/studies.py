@@ -11,7 +11,6 @@ import itertools
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,25 +20,22 @@ from jola.config import DataConfig, ModelConfig, RunConfig
 from jola.data.tasks.registry import GROUPS
 from jola.errors import InputError
 from jola.runs.ids import fresh_id, is_plain_name
-from jola.runs.trash import Trash
 from jola.studies.axes import Arm, Axes, config_of, short_hash, slug
 from jola.studies.grid import Grid
 from jola.system.files import disk_errors, json_bytes, replace_file
 from jola.system.paths import is_there
 from jola.system.typed_json import is_unicode
-from workbench.service.processes import End, Kind, Processes, Turns, wait_until
+from workbench.service.processes import Turns
 from workbench.service.stored_study import OPENED_FILE, CellRun, StoredStudy, open_grid, opened_folder
-from workbench.service.stored_work import APP_FOLDER, put_in_trash
+from workbench.service.stored_work import APP_FOLDER, WorkStore
 
 GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
 ALL_DONE = "All cells of this study are done; add cells to continue."
-LISTED = 100
-_NOUN = "study"
 _CLOSED_FILE = "closed.json"
 """What ``opened.json`` is called when the study was removed from the list."""
 
 
-class Studies:
+class Studies(WorkStore[StoredStudy]):
     """Starts, finds, opens, stops and deletes studies.
 
     Args:
@@ -58,19 +54,12 @@ class Studies:
         check: Callable[[RunConfig], None] = lambda config: None,
         check_path: Callable[[str], None] = lambda path: None,
     ) -> None:
-        self.root = Path(os.path.abspath(root))
-        self.turns, self.command, self.check, self.check_path = turns, tuple(command), check, check_path
-        self.turns.add(_NOUN, self._why_others_wait)
-        kind = Kind(_NOUN, self._command, StoredStudy.processes, _write_end)
-        self._processes = Processes(turns, kind)
+        super().__init__("study", root, turns)
+        self.command, self.check, self.check_path = tuple(command), check, check_path
         self._known: dict[str, StoredStudy] = {}
         self._lock = threading.Lock()
 
     # Finding
-
-    def list(self) -> "list[StoredStudy]":
-        """The studies there are, newest first, at most `LISTED`."""
-        return sorted(self._stored(), key=lambda one: (-one.created, one.id))[:LISTED]
 
     def _stored(self) -> Iterator[StoredStudy]:
         names: dict[str, None] = {}
@@ -105,26 +94,11 @@ class Studies:
             return False
         return True
 
-    def get(self, id: str) -> StoredStudy:
-        """The study with this id. `InputError` when there is none."""
-        found = self.find(id)
-        if found is None:
-            raise InputError("There is no such study any more; choose another one.")
-        return found
-
     def find_run(self, id: str | None) -> CellRun | None:
         """The run of a cell by its id ``STUDY/CELL``; None when there is no such run."""
         study, slash, cell = (id or "").partition("/")
         found = self.find(study) if slash else None
         return found.run_of(cell) if found is not None else None
-
-    def active(self) -> StoredStudy | None:
-        """The study that a process is working on, whoever started it."""
-        return next((found for found in self._stored() if found.working), None)
-
-    def working(self) -> bool:
-        """Whether a study is at work."""
-        return self.active() is not None
 
     # Planning and starting
 
@@ -136,7 +110,7 @@ class Studies:
         """
         self._check(axes, arms, neutral)
         with self.turns.locked():
-            self.turns.check(_NOUN)
+            self.turns.check(self.noun)
             name = fresh_id(axes.tasks[0] if len(axes.tasks) == 1 else "study")
             found = StoredStudy(self.root, name)
             try:
@@ -145,7 +119,7 @@ class Studies:
                 found.discard()
                 raise
             try:
-                self._begin(found)
+                self._launch(found)
             except InputError:
                 if not found.status().get("failed"):  # a full disk: the list could not say why
                     found.discard()
@@ -163,10 +137,10 @@ class Studies:
         self._check(axes, arms, neutral)
         self._check_plans(found)  # whose cells begin too
         with self.turns.locked():
-            self.turns.check(_NOUN)
+            self.turns.check(self.noun)
             Grid.plan(found.folder, axes, arms, settings, neutral)
             self._must_have_work(found)
-            self._begin(found)
+            self._launch(found)
         return found
 
     def resume(self, id: str) -> StoredStudy:
@@ -174,9 +148,9 @@ class Studies:
         found = self.get(id)
         self._check_plans(found)
         with self.turns.locked():
-            self.turns.check(_NOUN)
+            self.turns.check(self.noun)
             self._must_have_work(found)
-            self._begin(found)
+            self._launch(found)
         return found
 
     def retry(self, id: str, cell: str = "") -> bool:
@@ -189,7 +163,7 @@ class Studies:
         if cell and cell not in grid.planned:
             raise InputError("There is no such cell any more; open the study again.")
         if not found.working:
-            self.turns.check(_NOUN)  # before anything is forgotten
+            self.turns.check(self.noun)  # before anything is forgotten
         grid.retry([cell] if cell else None)
         if found.working:
             return False
@@ -250,13 +224,6 @@ class Studies:
         if not found.progress().left:
             raise InputError(ALL_DONE)
 
-    def _begin(self, found: StoredStudy) -> None:
-        try:
-            self._processes.launch(found, **found.write_begin())
-        except InputError as error:
-            found.write_status(ended=time.time(), failed=str(error))
-            raise
-
     # Folders
 
     def open(self, folder: str) -> StoredStudy:
@@ -285,7 +252,7 @@ class Studies:
         if found.opened:
             (found.own / OPENED_FILE).replace(found.own / _CLOSED_FILE)
             return
-        put_in_trash(self.root, found.folder)
+        self._put_in_trash(found)
 
     def restore(self, id: str) -> StoredStudy:
         """Bring a deleted study back. `InputError` when it is gone for good."""
@@ -293,24 +260,7 @@ class Studies:
         if is_plain_name(id) and closed.exists():
             closed.replace(closed.with_name(OPENED_FILE))
             return self.get(id)
-        try:
-            Trash(self.root).restore(id)
-        except InputError as error:
-            raise InputError("This study cannot be brought back any more.") from error
-        return self.get(id)
-
-    def wait(self, id: str, seconds: float) -> bool:
-        """Whether the study ended within ``seconds``."""
-        found = self.get(id)
-        return wait_until(lambda: not found.working, seconds)
-
-    def _why_others_wait(self, noun: str) -> str:
-        other = "Another" if noun == _NOUN else "A"
-        return f"{other} study is running; wait for its end, or stop it." if self.working() else ""
+        return super().restore(id)
 
     def _command(self, found: StoredStudy) -> Sequence[str]:
         return [*self.command, str(found.folder)]
-
-
-def _write_end(found: StoredStudy, end: End) -> None:
-    found.write_status(ended=time.time(), code=end.code)

@@ -1,14 +1,14 @@
 """What the views of comparisons and of studies share: a script and a style, which their own follow, and listeners."""
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gradio as gr
 
 from jola.errors import InputError
-from workbench.service.stored_work import StoredWork
+from workbench.service.stored_work import WorkStore
 from workbench.ui import BASICS, markup
 from workbench.ui.events import PRIVATE, text_of
 
@@ -22,22 +22,8 @@ def style(prefix: str) -> str:
     return _STYLE.replace("wl", prefix)
 
 
-class Works(Protocol):
-    """The comparisons or the studies that there are."""
-
-    def find(self, id: str | None) -> StoredWork | None: ...
-
-    def active(self) -> StoredWork | None: ...
-
-    def list(self) -> Sequence[StoredWork]: ...
-
-    def stop(self, id: str) -> None: ...
-
-    def resume(self, id: str) -> Any: ...
-
-    def remove(self, id: str) -> None: ...
-
-    def restore(self, id: str) -> StoredWork: ...
+Works = WorkStore[Any]
+"""The comparisons or the studies that there are."""
 
 
 def connect(view: gr.HTML, message: gr.HTML, works: Works) -> None:
