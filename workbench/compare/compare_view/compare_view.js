@@ -46,13 +46,10 @@ const showChosen = (chosen) => {
   const parts = [STATE_WORDS[chosen.state], counts, chosen.left].filter(Boolean).join(" · ");
   setText(find(".cv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
   find(".cv-chosen").dataset.state = chosen.state;
-  const bar = find(".cv-progress");
-  bar.hidden = chosen.state === "finished";
-  bar.setAttribute("aria-valuemax", chosen.planned);
-  bar.setAttribute("aria-valuenow", chosen.done);
+  find(".cv-progress").hidden = chosen.state === "finished";
   // A training under way counts as far as it is, and never as done.
   const part = chosen.now_total ? 0.9 * Math.min(1, chosen.now_done / chosen.now_total) : 0;
-  bar.firstChild.style.width = `${100 * Math.min(1, (chosen.done + (working ? part : 0)) / Math.max(1, chosen.planned))}%`;
+  showProgress("cv", chosen.done, chosen.planned, working ? part : 0);
   const now = find(".cv-now");
   now.hidden = !chosen.now;
   setText(now, chosen.now_total ? `${chosen.now}, ${chosen.now_done} of ${chosen.now_total}` : chosen.now);
@@ -71,22 +68,11 @@ const apply = (snapshot) => {
   redraw();
 };
 
-/* The figures are drawn again when there are other results, another comparison, or another colour of the page. */
-const redraw = () => {
-  const wanted = `${view.chosen ? view.chosen.id + view.chosen.mark : ""} ${isDark()}`;
-  if (view.drawn === wanted) return;
-  view.drawn = wanted;
-  act("redraw");
-};
-new MutationObserver(() => { if (root.dataset.state === "ready" && view.inSight) redraw(); })
-  .observe(document.body, { attributes: true, attributeFilter: ["class"] });
+const redraw = connectRedraw(root, view);
 
 // What is done
 
-find(".cv-stop").addEventListener("click", () => act("stopwork"));
-find(".cv-resume").addEventListener("click", () => act("resumework"));
-find(".cv-more").addEventListener("click", () => act("more"));
-find(".cv-small").addEventListener("click", () => act("small"));
+connectButtons("cv");
 
 watch("value", () => {
   view.id = props.value || "";
@@ -94,18 +80,7 @@ watch("value", () => {
   putIntoAddress();
 });
 
-/* The address names the place and the comparison while they are in sight, so that a reload and a link find them. */
-const putIntoAddress = () => {
-  const address = new URL(location), asked = address.searchParams;
-  if (view.inSight) {
-    asked.set("tab", "compare");
-    if (view.id) asked.set("comparison", view.id); else asked.delete("comparison");
-  } else if (asked.get("tab") === "compare") {
-    asked.delete("tab");
-    asked.delete("comparison");
-  } else return;
-  if (address.href !== location.href) history.replaceState(null, "", address);
-};
+const putIntoAddress = connectAddress(view, "compare", () => ({ comparison: view.id }));
 
 followNews("__compareView", root, view, async () => {
   const asked = view.id;

@@ -81,11 +81,8 @@ const showChosen = (chosen) => {
   const parts = [STATE_WORDS[chosen.state], counts, chosen.used, chosen.left].filter(Boolean).join(" · ");
   setText(find(".sv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
   find(".sv-chosen").dataset.state = chosen.state;
-  const bar = find(".sv-progress");
-  bar.hidden = chosen.state === "finished" || chosen.state === "damaged";
-  bar.setAttribute("aria-valuemax", chosen.total);
-  bar.setAttribute("aria-valuenow", chosen.done);
-  bar.firstChild.style.width = `${100 * Math.min(1, (chosen.done + chosen.failed) / Math.max(1, chosen.total))}%`;
+  find(".sv-progress").hidden = chosen.state === "finished" || chosen.state === "damaged";
+  showProgress("sv", chosen.done, chosen.total, chosen.failed);
   const now = find(".sv-now");
   now.hidden = !chosen.now.length;
   setText(now, chosen.now.map(([name, step]) => `${name}: ${step}`).join(" · "));
@@ -147,25 +144,13 @@ const apply = (snapshot) => {
   redraw();
 };
 
-/* The figures are drawn again when there are other results, another study, or another color of the page. */
-const redraw = () => {
-  const wanted = `${view.chosen ? view.chosen.id + view.chosen.mark : ""} ${isDark()}`;
-  if (view.drawn === wanted) return;
-  view.drawn = wanted;
-  act("redraw");
-};
-new MutationObserver(() => {
-  if (root.dataset.state !== "ready" || !view.inSight) return;
+const redraw = connectRedraw(root, view, () => {
   if (view.chosen && view.chosen.labels) showCounts(view.chosen.counts);
-  redraw();
-}).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+});
 
 // What is done
 
-find(".sv-stop").addEventListener("click", () => act("stopwork"));
-find(".sv-resume").addEventListener("click", () => act("resumework"));
-find(".sv-more").addEventListener("click", () => act("more"));
-find(".sv-small").addEventListener("click", () => act("small"));
+connectButtons("sv");
 find(".sv-open").addEventListener("submit", (event) => {
   event.preventDefault();
   act("openfolder", { folder: find("#sv-folder").value });
@@ -178,19 +163,7 @@ watch("value", () => {
   putIntoAddress();
 });
 
-/* The address names the place, the study and the cell while they are in sight, so that a reload and a link find them. */
-const putIntoAddress = () => {
-  const address = new URL(location), parts = address.searchParams;
-  const put = (name, value) => { if (value) parts.set(name, value); else parts.delete(name); };
-  if (view.inSight) {
-    parts.set("tab", "studies");
-    put("study", view.id);
-    put("cell", view.cell);
-  } else if (parts.get("tab") === "studies") {
-    for (const name of ["tab", "study", "cell"]) parts.delete(name);
-  } else return;
-  if (address.href !== location.href) history.replaceState(null, "", address);
-};
+const putIntoAddress = connectAddress(view, "studies", () => ({ study: view.id, cell: view.cell }));
 
 followNews("__studyView", root, view, async () => {
   const [id, cell] = [view.id, view.cell];

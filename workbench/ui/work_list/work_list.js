@@ -1,4 +1,5 @@
-/* What the views of comparisons and of studies share: a list of works, deleting with undo, and the long poll.
+/* What the views of comparisons and of studies share: a list of works, deleting with undo, redrawing, the address, and the
+ * long poll.
  *
  * It comes after basics.js and before the script of a view in the body of a gr.HTML's js_on_load: element, trigger,
  * watch and props are given. Everything that came from a file or a person is written with textContent.
@@ -58,6 +59,52 @@ const connectRemoval = (prefix, view, tell) => {
       find(`.${prefix}-toast`).hidden = false;
     }
   };
+};
+
+/* Draw the figures again when there are other results, another work, or another colour of the page; `recolour` is called
+ * for the last. Call the result with each new state. */
+const connectRedraw = (root, view, recolour = () => {}) => {
+  const redraw = () => {
+    const wanted = `${view.chosen ? view.chosen.id + view.chosen.mark : ""} ${isDark()}`;
+    if (view.drawn === wanted) return;
+    view.drawn = wanted;
+    act("redraw");
+  };
+  new MutationObserver(() => {
+    if (root.dataset.state !== "ready" || !view.inSight) return;
+    recolour();
+    redraw();
+  }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  return redraw;
+};
+
+const connectButtons = (prefix) => {
+  for (const [name, event] of Object.entries({ stop: "stopwork", resume: "resumework", more: "more", small: "small" })) {
+    find(`.${prefix}-${name}`).addEventListener("click", () => act(event));
+  }
+};
+
+/* The bar reaches further than what is done by what has failed or is under way. */
+const showProgress = (prefix, done, total, further) => {
+  const bar = find(`.${prefix}-progress`);
+  bar.setAttribute("aria-valuemax", total);
+  bar.setAttribute("aria-valuenow", done);
+  bar.firstChild.style.width = `${100 * Math.min(1, (done + further) / Math.max(1, total))}%`;
+};
+
+/* The address names the place and what it shows while it is in sight, so that a reload and a link find them. `shown`
+ * gives the values by their names in the address; call the result when they change. */
+const connectAddress = (view, place, shown) => () => {
+  const address = new URL(location), parts = address.searchParams, values = shown();
+  if (view.inSight) {
+    parts.set("tab", place);
+    for (const [name, value] of Object.entries(values)) {
+      if (value) parts.set(name, value); else parts.delete(name);
+    }
+  } else if (parts.get("tab") === place) {
+    for (const name of ["tab", ...Object.keys(values)]) parts.delete(name);
+  } else return;
+  if (address.href !== location.href) history.replaceState(null, "", address);
 };
 
 /* Ask for news while the view is in sight, until the element is gone or mounted again under the same name.
