@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from jola.edits.names import STATES
 from jola.errors import InputError
 from jola.runs.schema import GATE_FIELDS, GateHeader
-from jola.system.files import append_whole, disk_errors, replace_file
+from jola.system.files import append_whole, disk_errors, make_folder, replace_file
 from jola.system.typed_json import LARGEST, read_typed
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ class GateWriter:
         folder = Path(folder)
         self.path = folder / f"{site}.f32"
         self._layout = _Layout(layers, units, tuple(fields), None if unit_names is None else tuple(unit_names))
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         existing = _read_layout(folder, site)
         if existing is None:
             replace_file(folder / f"{site}.json", json.dumps(self._layout.header()).encode())

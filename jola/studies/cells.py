@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.studies.schema import FailureFile, GridResultFile
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import disk_errors, json_bytes, make_folder, replace_file
 from jola.system.typed_json import read_valid_part, valid_part
 
 CellState = Literal["done", "failed", "running", "interrupted", "open"]
@@ -120,20 +120,16 @@ class CellFolder:
 
     def write_result(self, content: Mapping[str, Any]) -> None:
         """Keep a result, in one step; the cell no longer counts as failed."""
-        self._make()
+        make_folder(self.path)
         replace_file(self.path / "result.json", json_bytes({"format": 1, **content}, indent=2), durable=True)
         self.retry()
 
     def write_failure(self, message: str) -> None:
         """Keep why the cell could not be made."""
-        self._make()
+        make_folder(self.path)
         content = {"format": 1, "message": message, "time": time.time()}
         replace_file(self.path / "failed.json", json_bytes(content, indent=2), durable=True)
 
     def retry(self) -> None:
         """Forget that the cell failed."""
         (self.path / "failed.json").unlink(missing_ok=True)
-
-    def _make(self) -> None:
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)

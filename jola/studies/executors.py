@@ -24,7 +24,7 @@ import psutil
 from jola.errors import InputError
 from jola.studies.cells import CellFolder, is_locked
 from jola.studies.grid import Grid
-from jola.system.files import disk_errors
+from jola.system.files import disk_errors, make_folder
 from jola.system.signals import stop_on_signal
 from jola.system.threads import fixed_by_user
 
@@ -264,8 +264,7 @@ def cell_process(
     """
     cell = CellFolder(folder / "cells" / name)
     command = [sys.executable, "-m", "jola", "grid", "cell", str(folder), name]
-    with disk_errors(cell.path):
-        cell.path.mkdir(parents=True, exist_ok=True)
+    make_folder(cell.path)
     # In a session of its own, so that Ctrl-C reaches it only once, by way of its executor.
     with (
         disk_errors(cell.log_path),

@@ -24,7 +24,7 @@ from jola.methods import METHODS
 from jola.studies.axes import NEUTRAL, Arm, Axes, PlannedCell, changed_setting, config_of, short_hash, slug
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
-from jola.system.files import disk_errors, json_bytes, read_json, replace_file
+from jola.system.files import disk_errors, json_bytes, make_folder, read_json, replace_file
 from jola.system.processes import installed_versions
 from jola.system.typed_json import read_typed
 
@@ -94,11 +94,8 @@ class Grid:
             InputError: The folder holds something else, or a grid with other settings.
         """
         path = Path(folder)
+        make_folder(path)
         with disk_errors(path):
-            try:
-                path.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise InputError(f"{path} cannot be a folder: there is a file in its place.") from error
             if _read(path) is None and any(not item.name.startswith(".") for item in path.iterdir()):
                 raise InputError(f"{path} holds other files; choose an empty or a new folder.")
             with FileLock(path / ".grid.lock"):

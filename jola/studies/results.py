@@ -22,7 +22,7 @@ from jola.selectors.heads import Cost, HeadScores, HeadSet
 from jola.studies.schema import FILE, FORMAT, CellFile, ComparisonFile, Protocol
 from jola.studies.selector_grid import AUTO, cell_name
 from jola.studies.statistics import accuracy_interval, holm_of_known, mean_of_known, mean_over_seeds, paired_bootstrap
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import json_bytes, make_folder, replace_file
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
 if TYPE_CHECKING:
@@ -108,11 +108,7 @@ class Comparison:
 
     def write_settings(self, settings: dict[str, Any]) -> None:
         """Make the folder one of a comparison."""
-        with disk_errors(self.folder):
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise InputError(f"{self.folder} cannot be a folder: there is a file in its place.") from error
+        make_folder(self.folder)
         replace_file(self.folder / FILE, json_bytes({"format": FORMAT, **settings}, indent=2))
 
     def cell_folder(self, name: str) -> Path:
@@ -133,8 +129,7 @@ class Comparison:
     def write_cell(self, cell: Cell) -> None:
         """Keep a result, in one step."""
         folder = self.cell_folder(cell.name)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         replace_file(folder / "result.json", json_bytes(cell.to_dict()))
 
     def scores(self, name: str) -> HeadScores | None:
@@ -159,8 +154,7 @@ class Comparison:
     def write_scores(self, name: str, scores: HeadScores) -> None:
         """Keep scores, in one step."""
         folder = self.folder / "scores"
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         replace_file(folder / f"{name}.json", json_bytes(scores.to_dict()))
 
     def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:

@@ -32,6 +32,15 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, unless there is one. `InputError` as for `disk_errors`, and for a file there."""
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise InputError(f"{folder} cannot be a folder: there is a file in its place.") from error
+
+
 @contextmanager
 def removed_on_error(folder: Path) -> Iterator[None]:
     """Remove a folder that was just made when the block raises, for instance because the disk is full."""

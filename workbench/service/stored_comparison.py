@@ -18,7 +18,7 @@ from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.ids import is_plain_name
 from jola.studies.schema import FILE, ComparisonFile
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import json_bytes, make_folder, replace_file
 from jola.system.typed_json import Count, JsonFile, Line, read_valid_part
 from workbench.service.comparison_plan import Plan, cell_words, config_of, shared_settings
 from workbench.service.processes import last_sentence, log_tail
@@ -65,8 +65,7 @@ class StoredComparison(StoredWork):
             content = {**written, "planned": plan.cell_names()}
             replace_file(self.folder / FILE, json_bytes(content, indent=2))
         else:
-            with disk_errors(self.own):
-                self.own.mkdir(parents=True, exist_ok=True)
+            make_folder(self.own)
             replace_file(self.own / "asked.json", json_bytes({"config": config.to_dict(), "plan": asdict(plan)}))
 
     def _written(self) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from jola.errors import InputError
 from jola.runs.trash import Trash
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import json_bytes, make_folder, replace_file
 from jola.system.processes import workers
 from jola.system.typed_json import JsonFile, Line, Text, Time, read_valid_part
 from workbench.service.processes import End, Kind, Processes, Turns, at_work, wait_until
@@ -92,8 +92,7 @@ class StoredWork(ABC):
     def write_status(self, **changes: Any) -> None:
         """Change the status in one step."""
         with _WRITING:
-            with disk_errors(self.own):
-                self.own.mkdir(parents=True, exist_ok=True)
+            make_folder(self.own)
             replace_file(self.own / "status.json", json_bytes({**self.status(), **changes}), durable=True)
 
     def write_begin(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from jola.errors import InputError
 from jola.runs.ids import fresh_id, is_plain_name
 from jola.studies.axes import Arm, Axes, config_of, short_hash, slug
 from jola.studies.grid import Grid
-from jola.system.files import disk_errors, json_bytes, replace_file
+from jola.system.files import json_bytes, make_folder, replace_file
 from jola.system.paths import is_there
 from jola.system.typed_json import is_unicode
 from workbench.service.processes import Turns
@@ -239,8 +239,7 @@ class Studies(WorkStore[StoredStudy]):
         if path.parent == self.root.resolve():
             return self.get(path.name)
         found = StoredStudy(self.root, f"{slug(path.name)}-{short_hash(str(path))}", path)
-        with disk_errors(found.own):
-            found.own.mkdir(parents=True, exist_ok=True)
+        make_folder(found.own)
         replace_file(found.own / OPENED_FILE, json_bytes({"folder": str(path)}))
         return self.get(found.id)
 
