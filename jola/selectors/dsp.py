@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from jola.selectors.heads import Cost
-from jola.selectors.protocol import BaseSelector, HeadFactors, Selection, fit, gumbel, on_tuned_base
+from jola.selectors.protocol import BaseSelector, HeadFactors, OnTunedBase, Selection, fit, gumbel
 
 HOTTEST, COLDEST = 1000.0, 1e-8
 """Initial and final τ."""
@@ -141,19 +141,8 @@ class DSP(BaseSelector):
 
 
 @dataclass(frozen=True)
-class TunedDSP(DSP):
-    """DSP on a base that has learned the task: ungated edits of all heads are trained first, then w.
-
-    It costs a second training of the same budget.
-    """
+class TunedDSP(OnTunedBase, DSP):
+    """DSP on a base that has learned the task: ungated edits of all heads are trained first, then w."""
 
     name: ClassVar[str] = "dsp_tuned"
     title: ClassVar[str] = "DSP, tuned base"
-
-    base_learning_rate: float = 5e-3
-
-    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """Train edits, freeze them, and train w."""
-        tuned, cost = on_tuned_base(selection, self.base_learning_rate)
-        weights, own = super().score(tuned)
-        return weights, cost + own

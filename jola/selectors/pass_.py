@@ -50,10 +50,10 @@ from jola.selectors.heads import Cost
 from jola.selectors.protocol import (
     BaseSelector,
     HeadFactors,
+    OnTunedBase,
     Selection,
     fit,
     last_positions,
-    on_tuned_base,
     right_padded,
 )
 
@@ -233,19 +233,8 @@ class PASS(BaseSelector):
 
 
 @dataclass(frozen=True)
-class TunedPASS(PASS):
-    """PASS on a base that has learned the task: ungated edits of all heads are trained first, then the gates.
-
-    It costs a second training of the same budget.
-    """
+class TunedPASS(OnTunedBase, PASS):
+    """PASS on a base that has learned the task: ungated edits of all heads are trained first, then the gates."""
 
     name: ClassVar[str] = "pass_tuned"
     title: ClassVar[str] = "PASS, tuned base"
-
-    base_learning_rate: float = 5e-3
-
-    def score(self, selection: Selection) -> tuple[Tensor, Cost]:
-        """Train edits, freeze them, and train the gates."""
-        tuned, cost = on_tuned_base(selection, self.base_learning_rate)
-        log_alpha, own = super().score(tuned)
-        return log_alpha, cost + own

@@ -314,3 +314,19 @@ def on_tuned_base(selection: Selection, learning_rate: float) -> tuple[Selection
     cost = fit(first, lambda: edits, edits.edit_parameters(), learning_rate=learning_rate)
     tuned = edits.requires_grad_(False).eval()
     return dataclasses.replace(selection, base=(tuned,), progress=half(steps)), cost
+
+
+@dataclass(frozen=True)
+class OnTunedBase(BaseSelector):
+    """Comes before another selector among the bases of a class, and lets it score on a base that has learned the task.
+
+    It costs a second training of the same budget.
+    """
+
+    base_learning_rate: float = 5e-3
+
+    def score(self, selection: Selection) -> tuple[Any, Cost]:
+        """Train edits, freeze them, and let the other selector score."""
+        tuned, cost = on_tuned_base(selection, self.base_learning_rate)
+        scores, own = super().score(tuned)
+        return scores, cost + own
