@@ -14,14 +14,8 @@ const chartTheme = (theme) => {
 /* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. With `log` the axis of
  * the values is logarithmic, from one power of ten to another, and lower values lie at its foot. */
 const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format, log = false }) => {
-  const density = window.devicePixelRatio || 1;
   const width = Math.max(160, canvas.clientWidth), height = Math.max(60, canvas.clientHeight);
-  if (canvas.width !== Math.round(width * density) || canvas.height !== Math.round(height * density)) {
-    canvas.width = Math.round(width * density);
-    canvas.height = Math.round(height * density);
-  }
-  const context = canvas.getContext("2d");
-  context.setTransform(density, 0, 0, density, 0, 0);
+  const context = fitCanvas(canvas, width, height);
   context.clearRect(0, 0, width, height);
   const plot = { left, right: width - 4, top: 6, bottom: height - 16 };
   const x = (step) => plot.left + (step / Math.max(1, steps)) * (plot.right - plot.left);
@@ -177,16 +171,12 @@ const meanClosed = (codes) => {
 
 /* P(closed) of both halves, one below the other, at the steps of the frames from left to right. */
 const drawCourse = (canvas, theme, frames) => {
-  const density = window.devicePixelRatio || 1;
   const width = Math.max(240, canvas.clientWidth), left = 52, gap = 14, foot = 20, head = 18;
   const each = Math.min(190, (width - left - 2 - gap * Math.max(0, frames.length - 1)) / Math.max(1, frames.length));
   const tall = Math.max(60, Math.min(190, each * 1.35));
   const height = head + 2 * (tall + foot);
   canvas.style.height = `${height}px`;
-  canvas.width = Math.round(width * density);
-  canvas.height = Math.round(height * density);
-  const context = canvas.getContext("2d");
-  context.setTransform(density, 0, 0, density, 0, 0);
+  const context = fitCanvas(canvas, width, height);
   context.clearRect(0, 0, width, height);
   context.imageSmoothingEnabled = false;
   const closedPixels = pixelTable((code) => (code === GATE_UNTRAINED ? null : gateColour(GATE_OPEN_LEVELS - code)));

@@ -1,3 +1,13 @@
+/* A canvas with sharp pixels for so many CSS pixels, and its context in CSS pixels. */
+const fitCanvas = (canvas, width, height) => {
+  const density = window.devicePixelRatio || 1;
+  const [across, down] = [Math.round(width * density), Math.round(height * density)];
+  if (canvas.width !== across || canvas.height !== down) Object.assign(canvas, { width: across, height: down });
+  const context = canvas.getContext("2d");
+  context.setTransform(density, 0, 0, density, 0, 0);
+  return context;
+};
+
 /* The axes of a map of layers × units, from what GateMap measured: plots, frame, theme. */
 class MapAxes {
   /* Width of the longest name of a unit in pixels, 0 where units are numbered. */

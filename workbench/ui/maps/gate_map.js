@@ -83,12 +83,7 @@ class GateMap extends MapAxes {
   measure() {
     const width = Math.max(280, this.root.clientWidth);
     const height = Math.max(160, this.canvas.clientHeight);
-    const density = window.devicePixelRatio || 1;
-    if (this.canvas.width !== Math.round(width * density) || this.canvas.height !== Math.round(height * density)) {
-      this.canvas.width = Math.round(width * density);
-      this.canvas.height = Math.round(height * density);
-    }
-    this.context.setTransform(density, 0, 0, density, 0, 0);
+    fitCanvas(this.canvas, width, height);
     const { layers, units } = this.frame || { layers: 1, units: 1 };
     const left = 40, top = 28, margin = 50, between = 20;
     const names = this.channels, single = this.meaningShown === "state", panels = single ? 1 : names.length;
