@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jola.cli import console
-from jola.cli.common import find_adapter, importing_libraries, load_tested, test_data
+from jola.cli.common import Loading, find_adapter, importing_libraries, load_tested, test_data
 from jola.config import DataConfig
 from jola.errors import InputError
 
 if TYPE_CHECKING:
     from jola.evaluation.scoring import Accuracy
-    from jola.jola_model import JoLAModel
+    from jola.model.edited import EditedModel
     from jola.runs.run import Run
 
 LAYER_PROMPTS = 32
@@ -24,11 +24,7 @@ class Place:
     """An adapter with its model, and the task to use, as the flags of ``jola evaluate`` name them."""
 
     adapter: str
-    model: str | None
-    dtype: Any
-    device: str
-    device_map: Any
-    quantize: str | None
+    loading: Loading
     task: str | None
     test_size: int | None
     template: Any
@@ -37,20 +33,10 @@ class Place:
         """The data of the task."""
         return test_data(run, self.task, test_size, self.template)
 
-    def load(self, progress: console.ConsoleProgress) -> "JoLAModel":
+    def load(self, progress: console.ConsoleProgress) -> "EditedModel":
         """The model with the edits of the adapter."""
-        from jola import JoLAModel
-
         progress.phase("load")
-        folder, _ = find_adapter(self.adapter)
-        return JoLAModel.from_adapter(
-            folder,
-            model=self.model,
-            dtype=self.dtype,
-            device=self.device,
-            device_map=self.device_map,
-            quantize=self.quantize,
-        )
+        return self.loading.load(find_adapter(self.adapter)[0], progress)
 
 
 def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: bool) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -47,6 +48,50 @@ Remote = Annotated[
 ShardBase = Annotated[bool, arg(help="Divide the weights of the base model among the processes that torchrun started.")]
 PromptFormat = Annotated[Literal["auto", "chat", "plain"], arg(help="How prompts are formatted.")]
 Strength = Annotated[float, arg(help="Factor applied to every edit.")]
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Where the model of an adapter is, and how it is loaded."""
+
+    model: BaseModel = None
+    dtype: Dtype = "auto"
+    device: Device = "auto"
+    device_map: DeviceMap = None
+    quantize: Quantize = None
+    shard_base: ShardBase = False
+    remote: Remote = False
+
+    def load(self, folder: Path, progress: "Progress") -> "EditedModel":
+        """The model of an adapter, loaded here or used remotely."""
+        if not self.remote:
+            from jola import JoLAModel
+
+            return JoLAModel.from_adapter(
+                folder,
+                model=self.model,
+                dtype=self.dtype,
+                device=self.device,
+                device_map=self.device_map,
+                quantize=self.quantize,
+                shard_base=self.shard_base,
+            )
+        if self != Loading(self.model, remote=True):
+            raise InputError(
+                "NDIF decides how it runs a model; leave out --dtype, --device, --device-map, --quantize and "
+                "--shard-base."
+            )
+        from jola.system.ndif import privacy, require_key
+
+        require_key()
+        progress.note(privacy())
+        from jola.remote import RemoteModel
+
+        return RemoteModel.from_adapter(folder, model=self.model)
+
+
+LoadingFlags = Annotated[Loading, arg(name="")]
+BY_DEFAULT = Loading()
 
 
 def setting_names(config: RunConfig) -> set[str]:
@@ -118,44 +163,6 @@ def find_adapter(name: str) -> tuple[Path, "Run | None"]:
     if not (run.adapter_dir / CONFIG_NAME).is_file():
         raise InputError(run.why_no_adapter())
     return run.adapter_dir, run
-
-
-def load_adapter(
-    folder: Path,
-    remote: bool,
-    progress: "Progress",
-    *,
-    model: str | None,
-    dtype: str,
-    device: str,
-    device_map: str | None,
-    quantize: str | None,
-    shard_base: bool,
-) -> "EditedModel":
-    """The model of an adapter, loaded here or used remotely; arguments as those of the commands."""
-    if not remote:
-        from jola import JoLAModel
-
-        return JoLAModel.from_adapter(
-            folder,
-            model=model,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            quantize=quantize,
-            shard_base=shard_base,
-        )
-    if dtype != "auto" or device != "auto" or device_map or quantize or shard_base:
-        raise InputError(
-            "NDIF decides how it runs a model; leave out --dtype, --device, --device-map, --quantize and --shard-base."
-        )
-    from jola.system.ndif import privacy, require_key
-
-    require_key()
-    progress.note(privacy())
-    from jola.remote import RemoteModel
-
-    return RemoteModel.from_adapter(folder, model=model)
 
 
 def test_data(run: "Run | None", task: str | None, test_size: int | None, template: Any) -> DataConfig:

@@ -10,21 +10,15 @@ from tyro.conf import Positional, arg
 from jola.cli import console
 from jola.cli.changes import Place, show_changes, show_reading
 from jola.cli.common import (
+    BY_DEFAULT,
     AdapterName,
-    BaseModel,
-    Device,
-    DeviceMap,
-    Dtype,
     Json,
+    LoadingFlags,
     PromptFormat,
-    Quantize,
-    Remote,
-    ShardBase,
     Strength,
     find_adapter,
     find_run,
     importing_libraries,
-    load_adapter,
     load_tested,
     test_data,
 )
@@ -80,32 +74,26 @@ def evaluate(
         bool,
         arg(help="For RePE: choose among the options by projection on its directions, without editing the model."),
     ] = False,
-    model: BaseModel = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    shard_base: ShardBase = False,
-    remote: Remote = False,
+    loading: LoadingFlags = BY_DEFAULT,
     json: Json = False,
 ) -> None:
     """Test an adapter on a task: the scores of the metrics of the task, with n and 95 % interval.
 
     Under torchrun or accelerate launch, each process answers its share of the examples.
     """
-    if remote and (side_effects is not None or layers or reading or metrics):
+    if loading.remote and (side_effects is not None or layers or reading or metrics):
         raise InputError(
             "--remote tests an adapter on a task; leave it out with --side-effects, --layers, --reading and --metrics."
         )
-    if metrics and (shard_base or launched() > 1):
+    if metrics and (loading.shard_base or launched() > 1):
         raise InputError(
             "--metrics scores kept answers in one process, without a model; leave out --shard-base, and start jola "
             "without a launcher."
         )
-    if shard_base:
+    if loading.shard_base:
         from jola.model.sharding import check_sharding
 
-        check_sharding(quantize=quantize or "none", device_map=device_map)
+        check_sharding(quantize=loading.quantize or "none", device_map=loading.device_map)
     if side_effects is not None or layers or reading:
         if metrics or base or (reading and (layers or side_effects is not None)):
             raise InputError(
@@ -116,7 +104,7 @@ def evaluate(
             raise InputError(
                 "--side-effects, --layers and --reading run in one process; start jola without a launcher."
             )
-        place = Place(adapter, model, dtype, device, device_map, quantize, task, test_size, template)
+        place = Place(adapter, loading, task, test_size, template)
         if reading:
             show_reading(place, json)
         else:
@@ -136,9 +124,9 @@ def evaluate(
             from jola.system.distributed import SINGLE_PROCESS, meet
             from jola.system.progress import Quiet
 
-        if device_map and launched() > 1:
+        if loading.device_map and launched() > 1:
             raise InputError(SINGLE_PROCESS)
-        first = meet(lambda: pick_device(device).type == "cpu")
+        first = meet(lambda: pick_device(loading.device).type == "cpu")
         progress = shown if first else Quiet()
         folder, run = find_adapter(adapter)
         settings = run.config().get("data", {}) if run else {}
@@ -147,17 +135,7 @@ def evaluate(
         template = data.template
         loaded = load_tested(data, 0, progress)
         check_installed(loaded.metrics)
-        edited = load_adapter(
-            folder,
-            remote,
-            progress,
-            model=model,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            quantize=quantize,
-            shard_base=shard_base,
-        )
+        edited = loading.load(folder, progress)
         prompts = Template(edited.tokenizer, template)
         scored = options and all(example.options or loaded.labels for example in loaded.test)
         names = dict.fromkeys([*loaded.metrics, "options"])
@@ -187,7 +165,7 @@ def evaluate(
         if base:
             with edited.disable_edits():
                 measure("base")
-            as_tested = task is None and model is None and template == own_template
+            as_tested = task is None and loading.model is None and template == own_template
             if first and run and as_tested and _keep_base(run, answers):
                 progress.note("The answers without edits are now kept with the run.")
     if first:
@@ -260,13 +238,7 @@ def generate(
     ] = None,
     strength: Strength = 1.0,
     template: PromptFormat = "auto",
-    model: BaseModel = None,
-    dtype: Dtype = "auto",
-    device: Device = "auto",
-    device_map: DeviceMap = None,
-    quantize: Quantize = None,
-    shard_base: ShardBase = False,
-    remote: Remote = False,
+    loading: LoadingFlags = BY_DEFAULT,
     json: Json = False,
 ) -> None:
     """Answer a prompt with and without the edits."""
@@ -283,22 +255,12 @@ def generate(
             from jola.system.distributed import by_first, meet
             from jola.system.progress import Quiet
 
-        first = meet(lambda: pick_device(device).type == "cpu")
+        first = meet(lambda: pick_device(loading.device).type == "cpu")
         prompt = by_first(lambda: _read_prompt(prompt), first)
         progress = shown if first else Quiet()
         folder, _ = find_adapter(adapter)
         progress.phase("load")
-        edited = load_adapter(
-            folder,
-            remote,
-            progress,
-            model=model,
-            dtype=dtype,
-            device=device,
-            device_map=device_map,
-            quantize=quantize,
-            shard_base=shard_base,
-        )
+        edited = loading.load(folder, progress)
         prompts = Template(edited.tokenizer, template)
         if next_tokens is not None:
             from jola.insight import next_tokens as look
