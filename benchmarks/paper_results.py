@@ -181,14 +181,20 @@ def scores_table(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def sizes_table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Scores on a task, with a column for each number of training examples."""
+    """Scores on a task and differences to JoLA, with a column for each number of training examples."""
     sizes = sorted({cell["n_train"] for cell in cells} - {None})
     metric = GROUPS[cells[0]["group"]][0]
+    by_size = [[cell for cell in cells if cell["n_train"] in (None, n)] for n in sizes]
     rows = []
     for arm in arms_of(cells):
-        own = [[c["scores"][metric] for c in cells if c["arm"] == arm and c["n_train"] in (None, n)] for n in sizes]
+        own = [[cell["scores"][metric] for cell in column if cell["arm"] == arm] for column in by_size]
         rows.append([titled(arm), *(entry(scores, has_seeds(cells)) for scores in own)])
-    return [["training examples", *map(str, sizes)], *rows]
+    for arm in arms_of(cells):
+        if arm != BASELINE:
+            found = [difference(pairs_of(column, arm), has_seeds(cells)) for column in by_size]
+            rows.append([f"{titled(arm)} minus {titled(BASELINE)}", *found])
+    tested = sorted({cell["scores"][metric]["n"] for cell in cells})
+    return [[f"training examples (n = {' or '.join(map(str, tested))})", *map(str, sizes)], *rows]
 
 
 def entry(scores: Sequence[Score], seeds: bool) -> str:

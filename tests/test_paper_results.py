@@ -129,10 +129,12 @@ def test_bleu_is_compared_on_resampled_examples() -> None:
 def test_sizes_are_columns() -> None:
     cells = [cell("jola", right, 1, "sst2", n) for n, right in ((25, "1000"), (100, "1100"))]
     cells.append(cell("lora", "1110", 1, "sst2", 100))
-    head, jola, lora = sizes_table(cells)
-    assert head == ["training examples", "25", "100"]
+    head, jola, lora, difference = sizes_table(cells)
+    assert head == ["training examples (n = 4)", "25", "100"]
     assert [text.partition(" ")[0] for text in jola] == ["JoLA", "0.250", "0.500"]
     assert [text.partition(" ")[0] for text in lora] == ["LoRA", "–", "0.750"]
+    found = paired_bootstrap([1, 1, 1, 0], [1, 1, 0, 0])
+    assert difference == ["LoRA minus JoLA", "–", f"+0.250 ({found.low:+.3f} to {found.high:+.3f})"]
 
 
 def test_means_are_over_the_tasks_that_all_arms_have() -> None:
