@@ -199,8 +199,9 @@ def test_shares_are_joined_in_order(count: int, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_device_map_needs_a_single_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jola.cli.common import Loading
     from jola.cli.evaluate import evaluate
 
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(InputError, match="--device-map spreads one process"):
-        evaluate("some-run", device_map="auto")
+        evaluate("some-run", loading=Loading(device_map="auto"))
