@@ -121,7 +121,7 @@ class DataConfig:
 
     task: str = setting(
         "sentiment",
-        "Task: a built-in task, a folder with train/validation/test files, a single file, or 'hf:owner/name'.",
+        "A built-in task, a folder with train/validation/test files, a single file, or 'hf:owner/name'.",
         advanced=False,
     )
     train_size: int = setting(
