@@ -76,6 +76,7 @@ ARMS = {
     "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
     "settled-50": Arm("gates fixed at their evaluation values after half of the steps", gates_settle=0.5),
     "settled-75": Arm("gates fixed at their evaluation values after three quarters of the steps", gates_settle=0.75),
+    "lower-l0": Arm("λ = 5e-4", {"l0_weight": 5e-4}),
     "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
     "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
     "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),
