@@ -21,7 +21,7 @@ from jola.data.records import Example
 from jola.edits.masks import HeadMask
 from jola.errors import InputError
 from jola.system.files import disk_errors, json_bytes, replace_file
-from jola.system.processes import installed_versions
+from jola.system.versions import installed_versions
 
 if TYPE_CHECKING:
     from jola.model.edited import EditedModel

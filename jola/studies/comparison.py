@@ -35,8 +35,9 @@ from jola.studies.editing import (
 from jola.studies.results import Cell, Comparison
 from jola.studies.selector_grid import AUTO, HALVES, SelectorGrid, cell_name
 from jola.system.formatting import SHARES
-from jola.system.processes import at_work, installed_versions
+from jola.system.processes import at_work
 from jola.system.progress import Progress, Quiet
+from jola.system.versions import installed_versions
 
 PACKAGES = ("torch", "transformers", "nnsight")
 

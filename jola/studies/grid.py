@@ -25,8 +25,8 @@ from jola.studies.axes import NEUTRAL, Arm, Axes, PlannedCell, changed_setting, 
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
 from jola.system.files import disk_errors, json_bytes, make_folder, read_json, replace_file
-from jola.system.processes import installed_versions
 from jola.system.typed_json import read_typed
+from jola.system.versions import installed_versions
 
 if TYPE_CHECKING:
     from jola.studies.rows import Row

@@ -4,9 +4,8 @@ import hashlib
 import os
 import platform
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +33,6 @@ def identity(pid: int) -> dict[str, Any]:
 def launched() -> int:
     """How many processes ``torchrun`` or ``accelerate launch`` started together, whether or not they have met yet."""
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def installed_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Versions of packages by name; None for those that are not installed."""
-    installed: dict[str, str | None] = dict.fromkeys(names)
-    for name in installed:
-        with suppress(PackageNotFoundError):
-            installed[name] = version(name)
-    return installed
 
 
 def own_identity() -> dict[str, Any]:

@@ -7,7 +7,8 @@ from jola.config import RunConfig
 from jola.data.tasks import Task
 from jola.model.edited import EditedModel
 from jola.runs.run import Run
-from jola.system.processes import installed_versions, machine
+from jola.system.processes import machine
+from jola.system.versions import installed_versions
 
 PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", "datasets")
 

@@ -1,7 +1,7 @@
 /* The page of runs: a table that draws only the visible rows, and beside it the chosen run.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows basics.js and rows.js. What
- * is done to a run goes to the server as an event, and its answer comes back as the value. Everything that came from a
+ * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows basics.js and
+ * rows.js. What is done to a run goes to the server as an event, and its answer comes back as the value. Everything that came from a
  * file or a person is written with textContent.
  */
 const root = find(".rt");
@@ -188,7 +188,7 @@ const showChosen = (anew = false) => {
   const working = AT_WORK.has(found.state);
   for (const [name, off, why] of [
     ["playground", !found.adapter, needs], ["export", !found.adapter, needs],
-    ["remove", working, "This run is running: cancel it in Train first."],
+    ["remove", working, "This run has not ended: cancel it in Train first."],
   ]) {
     const button = find(`.rt-${name}`);
     button.disabled = off;
