@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import with_body
+
 ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "docs" / "results" / "selectors"
@@ -106,12 +108,8 @@ def write_page() -> None:
 
 def page(text: str) -> str:
     """The text of the page with the tables of all results between its marks."""
-    before, mark, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not mark or not end:
-        raise SystemExit(f"{PAGE} has lost its marks, {BEGIN} and {END}.")
     body = "\n\n".join(part for task in ("trec", "sst2") for part in _task(task))
-    return f"{before}{BEGIN}\n\n{body}\n\n{END}{after}"
+    return with_body(text, body, BEGIN, END)
 
 
 def _task(task: str) -> Iterable[str]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.pages import markdown
 from jola.methods import METHODS
 from jola.studies.grid import Grid
 from jola.studies.statistics import SeedMean, mean_over_seeds
@@ -117,12 +118,6 @@ def _mean(values: Iterable[float | None], form: str) -> str:
         each = f" [{', '.join(map(form.format, known))}]" if found.n > 1 else ""
         return f"{mean}{each}, {seeds}"
     return f"{mean} ({form.format(found.low)} to {form.format(found.high)}), {seeds}"
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    head, *others = rows
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *others])
 
 
 def main() -> None:

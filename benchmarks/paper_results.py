@@ -14,14 +14,14 @@ with several, intervals are over seeds, and differences are paired by seed.
 import argparse
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.method_results import LEAST, markdown
+from benchmarks.method_results import LEAST
+from benchmarks.pages import markdown, with_body
 from jola.evaluation.answers import metric_named
 from jola.methods import METHODS
 from jola.runs.answers import TestAnswer
@@ -331,9 +331,16 @@ def task_means(cells: Iterable[Cell], value: Any) -> dict[str, float]:
 
 
 def section(study: str) -> str:
-    """The tables of a study as Markdown, between the marks of the page."""
-    parts = [f"#### {title}\n\n{markdown(table)}\n" for title, table in tables(read(study), study).items()]
-    return f"<!-- {study} -->\n\n" + "\n".join(parts) + f"\n<!-- end of {study} -->"
+    """The tables of a study as Markdown."""
+    return "\n\n".join(f"#### {title}\n\n{markdown(table)}" for title, table in tables(read(study), study).items())
+
+
+def written(page: str) -> str:
+    """The page with the tables of all studies that have results."""
+    for study in STUDIES:
+        if read(study):
+            page = with_body(page, section(study), f"<!-- {study} -->", f"<!-- end of {study} -->")
+    return page
 
 
 def main() -> None:
@@ -351,11 +358,7 @@ def main() -> None:
         lines = ",\n".join(json.dumps(cell) for cell in cells)  # a line for each cell
         replace_file(RESULTS / "paper" / f"{options.study}.json", f'{{"cells": [\n{lines}\n]}}\n'.encode())
         return
-    page = PAGE.read_text("utf-8")
-    for study in STUDIES:
-        marks = rf"<!-- {study} -->.*<!-- end of {study} -->"
-        page = re.sub(marks, lambda _, study=study: section(study), page, flags=re.DOTALL)
-    replace_file(PAGE, page.encode())
+    replace_file(PAGE, written(PAGE.read_text("utf-8")).encode())
 
 
 if __name__ == "__main__":

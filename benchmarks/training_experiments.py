@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "results" / "training"
 PAGE, TABLES = (ROOT / "docs" / "results" / name for name in ("training.md", "training-tables.md"))
 STATES = ROOT / "build" / "training"
+BEGIN, END = "<!-- results: written by benchmarks/training_experiments.py -->", "<!-- end of results -->"
 
 
 BASELINE: Mapping[str, Any] = {
@@ -220,19 +221,20 @@ def store(path: Path, result: Mapping[str, Any]) -> None:
 
 def show(results: Path, *, page: bool) -> None:
     """Print the tables of all results, or write them into the pages."""
-    from benchmarks.training_results import page_with
+    from benchmarks.pages import with_body
     from jola.system.files import replace_file
 
     for path, body in bodies(results).items():
         if page:
-            replace_file(path, page_with(path.read_text(encoding="utf-8"), body).encode())
+            replace_file(path, with_body(path.read_text(encoding="utf-8"), body, BEGIN, END).encode())
         else:
             print(body)
 
 
 def bodies(results: Path) -> dict[Path, str]:
     """The generated part of each page."""
-    from benchmarks.training_results import overview, read, tables
+    from benchmarks.training_results import read
+    from benchmarks.training_tables import overview, tables
 
     trainings = read(results)
     return {PAGE: overview(trainings), TABLES: tables(trainings, {name: arm.about for name, arm in ARMS.items()})}

@@ -13,8 +13,10 @@ from torch import nn, optim
 from transformers import get_cosine_schedule_with_warmup
 
 from benchmarks import training_cell
-from benchmarks.training_experiments import FOLDER, Arm, Cell, bodies, plan
-from benchmarks.training_results import Policy, Training, agreement, overview, page_with, summarise
+from benchmarks.pages import with_body
+from benchmarks.training_experiments import BEGIN, END, FOLDER, Arm, Cell, bodies, plan
+from benchmarks.training_results import Policy, Training, agreement, summarise
+from benchmarks.training_tables import overview
 from jola import JoLAModel
 from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import Encoded
@@ -24,7 +26,9 @@ from jola.training import run_training
 def test_the_pages_say_what_the_stored_files_say() -> None:
     for path, body in bodies(FOLDER).items():
         page = path.read_text("utf-8")
-        assert page_with(page, body) == page, "run: python -m benchmarks.training_experiments show --markdown"
+        assert with_body(page, body, BEGIN, END) == page, (
+            "run: python -m benchmarks.training_experiments show --markdown"
+        )
 
 
 def test_stored_trainings_are_cells_of_the_plan() -> None:
