@@ -1,29 +1,28 @@
-"""How well edits do on the heads that selectors choose: what docs/results/selectors.md says, made or gone on with.
+"""Compare edits of the heads that selectors choose: the results of docs/results/selectors.md.
 
-    python -m benchmarks.head_selectors DATA [--stages trec trec-swaps …] [--seeds 42 43 44]
-    python -m benchmarks.head_selectors --page      # write the page anew from the results there are
+    python -m benchmarks.head_selectors DATA [--studies trec-few] [--parts 0 1] [--seeds 42 43] [--results FOLDER]
+    python -m benchmarks.head_selectors --page      # only writes the page from the stored results
 
-DATA holds one folder for each task, with train, validation and test files. Results lie in docs/results/selectors/TASK,
-each as soon as there is one, and what is there is not done again; several calls may work at different seeds at once.
-The page is written after each stage; only what stands between its marks is, the words around it are kept.
+DATA contains one folder for each task, with train, validation and test files. Results are written to
+docs/results/selectors/STUDY as they are computed, and are not computed again. Several processes can run different seeds
+of a study at the same time. Only the part of the page between its marks is written.
 """
 
 import argparse
 import os
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.pages import with_body
+from benchmarks.pages import markdown, with_body
 
 ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "docs" / "results" / "selectors"
 PAGE = ROOT / "docs" / "results" / "selectors.md"
 BEGIN, END = "<!-- results: written by benchmarks/head_selectors.py -->", "<!-- end of results -->"
-SEEDS = (42, 43, 44)
 SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "ablation", "random")
 SWAPS = ("dsp", "pass")
 EPOCHS, L0_WEIGHT, VALIDATION_SIZE, TEST_SIZE = 2, 1e-2, 40, 300
@@ -31,56 +30,97 @@ EPOCHS, L0_WEIGHT, VALIDATION_SIZE, TEST_SIZE = 2, 1e-2, 40, 300
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A part of the comparison."""
+class Part:
+    """Cells of a study that are computed together, seed by seed."""
 
-    task: str
     selectors: tuple[str, ...]
     swaps: tuple[str, ...]
     ks: tuple[str, ...]
 
 
-STAGES = {
-    "trec": Stage("trec", SELECTORS, (), ("auto",)),
-    "trec-swaps": Stage("trec", (), SWAPS, ("auto",)),
-    "sst2": Stage("sst2", SELECTORS, SWAPS, ("auto",)),
-    "trec-k": Stage("trec", SELECTORS, (), ("16", "64")),
-    "sst2-k": Stage("sst2", SELECTORS, (), ("16", "64")),
+@dataclass(frozen=True)
+class Study:
+    """A comparison of selectors on one task in one number format."""
+
+    title: str
+    task: str
+    dtype: str
+    seeds: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def ks(self) -> tuple[str, ...]:
+        """Every K, in the order of the parts."""
+        return tuple(dict.fromkeys(k for part in self.parts for k in part.ks))
+
+
+FEW = ("16", "64", "halves")
+EIGHT = tuple(range(42, 50))
+FEW_PARTS = tuple(
+    Part(selectors, (), FEW)
+    for selectors in (
+        ("jola", "random", "offset"),
+        ("gradient", "lofit", "dsp"),
+        ("pass", "smp", "ablation"),
+        ("dsp_tuned", "pass_tuned"),
+    )
+)
+STUDIES: Mapping[str, Study] = {
+    "trec-few": Study("TREC, few heads and equal halves", "trec", "bfloat16", EIGHT, FEW_PARTS),
+    "sst2-few": Study("SST-2, few heads and equal halves", "sst2", "bfloat16", EIGHT, FEW_PARTS),
+    "trec": Study(
+        "TREC, as many heads as JoLA leaves open",
+        "trec",
+        "float32",
+        (42, 43, 44),
+        (Part(SELECTORS, (), ("auto",)), Part((), SWAPS, ("auto",))),
+    ),
 }
 
 
 def main() -> None:
-    """Do what is missing, and write the page."""
+    """Compute what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, nargs="?", help="folder of the tasks")
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--studies", nargs="+", choices=STUDIES, default=list(STUDIES))
+    parser.add_argument("--parts", nargs="+", type=int, help="only these parts of the studies, by number from 0")
+    parser.add_argument("--seeds", nargs="+", type=int, help="only these seeds")
+    parser.add_argument("--results", type=Path, default=FOLDER, help="folder of the results")
     parser.add_argument("--page", action="store_true", help="only write the page")
     options = parser.parse_args()
     if not options.page:
         if options.data is None:
             parser.error("the folder of the tasks is missing")
+        results = options.results.resolve()
         # Settings name a task by its folder, and are the same on every machine.
         os.chdir(options.data)
-        for stage in options.stages:
-            for seed in options.seeds:
-                run(STAGES[stage], seed)
-                write_page()
-    write_page()
+        for name in options.studies:
+            study = STUDIES[name]
+            for number, part in enumerate(study.parts):
+                for seed in study.seeds:
+                    if number in (options.parts or [number]) and seed in (options.seeds or [seed]):
+                        run(study, part, seed, results / name)
+    if options.results == FOLDER:
+        write_page()
 
 
-def run(stage: Stage, seed: int) -> None:
-    """Do what is missing of a stage, for one seed."""
-    from jola.config import DataConfig, RunConfig, TrainingConfig
+def run(study: Study, part: Part, seed: int, folder: Path) -> None:
+    """Compute the missing cells of a part for one seed."""
+    from jola.config import DataConfig, ModelConfig, RunConfig, TrainingConfig
     from jola.studies.comparison import compare
+    from jola.studies.results import Comparison
     from jola.studies.selector_grid import SelectorGrid
 
+    grid = SelectorGrid(part.selectors, part.swaps, part.ks, (seed,))
+    stored = Comparison(folder)
+    if all(stored.cell(name) for name in grid.cell_names()):
+        return
     config = RunConfig(
-        data=DataConfig(task=stage.task, validation_size=VALIDATION_SIZE, test_size=TEST_SIZE),
+        model=ModelConfig(dtype=study.dtype),
+        data=DataConfig(task=study.task, validation_size=VALIDATION_SIZE, test_size=TEST_SIZE),
         training=TrainingConfig(epochs=EPOCHS, l0_weight=L0_WEIGHT),
     )
-    grid = SelectorGrid(stage.selectors, stage.swaps, stage.ks, (seed,))
-    compare(config, grid, FOLDER / stage.task, progress=_Lines())
+    compare(config, grid, folder, progress=_Lines())
 
 
 class _Lines:
@@ -108,85 +148,85 @@ def write_page() -> None:
 
 def page(text: str) -> str:
     """The text of the page with the tables of all results between its marks."""
-    body = "\n\n".join(part for task in ("trec", "sst2") for part in _task(task))
+    body = "\n\n".join(part for name, study in STUDIES.items() for part in _study(name, study))
     return with_body(text, body, BEGIN, END)
 
 
-def _task(task: str) -> Iterable[str]:
+def _study(name: str, study: Study) -> Iterator[str]:
     from jola.studies.results import Comparison
 
-    if not (FOLDER / task).is_dir():
+    if not (FOLDER / name).is_dir():
         return
-    comparison = Comparison.open(FOLDER / task)
+    comparison = Comparison.open(FOLDER / name)
     cells = comparison.cells()
     if not cells:
         return
-    done = {cell.name for cell in cells}
-    yield f"## {task}"
-    yield _ran(task, done)
+    yield f"## {study.title}"
+    yield _ran(study, {cell.name for cell in cells})
     yield _accuracies(comparison)
-    for k in ("auto", "16", "64"):
-        overlaps = _overlaps(comparison, k)
-        if overlaps:
+    if against := _against_random(study, cells):
+        yield against
+    for k in study.ks:
+        if k != "halves" and (overlaps := _overlaps(comparison, study.seeds, k)):
             yield overlaps
-    yield _ranks(comparison)
+    yield _ranks(comparison, study)
 
 
-def _ran(task: str, done: set[str]) -> str:
-    """What of the plan there is, by its parts and seeds."""
+def _ran(study: Study, done: set[str]) -> str:
+    """The number of stored trainings by part and seed."""
     from jola.studies.selector_grid import SelectorGrid
 
-    seeds = " | ".join(f"seed {seed}" for seed in SEEDS)
-    lines = [f"Trainings that have run, of those planned:\n\n| | {seeds} |\n|{'---|' * (1 + len(SEEDS))}"]
-    for stage in STAGES.values():
-        if stage.task != task:
-            continue
-        for words, selectors, swaps in (
-            ("select, then edit", stage.selectors, ()),
-            ("gate swap", (), stage.swaps),
-        ):
-            if not selectors and not swaps:
-                continue
-            counts = []
-            for seed in SEEDS:
-                grid = SelectorGrid(selectors, swaps, stage.ks, (seed,))
-                names = [name for name in grid.cell_names() if not name.startswith("jola-")]
-                counts.append(f"{sum(name in done for name in names)} of {len(names)}")
-            lines.append(f"| {words}, K = {', '.join(stage.ks)} | {' | '.join(counts)} |")
-    return "\n".join(lines)
+    head = ["", *(f"seed {seed}" for seed in study.seeds)]
+    rows = []
+    for part in study.parts:
+        words = "select, then edit" if part.selectors else "gate swap"
+        names = ", ".join(f"`{name}`" for name in part.selectors or part.swaps)
+        counts = []
+        for seed in study.seeds:
+            grid = SelectorGrid(part.selectors, part.swaps, part.ks, (seed,))
+            planned = [name for name in grid.cell_names() if not name.startswith("jola-")]
+            counts.append(f"{sum(name in done for name in planned)} of {len(planned)}")
+        rows.append([f"{words}, K = {', '.join(part.ks)}: {names}", *counts])
+    return f"Trainings that have run, of those planned, in {study.dtype}:\n\n{markdown([head, *rows])}"
 
 
 def _accuracies(comparison: Any) -> str:
     from jola.system.formatting import interval_text
 
     protocols = {"base": "no edits", "jola": "JoLA", "edit": "select, then edit", "swap": "gate swap"}
-    head = (
-        "| heads chosen by | protocol | K | heads | accuracy (95 % interval) | n | minus JoLA (95 % interval) "
-        "| p (Holm) | selection ÷ JoLA's training, processor time | steps of selection |\n|" + "---|" * 10
-    )
-    lines = [head]
     steps = _steps(comparison)
-    for row in comparison.rows():
-        n = f"{row.items} × {row.seeds}" if row.protocol != "base" else str(row.items)
-        lines.append(
-            "| "
-            + " | ".join(
-                (
-                    f"`{row.method}`" if row.protocol in ("edit", "swap") else "–",
-                    protocols[row.protocol],
-                    row.k or "–",
-                    "–" if row.heads is None else f"{row.heads:.0f}",
-                    interval_text(row.accuracy, row.low, row.high),
-                    n,
-                    _difference(row),
-                    "–" if row.p_holm is None else f"{row.p_holm:.2g}",
-                    "–" if row.processor_ratio is None or row.method == "jola" else f"{row.processor_ratio:.2f}",
-                    steps.get((row.protocol, row.method, row.k), "–"),
-                )
-            )
-            + " |"
-        )
-    return "\n".join(lines)
+    table = [
+        [
+            "heads chosen by",
+            "protocol",
+            "K",
+            "heads",
+            "offsets / scales",
+            "accuracy (95 % interval)",
+            "n",
+            "minus JoLA (95 % interval)",
+            "p (Holm)",
+            "selection ÷ JoLA's training, processor time",
+            "steps of selection",
+        ]
+    ]
+    table += [
+        [
+            f"`{row.method}`" if row.protocol in ("edit", "swap") else "–",
+            protocols[row.protocol],
+            row.k or "–",
+            "–" if row.heads is None else f"{row.heads:.0f}",
+            "–" if row.offsets is None else f"{row.offsets:.0f} / {row.scales:.0f}",
+            interval_text(row.accuracy, row.low, row.high),
+            f"{row.items} × {row.seeds}" if row.protocol != "base" else str(row.items),
+            _difference(row),
+            "–" if row.p_holm is None else f"{row.p_holm:.2g}",
+            "–" if row.processor_ratio is None or row.method == "jola" else f"{row.processor_ratio:.2f}",
+            steps.get((row.protocol, row.method, row.k), "–"),
+        ]
+        for row in comparison.rows()
+    ]
+    return markdown(table)
 
 
 def _difference(row: Any) -> str:
@@ -205,67 +245,118 @@ def _steps(comparison: Any) -> dict[tuple[str, str, str], str]:
     return {key: f"{statistics.mean(steps):.0f}" for key, steps in found.items()}
 
 
-def _overlaps(comparison: Any, k: str) -> str:
-    """Jaccard index with JoLA's heads, a mean over seeds, with what chance would give."""
+def _against_random(study: Study, cells: Sequence[Any]) -> str:
+    """Accuracy minus that of edits of random heads with the same K and seed."""
+    from jola.studies.statistics import mean_over_seeds
+    from jola.system.formatting import interval_text
+
+    accuracy = {(c.protocol, c.method, c.k, c.seed): c.accuracy for c in cells}
+    methods = [name for part in study.parts for name in part.selectors if name != "random"]
+    ks = [k for k in study.ks if any(key[1:3] == ("random", k) for key in accuracy)]
+
+    def difference(protocol: str, method: str, own: str, k: str) -> str:
+        pairs = [
+            accuracy[protocol, method, own, seed] - accuracy["edit", "random", k, seed]
+            for seed in study.seeds
+            if (protocol, method, own, seed) in accuracy and ("edit", "random", k, seed) in accuracy
+        ]
+        if not pairs:
+            return "–"
+        found = mean_over_seeds(pairs)
+        return f"{interval_text(found.mean, found.low, found.high, sign='+')}, {found.n}"
+
+    rows = [["JoLA", *(difference("jola", "jola", "", k) for k in ks)]]
+    rows += [[f"`{name}`", *(difference("edit", name, k, k) for k in ks)] for name in methods]
+    rows = [row for row in rows if any(cell != "–" for cell in row[1:])]
+    if not ks or not rows:
+        return ""
+    table = markdown([["", *(f"K = {k}" for k in ks)], *rows])
+    return (
+        "Accuracy minus that of edits of random heads with the same K, paired by seed (95 % interval, number of "
+        f"seeds):\n\n{table}"
+    )
+
+
+def _overlaps(comparison: Any, seeds: Sequence[int], k: str) -> str:
+    """Jaccard index with JoLA's heads, a mean over seeds, beside the value expected by chance."""
     from jola.studies.statistics import overlap
 
-    pairs: dict[str, list[Any]] = {}
+    found: dict[str, list[Any]] = {}
     sizes: list[int] = []
-    for seed in SEEDS:
+    for seed in seeds:
         sets = comparison.head_sets(seed, k)
-        scores = comparison.scores(f"jola-seed{seed}")
-        if scores is None or len(sets) < 2:
-            continue
-        reference = sets.pop("jola", None) if k == "auto" else scores.top(int(k))
+        reference = sets.pop("jola", None) if k == "auto" else _best_of_jola(comparison, seed, int(k))
         sets.pop("jola", None)
-        if reference is None:
+        if reference is None or not sets:
             continue
         sizes.append(len(reference))
         for method, heads in sets.items():
-            pairs.setdefault(method, []).append(overlap(heads, reference))
-    if not pairs:
+            found.setdefault(method, []).append(overlap(heads, reference))
+    if not found:
         return ""
     whose = "JoLA's open heads" if k == "auto" else f"the {k} heads with JoLA's largest expected gates"
-    span = f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} to {max(sizes)}"
-    lines = [
-        f"Heads in common with {whose} ({span} of the model's heads; means over seeds, p of each seed, one-sided):",
-        "",
-        "| | Jaccard index | by chance | seeds | p |\n|---|---|---|---|---|",
+    sentence = (
+        f"Heads in common with {whose} ({_range(sizes, '')} of the model's heads); means over seeds, and "
+        "the smallest and largest one-sided p:"
+    )
+    rows = [["", "Jaccard index", "by chance", "seeds", "p"]]
+    rows += [
+        [
+            f"`{method}`",
+            f"{statistics.mean(o.jaccard for o in overlaps):.3f}",
+            f"{statistics.mean(o.expected_jaccard for o in overlaps):.3f}",
+            str(len(overlaps)),
+            _range([o.p_value for o in overlaps], ".2g"),
+        ]
+        for method, overlaps in found.items()
     ]
-    for method, found in pairs.items():
-        lines.append(
-            f"| `{method}` | {statistics.mean(f.jaccard for f in found):.3f} | "
-            f"{statistics.mean(f.expected_jaccard for f in found):.3f} | {len(found)} | "
-            f"{', '.join(f'{f.p_value:.2g}' for f in found)} |"
-        )
-    return "\n".join(lines)
+    return f"{sentence}\n\n{markdown(rows)}"
 
 
-def _ranks(comparison: Any) -> str:
+def _best_of_jola(comparison: Any, seed: int, k: int) -> Any:
+    scores = comparison.scores(f"jola-seed{seed}")
+    return scores and scores.top(k)
+
+
+def _ranks(comparison: Any, study: Study) -> str:
     """Rank correlation with JoLA's expected gates, and of a method with itself for another seed."""
     from jola.studies.statistics import rank_correlation
 
-    by_seed = {seed: scores for seed in SEEDS if (scores := comparison.all_scores(seed))}
-    methods = [m for m in SELECTORS if any(m in scores for scores in by_seed.values())]
-    lines = [
-        "Rank correlation over all heads (Spearman's ρ): with JoLA's expected gates for the same seed, and of a method "
-        "with itself for another seed:",
-        "",
-        "| | with JoLA, by seed | largest p | with itself, by pair of seeds |\n|---|---|---|---|",
-    ]
-    seeds = list(by_seed)
-    for method in methods:
-        own = [by_seed[seed][method] for seed in seeds if method in by_seed[seed]]
+    by_seed = [scores for seed in study.seeds if (scores := comparison.all_scores(seed))]
+    rows = [["", "with JoLA", "largest p", "seeds", "with itself", "pairs of seeds"]]
+    for method in dict.fromkeys(name for part in study.parts for name in part.selectors):
+        own = [scores[method] for scores in by_seed if method in scores]
+        if not own:
+            continue
         with_jola = [
-            rank_correlation(by_seed[seed][method], by_seed[seed]["jola"])
-            for seed in seeds
-            if method in by_seed[seed] and "jola" in by_seed[seed] and method != "jola"
+            rank_correlation(scores[method], scores["jola"])
+            for scores in by_seed
+            if method != "jola" and {method, "jola"} <= scores.keys()
         ]
-        itself = [f"{rank_correlation(a, b).spearman:.2f}" for index, a in enumerate(own) for b in own[index + 1 :]]
-        shown = ", ".join(f"{found.spearman:.2f}" for found in with_jola) or "–"
-        largest = f"{max(found.spearman_p for found in with_jola):.2g}" if with_jola else "–"
-        lines.append(f"| `{method}` | {shown} | {largest} | {', '.join(itself) or '–'} |")
-    return "\n".join(lines)
+        itself = [rank_correlation(a, b).spearman for index, a in enumerate(own) for b in own[index + 1 :]]
+        rows.append(
+            [
+                f"`{method}`",
+                _mean_and_range([found.spearman for found in with_jola]),
+                f"{max(found.spearman_p for found in with_jola):.2g}" if with_jola else "–",
+                str(len(own)),
+                _mean_and_range(itself),
+                str(len(itself)),
+            ]
+        )
+    return (
+        "Rank correlation over all heads (Spearman's ρ, mean and range) with JoLA's expected gates for the same seed, "
+        f"and of a method with itself for another seed:\n\n{markdown(rows)}"
+    )
+
+
+def _range(values: Sequence[float], digits: str) -> str:
+    low, high = (format(value, digits) for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _mean_and_range(values: Sequence[float]) -> str:
+    return f"{statistics.mean(values):.2f} ({_range(values, '.2f')})" if values else "–"
 
 
 if __name__ == "__main__":
