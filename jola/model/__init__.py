@@ -16,6 +16,6 @@ __getattr__ = lazily(
     },
 )
 
-# nnsight gives every Python object a `save` attribute, and anyio refuses to define an attribute set with an attribute
-# that has no annotation. With this one, it does not matter which of the two is imported first.
+# nnsight adds a `save` attribute to every Python object, and anyio refuses to define an attribute set that has an
+# attribute without an annotation. With this annotation, the two can be imported in either order.
 TypedAttributeSet.__annotations__ = {**TypedAttributeSet.__annotations__, "save": Any}

@@ -1,7 +1,7 @@
-"""Where the sites of an intervention are in each architecture, and the shapes found there.
+"""The module paths of the intervention sites in each supported architecture, and the activation shapes there.
 
-Adding an architecture is one row in `ARCHITECTURES`: the module paths of its layers, of the attention output
-projection and of the MLP within a layer. Whether the row is right is checked whenever such a model is loaded.
+To add an architecture, add one row to `ARCHITECTURES`: the module paths of its layers, of the attention output
+projection and of the MLP within a layer. The row is checked whenever such a model is loaded.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from torch import nn
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 
-if TYPE_CHECKING:  # seconds to import, and readers of adapters need none of it
+if TYPE_CHECKING:  # takes seconds to import and is not needed to read adapters
     from transformers import PreTrainedModel
 
 
@@ -43,11 +43,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gpt_neox": Architecture("gpt_neox.layers", "attention.dense", "mlp"),
     "opt": Architecture("model.decoder.layers", "self_attn.out_proj", "fc2"),
 }
-"""By ``config.model_type`` of transformers."""
+"""Keyed by ``config.model_type`` of transformers."""
 
 
 def architecture_of(model: "PreTrainedModel") -> Architecture:
-    """The row of `ARCHITECTURES` for a model; InputError for an architecture without one."""
+    """The row of `ARCHITECTURES` for a model; `InputError` if its architecture has no row."""
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
         raise InputError(
@@ -59,10 +59,10 @@ def architecture_of(model: "PreTrainedModel") -> Architecture:
 
 
 def geometry_of(model: "PreTrainedModel") -> Geometry:
-    """Read the geometry off the modules themselves.
+    """Read the geometry from the modules of a model.
 
-    The width of a head is that of the projection's input divided by the heads: ``config.head_dim`` is missing for
-    some architectures and hidden_size / heads is wrong for others.
+    The width of a head is the input width of the attention output projection divided by the number of heads, because
+    some architectures have no ``config.head_dim`` and hidden_size / heads is wrong for others.
     """
     architecture, kind = architecture_of(model), model.config.model_type
     try:
@@ -95,7 +95,7 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
 
 
 def module_path(model: "PreTrainedModel", site: Site, layer: int) -> str:
-    """Dotted path of the module at a site; its input is meant for HEADS, its output for all others."""
+    """Dotted path of the module at a site: the site is the module's input for HEADS and its output for all others."""
     architecture = architecture_of(model)
     block = f"{architecture.layers}.{layer}"
     inside = {Site.HEADS: architecture.heads, Site.ATTENTION: architecture.heads, Site.MLP: architecture.mlp}
@@ -109,7 +109,7 @@ def head_path(model: "PreTrainedModel") -> str:
 
 
 def check_widths(geometry: Geometry, found: Iterable[tuple[Site, int, int]]) -> None:
-    """Refuse a model whose (site, layer, width) are not those of its geometry."""
+    """Raise `InputError` if a width in ``found``, (site, layer, width), differs from the geometry."""
     for site, layer, width in found:
         units, each = geometry.units(site)
         if width != units * each:

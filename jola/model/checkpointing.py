@@ -1,7 +1,7 @@
 """Gradient checkpointing: the backward pass recomputes the activations of the layers instead of storing them.
 
-PyTorch's own checkpoints (`torch.utils.checkpoint`) are set around the layers. nnsight has left the model by the time
-of the backward pass, so hooks edit the layers there: with the same edits, whose gates were drawn before the pass.
+Each layer is wrapped in `torch.utils.checkpoint`. The trace of nnsight has ended when the backward pass runs, so hooks
+apply the edits to the recomputed layers: the same edits as in the forward pass, with gates drawn before it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +20,7 @@ from jola.model.packing import packed_attention
 from jola.model.steps import on_hidden
 
 Reapply = Callable[[], AbstractContextManager[Any]]
-"""Gives a context in which the weights of the model are edited as in the forward pass."""
+"""Returns a context in which the weights of the model are edited as in the forward pass."""
 
 
 @contextmanager
@@ -30,15 +30,16 @@ def checkpointed(
     reapply_weights: Reapply | None,
     lock: AbstractContextManager[Any],
 ) -> Iterator[None]:
-    """Inside the block, a pass keeps what enters each layer, and all activations of the last layer only.
+    """Inside the block, a pass stores only the input of each layer, except for the last layer.
 
-    The backward pass uses those of the last layer first, so they do not add to what it needs at once.
+    All activations of the last layer are stored. The backward pass needs them first, so they do not raise its peak
+    memory.
 
     Args:
         plan: The edits of the pass.
         reapply_weights: Entered by the backward pass for each layer that it recomputes; None stores all activations.
-        lock: Held meanwhile. PyTorch runs the backward pass of an accelerator in a thread of its own, so that a thread
-            that holds the lock and calls ``backward()`` there would wait forever.
+        lock: Held while a layer is recomputed. On accelerators, PyTorch runs the backward pass in another thread, so a
+            thread that holds the lock and calls ``backward()`` would wait forever.
     """
     if reapply_weights is None:
         yield
@@ -51,7 +52,7 @@ def checkpointed(
     try:
         yield
     finally:
-        # nnsight has set `forward` on each layer, so that no attribute is left that was not there.
+        # nnsight has already set `forward` on each layer, so this leaves no new attribute.
         for layer, forward in zip(layers, forwards, strict=True):
             layer.forward = forward
 
@@ -65,7 +66,7 @@ def _pass(
     *arguments: Any,
     **keywords: Any,
 ) -> Any:
-    """Call `forward` of a layer in a checkpoint."""
+    """Call `forward` of a layer inside a checkpoint."""
     after: list[Edit] = []
 
     def run(*arguments: Any, **keywords: Any) -> Any:
@@ -81,7 +82,7 @@ def _pass(
             hooks.callback(after.clear)
             for site, edit in edits:
                 module = base.get_submodule(module_path(base, site, layer))
-                if site is Site.BLOCK:  # hooks of the layer are not called by its `forward`
+                if site is Site.BLOCK:  # calling `forward` of the layer does not run hooks on the layer
                     after.append(edit)
                 elif site is Site.HEADS:
                     hooks.enter_context(module.register_forward_pre_hook(partial(_edit_input, edit)))
@@ -89,7 +90,7 @@ def _pass(
                     hooks.enter_context(module.register_forward_hook(partial(_edit_output, edit)))
             yield
 
-    # Stopped early, a layer that accelerate has moved to a device would stay there.
+    # With early stopping, a layer that accelerate has moved to a device would stay there.
     return checkpoint(
         run,
         *arguments,
@@ -107,7 +108,7 @@ def _locked(lock: AbstractContextManager[Any], reapply_weights: Reapply) -> Iter
 
 
 class _Repeated(AbstractContextManager[None]):
-    """Enters a new context each time: every backward pass through a graph that is kept enters the same object."""
+    """Enters a new context each time, because every backward pass through a retained graph enters the same object."""
 
     def __init__(self, context: Reapply) -> None:
         self._context, self._entered = context, ExitStack()

@@ -1,4 +1,4 @@
-"""`EditedModel`: a frozen language model and the interventions that edit it; `jola.model.tracing` runs the passes."""
+"""`EditedModel`: a frozen language model and the interventions that edit it. `jola.model.tracing` runs the passes."""
 
 import inspect
 import sys
@@ -28,7 +28,7 @@ from jola.model.steps import before_labels, log_probabilities, rows_of, then
 from jola.model.tracing import Plan, TracedModel
 
 Masks = EditMask | Mapping[str, EditMask] | Sequence[EditMask | None] | None
-"""One mask for all interventions in use, or one for each site, or one for each intervention in their order."""
+"""One mask for all interventions in use, one for each site, or one for each intervention, in their order."""
 
 SITE_ORDER = {site: position for position, site in enumerate(Site)}
 
@@ -36,16 +36,16 @@ SITE_ORDER = {site: position for position, site in enumerate(Site)}
 class EditedModel(nn.Module):
     """A frozen causal language model with trainable edits (paper, section 3); `jola.JoLAModel` loads and saves it.
 
-    Only the interventions have parameters as far as PyTorch is concerned: ``state_dict``, ``parameters``, optimisers
-    and checkpoints see a few thousand numbers. The frozen model is reached as `base`.
+    PyTorch sees only the parameters of the interventions: ``state_dict``, ``parameters``, optimizers and checkpoints
+    contain a few thousand numbers. The frozen model is available as `base`.
 
     Args:
-        base: A loaded decoder of transformers; it is frozen and put into evaluation mode.
+        base: A loaded decoder of transformers; it is frozen and set to evaluation mode.
         tokenizer: Its tokenizer.
-        edits: Settings of a method, an instance of its ``settings`` class: an `EditConfig` for JoLA, which is the
-            default, a `jola.methods.lora.LoRAConfig` for LoRA, and so on.
-        seed: Seed of the fresh edits and gates.
-        traced: What runs the passes; by default nnsight, in this process.
+        edits: Settings of a method, an instance of its ``settings`` class: an `EditConfig` for JoLA (the default), a
+            `jola.methods.lora.LoRAConfig` for LoRA, and so on.
+        seed: Seed for initializing the edits and gates.
+        traced: Runs the passes; by default nnsight in this process.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class EditedModel(nn.Module):
         super().__init__()
         base.requires_grad_(False)
         base.eval()
-        # Kept out of PyTorch's registry: the frozen weights are not part of this module's state.
+        # Not registered with PyTorch: the frozen weights are not part of this module's state.
         object.__setattr__(self, "base", base)
         self.base: PreTrainedModel
         if tokenizer.pad_token_id is None:
@@ -76,11 +76,12 @@ class EditedModel(nn.Module):
         """How the frozen model is quantized: 'none' or one of `jola.model.quantization.PACKAGES`."""
         method, settings = method_of_settings(edits)
         self.traced = traced or TracedModel(base, tokenizer)
-        """The frozen model as nnsight sees it: passes that keep activations or start in the middle."""
+        """The frozen model wrapped by nnsight, for passes that record activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self.gradient_checkpointing = False
-        """Whether training passes store few activations. The backward pass recomputes them, on accelerators in another
-        thread, which takes `lock`: ``backward()`` in a thread that holds it would wait forever."""
+        """Whether training passes store only a few activations, and the backward pass recomputes the others. On
+        accelerators, it does so in another thread that takes `lock`: calling ``backward()`` in a thread that holds the
+        lock would wait forever."""
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
         self._attach(method, settings, seed)
@@ -91,21 +92,25 @@ class EditedModel(nn.Module):
         self.reset_edits(seed)
         for intervention in self.own_interventions():
             self.traced.place(intervention)
-        # As transformers hands models out: the gates have noise only after `train()`.
+        # As models of transformers are after loading; the gates have noise only after `train()`.
         self.eval()
 
     def replace_edits(self, edits: Any, seed: int = 0) -> None:
-        """Fresh edits in place of the model's own; arguments as those of the class."""
+        """Replace the model's own edits with fresh ones; arguments as for the class."""
         method, settings = method_of_settings(edits)
         self.detach(self.own_interventions())
         self._attach(method, settings, seed)
 
     def resize_token_embeddings(self, size: int) -> Any:
-        """As in transformers, on the frozen model. `InputError` if its weights are spread or divided."""
+        """Resize the embeddings of the frozen model, as in transformers.
+
+        Raises:
+            InputError: Its weights are on several devices or divided among processes.
+        """
         refuse_spread(self.base, "Resizing the embeddings")
         with self.lock:
             embeddings = self.base.resize_token_embeddings(size)
-            # The model has a new embedding and a new head now: neither trains, and nnsight knows neither.
+            # The embedding and the head are new modules: they must not train, and nnsight must wrap them.
             for new in filter(None, (self.base.get_input_embeddings(), self.base.get_output_embeddings())):
                 new.requires_grad_(False)
             self.traced.wrap()
@@ -113,36 +118,36 @@ class EditedModel(nn.Module):
 
     @property
     def lock(self) -> threading.RLock:
-        """Held during every pass; hold it for several in a row, but not for the backward pass of checkpointing."""
+        """Held during every pass. Hold it for several passes in a row, but not while `backward` recomputes layers."""
         return self.traced.lock
 
     @property
     def device(self) -> torch.device:
-        """Device of the input, the logits and the edits; layers may be on others, see `jola.model.placement`."""
+        """Device of the input, the logits and the edits; layers may be on others. See `jola.model.placement`."""
         return self.traced.device
 
     @property
     def hf_device_map(self) -> Mapping[str, Any]:
-        """Devices of the frozen model, as Trainer reads them: it moves no model whose device is not its own."""
+        """Devices of the frozen model. Trainer reads this and does not move a model that is placed elsewhere."""
         return getattr(self.base, "hf_device_map", None) or {"": str(self.device)}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EditedModel":
-        """As for any module, but the edits stay on the devices of the layers that they edit."""
+        """Apply only the dtype of ``fn``; the edits stay on the devices of the layers that they edit."""
         return super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).dtype), recurse)
 
     @property
     def edits(self) -> GatedEdits:
-        """The gated edits at the attention heads, or the only ones there are.
+        """The first gated edits in the order of sites: those at the attention heads if the heads are edited.
 
         Raises:
-            InputError: The method has none.
+            InputError: The method has no gated edits.
         """
         if gated := self.gated_edits():
             return gated[0]
         raise InputError(f"The method {self.method.title} has no gated edits; see `interventions`.")
 
     def own_interventions(self) -> list[Intervention]:
-        """What the method attached, in the order of the sites."""
+        """The interventions that the method attached, in the order of the sites."""
         own: Any = self.interventions
         return list(own)
 
@@ -151,21 +156,21 @@ class EditedModel(nn.Module):
         return [i for i in self.interventions if isinstance(i, GatedEdits)]
 
     def frozen_parameters(self) -> FrozenWeights:
-        """The weights of the frozen model by their names in its checkpoint, without what methods have put into it.
+        """The weights of the frozen model by their names in its checkpoint, without the layers added by methods.
 
-        Weights that are kept on disk are read when they are asked for. Quantized ones are as they are stored.
+        Weights on disk are read on access. Quantized weights are returned as they are stored.
         """
         return FrozenWeights(self.base)
 
     def detach(self, interventions: Sequence[Intervention]) -> None:
-        """Take what interventions put into the frozen model out of it again; they cannot be used afterwards."""
+        """Remove the layers that interventions added to the frozen model; these cannot be used afterwards."""
         with self.lock:
             for intervention in interventions:
                 intervention.detach_from(self.base)
             self.traced.wrap()
 
     def reset_edits(self, seed: int) -> None:
-        """Fresh edits; the same seed gives the same numbers."""
+        """Initialize the edits again; the same seed gives the same numbers."""
         generator = torch.Generator().manual_seed(seed)
         for intervention in self.own_interventions():
             intervention.reset(generator)
@@ -177,16 +182,17 @@ class EditedModel(nn.Module):
 
     @property
     def in_use(self) -> tuple[Intervention, ...]:
-        """The interventions that edit the passes of the calling thread: the model's own, or those of `using`."""
+        """The interventions that edit the passes of the calling thread: the model's own or those of `using`."""
         chosen = getattr(self._calling_thread, "in_use", None)
         return tuple(self.own_interventions()) if chosen is None else chosen
 
     @contextmanager
     def using(self, interventions: Sequence[Intervention]) -> Iterator[None]:
-        """Inside the block other interventions edit the model, for the thread that runs it; others are not affected.
+        """Use other interventions inside the block, in the calling thread; other threads are not affected.
 
-        Several at one site edit one after the other: the second gets what the first made. None at all leaves the
-        plain base model. They are not moved: `jola.load_edits` gives edits that are where the model is.
+        Several interventions at one site are applied in order: the second edits the output of the first. An empty
+        sequence gives the base model. The interventions are not moved: `jola.load_edits` loads edits onto the device
+        of the model.
         """
         before = getattr(self._calling_thread, "in_use", None)
         self._calling_thread.in_use = tuple(interventions)
@@ -196,17 +202,17 @@ class EditedModel(nn.Module):
             self._calling_thread.in_use = before
 
     def disable_edits(self) -> AbstractContextManager[None]:
-        """Inside the block the model is the plain base model, for the thread that runs it; others are not affected."""
+        """Use the base model inside the block, in the calling thread; other threads are not affected."""
         return self.using(())
 
     def trainable_parameters(self) -> tuple[int, int]:
-        """(numbers that train, numbers in the frozen model)."""
+        """(number of trainable parameters, number of parameters of the frozen model)."""
         own = {id(p) for p in self.parameters()}
         frozen = sum(count(p) for p in self.base.parameters() if id(p) not in own)
         return sum(i.trainable_count() for i in self.own_interventions()), frozen
 
     def print_trainable_parameters(self) -> None:
-        """Print how many numbers train, and their share of the model, as peft does."""
+        """Print the number of trainable parameters and their share of the model, as peft does."""
         trainable, frozen = self.trainable_parameters()
         sys.stdout.write(
             f"trainable params: {trainable:,} || all params: {frozen + trainable:,} "
@@ -225,28 +231,28 @@ class EditedModel(nn.Module):
         strength: float = 1.0,
         reduction: Literal["token", "answer"] = "token",
     ) -> CausalLMOutput:
-        """One edited pass.
+        """Run one edited pass.
 
         Args:
             input_ids: (batch, tokens).
             attention_mask: (batch, tokens), 1 on real tokens; padding may be left or right.
-            labels: (batch, tokens), −100 where there is no loss. The language-model head then runs only at the
+            labels: (batch, tokens), −100 where there is no loss. With labels, the language-model head runs only at the
                 positions whose next token has a label.
-            positions: Where logits are wanted when there are no labels: (batch, tokens) of bool, or 'last' for the last
-                real token of each row. The language-model head runs nowhere else.
-            prompt_lengths: How many real tokens of each row are its prompt, for methods that edit positions of the
-                prompt: (batch,), or one number for all rows. None takes all tokens before the first label of a row, and
-                all tokens without labels.
-            mask: Switches and strengths of single edits, for this call only: one for all interventions in use, one
+            positions: Where to compute logits if there are no labels: (batch, tokens) of bool, or 'last' for the last
+                real token of each row. The language-model head runs only there.
+            prompt_lengths: Number of real tokens in the prompt of each row, for methods that edit positions of the
+                prompt: (batch,), or one number for all rows. With None, the prompt is all tokens before the first label
+                of a row, or all tokens if there are no labels.
+            mask: Switches and strengths of single edits, for this call only: one mask for all interventions in use, one
                 for each site, or a sequence with one (or None) for each intervention in use.
             strength: Factor on every edit.
-            reduction: Cross-entropy as the mean over answer tokens, or summed over each answer and averaged over the
-                batch, which is the negative log-likelihood of an answer.
+            reduction: 'token' averages the cross-entropy over answer tokens; 'answer' sums it over each answer and
+                averages over the batch, which gives the negative log-likelihood of an answer.
 
         Returns:
-            Without labels ``logits`` is (batch, tokens, vocabulary), or (chosen positions, vocabulary). With labels it
-            is (answer tokens, vocabulary), and ``loss`` is their cross-entropy in nats. Chosen positions and answer
-            tokens are in row-major order of the batch.
+            Without labels, ``logits`` is (batch, tokens, vocabulary), or (chosen positions, vocabulary) with
+            `positions`. With labels, it is (answer tokens, vocabulary), and ``loss`` is their cross-entropy in nats.
+            Chosen positions and answer tokens are in row-major order of the batch.
         """
         inputs = self.inputs(input_ids, attention_mask)
         if prompt_lengths is None and labels is not None:
@@ -275,17 +281,17 @@ class EditedModel(nn.Module):
         strength: float = 1.0,
         **arguments: Any,
     ) -> Tensor:
-        """Generate with the edits at every token, prompt and answer alike, with the key-value cache.
+        """Generate with a key-value cache and with the edits at every token of the prompt and the answer.
 
-        Methods that edit positions of the prompt take all given tokens as the prompt.
+        For methods that edit positions of the prompt, all given tokens are the prompt.
 
         Args:
             input_ids: (batch, tokens); pad on the left.
             attention_mask: (batch, tokens).
-            arguments: As for ``generate`` of transformers: max_new_tokens, do_sample, streamer, eos_token_id, …
+            arguments: Arguments of ``generate`` in transformers: max_new_tokens, do_sample, streamer, eos_token_id, …
 
         Returns:
-            (batch, tokens + new tokens), as transformers does.
+            (batch, tokens + new tokens), as in transformers.
         """
         inputs = {"input_ids": input_ids.to(self.device)}
         inputs["attention_mask"] = (
@@ -308,11 +314,11 @@ class EditedModel(nn.Module):
         mask: Masks = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """ln p(answer | prompt) of several answers to each prompt, in nats; one pass over each prompt where possible.
+        """ln p(answer | prompt), in nats, of several answers to each prompt, with one pass per prompt where possible.
 
         Args:
             prompts: Token ids of each prompt.
-            answers: For each answer the index of its prompt and its token ids, at least one.
+            answers: For each answer, the index of its prompt and its token ids, at least one.
             mask: As for `forward`, with one row for all prompts.
             strength: As for `forward`.
 
@@ -342,21 +348,21 @@ class EditedModel(nn.Module):
         return each.sum(1)
 
     def inputs(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """The arguments of one pass of the frozen model, on its device; see `forward`."""
+        """The arguments of one pass of the frozen model, on its device. See `forward`."""
         inputs = {"input_ids": input_ids.to(self.device)}
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
             if "position_ids" in self._forward_arguments and not bool(attention_mask[:, 0].all()):
-                # Left padding: positions count real tokens, as in an unpadded pass.
+                # With left padding, positions count only real tokens, as in an unpadded pass.
                 inputs["position_ids"] = (inputs["attention_mask"].long().cumsum(-1) - 1).clamp(min=0)
         return inputs
 
     def prompt_tokens(self, inputs: Mapping[str, Tensor], lengths: Tensor | int | None = None) -> Tensor:
-        """Where the prompts of a batch are, as `plan` takes it: (batch, tokens) of bool, false at padding.
+        """The positions of the prompts in a batch, for `plan`: (batch, tokens) of bool, false at padding.
 
         Args:
-            inputs: As `inputs` gives them.
-            lengths: Real tokens of each prompt, (batch,) or one number; None takes all of each row.
+            inputs: The result of `inputs`.
+            lengths: Number of real tokens of each prompt, (batch,) or one number; with None, all tokens of each row.
         """
         ids = inputs["input_ids"]
         real = inputs.get("attention_mask", torch.ones_like(ids)) > 0
@@ -376,10 +382,9 @@ class EditedModel(nn.Module):
         prompt: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Iterator[Plan]:
-        """Inside the block, which holds the lock, weights are edited; gives the plan of the edits of activations.
+        """Edit the weights inside the block, which holds the lock, and yield the plan of the edits of activations.
 
-        Whoever runs passes of `traced` with the interventions in use does so in here. Arguments and errors as for
-        `plan`.
+        Run passes of `traced` with the interventions in use inside this block. Arguments and errors as for `plan`.
         """
         with self.lock, edited_weights(self.in_use, self.masks(mask), strength):
             yield self.plan(mask, strength, batch, prompt, packing)
@@ -395,8 +400,8 @@ class EditedModel(nn.Module):
         """The edits of one pass over a batch of `batch` rows, in the order in which the pass reaches them.
 
         Args:
-            prompt: Where the prompts are, see `prompt_tokens` and `Intervention.prepare_at`.
-            packing: How the batch is packed in this pass.
+            prompt: Positions of the prompts; see `prompt_tokens` and `Intervention.prepare_at`.
+            packing: Packing of the batch in this pass.
 
         Raises:
             ValueError: The mask does not fit the interventions in use.
@@ -436,7 +441,7 @@ class EditedModel(nn.Module):
                 return self.traced.run(inputs, plan, rows, packing=packing, reapply_weights=reapply)
 
     def _packing(self, inputs: dict[str, Tensor], rows: Tensor, mask: Masks, prompt: Tensor) -> Packing | None:
-        """How a batch is packed with the edits in use; None where it is not."""
+        """Packing of a batch with the edits in use; None if the batch is not packed."""
         alike = prompt.new_ones(prompt.shape[1])
         for intervention, own in zip(self.in_use, self.masks(mask), strict=True):
             columns = None if own is not None and own.by_row else intervention.alike(prompt)
@@ -446,5 +451,5 @@ class EditedModel(nn.Module):
         return self.traced.packing(inputs, rows, alike)
 
     def _uniform(self, mask: Masks) -> bool:
-        """Whether the edits in use do the same at all positions of all rows."""
+        """Whether the edits in use are the same at all positions of all rows."""
         return all(i.uniform and not (m and m.by_row) for i, m in zip(self.in_use, self.masks(mask), strict=True))

@@ -1,4 +1,4 @@
-"""Load the frozen language model: names, number formats, devices, and errors that say what to do."""
+"""Load the frozen language model: resolve its name, number format and device, and explain errors."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ from jola.system.formatting import error_words
 from jola.system.hub import hub_or_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The number formats of a frozen model, by their names in settings."""
+"""The number formats of a frozen model by their names in settings."""
 
 
 def load_base(
@@ -48,17 +48,17 @@ def load_base(
     quantize: str = "none",
     shard_base: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    """The model, its tokenizer and the name under which an adapter should remember it.
+    """Load a model; return it with its tokenizer and the name to save in adapters.
 
     Args:
-        device_map: Places of the modules, with `device` 'auto'; see `jola.model.placement`. What is kept on disk is
-            read from the files of the model, or from a temporary folder that goes with the model.
+        device_map: Devices of the modules, only with `device` 'auto'; see `jola.model.placement`. Weights on disk are
+            read from the files of the model, or from a temporary folder that is deleted with the model.
         quantize: 'none' or one of `jola.model.quantization.PACKAGES`.
         shard_base: Divide the weights among the processes of a launch; see `jola.model.sharding`.
 
     Raises:
-        InputError: There is no such model, or it is of an unknown architecture, or the device does not exist, or the
-            map does not fit the model, or the weights cannot be divided.
+        InputError: The model or the device does not exist, the architecture is unknown, the map does not fit the model,
+            or the weights cannot be divided.
     """
     if shard_base:
         check_sharding(quantize=quantize, device_map=device_map)
@@ -107,7 +107,7 @@ def load_base(
             **where,
         )
         base, report = loaded
-        # Transformers fills what is missing or of another shape with random numbers, and logs it.
+        # Transformers only logs weights that are missing or have another shape, and fills them with random numbers.
         if missing := sorted(report["missing_keys"]):
             raise ValueError(f"its files lack {len(missing)} weights, the first is {missing[0]}")
         if mismatched := sorted(report["mismatched_keys"]):
@@ -118,11 +118,12 @@ def load_base(
             shutil.rmtree(spread["offload_folder"], ignore_errors=True)
         if isinstance(error, InputError) or not isinstance(error, Exception):
             raise
-        # Whatever three libraries raise on damaged files; no list of types is complete.
+        # Three libraries raise various errors for damaged files; a list of types would not be complete.
         raise _cannot_load(source, error) from error
     if spread:
         weakref.finalize(base, shutil.rmtree, spread["offload_folder"], ignore_errors=True)
-        # Pipelines of transformers take the first place for a device, which a disk is not. A single one is not listed.
+        # Pipelines of transformers use the first entry as the device, so 'disk' must not be first. With one device,
+        # transformers sets no map.
         placed = getattr(base, "hf_device_map", {"": str(base.device)})
         base.hf_device_map = dict(sorted(placed.items(), key=lambda item: (item[1] == DISK, item[1] == "cpu")))
     if quantized:
@@ -133,13 +134,13 @@ def load_base(
 
 
 def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedModel, str]:
-    """A model on the meta device, which has shapes and no weights, and its name.
+    """Create a model without weights, on the meta device; return it and its name.
 
     Args:
         model: As for `load_base`, or the ``config.json`` of a model.
 
     Raises:
-        InputError: There is no such model or configuration, or it is of an unknown architecture.
+        InputError: The model or configuration does not exist, or its architecture is unknown.
     """
     given = Path(model).expanduser()
     is_config = given.suffix == ".json"
@@ -157,23 +158,23 @@ def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedM
 
 
 def _where(source: ModelSource, revision: str | None) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` that say what is read. `InputError` for a revision that cannot be one."""
+    """Arguments of ``from_pretrained`` that select the files to read. `InputError` for an invalid revision."""
     check_revision(revision)
     where = {"revision": revision, "gguf_file": source.gguf_file, "trust_remote_code": False}
     return {key: value for key, value in where.items() if value is not None}
 
 
 def _read_config(source: ModelSource, where: dict[str, Any]) -> PretrainedConfig:
-    """The configuration of a model. `InputError` when its architecture is not known."""
+    """The configuration of a model. `InputError` if its architecture is unknown."""
     _check_architecture(source, where)
     return AutoConfig.from_pretrained(source.path_or_id, **where)
 
 
 def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
-    """Refuse a model that is not of a known architecture, by its ``config.json`` as plain data.
+    """Raise `InputError` if the architecture of a model is unknown; reads its ``config.json`` as plain data.
 
     Transformers chooses the code that interprets a configuration by its ``model_type``, and some of that code loads
-    further models that the configuration names. So nothing of it is called before the type is known.
+    other models that the configuration names. None of it must run before the type is checked.
     """
     with hub_or_cache(source.path_or_id):
         content, _ = PretrainedConfig.get_config_dict(source.path_or_id, **where)
@@ -181,7 +182,7 @@ def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
     if isinstance(kind, str) and kind in ARCHITECTURES:
         return
     shown = textwrap.shorten(repr(kind), 80, placeholder=" …")
-    # A multi-modal configuration holds the language model's own configuration.
+    # A multi-modal configuration contains the configuration of its language model.
     part = inner.get("model_type") if isinstance(inner, dict) else None
     if isinstance(part, str) and part in ARCHITECTURES:
         raise InputError(
@@ -200,7 +201,7 @@ def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
 
 
 def _refuse_adapter(source: ModelSource, revision: str | None) -> None:
-    """Refuse a model with an adapter in its folder: transformers would load that too, with the model that it names."""
+    """Raise `InputError` if the folder contains an adapter: transformers would load it and the model that it names."""
     if find_adapter_config_file(source.path_or_id, revision=revision) is not None:
         raise InputError(
             f"{source.display} contains an adapter (adapter_config.json), not only a model; give the base model, "
@@ -219,10 +220,10 @@ def _cannot_load(source: ModelSource, error: Exception) -> InputError:
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, without its weights.
+    """Load the tokenizer of a model without its weights.
 
     Raises:
-        InputError: There is no such model, or its tokenizer cannot be loaded.
+        InputError: The model does not exist, or its tokenizer cannot be loaded.
     """
     source = resolve_model(model, progress=False)
     where = _where(source, revision)
@@ -240,7 +241,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
 
 
 def _lasting_name(model: str, source: ModelSource) -> str:
-    """What finds the model again from anywhere: the name of an asset, a Hub id, or an absolute path."""
+    """A name that works from any folder: the name of an asset, a Hub id or an absolute path."""
     if model == "default":
         return DEFAULT_MODEL
     if model in ASSETS:
@@ -249,7 +250,7 @@ def _lasting_name(model: str, source: ModelSource) -> str:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device named. For 'auto', the one in `DEVICE_VARIABLE` if it is set, else the best one there is."""
+    """The device with this name. For 'auto', the one in `DEVICE_VARIABLE` if set, else the best one available."""
     if device == "auto":
         device = os.environ.get(DEVICE_VARIABLE) or "auto"
     if device == "auto":
@@ -265,10 +266,10 @@ def pick_device(device: str) -> torch.device:
 
 
 def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The data type asked for, by its name or as PyTorch's own.
+    """The PyTorch data type for a name; a data type of PyTorch is checked and returned.
 
-    'auto' is bfloat16 where the hardware multiplies in it, float32 elsewhere.
-    On a processor without such instructions, bfloat16 is emulated and slower than float32.
+    'auto' is bfloat16 where the hardware multiplies in it, float32 elsewhere. On a processor without such instructions,
+    bfloat16 is emulated and slower than float32.
     """
     if isinstance(dtype, torch.dtype):
         dtype = str(dtype).removeprefix("torch.")
@@ -284,10 +285,10 @@ def pick_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def pick_attention(implementation: str, config: PretrainedConfig, device: torch.device) -> str:
-    """The attention code named; 'auto' is PyTorch's fused one where it helps and the architecture has it.
+    """The name of the attention implementation; 'auto' is PyTorch's fused one where it helps and is supported.
 
-    On a processor the backward pass of the fused one is slower than plain attention at the lengths of short examples.
-    It is always passed explicitly: a configuration file must not choose code to run.
+    On a processor, the backward pass of fused attention is slower than that of eager attention for short examples. The
+    implementation is always passed explicitly, because a configuration file must not choose code to run.
     """
     if implementation != "auto":
         return implementation
@@ -298,12 +299,12 @@ def pick_attention(implementation: str, config: PretrainedConfig, device: torch.
 
 
 def check_flash_attention(places: Collection[str], dtype: torch.dtype) -> None:
-    """`InputError` unless flash attention runs on all devices of the layers, with weights in this format."""
+    """Raise `InputError` unless flash attention supports all devices of the layers and the format of the weights."""
     if others := sorted(place for place in places if not place.isdigit() and not place.startswith("cuda")):
         lack = f"all layers on a GPU that the package flash-attn supports, and here they are on {', '.join(others)}"
     elif dtype not in (torch.bfloat16, torch.float16):
         lack = f"weights in bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
-    elif not is_flash_attn_2_available():  # transformers would fetch code from the Hub
+    elif not is_flash_attn_2_available():  # transformers would download code from the Hub
         lack = "the package flash-attn"
     else:
         return
@@ -311,6 +312,6 @@ def check_flash_attention(places: Collection[str], dtype: torch.dtype) -> None:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # Older releases of PyTorch cannot tell; float32 is right everywhere.
+    # Older releases of PyTorch do not report this; float32 works everywhere.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -1,4 +1,4 @@
-"""The client of NDIF: nnsight's own, with an end to each request, and without unpickling what the server sends."""
+"""An NDIF client: that of nnsight, but requests time out and can be stopped, and responses are never unpickled."""
 
 import io
 import threading
@@ -16,26 +16,26 @@ from jola.system.formatting import error_words
 from jola.system.ndif import api_key, host
 
 REQUEST_SECONDS = 3600.0
-"""How long a request may take, unless the caller says otherwise: NDIF may first have to load the model."""
+"""Default time limit of a request: NDIF may have to load the model first."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 
 class RequestStopped(Exception):
-    """The request was ended by the caller before NDIF answered."""
+    """The caller ended the request before NDIF answered."""
 
 
 class NdifBackend(RemoteBackend):
     """Submits a trace to NDIF and polls for its result.
 
-    A result then always arrives as a download of tensors. nnsight's default, a websocket, may also carry it in a
-    pickled message, which this client refuses to read.
+    Results are always downloaded as tensors. With nnsight's default, a websocket, a result may also arrive as a pickled
+    message, which this client refuses to read.
 
     Args:
-        model_key: What the server knows the model by.
-        env: What nnsight sends with each request to that model.
-        stop: Ends the request with `RequestStopped` when set; the server may still compute it.
-        seconds: Ends the request with `InputError`.
+        model_key: Key of the model on the server.
+        env: Environment that nnsight sends with each request to the model.
+        stop: When set, the request ends with `RequestStopped`; the server may still compute it.
+        seconds: Time limit; after it, the request ends with `InputError`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class NdifBackend(RemoteBackend):
         self._seconds = seconds
 
     def __call__(self, tracer: Any = None) -> Any:
-        """Send the trace and give its saved values to the frame that it is in.
+        """Send the trace and push its saved values into the frame that contains it.
 
         Raises:
             InputError: NDIF refused the request, failed, or took too long.
@@ -63,7 +63,7 @@ class NdifBackend(RemoteBackend):
             result = self._wait_for(self._serialize(tracer))
         except (InputError, RequestStopped):
             raise
-        except Exception as error:  # those of the server and of httpx
+        except Exception as error:  # errors of the server and of httpx
             raise InputError(
                 f"NDIF did not answer the request ({error_words(error)}); check the key, whether NDIF hosts this model "
                 "(https://nnsight.net/status), and the network."
@@ -72,7 +72,7 @@ class NdifBackend(RemoteBackend):
         return result
 
     def exchange(self, request: bytes, over: threading.Event) -> Any:
-        """Send a serialized trace, and ask for its result until it is there or nobody waits for it any more."""
+        """Send a serialized trace and poll for its result; `RequestStopped` if ``over`` is set first."""
         envelope = RequestModel(model_key=self.model_key, compress=self.compress, env=self.env)
         response = self._post(envelope, request)
         self.note(response)
@@ -87,7 +87,7 @@ class NdifBackend(RemoteBackend):
         raise RequestStopped
 
     def _wait_for(self, request: bytes) -> Any:
-        # In a thread of its own, because a connection cannot be interrupted.
+        # In a separate thread, because a connection cannot be interrupted.
         answer: Future[Any] = Future()
         over, ready = threading.Event(), threading.Event()
 
@@ -115,11 +115,11 @@ class NdifBackend(RemoteBackend):
 
     @staticmethod
     def parse(message: str | bytes) -> ResponseModel:
-        """A status in JSON. `InputError` for a binary message, which is a pickle."""
+        """Parse a status from JSON. `InputError` for a binary message, which is a pickle."""
         if not isinstance(message, str):
             raise InputError("NDIF sent a pickled message, which could run code here; it was not read.")
         return ResponseModel.model_validate_json(message)
 
     def finalize(self, content: bytes) -> Any:
-        """The saved tensors by their names."""
+        """The saved tensors by name."""
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)

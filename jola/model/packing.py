@@ -1,11 +1,11 @@
-"""A batch in one row, with nothing in it twice: no padding, and once what all rows begin with.
+"""Pack a batch into one row, without padding and with the common beginning of all rows only once.
 
-A chat template and an instruction make the first tokens of every example the same, in short-text tasks about half of
-what an example has. Attention is causal, so what a layer makes of them is the same in every row. In a packed pass each
-layer sees one row: the common beginning, then the rest of each row, one after the other. Only attention has to know
-which of them belong together. Outputs and gradients are those of the batch as it was.
+The chat template and the instruction are the first tokens of every example; in short-text tasks, these are about half
+of all tokens. Attention is causal, so their activations are the same in every row. In a packed pass, each layer sees
+one row: the common beginning, followed by the rest of each row. Only attention must know which tokens belong together.
+Outputs and gradients are the same as for the unpacked batch.
 
-With variable-length attention (flash attention), rows are joined without sharing their beginning.
+With variable-length attention (flash attention), rows are concatenated without sharing their beginning.
 """
 
 import inspect
@@ -24,45 +24,46 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 WORTH = 0.1
-"""Share of a batch's places that packing must spare: taking rows apart in every layer costs about as much."""
+"""Minimum share of the positions of a batch that packing must save: unpacking rows in every layer costs about that."""
 FLASH = "flash"
-"""Part of the names of implementations of attention that take ``cu_seq_lens``, the places where rows end."""
+"""Part of the names of attention implementations that take ``cu_seq_lens``, the positions where rows end."""
 SPARED = 64
-"""Tokens of prompts that a pass over their common beginning must spare."""
+"""Minimum number of prompt tokens that a separate pass over the common beginning must save."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packing:
-    """Where the tokens of a batch stand when it is packed."""
+    """Positions of the tokens of a batch in its packed row."""
 
     source: Tensor
-    """(packed tokens,): place of each in the flattened batch."""
+    """(packed tokens,): index of each packed token in the flattened batch."""
     common: int
-    """Tokens that all rows begin with; they are the first of the packed ones."""
+    """Number of tokens in the common beginning of all rows; they are the first packed tokens."""
     shape: tuple[int, int]
     """(batch, tokens) after the common beginning, padding included."""
     filled: Tensor
-    """(packed tokens − common,): place of each in the flattened `shape`; the other places are padding."""
+    """(packed tokens − common,): index of each packed token in the flattened `shape`; the other indices are padding."""
     slots: Tensor
-    """(batch · tokens,): for each place of `shape` its packed token, counted after the common ones; 0 for padding."""
+    """(batch · tokens,): index of the packed token at each position of `shape`, from the first after the common
+    beginning; 0 for padding."""
     lengths: Tensor | None = None
-    """(batch,): tokens of each row, if variable-length attention keeps the rows apart; `common` is then 0."""
+    """(batch,): tokens of each row, if variable-length attention separates the rows; `common` is then 0."""
     weights: bool = False
-    """Whether attention gives its weights, (batch, heads, tokens, tokens), where it has them."""
+    """Whether attention returns its weights, (batch, heads, tokens, tokens), if the implementation computes them."""
     masks: dict[Any, Tensor] = field(default_factory=dict, repr=False)
-    """What `_causal` gave in this pass: layers share them."""
+    """Cached results of `_causal`, shared by the layers of a pass."""
 
     def inputs(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Arguments of a packed pass: one row of tokens, and the position that each has in its own row."""
+        """Arguments of a packed pass: one row of tokens, and the position of each token in its original row."""
         row = {
             "input_ids": self.pack(input_ids).unsqueeze(0),
             "position_ids": (self.source % input_ids.shape[1]).unsqueeze(0),
         }
-        # Given one with four axes, transformers makes no mask: that of the packed row would be large, and unused.
+        # Given a 4-D mask, transformers does not create one; its mask for the packed row would be large and unused.
         return row if self.lengths is not None else {**row, "attention_mask": torch.zeros(1, 1, 1, 1)}
 
     def for_attention(self) -> dict[str, Any]:
-        """What a packed pass hands on to attention."""
+        """The arguments of a packed pass for attention."""
         if self.lengths is None:
             return {"packing": self}
         ends = F.pad(self.lengths.cumsum(0), (1, 0)).int()
@@ -74,7 +75,7 @@ class Packing:
         return values.flatten()[self.source]
 
     def unpack(self, packed: Tensor) -> Tensor:
-        """(1, packed tokens, …) → (batch, tokens, …); what stands at padding means nothing."""
+        """(1, packed tokens, …) → (batch, tokens, …); values at padding are meaningless."""
         batch, rest = self.shape
         places = torch.arange(self.common, device=self.slots.device).expand(batch, -1)
         places = torch.cat([places, (self.slots + self.common).view(batch, rest)], 1).to(packed.device)
@@ -89,15 +90,15 @@ def packing_of(
     *,
     variable_length: bool = False,
 ) -> Packing | None:
-    """How to pack a batch; None where that would not pay, and for padding on the left.
+    """Compute the packing of a batch; None if it would not save enough, or if padding is on the left.
 
     Args:
         input_ids: (batch, tokens).
         attention_mask: (batch, tokens) or None.
-        rows: (batch, tokens) of bool: where logits are wanted. The common beginning ends before the first of them.
-        edited_alike: (tokens,) of bool: columns in which all rows are edited in the same way; None is all of them. The
-            common beginning ends before the first other one.
-        variable_length: Whether variable-length attention keeps the rows apart; they share no beginning then.
+        rows: (batch, tokens) of bool: positions of the logits. The common beginning ends before the first of them.
+        edited_alike: (tokens,) of bool: columns in which all rows are edited in the same way; None means all columns.
+            The common beginning ends before the first column that is not.
+        variable_length: Whether variable-length attention separates the rows; they then share no beginning.
     """
     batch, tokens = input_ids.shape
     real = torch.ones_like(rows) if attention_mask is None else attention_mask == 1
@@ -122,16 +123,16 @@ def packing_of(
 
 @dataclass(frozen=True, eq=False)
 class Beginning:
-    """What prompts that are padded on the left begin with, and where their tokens go when it comes first."""
+    """The common beginning of prompts that are padded on the left, and the order of tokens that puts it first."""
 
     tokens: int
-    """How many there are."""
+    """Number of tokens in the common beginning."""
     order: Tensor
-    """(batch, tokens): the place from which each token is taken: the beginning, then padding, then the rest."""
+    """(batch, tokens): index of the token for each position: first the beginning, then padding, then the rest."""
 
 
 def beginning_of(input_ids: Tensor, attention_mask: Tensor) -> Beginning | None:
-    """What prompts begin with; None where a pass of its own would not pay.
+    """Find the common beginning of prompts; None if a separate pass over it would not save enough.
 
     Args:
         input_ids, attention_mask: (batch, tokens), padded on the left.
@@ -141,7 +142,7 @@ def beginning_of(input_ids: Tensor, attention_mask: Tensor) -> Beginning | None:
     places = torch.arange(tokens, device=input_ids.device).expand(batch, -1)
     shifted = input_ids.gather(1, (places + padding).clamp(max=tokens - 1))
     alike = (shifted == shifted[:1]).all(0).int().cumprod(0)
-    # Something has to be left of every prompt.
+    # At least one token of every prompt must remain.
     count = min(int(alike.sum()), tokens - int(padding.max()) - 1)
     if count * (batch - 1) < SPARED or not bool((attention_mask == (places >= padding)).all()):
         return None
@@ -151,7 +152,7 @@ def beginning_of(input_ids: Tensor, attention_mask: Tensor) -> Beginning | None:
 
 
 def can_share(base: PreTrainedModel) -> bool:
-    """Whether prompts may have padding behind a common beginning, and are where that pays.
+    """Whether prompts may have padding after a common beginning, and whether a pass over the beginning saves time.
 
     A sliding window would count the padding.
     """
@@ -161,9 +162,9 @@ def can_share(base: PreTrainedModel) -> bool:
 
 
 def can_pack(base: PreTrainedModel) -> bool:
-    """Whether a model might take packed passes, and is where they pay.
+    """Whether a model may accept packed passes, and whether these save time.
 
-    They do on a processor, which takes token by token, and with variable-length attention.
+    They save time on a CPU, where time is proportional to the number of tokens, and with variable-length attention.
     """
     parameters = inspect.signature(base.forward).parameters
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -172,11 +173,11 @@ def can_pack(base: PreTrainedModel) -> bool:
 
 
 def is_packed_alike(base: PreTrainedModel, run: Callable[..., Tensor], run_packed: Callable[..., Tensor]) -> bool:
-    """Whether packed passes give what others give, seen on two short rows: attention may have ways of its own.
+    """Whether packed and ordinary passes give the same logits for two short rows: a model may modify attention.
 
     Args:
-        run: Gives the logits of a pass from its inputs, its plan and the rows wanted.
-        run_packed: The same of a packed pass, from the token ids, the plan, the rows wanted and the packing.
+        run: Computes the logits of a pass from its inputs, plan and rows.
+        run_packed: Computes the logits of a packed pass from the token ids, plan, rows and packing.
     """
     if not can_pack(base):
         return False
@@ -186,7 +187,7 @@ def is_packed_alike(base: PreTrainedModel, run: Callable[..., Tensor], run_packe
     packing = packing_of(ids, mask, rows, variable_length=has_variable_length_attention(base))
     if packing is None:
         return False
-    # Edits of weights may be applied at this moment, with dropout: a training draws what it would draw anyway.
+    # Weight edits with dropout may be applied here; this must not change the random numbers of a training.
     devices = [base.device] if base.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices=devices):
         expected = run({"input_ids": ids, "attention_mask": mask}, {}, rows).float()
@@ -195,18 +196,18 @@ def is_packed_alike(base: PreTrainedModel, run: Callable[..., Tensor], run_packe
 
 
 def has_variable_length_attention(base: PreTrainedModel) -> bool:
-    """Whether the attention in use takes the arguments of transformers' flash attention."""
+    """Whether the attention implementation of the model takes the arguments of flash attention in transformers."""
     return FLASH in (base.config._attn_implementation or "")
 
 
 def attention_in_float32(base: PreTrainedModel) -> str:
-    """The attention of a model, or the fused one of PyTorch in place of flash attention, which has no float32."""
+    """The attention implementation of a model; 'sdpa' in place of flash attention, which does not support float32."""
     return "sdpa" if has_variable_length_attention(base) else base.config._attn_implementation or "eager"
 
 
 @contextmanager
 def packed_attention(base: PreTrainedModel) -> Iterator[None]:
-    """Inside the block the model accepts packed passes, with the arguments of `Packing.for_attention`."""
+    """Let the model accept packed passes inside the block, with the arguments of `Packing.for_attention`."""
     if has_variable_length_attention(base):
         yield
         return
@@ -216,7 +217,7 @@ def packed_attention(base: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def attention(base: PreTrainedModel, implementation: str) -> Iterator[None]:
-    """Inside the block the model uses this implementation of attention, by its name in transformers."""
+    """Use another attention implementation inside the block, by its name in transformers."""
     before = base.config._attn_implementation or "eager"
     base.set_attn_implementation(implementation)
     try:
@@ -235,16 +236,16 @@ def _attention(
     packing: Packing | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, Any]:
-    """Attention as transformers calls it; in a packed pass, over the rows that the one row consists of.
+    """Attention function for transformers; in a packed pass, it attends within the original rows.
 
     Args:
-        kind: The implementation that is wrapped.
-        query, key, value: (1, heads, packed tokens, head_dim); fewer heads for key and value than for query.
+        kind: The wrapped implementation.
+        query, key, value: (1, heads, packed tokens, head_dim); key and value may have fewer heads than query.
 
     Returns:
         (1, packed tokens, heads, head_dim), and the weights of each row or None.
     """
-    # Every architecture of transformers has eager attention of its own, in its own file.
+    # In transformers, the file of each architecture defines its own eager attention.
     eager = kind == "eager"
     attend: Any = (
         sys.modules[type(module).__module__].eager_attention_forward if eager else ALL_ATTENTION_FUNCTIONS[kind]
@@ -284,7 +285,7 @@ def _attention(
 
 
 class _WithoutGroups:
-    """A module whose attention repeats no keys and values."""
+    """An attention module in which keys and values are not repeated."""
 
     num_key_value_groups = 1
 
@@ -298,10 +299,10 @@ class _WithoutGroups:
 def _attention_of_groups(
     attend: Any, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **arguments: Any
 ) -> tuple[Tensor, Tensor]:
-    """Eager attention in which the heads that share keys and values are queries of one head.
+    """Eager attention that treats the query heads that share keys and values as more queries of one head.
 
-    The keys and values, and their gradients, are not repeated for each head. Arguments and results as in `_attention`,
-    with one row in `mask` for each of these queries.
+    Keys and values, and their gradients, are not repeated for each head. Arguments and results as in `_attention`, with
+    one row in `mask` for each of these queries.
     """
     heads, tokens = query.shape[1:3]
     joined = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
@@ -311,7 +312,7 @@ def _attention_of_groups(
 
 
 class _Unpack(torch.autograd.Function):
-    """(packed tokens after the common ones, …) → (batch · tokens, …); what stands at padding, nothing reads."""
+    """(packed tokens after the common beginning, …) → (batch · tokens, …); values at padding are unused."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, packing: Packing) -> Tensor:
@@ -320,7 +321,7 @@ class _Unpack(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        # That of index_select would add up row by row, and slowly; here every packed token stands at one place.
+        # The backward pass of index_select adds up rows, which is slow; here every packed token has one position.
         return gradients[0].index_select(0, ctx.packing.filled), None
 
 
@@ -340,14 +341,15 @@ class _Pack(torch.autograd.Function):
 
 
 def _causal(start: int, stop: int, window: int | None, dtype: torch.dtype, groups: int) -> Tensor:
-    """(1, 1, groups · (stop − start), stop): added to the scores, so that positions see themselves and those before."""
+    """Causal mask, (1, 1, groups · (stop − start), stop), that is added to the attention scores."""
     query, key = torch.arange(start, stop).unsqueeze(1), torch.arange(stop)
     seen = key <= query if window is None else (key <= query) & (key > query - window)
     mask = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
     return mask.repeat(groups, 1)[None, None]
 
 
-# Outside packed passes both do what they wrap, masks included, in case a configuration is copied during one.
+# A configuration may be copied during a packed pass, so in other passes both behave like the wrapped implementations,
+# including their masks.
 _NAMES = {"sdpa": "jola_packed_sdpa", "eager": "jola_packed_eager"}
 for _kind, _name in _NAMES.items():
     AttentionInterface.register(_name, partial(_attention, _kind))
@@ -355,19 +357,19 @@ for _kind, _name in _NAMES.items():
 
 
 def chosen(activation: Tensor, rows: Tensor) -> Tensor:
-    """What is at the positions that are true in `rows`, whichever device the layer is on."""
+    """The activations at the positions that are true in `rows`, on any device."""
     return activation[rows.to(activation.device)]
 
 
 def spread(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
-    """(chosen positions, width) → (…, width) as `shape` begins, with zeros at the other positions."""
+    """(chosen positions, width) → (*shape[:-1], width), with zeros at the other positions."""
     result = values.new_zeros(rows.numel(), values.shape[-1])
     result[rows.flatten().to(values.device)] = values
     return result.view(*shape[:-1], -1)
 
 
 def is_greedy(arguments: Mapping[str, Any]) -> bool:
-    """Whether each new token is the likeliest one, whatever stands where in the prompt."""
+    """Whether these arguments of ``generate`` select the most likely token, regardless of token order in the prompt."""
     plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
     plain |= {"top_k": (None,), "top_p": (None,)}
     free = {"max_new_tokens", "eos_token_id", "pad_token_id"}

@@ -1,7 +1,7 @@
-"""Where the weights of a frozen model are: on one device, on several, in memory or on disk; and how to read them.
+"""Place the weights of a frozen model on one device, on several, in memory or on disk, and read them.
 
-Layers on several devices are moved about by accelerate's hooks: a layer runs where it is, or, if it is kept in memory
-or on disk, on the main device, onto which its weights are copied for each pass.
+With several devices, accelerate's hooks move the activations and weights: a layer on an accelerator runs there. The
+weights of a layer in memory or on disk are copied to the main device for each pass.
 """
 
 import json
@@ -26,14 +26,14 @@ from jola.system.paths import is_there
 DISK = "disk"
 
 DeviceMap = str | Path | Mapping[str, str | int] | None
-"""One of `STRATEGIES`, a JSON file, or a device, 'cpu' or 'disk' for each module; None is one device for all."""
+"""One of `STRATEGIES`, a JSON file, or a device, 'cpu' or 'disk' for each module; None places all on one device."""
 
 
 def read_device_map(given: str | Path | Mapping[str, str | int]) -> str | dict[str, str | int]:
-    """A device map as transformers takes it.
+    """Read a device map in the form that transformers accepts.
 
     Raises:
-        InputError: It is neither a strategy nor a file with a JSON object of module names and devices.
+        InputError: `given` is neither a strategy nor a file with a JSON object of module names and devices.
     """
     if isinstance(given, Mapping):
         return _checked(dict(given), "The device map")
@@ -53,7 +53,7 @@ def read_device_map(given: str | Path | Mapping[str, str | int]) -> str | dict[s
 
 
 def _checked(content: Any, what: str) -> dict[str, str | int]:
-    """The content of a device map. Refusals do not repeat its values: the file may be any other, with secrets in it."""
+    """Check the content of a device map. Errors do not show values: the file may be a different one with secrets."""
     if not isinstance(content, dict) or not content:
         raise InputError(f"{what} is not an object of module names and devices; write one entry for each module.")
     for name, place in content.items():
@@ -66,15 +66,15 @@ def _checked(content: Any, what: str) -> dict[str, str | int]:
 
 
 def check_device_map(placed: Mapping[str, str | int], empty: PreTrainedModel, layers: str) -> None:
-    """Refuse a map that does not fit a model.
+    """Check that a device map fits a model.
 
     Args:
         empty: The model on the meta device.
         layers: Path of its layers.
 
     Raises:
-        InputError: It names a module that does not exist or a device that this machine does not have, places a module
-            twice or not at all, splits a layer over accelerators, or keeps everything on disk.
+        InputError: The map names a module that does not exist or a device that this machine does not have, places a
+            module twice or not at all, splits a layer over accelerators, or places everything on disk.
     """
     modules = {name for name, _ in empty.named_modules()} | {name for name, _ in empty.named_parameters()}
     for name in placed:
@@ -107,7 +107,7 @@ def _exists(place: str | int) -> bool:
 
 
 def _name(place: str | int) -> str:
-    """The name of a place; an accelerator also has a number: 0 is cuda:0."""
+    """The name of a device; the number of an accelerator becomes its name: 0 is cuda:0."""
     try:
         return DISK if place == DISK else str(torch.empty(0, device=place).device)
     except (RuntimeError, AssertionError):
@@ -121,26 +121,26 @@ def _devices() -> str:
 
 
 def main_device(base: PreTrainedModel) -> torch.device:
-    """Where a model takes its input and gives its logits; edits of activations are kept there."""
+    """Device of the input and the logits of a model, and of the edits of activations."""
     place = getattr(getattr(base, "_hf_hook", None), "execution_device", None)
     return base.device if place is None else torch.device(place)
 
 
 def is_spread(base: PreTrainedModel) -> bool:
-    """Whether the weights are on several devices, or wait in memory or on disk for their turn."""
+    """Whether the weights are on several devices, or are copied from memory or disk for each pass."""
     return len({_name(place) for place in getattr(base, "hf_device_map", {}).values()}) > 1
 
 
 def is_sharded(base: PreTrainedModel) -> bool:
-    """Whether the weights are divided among processes, see `jola.model.sharding`."""
+    """Whether the weights are divided among processes; see `jola.model.sharding`."""
     return isinstance(base, FSDPModule)
 
 
 def refuse_spread(base: PreTrainedModel, what: str) -> None:
-    """Refuse what needs all weights on one device.
+    """Refuse an operation that needs all weights on one device.
 
     Raises:
-        InputError: The weights are elsewhere.
+        InputError: The weights are on several devices or divided among processes.
     """
     if is_spread(base):
         raise InputError(f"{what} needs the whole model on one device; load it without a device map.")
@@ -152,9 +152,9 @@ _noted: WeakKeyDictionary[nn.Module, dict[str, float]] = WeakKeyDictionary()
 
 
 class FrozenWeights(Mapping[str, Tensor]):
-    """The parameters of a frozen model by their names in its checkpoint, read one at a time from wherever they are.
+    """The parameters of a frozen model by their names in its checkpoint, read one at a time from memory or disk.
 
-    Of weights that are divided among processes, each process has a part.
+    If the weights are divided among processes, each process reads its own part.
     """
 
     def __init__(self, base: nn.Module) -> None:
@@ -162,18 +162,18 @@ class FrozenWeights(Mapping[str, Tensor]):
         self._places = frozen_names(base)
 
     def is_exact(self, name: str) -> bool:
-        """Whether a parameter is that of the checkpoint, which a quantized one is not."""
+        """Whether a parameter has the values of the checkpoint, that is, is not quantized."""
         return not is_quantized(self._base.get_parameter(self._places[name]))
 
     def middle(self, name: str) -> float:
-        """The number in the middle of a parameter, by which an adapter recognizes its base model."""
+        """The middle element of a parameter, by which an adapter recognizes its base model."""
         if self._base in _noted:
             return _noted[self._base][name]
         tensor = self[name].detach()
         return float(tensor.flatten()[tensor.numel() // 2])
 
     def note_middles(self) -> None:
-        """Keep what `middle` gives for all parameters, which are then divided among processes."""
+        """Store `middle` of all parameters before they are divided among processes."""
         _noted[self._base] = {name: self.middle(name) for name in self}
 
     def __getitem__(self, name: str) -> Tensor:

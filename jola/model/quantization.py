@@ -12,17 +12,17 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 from jola.errors import InputError
 
 PACKAGES = {"4bit": "bitsandbytes", "8bit": "bitsandbytes", "int8": "torchao"}
-"""Quantizations, NF4, LLM.int8() and weights in int8, and the packages that compute with them."""
+"""Quantizations (NF4, LLM.int8() and int8 weights), and the packages that implement them."""
 
 
 def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
-    """The settings of transformers for a quantization.
+    """The quantization config of transformers.
 
     Args:
-        dtype: What layers compute in; LLM.int8() has a format of its own.
+        dtype: Number format in which layers compute; unused by '8bit' and 'int8'.
 
     Raises:
-        InputError: There is no such quantization, or its package is not installed.
+        InputError: The quantization does not exist, or its package is not installed.
     """
     if quantize not in PACKAGES:
         raise InputError(f"--quantize is {quantize!r}; choose none or one of {', '.join(PACKAGES)}.")
@@ -42,33 +42,33 @@ def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
 
 
 def settle(base: PreTrainedModel) -> None:
-    """Keep 4-bit layers on a processor in the one layout that also has gradients.
+    """Keep 4-bit layers on the CPU in the layout that supports gradients.
 
-    In passes without gradients, bitsandbytes would repack their weights for instructions of some processors, in a
-    layout for which it has no backward pass.
+    In passes without gradients, bitsandbytes would repack their weights for the instructions of some processors, in a
+    layout that has no backward pass.
     """
-    # Layers of bitsandbytes have this attribute, which the type of a module does not know.
+    # Layers of bitsandbytes have this attribute, but `nn.Module` does not declare it.
     for module in cast("Iterable[Any]", base.modules()):
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
 def is_quantized(weight: Tensor) -> bool:
-    """Whether a parameter holds something else than the numbers of its checkpoint."""
+    """Whether a parameter does not store the numbers of its checkpoint."""
     return not weight.is_floating_point() or type(weight) not in (Tensor, nn.Parameter, DTensor)
 
 
 def count(weight: Tensor) -> int:
-    """How many numbers of the model a parameter stands for: two in each byte of 4-bit weights."""
+    """Number of weights that a parameter represents; a byte of 4-bit weights stores two."""
     shape = getattr(getattr(weight, "quant_state", None), "shape", weight.shape)
     return torch.Size(shape).numel()
 
 
 def refuse_quantized(base: PreTrainedModel, what: str) -> None:
-    """Refuse what computes with the weights themselves.
+    """Refuse an operation that computes with the weights themselves.
 
     Raises:
-        InputError: They are quantized.
+        InputError: The weights are quantized.
     """
     if any(is_quantized(weight) for weight in base.parameters()):
         raise InputError(

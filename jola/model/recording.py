@@ -1,4 +1,4 @@
-"""Which activations a pass keeps, and what it gives; see `TracedModel.record`."""
+"""The activations that a pass should record, and its results. See `TracedModel.record`."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Wanted:
-    """The activations to keep of one pass, by layer."""
+    """The layers at which one pass records activations, for each kind of activation."""
 
     entering: Collection[int] = ()
-    """Residual stream entering a layer; the number of layers stands for what leaves the last one."""
+    """Residual stream entering a layer; the number of layers means the output of the last layer."""
     heads: Collection[int] = ()
     """Input of the attention output projection, before the edit of this pass."""
     projected: Collection[int] = ()
@@ -24,9 +24,9 @@ class Wanted:
 
 @dataclass
 class Record:
-    """What a pass gave: logits, and the activations that were `Wanted`, by layer, of shape (batch, tokens, …).
+    """The results of a pass: logits, and the activations that were `Wanted`, by layer, of shape (batch, tokens, …).
 
-    Where logits were asked at chosen rows, what the last MLP gives and what leaves the last layer is right there alone.
+    If logits were computed only at chosen rows, the outputs of the last MLP and of the last layer are valid only there.
     """
 
     logits: Tensor

@@ -1,6 +1,6 @@
 """A frozen model whose weights are divided among the processes of a launch, by PyTorch's `fully_shard` (FSDP).
 
-Each process holds its part of every weight, and a layer is whole in all of them while it runs. Every pass of one
+Each process stores a part of every weight, and a layer is gathered in all processes while it runs. Every pass of one
 process therefore needs a pass of all the others at the same time; the tokens may differ.
 """
 
@@ -22,10 +22,10 @@ from jola.system.progress import Stopped
 
 
 def check_sharding(*, quantize: str, device_map: object) -> None:
-    """Refuse to divide a model where that is impossible.
+    """Check that a model can be divided among processes.
 
     Raises:
-        InputError: There is one process, or the weights are quantized or spread over devices.
+        InputError: There is only one process, or the weights are quantized or spread over devices.
     """
     if quantize != "none":
         raise InputError(
@@ -41,34 +41,34 @@ def check_sharding(*, quantize: str, device_map: object) -> None:
 
 
 def shard(base: PreTrainedModel, device: torch.device) -> PreTrainedModel:
-    """Divide a model among all processes, which call this together; it is the same object.
+    """Divide a model among all processes, in place, and return it; all processes must call this together.
 
-    Each layer goes to `device` on its own, so that there is never more than one whole layer there.
+    Layers are moved to `device` one at a time, so that it never stores more than one whole layer.
 
     Args:
-        base: With all its weights in main memory.
+        base: The model, with all its weights in main memory.
     """
     FrozenWeights(base).note_middles()
     base.requires_grad_(False)
-    # With a group of their own, its exchanges need no order among those of the gradients of the edits.
+    # With a separate group, its communication does not have to be ordered with that of the gradients of the edits.
     group: Any = distributed.new_group()
     mesh = DeviceMesh.from_group(group, device.type)
     for layer in base.get_submodule(architecture_of(base).layers).children():
         fully_shard(layer, mesh=mesh)
     name = type(base).__name__
     fully_shard(base, mesh=mesh, reshard_after_forward=True)
-    # Transformers knows by this name what a model can do.
+    # Transformers looks up the abilities of a model by its class name, which FSDP changes.
     type(base).__name__ = name
     return base
 
 
 @contextmanager
 def passes_together(base: PreTrainedModel) -> Iterator[None]:
-    """Inside the block, which all processes enter, each may make any number of passes without gradients.
+    """Let each process run any number of passes without gradients inside the block, which all processes must enter.
 
-    A process that leaves the block, or raises `Stopped` between two passes, joins the passes of the others, on a token,
-    until all have left it. Other exceptions are raised at once: they may come from the middle of a layer, for which
-    the others wait, so that the launcher has to end them.
+    A process that leaves the block, or raises `Stopped` between two passes, joins the passes of the others with one
+    token until all have left. Other exceptions are raised at once: they may come from the middle of a layer for which
+    the other processes wait, so that the launcher has to end these.
     """
     if not is_sharded(base):
         yield

@@ -1,4 +1,4 @@
-"""Parts of a pass: edits of single activations, the tensors in outputs of sub-layers, and positions."""
+"""Helpers of a pass: apply edits to activations, get hidden states from outputs, and select positions."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -12,11 +12,11 @@ from jola.edits.intervention import Edit
 from jola.edits.sites import Site
 
 Step = tuple[Any, Site, Edit]
-"""nnsight's view of a module, the site there, and its edit."""
+"""The envoy of a module in nnsight, its site, and the edit."""
 
 
 def apply_steps(steps: list[Step]) -> None:
-    """Within a trace: apply edits, in the order in which the pass reaches them."""
+    """Apply edits within a trace, in the order in which the pass reaches them."""
     for envoy, site, edit in steps:
         if site is Site.HEADS:
             envoy.input = edit(envoy.input)
@@ -25,7 +25,7 @@ def apply_steps(steps: list[Step]) -> None:
 
 
 def hidden_of(output: Any) -> Tensor:
-    """The hidden states in a sub-layer's output, which some architectures give as a tuple."""
+    """The hidden states in the output of a sub-layer, which is a tuple in some architectures."""
     return output[0] if isinstance(output, tuple) else output
 
 
@@ -35,23 +35,23 @@ def last_column(ids: Tensor) -> Tensor:
 
 
 def contiguous(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Hook before the head: for a slice of a batch, PyTorch would copy the head's weight for every row."""
+    """Pre-hook of the head: for a slice of a batch, PyTorch would copy the weight of the head for every row."""
     hidden, *others = arguments
     return (hidden.contiguous(), *others)
 
 
 def on_hidden(edit: Edit, output: Any) -> Any:
-    """Apply an edit to the hidden states in a sub-layer's output."""
+    """Apply an edit to the hidden states in the output of a sub-layer."""
     edited = edit(hidden_of(output))
     return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
 
 def rows_of(inputs: Mapping[str, Tensor], positions: Tensor | Literal["last"] | None) -> Tensor | None:
-    """Where logits are wanted, (batch, tokens) of bool; None is everywhere.
+    """Positions at which to compute logits, (batch, tokens) of bool; None means everywhere.
 
     Args:
         inputs: Arguments of the pass.
-        positions: The same, or 'last' for the last real token of each row.
+        positions: Positions in the same form, or 'last' for the last real token of each row.
     """
     if positions is None:
         return None
@@ -66,7 +66,7 @@ def rows_of(inputs: Mapping[str, Tensor], positions: Tensor | Literal["last"] | 
 
 
 def before_labels(labels: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """How many real tokens of each row come before its first label, (batch,)."""
+    """Number of real tokens before the first label of each row, (batch,)."""
     before = (labels != IGNORED).cumsum(1) == 0
     return (before if attention_mask is None else before & (attention_mask > 0)).sum(1)
 
@@ -77,5 +77,5 @@ def log_probabilities(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def then(first: Edit, second: Edit) -> Edit:
-    """One edit after the other."""
+    """Compose two edits: `second` edits the result of `first`."""
     return lambda z: second(first(z))

@@ -1,8 +1,8 @@
-"""Passes of a frozen language model with edits in them, run through nnsight.
+"""Edited passes of a frozen language model through nnsight.
 
-Only this file, jola/model/ndif.py and jola/remote.py import nnsight. Two rules of nnsight 0.8 shape it: a model may be
-traced by one thread at a time (`TracedModel.lock`), and an intervention in a generation loop has to be written inside
-``tracer.iter[:]``, or it edits only the prompt. Within a trace the sites are in the order of the pass.
+Only this file, jola/model/ndif.py and jola/remote.py import nnsight. nnsight 0.8 has two rules: only one thread at a
+time may trace a model (`TracedModel.lock`), and an intervention in a generation loop must be inside
+``tracer.iter[:]``, or it edits only the prompt. A trace must access the sites in the order of the pass.
 """
 
 import inspect
@@ -45,15 +45,15 @@ from jola.model.steps import Step, apply_steps, contiguous, hidden_of, last_colu
 __all__ = ["Plan", "Record", "TracedModel", "Wanted"]
 
 Plan = Mapping[tuple[int, Site], Edit]
-"""The edits of one pass: one for each (layer, site), in the order in which the pass reaches them."""
+"""The edits of one pass by (layer, site), in the order in which the pass reaches them."""
 
 
 class _Model(nnsight.TransformersModel):
-    """nnsight's own, which moves the input of a pass to where the model takes it."""
+    """The model class of nnsight, which moves the input of a pass to the main device of the model."""
 
     @property
     def device(self) -> torch.device:
-        """Not that of the first parameter, which may wait on disk."""
+        """The main device. The first parameter, whose device nnsight would use, may be on disk."""
         base: Any = self._module
         return main_device(base)
 
@@ -66,7 +66,7 @@ class TracedModel:
         tokenizer: Its tokenizer.
 
     Raises:
-        InputError: The architecture is not known, or the model is not built as jola/model/architectures.py says.
+        InputError: The architecture is unknown, or the model does not match jola/model/architectures.py.
     """
 
     def __init__(self, base: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -84,15 +84,15 @@ class TracedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its input and gives its logits."""
+        """Device of the input and the logits."""
         return main_device(self.base)
 
     def place(self, intervention: Intervention) -> Intervention:
-        """Move an intervention to the device of the model; what is inside its layers is where they are already."""
+        """Move an intervention to the device of the model; edits of weights are on the devices of their layers."""
         return intervention if intervention.site is Site.WEIGHTS else intervention.to(self.device)
 
     def wrap(self) -> None:
-        """Give the model to nnsight as it is now; needed again when modules were replaced."""
+        """Wrap the model with nnsight; needed again after modules were replaced."""
         self._nn: Any = _Model(self.base, task="text-generation", tokenizer=self.tokenizer)
         self._envoys: dict[tuple[Site, int], Any] = {}
         self._head = self._nn.get(head_path(self.base))
@@ -109,10 +109,10 @@ class TracedModel:
         """Logits of one edited pass.
 
         Args:
-            inputs: Tensors as the model's forward takes them.
-            rows: (batch, tokens), True where logits are wanted; None is everywhere.
-            packing: How the batch is packed, as `packing` gives it for `rows`; `plan` is then for the packed pass.
-            reapply_weights: With it, the backward pass recomputes the layers; see `jola.model.checkpointing`.
+            inputs: Tensors for the forward method of the model.
+            rows: (batch, tokens), true where logits are computed; None means everywhere.
+            packing: Packing of the batch, from `packing` with the same `rows`; `plan` must be for the packed pass.
+            reapply_weights: If given, the backward pass recomputes the layers; see `jola.model.checkpointing`.
 
         Returns:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
@@ -123,7 +123,7 @@ class TracedModel:
             return self._run(inputs, plan, rows)
 
     def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> Packing | None:
-        """How a batch is packed, see `packing_of`; None where it is not."""
+        """Packing of a batch, see `packing_of`; None if the batch is not packed."""
         with self.lock:
             if not self._packs():
                 return None
@@ -153,7 +153,7 @@ class TracedModel:
             return self._run(packing.inputs(ids), plan, packing.pack(rows).unsqueeze(0), **packing.for_attention())
 
     def _packs(self) -> bool:
-        """Whether the model takes packed passes with the attention in use."""
+        """Whether the model supports packed passes with its current attention implementation."""
         name = self.base.config._attn_implementation
         if name not in self._packed_alike:
             self._packed_alike[name] = is_packed_alike(self.base, self._run, self._run_packed)
@@ -168,14 +168,14 @@ class TracedModel:
         later: Plan | None = None,
         uniform: bool = False,
     ) -> Any:
-        """What ``generate`` of transformers gives, with the edits of `plan` in the pass over the prompts.
+        """Call ``generate`` of transformers, with the edits of `plan` in the pass over the prompts.
 
         Args:
             inputs, plan: As for `run`.
             arguments: As for ``generate`` of transformers.
-            later: The edits of decoding steps, at places of `plan`; None takes those of `plan`.
-            uniform: Whether all positions of all rows are edited in the same way. Prompts that begin alike are then
-                continued from one pass over their beginning, where that pays and the answers are greedy ones.
+            later: The edits of decoding steps, at sites of `plan`; None uses those of `plan`.
+            uniform: Whether all positions of all rows are edited in the same way. If so, greedy generation runs a
+                common beginning of the prompts once, where that saves time.
         """
         with self.lock:
             if uniform and is_greedy(arguments) and can_share(self.base):
@@ -198,12 +198,12 @@ class TracedModel:
         if not plan:
             return generate(**inputs)
         steps, decoding = self._steps(plan), self._steps(later)
-        if not later:  # a loop without an edit in it would not end
+        if not later:  # a loop without an edit would not end
             with self._nn.trace(fn=run, **inputs):
                 apply_steps(steps)
             return answer[0]
         with warnings.catch_warnings():
-            # The loop below asks for one step more than the model makes; that is how it ends.
+            # The loop below ends by requesting one step more than the model runs, of which nnsight warns.
             warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
             with self._nn.trace(fn=run, **inputs) as tracer:
                 for step in tracer.iter[:]:
@@ -230,14 +230,14 @@ class TracedModel:
         later: Plan,
         uniform: bool = False,
     ) -> tuple[Tensor, Tensor]:
-        """Logits for given answers, several to each prompt, from one pass over the prompts and one over the answers.
+        """Logits of given answers, several to each prompt, from one pass over the prompts and one over the answers.
 
         Args:
             inputs: ``input_ids`` and ``attention_mask`` of the prompts, padded on the left.
             plan: The edits of the pass over the prompts.
             answers: (answers, tokens), padded on the right.
-            real: (answers, tokens) of bool, false at padding. Every answer has a token.
-            owners: (answers,): the row of the prompt of each answer.
+            real: (answers, tokens) of bool, false at padding. Every answer has at least one token.
+            owners: (answers,): row of the prompt of each answer.
             later: The edits of the pass over the answers.
             uniform: As for `generate`.
 
@@ -261,15 +261,15 @@ class TracedModel:
             return first, self._extend(cache, answers[:, :-1], seen, later, real[:, 1:])
 
     def _after_beginning(self, ids: Tensor, mask: Tensor, plan: Plan, tokens: int) -> DynamicCache:
-        """Keys and values of what all prompts begin with, for every row."""
+        """Keys and values of the common beginning of all prompts, repeated for every row."""
         cache, first = DynamicCache(config=self.base.config), ids[:1, :tokens]
-        # Keys and values are what is wanted of this pass; it has to make the logits of one position too.
+        # Only the keys and values are used, but the pass must compute the logits of at least one position.
         self._extend(cache, first, mask[:1, :tokens], plan, last_column(first))
         cache.batch_repeat_interleave(len(ids))
         return cache
 
     def _extend(self, cache: DynamicCache, ids: Tensor, mask: Tensor, plan: Plan, rows: Tensor) -> Tensor:
-        """Logits at `rows` of a pass over `ids`, whose keys and values join those of the cache; `mask` covers both."""
+        """Logits at `rows` of a pass over `ids` that extends the cache; `mask` covers the cache and `ids`."""
         inputs = {"input_ids": ids, "attention_mask": mask}
         if "position_ids" in self._forward_arguments:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
@@ -285,17 +285,17 @@ class TracedModel:
         start: Mapping[int, Tensor] | None = None,
         uniform: bool = False,
     ) -> Record:
-        """One edited pass that keeps activations, or that starts in the middle of the model.
+        """Run one edited pass that records activations or starts in the middle of the model.
 
         Args:
             inputs, plan, rows: As for `run`.
-            uniform: Whether all positions of all rows are edited in the same way. With `rows`, the batch is then packed
-                where that pays.
-            wanted: What to keep.
-            start: Rows (rows, tokens, hidden) of the residual stream by the layer that they enter. Layers before the
-                first of them are skipped, and at each later one its rows join those that are under way, in this order;
-                the number of layers as a key skips all layers. `inputs` then say the tokens' positions, for a batch of
-                one, and `rows` and `plan` are for all rows that are under way.
+            uniform: Whether all positions of all rows are edited in the same way. If so, and with `rows`, the batch is
+                packed where that saves time.
+            wanted: The activations to record.
+            start: Rows of the residual stream, (rows, tokens, hidden), by the layer that they enter. Layers before the
+                first key are skipped. At each later key, its rows are appended to those of the pass; the number of
+                layers as a key skips all layers. `inputs` are then a batch of one and give only the positions of the
+                tokens, and `rows` and `plan` are for all rows of the pass.
         """
         wanted = wanted or Wanted()
         with self.lock:
@@ -335,7 +335,7 @@ class TracedModel:
             elif rows is not None:
                 self._head.input = chosen(self._head.input, rows)
         result.logits = answer[0]
-        # The MLP of OPT sees (batch · tokens, width).
+        # The MLP of OPT works on (batch · tokens, width).
         tokens = inputs["input_ids"].shape[-1]
         result.mlp = {layer: output.reshape(-1, tokens, output.shape[-1]) for layer, output in result.mlp.items()}
         return result
@@ -351,27 +351,24 @@ class TracedModel:
 
     @contextmanager
     def plain_attention(self) -> Iterator[None]:
-        """Inside the block, and for the thread that holds the lock, attention is computed in plain PyTorch.
+        """Use eager attention inside the block, which holds the lock.
 
-        The fused implementations never make the weights that `Wanted.attention` asks for.
+        Fused implementations do not compute the weights that `Wanted.attention` requests.
         """
         with self.lock, attention(self.base, "eager"):
             yield
 
     @property
     def _tail(self) -> tuple[tuple[int, Site], ...]:
-        """The places that `_finish` sees to."""
+        """The sites of which `_finish` applies the edits."""
         last = self.geometry.num_layers - 1
         return (last, Site.MLP), (last, Site.BLOCK)
 
     def _finish(self, plan: Plan, rows: Tensor, keep: tuple[Wanted, Record] | None = None) -> None:
-        """Within a trace: the last MLP and the head, at the chosen positions only.
-
-        Their values at other positions are unused.
-        """
+        """Run the last MLP and the head only at the chosen positions, within a trace; values elsewhere are unused."""
         (mlp, block), last = self._tail, self._at(*self._tail[0])
         shape = last.input.shape
-        # A 2-D tensor goes in: on a 3-D one PyTorch would expand the weight.
+        # The input is 2-D, because PyTorch would expand the weight for a 3-D one.
         last.input = chosen(last.input.flatten(0, -2), rows.flatten())
         output = spread(last.output, rows, shape)
         last.output = plan[mlp](output) if mlp in plan else output
@@ -387,7 +384,7 @@ class TracedModel:
         self._head.input = chosen(self._head.input, rows)
 
     def _keep_layer(self, layer: int, plan: Plan, wanted: Wanted, result: Record, rows: Tensor | None) -> None:
-        """Within a trace: keep what is wanted of one layer and edit it; with `rows` the tail is left to `_finish`."""
+        """Record and edit the activations of one layer, within a trace; with `rows`, `_finish` runs the tail."""
         block, heads, mlp = (self._at(layer, site) for site in (Site.BLOCK, Site.HEADS, Site.MLP))
         if layer in wanted.entering:
             result.entering[layer] = block.input
@@ -423,7 +420,7 @@ class TracedModel:
 
     @torch.no_grad()
     def _check_sites(self) -> None:
-        """Run two tokens and compare the shapes at every site with the geometry; refuse what does not fit."""
+        """Run two tokens and raise `InputError` if the shape at a site does not match the geometry."""
         geometry, shapes = self.geometry, []
         tokens = torch.zeros(1, 2, dtype=torch.long, device=self.device)
 
