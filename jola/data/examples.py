@@ -1,8 +1,7 @@
-"""From examples to tokens: templates, labels on the completion only, padding.
+"""Turn examples into tokens: templates, labels only on the completion, padding.
 
-The tokens of the prompt and of the completion are made separately. A tokenizer that sees both at once may
-merge characters across the border, and then training would show the model other prompt tokens than
-generation.
+Prompt and completion are tokenized separately. A tokenizer that sees both at once may merge characters across the
+border, and then the prompt tokens in training would differ from those in generation.
 """
 
 from collections.abc import Sequence
@@ -33,21 +32,21 @@ __all__ = [
 ]
 
 IGNORED = -100
-"""Label of a position that bears no loss; the value PyTorch's cross-entropy ignores."""
+"""Label of a position without loss, as ignored by PyTorch's cross-entropy."""
 
 PLAIN_PROMPT = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request.\n"
     " ### Instruction:\n{instruction}\n\n### Response:\n"
 )
-"""The paper's prompt, character for character (the blank before the first heading included)."""
+"""The paper's prompt, verbatim (including the space before the first heading)."""
 
 _PROBE_QUESTION, _PROBE_ANSWER = "question", "jola answer probe"
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids of one example; those from ``completion_start`` on are the completion and bear the loss."""
+    """Token ids of one example; those from ``completion_start`` on are the completion and contribute to the loss."""
 
     input_ids: list[int]
     completion_start: int
@@ -55,7 +54,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class EncodedSet:
-    """``rows[i]`` is the example ``kept[i]`` of those given; ``dropped`` were longer than allowed."""
+    """``rows[i]`` encodes the given example ``kept[i]``; ``dropped`` is the number of examples that were too long."""
 
     rows: list[Encoded]
     kept: list[int]
@@ -63,20 +62,20 @@ class EncodedSet:
 
 
 class Template:
-    """How a conversation is written for one tokenizer.
+    """Render and encode conversations for one tokenizer.
 
     Args:
-        tokenizer: with an end-of-text token, and for ``"chat"`` with a chat template.
-        kind: ``"chat"`` (the tokenizer's template), ``"plain"`` (the paper's), or ``"auto"``: chat where the
-            tokenizer has a chat template.
+        tokenizer: Needs an end-of-text token, and for ``"chat"`` a chat template.
+        kind: ``"chat"`` (the tokenizer's template), ``"plain"`` (the paper's), or ``"auto"``: chat if the tokenizer has
+            a chat template.
 
-    A chat template is asked once, with a probe, what it writes around an answer: mostly nothing before it and
-    the end-of-turn token after it. Marks before the answer (the empty thinking block of Qwen3) become part of
-    the prompt, for they are not what the model should learn; a mere blank (Mistral) stays with the answer,
-    because tokenizers merge it with the first word.
+    A chat template is rendered once with a probe, to find out what it writes around an answer: usually nothing before
+    it and the end-of-turn token after it. Text before the answer (the empty thinking block of Qwen3) becomes part of
+    the prompt, because the model should not learn it. A single space (Mistral) stays with the answer, because
+    tokenizers merge it with the first word.
 
     Raises:
-        InputError: no end-of-text token, or ``"chat"`` without a chat template, or a template that fails.
+        InputError: There is no end-of-text token, or no chat template for ``"chat"``, or the template fails.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: Literal["auto", "chat", "plain"] = "auto") -> None:
@@ -108,18 +107,18 @@ class Template:
         return list(self._end_token_ids)
 
     def render(self, example: Example) -> tuple[str, str]:
-        """The text of the prompt and the text of the completion, which ends with the end token."""
+        """Return the text of the prompt and the text of the completion, which ends with the end token."""
         return self._render_prompt(example.prompt), self._render_completion(example.completion)
 
     def encode_prompt(self, example: Example) -> list[int]:
-        """Token ids of the prompt alone; the answer of the example plays no part and may be empty."""
+        """Return the token ids of the prompt; the answer of the example is ignored and may be empty."""
         text = self._render_prompt(example.prompt)
-        # The chat template has written its special tokens itself. The plain one begins with those that the
-        # tokenizer puts before a text (mostly one, or none), but must not end with one: the answer follows.
+        # A chat template writes its special tokens itself. The plain template begins with those that the tokenizer puts
+        # before a text (usually one or none), but must not end with one, because the answer follows.
         return self._prefix_ids + self._tokenize(text)
 
     def encode(self, example: Example) -> Encoded:
-        """Token ids of prompt and completion; those before ``completion_start`` are ``encode_prompt``'s."""
+        """Return the token ids of prompt and completion; those before ``completion_start`` equal `encode_prompt`."""
         prompt = self.encode_prompt(example)
         return Encoded(prompt + self._tokenize(self._render_completion(example.completion)), len(prompt))
 
@@ -154,7 +153,7 @@ class Template:
         full = self._apply_chat_template([question, answer], add_generation_prompt=False)
         before, found, after = full.removeprefix(prompt).partition(_PROBE_ANSWER)
         if not full.startswith(prompt) or not found:
-            # The template rewrites what stands before an answer and cannot tell how one continues the prompt.
+            # The template rewrites the text before an answer, so it does not show how an answer continues the prompt.
             return
         if before.strip():
             self._prompt_suffix = before
@@ -170,13 +169,13 @@ class Template:
 
 
 def encode_examples(examples: Sequence[Example], template: Template, max_length: int) -> EncodedSet:
-    """Encode examples, leaving out those with more than ``max_length`` tokens in all (0: no limit).
+    """Encode examples, leaving out those with more than ``max_length`` tokens in total (0: no limit).
 
-    An example is never cut: a shortened prompt would ask something else, a shortened answer would lose its
+    Examples are never truncated: a shortened prompt would ask something else, and a shortened answer would lose its
     end.
 
     Raises:
-        InputError: no example is short enough.
+        InputError: There are no examples, or none is short enough.
     """
     rows, kept, shortest = [], [], None
     for index, example in enumerate(examples):
@@ -197,18 +196,18 @@ def encode_examples(examples: Sequence[Example], template: Template, max_length:
 
 
 def pad_token_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token that pads batches; padding is masked, so the end token will do where there is none for it."""
+    """Return the id of the padding token, or of the end token if there is none; padding is masked, so both work."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     assert isinstance(pad, int)  # a template refuses tokenizers without an end-of-text token
     return pad
 
 
 def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """One training batch, padded on the right.
+    """Return one training batch, padded on the right.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, tokens). ``labels`` stand at
-        their own token (the model shifts them) and are ``IGNORED`` on the prompt and on the padding.
+        ``input_ids``, ``attention_mask`` and ``labels``, int64 of shape (batch, tokens). ``labels`` are not shifted
+        (the model shifts them) and are ``IGNORED`` on the prompt and on the padding.
     """
     shape = (len(rows), max(len(row.input_ids) for row in rows))
     input_ids = torch.full(shape, pad_token_id, dtype=torch.long)
@@ -223,7 +222,7 @@ def collate(rows: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tenso
 
 
 def collate_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """One batch of prompts to continue, padded on the left so that all end at the same place.
+    """Return one batch of prompts to continue, padded on the left so that all end at the same position.
 
     Returns:
         ``input_ids`` and ``attention_mask``, int64 of shape (batch, tokens).
@@ -239,9 +238,9 @@ def collate_prompts(prompts: Sequence[Sequence[int]], pad_token_id: int) -> dict
 
 
 def describe_tokens(example: Example, template: Template) -> list[tuple[str, bool]]:
-    """An example as the model sees it: the text of each token, and whether it bears the loss.
+    """Return the text of each token of an example, and whether the token contributes to the loss.
 
-    Tokens that are parts of one character (bytes of an emoji) come as one entry.
+    Tokens that are parts of one character (bytes of an emoji) are joined in one entry.
     """
     row = template.encode(example)
     prompt, completion = row.input_ids[: row.completion_start], row.input_ids[row.completion_start :]
@@ -251,8 +250,8 @@ def describe_tokens(example: Example, template: Template) -> list[tuple[str, boo
 
 
 def _token_texts(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    # A token is decoded after those before it, because tokenizers of the SentencePiece family drop the blank
-    # of a token that stands alone.
+    # A token is decoded together with those before it, because SentencePiece tokenizers drop the leading space of a
+    # single token.
     texts: list[str] = []
     done = 0
     for stop in range(1, len(ids) + 1):
@@ -271,7 +270,7 @@ def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _plain_instruction(prompt: Sequence[Message]) -> str:
-    """The conversation as one instruction: the system text, then the turns, named if there are several."""
+    """Return the conversation as one instruction: the system text, then the turns, with roles if there are several."""
     parts = [message.content for message in prompt if message.role == "system"]
     turns = [message for message in prompt if message.role != "system"]
     if len(turns) == 1:
@@ -282,7 +281,7 @@ def _plain_instruction(prompt: Sequence[Message]) -> str:
 
 
 def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special tokens that the tokenizer puts before a text (and not those it puts after one)."""
+    """Return the special tokens that the tokenizer puts before a text, without those that it puts after one."""
     bare = tokenizer(_PROBE_QUESTION, add_special_tokens=False)["input_ids"]
     whole = tokenizer(_PROBE_QUESTION)["input_ids"]
     for start in range(len(whole) - len(bare) + 1):
@@ -292,7 +291,7 @@ def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def _first_added_token(text: str, tokenizer: Any) -> tuple[str, int] | None:
-    """The first special or added token in a text (the longest, if several start there), and its end."""
+    """Return the first special or added token in a text (the longest, if several start there), and its end."""
     tokens = {*tokenizer.get_added_vocab(), *tokenizer.all_special_tokens}
     found = [(text.find(token), -len(token), token) for token in tokens]
     found = [entry for entry in found if entry[0] >= 0]

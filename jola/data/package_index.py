@@ -1,9 +1,8 @@
-"""Fetching one file of one release from the package index that pip is set up to use.
+"""Fetch one file of a release from the package index that pip is configured to use.
 
-The file is found as pip would find it (the Simple API of PEP 503 and PEP 691, extra indexes, ``find-links``
-folders, the proxy and the certificates of pip's configuration), but nothing is installed and no code of the
-package runs: ``pip download`` would execute the ``setup.py`` of a source distribution, and it would not go on
-with a broken download.
+The file is found as pip would find it (the Simple API of PEP 503 and PEP 691, extra indexes, ``find-links`` folders,
+the proxy and the certificates of pip's configuration), but nothing is installed and no code of the package runs:
+``pip download`` would execute the ``setup.py`` of a source distribution, and cannot resume an interrupted download.
 """
 
 import hashlib
@@ -26,17 +25,17 @@ import httpx
 from jola.errors import InputError
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, the bytes done and the bytes in all (0: not known)."""
+"""Called with (action, bytes done, bytes in total); a total of 0 is unknown."""
 
 ATTEMPTS = 4
 RETRY_PAUSE = 0.5
-"""Seconds before the second attempt of a broken download; it doubles with each further one."""
+"""Seconds before the second attempt of an interrupted download; doubled before each further attempt."""
 
 SIMPLE_JSON = "application/vnd.pypi.simple.v1+json"
 ACCEPT = f"{SIMPLE_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 
-# Asked of pip's own option parser, so that files, environment variables and their order count as they do for
-# pip. An interpreter without pip answers null.
+# Uses pip's own option parser, so that configuration files, environment variables and their precedence are those of
+# pip. Prints null if the interpreter has no pip.
 _ASK_PIP = """
 import json, sys
 try:
@@ -52,7 +51,7 @@ print(json.dumps({name: getattr(options, name, None) for name in names}))
 
 @dataclass(frozen=True)
 class Release:
-    """One file of one release: ``size`` in bytes and ``sha256`` in hexadecimal digits are checked."""
+    """One file of a release; ``size`` in bytes and ``sha256`` in hexadecimal digits are verified."""
 
     project: str
     version: str
@@ -63,7 +62,7 @@ class Release:
 
 @dataclass(frozen=True)
 class PipSettings:
-    """The part of pip's configuration that says where packages come from; ``timeout`` is in seconds."""
+    """The part of pip's configuration that defines where packages come from; ``timeout`` is in seconds."""
 
     indexes: tuple[str, ...]
     find_links: tuple[str, ...] = ()
@@ -75,10 +74,10 @@ class PipSettings:
 
     @classmethod
     def read(cls) -> "PipSettings":
-        """Ask the pip of this interpreter.
+        """Read the settings of this interpreter's pip.
 
         Raises:
-            InputError: there is no pip, or its configuration is not valid.
+            InputError: pip is not installed, or its configuration is not valid.
         """
         asked = subprocess.run(
             [sys.executable, "-c", _ASK_PIP],
@@ -102,7 +101,7 @@ class PipSettings:
         return cls(
             indexes=tuple(url for url in indexes if url),
             find_links=tuple(found["find_links"] or ()),
-            # pip looks at these variables through the HTTP library that it carries.
+            # pip reads these variables through its bundled HTTP library.
             cert=found["cert"] or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE"),
             client_cert=found["client_cert"],
             proxy=f"http://{proxy}" if proxy and "://" not in proxy else proxy,
@@ -112,14 +111,14 @@ class PipSettings:
 
 
 def fetch(release: Release, folder: Path, progress: Progress | None = None) -> Path:
-    """The file of a release: in ``folder``, or where a ``find-links`` folder already has it.
+    """Return the path of a release's file: in ``folder``, or in a ``find-links`` folder that already has it.
 
-    A broken download stays in ``folder`` as ``<filename>.part``, and the next call goes on with it where the
-    server can do that. Only one process at a time may fetch a file into a folder; the caller holds a lock.
+    An interrupted download stays in ``folder`` as ``<filename>.part``, and the next call resumes it if the server
+    supports that. Only one process at a time may fetch a file into a folder; the caller holds a lock.
 
     Raises:
-        InputError: the index cannot be reached, does not have the file, or has another under its name.
-        OSError: the folder cannot be written.
+        InputError: The index cannot be reached, does not have the file, or has another file under its name.
+        OSError: The folder cannot be written.
     """
     path = folder / release.filename
     if path.is_file() and _is_right(path, release):
@@ -143,7 +142,7 @@ def fetch(release: Release, folder: Path, progress: Progress | None = None) -> P
                     os.replace(part, path)
                     return path
             except httpx.HTTPStatusError as error:
-                # A mirror may not carry the project; the next place may.
+                # A mirror may not have the project; the next place may.
                 failures.append(f"{_host(place)} answered {error.response.status_code}")
             except (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError) as error:
                 failures.append(f"{_host(place)} broke off ({_reason(error)})")
@@ -155,7 +154,7 @@ def fetch(release: Release, folder: Path, progress: Progress | None = None) -> P
 
 
 class _WrongFile(Exception):
-    """A place has something else than the file of the release under its name."""
+    """A place has another file under the name of the release's file."""
 
 
 def _failure(release: Release, folder: Path, part: Path, failures: list[str]) -> str:
@@ -169,7 +168,7 @@ def _failure(release: Release, folder: Path, part: Path, failures: list[str]) ->
 
 
 def _client(settings: PipSettings) -> httpx.Client:
-    # The certificates that come with httpx and those of the system, as pip takes both.
+    # Like pip, use both the certificates of httpx and those of the system.
     context = httpx.create_ssl_context()
     context.load_default_certs()
     try:
@@ -181,7 +180,7 @@ def _client(settings: PipSettings) -> httpx.Client:
             context.load_cert_chain(settings.client_cert)
     except OSError as error:
         raise InputError(f"The certificates named in pip's settings cannot be read: {_reason(error)}.") from None
-    # Hosts that the user has told pip to trust without a certificate; the hash is checked in any case.
+    # Hosts that pip trusts without a certificate by the user's settings; the hash is verified in any case.
     unchecked = httpx.create_ssl_context(verify=False)
     try:
         return httpx.Client(
@@ -196,12 +195,12 @@ def _client(settings: PipSettings) -> httpx.Client:
             headers={"User-Agent": "jola-workbench"},
         )
     except (ImportError, ValueError) as error:
-        # A SOCKS proxy without the package for it, or a proxy that is no URL.
+        # A SOCKS proxy without its package, or a proxy that is not a URL.
         raise InputError(f"The proxy of pip's settings or of the system cannot be used: {_reason(error)}.") from None
 
 
 def _find(release: Release, place: str, is_index: bool, client: httpx.Client) -> Path | str | None:
-    """Where a place (an index, a page of links or a folder) has the file: a path, a URL, or None."""
+    """Return where a place (an index, a page of links or a folder) has the file: a path, a URL, or None."""
     url = place
     if is_index:
         project = re.sub(r"[-_.]+", "-", release.project).lower()
@@ -220,7 +219,7 @@ def _find(release: Release, place: str, is_index: bool, client: httpx.Client) ->
 
 
 def _links(response: httpx.Response) -> Iterator[tuple[str, str]]:
-    """File name and link of each file that a page of the Simple API lists, in either of its two forms."""
+    """Yield the name and link of each file that a page of the Simple API lists, as JSON or HTML."""
     if SIMPLE_JSON in response.headers.get("Content-Type", ""):
         try:
             yield from ((file["filename"], file["url"]) for file in response.json()["files"])
@@ -248,7 +247,7 @@ class _LinkPage(HTMLParser):
 
 
 def _login(url: str) -> httpx.Auth:
-    """The login that stands in a URL, else the one that the user's netrc file has for its host."""
+    """Return the login in a URL, else the one for its host in the user's netrc file."""
     split = urlsplit(url)
     if split.username:
         return httpx.BasicAuth(unquote(split.username), unquote(split.password or ""))
@@ -259,7 +258,7 @@ def _login(url: str) -> httpx.Auth:
 
 
 def _with_login(url: str, index: SplitResult) -> str:
-    """Give the login that stands in the URL of an index to files on the same host, and to no other."""
+    """Copy the login in the URL of an index to the URL of a file, but only if both are on the same host."""
     split = urlsplit(url)
     if "@" in index.netloc and "@" not in split.netloc and split.netloc == index.netloc.rpartition("@")[2]:
         split = split._replace(netloc=index.netloc)
@@ -267,7 +266,7 @@ def _with_login(url: str, index: SplitResult) -> str:
 
 
 def _download(url: str, release: Release, part: Path, client: httpx.Client, progress: Progress | None) -> None:
-    """Fill ``part``, going on with what is there, until its size and hash are those of the release."""
+    """Complete ``part``, keeping the bytes it already has, until its size and hash are those of the release."""
     for attempt in range(ATTEMPTS):
         try:
             fresh = _download_rest(url, release, part, client, progress)
@@ -283,20 +282,20 @@ def _download(url: str, release: Release, part: Path, client: httpx.Client, prog
             part.unlink()
             if fresh:
                 break
-            # What lay there from an earlier time was not the beginning of this file: start again.
+            # The bytes of an earlier attempt were not the beginning of this file: start again.
             continue
         time.sleep(RETRY_PAUSE * 2**attempt)
     raise _WrongFile(f"{_host(url)} gave another file than the expected one (its size or SHA-256 is wrong)")
 
 
 def _download_rest(url: str, release: Release, part: Path, client: httpx.Client, progress: Progress | None) -> bool:
-    """Fetch what is missing of ``part``; True when all of it came from this answer."""
+    """Fetch the missing bytes of ``part``; return whether the whole file came from this response."""
     done = part.stat().st_size if part.is_file() else 0
     if done == release.size:
         return False
     if done > release.size:
         done = 0
-    # "identity": the length and the range count bytes of the file, not of a compressed answer.
+    # "identity": the length and the range count bytes of the file, not of a compressed response.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with client.stream("GET", url, headers=headers, auth=_login(url)) as response:
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -309,7 +308,7 @@ def _download_rest(url: str, release: Release, part: Path, client: httpx.Client,
         start = done
         with open(part, "r+b" if start else "wb") as file:
             file.seek(start)
-            # As they come: in pieces of a fixed size, the last piece before a break would be lost.
+            # In chunks as they arrive: with a fixed size, the last chunk before an interruption would be lost.
             for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)

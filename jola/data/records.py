@@ -1,18 +1,18 @@
-"""Examples as people write them: the reader of JSONL, JSON, CSV and Parquet files.
+"""Read examples from JSONL, JSON, CSV and Parquet files.
 
-An example is a conversation up to the answer, and the answer. Three ways to write one are understood:
+An example is a conversation up to the answer, and the answer. It can be written in three ways:
 
 ============================  ==========================================================================
 columns                       meaning
 ============================  ==========================================================================
-``prompt``, ``completion``    text each, or lists of ``{"role", "content"}`` as in TRL
+``prompt``, ``completion``    strings, or lists of ``{"role", "content"}`` as in TRL
 ``messages``                  one list of ``{"role", "content"}`` whose last turn is the assistant's
-``instruction``, ``answer``   text each; a text ``input`` is put on the lines below the instruction
+``instruction``, ``answer``   strings; an optional string ``input`` is appended below the instruction
 ============================  ==========================================================================
 
-Two further columns are optional: ``references``, a text or a list of texts, and ``options``, a list of texts that
-includes the answer. Other columns are ignored, and so is a column ``options`` with anything else. White space around
-an answer is removed: it is nearly always left over from another template, and chat templates remove it too.
+Two more columns are optional: ``references``, a string or a list of strings, and ``options``, a list of strings that
+includes the answer. All other columns are ignored, and so is a column ``options`` with other content. Surrounding white
+space of an answer is removed: it is usually left over from another template, and chat templates remove it too.
 """
 
 import csv
@@ -45,11 +45,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """A conversation that ends with a user's turn, and the answer to it.
+    """A conversation that ends with a user turn, and the answer to it.
 
-    ``references`` are further right answers of a generation task; they are for scoring and never trained on.
-    ``options`` are the possible answers to this example, the right one among them; empty where any text may be one, or
-    where the task has the same labels for all examples.
+    ``references`` are other right answers of a generation task, used only for scoring and never for training.
+    ``options`` are the possible answers to this example, including the right one; empty if any text may be an answer,
+    or if all examples of the task have the same labels.
     """
 
     prompt: tuple[Message, ...]
@@ -79,8 +79,8 @@ def read_examples(path: Path | str) -> list[Example]:
     """Read all examples of one ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, in order.
 
     Raises:
-        InputError: the file is missing, empty, not UTF-8 or not of its format, or an example is unusable; the
-            sentence names the file and, where there is one, the line, item or row (counted from 1).
+        InputError: The file is missing, empty, not UTF-8 or not valid for its format, or an example cannot be used. The
+            message names the file and, if known, the line, item or row (counted from 1).
     """
     path = Path(path).expanduser()
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -94,7 +94,7 @@ def read_examples(path: Path | str) -> list[Example]:
 
 
 def parse_rows(rows: Iterable[tuple[str, Any]]) -> list[Example]:
-    """Turn rows into examples; each comes with the words for where it stands, as in "line 7 of x.jsonl"."""
+    """Parse rows; each comes with its location for error messages, such as "line 7 of x.jsonl"."""
     return [_parse_row(row, where) for where, row in rows]
 
 
@@ -121,7 +121,7 @@ def _parse_row(row: Any, where: str) -> Example:
 
 
 def _wrong_columns(row: Mapping[Any, Any], where: str) -> InputError:
-    # A set of which every name is there, but not every value, is what the user meant: name the missing value.
+    # If all names of a set are present but a value is missing, the user meant this set: name the missing value.
     for names in COLUMN_SETS:
         if all(name in row for name in names):
             missing = next(name for name in names if row[name] is None)
@@ -188,7 +188,7 @@ def _references(value: Any, where: str) -> tuple[str, ...]:
 
 
 def _options(row: Mapping[Any, Any], completion: str) -> tuple[str, ...]:
-    """The options of a row; none if its column ``options`` has another meaning."""
+    """Return the options of a row; empty if its column ``options`` has another meaning."""
     value = row.get("options")
     if not isinstance(value, list) or not all(isinstance(option, str) for option in value):
         return ()
@@ -235,7 +235,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         if not text.lstrip().startswith("["):
-            # Many JSON Lines files carry the name .json.
+            # Many JSON Lines files are named .json.
             yield from _parse_lines(text, path)
             return
         raise InputError(
@@ -248,7 +248,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _parse_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
-    # Not str.splitlines: U+2028 and its like may stand inside a JSON text.
+    # Not str.splitlines, because U+2028 and similar characters may occur inside a JSON string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -265,7 +265,7 @@ def _parse_lines(text: str, path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_csv(path: Path) -> Iterator[tuple[str, Any]]:
-    # The csv module and not pandas: every cell stays the text it is, so "NA", "007" and "true" are answers.
+    # The csv module instead of pandas: every cell stays text, so "NA", "007" and "true" are answers.
     text = _read_text(path)
     old_limit = csv.field_size_limit(CSV_FIELD_LIMIT)
     try:
@@ -301,7 +301,7 @@ def _read_text(path: Path) -> str:
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # The error counts from behind a byte order mark.
+        # The position in the error does not count a byte order mark.
         position = len(content) - len(error.object) + error.start
         raise InputError(
             f"{path} is not UTF-8 text: byte {position} (0x{content[position]:02x}) belongs to no character; "

@@ -21,8 +21,8 @@ from jola.settings import DataConfig
 __all__ = ["REGISTRY", "Parts", "Task", "TaskInfo", "infer_labels", "load_task"]
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.2
-"""Largest share of the training examples that is set aside when a part is missing: first for the test, then
-of what is left for the validation."""
+"""Largest share of the training examples that is set aside for a missing part: first for the test part, then, of the
+remaining examples, for the validation part."""
 
 MAX_LABELS, MAX_LABEL_LENGTH = 20, 40
 
@@ -31,11 +31,11 @@ MAX_LABELS, MAX_LABEL_LENGTH = 20, 40
 class Task:
     """The chosen examples of a task.
 
-    ``labels`` are the possible answers when they are a small closed set, else None. ``notes`` say, in
-    sentences for the user, what was done that was not asked for. ``fingerprint`` is a hash of all chosen
-    examples: equal fingerprints mean equal data in the same order. ``revision`` is the commit of a dataset on the Hub.
-    ``metrics`` are names of `jola.evaluation.metrics.METRICS`, the task's own first. ``max_new_tokens`` is the longest
-    answer in a test; None allows the longest right one.
+    ``labels`` are the possible answers if they are a small closed set, else None. ``notes`` are sentences that tell the
+    user what differs from the request. ``fingerprint`` is a hash of all chosen examples: equal fingerprints mean equal
+    data in the same order. ``revision`` is the commit of a dataset on the Hub. ``metrics`` are keys of
+    `jola.evaluation.metrics.METRICS`, the main metric first. ``max_new_tokens`` is the maximum length of an answer in a
+    test; None allows the longest right answer.
     """
 
     name: str
@@ -53,13 +53,14 @@ class Task:
 def load_task(data: DataConfig, seed: int) -> Task:
     """Load a task and choose its examples.
 
-    The training and the validation part are random samples without replacement. They depend on ``data.data_seed``, or
-    on `seed` if that is not given; with the same seed a larger sample contains the smaller one. The test part is the
-    head of an order that depends on the examples only. A size of 0, or one larger than the data, takes all. A missing
-    part is carved from the training examples, in the order of the test part, identical prompts staying together.
+    The training and validation parts are random samples without replacement. They depend on ``data.data_seed``, or on
+    `seed` if that is not given; with the same seed, a larger sample contains the smaller one. The test part is the
+    beginning of an order that depends only on the examples. A size of 0, or one larger than the data, takes all
+    examples. A missing part is carved from the training examples in the order of the test part; examples of the same
+    `Parts.group` (by default, with the same prompt) stay together.
 
     Raises:
-        InputError: no such task, or its data cannot be used.
+        InputError: The task does not exist, or its data cannot be used.
     """
     seed = seed if data.data_seed is None else data.data_seed
     name, info, parts = _find(data.task)
@@ -79,7 +80,7 @@ def load_task(data: DataConfig, seed: int) -> Task:
     chosen_validation = _take(_shuffled(validation, f"validation {seed}"), data.validation_size)
     chosen_test = _take(_fixed_order(test), data.test_size)
     _note_missing(notes, "training", data.train_size, chosen_train)
-    # How many were set aside for a missing part has been said.
+    # The notes above already give the sizes of carved parts.
     if parts.validation is not None:
         _note_missing(notes, "validation", data.validation_size, chosen_validation)
     if parts.test is not None:
@@ -103,10 +104,10 @@ def load_task(data: DataConfig, seed: int) -> Task:
 
 
 def infer_labels(train: Sequence[Example], others: Iterable[Example] = ()) -> tuple[str, ...] | None:
-    """The labels of a classification task in alphabetical order; None when they are no small closed set.
+    """Return the labels of a classification task in alphabetical order; None if they are not a small closed set.
 
-    They are one when the training answers are 2 to 20 distinct short texts, each seen at least twice, no
-    example has references, and the other parts hold no answer outside of them.
+    They are a small closed set if the training answers are 2 to 20 distinct short texts, each occurring at least twice,
+    no training example has references, and the other parts contain no other answers.
     """
     counts = Counter(example.completion for example in train)
     if not 2 <= len(counts) <= MAX_LABELS or min(counts.values()) < 2:
@@ -125,7 +126,7 @@ def _find(task: str) -> tuple[str, TaskInfo | None, Parts]:
         return task, REGISTRY[task], REGISTRY[task].load()
     if task.startswith(HUB_PREFIX):
         return task, None, load_hub(task)
-    # os.path answers "no" to texts that can be no path, where pathlib raises.
+    # os.path returns False for strings that cannot be paths, where pathlib raises.
     path = os.path.expanduser(task)
     if os.path.isdir(path):
         return Path(path).resolve().name, None, load_folder(Path(path))
@@ -140,7 +141,7 @@ def _find(task: str) -> tuple[str, TaskInfo | None, Parts]:
 def _carve(
     examples: list[Example], size: int, share: float, group_of: Callable[[Example], Hashable]
 ) -> tuple[list[Example], list[Example]]:
-    """Set aside about ``size`` examples, at most ``share`` of all (0: that share), and at least one."""
+    """Set aside about ``size`` examples (0: ``share`` of all), at most ``share`` of all and at least one."""
     wanted = int(len(examples) * share)
     wanted = max(1, min(size, wanted) if size > 0 else wanted)
     groups: dict[Hashable, list[Example]] = {}
@@ -174,5 +175,5 @@ def _shuffled(examples: list[Example], seed: str) -> list[Example]:
 
 
 def _fixed_order(examples: list[Example]) -> list[Example]:
-    """The examples ordered by a hash of their content: a shuffle without a seed, whatever their order was."""
+    """Return the examples ordered by a hash of their content: a shuffle that needs no seed and ignores their order."""
     return sorted(examples, key=lambda example: example.id)

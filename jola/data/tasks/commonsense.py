@@ -1,8 +1,8 @@
-"""The eight commonsense tasks of LLM-Adapters (Hu et al., 2023), on which the paper trains: its prompts, built here.
+"""The eight commonsense tasks of LLM-Adapters (Hu et al., 2023), on which the paper trains.
 
-The answer is a bare label such as ``true`` or ``answer3``. LLM-Adapters' own files are JSON with finished prompts; the
-ones here are built from the datasets on the Hub and agree with them. The test part is the official one where it has
-labels, else the official validation part.
+The answer is only a label such as ``true`` or ``answer3``. LLM-Adapters publishes JSON files with finished prompts;
+here, identical prompts are built from the datasets on the Hub. The test part is the official test split if it has
+labels, else the official validation split.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,14 +13,14 @@ from jola.data.tasks.hub import HubTable, Row, examples_of
 from jola.data.tasks.info import Parts, TaskInfo
 
 MAX_NEW_TOKENS = 16
-"""As in the paper: room for an answer that does not begin with its label."""
+"""As in the paper: room for an answer that does not begin with the label."""
 METRICS = ("exact_match", "options", "first_label")
 
 
 def _question(
     intro: str, word: str, texts: Sequence[str], right: int, *, between: str = " ", end: str = "\n\n"
 ) -> Example:
-    """A question with numbered options: the label of option ``right``, counted from 0, is the answer."""
+    """Build a question with numbered options; the answer is the label of option ``right``, counted from 0."""
     labels = tuple(f"{word.lower()}{number}" for number in range(1, len(texts) + 1))
     if not 0 <= right < len(labels):
         raise ValueError(f"there is no option {right + 1} of {len(labels)}")
@@ -30,7 +30,7 @@ def _question(
 
 
 def boolq(row: Row) -> Example:
-    """``question``, ``answer`` (a truth value); the passage of the dataset is not used."""
+    """``question``, ``answer`` (a bool); the passage of the dataset is not used."""
     if not isinstance(row["answer"], bool):
         raise TypeError(f"the answer is {row['answer']!r}, not a truth value")
     prompt = (
@@ -91,7 +91,7 @@ _CHOICES = {"text": ["It cools.", "It warms.", "It stays the same."], "label": [
 _HELD_OUT = ("train", None, "validation")
 _ALL = ("train", "validation", "test")
 
-# name, title, table, splits, rows of training and test part, licence, labels, builder, a row of our own for the prompt
+# name, title, table, splits, rows of training and test part, license, labels, builder, invented row for the prompt
 _TASKS = (
     (
         "boolq", "BoolQ", HubTable("google/boolq"), _HELD_OUT, (9427, 3270), "CC BY-SA 3.0", ("true", "false"), boolq,

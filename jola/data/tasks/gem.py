@@ -1,9 +1,9 @@
 """Four generation tasks of GEM (Gehrmann et al., 2021): CommonGen, E2E, WebNLG (English) and XSum.
 
 The dataset ``GEM/gem`` is a loading script, which ``datasets`` no longer runs, so the Hub's Parquet copy is read. An
-example may have several references; all of them count as right. Two parts differ from GEM's: CommonGen's test part has
-no references, so its validation part is the test part and a validation part is carved from the training part by concept
-set; and E2E has one row for each reference, so its test rows of equal meaning are one example.
+example may have several references; all of them count as right. Two parts differ from GEM's. CommonGen's test part has
+no references, so its validation part is used as the test part, and a validation part is carved from the training part
+by concept set. E2E has one row per reference, so its test rows with the same meaning are merged into one example.
 """
 
 import re
@@ -62,19 +62,19 @@ def _example(prompt: str, row: Row) -> Example:
 
 
 def concept_set(example: Example) -> Hashable:
-    """The concepts of a CommonGen example, whatever their order."""
+    """Return the concepts of a CommonGen example, as a set."""
     listed = example.prompt[-1].content.split(": ", 1)[1].rpartition("; \n")[0]
     return frozenset(listed.split(", "))
 
 
 def meaning(example: Example) -> Hashable:
-    """The slots and values of an E2E example, whatever their order."""
+    """Return the slots and values of an E2E example, as a set; its text if it has none."""
     text = example.prompt[-1].content.split("\n\n", 1)[1]
     return frozenset((slot.strip(), value.strip()) for slot, value in _SLOT.findall(text)) or text
 
 
 def grouped(examples: Sequence[Example], key: Callable[[Example], Hashable]) -> list[Example]:
-    """One example for all that have the same key: the first, with the answers of the others as its references."""
+    """Merge examples with the same key into the first one, with the answers of the others as its references."""
     groups: dict[Hashable, list[Example]] = {}
     for example in examples:
         groups.setdefault(key(example), []).append(example)
@@ -97,7 +97,7 @@ def _load(name: str, table: HubTable, build: Callable[[Row], Example]) -> Parts:
     return Parts(part["train"], part["validation"], part["test"], revision=revision)
 
 
-# name, title, configuration, rows of training and test part, licence, metrics, builder, a row of our own for the prompt
+# name, title, configuration, rows of training and test part, license, metrics, builder, invented row for the prompt
 _TASKS = (
     (
         "common_gen", "CommonGen", "common_gen", (67389, 993), "MIT", ("bleu", "rouge_l"), common_gen,

@@ -1,4 +1,4 @@
-"""Tables of the Hugging Face Hub, read without running code of theirs."""
+"""Read tables from the Hugging Face Hub without running code from there."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from jola.errors import InputError
 from jola.system.hub import hub_or_cache
 
 CONVERTED = "refs/convert/parquet"
-"""The branch in which the Hub keeps a Parquet copy of each dataset, in files ``<configuration>/<split>/*.parquet``."""
+"""Branch in which the Hub stores a Parquet copy of each dataset, in files ``<configuration>/<split>/*.parquet``."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Row = Mapping[str, Any]
@@ -23,9 +23,9 @@ class HubTable:
 
     Args:
         repo: ``owner/name``.
-        configuration: Name of one of its configurations, if it has several.
-        revision: Commit to read; None takes the newest, which is recorded in the run.
-        converted: Read the Hub's Parquet copy, for a dataset whose own files are a loading script.
+        configuration: Name of a configuration, if the dataset has several.
+        revision: Commit to read; None reads the newest, which is recorded in the run.
+        converted: Whether to read the Hub's Parquet copy, for a dataset whose own files are a loading script.
     """
 
     repo: str
@@ -35,23 +35,23 @@ class HubTable:
 
     @property
     def url(self) -> str:
-        """The page of the dataset."""
+        """URL of the dataset's page."""
         return f"https://huggingface.co/datasets/{self.repo}"
 
     def read(self, splits: Sequence[str], task: str) -> tuple[dict[str, list[Row]], str | None]:
-        """The rows of each split, and the commit they are from; None where that is unknown.
+        """Return the rows of each split and the commit they are from (None if unknown).
 
         Args:
-            splits: Names of the splits, as the Hub has them.
-            task: The task that needs them, for messages.
+            splits: Names of the splits on the Hub.
+            task: Name of the task, for messages.
 
         Raises:
-            InputError: The data are not in the cache and cannot be fetched, or lack a split.
+            InputError: The data are not in the cache and cannot be downloaded, or lack a split.
         """
         try:
             found, revision = (self._read_copy if self.converted else self._read_dataset)(splits)
         except Exception as error:
-            # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
+            # Network, cache, builders and readers raise different errors, which all mean the same to the user.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
             raise InputError(
                 f"The data of {task} ({self.repo} on the Hugging Face Hub) are not in the cache of this machine and "
@@ -64,7 +64,7 @@ class HubTable:
         return found, revision
 
     def _read_dataset(self, splits: Sequence[str]) -> tuple[dict[str, list[Row]], str | None]:
-        # Imported here because it takes a second, and before the block: it reads only once whether there is a network.
+        # Imported here because it takes a second, and before the block because the import fixes whether it is offline.
         from datasets import load_dataset
 
         with hub_or_cache():
@@ -95,14 +95,14 @@ class HubTable:
 
 
 def commit_of(dataset: Any) -> str | None:
-    """The commit that a ``DatasetDict`` was read from: its cache has a folder of this name. None where it has none."""
+    """Return the commit that a ``DatasetDict`` was read from, a folder name in its cache; None if not found."""
     files = [Path(file["filename"]) for split in dataset.values() for file in split.cache_files]
     commits = {name for file in files for name in file.parts if _COMMIT.fullmatch(name)}
     return commits.pop() if len(commits) == 1 else None
 
 
 def examples_of(rows: Sequence[Row], build: Callable[[Row], Example], table: HubTable) -> list[Example]:
-    """The example of each row. `InputError` when the table has other columns than ``build`` reads."""
+    """Build an example from each row; raises `InputError` if a row is not as ``build`` expects."""
     examples = []
     for number, row in enumerate(rows, 1):
         try:

@@ -1,4 +1,4 @@
-"""What a task with a name declares."""
+"""Data classes that describe built-in tasks."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -7,21 +7,22 @@ from jola.data.records import Example
 from jola.data.tasks.hub import HubTable
 
 DEFAULT_METRICS = ("exact_match", "first_label")
-"""Metrics of a task that declares none; those over labels only where there are labels."""
+"""Metrics of tasks that declare none; metrics over labels are used only for tasks with labels."""
 
 
 def prompt_of(example: Example) -> Hashable:
-    """The prompt of an example; those with equal prompts belong together."""
+    """Return the prompt of an example; examples with the same prompt belong together."""
     return example.prompt
 
 
 @dataclass(frozen=True)
 class Parts:
-    """All examples of a task, before any are chosen; None where the source has no such part.
+    """All examples of a task, before a sample is chosen; a part is None if the source does not have it.
 
     Args:
-        revision: Commit of the dataset, where the source has commits.
-        group: Examples for which it is equal stay together when a missing part is carved from the training part.
+        revision: Commit of the dataset, if the source has commits.
+        group: Function of an example; those with equal results stay together when a missing part is carved from the
+            training part.
     """
 
     train: list[Example]
@@ -33,22 +34,22 @@ class Parts:
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task that has a name.
+    """A built-in task.
 
     Args:
-        name: As in ``--task``.
-        title: As people read it.
+        name: Name for ``--task``.
+        title: Title shown to users.
         description: One sentence.
         labels: The possible answers, if they are the same for all examples.
-        load: Gives every example, and may fetch data the first time.
-        prompt: One that is not among the examples, in the same form, to try a model with.
-        group: Name of the group it belongs to; empty for none.
-        metrics: Names of its metrics in `jola.evaluation.metrics.METRICS`; the first is the task's own, which tables
-            and comparisons show.
-        max_new_tokens: Longest answer in a test; None allows the longest right one.
-        source: The dataset on the Hub; None for data of the package index.
-        licence: Of the data, as its data card states it.
-        sizes: Rows of its training and its test part at the source; None where unknown.
+        load: Returns all examples; may download data the first time.
+        prompt: A sample prompt in the same form that is not among the examples.
+        group: Name of its group; empty if it has none.
+        metrics: Keys of `jola.evaluation.metrics.METRICS`; the first is the main metric, which tables and comparisons
+            show.
+        max_new_tokens: Maximum length of an answer in a test; None allows the longest right answer.
+        source: Dataset on the Hub; None for data from the package index.
+        licence: License of the data, as stated in its data card.
+        sizes: Numbers of rows of the training and test parts at the source; None if unknown.
     """
 
     name: str

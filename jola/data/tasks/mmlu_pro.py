@@ -1,8 +1,8 @@
 """The fourteen domains of MMLU-Pro (Wang et al., 2024), each a task of its own.
 
-The dataset has no training part. Of each domain 100 test questions are the test part, another 100 the validation part,
-and the others the training part, chosen by a hash of the question; the paper does not say how it splits. Questions have
-up to ten options, so the possible answers differ between examples.
+The dataset has no training part. For each domain, 100 test questions form the test part, another 100 the validation
+part, and the others the training part, ordered by a hash of the question; the paper does not say how it splits.
+Questions have up to ten options, so the possible answers differ between examples.
 """
 
 from functools import partial
@@ -14,14 +14,14 @@ from jola.data.tasks.info import Parts, TaskInfo
 TABLE = HubTable("TIGER-Lab/MMLU-Pro")
 LETTERS = "ABCDEFGHIJ"
 TEST, VALIDATION = 100, 100
-"""Questions of a domain that are set aside."""
+"""Number of questions of each domain that are set aside."""
 
 DOMAINS = {
     "biology": 717, "business": 789, "chemistry": 1132, "computer science": 410, "economics": 844, "engineering": 969,
     "health": 818, "history": 381, "law": 1101, "math": 1351, "other": 924, "philosophy": 499, "physics": 1299,
     "psychology": 798,
 }  # fmt: skip
-"""The domains, and the test questions that each has."""
+"""The domains, and the number of test questions in each."""
 
 
 def question(row: Row) -> Example:

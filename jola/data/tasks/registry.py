@@ -18,10 +18,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 
 def task_names(name: str) -> tuple[str, ...]:
-    """The tasks of a group, or the task of this name.
+    """Return the tasks of a group, or the task with this name.
 
     Raises:
-        InputError: There is neither.
+        InputError: There is no group and no task with this name.
     """
     if name in GROUPS:
         return GROUPS[name]

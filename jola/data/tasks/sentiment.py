@@ -1,15 +1,14 @@
 """The default task: is a sentence of a movie review positive or negative?
 
-The data are 10,605 snippets of reviews, each rated by at least fifteen people on a scale from -4 to 4 (Hutto
-and Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM
-2014); the column used is the mean of the ratings. Snippets with a mean of at least 1 in magnitude are kept.
-Below it raters disagree about the sign (mixed verdicts such as "a heartfelt story, it just isn't a very
-involving one"), and the answer would be a coin's. What is left is balanced by itself: 4,597 positive and
-4,574 negative without duplicates. Every snippet is the quotation that stands for one review, so no review can
-straddle parts.
+The data are 10,605 snippets of reviews, each rated by at least fifteen people on a scale from -4 to 4 (Hutto and
+Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text", ICWSM 2014); the column
+used is the mean rating. Snippets whose mean has a magnitude below 1 are left out, because raters disagree about its
+sign (mixed verdicts such as "a heartfelt story, it just isn't a very involving one") and the label would be random. The
+others are balanced: 4,597 positive and 4,574 negative without duplicates. Each snippet is the only quotation from its
+review, so no review is in two parts.
 
-The parts never change: snippets are ordered by a hash of their words, and of each sign the first are the test
-part, the next the validation part, the rest the training part.
+The parts are fixed: snippets are ordered by a hash of their words, and for each label the first are the test part, the
+next the validation part, and the others the training part.
 """
 
 import hashlib
@@ -24,19 +23,19 @@ LABELS = ("negative", "positive")
 DESCRIPTION = "Is a sentence of a movie review positive or negative? Rated by people (Hutto & Gilbert, 2014)."
 INSTRUCTION = "Is the sentiment of this movie review positive or negative?"
 PROMPT = f"{INSTRUCTION}\nThe story takes its time, but the cast is so warm that you forgive it everything."
-"""Not of the data: a review of ours."""
+"""A sample prompt that is not in the data."""
 
 SMALLEST_MEAN = 1.0
-"""Smallest magnitude of the mean rating of a snippet that is kept, on the scale from -4 to 4."""
+"""Smallest magnitude of the mean rating of a snippet, on the scale from -4 to 4; other snippets are left out."""
 
 TEST_PER_LABEL, VALIDATION_PER_LABEL = 1000, 500
 
 
 def load() -> Parts:
-    """All examples; validation and test part hold as many positive as negative ones.
+    """Load all examples; the validation and test parts contain as many positive as negative ones.
 
     Raises:
-        InputError: the data are not there and cannot be fetched.
+        InputError: The data are missing and cannot be downloaded.
     """
     path = assets.ensure("movie-reviews") / assets.MOVIE_REVIEWS_FILE
     by_label: dict[str, list[Example]] = {label: [] for label in LABELS}
@@ -54,7 +53,7 @@ def load() -> Parts:
 
 
 def _distinct_snippets(table: str) -> list[tuple[str, str]]:
-    """Snippet and label, ordered by a hash of the words; of snippets with the same words the first stays."""
+    """Return (snippet, label) pairs ordered by a hash of the words, only the first of those with the same words."""
     snippets: dict[str, tuple[str, str]] = {}
     for line in table.split("\n"):
         if not line.strip():
@@ -63,7 +62,7 @@ def _distinct_snippets(table: str) -> list[tuple[str, str]]:
         rating = float(mean)
         if abs(rating) < SMALLEST_MEAN:
             continue
-        # Dashes of the source were turned into runs of blanks.
+        # In the data, runs of spaces replace the dashes of the source.
         text = " ".join(text.split())
         words = " ".join(re.findall(r"\w+", text.lower()))
         key = hashlib.sha256(words.encode("utf-8")).hexdigest()

@@ -1,4 +1,4 @@
-"""Where the examples of a task come from when it has no name: a folder, one file, a Hub dataset."""
+"""Load the examples of tasks that are not built in: from a folder, a file, or a Hub dataset."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +19,11 @@ PART_NAMES = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test",),
 }
-"""Names under which files and Hub splits of each part are known."""
+"""Names of the files and Hub splits of each part."""
 
 
 def load_folder(folder: Path) -> Parts:
-    """The parts of a folder with ``train``, ``validation`` and ``test`` files; the first must be there."""
+    """Read a folder with ``train``, ``validation`` and ``test`` files; only the first is required."""
     files = {part: _part_file(folder, part) for part in PART_NAMES}
     if files["train"] is None:
         raise InputError(f"{folder} has no training file; name it train{SUFFIXES[0]} (or {', '.join(SUFFIXES[1:])}).")
@@ -32,15 +32,16 @@ def load_folder(folder: Path) -> Parts:
 
 
 def load_file(path: Path) -> Parts:
-    """One file is all training part; validation and test are carved from it later."""
+    """Read a file as the training part; validation and test parts are carved from it later."""
     return Parts(read_examples(path))
 
 
 def load_hub(task: str) -> Parts:
-    """The parts of a Hub dataset, written ``hf:owner/name`` or ``hf:owner/name:configuration``.
+    """Load a Hub dataset, written ``hf:owner/name`` or ``hf:owner/name:configuration``.
 
     Raises:
-        InputError: malformed name, no such dataset, no network, no training split, or unusable columns.
+        InputError: The name is malformed, the dataset does not exist or cannot be downloaded, or it has no training
+            split or unusable columns.
     """
     name, _, configuration = task.removeprefix(HUB_PREFIX).partition(":")
     try:
@@ -56,7 +57,7 @@ def load_hub(task: str) -> Parts:
         with hub_or_cache():
             splits = load_dataset(name, configuration or None)
     except Exception as error:
-        # Network, cache, builders and readers each raise errors of their own; to the user they are one thing.
+        # Network, cache, builders and readers raise different errors, which all mean the same to the user.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(f"The Hub dataset {name} could not be loaded: {reason}.") from error
     parts = {}
