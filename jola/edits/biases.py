@@ -1,4 +1,4 @@
-"""`BiasEdits`: added biases of linear modules, as BitFit trains them."""
+"""`BiasEdits`: added biases of linear modules, trained by BitFit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from jola.edits.weights import Place, WeightEdits
 
 
 class BiasEdits(WeightEdits):
-    """W·x + b + c for linear modules of any kind, with an added bias c of shape (1, outputs), from 0: BitFit."""
+    """W·x + b + c for linear modules of any kind, with an added bias c of shape (1, outputs), initially 0: BitFit."""
 
     channels = ("bias",)
     parts: ClassVar = {"bias": ".beft_bias"}
@@ -35,7 +35,7 @@ class BiasEdits(WeightEdits):
         return BeftConfig(target_modules=list(self.path_of.values()), task_type="CAUSAL_LM")
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Zero: the edited model is the frozen one."""
+        """Set the added biases to 0, so that the edited model equals the frozen one."""
         with torch.no_grad():
             for value in self.values.values():
                 value.zero_()
@@ -45,11 +45,11 @@ class BiasEdits(WeightEdits):
         return {"bias": self._map(lambda bias: float((bias != 0).any())) != 0}
 
     def norms(self) -> dict[str, Tensor]:
-        """L2 norm of the added bias of each module, (layers, units), detached; 0 where there is none."""
+        """L2 norm of the added bias of each module, (layers, units), detached; 0 where there is no module."""
         return {"bias": self._map(lambda bias: float(bias.norm()))}
 
     def added(self, mask: EditMask | None = None, strength: float = 1.0) -> dict[str, Tensor]:
-        """The added bias of each module that is changed, by path, (outputs,), detached.
+        """The added bias of each edited module, by path, (outputs,), detached.
 
         Raises:
             ValueError: The mask does not fit.
@@ -61,7 +61,7 @@ class BiasEdits(WeightEdits):
 
 
 class _Biases(nn.ParameterDict):
-    """Added biases of a module by adapter. peft has no strength for them, so `factors` multiply what a pass reads."""
+    """Added biases of a module by adapter. peft has no strength for them, so reading multiplies them by `factors`."""
 
     def __init__(self, biases: Mapping[str, nn.Parameter]) -> None:
         super().__init__(biases)

@@ -1,4 +1,4 @@
-"""Directions of pairs of activations, and offsets along them, which are computed and not trained: RePE."""
+"""Directions from pairs of activations, and offsets along them, which are computed, not trained: RePE."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from jola.edits.sites import Site
 
 
 class ComputedOffsets(GatedEdits):
-    """Offsets of the residual stream after some layers; nothing of them trains, and they begin at zero.
+    """Offsets of the residual stream after some layers, initially 0, without trainable parameters.
 
     Args:
         layers: Layers of the model.
@@ -27,24 +27,25 @@ class ComputedOffsets(GatedEdits):
         self.requires_grad_(False)
 
     def fill(self, vectors: Tensor) -> None:
-        """Take the offsets from (layers, width), and zero where there is none."""
+        """Set the offsets from `vectors`, (layers, width), and to 0 in layers that are not edited."""
         self.get_parameter("offset").data.copy_(vectors[:, None] * self.editable[..., None])
         self.eval()
 
     def trainable_count(self) -> int:
-        """None."""
+        """Always 0."""
         return 0
 
 
 def directions(differences: "Tensor", kind: str) -> "Tensor":
-    """One direction of length 1 for each layer, (layers, hidden), on the side of the right answers.
+    """One direction of length 1 for each layer, (layers, hidden), that points towards the right answers.
 
     Args:
         differences: Right minus wrong, (examples, layers, hidden).
         kind: 'component' or 'mean'.
     """
     mean = differences.mean(0)
-    # Pairs in both orders have the mean 0, so the first component is the first right singular vector of one order.
+    # The differences in both orders have mean 0, so their first principal component is the first right singular vector
+    # of the differences in one order.
     found = torch.linalg.svd(differences.transpose(0, 1), full_matrices=False).Vh[:, 0] if kind == "component" else mean
     found = torch.nn.functional.normalize(found, dim=-1)
     return torch.where((found * mean).sum(-1, keepdim=True) < 0, -found, found)

@@ -4,8 +4,8 @@ JoLA is `GatedEdits` at `Site.HEADS` (paper, equation 2): for the output z of he
 
     z' = (1 + g_m·m) ⊙ z + g_a·a        m, a ∈ R^head_dim;  g_m, g_a ∈ [0, 1]
 
-The same class with other arguments is the ablations of the paper: one shared gate or none, offsets or scales alone,
-MLP outputs instead of heads.
+With other arguments, the same class implements the ablations of the paper: one shared gate or none, only offsets or
+only scales, MLP outputs instead of heads.
 """
 
 import math
@@ -31,8 +31,8 @@ class GatedEdits(Intervention):
 
     Parameters, float32 on the device of the model: ``offset`` a and ``scale`` m of shape (layers, units, width) and
     ``gates.offset.log_alpha``, ``gates.scale.log_alpha`` of shape (layers, units). With ``gates="shared"`` both
-    halves share ``gates.shared``; with ``"none"`` every gate is 1. `editable` (layers, units) marks the units that
-    may be edited at all; the others are never touched and never penalised. Fresh offsets and scales are
+    halves share ``gates.shared``; with ``"none"`` every gate is 1. `editable` (layers, units) marks the units that may
+    be edited; the others are never changed and never penalized. Offsets and scales are initialized from
     N(0, `initial_std`²).
     """
 
@@ -78,7 +78,7 @@ class GatedEdits(Intervention):
         return True
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Fresh edits and fresh gates, all of them more open than closed."""
+        """Initialize offsets, scales and gates."""
         with torch.no_grad():
             for half in self.halves:
                 edit = self.get_parameter(half)
@@ -91,12 +91,12 @@ class GatedEdits(Intervention):
         self.noise.manual_seed(seed)
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
-        """One pass worth of edits: draws the gates in training, takes their evaluation value otherwise."""
+        """The edits of one pass by layer. Gates are drawn in training and have their evaluation values otherwise."""
         drawn = {name: gate(self.noise) for name, gate in self._gate_modules().items()}
         factors = {half: self._factor(half, drawn, mask, strength) for half in self.halves}
         on = torch.stack([self._by_layer(factor) for factor in factors.values()]).any(0)
-        # In training a gate that happens to be drawn closed still passes a gradient to nothing: skipping its layer
-        # would change no number, but the pattern of layers would change from step to step.
+        # In training, skipping layers whose gates are drawn closed would change no number, but the set of edited layers
+        # would vary from step to step.
         layers = range(self.layers) if self.training else torch.nonzero(on).flatten().tolist()
         layers = [layer for layer in layers if self._allowed[layer]]
         scale = offset = None
@@ -107,7 +107,7 @@ class GatedEdits(Intervention):
         return {layer: _affine(scale[layer] if scale else None, offset[layer] if offset else None) for layer in layers}
 
     def gate_values(self) -> dict[str, Tensor]:
-        """Evaluation value of the gate of each half, (layers, units), detached; 0 where no edit may be."""
+        """Evaluation value of the gate of each half, (layers, units), detached; 0 for units that are not editable."""
         return self._for_each_half(lambda gate: gate.value(), 1.0)
 
     def open_probability(self) -> dict[str, Tensor]:
@@ -124,11 +124,11 @@ class GatedEdits(Intervention):
         }
 
     def on(self) -> dict[str, Tensor]:
-        """For each half which gates are not closed."""
+        """Which gates of each half are not closed."""
         return {half: gate != 0 for half, gate in self.gate_values().items()}
 
     def record(self) -> dict[str, Tensor]:
-        """Gate value, probability that the gate is open in training, and norm, of each half."""
+        """Gate value, probability that the gate is open in training, and norm of each half."""
         kinds = {"gate": self.gate_values(), "open": self.open_probability(), "norm": self.norms()}
         untrained = ~self.editable
         return {
@@ -140,15 +140,15 @@ class GatedEdits(Intervention):
         }
 
     def edited_layers(self) -> list[int]:
-        """Layers with an editable unit."""
+        """Layers with at least one editable unit."""
         return self.editable.any(-1).nonzero().flatten().tolist()
 
     def trainable_count(self) -> int:
-        """Numbers of the editable units."""
+        """Number of trainable parameters of the editable units."""
         return int(self.editable.sum()) * (self.width * len(self.halves) + len(self.gate_parameters()))
 
     def states(self) -> Tensor:
-        """What is on in each unit, (layers, units): an index into `STATES`."""
+        """Which halves of each unit are on, (layers, units), as an index into `STATES`."""
         values = self.gate_values()
         return (values["offset"] > 0).long() + 2 * (values["scale"] > 0).long()
 
@@ -184,7 +184,7 @@ class GatedEdits(Intervention):
         return result
 
     def _factor(self, half: str, drawn: dict[str, Tensor], mask: EditMask | None, strength: float) -> Tensor:
-        """What multiplies one half of every edit: gate · mask · strength, ((batch,) layers, units)."""
+        """Factor on one half of every edit: gate · mask · strength, ((batch,) layers, units)."""
         name = self._gate_name(half)
         factor = self.editable.float() if name is None else drawn[name] * self.editable
         if mask is not None:
@@ -209,10 +209,10 @@ class GatedEdits(Intervention):
 
 
 def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
-    """z ↦ scale ⊙ z + offset, computed in float32 and given back in the precision of z.
+    """z ↦ scale ⊙ z + offset, computed in float32 and returned in the precision of z.
 
-    Float32 because a scale within 0.4 % of 1, where training starts, does not exist in bfloat16. Vectors of shape
-    (batch, 1, width) edit each row of the batch in its own way.
+    bfloat16 cannot represent scales within 0.4 % of 1, where training starts. With vectors of shape (batch, 1, width),
+    each row of the batch has its own edit.
     """
 
     def edit(z: Tensor) -> Tensor:
@@ -229,15 +229,15 @@ def _affine(scale: Tensor | None, offset: Tensor | None) -> Edit:
     rows = max(len(v) if v is not None and v.dim() == 3 else 0 for v in (scale, offset))
 
     def edit_rows(z: Tensor) -> Tensor:
-        # The values of one row are contiguous in every shape of z: the MLP of OPT sees (batch · tokens,
-        # width), and beam search makes it (batch · beams, tokens, width).
+        # The values of one row are contiguous in every shape of z: in the MLP of OPT it is (batch · tokens, width), and
+        # in beam search (batch · beams, tokens, width).
         return edit(z.reshape(rows, -1, z.shape[-1])).reshape(z.shape)
 
     return edit_rows if rows else edit
 
 
 def build_edits(config: EditConfig, geometry: Geometry, *, initial_std: float = INITIAL_STD) -> list[GatedEdits]:
-    """The gated edits that a configuration asks for on a model of a given geometry."""
+    """Create the gated edits of a configuration for a model of a given geometry."""
     layers = parse_layers(config.layers, geometry.num_layers)
     pairs = parse_heads(config.heads, geometry.num_layers, geometry.num_heads)
     result = []

@@ -1,9 +1,9 @@
-r"""Trained functions of hidden states: one unit and one channel, ``update``, in each layer.
+r"""Trained functions of hidden states, with one unit and one channel, ``update``, in each layer.
 
     SubspaceEdits     h' = h + Rᵀ(W h + b − R h)              R ∈ R^(r × hidden) with orthonormal rows
     BottleneckEdits   h' = h + W_up σ(W_down h + b_down) + b_up                  σ(x) = x · sigmoid(x)
 
-Both are computed in float32 and given back in the precision of h. A mask or strength multiplies what is added to h.
+Both are computed in float32 and returned in the precision of h. Masks and strengths multiply the term added to h.
 """
 
 import math
@@ -23,24 +23,24 @@ CHANNEL = "update"
 INITIAL_STD = 1e-2
 """Standard deviation of a fresh down-projection of `BottleneckEdits` (Houlsby et al., 2019, section 3.6)."""
 ROUNDING = 1e-3
-"""How far R·Rᵀ may be from the identity in numbers that are read from a file."""
+"""Tolerance of R·Rᵀ = I for tensors read from a file."""
 
 
 def without_memory() -> AbstractContextManager[Any]:
-    """Inside the block, new edits have shapes and no numbers."""
+    """Create edits on the meta device inside the block: they have shapes but no values."""
     return torch.device("meta")
 
 
 Added = Callable[[Tensor], Tensor]
-"""What is added to hidden states (…, hidden) in float32."""
+"""Computes the term that is added to hidden states (…, hidden), in float32."""
 
 
 class HiddenEdits(Intervention):
-    """Base of edits of whole hidden states, in some of the layers.
+    """Base class of edits of whole hidden states in some of the layers.
 
     Args:
-        site: Any site of width hidden.
-        layers: Layers of the model.
+        site: A site whose width is the hidden size.
+        layers: Number of layers of the model.
         chosen: Layers that are edited, ascending.
     """
 
@@ -52,7 +52,7 @@ class HiddenEdits(Intervention):
         self.unit_names = unit_names(site, 1)
 
     def sizes(self) -> Tensor:
-        """Size of each chosen edit, (chosen layers,), detached: 0 exactly where it changes nothing."""
+        """Size of the edit in each chosen layer, (chosen layers,), detached; 0 exactly if it changes nothing."""
         raise NotImplementedError
 
     def edited_layers(self) -> list[int]:
@@ -64,7 +64,7 @@ class HiddenEdits(Intervention):
         return {CHANNEL: self.norms()[CHANNEL] > 0}
 
     def norms(self) -> dict[str, Tensor]:
-        """`sizes` on the map, (layers, 1); 0 in other layers."""
+        """`sizes` for all layers, (layers, 1); 0 in layers that are not edited."""
         return {CHANNEL: self._on_map(0.0)}
 
     def record(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class HiddenEdits(Intervention):
         return values
 
     def factors(self, mask: EditMask | None, strength: float) -> Tensor:
-        """What multiplies the edits: mask · strength, ((batch,) layers, 1).
+        """Factor on the edits: mask · strength, ((batch,) layers, 1).
 
         Raises:
             ValueError: The mask does not fit.
@@ -93,7 +93,7 @@ class HiddenEdits(Intervention):
         return given * strength
 
     def scaled(self, mask: EditMask | None, strength: float) -> dict[str, Tensor]:
-        """The tensors of an adapter file in which what is added is multiplied by mask and strength, where they change.
+        """The tensors of an adapter file that change if mask and strength are folded into the edits.
 
         Raises:
             ValueError: The mask does not fit, or differs by row.
@@ -101,7 +101,7 @@ class HiddenEdits(Intervention):
         raise NotImplementedError
 
     def _chosen_factors(self, mask: EditMask | None, strength: float) -> Tensor:
-        """The factors of the chosen layers, ((batch,) chosen layers), where the parameters are."""
+        """The factors of the chosen layers, ((batch,) chosen layers), on the device of the parameters."""
         return self.factors(mask, strength).to(next(self.parameters()))[..., list(self.chosen), 0]
 
     def _shared_factors(self, mask: EditMask | None, strength: float) -> Tensor:
@@ -111,7 +111,7 @@ class HiddenEdits(Intervention):
         return factors
 
     def _working(self, mask: EditMask | None, strength: float) -> dict[int, Tensor | float]:
-        """Index into `chosen`, and factor of the edit, a number or (batch,), where it is not 0 for all rows."""
+        """Factors, a number or (batch,), that are not 0 for all rows, by index into `chosen`."""
         factors = self._chosen_factors(mask, strength)
         if factors.dim() == 1:
             return {i: factor for i, factor in enumerate(factors.tolist()) if factor}
@@ -122,8 +122,8 @@ class BottleneckEdits(HiddenEdits):
     """Adapters after a sub-layer: h + W_up σ(W_down h + b_down) + b_up with σ = swish.
 
     Parameters in float32: ``down`` (chosen layers, r, hidden), ``down_bias`` (chosen layers, r), ``up`` (chosen layers,
-    hidden, r), ``up_bias`` (chosen layers, hidden). Fresh edits have W_down ~ N(0, `INITIAL_STD`²) and zeros elsewhere,
-    so the edited model is exactly the frozen one.
+    hidden, r), ``up_bias`` (chosen layers, hidden). Initially, W_down ~ N(0, `INITIAL_STD`²) and all others are 0, so
+    the edited model equals the frozen one.
 
     Args:
         site: `Site.ATTENTION` or `Site.MLP`.
@@ -145,7 +145,7 @@ class BottleneckEdits(HiddenEdits):
         return True
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """W_down from a normal distribution; zeros elsewhere."""
+        """Draw W_down from a normal distribution and set the other parameters to 0."""
         with torch.no_grad():
             self.down.copy_(torch.randn(self.down.shape, generator=generator) * INITIAL_STD)
             for parameter in (self.down_bias, self.up, self.up_bias):
@@ -163,7 +163,7 @@ class BottleneckEdits(HiddenEdits):
         return (up.square().sum((-2, -1)) + bias.square().sum(-1)).sqrt()
 
     def scaled(self, mask: EditMask | None, strength: float) -> dict[str, Tensor]:
-        """W_up and b_up."""
+        """W_up and b_up, multiplied by mask and strength."""
         factors = self._shared_factors(mask, strength)
         return {
             f"{self.site}.up": self.up.detach() * factors[:, None, None],
@@ -185,11 +185,11 @@ class SubspaceEdits(HiddenEdits):
     Args:
         width: Hidden size.
         rank: r.
-        positions: (first, last): how many tokens at each end of a prompt are edited. With n prompt tokens, each end has
-            min(first, n // 2) or min(last, n // 2) of them. None edits every token, of prompts and answers.
-        separate: Whether the first and the last tokens have edits of their own.
-        identity: Whether fresh edits have W = R and b = 0, so that they change nothing; else W and b are drawn as those
-            of ``nn.Linear``, as published.
+        positions: (first, last), the number of tokens edited at each end of a prompt; for a prompt of n tokens, these
+            are min(first, n // 2) and min(last, n // 2). None edits every token of prompts and answers.
+        separate: Whether the first and the last tokens have separate edits.
+        identity: Whether the edits are initialized to W = R and b = 0, so that they change nothing. Otherwise, W and b
+            are initialized like those of ``nn.Linear``, as published.
     """
 
     def __init__(
@@ -217,16 +217,16 @@ class SubspaceEdits(HiddenEdits):
 
     @property
     def rotations(self) -> Tensor:
-        r"""R, (ends, chosen layers, r, hidden); differentiable. Assigning sets it, up to rounding.
+        r"""R, (ends, chosen layers, r, hidden); differentiable. Assigning a value sets R, up to rounding.
 
-        Column i of `reflections` holds the vector v_i of a Householder reflection I − τ_i v_i v_iᵀ below the diagonal,
-        and a sign on it, as in `torch.nn.utils.parametrizations.orthogonal` without a trivialization. The columns of Rᵀ
-        are the first r of the product of the reflections, times these signs. The product is I − V T Vᵀ with
-        T⁻¹ = striu(VᵀV) + diag(VᵀV) / 2; the gradient of `torch.linalg.householder_product` would take longer than the
-        rest of a training step.
+        Column i of `reflections` contains the vector v_i of a Householder reflection I − τ_i v_i v_iᵀ below the
+        diagonal, and a sign on the diagonal, as in `torch.nn.utils.parametrizations.orthogonal` without a
+        trivialization. The columns of Rᵀ are the first r columns of the product of the reflections, times these signs.
+        The product is I − V T Vᵀ with T⁻¹ = striu(VᵀV) + diag(VᵀV) / 2. The gradient of
+        `torch.linalg.householder_product` would take longer than the rest of a training step.
 
         Raises:
-            InputError: What is assigned does not have orthonormal rows.
+            InputError: The rows of the assigned value are not orthonormal.
         """
         start = torch.eye(*self.reflections.shape[-2:], device=self.reflections.device)
         vectors = self.reflections.tril(-1) + start
@@ -244,7 +244,7 @@ class SubspaceEdits(HiddenEdits):
         if not torch.allclose(products, identity.expand_as(products), atol=ROUNDING):
             raise InputError("The rows of a rotation are not orthonormal; the adapter is damaged.")
         reflections, scales = torch.geqrf(values.mT)
-        # A scale of 0 says that LAPACK did not reflect; here that is a reflection and the other sign.
+        # A scale of 0 means that LAPACK did not reflect; here, that is a reflection with the opposite sign.
         signs = reflections.diagonal(dim1=-2, dim2=-1).sign() * torch.where(scales == 0, -1.0, 1.0)
         self.reflections.data.copy_(reflections.tril(-1))
         self.reflections.data.diagonal(dim1=-2, dim2=-1).copy_(signs)
@@ -254,7 +254,7 @@ class SubspaceEdits(HiddenEdits):
         return self.reflections.detach().diagonal(dim1=-2, dim2=-1).sign()
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """R uniformly distributed over the matrices with orthonormal rows; W and b as `identity` says."""
+        """Draw R uniformly from the matrices with orthonormal rows, and initialize W and b as `identity` says."""
         ends, count, rank, width = self.weight.shape
         with torch.no_grad():
             columns, upper = torch.linalg.qr(torch.randn(ends, count, width, rank, generator=generator))
@@ -268,13 +268,13 @@ class SubspaceEdits(HiddenEdits):
                     parameter.copy_((2 * torch.rand(parameter.shape, generator=generator) - 1) * bound)
 
     def alike(self, prompt: Tensor) -> Tensor | None:
-        """All columns without positions; else those in which the same end of every prompt is edited, or none."""
+        """All columns if `positions` is None; else those in which each end is edited in all prompts or in none."""
         if self.positions is None:
             return super().alike(prompt)
         return torch.stack([(end == end[:1]).all(0) for end in _ends(prompt, self.positions)]).all(0)
 
     def prepare(self, mask: EditMask | None = None, strength: float = 1.0) -> Mapping[int, Edit]:
-        """As `prepare_at` without positions."""
+        """`prepare_at` without positions."""
         return self.prepare_at(None, mask, strength)
 
     def prepare_at(
@@ -284,7 +284,7 @@ class SubspaceEdits(HiddenEdits):
         strength: float = 1.0,
         packed: Tensor | None = None,
     ) -> Mapping[int, Edit]:
-        """An edit for each chosen layer that is on; none where a pass has no position to edit."""
+        """An edit for each chosen layer that is on; empty if the pass has no position to edit."""
         factors = self._working(mask, strength)
         places: list[_Places] = []
         if self.positions is not None:
@@ -295,11 +295,11 @@ class SubspaceEdits(HiddenEdits):
             if packed is not None:
                 ends = [end.flatten()[packed].unsqueeze(0) for end in ends]
             places = [_Places(end) for end in ends]
-            # In training, parameters keep a gradient also where a batch has no position to edit.
+            # In training, parameters get a gradient even if a batch has no position to edit.
             if not self.training and not any(place.any for place in places):
                 return {}
         rotations = self.rotations
-        # W − R at once: it is exactly 0 for fresh edits with the identity start.
+        # W − R is computed first, because it is exactly 0 initially if W = R.
         inward = self.weight - rotations
 
         def added(end: int, index: int) -> Added:
@@ -315,12 +315,12 @@ class SubspaceEdits(HiddenEdits):
         return edits
 
     def sizes(self) -> Tensor:
-        """√(‖W − R‖² + ‖b‖²): the Frobenius norm of the map from (h, 1) to what is added, over both ends."""
+        """√(‖W − R‖² + ‖b‖²), the Frobenius norm of the map from (h, 1) to the added term, over both ends."""
         inward, bias = (self.weight - self.rotations).detach(), self.bias.detach()
         return (inward.square().sum((0, -2, -1)) + bias.square().sum((0, -1))).sqrt()
 
     def scaled(self, mask: EditMask | None, strength: float) -> dict[str, Tensor]:
-        """W and b."""
+        """W and b with W − R and b multiplied by mask and strength."""
         factors, rotations = self._shared_factors(mask, strength)[:, None], self.rotations.detach()
         return {
             f"{self.site}.weight": rotations + (self.weight.detach() - rotations) * factors[..., None],
@@ -329,7 +329,7 @@ class SubspaceEdits(HiddenEdits):
 
 
 class _Places:
-    """Positions of a pass, for each number of rows that its activations have."""
+    """Edited positions of a pass, cached for each number of rows of its activations."""
 
     def __init__(self, where: Tensor) -> None:
         self._where = where
@@ -340,7 +340,7 @@ class _Places:
         return bool(self._where.any())
 
     def of(self, activation: Tensor) -> tuple[Tensor, ...]:
-        """(rows, tokens), indices into an activation (rows, tokens, hidden)."""
+        """Indices (rows, tokens) of the edited positions in an activation (rows, tokens, hidden)."""
         rows = len(activation)
         if rows not in self._found:
             where = self._where.repeat_interleave(rows // len(self._where), 0)
@@ -350,14 +350,14 @@ class _Places:
 
 
 def _ends(prompt: Tensor, positions: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Where the first and the last tokens of prompts (batch, tokens) are."""
+    """Masks, (batch, tokens), of the first and of the last tokens of prompts."""
     count, rank = prompt.sum(1, keepdim=True), prompt.cumsum(1)
     first, last = ((count // 2).clamp(max=most) for most in positions)
     return prompt & (rank <= first), prompt & (rank > count - last)
 
 
 def _at_places(places: Sequence[_Places], functions: Sequence[Added], factor: Tensor | float) -> Edit:
-    """Add to some positions, each place in its own way."""
+    """Return an edit that applies each function at its own positions."""
 
     def edit(h: Tensor) -> Tensor:
         for place, added in zip(places, functions, strict=True):
@@ -375,18 +375,21 @@ def _at_places(places: Sequence[_Places], functions: Sequence[Added], factor: Te
 
 
 def _beside(activation: Tensor, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Tensors on the device of an activation: the layer may be on another one than the edits."""
+    """Tensors on the device of an activation; the layer may be on another device than the edits."""
     return tuple(tensor.to(activation.device) for tensor in tensors)
 
 
 def _everywhere(added: Added, factor: Tensor | float) -> Edit:
-    """Add to all positions. Factors (batch,) give each row of the batch, and all beams made of it, its own."""
+    """Return an edit that applies a function at all positions; a factor (batch,) has one number for each row.
+
+    All beams of a row share its factor.
+    """
 
     def edit(h: Tensor) -> Tensor:
         wide = h.float()
         change = added(wide)
         if isinstance(factor, Tensor):
-            # The MLP of OPT sees (batch · tokens, hidden); what belongs to one row is together in every form.
+            # The values of one row are contiguous in every shape: the MLP of OPT works on (batch · tokens, hidden).
             by_row = factor.to(h.device)[:, None, None]
             change = (change.reshape(len(factor), -1, h.shape[-1]) * by_row).reshape(h.shape)
         elif factor != 1.0:

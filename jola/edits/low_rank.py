@@ -1,4 +1,4 @@
-"""`LowRankEdits`: low-rank changes of the weights of linear modules, as LoRA makes them."""
+"""`LowRankEdits`: low-rank changes of the weights of linear modules, trained by LoRA."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ class LowRankEdits(WeightEdits):
 
     def __init__(self, modules: Mapping[str, Any], paths: Sequence[str], layers: int, adapter: str = "") -> None:
         super().__init__(modules, paths, layers, adapter)
-        # In the model they would follow the mode of the frozen model, which never trains.
+        # Registered here, because in the model they would follow the frozen model, which is always in evaluation mode.
         self.dropouts = nn.ModuleList(module.lora_dropout[adapter] for module in modules.values())
         self._scaling = {place: module.scaling[adapter] for place, module in self._modules_of.items()}
 
@@ -40,7 +40,7 @@ class LowRankEdits(WeightEdits):
         return LoraConfig(r=rank, lora_alpha=alpha, target_modules=paths, bias="none", task_type="CAUSAL_LM")
 
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """A uniform as in peft, B zero: the edited model is the frozen one."""
+        """Draw A uniformly, as in peft, and set B to 0, so that the edited model equals the frozen one."""
         with torch.no_grad():
             for name, value in self.values.items():
                 if name.endswith("A"):
@@ -51,17 +51,17 @@ class LowRankEdits(WeightEdits):
                     value.zero_()
 
     def seed(self, seed: int) -> None:
-        """Seed dropout, which draws from PyTorch's own generators, so that a resumed training repeats it."""
+        """Seed PyTorch's global generators, from which dropout draws, so that a resumed training repeats it."""
         if any(isinstance(dropout, nn.Dropout) for dropout in self.dropouts):
             torch.manual_seed(seed)
 
     def on(self) -> dict[str, Tensor]:
-        """Modules that are changed."""
+        """Modules whose weights are changed."""
         return {"update": self._map(lambda a, b: float((b != 0).any() and (a != 0).any())) != 0}
 
     def norms(self) -> dict[str, Tensor]:
-        """Frobenius norm of (α/r)·B·A of each module, (layers, units), detached; 0 where there is none."""
-        # ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB) ⊙ (AAᵀ): the full matrix is never made.
+        """Frobenius norm of (α/r)·B·A of each module, (layers, units), detached; 0 where there is no module."""
+        # ‖BA‖² = tr(AᵀBᵀBA) = Σ (BᵀB) ⊙ (AAᵀ) does not need the full matrix.
         norms = self._map(lambda a, b: float(((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt()))
         scaling = torch.zeros_like(norms)
         for place, value in self._scaling.items():
@@ -77,7 +77,7 @@ class LowRankEdits(WeightEdits):
     def factorised(
         self, mask: EditMask | None = None, strength: float = 1.0
     ) -> dict[str, tuple[Tensor, Tensor, float]]:
-        """(A, B, factor) of each module that is changed, by path: the change is factor · B·A.
+        """(A, B, factor) of each edited module, by path; the change of its weight is factor · B·A.
 
         Raises:
             ValueError: The mask does not fit.
@@ -90,7 +90,7 @@ class LowRankEdits(WeightEdits):
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor], layers: int, scaling: float = 1.0) -> Self:
-        """As for all edits of weights; `scaling` is α/r."""
+        """As in `WeightEdits`; `scaling` is α/r."""
         edits = super().of_tensors(tensors, layers)
         for path in edits.path_of.values():
             a, b = (edits.value(path, part) for part in edits.parts)

@@ -1,7 +1,7 @@
-"""Names of the parts of an edit that masks, tables, histories and files share."""
+"""Names of the parts of an edit, used in masks, tables, histories and files."""
 
 HALVES = ("offset", "scale")
-"""The two halves of an edit; names of masks, gates, counts and columns everywhere."""
+"""The two halves of an edit; masks, gates, counts and columns have these names."""
 
 STATES = ("none", "offset", "scale", "both")
 """Which halves of a unit's edit are on, in the order of `GatedEdits.states`."""

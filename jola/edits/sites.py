@@ -1,4 +1,4 @@
-"""Sites: the places in a decoder layer where activations are edited, and the shapes found there."""
+"""Sites: the points in a decoder layer where activations are edited, and the shapes there."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from jola.settings import EditConfig
 
 
 class Site(StrEnum):
-    """A place in every layer of a decoder, in the order in which a forward pass reaches it."""
+    """A point in every layer of a decoder, in the order in which a forward pass reaches it."""
 
     HEADS = "heads"
     """Input of the attention output projection, (batch, tokens, heads · head_dim)."""
@@ -18,12 +18,12 @@ class Site(StrEnum):
     BLOCK = "block"
     """Residual stream after the layer, (batch, tokens, hidden)."""
     WEIGHTS = "weights"
-    """Not an activation: the weights of linear modules of the layer."""
+    """The weights of linear modules of the layer, not an activation."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The shape of a model as far as edits are concerned. Heads are query heads."""
+    """The dimensions of a model that edits depend on. Heads are query heads."""
 
     architecture: str
     num_layers: int
@@ -42,5 +42,5 @@ def sites_of(edits: EditConfig) -> list[Site]:
 
 
 def unit_names(site: Site, units: int) -> tuple[str, ...]:
-    """Names of the units of a layer at a site of activations: numbers of heads, or the site itself."""
+    """Names of the units of a layer at a site of activations: the numbers of the heads, or the name of the site."""
     return tuple(str(unit) for unit in range(units)) if site is Site.HEADS else (str(site),) * units

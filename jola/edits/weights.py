@@ -1,4 +1,4 @@
-"""`WeightEdits`: edits of the weights of modules, put into the frozen model by peft; and the model without them."""
+"""`WeightEdits`: edits of the weights of modules by peft layers in the frozen model; the model without these layers."""
 
 import itertools
 import math
@@ -32,24 +32,24 @@ _T = TypeVar("_T")
 
 
 class WeightEdits(Intervention):
-    """Changes of modules of every layer, made by layers of peft inside the frozen model.
+    """Changes of modules in the layers of a model, implemented by peft layers inside the frozen model.
 
-    The parameters are those of peft's layers, in float32, registered here under the same names, so that optimisers,
-    checkpoints and distributed training see them. Outside of `applied` the layers in the model pass on what their
-    frozen module gives: several of these may be in one model, and each pass uses those that it names.
+    The parameters of the peft layers, in float32, are also registered here, so that optimizers, checkpoints and
+    distributed training see them. Outside of `applied`, the peft layers are inactive and return the output of their
+    frozen module. One model may therefore contain several of these edits, and each pass applies those that it names.
 
     Args:
-        modules: peft's layers by their path in the model; empty for edits without a model, see `of_tensors`.
-        paths: Paths of all changed modules.
-        layers: Layers of the model.
-        adapter: Name of this adapter in peft's layers.
+        modules: peft layers by their path in the model; empty for edits without a model, see `of_tensors`.
+        paths: Paths of all edited modules.
+        layers: Number of layers of the model.
+        adapter: Name of this adapter in the peft layers.
     """
 
     site = Site.WEIGHTS
     parts: ClassVar[Mapping[str, str]]
-    """The tensors of one module: a name → what peft appends to the path of the module in a file."""
+    """The tensors of one module: name → the suffix that peft appends to the path of the module in a file."""
     attributes: ClassVar[tuple[str, ...]]
-    """Attributes of peft's layer that hold something for each adapter; it has an adapter if the first holds it."""
+    """Attributes of a peft layer with one entry for each adapter; the first has an entry for every adapter."""
 
     def __init__(self, modules: Mapping[str, Any], paths: Sequence[str], layers: int, adapter: str = "") -> None:
         super().__init__()
@@ -69,15 +69,15 @@ class WeightEdits(Intervention):
         return self.values[_key(path, part)]
 
     def _parameters_of(self, module: Any) -> dict[str, nn.Parameter]:
-        """The parameters in a layer of peft, by the names of `parts`."""
+        """The parameters of a peft layer by the names of `parts`."""
         raise NotImplementedError
 
     def _scale(self, place: Place, module: Any, factor: float) -> None:
-        """Multiply what a layer of peft does by a factor; 1 is as trained."""
+        """Multiply the change by a peft layer by a factor; 1 is as trained."""
         raise NotImplementedError
 
     def _config(self) -> Any:
-        """A configuration of peft that makes the same layers in another copy of the model."""
+        """A peft configuration that creates the same layers in another copy of the model."""
         raise NotImplementedError
 
     @property
@@ -91,7 +91,7 @@ class WeightEdits(Intervention):
 
     @contextmanager
     def applied(self, mask: EditMask | None = None, strength: float = 1.0) -> Iterator[None]:
-        """Inside the block passes of the model use the edited weights; hold the lock of the model.
+        """Use the edited weights in passes of the model inside the block; hold the lock of the model.
 
         Raises:
             ValueError: The mask has another shape, or differs by row: the rows of a batch share the weights.
@@ -100,7 +100,7 @@ class WeightEdits(Intervention):
         used = [(place, module) for place, module in self._modules_of.items() if factors[place] != 0]
         for place, module in used:
             self._scale(place, module, float(factors[place]))
-            # `set_adapter` of peft would switch gradients off when the adapter is taken out again, before `backward`.
+            # `set_adapter` of peft would disable gradients when the adapter is deactivated, which is before `backward`.
             module._active_adapter = [*module._active_adapter, self.adapter]
         try:
             yield
@@ -110,14 +110,14 @@ class WeightEdits(Intervention):
                 self._scale(place, module, 1.0)
 
     def record(self) -> dict[str, Tensor]:
-        """The norm of each change; NaN where a layer has no such module."""
+        """The norm of each change; NaN if a layer does not have the module."""
         missing = torch.ones(self.layers, self.units, dtype=torch.bool)
         for place in self.path_of:
             missing[place] = False
         return {f"{channel}_norm": norms.masked_fill(missing, math.nan) for channel, norms in self.norms().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """The parameters by the names that peft gives them in a file."""
+        """The parameters by their names in a file of peft."""
         return {
             f"{_PREFIX}{path}{suffix}": self.value(path, part)
             for path in self.path_of.values()
@@ -137,7 +137,7 @@ class WeightEdits(Intervention):
         return result
 
     def factors(self, mask: EditMask | None = None, strength: float = 1.0) -> dict[str, float]:
-        """The factor from mask and strength on each module that is changed, by path.
+        """The product of mask and strength for each edited module, by path.
 
         Raises:
             ValueError: The mask does not fit.
@@ -160,7 +160,7 @@ class WeightEdits(Intervention):
         return given
 
     def _map(self, number: Any) -> Tensor:
-        """(layers, units): a number computed from the parts of each module, 0 where there is none."""
+        """(layers, units): a number computed from the parts of each module, 0 where there is no module."""
         result = torch.zeros(self.layers, self.units)
         for place, path in self.path_of.items():
             result[place] = number(*(self.value(path, part).detach().cpu() for part in self.parts))
@@ -168,15 +168,15 @@ class WeightEdits(Intervention):
 
     @classmethod
     def inject(cls, base: nn.Module, layers: int, config: Any) -> Self:
-        """Put new peft layers into a model at rest. The caller holds the lock and notifies nnsight afterwards.
+        """Add new, inactive peft layers to a model. The caller must hold the lock and wrap the model again afterwards.
 
         Args:
-            config: Of peft.
+            config: Configuration of peft.
 
         Raises:
-            InputError: It names modules outside the layers.
-            ValueError: It names no module of the model.
-            TypeError: It names modules that peft cannot change in this way.
+            InputError: The configuration names modules outside the layers.
+            ValueError: The configuration names no module of the model.
+            TypeError: The configuration names modules that peft cannot change in this way.
         """
         from peft import inject_adapter_in_model
         from peft.tuners.tuners_utils import BaseTunerLayer
@@ -184,7 +184,7 @@ class WeightEdits(Intervention):
         adapter = f"jola{next(_numbers)}"
         trains = {id(p): p.requires_grad for p in base.parameters()}
         active = {id(m): m._active_adapter for m in base.modules() if isinstance(m, BaseTunerLayer)}
-        # peft keeps a record of adapters in the model, and would treat those of other methods as its own.
+        # peft stores a list of adapters in the model, and would mix up those of different methods.
         record = base.__dict__.pop("peft_config", None)
         modules: dict[str, Any] = {}
         try:
@@ -210,7 +210,8 @@ class WeightEdits(Intervention):
                 parameter.requires_grad_(trains.get(id(parameter), True))
         edits = cls(modules, list(modules), layers, adapter)
         for module in modules.values():
-            # Weights that wait elsewhere, where peft's have no numbers yet, are on this device when their module runs.
+            # If the weights of a module are kept in memory or on disk, the parameters of peft are on the meta device.
+            # The module runs on the device of the hook.
             hook = getattr(module.get_base_layer(), "_hf_hook", None)
             for parameter in edits._parameters_of(module).values():
                 if parameter.is_meta and hook is not None:
@@ -220,23 +221,23 @@ class WeightEdits(Intervention):
         return edits
 
     def copied_to(self, base: nn.Module) -> Self:
-        """The same edits in a copy of the frozen model, for passes without gradients."""
+        """The same edits for a copy of the frozen model, for passes without gradients."""
         copy = type(self).inject(base, self.layers, self._config())
         for name, value in copy.values.items():
             value.data.copy_(self.values[name].detach())
         return copy.eval().requires_grad_(False)
 
     def detach_from(self, base: nn.Module) -> None:
-        """Take the layers out of the model again. The caller holds the model's lock and notifies nnsight afterwards."""
+        """Remove the peft layers from the model. The caller must hold the lock and wrap the model again afterwards."""
         self._remove(base, {self.path_of[place]: module for place, module in self._modules_of.items()}, self.adapter)
         self._modules_of.clear()
 
     @classmethod
     def of_tensors(cls, tensors: Mapping[str, Tensor], layers: int) -> Self:
-        """Edits that are looked at without their model, from the tensors of a file.
+        """Create edits from the tensors of a file, without a model, for inspection.
 
         Raises:
-            InputError: A tensor is missing, or is not one of a module of these layers.
+            InputError: A tensor is missing, or does not belong to a module of these layers.
         """
         first = next(iter(cls.parts.values()))
         paths = [n.removeprefix(_PREFIX).removesuffix(first) for n in tensors if n.endswith(first)]
@@ -259,13 +260,13 @@ class WeightEdits(Intervention):
 
     @classmethod
     def _layers_in(cls, base: nn.Module, adapter: str) -> dict[str, Any]:
-        """peft's layers that hold an adapter, by the path of their frozen module."""
+        """peft layers that contain an adapter, by the path of their frozen module."""
         found = {name: m for name, m in base.named_modules() if adapter in getattr(m, cls.attributes[0], ())}
         return {name.replace(".base_layer", ""): module for name, module in found.items()}
 
     @classmethod
     def _remove(cls, base: nn.Module, modules: Mapping[str, Any], adapter: str) -> None:
-        """Take an adapter out of peft's layers, and the layers without one out of the model."""
+        """Remove an adapter from peft layers, and remove the layers without an adapter from the model."""
         for path, module in modules.items():
             for attribute in cls.attributes:
                 del getattr(module, attribute)[adapter]
@@ -279,29 +280,29 @@ class WeightEdits(Intervention):
 
 
 def frozen_module(module: nn.Module) -> nn.Module:
-    """The module of the frozen model inside layers that `WeightEdits` put there; any other module as it is."""
+    """The module of the frozen model inside layers added by `WeightEdits`; other modules are returned unchanged."""
     while _is_resting(module):
         module = module.get_submodule("base_layer")
     return module
 
 
 def frozen_state(base: nn.Module) -> dict[str, Tensor]:
-    """``state_dict`` of a frozen model, by the names in its checkpoint and without what `WeightEdits` put into it."""
+    """``state_dict`` of a frozen model by the names in its checkpoint, without the layers added by `WeightEdits`."""
     resting = {name for name, module in base.named_modules() if _is_resting(module)}
     return _without_layers(base.state_dict().items(), resting)
 
 
 def frozen_names(base: nn.Module) -> dict[str, str]:
-    """The parameters of a frozen model: their names in its checkpoint → their names in the model with layers of peft.
+    """Parameters of a frozen model: names in its checkpoint → names in the model with peft layers.
 
-    Parameters of those layers, at rest or not, are left out.
+    Parameters of the peft layers, active or not, are left out.
     """
     layers = {name for name, module in base.named_modules() if hasattr(module, "_active_adapter")}
     return _without_layers(((name, name) for name, _ in base.named_parameters()), layers)
 
 
 def _without_layers(named: "Iterable[tuple[str, _T]]", layers: Container[str]) -> "dict[str, _T]":
-    """What belongs to frozen modules, by names without the layers of peft around them."""
+    """The tensors of frozen modules, by names without the peft layers around them."""
     result = {}
     for name, tensor in named:
         steps, kept = name.split("."), []
@@ -309,24 +310,24 @@ def _without_layers(named: "Iterable[tuple[str, _T]]", layers: Container[str]) -
             if ".".join(steps[:position]) not in layers:
                 kept.append(step)
             elif step != "base_layer":
-                break  # belongs to the layer itself
+                break  # a tensor of the peft layer itself
         else:
             result[".".join(kept)] = tensor
     return result
 
 
 def _is_resting(module: nn.Module) -> bool:
-    """Whether this is a layer of peft that passes on what its frozen module gives, as those of `WeightEdits` do."""
+    """Whether this is an inactive peft layer, which returns the output of its frozen module."""
     return hasattr(module, "base_layer") and getattr(module, "_active_adapter", None) == []
 
 
 def _key(path: str, part: str) -> str:
-    """Parameters cannot have dots in their names."""
+    """Name of a parameter, which must not contain dots."""
     return f"{path.replace('.', '/')}/{part}"
 
 
 def _column_order(name: str) -> tuple[bool, int, str]:
-    """Attention before the MLP, and in each the order in which a pass reaches the modules, as far as it is known."""
+    """Sort key: attention before the MLP, and in each the order in which a pass reaches the modules, if known."""
     parent, _, leaf = name.rpartition(".")
     known = _REACHED.index(leaf) if leaf in _REACHED else len(_REACHED)
     return parent.endswith(("mlp", "feed_forward")) or leaf in _IN_MLP, known, name
@@ -337,7 +338,7 @@ def _layer_of(path: str) -> int | None:
 
 
 def _places(paths: Sequence[str]) -> tuple[dict[str, Place], tuple[str, ...]]:
-    """Where each module is on the map, and the names of the columns: the shortest that tell modules apart."""
+    """Place of each module on the map, and the names of the columns: the shortest unique ones."""
     inside = {}
     for path in paths:
         layer = _layer_of(path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from jola.edits.intervention import EditMask, Intervention
 
 Half = Literal["offset", "scale", "both"] | str
-"""A channel; ``both`` stands for all channels."""
+"""A channel; ``both`` means all channels."""
 Cells = Iterable[tuple[int, int]]
 """Units by (layer, unit)."""
 Flags = NDArray[np.bool_]
@@ -148,7 +148,7 @@ class HeadMask:
         return self.factors["scale"]
 
     def edit_mask(self) -> "EditMask":
-        """The mask as `JoLAModel.forward` takes it."""
+        """The mask in the form for `JoLAModel.forward`."""
         import torch  # takes seconds to import, and most uses of masks do not need it
 
         from jola.edits.intervention import EditMask

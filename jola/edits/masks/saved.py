@@ -22,7 +22,7 @@ MAX_MASKS = 200
 MAX_NAME = 80
 """Maximum length of a name, in characters."""
 MAX_UNITS = 1 << 19
-"""Layers × units of a mask."""
+"""Maximum number of layers × units of a mask."""
 
 _VERSION = 1
 _writing = threading.Lock()
@@ -51,7 +51,7 @@ class _Entry(JsonFile):
     mask: str
     saved: Time
     channels: Annotated[list[Line], Field(min_length=1, max_length=8)] | None = None
-    """Of a mask that has others than offset and scale."""
+    """Channels of a mask whose channels are not offset and scale."""
 
 
 class _MasksFile(JsonFile):

@@ -5,10 +5,9 @@
               bits: one bit per half, most significant first, the last byte padded with zeros
     strength  absent if all are 1; otherwise runs of equal strength, as varints length and zigzag(hundredths − 100)
 
-Halves are ordered offsets, then scales, each layer by layer; other channels in the order of the mask.
-The shorter kind is used (runs if both are equally long),
-so that every mask has exactly one text. Varints store 7 bits per byte, lowest first, with the top bit set in all but
-the last byte.
+Halves are ordered offsets, then scales, each layer by layer; other channels in the order of the mask. The shorter kind
+is used (runs if both are equally long), so that every mask has exactly one text. Varints store 7 bits per byte, lowest
+first, with the top bit set in all but the last byte.
 """
 
 import base64
