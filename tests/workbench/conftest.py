@@ -1,4 +1,4 @@
-"""The parts of the app, for tests that need no page."""
+"""The app's `Workbench`, for tests that need no page."""
 
 from collections.abc import Iterator
 

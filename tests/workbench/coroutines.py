@@ -1,4 +1,4 @@
-"""Coroutines in tests that are not coroutines themselves."""
+"""Run coroutines in tests that are not coroutines."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,5 +11,5 @@ _THREAD = ThreadPoolExecutor(1, "coroutines")
 
 
 def finish(coroutine: Coroutine[Any, Any, Value]) -> Value:
-    """Run a coroutine in a thread of its own: browser tests may have left an event loop running in this one."""
+    """Run a coroutine in a separate thread, because browser tests may have left an event loop running in this one."""
     return _THREAD.submit(asyncio.run, coroutine).result()

@@ -26,7 +26,7 @@ def edited_run(
     task: str = "sentiment",
     template: Literal["auto", "chat", "plain"] = "auto",
 ) -> Run:
-    """A finished run on the tiny model in ``folder``, with edits that the seed gives; ``edits`` are settings."""
+    """Write a finished run on the tiny model in ``folder`` with the settings ``edits``; ``seed`` gives the values."""
     model = JoLAModel.from_pretrained(str(folder), edits=edits, dtype="float32")
     config = RunConfig(
         method=model.method.name,
@@ -51,7 +51,7 @@ def edited_run(
 
 
 class CountingLoader(Loader):
-    """Gives one tiny model to all runs, and remembers which runs were loaded, and in which threads."""
+    """Loader that returns one tiny model for all runs and records the loaded runs and the loading threads."""
 
     def __init__(self, model: JoLAModel, tokenizer: PreTrainedTokenizerFast) -> None:
         self.model = model

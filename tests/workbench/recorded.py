@@ -1,4 +1,4 @@
-"""A small training run, written through the writer that real training uses."""
+"""A small training run, written with the writer of real training."""
 
 import time
 from pathlib import Path
@@ -13,7 +13,7 @@ ACCURACY = {"accuracy": 0.86, "n": 500, "low": 0.827, "high": 0.888}
 
 
 def gate_values(step: int, steps: int, layers: int, units: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Gates that start open and close, the scale gates sooner: every field as (layers, units)."""
+    """Return gates that start open; many close, more of the scale gates. Each field has shape (layers, units)."""
     rng = np.random.default_rng(seed)
     depth = np.linspace(0, 1, layers)[:, None]
     need = np.exp(-(((depth - 0.62) / 0.2) ** 2)) * rng.random((layers, units)) + 0.3 * rng.random((layers, units))
@@ -59,7 +59,7 @@ class Recorder:
         self.run.write_status(step=step)
 
     def record(self, step: int, gates: dict[str, np.ndarray]) -> None:
-        """Append to the history of the edits."""
+        """Append a record to the history of the edits."""
         with self.run.gate_writer("heads", self.layers, self.units) as writer:
             writer.append(step, gates)
 
@@ -70,7 +70,7 @@ class Recorder:
         return self
 
     def finish(self, state: str = "finished") -> Run:
-        """End the run; a finished one has a result and the files of an adapter."""
+        """End the run; a finished run gets a result and an empty file of adapter weights."""
         if state == "finished":
             self.run.write_result({"test": ACCURACY, "closed": {"offset": 0.19, "scale": 0.74}, "seconds": 245.0})
             self.run.adapter_dir.mkdir(exist_ok=True)
@@ -90,7 +90,7 @@ class MethodRecorder(Recorder):
         self.method = config.method
 
     def record(self, step: int, gates: dict[str, np.ndarray]) -> None:
-        """Norms that grow with the steps and the depth; the last layer of LoRA has no v_proj."""
+        """Record norms that grow with step and depth; the last layer of LoRA has no v_proj."""
         grown = np.linspace(0.2, 1, self.layers, dtype=np.float32)[:, None] * step / self.steps
         if self.method == "lora":
             norms = grown * np.linspace(0.5, 2, len(MODULES), dtype=np.float32)
@@ -108,7 +108,7 @@ class MethodRecorder(Recorder):
             writer.append(step, fields)
 
     def finish(self, state: str = "finished") -> Run:
-        """A result without gates."""
+        """End the run with a result without gates."""
         run = super().finish(state)
         if state == "finished":
             run.write_result({"test": ACCURACY, "closed": {}, "seconds": 245.0})

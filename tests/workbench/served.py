@@ -18,7 +18,7 @@ from workbench.settings import Settings
 
 @dataclass(frozen=True)
 class Served:
-    """A served app: its parts, its address, the folder of the tiny model, and its server."""
+    """A served app: its workbench, its address, the folder of the tiny model, and its server."""
 
     bench: Workbench
     address: str
@@ -26,13 +26,13 @@ class Served:
     server: Server
 
     def run(self, id: str, *, seed: int = 1, task: str = "sentiment") -> Run:
-        """A finished run on the tiny model among those of the app."""
+        """Write a finished run on the tiny model into the store of the app."""
         return edited_run(self.bench.store.root / id, self.model, seed=seed, task=task)
 
 
 @contextmanager
 def serve(folder: Path, **settings: object) -> Iterator[Served]:
-    """The app with these settings and, unless they ask for it, no token; runs and model lie in ``folder``."""
+    """Serve the app with these settings, by default without a token; runs and model are in ``folder``."""
     model = folder / "tiny-llama"
     make_model("llama").save_pretrained(model)
     make_tokenizer().save_pretrained(model)
@@ -47,7 +47,7 @@ def serve(folder: Path, **settings: object) -> Iterator[Served]:
 
 
 def write_task(folder: Path, train: int = 24) -> Path:
-    """A folder with a tiny task of two answers."""
+    """Write a tiny task with two answers into ``folder``."""
     folder.mkdir(parents=True)
     for part, count in (("train", train), ("validation", 4), ("test", 4)):
         rows = [{"prompt": f"Good or bad? Film {n}", "completion": ("good", "bad")[n % 2]} for n in range(count)]

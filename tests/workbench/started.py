@@ -1,4 +1,4 @@
-"""The app in a process of its own, which tests may watch and kill."""
+"""The app in a separate process, which tests can watch and kill."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests import ROOT
 from workbench.service.processes import wait_until
 
 START_SECONDS = 120
-"""Within which an app prints its address, however busy the machine is."""
+"""Seconds within which an app prints its address, even on a busy machine."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Started:
     process: psutil.Process
     address: str
     token: str
-    """The access token; empty without one."""
+    """The access token; empty if the app needs none."""
     log: Path
-    """What the app prints."""
+    """The file with the app's stderr."""
 
     @property
     def memory(self) -> int:
@@ -46,9 +46,9 @@ def started(
     prefix: Sequence[str] = (),
     variables: dict[str, str] | None = None,
 ) -> Iterator[Started]:
-    """The app, by default without a token; runs are in ``home``, and temporary files in ``temporary``.
+    """Start the app, by default without a token, with runs in ``home`` and temporary files in ``temporary``.
 
-    Python runs ``program``. ``prefix`` is a command that executes the one after it in its own process, and
+    Python runs ``program``. ``prefix`` is a command that executes the command after it in the same process, and
     ``variables`` are added to the environment.
     """
     for folder in (home, temporary):

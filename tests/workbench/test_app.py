@@ -1,4 +1,4 @@
-"""The served app: its exit codes, what it tells strangers, and how it ends."""
+"""The served app: its exit codes, its answers to strangers, and its end."""
 
 import os
 import re
@@ -24,7 +24,7 @@ def run_app(*flags: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files, which other users read too."""
+    """The folder for temporary files, which other users can read too."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setenv("TMPDIR", str(folder))
@@ -71,15 +71,15 @@ def test_the_served_app(app: tuple[subprocess.Popen[str], str], temporary: Path)
     process, address = app
     page = httpx.get(address)
     assert page.status_code == 200 and "JoLA Workbench" in page.text
-    # No function of the page is offered to programs, but those that are made for them.
+    # Programs can call only the endpoints for programs, not the functions of the page.
     offered = httpx.get(f"{address}/gradio_api/info").json()
     assert list(offered["named_endpoints"]) == [f"/{name}" for name in ENDPOINTS]
     assert offered["unnamed_endpoints"] == {}
-    # A name that somebody made point here (DNS rebinding) is no name of this computer.
+    # A name that was made to point here (DNS rebinding) is not a name of this computer.
     assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
     # Files of this computer are not served.
     assert httpx.get(f"{address}/gradio_api/file={ROOT / 'pyproject.toml'}").status_code == 403
-    # What is uploaded is for this user only, and gone when the app ends.
+    # Only this user can read uploads, and they are deleted when the app ends.
     assert httpx.post(f"{address}/gradio_api/upload", files={"files": ("secret.csv", b"a,b")}).status_code == 200
     kept = [path for path in temporary.rglob("secret.csv")]
     assert kept and all(temporary in path.parents for path in kept)
@@ -115,7 +115,7 @@ def test_importing_the_app_reports_to_nobody() -> None:
 
 
 def test_the_page_is_built_without_pytorch(home: Path) -> None:
-    """It takes seconds to import, and whoever starts the app waits for a page that does not need it yet."""
+    """PyTorch takes seconds to import, and the first page does not need it."""
     program = (
         "import sys, workbench.app, gradio; sys.modules['torch'] = None; from workbench.settings import Settings; "
         "from workbench.service.bench import Workbench; workbench.app.build(Workbench.from_settings(Settings())); "

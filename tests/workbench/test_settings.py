@@ -1,4 +1,4 @@
-"""Where the app listens, and what it refuses."""
+"""Where the app listens, and which settings it refuses."""
 
 import socket
 from collections.abc import Iterator

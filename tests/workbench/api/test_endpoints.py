@@ -1,4 +1,4 @@
-"""What programs get from a running app: every endpoint, called through `gradio_client` as a user would."""
+"""Every endpoint of a running app, called through `gradio_client` as a user's program would."""
 
 import re
 import time
@@ -46,7 +46,7 @@ def client(app: Served) -> Client:
 
 @pytest.fixture
 def ask(client: Client) -> Ask:
-    """``ask("predict", "sample", PROMPT)``"""
+    """Call an endpoint, as in ``ask("predict", "sample", PROMPT)``."""
     return lambda endpoint, *args, **named: client.predict(*args, api_name=f"/{endpoint}", **named)
 
 
@@ -286,7 +286,7 @@ class TestErrors:
         assert len(app.bench.store.list()) == before
 
     def test_a_number_that_is_none_is_refused(self, app: Served) -> None:
-        """NaN is no JSON, but servers take it."""
+        """NaN is not valid JSON, but servers accept it."""
         call = f"{app.address}/gradio_api/call/predict"
         body = '{"data": ["sample", "A film", [], "", NaN, 10, true]}'
         answer = httpx.post(call, content=body, headers={"Content-Type": "application/json"})

@@ -1,4 +1,4 @@
-"""Comparisons as `jola compare` leaves them, made up: of any shape, at once, without a model."""
+"""Made-up comparisons in the format of `jola compare`: of any shape, written at once, without a model."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from workbench.service.comparison_plan import Plan
 
 SHAPE = (6, 4)
 OPEN = 9
-"""Heads that JoLA leaves open."""
+"""Number of heads that JoLA leaves open."""
 
 
 def make_comparison(
@@ -25,7 +25,7 @@ def make_comparison(
     items: int = 40,
     undone: int = 0,
 ) -> Comparison:
-    """A comparison with the results of all its cells but the last ``undone``."""
+    """Write a comparison with the results of all cells except the last ``undone``."""
     plan = plan or Plan(("jola", "gradient", "random"), (), ("auto", "3"), (42,))
     settings = (config or RunConfig()).to_dict()
     for name in ("seed", *NEUTRAL):

@@ -1,4 +1,4 @@
-"""What the Compare place does and shows, without a browser."""
+"""Actions and contents of the Compare tab, without a browser."""
 
 import json
 import sys
@@ -91,7 +91,7 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert (values["selectors"], values["swaps"]) == (["jola", "gradient", "random"], ["dsp"])
     assert (values["ks"], values["seeds"], values["task"]) == ("auto,3", "1,2", "sentiment")
     assert compare.read(values)[1] == PLAN
-    # Nothing is to do, then a selector for each K and seed.
+    # Nothing is left to do; then one selector for each K and seed.
     assert "All of this is done already" in compare.cost(bench, values, "one")
     assert compare.start(bench, values, "one")[0] is None
     wider = values | {"selectors": [*values["selectors"], "offset"]}
@@ -100,7 +100,7 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert compare.start(bench, wider, "one") == ("one", "")
     bench.comparisons.stop("one")
     assert bench.comparisons.wait("one", 30)
-    # With other settings it is another comparison.
+    # Other settings start another comparison.
     other = wider | {"epochs": 3}
     assert "Continues" not in compare.cost(bench, other, "one")
     id, _ = compare.start(bench, other, "one")
@@ -272,16 +272,16 @@ def test_choices_stay_as_far_as_there_are_such(bench: Workbench, made: Compariso
     assert (fresh["k"].value, fresh["seed"].value) == ("auto", "1")
     choice: dict[str, Any] = {"methods": ["random"], "k": "3", "seed": "2", "pick": "edit-random-k3-seed2"}
     same = draw(bench, "one", **choice, known=fresh["known"])
-    # They are not even sent back, or what is chosen before the answer comes would be lost.
+    # Unchanged choices are not sent back: that would undo choices made before the answer arrives.
     assert {"methods", "k", "seed"}.isdisjoint(same) and "value" not in same["pick"].constructor_args
     assert ("Random", "edit-random-k3-seed2") in same["pick"].choices
     assert set(choice).isdisjoint(draw(bench, "one", **choice, known=same["known"]))
-    # A method that came meanwhile is shown, one that was unticked is not.
+    # A method that was added meanwhile is shown; one that was unticked is not.
     seen = {"id": "one", "methods": ["jola", "random"]}
     assert draw(bench, "one", methods=["random"], known=seen)["methods"].value == ["gradient", "random"]
     other = draw(bench, "one", methods=["random"], known={"id": "two", "methods": []}, k="99", seed="x", pick="../x")
     assert other["methods"].value == ["jola", "gradient", "random"] and other["k"].value == "auto"
-    # JoLA's own set makes room for that of a selector as soon as there is one, unless it was chosen.
+    # The set of a selector replaces JoLA's own set as soon as it exists, unless JoLA's was chosen.
     make_comparison(bench.comparisons.root / "begun", undone=6)
     begun = draw(bench, "begun")
     assert begun["pick"].value == "jola-seed42"
@@ -290,7 +290,7 @@ def test_choices_stay_as_far_as_there_are_such(bench: Workbench, made: Compariso
     later = draw(bench, "begun", **choice)
     assert later["pick"].value == "edit-gradient-kauto-seed42"
     assert "pick" not in draw(bench, "begun", **choice | {"known": later["known"]})
-    # As many as JoLA has open, and that is all of them: the next K says more.
+    # If JoLA leaves all heads open, K auto selects all heads, so the next K is shown.
     make_comparison(bench.comparisons.root / "all", jola_open=SHAPE[0] * SHAPE[1])
     assert draw(bench, "all")["k"].value == "3"
 
@@ -307,7 +307,7 @@ def test_a_set_trains_with_the_settings_of_its_comparison(bench: Workbench, made
     assert config.validate().edits.heads == heads.to_text() and config.edits.gates == "none"
     assert config.training.seed == 2 and config.data.train_size == 200
     assert sentence.startswith("The form is filled in: 3 heads of Gradient importance (K 3, seed 2)")
-    # What is in the form is what is read from it.
+    # Reading the form returns the same settings.
     values = {setting.name: config[setting.name] for setting in form.settings()}
     assert form.read_form({name: "" if value is None else value for name, value in values.items()}) == config
     for pick in (None, "base-seed0", "../x"):

@@ -1,4 +1,4 @@
-"""One of every figure, of realistic size, made of recorded gates and of results as `jola.insight` gives them."""
+"""One example of every figure, of realistic size, built from recorded gates and results as in `jola.insight`."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ TOKENS = ("The", " film", " is", " a", HOSTILE, "\n", " joy", ".", " Answer", ":
 def history(
     layers: int = 6, units: int = 4, steps: int = 40, *, untrained: str = "", as_zero: bool = False
 ) -> GateHistory:
-    """A run that recorded every step; ``untrained`` names a half without values: NaN, or 0 as the trainer writes it."""
+    """Gates recorded at every step. The half ``untrained`` is NaN, or 0 with ``as_zero``, as the trainer writes it."""
     records = [gate_values(step, max(steps, 1), layers, units) for step in range(steps + 1)]
     values = {name: np.stack([record[name] for record in records]) for name in GATE_FIELDS}
     for name in GATE_FIELDS:
@@ -39,7 +39,7 @@ def history(
 
 
 def metrics(steps: int = 40, every: int = 10, drop: float = 0.0) -> list[dict[str, Any]]:
-    """What a run writes: an entry a step, and one more for each validation."""
+    """Metrics as a run writes them: one entry per step, and one more per validation."""
     entries: list[dict[str, Any]] = []
     for step in range(1, steps + 1):
         noisy = 2 / step + (0.5 if step % 2 else 0.0) - drop
@@ -51,7 +51,7 @@ def metrics(steps: int = 40, every: int = 10, drop: float = 0.0) -> list[dict[st
 
 
 def edit_effects(count: int = 60, n: int = 100, rounding: float = 0.0) -> EditEffects:
-    """Effects of edits in 30 layers: the mean over ``n`` examples, exact for one."""
+    """Effects of edits in 30 layers: means over ``n`` examples, without intervals if ``n`` is 1."""
     rng = np.random.default_rng(2)
     halves = ("offset", "offset", "offset", "scale")
     places = tuple(EditRef("heads", 7 * index % 30, index % 9, halves[index % 4]) for index in range(count))
@@ -64,7 +64,7 @@ def edit_effects(count: int = 60, n: int = 100, rounding: float = 0.0) -> EditEf
 
 
 def next_tokens(tokens: tuple[str, ...] = TOKENS) -> NextTokens:
-    """Every token as likely after the edits as its mirror image was before."""
+    """Tokens whose probabilities with the edits are those of the base model in reverse order."""
     base = np.linspace(0.18, 0.01, len(tokens)).tolist()
     sides = zip(tokens, base, base[::-1], strict=True)
     changes = tuple(TokenChange(index, token, before, after) for index, (token, before, after) in enumerate(sides))
@@ -72,13 +72,13 @@ def next_tokens(tokens: tuple[str, ...] = TOKENS) -> NextTokens:
 
 
 def answer_scores(answers: tuple[str, ...] = ("positive", "negative", HOSTILE)) -> AnswerScores:
-    """The second answer is the base's, the first one the edited model's."""
+    """The base model prefers the second answer, the edited model the first."""
     base, edited = np.array([-2.3, -1.1, -9.0]), np.array([-0.2, -3.0, -8.0])
     return AnswerScores(answers, base[: len(answers)], edited[: len(answers)])
 
 
 def token_scores(count: int = len(TOKENS)) -> TokenScores:
-    """A text of ``count`` tokens, of which the first has no score."""
+    """Scores of a text of ``count`` tokens; the first token has no score."""
     rng = np.random.default_rng(3)
     base = np.r_[np.nan, -rng.exponential(2, count - 1)]
     tokens = tuple(TOKENS[index % len(TOKENS)] for index in range(count))
@@ -88,20 +88,20 @@ def token_scores(count: int = len(TOKENS)) -> TokenScores:
 
 
 def promoted_tokens() -> PromotedTokens:
-    """Ten tokens on each side."""
+    """Ten promoted and ten suppressed tokens."""
     up = tuple((token, 3.0 - 0.2 * index) for index, token in enumerate(TOKENS))
     down = tuple((token, -4.0 + 0.2 * index) for index, token in enumerate(TOKENS))
     return PromotedTokens(up, down)
 
 
 def direct_effects(count: int = 60) -> DirectEffects:
-    """The edits of `edit_effects`."""
+    """Direct effects of the edits of `edit_effects`."""
     found = edit_effects(count)
     return DirectEffects(found.edits, 3 * found.effect, token=HOSTILE, logit=12.5)
 
 
 def attention(count: int = len(TOKENS)) -> AttentionPattern:
-    """A head that looks at the first token most."""
+    """A head that attends most to the first token."""
     rng = np.random.default_rng(4)
     patterns = []
     for _ in range(2):
@@ -112,7 +112,7 @@ def attention(count: int = len(TOKENS)) -> AttentionPattern:
 
 
 def lens(layers: int = 30, positions: int = 8, count: int = 5) -> LogitLens:
-    """Readings that grow surer with the layers; in the upper half the edited model says other tokens."""
+    """Readings that become more confident with depth; in the upper half, the edited model predicts other tokens."""
     rng = np.random.default_rng(5)
     sides = []
     for shift in (0, 1):
@@ -136,13 +136,13 @@ def lens(layers: int = 30, positions: int = 8, count: int = 5) -> LogitLens:
 
 
 def layer_changes(layers: int = 30) -> dict[str, list[float]]:
-    """Changes that grow with the layers, of methods with names of several lengths."""
+    """Changes that grow with depth, for methods with names of several lengths."""
     names = ("jola", "red", "lora:rank=4", "a-method-with-a-very-long-name:and=settings", HOSTILE)
     return {name: [0.02 * (1 + k) * layer / layers for layer in range(layers)] for k, name in enumerate(names)}
 
 
 def all_figures(*, dark: bool) -> dict[str, Figure]:
-    """Every figure, by the name that it can bear in a page."""
+    """Every figure, by a name that a page can use."""
     run, other = history(30, 9), history(30, 9, steps=30)
     runs = {"20260102-150405-sentiment-3f2a": metrics(), HOSTILE: metrics(drop=0.1)}
     return {

@@ -1,4 +1,4 @@
-"""What the tests of figures read off them."""
+"""Functions with which tests read values from figures."""
 
 import re
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ def traces(figure: Figure, kind: str) -> list[Any]:
 
 
 def heatmaps(figure: Figure) -> list[np.ndarray]:
-    """The maps in the order of their panels, without the frames of empty ones."""
+    """Return the maps in the order of their panels, without the frames of empty panels."""
     return [np.asarray(trace.z, dtype=float) for trace in traces(figure, "heatmap") if trace.hoverinfo != "skip"]
 
 
 def words(figure: Figure) -> str:
-    """Everything that can be read in a figure without pointing at it, tags taken out."""
+    """Return all text that a figure shows without hovering, without its tags."""
     found = [figure.layout.title.text or "", *(entry.text or "" for entry in figure.layout.annotations)]
     found += [trace.name or "" for trace in figure.data]
     return " ".join(re.sub(r"<[^<>]*>", " ", " | ".join(found)).split())
 
 
 def strings(value: Any) -> Iterator[str]:
-    """Every string of a figure, wherever it stands."""
+    """Yield every string in a figure, at any depth."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Figures of what is missing, their colours, and that nothing written by others becomes markup or a formula."""
+"""Figures of missing data, their colors, and text of others, which never becomes markup or a formula."""
 
 import io
 import json
@@ -114,7 +114,7 @@ def test_what_is_missing_is_said_in_the_figure(name: str, dark: bool) -> None:
     make, sentence = DEGENERATE[name]
     figure = make(dark=dark)
     assert sentence in words(figure)
-    # The page reads it as strict JSON.
+    # The page parses it as strict JSON.
     read = json.loads(figure.to_json(), parse_constant=lambda constant: pytest.fail(f"{constant} is no JSON"))
     assert read["layout"]["height"] >= 180
 
@@ -156,7 +156,7 @@ def test_figures_bring_their_tool_bar_along() -> None:
     assert config["displaylogo"] is False
 
 
-# Text of others
+# Text written by others
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -1,4 +1,4 @@
-"""Figures of what the edits do: what the traces hold, and that n and intervals are said."""
+"""Figures of the effects of edits: values of the traces, n and intervals."""
 
 import html
 from dataclasses import replace

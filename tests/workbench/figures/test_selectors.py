@@ -1,4 +1,4 @@
-"""Figures of choices of heads, and the report of a comparison."""
+"""Figures of sets of heads, and the report of a comparison."""
 
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def test_accuracy_against_k_has_intervals_and_jola_as_a_line() -> None:
     figure = draw.accuracy_by_k(rows)
     by_name = {trace.name: trace for trace in figure.data}
     assert set(by_name) == {"DSP", "SMP", "PASS gates"}
-    # K is evenly spaced, and methods stand beside each other.
+    # Values of K are evenly spaced, and methods are side by side.
     assert list(figure.layout.xaxis.ticktext) == ["3", "auto (4)"] and np.diff(by_name["DSP"].x) == pytest.approx([1])
     assert len({round(float(trace.x[-1]) % 1, 6) for trace in figure.data}) == 3
     assert max(by_name["DSP"].error_y.array) > 0
@@ -137,7 +137,7 @@ def test_a_method_has_one_color_and_mark_of_its_own_in_every_figure(dark: bool) 
     assert forest["DSP"].marker.color == by_k["DSP"].marker.color == marks["dsp"][0]
     assert forest["DSP"].marker.symbol == by_k["DSP"].marker.symbol == marks["dsp"][1]
     assert forest["PASS gates"].marker.symbol == by_k["PASS gates"].marker.symbol == f"{marks['pass'][1]}-open"
-    # Fewer or other methods change nothing, on the maps neither.
+    # Fewer or other methods change neither colors nor marks, in the maps too.
     fewer = draw.accuracy_by_k([row for row in rows if row.method != "smp"], dark=dark)
     assert {trace.name: trace.marker.color for trace in fewer.data}["DSP"] == marks["dsp"][0]
     strips = {trace.name: trace.marker.color for trace in head_sets(SETS, dark=dark).data if trace.name}
@@ -208,7 +208,7 @@ def test_sets_on_one_map_have_a_strip_a_method_and_a_count(dark: bool) -> None:
     figure = head_sets(SETS, dark=dark)
     ground, strips = (np.asarray(trace.z) for trace in figure.data[:2])
     assert ground.shape == (6, 4) and ground[0, 0] == 2 and ground[2, 0] == 0
-    # Layers are every second row, heads of three methods and a room every fourth column.
+    # Layers are in every second row; a head has a column for each of three methods and an empty fourth one.
     by_method = np.stack([strips[::2, index::4] == index for index in range(3)])
     assert np.array_equal(by_method, np.stack([heads.array() for heads in SETS.values()]))
     assert (strips[1::2] == -1).all() and (strips[:, 3::4] == -1).all()

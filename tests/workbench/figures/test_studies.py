@@ -43,13 +43,13 @@ def test_the_curve_of_an_arm_has_its_sizes_and_its_intervals(grid: Grid) -> None
     figure = draw.data_size_curves(rows)
     jola = trace(figure, "JoLA")
     row = next(row for row in rows if row.arm == "jola" and row.train_size == 100)
-    # All examples come after the largest number.
+    # The point of all examples is to the right of the largest number.
     assert list(jola.x)[:2] == [100, 1000] and jola.x[2] > 1000
     assert list(figure.layout.xaxis.ticktext) == ["100", "1,000", "all"]
     assert jola.y[0] == pytest.approx(0.82)
     assert jola.y[0] + jola.error_y.array[0] == pytest.approx(row.high)
     assert jola.y[0] - jola.error_y.arrayminus[0] == pytest.approx(row.low)
-    # What trains nothing is a line over all sizes, without points.
+    # An arm that trains nothing is a line over all sizes, without points.
     assert trace(figure, "Zero-shot").mode == "lines" and len(trace(figure, "Zero-shot").x) == 3
     assert "n = 100 test examples" in words(figure) and "3 seeds" in words(figure)
 
@@ -62,7 +62,7 @@ def test_the_front_of_a_pareto_figure_is_filled_and_joined(grid: Grid) -> None:
     lora = trace(figure, "LoRA")
     assert list(lora.marker.symbol) == ["diamond", "diamond-open"]
     assert list(lora.text) == ["", "1e-3"]
-    # 0 trained parameters have a place and a label on the logarithmic axis.
+    # Zero trained parameters have a position and a label on the logarithmic axis.
     assert trace(figure, "Zero-shot").x[0] < 5000 and figure.layout.xaxis.ticktext[0] == "0"
     assert figure.layout.xaxis.type == "log"
 

@@ -1,4 +1,4 @@
-"""Figures of a run: what the traces hold, and that ranges stay fixed."""
+"""Figures of a run: values of the traces, and ranges that stay fixed."""
 
 from typing import Any
 
@@ -138,7 +138,7 @@ def test_counts_of_states_fill_the_stack() -> None:
     for trace, state in zip(figure.data, STATES, strict=True):
         np.testing.assert_array_equal(trace.y, counts[state])
     assert tuple(figure.layout.yaxis.range) == (0, 24)
-    # Stripes, where two states next to each other differ in hue alone.
+    # Stripes, because two adjacent states differ only in hue.
     assert figure.data[2].fillpattern.shape == "/"
 
 

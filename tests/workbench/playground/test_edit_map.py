@@ -1,4 +1,4 @@
-"""What the map of edits is told, and what it may ask for."""
+"""Values sent to the map of edits, and events accepted from it."""
 
 import base64
 import itertools
@@ -149,7 +149,7 @@ def test_requests_may_be_lost_and_overtake_each_other(
     events = [event(last, *gestures[:n]) for n, last in enumerate(gestures)]
     arriving = data.draw(st.permutations(events).map(lambda order: order[data.draw(st.integers(0, len(order) - 1)) :]))
     mask, seen = ALL, 0
-    for payload in [*arriving, events[-1]]:  # the last one is told again until it is answered
+    for payload in [*arriving, events[-1]]:  # the last event is sent again until it is answered
         mask, seen = apply_edits(mask, payload, seen)
     assert (mask, seen) == (wanted, gestures[-1]["gesture"])
 

@@ -1,4 +1,4 @@
-"""Eight users of one model at the same moment: nobody gets another's answer, and who waits sees a place."""
+"""Eight simultaneous users of one model: each gets their own answers, and a waiting user sees a place in the queue."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ USERS = 8
 ROUNDS = 3
 PROMPTS = ["A fine film about small things.", "Is the question about a person?"]
 
-# What each user has switched off; no two are alike.
+# Edits that each user has switched off; no two users have the same.
 OFF: list[list[dict[str, Any]]] = [
     [],
     [{"layer": 0, "unit": 0}],
@@ -43,7 +43,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def together(work: Callable[[int], Any]) -> list[Any]:
-    """The answers of all users, who begin at the same moment. Raises what one of them raised."""
+    """Return the answers of all users, who start at the same moment; raise the exception of any of them."""
     gate = threading.Barrier(USERS)
 
     def begin(user: int) -> Any:
@@ -55,7 +55,7 @@ def together(work: Callable[[int], Any]) -> list[Any]:
 
 
 def questions(client: Client, user: int) -> list[Any]:
-    """Everything that one user asks, one after the other."""
+    """Ask all questions of one user, one after the other."""
     prompt, off = PROMPTS[user % len(PROMPTS)], OFF[user]
     found = client.predict("one", prompt, off=off, strength=1 - user / 10, api_name="/predict")
     answers = client.predict("one", prompt, off=off, new_tokens=6, api_name="/generate")
@@ -80,7 +80,7 @@ def wiring(app: Served) -> Wiring:
 
 
 def page_state(wiring: Wiring, user: int) -> PageState:
-    """The choices of one page, kept on the server as the page's own."""
+    """Store the choices of one page on the server."""
 
     def chosen(_: PageState) -> PageState:
         state = open_run(wiring.bench, "one")
@@ -93,7 +93,7 @@ def page_state(wiring: Wiring, user: int) -> PageState:
 
 
 def look(wiring: Wiring, user: int, said: list[str] | None = None) -> list[str]:
-    """What a page shows of the next token and of two given answers in the end."""
+    """Return the tables that a page finally shows: the next token and two given answers."""
     page = f"page {user}"
     tables: dict[int, str] = {}
     for words, *shown in live.look(wiring, wiring.pages.get(page), page, PROMPTS[0], CHAT, "good\nbad"):

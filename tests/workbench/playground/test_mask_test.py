@@ -1,4 +1,4 @@
-"""What the Playground says of edits that were tested on test examples."""
+"""What the Playground shows for edits that were tested on test examples."""
 
 import re
 from typing import Any

@@ -45,7 +45,7 @@ def run(request: pytest.FixtureRequest, bench: Workbench, tiny_folder: Path) -> 
 
 
 def next_tokens(bench: Workbench, state: Any) -> torch.Tensor:
-    """ln p of the next token with the edits and the masks of a page."""
+    """Return ln p of the next token, with the edits and masks of a page."""
     (column,) = columns(bench, state)
     work = bench.session.ask(column.stack, lambda desk: desk.next_log_probabilities(desk.encode(QUESTION))[1])
     return work.result()

@@ -1,4 +1,4 @@
-"""What the Playground computes and shows, without a browser."""
+"""Computations and views of the Playground, without a browser."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def other(bench: Workbench, tiny_folder: Path) -> Run:
     return edited_run(bench.store.root / "two", tiny_folder, seed=2)
 
 
-# What a page has chosen
+# Choices of a page
 
 
 def test_a_run_opens_with_all_edits_as_trained(bench: Workbench, run: Run) -> None:
@@ -302,7 +302,7 @@ def test_what_comes_from_models_and_people_is_escaped() -> None:
         assert "<img" not in html and "${" not in html and "{{" not in html
 
 
-# The code that gives the numbers again
+# The code that reproduces the numbers
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -339,5 +339,5 @@ def test_the_code_of_a_conversation_names_its_turns(bench: Workbench, run: Run) 
 
 def executed(code: str) -> dict:
     names: dict = {}
-    exec(code, names)  # the code that the page shows; nnsight needs no source of it, for it opens no trace
+    exec(code, names)  # the code that the page shows; it opens no trace, so nnsight does not need its source
     return names

@@ -36,8 +36,8 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         RemoteModel, "from_pretrained", classmethod(lambda cls, name, **rest: load(cls, name, simulate=True, **rest))
     )
-    # The simulation takes modules out of sys.modules for a moment, in which other threads of the app cannot import.
-    # tests/jola/test_remote.py checks that a request needs none of them.
+    # The simulation temporarily removes modules from sys.modules; meanwhile, other threads of the app cannot import
+    # them. tests/jola/test_remote.py checks that requests do not need these modules.
     monkeypatch.setattr(LocalSimulationBackend, "_hide_local_modules", lambda self: {"modules": {}, "paths": []})
 
 
@@ -46,7 +46,7 @@ def ways(bench: Workbench, run: Run, *, remote: bool) -> list[Column]:
 
 
 def shown(bench: Workbench, stack: list[Column]) -> list[Any]:
-    """Next tokens, given answers, the lens and written answers."""
+    """Return next tokens, scores of given answers, the lens and generated answers."""
     looked = views.next_tokens(
         stack, [ticket.result() for ticket in views.ask_next_tokens(bench.session, stack, QUESTION)]
     )
@@ -103,7 +103,7 @@ def test_without_a_key_there_is_no_choice(bench: Workbench, run: Run, monkeypatc
 
 
 class Asked:
-    """The page, whose listeners are called as by a browser, and the calls of models that they make."""
+    """A page whose listeners are called as by a browser, with a record of their calls of models."""
 
     def __init__(self, bench: Workbench) -> None:
         self.page = build(bench)
@@ -119,7 +119,7 @@ class Asked:
         bench.session.ask = noted
 
     def fire(self, id: str, event: str, *values: Any, payload: Any = None) -> str:
-        """Everything that the listeners of an event show, as text."""
+        """Call the listeners of an event and return everything that they show, as text."""
         (block,) = [each._id for each in self.page.blocks.values() if getattr(each, "elem_id", "") == id]
         listeners = [each.fn for each in self.page.fns.values() if (block, event) in each.targets and each.fn]
         assert listeners, f"{id} has no {event}"
@@ -159,7 +159,7 @@ def asked(bench: Workbench, tiny_folder: Path, tmp_path: Path, monkeypatch: pyte
 
 @pytest.mark.usefixtures("simulated")
 def test_prompts_are_sent_only_when_a_button_is_pressed(asked: Asked) -> None:
-    asked.fire("where", "input", *ASKING, REMOTE)  # before there is a run
+    asked.fire("where", "input", *ASKING, REMOTE)  # before a run exists
     says = "Press Answer to send the prompt to NDIF"
     for id, event, *values in (
         ("playground-run", "input", *ASKING, "one"),
@@ -233,7 +233,7 @@ class Silent(NdifBackend):
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set once a request was sent to a server that never answers."""
+    """An event that is set once a request has been sent to a server that never answers."""
     Silent.sent.clear()
     monkeypatch.setattr(
         RemotePasses, "_backend", lambda self: Silent("a model", {}, stop=self.stop, seconds=self.seconds)

@@ -1,4 +1,4 @@
-"""Files of a run that somebody damaged: the run is a row that says what is wrong, and every other run is as it was."""
+"""Damaged files of a run: its row says what is wrong, and all other runs are unaffected."""
 
 import json
 import os
@@ -39,7 +39,7 @@ BIG = 2**64
 
 
 def record(root: Path) -> Path:
-    """Fill a store with a run that finished, ``odd``, and one that is killed, ``other``."""
+    """Fill a store with the finished run ``odd`` and the paused run ``other``."""
     run = Recorder(root / "odd", steps=12, layers=3, units=2).until(12).finish()
     run.write_result(RESULT)
     run.annotate(label="a name", note="a note")
@@ -51,7 +51,7 @@ def record(root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of `record`."""
+    """A store filled by `record`."""
     return record(tmp_path_factory.mktemp("recorded"))
 
 
@@ -67,7 +67,7 @@ def copied(recorded: Path, place: Path) -> RunStore:
 
 
 def changed(file: Path, place: tuple[Any, ...], value: Any) -> None:
-    """Put a value into a JSON file, at a path of names and positions."""
+    """Set a value in a JSON file, at a path of names and indices."""
     content = json.loads(file.read_text("utf-8"))
     inner = content
     for name in place[:-1]:
@@ -77,7 +77,7 @@ def changed(file: Path, place: tuple[Any, ...], value: Any) -> None:
 
 
 def rows_of(store: RunStore) -> dict[str, dict[str, Any]]:
-    """The rows that the page gets, as a browser would read them."""
+    """Return the rows of the page as a browser parses them."""
     news = json.loads(orjson.dumps(Listing(store).news("")))
     return {row["id"]: row for row in news["runs"]}
 
@@ -90,7 +90,7 @@ def assert_one_row_says_so(store: RunStore, words: str) -> None:
     assert rows["other"]["problem"] == ""
     follower = Follower(store.get("odd"))
     assert words in json.loads(orjson.dumps(follower.snapshot()))["message"]
-    os.utime(store.root / "odd", (1e9, 1e9))  # a young folder without a status would count as starting
+    os.utime(store.root / "odd", (1e9, 1e9))  # a recent folder without a status would count as starting
     store.remove("odd")
     assert set(rows_of(store)) == {"other"}
 
@@ -205,11 +205,11 @@ def test_a_note_cannot_replace_a_folder(store: RunStore) -> None:
         store.get("odd").annotate(label="new")
 
 
-# Whatever takes the place of whatever value
+# Any value replaced by any other
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Paths of all values inside a JSON value."""
+    """Yield the paths of all values inside a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for name, inner in items:
         yield (*at, name)
@@ -227,7 +227,7 @@ ODD = st.one_of(
 
 
 def questions(store: RunStore) -> dict[str, Callable[[], Any]]:
-    """Everything that the page asks about runs without one being chosen, or with ``odd`` chosen."""
+    """Return all queries of the page about runs, with no run or with ``odd`` chosen."""
     run, follower = store.get("odd"), Follower(store.get("odd"))
     return {
         "list": lambda: [run.id for run in store.list()],
@@ -259,5 +259,5 @@ def test_no_value_empties_the_page(recorded: Path, tmp_path: Path, data: st.Data
         assert orjson.dumps(ask()), name
     assert set(rows_of(store)) == {"odd", "other"}
     os.utime(store.root / "odd", (1e9, 1e9))
-    if not store.get("odd").alive:  # the value may have been the number of a process
+    if not store.get("odd").alive:  # the value may be the id of a running process
         store.remove("odd")

@@ -30,7 +30,7 @@ EXACT, OPTIONS = score("exact_match", "Exact match", 0.25), score("options", "Ch
 
 @pytest.fixture
 def runs() -> dict[str, Run]:
-    """In the store: one of a generation task, one with options, one of an earlier version."""
+    """Runs in the store: one of a generation task, one with options, one of an earlier version."""
     results = {
         "texts": {"metric": "bleu", "test": None, "scores": [ROUGE, BLEU]},
         "choices": {"metric": "exact_match", "test": ACCURACY, "scores": [EXACT, OPTIONS]},

@@ -1,4 +1,4 @@
-"""What the page of runs does, without a browser."""
+"""The Runs tab, without a browser."""
 
 from pathlib import Path
 from typing import Any

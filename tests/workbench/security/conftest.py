@@ -1,4 +1,4 @@
-"""The app as it starts by default, and as others reach it."""
+"""The app with default settings, and the app reachable from other computers."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from workbench.service.bench import Workbench
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The app as it starts by default, with a finished run."""
+    """Serve the app with default settings and a finished run."""
     with serve(tmp_path_factory.mktemp("local")) as app:
         app.run("one")
         yield app
@@ -19,7 +19,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="session")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The app on all addresses of this computer, with a password; ``open`` is the folder that is open to its users."""
+    """Serve the app on all addresses of this computer, with a password; its users may use the folder ``open``."""
     folder = tmp_path_factory.mktemp("exposed")
     (folder / "open").mkdir()
     with serve(folder, host="0.0.0.0", auth=":".join(PASSWORD), folders=(folder / "open",)) as app:

@@ -1,3 +1,3 @@
-"""How tests log in."""
+"""The user name and password of tests."""
 
 PASSWORD = ("ada", "correct horse")

@@ -1,4 +1,4 @@
-"""Threats in SECURITY.md: who reaches the app, and what its page and its processes show."""
+"""Threats in SECURITY.md: access to the app, and what its page and its processes show."""
 
 import json
 import os
@@ -34,7 +34,7 @@ TAG = "<img src=x onerror=alert(1)>"
 
 
 class TestMarkup:
-    """6. Text of others in the page."""
+    """Text of others in the page."""
 
     def test_runs_tokens_and_answers_are_text(self, bench: Workbench) -> None:
         run = bench.store.get("one")
@@ -55,7 +55,7 @@ class TestMarkup:
         ]
         assert all("<img" not in html for html in shown)
         assert sum("&lt;img" in html for html in shown) >= 4
-        assert TAG in describe_run(run)  # plain text, for a list whose component escapes
+        assert TAG in describe_run(run)  # plain text; the component of the list escapes it
         (other.path / "config.json").unlink()
         other.path.rmdir()
         run.annotate(label="", note="")
@@ -72,7 +72,7 @@ class TestMarkup:
 
 
 class TestExposure:
-    """7. Who reaches the app."""
+    """Access to the app."""
 
     def test_by_default_nobody_but_this_computer(self) -> None:
         assert Settings().validate().loopback and Settings().host == "127.0.0.1"
@@ -97,11 +97,11 @@ class TestExposure:
         guess = {"username": "ada", "password": "guess"}
         codes = [httpx.post(f"{exposed.address}/login", data=guess).status_code for _ in range(30)]
         assert codes == [400] * 5 + [429] * 25
-        # No header gives a client another address.
+        # No header changes the address of a client.
         forged = ({"X-Forwarded-For": f"192.0.2.{n}", "Forwarded": f"for=192.0.2.{n}"} for n in range(5))
         codes = [httpx.post(f"{exposed.address}/login", data=guess, headers=headers).status_code for headers in forged]
         assert codes == [429] * 5
-        # Whoever is in stays in.
+        # Users who are logged in stay logged in.
         monkeypatch.setattr(exposed.server.door, "attempts", Attempts())
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
         for _ in range(30):
@@ -143,7 +143,7 @@ class TestExposure:
 
 
 class TestSecrets:
-    """8. Tokens in the environment of the app."""
+    """Tokens in the environment of the app."""
 
     def test_a_token_appears_nowhere(self, app: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         token = "hf_" + "s3cr3t" * 6

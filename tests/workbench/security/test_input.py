@@ -33,7 +33,7 @@ HEADER_LIMIT = 1 << 20
 
 
 class TestAdapters:
-    """1. Whoever gives away an adapter writes every byte of it."""
+    """The author of an adapter controls every byte of it."""
 
     @staticmethod
     def packed(files: dict[str, bytes], mode: int = stat.S_IFREG | 0o644) -> bytes:
@@ -103,7 +103,7 @@ class TestAdapters:
 
 
 class TestNames:
-    """2. Names of runs come from the browser."""
+    """Names of runs, which come from the browser."""
 
     @pytest.mark.parametrize("name", ["../one", "/etc", ".", "..", ".trash", "one/adapter", "one\0", "link", "a" * 300])
     def test_a_name_never_leads_out_of_the_store(
@@ -137,7 +137,7 @@ class TestNames:
 
 
 class TestPaths:
-    """Paths of Import and Export are any text."""
+    """Paths for Import and Export, which may be any text."""
 
     @pytest.mark.parametrize("path", ["~nobodyx/x", "x" * 5000, "/" + "x" * 5000, "/" + "x/" * 3000, "\0", "/\0"])
     def test_a_text_that_is_no_path_is_one_sentence(self, app: Served, exposed: Served, path: str) -> None:
@@ -153,7 +153,7 @@ class TestPaths:
 
 
 class TestData:
-    """4. Data files that are uploaded."""
+    """Uploaded data files."""
 
     LIMITS = Limits(upload_bytes=10_000, upload_examples=20, upload_characters=500)
 

@@ -1,4 +1,4 @@
-"""Threats in SECURITY.md: what one user can ask for."""
+"""Threats in SECURITY.md: limits of what one user can request."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +30,7 @@ HUGE = 10**400
 
 
 class TestLimits:
-    """5. What one user can ask for."""
+    """Limits of what one user can request."""
 
     def test_prompts_answers_and_time_have_a_limit(self, app: Served) -> None:
         client = Client(app.address, verbose=False)
@@ -119,7 +119,7 @@ class TestLimits:
                         break
                     waiting.append(answer.json()["event_id"])
                 assert answer.status_code == 503 and "Queue is full" in answer.text
-                # What needs no model is answered all the same.
+                # Requests that need no model are still answered.
                 page = http.get(app.address)
                 assert page.status_code == 200
         finally:

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("security")
 
 
 class TestModels:
-    """3. The name of a model, and what lies in its folder."""
+    """The name of a model, and the content of its folder."""
 
     @pytest.mark.parametrize("model", ["evil/model", "/etc", "~", "../..", "\0", "x" * 5000, "~nobody/x", ""])
     def test_others_may_name_no_model_but_those_that_are_open(self, exposed: Served, model: str) -> None:
@@ -50,7 +50,7 @@ class TestModels:
         for path in (str(exposed.bench.store.root / "one" / "adapter"), "/etc", "../..", "~", "\0", "x" * 5000):
             with pytest.raises(InputError):
                 check(path)
-        app.bench.settings.check_path("/etc")  # whoever opens the page on this computer may read its files anyway
+        app.bench.settings.check_path("/etc")  # users of this computer may read its files anyway
 
     def test_neither_form_nor_programs_train_or_preview_others(self, exposed: Served) -> None:
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
@@ -66,7 +66,7 @@ class TestModels:
         assert len(exposed.bench.store.list()) == before
 
     def test_the_playground_loads_no_other_model_and_reads_no_other_data(self, exposed: Served) -> None:
-        """Also not for a run that is there: an imported one names what its author liked."""
+        """Not even for an existing run: an imported run may name any model and data."""
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
         for endpoint, more in (("predict", ()), ("generate", ()), ("effects", ("good",))):
             with pytest.raises(AppError, match="not open to this page"):
@@ -101,7 +101,7 @@ class TestModels:
 
 
 class TestOneModelForAll:
-    """9. What one user chooses is nobody else's; see also test_many_users.py."""
+    """Choices of one user do not affect other users; see also test_many_users.py."""
 
     def test_no_call_changes_the_model(self, app: Served) -> None:
         client = Client(app.address, verbose=False)
@@ -116,7 +116,7 @@ class TestOneModelForAll:
 
 
 class TestThirdParties:
-    """10. Nothing is computed elsewhere unless the user asks for it: prompts and edits stay on this computer."""
+    """Prompts and edits stay on this computer unless the user asks for remote execution."""
 
     def test_no_call_of_nnsight_asks_for_remote_execution(self) -> None:
         for path in [*ROOT.glob("jola/**/*.py"), *ROOT.glob("workbench/**/*.py")]:
@@ -134,7 +134,7 @@ class TestThirdParties:
 
 
 def keywords(name: str) -> list[tuple[str, ast.expr]]:
-    """Every place in our packages where an argument of this name is given, and its value."""
+    """Return the file name and value of every keyword argument ``name`` in our packages."""
     return [
         (path.name, node.value)
         for path in [*ROOT.glob("jola/**/*.py"), *ROOT.glob("workbench/**/*.py")]

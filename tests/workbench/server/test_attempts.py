@@ -1,4 +1,4 @@
-"""Wrong passwords make attempts wait, by a clock that the tests set."""
+"""Waits after wrong passwords, with a clock that the tests set."""
 
 import asyncio
 from typing import Any
@@ -28,7 +28,7 @@ def begin(attempts: Attempts, address: str) -> float:
 
 
 def wrong(attempts: Attempts, address: str, count: int, clock: Clock) -> list[float]:
-    """The waits before each of so many attempts, which are made as early as allowed."""
+    """Make ``count`` wrong attempts as early as allowed, and return the wait before each."""
     waits = []
     for _ in range(count):
         waits.append(begin(attempts, address))
@@ -77,7 +77,7 @@ def test_who_knows_the_password_gets_in_during_an_attack(clock: Clock) -> None:
         held.append(seconds)
 
     attempts = Attempts(Patience(5, 300.0), Patience(50, 2.0), clock, sleep)
-    for n in range(600):  # 50 wrong ones per second, each from an address of its own
+    for n in range(600):  # 50 wrong attempts per second, each from another address
         clock.now += 0.02
         begin(attempts, f"10.1.{n // 250}.{n % 250}")
         if n % 50 == 0:

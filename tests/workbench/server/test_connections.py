@@ -23,7 +23,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slow clients are given less time, so that the tests need not wait."""
+    """Give slow clients less time, so that the tests are fast."""
     monkeypatch.setattr(Connection, "head_seconds", 1.0)
     monkeypatch.setattr(Connection, "body_seconds", 1.0)
 
@@ -40,7 +40,7 @@ def opened(app: Served, count: int, sent: bytes) -> list[socket.socket]:
 
 
 def ended(connection: socket.socket) -> bool:
-    """Whether the server closes the connection, waiting for it."""
+    """Wait for the server to close the connection, and return whether it does."""
     try:
         while connection.recv(4096):
             pass
@@ -84,7 +84,7 @@ def test_there_are_only_so_many(app: Served, monkeypatch: pytest.MonkeyPatch) ->
     for connection in connections[:30]:
         connection.close()
     answer = None
-    while answer is None:  # the server sees one after the other that they are closed
+    while answer is None:  # the server notices the closed connections one by one
         with suppress(httpx.TransportError):
             answer = httpx.get(app.address, timeout=60)
     assert answer.status_code == 200

@@ -1,4 +1,4 @@
-"""The door: what it refuses, and that Gradio behind it would not have refused it."""
+"""Requests that the door refuses and Gradio alone would answer."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ print(json.dumps(found))
 
 
 class Stranger:
-    """A web server of somebody else, which remembers what was asked of it."""
+    """A web server of a third party, which records its requests."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.asked: list[str] = []
@@ -71,7 +71,7 @@ class Stranger:
 
 @pytest.fixture
 def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stranger]:
-    """Loopback stands in for a public address: what Gradio fetches with passes every address."""
+    """A stranger at a loopback address, which Gradio's patched fetch function treats like a public address."""
 
     async def fetch(url: str, **_: Any) -> httpx.Response:
         async with httpx.AsyncClient() as client:
@@ -90,7 +90,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 class TestNoUrlIsFetched:
-    """One link on any page would otherwise run its script as if it were the app's own."""
+    """Otherwise, a link on any page could run a script as if it were the app's own."""
 
     @pytest.mark.parametrize("route", ["file=", "file/", "FILE=", "proxy="])
     @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ class TestNoUrlIsFetched:
     def test_without_the_door_it_would_be(self, app: Served, stranger: Stranger) -> None:
         inside = TestClient(app.server.page.app, base_url=app.address)
         with pytest.MonkeyPatch.context() as patch:
-            # The control: the same request, past the door, reaches the stranger.
+            # The control: without the door, the same request reaches the stranger.
             from gradio import routes
 
             async def fetch(url: str, _: Any) -> Any:
@@ -119,7 +119,7 @@ class TestNoUrlIsFetched:
 
     @pytest.mark.skipif(not _HAS_NAMESPACES, reason="this user may not make network namespaces")
     def test_at_a_public_address(self, tmp_path: Path) -> None:
-        """In a network namespace with a public address on its loopback, which Gradio's own checks let through."""
+        """Use a network namespace with a public address on its loopback interface, which passes Gradio's own checks."""
         command = ["unshare", "--net", "--map-root-user", sys.executable, "-c", _AT_A_PUBLIC_ADDRESS, str(tmp_path)]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
         assert ended.returncode == 0, ended.stderr[-3000:]
@@ -131,7 +131,7 @@ class TestNoUrlIsFetched:
 
 
 class TestOrigins:
-    """Only the app's own page talks to the app."""
+    """Only the app's own page can call the app."""
 
     @pytest.mark.parametrize(
         "origin", [EVIL, "null", "http://127.0.0.1:1", "http://localhost", "file://", "http://[", ""]
@@ -168,7 +168,7 @@ class TestOrigins:
 
 
 class TestBodies:
-    """A body is refused by its announced size before it is read, and by its real size while it is."""
+    """A body is refused by its announced size before it is read, and by its real size while it is read."""
 
     def test_announced(self, app: Served) -> None:
         host = app.address.removeprefix("http://")
@@ -196,7 +196,7 @@ class TestBodies:
         assert sum(read) <= BODY_BYTES
 
     def test_what_the_app_makes_of_a_body_that_is_too_large_is_not_sent(self, app: Served) -> None:
-        """Gradio takes whatever is raised while it reads a body for bad JSON."""
+        """Gradio reports any exception that is raised while it reads a body as bad JSON."""
         answer = httpx.post(f"{app.address}/gradio_api/component_server", content=iter([b" " * 2**20] * 5))
         assert (answer.status_code, answer.text) == (413, "The request is larger than 4 MB.")
         assert answer.headers["connection"] == "close" and answer.headers["X-Frame-Options"] == "DENY"
@@ -213,7 +213,7 @@ class TestBodies:
 
 
 class TestHeaders:
-    """What a browser is told about every answer."""
+    """Security headers of every answer."""
 
     @pytest.mark.parametrize("path", ["", "config", "gradio_api/file=x", "nothing", "gradio_api/proxy=x"])
     def test_no_frame_no_foreign_script(self, app: Served, path: str) -> None:
@@ -249,13 +249,13 @@ class TestHeaders:
 
 
 async def page(scope: Any, receive: Any, send: Any) -> None:
-    """An application that answers everything."""
+    """ASGI application that answers every request."""
     while (await receive()).get("more_body"):
         pass
     await answer(send)
 
 
 async def answer(send: Any) -> None:
-    """An answer with nothing special in it."""
+    """Send a plain answer."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"fine"})

@@ -1,4 +1,4 @@
-"""Whose fault an exception is: the request's, or ours."""
+"""Whether an exception is the fault of the request or ours."""
 
 import logging
 from typing import Any

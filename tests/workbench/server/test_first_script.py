@@ -1,4 +1,4 @@
-"""The script that runs before gradio's."""
+"""The script that runs before the scripts of Gradio."""
 
 import pytest
 from starlette.applications import Starlette

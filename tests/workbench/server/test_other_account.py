@@ -1,4 +1,4 @@
-"""Another account of the computer that the app runs on: what it can ask for, and what it can read."""
+"""What another account on the app's computer can request and read."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from tests.workbench.started import started
 
 OTHER = "nobody"
 SECRET = "an unpublished review"
-# Only the standard library: the other account may not be able to read the environment of the tests.
+# Imports only the standard library: the other account may not be able to read the environment of the tests.
 LOOKS = """
 import json, os, pathlib, sys, urllib.error, urllib.request
 
@@ -58,7 +58,7 @@ def shared() -> Iterator[Path]:
 
 
 def python_of_others(account: int) -> str:
-    """A Python that an account may execute; the tests' own may be in a folder of this account."""
+    """Return a Python that ``account`` may execute; the tests' own may be in a private folder."""
     for python in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         try:
             subprocess.run([python, "-c", ""], user=account, check=True, capture_output=True, cwd="/")
@@ -74,13 +74,13 @@ def test_it_reads_and_asks_nothing(home: Path, shared: Path) -> None:
     python = python_of_others(account.pw_uid)
 
     def looks(**other: Any) -> dict[str, Any]:
-        """What the program finds as root, or as another account."""
+        """Return what `LOOKS` finds as root, or as another account."""
         command = [python, "-c", LOOKS, f"{app.address}/", str(shared), app.token, SECRET]
         ended = subprocess.run(command, capture_output=True, text=True, cwd="/", env={}, timeout=300, **other)
         assert ended.returncode == 0, ended.stderr
         return json.loads(ended.stdout)
 
-    # The browser is a program that does nothing: the file that leads it to the page with the token is left.
+    # The browser is a program that does nothing, so the file that leads it to the page with the token remains.
     with started(home, shared, flags=("--open-browser",), variables={"BROWSER": "true"}) as app:
         sent = {"Authorization": f"Bearer {app.token}"}
         files = {"files": ("reviews.csv", SECRET.encode())}
@@ -89,5 +89,5 @@ def test_it_reads_and_asks_nothing(home: Path, shared: Path) -> None:
         assert found["account"] == account.pw_uid
         assert set(found["answers"].values()) == {401} and len(found["answers"]) == 12, found["answers"]
         assert found["read"] == []
-        # The control: both can be found, by root.
+        # The control: root can find both.
         assert set(looks()["read"]) == {app.token, SECRET}

@@ -1,4 +1,4 @@
-"""What is kept of each visitor."""
+"""The state that is stored for each visitor."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def test_a_session_has_no_copy_of_the_page(app: Served, monkeypatch: pytest.Monk
     holder = page.app.state_holder
     assert holder.capacity == 200  # as SECURITY.md says
     monkeypatch.setattr(holder, "capacity", 2)
-    assert len(SessionState(page).config_values) > 100  # what Gradio would keep
+    assert len(SessionState(page).config_values) > 100  # what Gradio would store
     with httpx.Client(base_url=app.address, timeout=120) as http:
         load = first_event(http.get("/config").json())
         body = {"fn_index": load["id"], "data": [None] * len(load["inputs"])}

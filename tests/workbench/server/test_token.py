@@ -1,4 +1,4 @@
-"""The token in the printed address: who is let in with it, and that nobody is without it."""
+"""The token in the printed address: access with it, and none without it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,11 +87,11 @@ class TestLetIn:
             assert page.status_code == 200 and "JoLA Workbench" in page.text
             assert secret not in page.text and "set-cookie" not in page.headers
             assert browser.get(f"{place}/config").status_code == 200
-            # An address of an earlier start does not lock out who is in.
+            # The address of an earlier start does not lock out a user who is logged in.
             assert browser.get(f"{place}/?token=old").headers["location"] == "./"
 
     def test_a_link_on_another_page_is_asked_again_from_here(self, place: str, secret: str) -> None:
-        """Browsers keep a strict cookie back when a link on another page is followed, also after a redirect."""
+        """Browsers do not send a strict cookie when a link on another page is followed, even after a redirect."""
         followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
         answer = httpx.get(f"{place}/?token={secret}&run=one", headers=followed)
         assert (answer.status_code, answer.text, answer.headers["refresh"]) == (200, "", "0; url=./?run=one")

@@ -1,4 +1,4 @@
-"""Studies that tests begin."""
+"""Studies that tests start."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Programs that stand for `jola grid run`, and studies that they make."""
+"""Programs that replace `jola grid run`, and studies that they run."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from tests.jola.studies.grids import SETTINGS
 from workbench.service.stored_study import StoredStudy
 from workbench.service.studies import Studies
 
-# Stands for `jola grid run`: the cells that are not done get a result, one after the other, without a model.
+# Replaces `jola grid run`: writes a result for each cell that is not done, one after the other, without a model.
 MAKES = """
 import signal, sys, time
 from jola.studies.grid import Grid

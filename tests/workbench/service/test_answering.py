@@ -1,4 +1,4 @@
-"""Test answers that are kept, read again, and computed when somebody asks."""
+"""Test answers that are stored, read again, and computed on request."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One call at a time, in the order in which they came; everybody knows their place."""
+"""Calls run one at a time, in order of arrival, and each knows its place in the queue."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ def calls() -> Iterator[Calls]:
 
 
 class Door:
-    """Work that begins at once and ends when the door is opened."""
+    """Work that ends when the door is opened."""
 
     def __init__(self) -> None:
         self.open = threading.Event()

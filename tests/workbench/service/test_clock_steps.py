@@ -1,7 +1,7 @@
-"""The computer's clock is set while a run trains: nothing ends, and nothing begins twice.
+"""Setting the clock of the computer while a run trains ends nothing and starts nothing twice.
 
-Tests may not set the clock of the computer that they run on. The app and its training see everything that changes when
-it is set: the time of day, and the time of the boot in ``/proc/stat``, from which creation times are computed.
+Tests may not set the real clock. Instead, the app and its training see everything that setting it would change: the
+time of day, and the boot time in ``/proc/stat``, from which creation times of processes are computed.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.workbench.started import started
 from workbench.service.processes import wait_until
 
 PATIENCE = 300
-"""Seconds after which something that should happen does not."""
+"""Seconds to wait for an expected event."""
 SITE = """
 import os, time
 now = time.time
@@ -33,7 +33,7 @@ def stepped():
 
 time.time = stepped
 """
-# What an app that is started now makes of a run that the first one trains.
+# What an app that is started now does with a run that the first app trains.
 ANOTHER_APP = """
 import json, sys, time
 import psutil
@@ -53,7 +53,7 @@ print(json.dumps(found))
 
 
 class Clock:
-    """A clock that is set for the processes that ``prefix`` and ``variables`` start."""
+    """A clock for the processes that are started with ``prefix`` and ``variables``."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -64,7 +64,7 @@ class Clock:
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """By so many seconds off the right time."""
+        """Set the clock ``seconds`` ahead of the right time."""
         lines = Path("/proc/stat").read_text().splitlines()
         (boot,) = (int(line.split()[1]) for line in lines if line.startswith("btime "))
         self._stat.write_text(
@@ -99,7 +99,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
             assert "cancel it" in found["remove"]
             states = [client.predict(id, api_name="/status")["state"] for id in (trains, waits)]
             assert states == ["training", "queued"]
-        # The app still knows the process that it is to end.
+        # The app still recognizes the process that it must end.
         for id in (waits, trains):
             client.predict(id, api_name="/cancel")
         assert wait_until(lambda: not run.alive, PATIENCE)

@@ -1,4 +1,4 @@
-"""Comparisons as processes: begun, found, stopped, resumed, refused, deleted; and the runs that wait for them."""
+"""Comparisons as processes: started, found, stopped, resumed, refused and deleted; and runs that wait for them."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from workbench.service.stored_comparison import StoredComparison
 from workbench.service.stored_work import APP_FOLDER
 from workbench.settings import Settings
 
-# Stands for `jola compare`: the same folder and the same lines in the log, no model.
+# Replaces `jola compare`: writes the same folder and the same log lines, without a model.
 COMPARES = """
 import json, sys, time
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(compa
     pid = found.status()["pid"]
     assert pid != os.getpid() and os.getsid(pid) != os.getsid(0)
     wait_for(lambda: len(found.ended_cells()) == 1)
-    # Another app sees the same, from the disk alone.
+    # Another app sees the same, only from the disk.
     other = comparisons(SLEEPS)
     again = other.get(found.id)
     now = again.now()
@@ -179,7 +179,7 @@ def test_a_stopped_one_goes_on_with_what_is_missing(comparisons: Make) -> None:
     assert one.wait(found.id, 60)
     assert found.state == "finished"
     assert found.ended_cells()["jola-seed42"] == first["jola-seed42"]
-    one.stop(found.id)  # after its end it does nothing
+    one.stop(found.id)  # has no effect after the end
     assert found.state == "finished"
 
 
@@ -213,7 +213,7 @@ def test_one_that_goes_on_and_fails_at_once_is_not_finished(comparisons: Make) -
 
 def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     one = comparisons(SLEEPS)
-    # No command line can hold such a text.
+    # A command line cannot contain this text.
     with pytest.raises(InputError, match="could not be started"):
         one.start(RunConfig(model=ModelConfig(model="a\0b")), PLAN)
     assert not one.working() and {found.state for found in one.list()} == {"failed"}
@@ -257,7 +257,7 @@ def test_what_is_done_costs_nothing() -> None:
     plan = Plan(("jola", "dsp", "gradient"), (), ("8", "16"), (1, 2))
     done = {"jola-seed1", "edit-gradient-k8-seed1", "edit-dsp-k8-seed1"}
     assert len(plan.missing(done)) == len(plan.cells()) - 3
-    # DSP chooses anew for every K; gradient importance once for each seed.
+    # DSP selects again for every K; gradient importance selects once per seed.
     assert (plan.selections(), plan.selections(done=done)) == (6, 4)
     assert (plan.selections("pass", done), plan.selections("training", done)) == (1, 3)
     assert cost_words(plan, None, 8, done)[0].startswith("11 trainings and 4 selections")
@@ -268,7 +268,7 @@ def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:
     one = comparisons(REFUSES)
     found = one.start(RunConfig(), PLAN)
     assert one.wait(found.id, 30)
-    # The log says so as well, to an app that was not the parent.
+    # An app that is not the parent process reads it from the log.
     assert (found.state, found.message) == ("failed", "There is no task x.")
     wait_for(lambda: found.status().get("code") == 2)
     assert (found.state, found.message) == ("failed", "There is no task x.")
@@ -284,7 +284,7 @@ def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: P
     found = one.start(RunConfig(), PLAN)
     run = jobs.start(RunConfig())
     assert run.state == "queued"
-    jobs._next()  # as the thread of the queue does when it looks
+    jobs._next()  # as the thread of the queue does periodically
     assert run.state == "queued"
     one.stop(found.id)
     wait_for(lambda: run.state == "starting")
@@ -331,7 +331,7 @@ def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_p
     assert found.state == "stopped" and not one.working()
     shells = "import sys, time; from pathlib import Path; from jola.system.processes import at_work\n"
     shells += "with at_work(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
-    # Two, as with a process for each seed.
+    # Two processes, as with one process per seed.
     processes = [subprocess.Popen([sys.executable, "-c", shells, found.folder], env=environment()) for _ in range(2)]
     try:
         wait_for(lambda: len(found.processes()) == 2)

@@ -1,4 +1,4 @@
-"""Runs on several accelerators, which a function of the tests lists."""
+"""Runs on several accelerators, which a function of the tests pretends to find."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ def on(device: str, device_map: str | None = None) -> RunConfig:
 
 
 def flags_of(run: Run) -> str:
-    """The arguments that the last process of a run got."""
+    """Return the arguments of the last process of a run."""
     wait_for(lambda: run.status()["step"] > 0)
     return run.log_path.read_text().rpartition("flags")[2]
 

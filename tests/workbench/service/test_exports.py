@@ -1,4 +1,4 @@
-"""Exports from a page: what is written, what is refused, and one at a time."""
+"""Exports from a page: written files, refusals, and one export at a time."""
 
 import json
 import sys
@@ -47,12 +47,12 @@ def run(bench: Workbench, tiny_folder: Path) -> Run:
 
 @pytest.fixture
 def exports(bench: Workbench) -> Exports:
-    """What is to be fetched lies there as long as this does."""
+    """`Exports`, which keeps its files for download as long as it exists."""
     return Exports(bench.settings)
 
 
 def done(exports: Exports, run: Run, title: str, chosen: str | None = None, **where: Any) -> tuple[list[str], Exported]:
-    """(what was said on the way, what was written)."""
+    """Return (progress messages, the export)."""
     *said, last = exports.export("page", run, FORMS[title], chosen, **where)
     assert isinstance(last, Exported)
     return [str(words) for words in said], last
@@ -141,7 +141,7 @@ class TestRefusals:
 
 
 class TestExposed:
-    """When other computers reach the app."""
+    """An app that other computers can reach."""
 
     def settings(self, tmp_path: Path, *folders: Path) -> Settings:
         return Settings(host="0.0.0.0", auth="a:b", runs=tmp_path / "runs", folders=folders)

@@ -1,4 +1,4 @@
-"""What the page is told of a run while it is written."""
+"""What the page shows of a run while the run is written."""
 
 import base64
 from itertools import pairwise
@@ -108,7 +108,7 @@ def test_a_run_without_gates_tells_no_probability_of_a_gate(tmp_path: Path) -> N
     snapshot = Follower(recorder.run).snapshot()
     assert snapshot["gates"] == "none"
     assert (decode(snapshot["frame"], "offset_open") == UNTRAINED).all()
-    assert snapshot["frame"]["counts"] == [0, 0, 0, 4]  # the edits are on all the same
+    assert snapshot["frame"]["counts"] == [0, 0, 0, 4]  # the edits are on nevertheless
     assert snapshot["states"]["closed"] == [(None, None)]
     assert snapshot["result"] == []
 

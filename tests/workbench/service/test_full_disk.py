@@ -1,4 +1,4 @@
-"""Starting a run or a comparison on a disk that is full: one sentence, and nothing is left that would be shown."""
+"""Starting a run or a comparison on a full disk: one sentence, and nothing is left that would be listed."""
 
 import errno
 import json
@@ -28,7 +28,7 @@ from workbench.service.processes import Turns, wait_until
 
 
 class Disk:
-    """A disk that takes so many more files and is full from then on."""
+    """A disk with room for ``room`` more files."""
 
     def __init__(self) -> None:
         self.room = 10**9
@@ -53,7 +53,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
 
 @contextmanager
 def left(root: Path) -> Iterator[None]:
-    """Nothing is left below a folder that was not there before, but the files of the queue."""
+    """Check that no new files remain below ``root``, except the files of the queue."""
     before = {path for path in root.rglob("*")}
     yield
     new = {path for path in root.rglob("*") if not path.name.startswith(".")} - before
@@ -91,7 +91,7 @@ def test_a_job_that_cannot_be_started(tmp_path: Path, disk: Disk, room: int) -> 
     assert jobs.store.list() == [] and jobs.waiting.ids() == []
 
 
-# The status "starting", or the identity of the process, is what does not fit.
+# The write that fails is the status "starting" or the identity of the process.
 @pytest.mark.parametrize("room", (2, 3))
 def test_a_run_that_cannot_go_on_says_so_when_there_is_room(tmp_path: Path, disk: Disk, room: int) -> None:
     task = str(write_task(tmp_path / "task"))
@@ -104,7 +104,7 @@ def test_a_run_that_cannot_go_on_says_so_when_there_is_room(tmp_path: Path, disk
     assert jobs.active() is None
     disk.room = 10**9
     assert wait_until(lambda: run.state == "failed", 60)
-    # A run that still waits begins again.
+    # A run that is still waiting starts again.
     assert ("no space left" if room == 3 else "ended with exit code 0") in run.status()["message"]
     jobs.resume("one")
 
@@ -118,7 +118,7 @@ def test_a_comparison_that_cannot_be_started(tmp_path: Path, disk: Disk, room: i
     assert comparisons.list() == []
 
 
-# On a disk of 1 MB that is full but for so many pages of 4 kB, for each number that is too small.
+# Tries each start on a disk of 1 MB with an increasing number of free pages of 4 kB, until it fits.
 STARTS = """
 import json, sys
 from pathlib import Path
@@ -195,6 +195,6 @@ def test_on_a_small_disk(tmp_path: Path) -> None:
         assert len(found[name]) >= 2, name
         for words, left, processes in found[name]:
             assert words.startswith("There is no space left on the disk for ") and words.count("\n") == 0
-            # The run that was started before the comparison is at work.
+            # The run that was started before the comparison is running.
             assert (left, processes) == (shown, most), (name, words)
     assert found["at work"] == [True, True, 2] and found["removed"] == [0, 0]

@@ -1,7 +1,7 @@
-"""Names in an imported run: nothing is asked of the Hub, or sent to it, because somebody else wrote a name into a run.
+"""Names in an imported run cause no requests to the Hub.
 
-The Hub is a server of the test, which remembers what is asked of it. It is asked by a process of its own: the tests'
-own process is told that there is no network.
+The Hub is a server of the test that records its requests. A separate process sends them, because the process of the
+tests is configured to be offline.
 """
 
 import json
@@ -20,7 +20,7 @@ from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
 
 TOKEN = "hf_" + "s3cr3t" * 6
-# Imports a run and looks at it from everywhere, then a run of the user's own with the same names.
+# Imports a run and opens it everywhere in the app, then a run of the user's own with the same names.
 LOOKS = """
 import json, sys, zipfile
 from contextlib import suppress
@@ -95,7 +95,7 @@ print(json.dumps(found))
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """The address of a server that has nothing, and tells at ``/asked`` what it was asked with which token."""
+    """The address of a server without content that lists its requests, with their tokens, at ``/asked``."""
     asked: list[str] = []
 
     class Hub(BaseHTTPRequestHandler):
@@ -133,5 +133,5 @@ def test_nothing_is_asked_of_the_hub(hub: str, home: Path, tmp_path: Path) -> No
         assert "evil/model" in found["said"][question]
     assert "'hf:evil/data' on the Hub" in found["said"]["examples"]
     assert found["asked"] == []
-    # The control: for a run of the user's own, the same names are looked up, and the token goes along.
+    # The control: for a run of the user's own, the same names are looked up, and the token is sent.
     assert any("evil/model" in line and TOKEN in line for line in found["asked for the user's own"]), found

@@ -1,4 +1,4 @@
-"""Training as a process: started, found, cancelled, and its failures told."""
+"""Training as a process: started, found and cancelled, and its failures reported."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ from jola.runs.store import RunStore
 from workbench.service.jobs import Jobs
 from workbench.service.processes import last_sentence, log_tail
 
-# Stands for `jola train`: the same writer, the same reaction to SIGTERM, no model.
+# Replaces `jola train`: the same writer and the same reaction to SIGTERM, without a model.
 TRAINS = """
 import os, signal, sys, time
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_a_run_trains_in_its_own_process_and_cancel_stops_it_at_a_step(jobs: Mak
     assert run.state == "cancelled"
     assert run.status()["step"] < 1000
     assert one.active() is None
-    one.cancel(run.id)  # a second time does nothing
+    one.cancel(run.id)  # the second call has no effect
     assert run.state == "cancelled"
 
 
@@ -151,7 +151,7 @@ def test_settings_that_the_app_may_not_train_with_start_nothing(tmp_path: Path) 
     with pytest.raises(InputError, match="not open"):
         one.start(other)
     assert store.list() == []
-    # A run that came from elsewhere, or that waits since the app was open to more models.
+    # A run that was imported, or queued when the app was open to more models.
     run = Run.create(tmp_path / "imported", other)
     run.write_status(state="cancelled")
     with pytest.raises(InputError, match="not open"):
@@ -171,7 +171,7 @@ def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
     assert one.wait(run.id, 30)
     step = run.status()["step"]
     assert run.state == "paused" and not run.alive and step < 1000
-    one.start(RunConfig())  # takes the place that became free
+    one.start(RunConfig())  # takes the free place
     assert one.resume(run.id).state == "queued"
     with pytest.raises(InputError, match="queued; only one that was interrupted"):
         one.resume(run.id)
@@ -207,7 +207,7 @@ time.sleep(60)
         wait_for(lambda: first.status()["step"] > 0)
         process.kill()
     assert first.alive
-    (tmp_path / "queue.json").write_text("half a fi")  # what no write of ours leaves, and somebody's editor may
+    (tmp_path / "queue.json").write_text("half a fi")  # our writes never leave this, but an editor may
     again = Jobs(RunStore(tmp_path), [sys.executable, "-c", TRAINS])
     again.continue_queue()
     assert again.waiting.ids() == [second.id, third.id]
@@ -281,7 +281,7 @@ def test_a_command_that_does_not_exist_is_told(tmp_path: Path) -> None:
 
 def test_cancel_never_touches_the_app_itself(tmp_path: Path) -> None:
     one = Jobs(RunStore(tmp_path))
-    run = Run(tmp_path / one.store.new_id())  # reserved, and no process started for it yet
+    run = Run(tmp_path / one.store.new_id())  # reserved, but no process has been started for it yet
     assert run.status()["pid"] == os.getpid()
     one.cancel(run.id)
 

@@ -1,4 +1,4 @@
-"""The manager of detached processes, with a kind of work of its own."""
+"""The manager of detached processes, with a kind of work for tests."""
 
 import os
 import subprocess

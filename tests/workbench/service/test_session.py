@@ -1,4 +1,4 @@
-"""The door to loaded models: one thread, limits, masks that go with the call, and answers that are the model's own."""
+"""Access to loaded models: one thread, limits, masks per call, and answers that equal the model's own."""
 
 import json
 import os
@@ -238,7 +238,7 @@ def test_eight_users_with_different_masks_get_their_own_answers(
 
 @pytest.fixture
 def endless(loader: CountingLoader, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """A session whose answers would go on for minutes."""
+    """A session whose answers would take minutes."""
     loader.template._end_token_ids = [299]
     session = Session(Limits(new_tokens=100_000, generation_seconds=600), loader)
     yield session
@@ -323,7 +323,7 @@ def test_warming_up_is_no_work_for_anybody_else(session: Session, runs: list[Run
     session.warm_up()
     session.prepare(runs[0]).result()
     session.close()
-    session.warm_up()  # and does nothing any more
+    session.warm_up()  # and has no effect any more
 
 
 def _shape(loader: CountingLoader) -> tuple[int, int]:

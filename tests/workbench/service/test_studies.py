@@ -1,4 +1,4 @@
-"""Studies as processes: begun, stopped, continued and tried again."""
+"""Studies as processes: started, stopped, continued and retried."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make,
     assert again.working and again.state()[0] == "working"
     with pytest.raises(InputError, match="Another study is running"):
         begin(other, task)
-    # A run that is asked for meanwhile waits for the end of the study.
+    # A run that is requested meanwhile waits for the end of the study.
     jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS], turns=other.turns)
     run = jobs.start(RunConfig())
     assert run.state == "queued"
@@ -109,7 +109,7 @@ def test_settings_that_the_app_may_not_use_are_refused(studies: Make, tmp_path: 
     plan(one.root / "mine", ["siqa"], ["jola"], [1])
     with pytest.raises(InputError, match="not open"):
         one.resume("mine")
-    with pytest.raises(InputError, match="not open"):  # the cells planned before would begin as well
+    with pytest.raises(InputError, match="not open"):  # the cells planned before would start as well
         one.extend("mine", checked_axes(arms, ["boolq"], [8], [1], ["default"]), arms, SETTINGS)
 
 
@@ -141,7 +141,7 @@ def test_a_failed_cell_is_made_again(studies: Make, tmp_path: Path) -> None:
     found = one.get("mine")
     assert found.state() == ("finished", "One cell failed; choose it to see why.")
     assert cell_facts(found, bad)["failure"] == "The loss of step 3 is not finite."
-    # While a shell works on it nothing begins, and the cell waits.
+    # While a shell runs the study, nothing starts, and the cell waits.
     with at_work(found.folder):
         assert found.working and not one.retry("mine", bad)
     assert found.state()[0] == "stopped"

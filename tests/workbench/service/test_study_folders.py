@@ -1,4 +1,4 @@
-"""Folders of studies: opened, refused, listed and deleted; and what their cells show."""
+"""Folders of studies: opened, refused, listed and deleted; and the facts of their cells."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def test_a_grid_of_the_command_line_is_opened_and_stays_where_it_is(studies: Mak
     found = one.open(str(grid.folder))
     assert found.folder == grid.folder and found.opened and one.open(str(grid.folder)).id == found.id
     assert [study.id for study in one.list()] == [found.id]
-    with at_work(grid.folder):  # a shell keeps nobody from forgetting it
+    with at_work(grid.folder):  # a shell that runs the grid does not prevent removing it from the list
         assert found.row()["removable"]
     one.remove(found.id)
     assert one.list() == [] and (grid.folder / "grid.json").exists()
@@ -225,7 +225,7 @@ def test_the_matrix_has_a_place_for_every_cell(tmp_path: Path) -> None:
     facts = dict(cell_facts(StoredStudy(tmp_path, "grid"), names[0])["facts"])
     assert facts["KL on plain text"] == "0.010 (0.005 to 0.020) nats per token, n = 900 tokens"
     assert facts["Task"] == "siqa" and facts["Trained parameters"] == "216"
-    # What trains nothing has one cell for each task.
+    # An arm that trains nothing has one cell per task.
     assert matrix.codes(grid.states()) == "dooooooo" + "o-o-"
 
 
@@ -241,6 +241,6 @@ def test_the_run_of_a_cell_is_found_by_an_id_of_its_own(home: Path) -> None:
     assert bench.find("mine/other") is None and bench.find(f"mine/../mine/cells/{name}/run") is None
     follower = bench.followers.get(f"mine/{name}")
     assert follower is not None
-    # It is paused and continued with its study only.
+    # It can be paused and continued only with its study.
     assert follower.snapshot()["can"] == [] and follower.snapshot()["run"] == f"mine/{name}"
     assert (f"mine/{name}" in [id for _, id in bench.run_choices(also=[f"mine/{name}"])]) and not bench.run_choices()

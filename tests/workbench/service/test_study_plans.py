@@ -1,4 +1,4 @@
-"""What a study makes: learning rates, cells and the sentences of refusals."""
+"""Plans of studies: learning rates, cells and refusals."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_every_method_has_the_same_number_of_learning_rates() -> None:
         rates.setdefault(arms[label].method, []).append(arms[label].settings["training"]["learning_rate"])
     assert rates["jola"] == [0.005, 0.0025, 0.01]
     assert sorted(rates["lora"])[1] / sorted(rates["lora"])[0] == pytest.approx(2, rel=0.01)
-    # What trains nothing has no learning rate to try.
+    # An arm that trains nothing has no learning rates to try.
     assert [label for label in axes.arms if label.startswith("zero")] == ["zero-shot"]
     assert learning_rates(1.0, 5, 10.0) == ["0.01", "0.1", "10", "100"]
     assert size_words(axes, len(list(axes.cells(arms)))) == "19 cells: 7 arms × 3 seeds"

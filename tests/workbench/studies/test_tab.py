@@ -1,4 +1,4 @@
-"""What the Studies place does and shows, without a browser."""
+"""Actions and contents of the Studies tab, without a browser."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ def bench(bench: Workbench) -> Workbench:
 
 @pytest.fixture
 def grid(bench: Workbench) -> Grid:
-    """A study of two tasks, two sizes and three arms, one cell of which has failed."""
+    """A study of two tasks, two sizes, three arms and two seeds, with all results."""
     grid = plan(
         bench.studies.root / "mine",
         ["siqa", "boolq"],
@@ -50,7 +50,7 @@ def grid(bench: Workbench) -> Grid:
 
 
 def values(**changes: Any) -> dict[str, Any]:
-    """The values of a fresh form."""
+    """Return the values of an untouched form, with ``changes``."""
     defaults = {setting.name: setting.default for setting in study_form.settings()}
     return {**defaults, **study_form.plan_values(StudyPlan()), "into": study_form.NEW, **changes}
 
@@ -71,7 +71,7 @@ def drawn(bench: Workbench, view: str, **changes: Any) -> dict[str, Any]:
 def test_the_form_has_the_settings_of_the_command_line() -> None:
     _, settings, neutral = study_form.read(values(test_size=7, epochs=2))
     assert settings["data"]["test_size"] == 7 and settings["training"]["epochs"] == 2
-    # The learning rate is that of each method, and what is an axis is no shared setting.
+    # Each method has its own learning rate, and axes are not shared settings.
     assert settings["training"]["learning_rate"] is None and "seed" not in settings["training"]
     assert "record_every" in neutral and "record_every" not in settings["training"]
 
@@ -131,7 +131,7 @@ def test_a_page_of_others_does_not_learn_which_files_exist(bench: Workbench, tmp
 def test_malformed_calls_of_the_view_are_refused(bench: Workbench, grid: Grid) -> None:
     with gr.Blocks():
         news, cell_at = study_view(bench.studies).server_fns
-    # In a thread of its own: browser tests may have left an event loop running in this one.
+    # In a separate thread, because browser tests may have left an event loop running in this one.
     with ThreadPoolExecutor() as threads:
         for call, data in ((news, 5), (news, ["mine", ""]), (cell_at, ["mine", 0]), (cell_at, ["mine", True, 0])):
             with pytest.raises(HTTPException, match="takes a list of 3 values"):

@@ -1,4 +1,4 @@
-"""Examples as the model will see them, and what a run will cost."""
+"""Previews of training examples, and estimates of the cost of a run."""
 
 import json
 import sys
@@ -27,7 +27,7 @@ from workbench.train.preview import load_preview, preview_html
 
 @pytest.fixture
 def config(tmp_path: Path, tiny_folder: Path) -> RunConfig:
-    """Sixteen training examples, one of them long."""
+    """Settings with sixteen training examples, one of them long."""
     folder = tmp_path / "task"
     folder.mkdir()
     for part, count in (("train", 16), ("validation", 4), ("test", 4)):
@@ -156,11 +156,11 @@ class TestEstimate:
         assert estimate.estimate(config, store).seconds is None
         earlier("same", machine())
         cost = estimate.estimate(config, store)
-        # 1.2 seconds a step of 4 examples, and 12 steps to go.
+        # 1.2 seconds per step of 4 examples, and 12 steps.
         assert cost.seconds == pytest.approx((14.4, 14.4), rel=1e-3) and cost.paced_by == 1
         assert (cost.memory, cost.measured) == (3_000_000_000, True)
         larger = estimate.estimate(replace(config, training=replace(config.training, batch_size=8)), store)
-        assert larger.seconds == pytest.approx((14.4, 14.4), rel=1e-3)  # half the steps, each twice as long
+        assert larger.seconds == pytest.approx((14.4, 14.4), rel=1e-3)  # half the steps, each taking twice as long
         assert not larger.measured
         words = estimate.describe(cost)
         assert words[1] == (

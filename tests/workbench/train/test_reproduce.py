@@ -1,4 +1,4 @@
-"""The code that reproduces a run, read back by what it is written for."""
+"""The code that reproduces a run, read back by the command line and by Python."""
 
 import shlex
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the buttons of the Train page do, without a browser."""
+"""Actions of the Train tab, without a browser."""
 
 import sys
 from dataclasses import fields, replace
@@ -197,7 +197,7 @@ def test_the_run_to_show(bench: Workbench) -> None:
 
     assert chosen("new", "old") == "new"
     assert chosen("../old", "old") == "old"
-    assert chosen("gone", "gone too") == "old"  # the one at work
+    assert chosen("gone", "gone too") == "old"  # the running one
     old.finish("cancelled")
     assert chosen() == bench.store.list()[0].id
     assert new.id in [id for _, id in bench.run_choices()]

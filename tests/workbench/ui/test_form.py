@@ -1,4 +1,4 @@
-"""The form and the command line are made from the same dataclasses."""
+"""The form, which is built from the same dataclasses as the command line."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What people, files and models say stays text."""
+"""Text of people, files and models stays text."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""Colours of the page keep the contrast that WCAG asks for, in light and in dark."""
+"""The colors of the page have the contrast that WCAG requires, in light and dark mode."""
 
 import re
 from itertools import pairwise
