@@ -3,6 +3,6 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The repository."""
+"""The root folder of the repository."""
 DATA = ROOT / "tests" / "data"
-"""Files that tests read."""
+"""The folder of files that tests read."""

@@ -1,4 +1,4 @@
-"""What all tests share: a home of their own, tiny models, and the default model where a test asks for it."""
+"""Fixtures of all tests: a home folder per test, tiny models, and the default model where a test requests it."""
 
 import gc
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# huggingface_hub reads it when it is imported.
+# huggingface_hub reads this variable when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
@@ -21,7 +21,7 @@ from tests import ROOT
 from tests.tiny import make_model, make_tokenizer
 
 SHARED_CACHE = cache_home()
-"""Where fetched assets lie for this user: tests may fill and read it, and write nowhere else outside their folders."""
+"""The user's cache of downloaded assets, the only place outside their own folders where tests may write."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,9 +30,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Import and collect tests without the garbage collector, which finds hardly anything among modules and tests.
+    """Import and collect tests without garbage collection, because modules and tests contain hardly any garbage.
 
-    It skips them later too: every training ends with a full collection.
+    ``gc.freeze`` excludes these objects from later collections too; every training ends with a full one.
     """
     gc.disable()
     try:
@@ -44,31 +44,31 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Tests that share a fixture of their file run in one worker, so that it is built once."""
+    """Run tests that share a fixture of their file in one worker, so that the fixture is built once."""
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue
-        fixtures = item._fixtureinfo.name2fixturedefs  # pytest has no public way to them
+        fixtures = item._fixtureinfo.name2fixturedefs  # pytest has no public access to them
         if any(definitions[-1].scope == "module" for definitions in fixtures.values()):
             item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(ROOT))))
 
 
 @pytest.fixture(scope="session")
 def examples(pytestconfig: pytest.Config) -> int:
-    """How many random examples each attack in tests/soak tries; `make soak` asks for more."""
+    """The number of random examples of each attack in tests/soak; `make soak` uses more."""
     return pytestconfig.getoption("--examples")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Temporary files, also those of processes that tests kill, are in a folder that pytest removes."""
+    """Put temporary files, including those of processes that tests kill, into a folder that pytest removes."""
     os.environ["TMPDIR"] = str(tmp_path_factory.mktemp("tmp"))
-    tempfile.tempdir = None  # it was read from the environment already
+    tempfile.tempdir = None  # it was already read from the environment
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty home for runs and assets, for this test alone."""
+    """An empty home folder for runs and assets, only for this test."""
     folder = tmp_path / "home"
     monkeypatch.setenv(HOME_VARIABLE, str(folder))
     torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def default_assets(home: Path) -> Path:
-    """The home of this test with the default model and data in it, fetched once for all tests."""
+    """The home folder of this test with the default model and data, which are downloaded once for all tests."""
     home.mkdir(parents=True, exist_ok=True)
     SHARED_CACHE.mkdir(parents=True, exist_ok=True)
     (home / "cache").symlink_to(SHARED_CACHE, target_is_directory=True)
@@ -109,7 +109,7 @@ def tiny(tokenizer: PreTrainedTokenizerFast) -> Callable[..., JoLAModel]:
 
 @pytest.fixture
 def tiny_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[Path]:
-    """A tiny Llama saved as a model folder, for commands that load by name."""
+    """The folder of a saved tiny Llama, for commands that load a model by name."""
     folder = tmp_path / "tiny-llama"
     make_model("llama").save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -117,7 +117,7 @@ def tiny_folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Iterator[
 
 
 def spread_edits(model: JoLAModel, seed: int = 1) -> None:
-    """Give edits and gates values as after training: large enough to matter, some gates closed, some fully open."""
+    """Set edits and gates to values as after training: clear effects, some gates closed and some fully open."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for edits in model.gated_edits():

@@ -1,7 +1,7 @@
-"""The reader of documentation pages, and the tiny world in which their code runs.
+"""Reading of documentation pages, and the small environment in which their code runs.
 
-In that world the default model is a tiny random one and the default task has a few sentences, so that everything is as
-the pages say and takes no time. `SMALLER` changes what is too large even so, and `NOT_RUN` lists what cannot run.
+In it, the default model is a tiny random model and the default task has a few sentences, so that the code of the pages
+runs quickly. `SMALLER` replaces what is still too large, and `NOT_RUN` lists what cannot run.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tests.workbench.edited import edited_run
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "sh", "json", "jsonl", "text"}
-"""``text`` is for what is read and not run: output, formulas, the layout of files, forms of commands."""
+"""Languages of blocks. ``text`` is not run: output, formulas, the layout of files, forms of commands."""
 
 SMALLER = {
     # The tiny model has 12 heads.
@@ -42,7 +42,7 @@ SMALLER = {
     "--seeds 42,43,44": "--seeds 42",
     "--epochs 4": "--epochs 1",
 }
-"""What stands in a page, and what runs in its place."""
+"""Text of pages, and the text that runs instead."""
 
 NOT_RUN = {
     "make app": "starts the app and does not end; tests/browser does that",
@@ -56,13 +56,13 @@ NOT_RUN = {
     "jola grid run": "starts processes that train the default model",
     "python -m jola.evaluation.harness run": "fetches a task of the harness",
 }
-"""Beginnings of commands that are not run, and why. That there is such a program is checked."""
+"""Prefixes of commands that are not run, and the reasons. Tests check only that their programs exist."""
 
 ELSEWHERE = {"docs/api.md": "tests/workbench/api/test_endpoints.py"}
 """Pages whose code needs a running app, and the tests that run it."""
 
 OPTIONAL = ("lm_eval", "peft")
-"""Packages that may not be there; blocks that import them are left out then."""
+"""Packages that may be missing; blocks that import a missing one are not run."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """The fenced blocks of a page, in order."""
+    """Return the fenced blocks of a page, in order."""
     found: list[Block] = []
     fence, begun, lines = "", 0, page.read_text("utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
@@ -89,7 +89,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def indented(page: Path) -> list[int]:
-    """Lines where a block of code is written by indenting it, which says nothing of its language."""
+    """Return the lines at which an indented block of code begins; such blocks do not name their language."""
     fence, before, found = False, "", []
     for number, line in enumerate(page.read_text("utf-8").splitlines(), start=1):
         fence ^= line.startswith("```")
@@ -100,12 +100,12 @@ def indented(page: Path) -> list[int]:
 
 
 def named(page: Path) -> str:
-    """A page as the repository knows it."""
+    """Return the path of a page in the repository."""
     return page.relative_to(ROOT).as_posix()
 
 
 def sentences(part: str, count: int) -> list[Example]:
-    """Examples of the tiny default task; of our own words."""
+    """Return examples of the tiny default task, in our own words."""
     words = (("warm", "positive"), ("dull", "negative"))
     prompts = [(f"Is it positive or negative? A {word} film, {part} {i}.", label) for i in range(count)
                for word, label in words]  # fmt: skip
@@ -113,7 +113,7 @@ def sentences(part: str, count: int) -> list[Example]:
 
 
 def make_world(home: Path, model: Path, patch: pytest.MonkeyPatch) -> None:
-    """Put the tiny default model and task in place, and what the pages take as given: runs, a model, a task."""
+    """Install the tiny default model and task, and the runs, model and task that the pages assume."""
     real = assets.ensure
     patch.setattr(assets, "ensure", lambda name, *rest: model if name == assets.DEFAULT_MODEL else real(name, *rest))
     parts = Parts(sentences("train", 4), sentences("validation", 2), sentences("test", 2))
@@ -122,7 +122,7 @@ def make_world(home: Path, model: Path, patch: pytest.MonkeyPatch) -> None:
     home.mkdir(parents=True, exist_ok=True)
     for seed, name in enumerate(("old-run", "other-run", "my-run"), start=1):
         edited_run(home / "runs" / name, model, seed=seed)
-    # An exported adapter knows its model by the name alone, without the folders.
+    # An exported adapter names its model without the folders.
     for name in ("my-base", model.name):
         shutil.copytree(model, home / name)
     task = home / "my-task"
@@ -134,7 +134,7 @@ def make_world(home: Path, model: Path, patch: pytest.MonkeyPatch) -> None:
 
 
 class Shell:
-    """Runs the lines of a block as a shell would, within this process; remembers what it was told to leave out."""
+    """Runs the lines of a block like a shell, in this process, and records those that are not run."""
 
     def __init__(self) -> None:
         self.ran: list[str] = []
@@ -147,7 +147,7 @@ class Shell:
                 self._command(command)
 
     def _expanded(self, line: str) -> str:
-        """The line with the output of the commands in ``$(…)``."""
+        """Return the line with each ``$(…)`` replaced by the output of its command."""
         return re.sub(r"\$\(([^)]*)\)", lambda inner: self._command(inner[1]).strip(), line)
 
     def _command(self, line: str) -> str:
@@ -181,7 +181,7 @@ def _ended(program: Any) -> None:
 
 
 def check_exists(program: str, arguments: list[str]) -> None:
-    """That a command which is not run names something that there is."""
+    """Assert that the target or program of a command that is not run exists."""
     if program == "make":
         makefile = (ROOT / "Makefile").read_text("utf-8")
         assert re.search(rf"^{re.escape(arguments[0])}:", makefile, re.MULTILINE), f"make {arguments[0]}"
@@ -192,7 +192,7 @@ def check_exists(program: str, arguments: list[str]) -> None:
 
 
 def smaller(text: str, used: set[str]) -> str:
-    """The text with what `SMALLER` puts in its place."""
+    """Apply the replacements of `SMALLER`; add those that were applied to ``used``."""
     for written, here in SMALLER.items():
         if written in text:
             used.add(written)
@@ -201,13 +201,13 @@ def smaller(text: str, used: set[str]) -> str:
 
 
 def missing_package(text: str) -> str | None:
-    """The package that a block imports and that is not installed."""
+    """Return a package that a block imports and that is not installed, or None."""
     imported = [name for name in OPTIONAL if re.search(rf"^(?:from|import) {name}\b", text, re.MULTILINE)]
     return next((name for name in imported if find_spec(name) is None), None)
 
 
 def data_files(block: Block, folder: Path) -> Iterator[Path]:
-    """A task made of the examples in a block; nothing when it holds something else."""
+    """Write a task with the examples in a block and yield its folder; yield nothing if there are no examples."""
     if block.language == "jsonl":
         rows: Any = [json.loads(line) for line in block.text.splitlines()]
     else:

@@ -1,4 +1,4 @@
-"""What autograd keeps for a backward pass."""
+"""Count the numbers that autograd saves for a backward pass."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def numbers_kept(forward: Callable[[], Tensor]) -> tuple[int, Tensor]:
-    """How many numbers are kept after `forward`, and what it gives."""
+    """Return (number of saved tensor elements, result) of `forward`."""
     total = 0
 
     def keep(tensor: Tensor) -> Tensor:

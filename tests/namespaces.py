@@ -1,4 +1,4 @@
-"""Commands in Linux namespaces: file systems and a network of their own, which nothing outside sees."""
+"""Commands in Linux namespaces, with mounts that are invisible outside."""
 
 import shlex
 import shutil
@@ -17,6 +17,6 @@ needs_mounts = pytest.mark.skipif(not _allowed("--mount"), reason="this user may
 
 
 def with_mounts(*mounts: Sequence[str]) -> list[str]:
-    """A command that executes the one after it, in its own process, where ``mount`` was called with these arguments."""
+    """Return a command that calls ``mount`` with these arguments and then executes the command that follows it."""
     script = [f"mount {shlex.join(arguments)}" for arguments in mounts]
     return ["unshare", "--mount", "--map-root-user", "sh", "-c", " && ".join([*script, 'exec "$@"']), "sh"]

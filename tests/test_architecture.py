@@ -1,7 +1,7 @@
-"""The rules of the layout: the contracts of import-linter, and what it cannot express.
+"""The rules of the layout: the contracts of import-linter, and rules that it cannot express.
 
-The latter are checked on the syntax tree of every file. Each of these rules is a function from a source to its
-violations, so that the last tests can show it a violation and see it found.
+The latter are checked on the syntax tree of every file. Each rule is a function from a source to its violations, so
+that the last tests can check that it finds a violation.
 """
 
 import ast
@@ -29,10 +29,10 @@ UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle"
 UNPICKLING_CALLS = {"torch.load", "pandas.read_pickle", "pandas.io.pickle.read_pickle"}
 IMPORTING_CALLS = {"__import__", "importlib.import_module"}
 
-# Packages that are imported under another name than they are installed.
+# Packages whose import name differs from the name of their distribution.
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 
-# The names of XML namespaces are no addresses: nothing is loaded from them.
+# Names of XML namespaces are not addresses: nothing is loaded from them.
 ADDRESS = re.compile(r"https?://(?!www\.w3\.org/)|(?:url\(|@import|\bsrc\s*=|\bfrom|\bimport\(?)\s*[\"']?//\w")
 LOADING_MARKUP = re.compile(
     r"(?:\bsrc\s*=|<link\b[^>]*\bhref\s*=|@import|url\()\s*(?:url\()?[\"']?\s*(?:https?://|//\w)",
@@ -54,7 +54,7 @@ class Source:
 
 @cache
 def parsed(path: str, text: str) -> ast.Module:
-    """The syntax tree, which several rules look at."""
+    """Return the syntax tree, which several rules use."""
     return ast.parse(text, path)
 
 
@@ -63,7 +63,7 @@ Rule = Callable[[Source], Violations]
 
 
 def sources(*patterns: str) -> list[Source]:
-    """Files that match, without those in hidden folders; a notebook becomes the Python in its cells."""
+    """Return the files that match, except those in hidden folders; the text of a notebook is its Python code."""
     paths = {path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()}
     relative = sorted(path.relative_to(ROOT) for path in paths)
     return [
@@ -77,14 +77,14 @@ def sources(*patterns: str) -> list[Source]:
 
 
 def notebook_code(path: Path) -> str:
-    """The code cells of a notebook, one after the other, with its magics and shell lines left out."""
+    """Return the code cells of a notebook, one after the other, without magics and shell lines."""
     cells = json.loads(path.read_text("utf-8"))["cells"]
     lines = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code").splitlines()
     return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in lines)
 
 
 def imported_names(source: Source) -> Iterator[tuple[int, str, str]]:
-    """(line, local name, full dotted name) of everything that is imported, relative imports resolved."""
+    """Yield (line, local name, full dotted name) of every import, with relative imports resolved."""
     package = source.path.removesuffix(".py").split("/")[:-1]
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
@@ -99,7 +99,7 @@ def imported_names(source: Source) -> Iterator[tuple[int, str, str]]:
 
 
 def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
-    """Every call of a dotted name, in full: ``t.load()`` is torch.load where torch is imported as t."""
+    """Yield every call of a dotted name and its full name: ``t.load()`` is torch.load if torch is imported as t."""
     known = {local: full if local != full.partition(".")[0] else local for _, local, full in imported_names(source)}
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Call) and (name := dotted(node.func)):
@@ -108,7 +108,7 @@ def calls(source: Source) -> Iterator[tuple[ast.Call, str]]:
 
 
 def dotted(node: ast.expr) -> str | None:
-    """``a.b.c`` of a chain of attributes; None for anything else."""
+    """Return ``a.b.c`` for a chain of attributes, and None for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (owner := dotted(node.value)):
@@ -117,7 +117,7 @@ def dotted(node: ast.expr) -> str | None:
 
 
 def imports(source: Source) -> Iterator[tuple[int, str]]:
-    """(line, full dotted name) of everything imported, by statement or by a call with a literal name."""
+    """Yield (line, full dotted name) of every import, by a statement or by a call with a literal name."""
     for line, _, full in imported_names(source):
         yield line, full
     for node, name in calls(source):
@@ -126,7 +126,7 @@ def imports(source: Source) -> Iterator[tuple[int, str]]:
 
 
 def no_nnsight(source: Source) -> Violations:
-    """Outside the packages, whose contract says the same, nnsight is used through jola."""
+    """Code outside the packages uses nnsight only through jola; a contract says the same for the packages."""
     for line, name in imports(source):
         if name.partition(".")[0] == "nnsight":
             yield line, f"imports {name}; use jola"
@@ -152,7 +152,7 @@ def no_unpickling(source: Source) -> Violations:
 
 
 def no_backward_on_the_line_of_a_with(source: Source) -> Violations:
-    """nnsight takes a `with` on the line of a backward call for a trace: the call silently does nothing."""
+    """nnsight mistakes a `with` on the line of a backward call for a trace: the call silently does nothing."""
     for node in ast.walk(source.tree):
         if not isinstance(node, ast.With | ast.AsyncWith):
             continue
@@ -164,21 +164,21 @@ def no_backward_on_the_line_of_a_with(source: Source) -> Violations:
 
 
 def no_long_file(source: Source) -> Violations:
-    """A file that one cannot read in one sitting is two files."""
+    """A file that cannot be read in one sitting should be two files."""
     lines = len(source.text.splitlines())
     if lines > MAX_LINES:
         yield lines, f"has {lines} lines, more than {MAX_LINES}"
 
 
 def no_address_in_an_asset(source: Source) -> Violations:
-    """Scripts and styles of the interface work without a network, and tell nobody that it is used."""
+    """Scripts and styles of the interface need no network and contact no server."""
     for number, line in enumerate(source.text.splitlines(), 1):
         if ADDRESS.search(line):
             yield number, f"names an address: {line.strip()[:80]}"
 
 
 def no_markup_that_loads(source: Source) -> Violations:
-    """Nor does HTML written in Python load anything; a link that a reader may follow is fine."""
+    """HTML in Python code loads nothing from the network; links that a reader may follow are allowed."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and LOADING_MARKUP.search(node.value):
             yield node.lineno, "loads something from the network"
@@ -188,7 +188,7 @@ def no_markup_that_loads(source: Source) -> Violations:
 
 
 def public_things_are_documented(source: Source) -> Violations:
-    """Every public module, class and function of jola says what it is for."""
+    """Every public module, class and function of jola has a docstring."""
     if not ast.get_docstring(source.tree):
         yield 1, "the module has no docstring"
     for node in source.tree.body:
@@ -226,14 +226,14 @@ def test_rule(rule: Rule, patterns: tuple[str, ...]) -> None:
 
 def test_contracts_of_imports() -> None:
     """The layers and the forbidden imports under ``tool.importlinter`` in pyproject.toml."""
-    # In a process of its own, because it disables all loggers that exist.
+    # In a separate process, because import-linter disables all existing loggers.
     program = "from importlinter.cli import lint_imports; raise SystemExit(lint_imports(no_cache=True, no_logo=True))"
     ended = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_no_circle_of_imports() -> None:
-    """What a module imports when it runs, also inside its functions, never leads back to it."""
+    """Imports at run time, including those inside functions, have no cycles."""
     graph = grimp.build_graph(*PACKAGES, exclude_type_checking_imports=True, cache_dir=None)
     try:
         TopologicalSorter({name: graph.find_modules_directly_imported_by(name) for name in graph.modules}).prepare()
@@ -242,7 +242,7 @@ def test_no_circle_of_imports() -> None:
 
 
 def test_runs_and_records_are_read_without_pytorch() -> None:
-    """The contract takes its exceptions for imports inside functions; here they are."""
+    """Checks the modules whose imports inside functions the contract exempts."""
     program = """
 import importlib, pkgutil, sys
 for name in ("torch", "transformers"):
@@ -279,7 +279,7 @@ with quick_imports():
 
 
 def test_every_imported_package_is_declared() -> None:
-    """A package that comes along with another one may stop coming along."""
+    """An indirect dependency may disappear."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     extras = project["optional-dependencies"]
     optional = [requirement for extra in ("lm-eval", "metrics", "quantization", "ray") for requirement in extras[extra]]

@@ -1,4 +1,4 @@
-"""The documentation: every block of code runs, every quoted sentence is one that the program says, the site builds."""
+"""The documentation: every block of code runs, every quoted message is one of the program's, the site builds."""
 
 import ast
 import re
@@ -55,7 +55,7 @@ def test_everything_in_a_page_runs(
         if block.language == "sh":
             shell.run(text)
         elif block.language == "python" and not missing_package(text):
-            # Lines of an error are those of the page.
+            # Errors name the lines of the page.
             exec(compile("\n" * (block.line - 1) + text, place, "exec"), names)
         elif block.language in ("json", "jsonl"):
             for task in data_files(block, tmp_path / str(number)):
@@ -66,7 +66,7 @@ def test_everything_in_a_page_runs(
 
 
 def test_what_is_not_run_is_still_needed() -> None:
-    """A substitution or an exception that no page needs any more should go."""
+    """Every substitution and exception is used by a page."""
     used: set[str] = set()
     lines: list[str] = []
     for page in PAGES:
@@ -120,11 +120,11 @@ def test_the_reference_of_settings_is_up_to_date() -> None:
 
 
 Template = tuple[str, ...]
-"""The pieces of a text of the program, between which something is filled in."""
+"""The constant pieces of a text of the program, between which values are filled in."""
 
 
 def templates() -> set[Template]:
-    """The texts of the program that are long enough to tell."""
+    """Return the texts of the program: formatted strings, and constants of several words."""
     found: set[Template] = set()
     for path in [*ROOT.glob("jola/**/*.py"), *ROOT.glob("workbench/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -142,7 +142,7 @@ def templates() -> set[Template]:
 
 
 def filled(sentence: str, template: Template) -> list[str] | None:
-    """What is filled in where a sentence is made from a template; None when it is not."""
+    """Return the values filled into a template to form a sentence, or None if it does not match."""
     if not all(piece in sentence for piece in template):
         return None
     match = re.fullmatch("(.+?)".join(map(re.escape, template)), sentence, re.DOTALL)
@@ -150,16 +150,16 @@ def filled(sentence: str, template: Template) -> list[str] | None:
 
 
 OWN, LONG = 15, 45
-"""Least characters of a text that are the program's own; of something filled in, from which on it must be one too."""
+"""Minimum length of a template's constant text; length above which filled-in values must also be its texts."""
 
 
 def is_said(sentence: str, known: set[Template]) -> bool:
-    """Whether the program says a sentence: it is one of its texts, and so is every long part that is filled in."""
+    """Return whether a sentence is a text of the program, and so is every long value that is filled in."""
     for template in known:
         parts = filled(sentence, template) if sum(map(len, template)) >= OWN else None
         if parts is not None and all(is_said(part, known) for part in parts if len(part) > LONG):
             return True
-    # What is wrong with an example stands behind the place where it stands.
+    # Messages about an example begin with its line.
     where, _, what = sentence.partition(": ")
     return where.startswith("Line ") and is_said(what.removesuffix("."), known)
 
@@ -197,7 +197,7 @@ def test_every_public_name_is_in_the_reference(package: Any) -> None:
 
 
 class Loads(HTMLParser):
-    """What a page loads when it is opened."""
+    """Collects the addresses that a page loads when it is opened."""
 
     def __init__(self) -> None:
         super().__init__()

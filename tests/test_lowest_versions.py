@@ -1,4 +1,4 @@
-"""The lower bounds of pyproject.toml: each package has one, and SECURITY.md's are among them."""
+"""The lower bounds in pyproject.toml: each package has one, and they include those of SECURITY.md."""
 
 import re
 import tomllib

@@ -1,4 +1,4 @@
-"""The pages about methods say what the stored results say."""
+"""The pages about methods agree with the stored results."""
 
 import json
 from itertools import groupby
@@ -78,7 +78,7 @@ def page() -> str:
 
 
 def rows_of(text: str) -> list[list[str]]:
-    """The rows of the only table of a part of the page."""
+    """Return the rows of the only table in a part of the page."""
     rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
     return rows[2:]
 
@@ -133,7 +133,7 @@ def test_the_table_of_official_code_has_the_stored_differences() -> None:
 
 
 def official_table(stored: dict[str, Any]) -> list[str]:
-    """The lines of a table with the largest differences of each method, over its models."""
+    """Return the lines of a table with the largest differences of each method over its models."""
     lines = []
     for (method, part), group in groupby(stored["rows"], key=lambda row: (row["method"], row["part"])):
         rows = list(group)

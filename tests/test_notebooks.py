@@ -1,4 +1,4 @@
-"""The notebooks: each runs on a tiny model, uses public names alone, and has its outputs in place."""
+"""The notebooks: each runs on a tiny model, uses only public names, and contains its outputs."""
 
 import ast
 import base64
@@ -20,7 +20,7 @@ from tools import notebooks, pictures
 
 NOTEBOOKS = {path.stem: path for path in notebooks.notebooks()}
 LARGEST = 400_000
-"""Bytes of a notebook: more is slow to show, and a history of it weighs."""
+"""Maximum size of a notebook in bytes; larger ones display slowly and make the Git history large."""
 
 SMALL: dict[str, dict[str, Any]] = {
     "01_train_and_watch_the_gates": {"TRAIN_SIZE": 8, "VALIDATION_SIZE": 4, "TEST_SIZE": 4, "EPOCHS": 2},
@@ -52,7 +52,7 @@ def shown_text(notebook: dict[str, Any]) -> str:
 
 
 def run(cells: list[str]) -> list[Any]:
-    """Run cells as a kernel does, in one namespace; what their last expressions give."""
+    """Run cells in one namespace, as a kernel does, and return the values of their last expressions."""
     names: dict[str, Any] = {"__name__": "__main__"}
     values = []
     for number, text in enumerate(cells):
@@ -66,7 +66,7 @@ def run(cells: list[str]) -> list[Any]:
 
 @pytest.fixture
 def small_settings(tiny_folder: Path, tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """Settings of a notebook for a tiny model and a few examples."""
+    """Return a function that gives the settings of a notebook for a tiny model and a few examples."""
     task = tmp_path / "sentiment"
     task.mkdir()
     for part in ("train", "validation", "test"):
@@ -82,7 +82,7 @@ def small_settings(tiny_folder: Path, tmp_path: Path) -> Callable[[str], dict[st
     def settings(name: str) -> dict[str, Any]:
         known = " ".join(text for text in notebooks.code(notebooks.read(NOTEBOOKS[name]))[:1])
         needed = {key: value for key, value in places.items() if f"{key} = " in known}
-        # The examples in the notebook are those that are to be tested.
+        # If the setting is empty, the notebook contains its own examples, which must be tested.
         return {key: value for key, value in needed.items() if f'{key} = ""' not in known} | SMALL[name]
 
     return settings
@@ -100,7 +100,7 @@ def test_a_notebook_runs(
     values = run(notebooks.code(notebooks.read(NOTEBOOKS[name]), **small_settings(name)))
     assert len(values) > 3
     drawn = [value for value in values if isinstance(value, BaseFigure)]
-    assert all(figure.data for figure in drawn)  # none of those that only say why there is nothing to see
+    assert all(figure.data for figure in drawn)  # no figures that only say why they are empty
     for value in values:
         repr(value)
 

@@ -1,4 +1,4 @@
-"""The comparison with official code fails where both do not agree."""
+"""The comparison with official code fails if the implementations differ."""
 
 import subprocess
 import sys

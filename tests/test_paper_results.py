@@ -1,4 +1,4 @@
-"""The page about the paper's tables says what the stored results say."""
+"""The page about the paper's tables agrees with the stored results."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_scores_are_those_of_the_metrics() -> None:
 
 
 def cell(arm: str, right: str, seed: int | None = 1, task: str = "boolq", n_train: int | None = 200) -> dict[str, Any]:
-    """A cell whose answers are right where the string has a 1."""
+    """Return a cell whose answers are correct where ``right`` has a 1."""
     values = np.array([float(letter) for letter in right])
     group = {"boolq": "commonsense", "sst2": "short_text"}[task]
     low, high = interval_of(values)
@@ -97,7 +97,7 @@ def test_several_seeds_have_intervals_over_seeds() -> None:
     difference = mean_over_seeds([-0.25, 0.0, -0.25])
     rows = dict(differences_table(cells)[1:])
     assert rows["LoRA"] == f"-0.167 ({difference.low:+.3f} to {difference.high:+.3f})"
-    assert rows["RED"] == "-0.250"  # one seed in common: no interval over examples beside those over seeds
+    assert rows["RED"] == "-0.250"  # one common seed: no interval over examples next to intervals over seeds
     assert dict(differences_table([c for c in cells if c["seed"] < 3])[1:])["LoRA"] == "-0.125 [-0.250, +0.000]"
 
 

@@ -1,8 +1,8 @@
 """Files, links and import paths of version 0.1.0 keep working.
 
 ``tests/data/previous`` was written by that version: a run of ``jola train`` on `model_folder` with a saved mask, its
-adapter exported compactly, its archive, a comparison of ``jola compare``, and in ``expected.json`` what it computed
-from them, with every import that its documentation named.
+adapter exported compactly, its archive, and a comparison of ``jola compare``. ``expected.json`` contains the results
+that it computed from them, and every import that its documentation named.
 """
 
 import json
@@ -37,7 +37,7 @@ MASK = HeadMask(EXPECTED["mask"]["offset"], EXPECTED["mask"]["scale"])
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model that the files belong to: its weights are numbers of NumPy's frozen generator."""
+    """The folder of the model of these files; its weights are numbers of NumPy's frozen generator."""
     config = LlamaConfig(
         vocab_size=300,
         hidden_size=16,
@@ -66,13 +66,13 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(tmp_path: Path) -> RunStore:
-    """A store with the run in it."""
+    """A store with the run of the previous version."""
     shutil.copytree(PREVIOUS / "run", tmp_path / "runs" / "run")
     return RunStore(tmp_path / "runs")
 
 
 def logits(adapter: Path, model: Path, mask: HeadMask | None = None) -> list[float]:
-    """Every tenth logit of the last token."""
+    """Return every tenth logit of the last token."""
     edited = JoLAModel.from_adapter(adapter, model=str(model), dtype="float32").eval()
     with torch.no_grad():
         return edited(IDS, mask=mask and mask.edit_mask()).logits[0, -1, ::10].tolist()

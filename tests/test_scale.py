@@ -1,4 +1,4 @@
-"""The formulas of docs/scale.md against PyTorch's count."""
+"""The formulas of docs/scale.md agree with PyTorch's counts."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""SECURITY.md: each row of its table names tests, and they exist."""
+"""SECURITY.md: each row of its table names tests that exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The page about the results of selectors says what the stored results say."""
+"""The page about the results of selectors agrees with the stored results."""
 
 import re
 

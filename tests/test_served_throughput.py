@@ -1,4 +1,4 @@
-"""The comparison of two servers, with servers of the test."""
+"""The comparison of two servers, with servers of the tests."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ from benchmarks import served_throughput
 
 
 class Served(ThreadingHTTPServer):
-    """Speaks the part of OpenAI's protocol that is asked for, and keeps the requests."""
+    """Implements the part of OpenAI's API that the benchmark uses, and records the requests."""
 
     def __init__(self, model: str) -> None:
         self.model, self.requests = model, []
@@ -39,7 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The experiments on training: their plan, one training of it, the policies, and the page that says what came out."""
+"""The experiments on training: their plan, one of its trainings, the policies, and the pages of results."""
 
 import json
 import math
@@ -41,7 +41,7 @@ def test_stored_trainings_are_cells_of_the_plan() -> None:
 
 
 def training(curve: list[tuple[float, str]], penalties: list[float] | None = None) -> Training:
-    """A stored training of 100 steps: validation cross-entropy and correct answers by epoch."""
+    """Return a stored training of 100 steps; ``curve``: (validation cross-entropy, correct answers) per epoch."""
     epochs = [
         {
             "step": 100 * (index + 1) // len(curve),
@@ -117,7 +117,7 @@ def test_agreement_counts_open_gates_and_ranks() -> None:
 
 
 def scored(arm: str, seed: int, task: str, held_out: int, test: int) -> Training:
-    """A training of one epoch that leaves a quarter of the offset gates open; 10 held-out and 20 test examples."""
+    """Return a training of one epoch with a quarter of the offset gates open, 10 held-out and 20 test examples."""
     run = training([(1.0, "1")])
     changes = {"arm": arm, "seed": seed, "task": task, "phi": {"offset": [0.0] * 4} if arm == "baseline" else {}}
     changes["epochs"] = [{**run.data["epochs"][0], "open": {"offset": 1}}]

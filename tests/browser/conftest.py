@@ -1,4 +1,4 @@
-"""A real app and a real Chromium. A page that reports an error or asks for anything outside the app fails its test."""
+"""A real app and a real Chromium. A page that reports an error or sends a request outside the app fails its test."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,18 +20,18 @@ FLAGS = [
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 PATIENCE = 30_000
-"""Milliseconds that a page may take: the tests share their cores."""
+"""Milliseconds that a page may take; tests share the cores of the machine."""
 
 
 WAITING = {
     "test_compare_page.py", "test_killed_app.py", "test_methods_page.py", "test_studies_page.py", "test_training.py",
 }  # fmt: skip
-"""Files whose tests wait for trainings most of the time."""
+"""Files whose tests mostly wait for trainings."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests run in two workers: few browsers and apps for all, and one waits while the other computes."""
+    """Run browser tests in two workers: few browsers and apps start, and one worker waits while the other computes."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("browser")
@@ -41,12 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class App:
-    """A served app: its address, and the home in which its runs lie."""
+    """A served app: its address, and the home folder with its runs."""
 
     address: str
     home: Path
     process: psutil.Process | None = None
-    """None for a page that this process serves."""
+    """None if this process serves the page."""
 
     @property
     def runs(self) -> Path:
@@ -55,21 +55,21 @@ class App:
 
 @contextmanager
 def serve(home: Path, *, token: bool = False) -> Iterator[App]:
-    """The app in a process of its own, on a free port, in a home of its own; with a token, the address contains it."""
+    """Start the app in a separate process on a free port; with ``token``, its address contains the token."""
     with started(home, home / "tmp", flags=("--token" if token else "--no-token",)) as app:
         yield App(f"{app.address}/?token={app.token}" if token else app.address, home, app.process)
 
 
 @pytest.fixture(scope="session")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """One app for all tests that open a run of their own by its address."""
+    """One app for all tests that open their own run by its address."""
     with serve(tmp_path_factory.mktemp("home")) as app:
         yield app
 
 
 @pytest.fixture
 def new_app(home: Path) -> Iterator[App]:
-    """An app with no runs, for this test alone."""
+    """An app without runs, only for this test."""
     with serve(home) as app:
         yield app
 
@@ -99,11 +99,11 @@ OpenPage = Callable[..., Any]
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[OpenPage]:
-    """``open_page(app, run="", query="", **context options)``: a page that is ready, in a context of its own."""
+    """``open_page(app, run="", query="", **context options)`` opens a page in a new context, and waits for it."""
     contexts, faults = [], []
 
     def report(text: str) -> None:
-        # A page that is left while it reads from the server says so; nothing is wrong with that.
+        # A page that is left while it reads from the server reports this, which is not an error.
         if not re.search(r"AbortError|errored out\. $", text):
             faults.append(f"console: {text}")
 
@@ -132,19 +132,19 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
 
 
 def ready(page: Any) -> None:
-    """Wait until the page has got its first answer from the server."""
+    """Wait until the page has received its first answer from the server."""
     page.wait_for_selector("html[data-ready]", state="attached")
 
 
 def shown(page: Any, **facts: Any) -> None:
-    """Wait until the run view says all of this: ``shown(page, run="one", step=12)``. A failed run ends the wait."""
+    """Wait until the run view shows ``facts``, as in ``shown(page, run="one", step=12)``, or the run has failed."""
     conditions = "".join(f'[data-{name}="{value}"]' for name, value in facts.items())
     page.wait_for_selector(f"#run-view .rv:is({conditions}, [data-state=failed])", state="attached")
     assert page.locator(f"#run-view .rv{conditions}").count(), page.inner_text(".rv-message")
 
 
 def recorded(page: Any, records: int) -> None:
-    """Wait until that many records of the gates have reached the page. A failed run ends the wait."""
+    """Wait until the page has received ``records`` records of the gates, or the run has failed."""
     page.wait_for_function(
         "(wanted) => { const { records, state } = document.querySelector('#run-view .rv').dataset; "
         "return Number(records) >= wanted || state === 'failed'; }",
@@ -154,6 +154,6 @@ def recorded(page: Any, records: int) -> None:
 
 
 def gate_map(page: Any, expression: str, *arguments: Any) -> Any:
-    """The value of an expression in ``map``, the widget on the page, and ``args``."""
+    """Return the value of an expression in ``map``, the widget on the page, and ``args``."""
     find = "document.querySelector('#run-view .rv').parentElement.gateMap"
     return page.evaluate(f"(args) => {{ const map = {find}; return {expression}; }}", list(arguments))

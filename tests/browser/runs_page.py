@@ -1,4 +1,4 @@
-"""Serve the page of runs alone: ``python -m tests.browser.runs_page --runs FOLDER``."""
+"""Serve only the Runs tab: ``python -m tests.browser.runs_page --runs FOLDER``."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Files that cannot be used, given to the page: one sentence, nothing lost, and the page goes on."""
+"""Uploads of unusable files: one sentence, nothing is lost, and the page continues to work."""
 
 import json
 import zipfile
@@ -49,7 +49,7 @@ def test_data_files(new_app: App, open_page: OpenPage) -> None:
 
 @pytest.fixture
 def broken_zips(new_app: App, tmp_path: Path) -> list[Path]:
-    """An exported run, damaged in several ways."""
+    """Zip files of an exported run, damaged in several ways."""
     whole = export_archive(RunStore(new_app.runs).get("sample"), tmp_path / "whole.zip")
     torn = tmp_path / "torn.zip"
     torn.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -68,7 +68,7 @@ def broken_zips(new_app: App, tmp_path: Path) -> list[Path]:
 
 
 def said(page: Any, name: str) -> str:
-    """The sentence about a file."""
+    """Wait for the sentence about a file, and return it."""
     page.wait_for_function(
         "(name) => { const box = document.querySelector('.rt-toast');"
         " return box && !box.hidden && box.textContent.includes(name); }",

@@ -1,4 +1,4 @@
-"""The Compare place in a real Chromium: on comparisons that were made up, and once on the default model."""
+"""The Compare tab in a real Chromium: with made-up comparisons, and once with the default model."""
 
 import json
 import re
@@ -18,14 +18,14 @@ from tests.workbench.served import serve
 from workbench.service.comparison_plan import Plan
 
 COMPARING = 600_000
-"""Milliseconds in which three tiny trainings may be done beside other tests."""
+"""Milliseconds within which three tiny trainings should end while other tests run."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 PLAN = Plan(("jola", "dsp", "gradient", "random"), (), ("auto", "3"), (1, 2))
 
 
 @pytest.fixture(scope="module")
 def stored(app: App) -> Comparison:
-    """A finished comparison in the shared app, and an older one of hostile data that was stopped."""
+    """A finished comparison in the shared app, and an older stopped one with a hostile name of data."""
     root = app.home / "comparisons"
     config = RunConfig(data=DataConfig(task=f"/data/{HOSTILE}.jsonl"))
     make_comparison(root / "stopped", undone=2, config=config)
@@ -47,7 +47,7 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
     drawn(page, "heads")
     assert page.inner_text("#cv-title") == "JoLA's gates, DSP, Gradient importance, Random · K auto, 3 · 2 seeds"
     assert "18 of 18 trainings done" in page.inner_text(".cv-state")
-    # The legend names the methods and how many heads each chose; the table says the same in words.
+    # The legend names the methods and how many heads each selected; the table lists the heads.
     legend = page.text_content("#compare-heads-plot .legend")
     assert "JoLA's gates" in legend and "Random" in legend
     page.click("#compare-heads-text summary")
@@ -66,7 +66,7 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
     page.click("#compare-show-k input")
     page.get_by_role("option", name="3", exact=True).click()
     page.wait_for_function("() => /DSP\\s+3/.test(document.querySelector('#compare-heads-plot .legend')?.textContent)")
-    # A method less.
+    # One method fewer.
     page.get_by_label("Random", exact=True).uncheck()
     page.wait_for_function(
         "() => !document.querySelector('#compare-heads-plot .legend')?.textContent.includes('Random')"
@@ -83,7 +83,7 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
         page.click("#compare-accuracy-tools .vt-csv")
     assert "selection_seconds" in Path(saved.value.path()).read_text()
 
-    # The address finds it again, and names another place no longer than one is here.
+    # The address opens the comparison again, and names it only while the Compare tab is open.
     page.reload()
     ready(page)
     drawn(page, "heads")
@@ -122,7 +122,7 @@ def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison
     says = "(words) => document.querySelector('#compare-cost').innerText.includes(words)"
     page.wait_for_function(says, arg="All of this is done already")
     page.locator("#compare-selectors").get_by_label("Offset saliency").check()
-    # A selection for each seed, a training for each K of it.
+    # One selection per seed, and one training per K and seed.
     page.wait_for_function(says, arg="Continues the comparison shown: 4 trainings and 2 selections")
     page.fill("#compare-seeds :is(input, textarea)", "1")
     page.wait_for_function(says, arg="Continues the comparison shown: 2 trainings and 1 selection")
@@ -243,7 +243,7 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     assert config["edits"]["gates"] == "none" and config["edits"]["heads"] == gradient.to_text()
     assert config["data"]["train_size"] == 8
 
-    # The Playground shows the other set as the mask of that run, which has edits in its own heads alone.
+    # The Playground shows the other set as the mask of that run, which has edits only in its own heads.
     page.set_default_timeout(PATIENCE)
     page.get_by_role("tab", name="Compare", exact=True).click()
     drawn(page, "heads")

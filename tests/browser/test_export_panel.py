@@ -17,7 +17,7 @@ from tests.tiny import make_model, make_tokenizer
 from tests.workbench.edited import edited_run
 
 A_WHILE = 180_000
-"""Milliseconds for an export, which is a process that loads a model while other tests use the same cores."""
+"""Milliseconds for an export, a process that loads a model while other tests use the same cores."""
 IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])
 
 

@@ -1,4 +1,4 @@
-"""Figures in a page of gradio, drawn by the plotly.js that gradio brings along, which is older than plotly's own."""
+"""Figures in a Gradio page, drawn by Gradio's plotly.js, which is older than that of plotly."""
 
 import os
 import socket
@@ -16,13 +16,13 @@ from tests.workbench.figures.examples import HOSTILE, TOKENS, all_figures
 from workbench.figures import style
 
 LIGHT = pytest.mark.parametrize("figures_app", [False], indirect=True, ids=["light"])
-"""For what does not depend on colours."""
+"""For tests that do not depend on colors."""
 READY = "() => { document.documentElement.dataset.ready = '1'; }"
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["light", "dark"])
 def figures_app(request: pytest.FixtureRequest) -> Iterator[tuple[App, dict[str, Any], bool]]:
-    """A page with every figure, in light or in dark."""
+    """A page with every figure, in light or dark mode."""
     import gradio as gr
 
     made = all_figures(dark=request.param)
@@ -66,7 +66,7 @@ def test_every_figure_is_drawn_as_it_was_made(
 def test_titles_are_inside_and_words_do_not_lie_on_each_other(
     figures_app: tuple[App, dict[str, Any], bool], open_page: OpenPage
 ) -> None:
-    """Titles, headings, keys and axis titles of each figure, in the narrowest place they are shown in."""
+    """Titles, headings, legends and axis titles of each figure, at the narrowest width at which figures are shown."""
     app, made, _ = figures_app
     page = open_page(app, viewport={"width": 760, "height": 900})
     for name in made:
@@ -99,7 +99,7 @@ def test_text_of_others_is_shown_and_never_run(
     for name in ("compare_curves", "next_tokens"):
         page.wait_for_selector(f"#{name} .main-svg")
         assert "<img src=x one" in page.inner_text(f"#{name}").replace("␣", " ")
-    # The whole token is read by pointing at its mark.
+    # Hovering over its mark shows the whole token.
     marks = page.locator("#next_tokens .scatterlayer .trace").last.locator(".point")
     marks.nth(TOKENS.index(HOSTILE)).hover(force=True)
     page.wait_for_function(

@@ -1,4 +1,4 @@
-"""The app is killed while a run trains: the run goes on, and the next app shows it and can end it."""
+"""The app is killed while a run trains: the run continues, and the next app shows it and can cancel it."""
 
 import time
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def test_a_run_outlives_its_app(home: Path, open_page: OpenPage, tiny_folder: Pa
         assert int(page.get_attribute("#run-view .rv", "data-step")) > step
         page.click("#cancel")
         shown(page, run=id, state="cancelled")
-        # The new app also goes on with what was in the queue of the old one.
+        # The new app also continues the queue of the old one.
         until(lambda: queued.state == "finished")
         page.close()
     assert len(run.gates()) > 2 and (run.adapter_dir / "adapter_model.safetensors").is_file()

@@ -1,4 +1,4 @@
-"""RED and LoRA from the page: chosen, trained, looked at, and switched in the Playground."""
+"""RED and LoRA in the page: chosen, trained, viewed, and switched in the Playground."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The Playground in a real browser: toggle edits and see the answer change, undo, share, measure, open a head."""
+"""The Playground in a real browser: toggle edits and see the answer change; undo, share, measure, open a head."""
 
 import re
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def table(page: Any) -> str:
 
 
 def changed(page: Any, before: str) -> str:
-    """Wait until the table of next tokens is another one, and return it."""
+    """Wait until the table of next tokens has changed, and return it."""
     page.wait_for_function("(before) => document.querySelector('#tokens .jw-picture').innerText !== before", arg=before)
     return table(page)
 
@@ -160,8 +160,8 @@ def test_the_map_works_with_the_keyboard_alone(run: Run, open_playground: Callab
 def test_the_table_of_edits_does_what_the_map_does(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     before = table(page)
-    # By keyboard: what moves on the page between the press and the release of a button takes a click with it.
-    # On the element itself: focus that the page takes away before the key would send the key elsewhere.
+    # Uses the keyboard, because a click is lost if the page moves between press and release of the button, and the
+    # element itself, because the page could move the focus before the key is pressed.
     page.locator("#edit-map summary").press("Enter")
     page.locator("#edit-map input[type=checkbox]").first.press("Space")
     changed(page, before)
@@ -266,7 +266,7 @@ def test_runs_of_different_models_are_not_compared(
 
 
 def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open_page: OpenPage) -> None:
-    """From the table of runs to the confusion matrix, to a cell of it, to an example, to its next token."""
+    """From the table of runs to the confusion matrix, one of its cells, an example, and its next token."""
     tag = "<img src=x onerror=alert(1)>"
     turns = (Message("user", f"Good or bad? {tag}"),)
     examples = [Example(turns, expected, (), ("bad", "good")) for expected in ("good", "bad", "bad")]
@@ -291,7 +291,7 @@ def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open
 def test_edits_are_tested_on_the_test_examples(
     app: App, tiny_folder: Path, tmp_path: Path, open_page: OpenPage
 ) -> None:
-    """Without any edit all answers are those of the base model; an example that flips fills the prompt."""
+    """Without edits, all answers are those of the base model; choosing an example that flips fills the prompt."""
     run = edited_run(app.runs / "tested", tiny_folder, task=str(write_task(tmp_path / "task")))
     examples = load_task(run.run_config().data, 42).test
     run.write_answers([TestAnswer(example.id, example, example.completion) for example in examples])
@@ -328,7 +328,7 @@ def test_a_link_with_a_mask_of_another_model_says_so(run: Run, app: App, open_pa
 
 @pytest.mark.default_model
 def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open_page: OpenPage) -> None:
-    """Open, find the sample run, switch an edit off, see the next tokens without it, read an answer."""
+    """Open the app, find the sample run, switch an edit off, see the next tokens without it, read an answer."""
     page = open_page(new_app)
     page.get_by_role("tab", name="Playground").click()
     page.wait_for_selector("#answer-shares table", timeout=120_000)
@@ -337,7 +337,7 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
     sample = Run.open(new_app.runs / "sample")
     assert page.get_attribute("#tokens .jw-picture", "data-masks") == ""
     click_cell(page, "offset", open_cells(sample)[0])
-    # One edit may change less than the table's digits show; the line above it says what changed all the same.
+    # One edit may change less than the digits of the table show; the line above it still shows the change.
     page.wait_for_selector("#tokens .jw-picture[data-masks^='heads:']")
     assert "Since the last change: ln p(" in page.inner_text("#tokens .jw-since")
     page.click("#answer")

@@ -1,4 +1,4 @@
-"""What Chromium may run and send: the app's own scripts, and nothing of another page."""
+"""What Chromium may run and send: only the app's own scripts, and nothing from other sites."""
 
 import threading
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ addEventListener("securitypolicyviolation",
   ({ effectiveDirective: what, blockedURI, sourceFile }) => violations.push(`${what} ${blockedURI} ${sourceFile}`));
 """
 FOREIGN = "evil.example"
-# Everything by which a page of another site can send something to the app, or make the app fetch something.
+# Every way in which a page of another site can send a request to the app or make the app fetch something.
 ATTACK = """
 <iframe name="frame" src="APP/"></iframe><iframe name="posted"></iframe>
 <img src="APP/gradio_api/file=SELF/fetched.png"><script src="APP/config"></script>
@@ -72,7 +72,7 @@ def test_markup_of_others_would_run_nothing(app: App, browser: Any, script: str,
 
 @pytest.fixture
 def foreign(app: App, browser: Any) -> Iterator[tuple[Any, str, list[str]]]:
-    """A Chromium that finds a site of somebody else under its own name, the site's address, and what it was asked."""
+    """A Chromium that resolves the name of a foreign site, the site's address, and the requests that it received."""
     asked: list[str] = []
 
     class Site(BaseHTTPRequestHandler):
@@ -89,7 +89,7 @@ def foreign(app: App, browser: Any) -> Iterator[tuple[Any, str, list[str]]]:
 
     site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=site.serve_forever, daemon=True).start()
-    # Chromium's own protection of local networks is off: other browsers have none.
+    # Chromium's own protection of local networks is off, because other browsers have none.
     features = "LocalNetworkAccessChecks,PrivateNetworkAccessSendPreflights,BlockInsecurePrivateNetworkRequests"
     flags = [*FLAGS, f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1", f"--disable-features={features}"]
     own = browser.browser_type.launch(executable_path=str(ensure()), args=flags)
@@ -102,7 +102,7 @@ def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, st
     browser, address, asked = foreign
     context = browser.new_context()
     own = context.new_page()
-    own.goto(app.address)  # what the browser knows of the app, it may send along
+    own.goto(app.address)  # so that the browser has cookies of the app, which it could send
     ready(own)
     page = context.new_page()
     answers: dict[str, int] = {}
@@ -112,9 +112,9 @@ def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, st
     page.goto(address)
     page.wait_for_function("() => document.title !== 'waiting' && document.readyState === 'complete'")
     assert set(page.title().split()) == {"refused"}
-    # A link to the page may be followed from anywhere; in a frame, Chromium shows an error in its place.
+    # A link to the page may be followed from anywhere; in a frame, Chromium shows an error instead of the page.
     assert answers.pop("GET /") == 200 and not page.frame("frame").url.startswith(app.address)
-    # Chromium does not tell what it was answered where it hides the answer from the page.
+    # Chromium does not report answers that it hides from the page.
     assert answers["POST /gradio_api/upload"] == 403 and set(answers.values()) == {403}, answers
     assert not [path for path in asked if "fetched" in path]
     context.close()

@@ -1,4 +1,4 @@
-"""The page of runs in a real Chromium."""
+"""The Runs tab in a real Chromium."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ ROWS = ".rt tbody tr[data-id]"
 
 @pytest.fixture(scope="module")
 def runs_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The page of runs, served alone; every test fills its store anew."""
+    """A page with only the Runs tab; every test refills its store."""
     home = tmp_path_factory.mktemp("home")
     environment = {**os.environ, HOME_VARIABLE: str(home), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.browser.runs_page", "--port", "0", "--no-token"]
@@ -46,7 +46,7 @@ def runs_app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 @pytest.fixture
 def store(runs_app: App) -> RunStore:
-    """The store of the page: the sample, an older run with a hostile label, and one that failed."""
+    """The store of the page: the sample run, a run with a hostile label, and a failed run."""
     shutil.rmtree(runs_app.runs, ignore_errors=True)
     store = RunStore(runs_app.runs)
     sample.install(store)
@@ -267,7 +267,7 @@ def test_a_thousand_runs_stay_smooth(runs_app: App, store: RunStore, open_page: 
     page = open_page(runs_app)
     listed(page, 1003)
     assert page.locator(ROWS).count() < 80
-    # A drawing of each of 60 places from the first run to the last, in turns with the same rows as plain HTML.
+    # Draws the table at 60 positions from the first run to the last, alternating with the same rows as plain HTML.
     plain, drawn = page.evaluate(
         """() => {
           const { draw, scroller } = document.querySelector(".rt").parentElement.runTable;

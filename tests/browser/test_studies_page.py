@@ -1,4 +1,4 @@
-"""The Studies place in a real Chromium: on studies that were made up, and on a tiny one that is started by clicks."""
+"""The Studies tab in a real Chromium: with made-up studies, and with a tiny one that is started by clicks."""
 
 import json
 import re
@@ -12,14 +12,14 @@ from tests.browser.conftest import App, OpenPage, ready
 from tests.jola.studies.grids import fill, make_task, plan
 
 TRAINING = 600_000
-"""Milliseconds in which some tiny trainings may be done beside other tests."""
+"""Milliseconds within which some tiny trainings should end while other tests run."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 SCORES = {"jola": 0.8, "lora": 0.7, "lora:learning_rate=1e-3": 0.6, "zero-shot": 0.3}
 
 
 @pytest.fixture(scope="module")
 def stored(app: App) -> Grid:
-    """A study of four arms, one cell of which failed, and one of which is not made yet."""
+    """A study of four arms with one failed cell and one cell that has not been run."""
     grid = plan(app.home / "studies" / "stored", ["siqa", "boolq"], list(SCORES), [1, 2], sizes=(100, 1000))
     failed, missing = list(grid.planned)[4:6]
     fill(grid, lambda cell: None if cell.name in (failed, missing) else SCORES[cell.arm] + cell.seed / 100)
@@ -49,14 +49,14 @@ def test_a_stored_study_is_looked_at(app: App, stored: Grid, open_page: OpenPage
     table = page.inner_text("#studies-table-text table")
     assert "lora:learning_rate=1e-3" in table and "of 2, 1 failed" in table
 
-    # The failed cell says why; its name is in the address, where a reload finds it.
+    # The failed cell shows the reason; the address names the cell, so that a reload opens it again.
     failed = next(name for name, state in stored.states().items() if state == "failed")
     page.goto(f"{app.address}/?tab=studies&study=stored&cell={failed}")
     ready(page)
     page.wait_for_selector(f'.sv[data-cell="{failed}"]')
     assert f"Failed: The loss is not finite {HOSTILE}." in page.inner_text(".sv-cell-state")
     assert page.is_visible(".sv-retry") and not page.is_visible(".sv-playground")
-    # A click on the matrix opens the cell at that place, and the keys of the arrows move from there.
+    # A click on the matrix opens the cell at that position, and the arrow keys move from there.
     click_cell(page, 0, 0)
     page.wait_for_function("(name) => document.querySelector('.sv').dataset.cell !== name", arg=failed)
     assert page.inner_text("#sv-cell-title") == "jola"
@@ -156,7 +156,7 @@ def test_a_tiny_study_is_started_stopped_and_continued(
     )
     page.get_by_role("button", name="Start study").click()
     page.wait_for_selector('.sv[data-work="working"]')
-    # It is stopped while it works, after its first cell, and goes on.
+    # It is stopped while it runs, after its first cell, and continued.
     page.wait_for_selector('.sv[data-work="working"][data-done="1"]')
     page.click(".sv-stop")
     page.wait_for_selector('.sv[data-work="stopped"]')

@@ -1,4 +1,4 @@
-"""The printed address in a browser: asked once for the token, remembered after that."""
+"""The printed address in a browser, which needs the token once and then remembers it."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,7 +35,7 @@ def test_the_printed_address_is_opened_once(guarded: App, open_page: OpenPage, b
     refused = stranger.new_page()
     assert refused.goto(place).status == 401
     assert "Open the address that the app printed" in refused.inner_text("body")
-    # From a page of another site, where a notebook may be: its link works for who is in, and for nobody else.
+    # A link on a page of another site, for example in a notebook, works only for a browser that has the token.
     link = f'<a href="{place}?run=sample">app</a>'
     for context in (page.context, stranger):
         elsewhere = context.new_page()

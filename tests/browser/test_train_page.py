@@ -1,4 +1,4 @@
-"""The Train page in a browser: the map of a run, live and afterwards."""
+"""The Train tab in a browser: the map of a run, during training and afterwards."""
 
 import json
 import re
@@ -25,13 +25,13 @@ def record(app: App, name: str, **shape: Any) -> Recorder:
 
 
 def cell(page: Any, half: str, layer: int, unit: int) -> tuple[float, float]:
-    """Where a cell is in the window."""
+    """Return the position of a cell in the window."""
     x, y = gate_map(page, "map.position(...args)", half, layer, unit)
     return x, y
 
 
 def colour(page: Any, half: str, layer: int, unit: int) -> list[int]:
-    """Red, green and blue of a cell, from the canvas itself."""
+    """Return red, green and blue of a cell, from the canvas itself."""
     x, y = gate_map(
         page, "(box => [box.x + box.width / 2, box.y + box.height / 2])(map.cell(...args))", half, layer, unit
     )
@@ -144,7 +144,7 @@ def test_a_growing_run_appears_on_the_map(app: App, open_page: OpenPage) -> None
     shown(page, step=39, records=40)
     page.wait_for_selector(".rv-fact-step:text-is('39 / 40')")
     assert int(page.get_attribute("#run-view .rv", "data-open")) < int(before)
-    # The canvas is the same one: nothing was taken away and put back, which would flicker.
+    # The canvas is the same: it was not replaced, which would flicker.
     assert page.evaluate("() => [document.querySelector('.gm-canvas').mark, window.jolaRunView]") == [1, mounted]
     recorder.step(40)
     recorder.finish()
@@ -172,7 +172,7 @@ def test_replay_shows_any_step_and_returns(app: App, open_page: OpenPage) -> Non
     page.keyboard.press("ArrowRight")
     shown(page, step=1)
     recorder.step(21)
-    shown(page, step=1, records=22)  # the run goes on, the map stays
+    shown(page, step=1, records=22)  # the run continues, the map stays
     page.click(".rv-follow")
     shown(page, step=21)
 
@@ -195,7 +195,7 @@ def test_a_link_opens_a_run_at_a_step(app: App, open_page: OpenPage) -> None:
     page.click(".rv-follow")
     shown(page, step=21)
     assert "step=" not in page.url
-    # A step that is yet to come follows the run; another run begins at its own end.
+    # A link to a future step follows the run; another run opens at its last step.
     page.goto(f"{app.address}/?run=linked&step=30")
     ready(page)
     shown(page, step=21)
@@ -219,7 +219,7 @@ def test_reload_attaches_to_the_same_run(app: App, open_page: OpenPage) -> None:
     shown(page, run="reload", step=5)
     recorder.step(6)
     shown(page, run="reload", step=6)
-    # Without the address, this browser still remembers.
+    # Without the run in the address, the browser still remembers it.
     page.goto(app.address)
     ready(page)
     shown(page, run="reload")
@@ -274,13 +274,13 @@ def test_colour_means_what_is_chosen_also_in_replay(app: App, open_page: OpenPag
         choose_colour(page, shows)
         looks[shows] = colour(page, "offset", int(at[0]), int(at[1]))
         assert page.inner_text(".gm-high") == ends
-    # The gate is 0.96 of its scale; its norm, 0.4 times as long, is 0.77 of 0.5.
+    # The gate is 0.96 of its scale; its norm, 0.4 times the gate, is 0.77 of 0.5.
     assert looks["open"][0] >= looks["gate"][0] > looks["norm"][0]
     choose_colour(page, "state")
     assert page.locator(".gm-states").is_visible() and not page.locator(".gm-scale").is_visible()
     both = gates["offset_gate"][at] > 0 and gates["scale_gate"][at] > 0
     colours = page.evaluate("() => getComputedStyle(document.body).getPropertyValue('--jw-state-both').trim()")
-    # Not in the middle, where its sign is.
+    # Not in the middle, where the sign is.
     corner = gate_map(page, "(box => [box.x + 2, box.y + 2])(map.cell('offset', ...args))", *map(int, at))
     pixel = gate_map(page, "Array.from(map.context.getImageData(...args, 1, 1).data)", *corner)
     assert both and "#" + bytes(pixel[:3]).hex() == colours
@@ -344,7 +344,7 @@ def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
     page = open_page(app, "taking")
     shown(page, run="taking", step=40)
     page.click("[data-panel=rv-course]")
-    # Both rows are there before the first step has arrived.
+    # Both rows exist before the first step has arrived.
     page.wait_for_selector(".rv-course-table thead th:nth-child(2)", state="attached")
     first, *_, last = page.evaluate(
         "() => [...document.querySelectorAll('.rv-course-table thead th')].map(c => c.textContent)"
@@ -374,7 +374,7 @@ def test_figures_code_and_files_of_a_run(app: App, open_page: OpenPage) -> None:
 
 
 def put_in_line(app: App, name: str, count: int) -> tuple[Waiting, list[Run]]:
-    """Runs that wait, name-0 first."""
+    """Record runs and put them into the queue, name-0 first."""
     runs = [record(app, f"{name}-{number}").run for number in range(count)]
     line = Waiting(RunStore(app.runs))
     for run in runs:

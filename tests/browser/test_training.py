@@ -1,4 +1,4 @@
-"""Real training from the page: started, watched, cancelled, and its edits tried in the Playground."""
+"""Real training from the page: started, watched and cancelled, and its edits used in the Playground."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from jola.runs.store import RunStore
 from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, recorded, serve, shown
 
 TRAINING = 600_000
-"""Milliseconds in which a process may start, load its libraries and make its first steps beside other tests."""
+"""Milliseconds within which a process should start, load its libraries and run its first steps beside other tests."""
 
 
 def set_number(page: Any, name: str, value: float) -> None:
@@ -45,7 +45,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def answer(page: Any, length: int) -> None:
-    """Let both models answer with a few tokens, and wait until they have written them to the end."""
+    """Let both models generate an answer of ``length`` tokens, and wait for its end."""
     page.get_by_role("tab", name="Answers").click()
     page.fill("#answer-length input", str(length))
     page.click("#answer")
@@ -118,7 +118,7 @@ def test_a_run_outlives_reload_tabs_pauses_and_the_app(
         other.set_default_timeout(TRAINING)
         shown(other, run=id, state="training")
 
-        # Paused, it waits for as long as one likes; going on, it is the same run.
+        # A paused run can be continued at any time and remains the same run.
         press(page, "#pause")
         shown(page, run=id, state="paused")
         step = run.status()["step"]
@@ -128,7 +128,7 @@ def test_a_run_outlives_reload_tabs_pauses_and_the_app(
             "(step) => Number(document.querySelector('#run-view .rv').dataset.step) > step", arg=step
         )
 
-        # After its first epoch a run at work has edits to try.
+        # After its first epoch, a running training has edits to use.
         assert (run.adapter_dir / "adapter_model.safetensors").is_file()
         page.get_by_role("tab", name="Playground").click()
         page.wait_for_function("() => document.querySelector('#playground-run input').value.includes('training')")

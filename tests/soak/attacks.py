@@ -1,4 +1,4 @@
-"""Random attacks with hypothesis, as many as ``--examples`` says."""
+"""Random attacks with hypothesis; ``--examples`` sets their number."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.workbench.runs.test_odd_files import ODD
 
 JSON = st.recursive(ODD, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner))
-"""Any JSON value, the odd ones among them."""
+"""Any JSON value, including odd ones."""
 NAMES = st.one_of(
     st.sampled_from(
         ["../x", "/x", "a/../../x", "a\\b", "C:\\x", "a\0b", "", ".", "..", "adapter", "config.json", "~/x", "x" * 300,
@@ -22,7 +22,7 @@ NAMES = st.one_of(
 
 
 def attack(count: int, try_one: Callable[[Any], None]) -> None:
-    """Call ``try_one`` with so many random sources of values; the seed is pytest's ``--hypothesis-seed``."""
+    """Call ``try_one`` with ``count`` random sources of values; pytest's ``--hypothesis-seed`` sets the seed."""
 
     @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.data())
@@ -33,7 +33,7 @@ def attack(count: int, try_one: Callable[[Any], None]) -> None:
 
 
 def damaged(data: Any, content: bytes) -> bytes:
-    """Bytes with something wrong: cut, flipped, zeroed, doubled or replaced."""
+    """Return damaged bytes: cut, with a flipped bit, zeroed bytes or inserted bytes, doubled, or replaced."""
     how = data.draw(st.sampled_from(["cut", "flip", "zero", "double", "replace", "insert"]))
     place = data.draw(st.integers(0, max(0, len(content) - 1)))
     if how == "cut":

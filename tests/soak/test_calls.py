@@ -14,7 +14,7 @@ from tests.workbench.served import Served, serve
 from workbench.api.endpoints import ENDPOINTS
 
 LEAKS = ("Traceback", "gradio", " object at 0x", "didn't receive enough input", "site-packages")
-"""What no answer to a malformed call may contain."""
+"""Texts that no answer to a malformed call may contain."""
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def page(app: Served) -> dict[str, Any]:
-    """What the page is made of: components and events."""
+    """The components and events of the page."""
     return httpx.get(f"{app.address}/config").json()
 
 
@@ -37,13 +37,13 @@ def http(app: Served) -> Iterator[httpx.Client]:
 
 
 def sent(http: httpx.Client, path: str, body: Any) -> httpx.Response:
-    """The answer to a body in JSON, or in what Python takes for JSON."""
+    """Send a body as JSON, including values that only Python accepts as JSON, and return the answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     return http.post(path, content=content, headers={"Content-Type": "application/json"})
 
 
 def first_event(page: dict[str, Any]) -> dict[str, Any]:
-    """The event that fills the page when it is opened."""
+    """Return the event that fills the page when it is opened."""
     loads = [event for event in page["dependencies"] if any(kind == "load" for _, kind in event["targets"])]
     return max((event for event in loads if event["backend_fn"]), key=lambda event: len(event["outputs"]))
 
@@ -55,7 +55,7 @@ def assert_clean(answer: httpx.Response) -> None:
 
 
 def assert_whole(app: Served, capfd: pytest.CaptureFixture[str]) -> None:
-    """No traceback was printed, and the page and its runs are there."""
+    """Assert that no traceback was printed, and that the page and its runs are still available."""
     assert "Traceback" not in (printed := capfd.readouterr().err), printed[-3000:]
     assert httpx.get(app.address).status_code == 200
     assert "one" in [run["id"] for run in app.bench.store.summaries()]
@@ -96,7 +96,7 @@ def test_endpoints(app: Served, http: httpx.Client, examples: int, capfd: pytest
 
 
 def test_links(app: Served, page: dict[str, Any], examples: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """Addresses of the page, and its first event with what the address says."""
+    """Random addresses of the page, and its first event with each address."""
     names = st.sampled_from(["run", "tab", "masks", "step", "site", "compare", "strength", "others", "x"])
     load = first_event(page)
 

@@ -1,4 +1,4 @@
-"""Damaged runs, hostile archives and mutated adapters: one sentence each, and everything else is as it was."""
+"""Damaged runs, hostile archives and mutated adapters: each gives one sentence and leaves everything else unchanged."""
 
 import io
 import json
@@ -41,7 +41,7 @@ from workbench.studies.study_view import StudyViews
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with a run that finished and one that is killed."""
+    """A store with a finished and a paused run."""
     return record(tmp_path_factory.mktemp("recorded"))
 
 
@@ -85,7 +85,7 @@ def test_damaged_files(recorded: Path, tmp_path: Path, examples: int) -> None:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a grid: a cell with a run, one with only a result, one that failed, one that is open."""
+    """A folder with a grid of four cells: one with a run, one with only a result, one that failed, one that is open."""
     grid = plan(tmp_path_factory.mktemp("foreign") / "grid", ["siqa"], ["jola", "lora"], [1, 2])
     run, done, failed, _ = (grid.cell(name) for name in grid.planned)
     for cell in (run, done):
@@ -97,7 +97,7 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_foreign_grids(foreign: Path, tmp_path: Path, examples: int) -> None:
-    """Any value in any file of a grid from elsewhere: it is opened or refused with one sentence, and always shown."""
+    """A grid with any value in any file is opened or refused with one sentence, and always listed."""
     files = [path.relative_to(foreign) for path in sorted(foreign.rglob("*.json"))]
     assert len(files) > 6
     folder = tmp_path / "grid"
@@ -155,7 +155,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 class Store:
-    """A store with one run, beside which something could be written."""
+    """A store, and checks that imports write nothing next to it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -164,7 +164,7 @@ class Store:
         (folder / "runs").mkdir(parents=True)
 
     def take(self, packed: bytes) -> bool:
-        """Import a zip file: a run, or one sentence and nothing else. Whether it was taken."""
+        """Import a zip file, which gives a run, or one sentence and no files. Return whether it was imported."""
         self.file.write_bytes(packed)
         try:
             run = import_archive(self.file, self.store, name="gift.zip")

@@ -1,4 +1,4 @@
-"""``kill -9`` of app, training and comparison at random moments: nothing is lost, nothing is left, all goes on."""
+"""``kill -9`` of app, training and comparison at random moments: nothing is lost or left behind, all work continues."""
 
 import random
 import subprocess
@@ -26,13 +26,13 @@ from workbench.service.stored_comparison import StoredComparison
 from workbench.settings import Settings
 
 PATIENCE = 600
-"""Seconds after which something that should happen does not."""
+"""Seconds to wait for an expected event."""
 STEPS = 72
-"""Of a training: 24 examples, 4 in a batch, 12 epochs."""
+"""Steps of a training: 24 examples, batches of 4, 12 epochs."""
 MOMENTS = {"run": STEPS, "comparison": 20}
-"""Signs of progress of each kind of work; it is killed after a random number of them."""
+"""Upper bound of the random number of progress updates after which each kind of work is killed."""
 VICTIMS = (("work",), ("app",), ("app", "work"), ("work", "app"))
-# Stands for an app on whose page a comparison was started.
+# Replaces an app in whose page a comparison is started.
 COMPARES = """
 import json, sys
 from jola.config import RunConfig
@@ -53,7 +53,7 @@ Work = Run | StoredComparison
 def begun(
     kind: str, asked: RunConfig, bench: Workbench, home: Path, temporary: Path
 ) -> Iterator[tuple[psutil.Process, Work]]:
-    """An app, and the work that it has started."""
+    """Start an app and work in it; yield both."""
     if kind == "run":
         with started(home, temporary) as app:
             client = Client(app.address, verbose=False)
@@ -78,7 +78,7 @@ def processes_of(work: Work) -> list[psutil.Process]:
 
 
 def kill(app: psutil.Process, work: list[psutil.Process], victims: tuple[str, ...]) -> None:
-    """Kill processes one after the other; whatever else they have started ends too."""
+    """Kill processes one after the other, and check that their other child processes end too."""
     dead: list[psutil.Process] = []
     for process in (process for victim in victims for process in ([app] if victim == "app" else work)):
         with suppress(psutil.NoSuchProcess):
@@ -89,14 +89,14 @@ def kill(app: psutil.Process, work: list[psutil.Process], victims: tuple[str, ..
 
 
 def progress(work: Work) -> Any:
-    """Changes whenever the work has got further."""
+    """Return a value that changes whenever the work progresses."""
     if isinstance(work, StoredComparison):
         return work.state, work.log_path.stat().st_size if work.log_path.exists() else 0
     return work.state, work.status()["step"]
 
 
 def assert_whole(bench: Workbench, begun: list[Work]) -> None:
-    """Every table can be shown, and has a row for everything that was begun."""
+    """Assert that every table can be shown and has a row for all work that was started."""
     rows = {row["id"]: row for row in orjson.loads(orjson.dumps(Listing(bench.store).news("")))["runs"]}
     assert not any(row["problem"] for row in rows.values())
     comparisons = bench.comparisons.list()
@@ -106,7 +106,7 @@ def assert_whole(bench: Workbench, begun: list[Work]) -> None:
 
 
 def learned(work: Work) -> Any:
-    """What must not depend on interruptions."""
+    """Return the results that must not depend on interruptions."""
     if isinstance(work, StoredComparison):
         cells = [(cell.name, cell.correct, cell.heads) for cell in Comparison(work.folder).cells()]
         assert len(cells) >= 2

@@ -1,4 +1,4 @@
-"""What visitors leave behind in the app: little memory, and no files."""
+"""Visitors leave little memory and no files behind in the app."""
 
 import os
 import socket
@@ -18,15 +18,15 @@ from tests.workbench.started import Started, started
 
 MB = 2**20
 MOST_GROWTH = 50 * MB
-"""Of any number of sessions."""
+"""Maximum growth of memory in bytes, for any number of sessions."""
 MOST_EACH = MB // 64
-"""Of one session; one that is kept takes more than twice as much."""
+"""Maximum growth of memory per session in bytes; a stored session takes more than twice as much."""
 KEPT = 10
-"""Sessions that the app of these tests keeps, instead of 200, so that forgetting begins early."""
+"""Number of sessions that the app of these tests stores, instead of 200, so that it soon drops old ones."""
 WARM_UP = 2 * KEPT
-"""Sessions after which code and caches are loaded, and each new session replaces an old one."""
+"""Number of sessions after which code and caches are loaded, and each new session replaces an old one."""
 SHORT = 50
-"""Further sessions where few examples are asked for."""
+"""Minimum number of further sessions, with few ``--examples``."""
 APP = f"""
 import sys
 from workbench import app
@@ -36,7 +36,7 @@ assert serve._SESSIONS == 200
 serve._SESSIONS = {KEPT}
 sys.exit(app.main())
 """
-# What the app does with its temporary folder, around exports as its page starts them.
+# Exports as the page starts them, within the app's handling of its temporary folder.
 EXPORTING = """
 import pathlib, sys
 import gradio
@@ -65,12 +65,12 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
 
 @pytest.fixture
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Write a line into the report, where output is shown (``-s``)."""
+    """Write a line to the terminal if output is shown (``-s``)."""
     return pytestconfig.get_terminal_writer().line if pytestconfig.getoption("capture") == "no" else lambda line: None
 
 
 def test_sessions_are_forgotten(app: Started, examples: int, say: Callable[[str], None]) -> None:
-    """The first event of the page, from a new session each time."""
+    """Sends the first event of the page, from a new session each time."""
     count = max(SHORT, 10 * examples)
     with httpx.Client(base_url=app.address, timeout=120) as http:
         load = first_event(http.get("/config").json())

@@ -1,4 +1,4 @@
-"""The page of the map, open in the browser."""
+"""The page with the map of edits, open in the browser."""
 
 import socket
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A page with only the map on which edits are switched, and what reaches Python from it."""
+"""A page with only the map of edits, and the events that it sends to Python."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ KEY = "run/heads"
 
 
 def gates(layers: int, units: int, seed: int = 3) -> dict[str, np.ndarray]:
-    """Gates as after training: most of them closed, the open ones of all sizes. Layer 0 is closed."""
+    """Return gates as after training: many are closed, the open ones have various values. Layer 0 is closed."""
     rng = np.random.default_rng(seed)
     fields = {}
     for half, share in (("offset", 0.55), ("scale", 0.3)):
@@ -30,7 +30,7 @@ def gates(layers: int, units: int, seed: int = 3) -> dict[str, np.ndarray]:
 
 
 def effects(fields: dict[str, np.ndarray], seed: int = 5) -> Any:
-    """An effect of each open edit, with its interval."""
+    """Return an effect of each open edit, with its interval."""
     rng = np.random.default_rng(seed)
     edits = [
         SimpleNamespace(site="heads", layer=int(layer), unit=int(unit), half=half)
@@ -43,20 +43,20 @@ def effects(fields: dict[str, np.ndarray], seed: int = 5) -> Any:
 
 @dataclass
 class Demo:
-    """A page with a map, and what reached Python from it."""
+    """A page with a map, and the events that Python received from it."""
 
     fields: dict[str, np.ndarray]
     effects: Any = None
     start: HeadMask | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
-    """Payloads as they came: requests can overtake each other on their way."""
+    """Payloads in order of arrival: requests can overtake each other."""
     cards: list[tuple[int, int]] = field(default_factory=list)
     mask: HeadMask | None = None
     seconds: float = 0.0
     lose: int = 0
-    """So many edits arrive without being done, as if their answers were lost."""
+    """Number of edits to ignore, as if their answers were lost."""
     answering: threading.Event = field(default_factory=threading.Event)
-    """Cleared: edits arrive and wait for their answer."""
+    """If cleared, edits wait for their answer."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -130,13 +130,13 @@ class Demo:
 
 @dataclass
 class Shown:
-    """A page that shows a demo, with what tests ask of it."""
+    """A page that shows a demo, with actions and queries of tests."""
 
     demo: Demo
     page: Any
 
     def map(self, expression: str, *arguments: Any) -> Any:
-        """The value of an expression in ``map``, the widget, and ``args``."""
+        """Return the value of an expression in ``map``, the widget, and ``args``."""
         find = "document.querySelector('.em').parentElement.editMap"
         return self.page.evaluate(f"(args) => {{ const map = {find}; return {expression}; }}", list(arguments))
 
@@ -161,12 +161,12 @@ class Shown:
         self.page.mouse.up()
 
     def settle(self, **facts: Any) -> None:
-        """Wait until every gesture has its answer, and the map says this of itself."""
+        """Wait until every gesture has its answer and the map shows ``facts``."""
         wanted = "".join(f'[data-{name}="{value}"]' for name, value in {"pending": 0, **facts}.items())
         self.page.wait_for_selector(f".em{wanted}", state="attached")
 
     def wait(self, done: Callable[[], Any]) -> None:
-        """Wait until something has happened in Python."""
+        """Wait until ``done()`` is true in Python."""
         end = time.monotonic() + PATIENCE / 1000
         while not done():
             assert time.monotonic() < end
@@ -178,7 +178,7 @@ class Shown:
         return text
 
     def colour(self, half: str, layer: int, unit: int, across: float = 0.5, down: float = 0.5) -> list[int]:
-        """Red, green and blue at a place in a cell, from the canvas itself."""
+        """Return red, green and blue at a position in a cell, from the canvas itself."""
         self.page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         box = self.map("map.cell(...args)", half, layer, unit)
         x, y = box["x"] + across * (box["width"] - 1), box["y"] + down * (box["height"] - 1)

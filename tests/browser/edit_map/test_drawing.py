@@ -1,4 +1,4 @@
-"""What the map draws: cells, colors, schemes, and large models."""
+"""Drawing of the map: cells, colors, color schemes, and large models."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_a_large_map_is_drawn_with_fewer_calls_than_cells_and_fits(show: Show) -
           return calls;
         })()"""
     )
-    # Cells come as one picture, and marks where an edit is open.
+    # Cells are drawn as one picture, and marks only for open edits.
     assert 0 < calls < 2 * 80 * 64
     assert shown.page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
     assert shown.map("map.canvas.width / map.canvas.clientWidth") == pytest.approx(2, abs=0.01)

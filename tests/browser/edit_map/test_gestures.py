@@ -55,7 +55,7 @@ def test_dragging_switches_a_region(show: Show) -> None:
     shown.settle()
     inside = [[a, b] for a, b in shown.demo.cells("offset") if 2 <= a <= 6 and 1 <= b <= 4]
     assert [gesture(event) for event in shown.demo.made] == [("offset", inside, "off")]
-    # One cell on again: a drag that begins in it switches off, one that begins elsewhere switches on.
+    # One cell is on again: a drag that begins in it switches off, a drag that begins elsewhere switches on.
     one, other = inside[0], inside[-1]
     shown.click("offset", *one)
     shown.drag("offset", (one[0], one[1]), (other[0], other[1]))

@@ -1,4 +1,4 @@
-"""Gestures and their answers: quick ones, late answers, and lost requests."""
+"""Gestures and their answers: quick gestures, late answers, and lost requests."""
 
 from jola.edits.masks import HeadMask
 from tests.browser.edit_map.demo import Demo, Show, gates
@@ -44,7 +44,7 @@ def test_a_lost_request_loses_nothing(show: Show) -> None:
     shown.click("offset", *other)
     shown.settle()
     assert demo.mask == HeadMask.all(8, 6).toggled([one, other], "offset")
-    # Without another gesture it is told again by itself.
+    # Without another gesture, the map sends the event again.
     demo.lose = 1
     shown.map("map.patience = 300")
     shown.click("offset", *one)
@@ -61,7 +61,7 @@ def test_without_any_answer_the_map_goes_back(show: Show) -> None:
     shown.click("offset", *demo.cells("offset")[0])
     shown.page.wait_for_function("() => document.querySelector('.gm-say').textContent.includes('did not answer')")
     shown.settle(on=before)
-    shown.wait(lambda: len(demo.events) == 4)  # also those that were under way when the page gave up
+    shown.wait(lambda: len(demo.events) == 4)  # including those that were under way when the page gave up
 
 
 def test_the_answer_has_the_last_word(show: Show) -> None:
