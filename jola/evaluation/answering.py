@@ -1,4 +1,4 @@
-"""The answers of a model to test examples, in the form in which runs keep them."""
+"""Let a model answer test examples; the answers have the form in which runs store them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +27,7 @@ def answer_together(
     beams: int = 1,
     progress: Progress | None = None,
 ) -> list[TestAnswer] | None:
-    """`answer_examples`, shared out over the processes of a launch, which all call this and all get all answers.
+    """Distribute `answer_examples` over the processes of a launch; all of them call this and get all answers.
 
     Args:
         progress: Called with the estimated (done, total) of all processes. It may raise `Stopped`.
@@ -78,7 +78,7 @@ def answer_examples(
     Args:
         labels: Options of the examples that have none of their own.
         options: Whether to compute the log-likelihoods of the options.
-        max_new_tokens, beams: As for `exact_match`.
+        max_new_tokens, beams: See `exact_match`.
         progress: Called with (done, total) in examples; the total is twice as large with options.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Scores of kept answers: metrics by their names, and what they make of the answers that a run kept."""
+"""Metrics by name, and the scores of stored answers."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from jola.runs.answers import TestAnswer
 
 
 def metric_named(name: str) -> Metric:
-    """The metric of this name: a key of `METRICS`, ``bertscore``, or ``bertscore:ENCODER`` with or without ``@LAYER``.
+    """Return the metric of a name: a key of `METRICS`, ``bertscore``, or ``bertscore:ENCODER`` with or without ``@LAYER``.
 
     Raises:
         InputError: There is no such metric.
@@ -28,16 +28,16 @@ def metric_named(name: str) -> Metric:
 def score_answers(
     kept: Sequence[TestAnswer], metrics: Sequence[str], *, base: bool = False, first_reference: bool = False
 ) -> list[Score]:
-    """The scores of kept answers, in the order of the metrics.
+    """Return the scores of stored answers, in the order of the metrics.
 
     Args:
-        kept: As `jola.runs.run.Run.answers` reads them.
-        metrics: Names, as for `metric_named`.
-        base: Whether to score the answers of the model without edits.
+        kept: Stored answers, from `jola.runs.run.Run.answers`.
+        metrics: Names, see `metric_named`.
+        base: Whether to score the answers of the base model.
         first_reference: Whether only the first right answer of each example counts.
 
     Raises:
-        InputError: There are no answers, an unknown metric, or one that needs what was not kept.
+        InputError: There are no answers, a metric is unknown, or it needs data that were not stored.
     """
     return [
         _scored(kept, metric.on_first_reference() if first_reference else metric, base)
@@ -46,7 +46,7 @@ def score_answers(
 
 
 def default_metrics(kept: Sequence[TestAnswer], metrics: Sequence[str]) -> list[str]:
-    """Those of the metrics that exist for these answers: over labels only with labels, by options only if computed."""
+    """Return the metrics that apply to these answers: over labels only with labels, by options only if computed."""
     has_options = all(answer.example.options for answer in kept)
     computed = has_options and all(answer.log_likelihoods for answer in kept)
     return [
@@ -77,7 +77,7 @@ def _answer(kept: TestAnswer, metric: Metric, base: bool) -> str | None:
 
 
 def check_installed(metrics: Sequence[str]) -> None:
-    """Refuse metrics whose package is not installed, before anything is computed.
+    """Check that the packages of the metrics are installed, before anything is computed.
 
     Raises:
         InputError: A package is missing, or there is no such metric.

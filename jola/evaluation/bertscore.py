@@ -1,12 +1,12 @@
 """BERTScore (Zhang et al., 2020): how well the tokens of answer and reference match in the space of an encoder.
 
 Every token of one text is matched with the most similar token of the other, by the cosine of their vectors after one
-layer of the encoder; precision is the mean over the tokens of the answer, recall over those of the reference, and the
-value is their harmonic mean, for the reference for which it is largest. Values of different encoders or layers do not
-compare, so both are part of the metric's name. Without idf weights and without rescaling, as in GEM.
+layer of the encoder. Precision is the mean over the tokens of the answer, recall over those of the reference, and the
+value is their harmonic mean, for the reference with the largest. Values of different encoders or layers are not
+comparable, so both are part of the metric's name. As in GEM, there are no idf weights and no rescaling.
 
-The package ``bert-score`` computes it; two cases in which it fails are handled here: an empty answer scores 0, and a
-tokenizer that knows no limit of length gets the encoder's.
+The package ``bert-score`` computes it. Two cases in which it fails are handled here: an empty answer scores 0, and a
+tokenizer without a length limit gets the encoder's.
 """
 
 import re
@@ -26,19 +26,19 @@ from jola.system.formatting import error_words
 
 DEFAULT_ENCODER = "distilbert-base-uncased"
 LAYERS = {DEFAULT_ENCODER: 5, "roberta-large": 17, MINILM: 6}
-"""The layer of an encoder whose vectors are compared, counted from 1, unless another is named."""
+"""Layer of each encoder, counted from 1, whose vectors are compared by default."""
 _NAME = re.compile(r"(?P<encoder>.*?)(?:@(?P<layer>\d{1,3}))?")
 
 
 def bertscore(encoder: str = "") -> Metric:
-    """BERTScore with an encoder.
+    """Return the metric BERTScore with an encoder.
 
     Args:
         encoder: ``ENCODER`` or ``ENCODER@LAYER``: a name on the Hub, a folder, or the asset ``all-minilm-l6-v2``; empty
             for `DEFAULT_ENCODER`.
 
     Raises:
-        InputError: The layer is not named and not known.
+        InputError: No layer is given, and the encoder has no default layer.
     """
     found = _NAME.fullmatch(encoder)
     name = (found["encoder"] if found else "") or DEFAULT_ENCODER
@@ -82,13 +82,13 @@ def _values(answers: Sequence[str], examples: Sequence[Example], encoder: str, l
 
 @lru_cache(maxsize=1)
 def _load(encoder: str, layer: int) -> tuple[Any, Any]:
-    """The encoder up to a layer, and its tokenizer."""
+    """Load the encoder up to a layer, and its tokenizer."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer, PretrainedConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
     place = str(ensure(encoder)) if encoder in ASSETS else encoder
     try:
-        # As plain data first: the type chooses the code that interprets the configuration.
+        # Read as plain data first, because the type chooses the code that interprets the configuration.
         kind = PretrainedConfig.get_config_dict(place)[0].get("model_type")
         if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise InputError(
@@ -103,7 +103,7 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any]:
         model = AutoModel.from_pretrained(place, config=config, use_safetensors=True, trust_remote_code=False)
     except InputError:
         raise
-    except Exception as error:  # of network, files and three libraries; no list of types is complete
+    except Exception as error:  # of network, files and three libraries; no list of types would be complete
         reason = error_words(error)
         raise InputError(
             f"The encoder {encoder} of BERTScore cannot be loaded ({reason}); fetch it with `hf download {encoder}`, "

@@ -1,11 +1,11 @@
-"""What the kept answers of a run say: which are right, what the edits changed, and which labels are confused.
+"""Analyze the stored answers of a run: which are right, what the edits changed, and which labels are confused.
 
 from jola import Run
 from jola.evaluation.confusion import confusion, changes
 
 answers = Run.open("runs/my-run").answers()
 confusion(answers).to_frame()
-changes(answers)  # {"gained": [...], "lost": [...]}, for runs that also kept the answers of the base model
+changes(answers)  # {"gained": [...], "lost": [...]}, for runs that also stored the answers of the base model
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OTHER = "other"
-"""Column of the answers that are no label."""
+"""Column of the answers that are not a label."""
 
 Change = Literal["gained", "lost"]
 
@@ -52,7 +52,7 @@ class Confusion:
 
 
 def labels_of(answers: Sequence[TestAnswer]) -> tuple[str, ...]:
-    """The labels of the task; empty unless all examples share one set of options, and every right answer is one."""
+    """Return the labels of the task; empty unless all examples have the same options, with each right answer."""
     sets = {answer.example.options for answer in answers}
     labels = next(iter(sets)) if len(sets) == 1 else ()
     known = len(labels) > 1 and all(answer.example.completion in labels for answer in answers)
@@ -60,7 +60,7 @@ def labels_of(answers: Sequence[TestAnswer]) -> tuple[str, ...]:
 
 
 def confusion(answers: Sequence[TestAnswer], *, base: bool = False) -> Confusion | None:
-    """The confusion matrix of the edited model, or of the base model; None for tasks without labels.
+    """Return the confusion matrix of the edited model, or of the base model; None for tasks without labels.
 
     An answer is a label if it is identical to it, apart from surrounding white space. Examples without an answer of the
     base model are not counted in its matrix.
@@ -77,7 +77,7 @@ def confusion(answers: Sequence[TestAnswer], *, base: bool = False) -> Confusion
 
 
 def cell_of(answer: TestAnswer, text: str, labels: Sequence[str]) -> tuple[int, int]:
-    """(row, column) of an answer in the confusion matrix."""
+    """Return the (row, column) of an answer in the confusion matrix."""
     said = text.strip()
     return labels.index(answer.example.completion), labels.index(said) if said in labels else len(labels)
 
@@ -85,12 +85,12 @@ def cell_of(answer: TestAnswer, text: str, labels: Sequence[str]) -> tuple[int, 
 def example_values(
     answers: Sequence[TestAnswer], metric: str = "exact_match", *, base: bool = False
 ) -> list[float | None]:
-    """What a metric makes of each answer: 1 and 0 for right and wrong, or a score such as ROUGE-L; None without answer.
+    """Score each answer with a metric: 1 and 0 for right and wrong, or a value such as ROUGE-L; None without an answer.
 
-    A metric of summed counts, such as BLEU, is computed from the counts of each example, as its ``single`` says.
+    A metric of summed counts, such as BLEU, is computed from the counts of each example, with its ``single``.
 
     Args:
-        metric: A name as for `jola.evaluation.answers.metric_named`, of a metric that reads answers.
+        metric: Name of a metric that reads answers, as for `jola.evaluation.answers.metric_named`.
         base: Whether to take the answers of the base model.
 
     Raises:
@@ -111,17 +111,17 @@ def example_values(
 
 
 def change_of(before: float | None, after: float | None) -> Change | None:
-    """``gained`` if the later value is larger, ``lost`` if it is smaller; None if they are equal or one is missing."""
+    """Return ``gained`` if the later value is larger, ``lost`` if it is smaller, else None (also if one is missing)."""
     if before is None or after is None or before == after:
         return None
     return "gained" if after > before else "lost"
 
 
 def changes(answers: Sequence[TestAnswer], metric: str = "exact_match") -> dict[Change, list[TestAnswer]]:
-    """The examples that the edits gained and lost: by exact match, right only with them, and right only without.
+    """Return the examples that the edits gained and lost: for exact match, right only with, or only without, the edits.
 
     Raises:
-        InputError: As `example_values`.
+        InputError: See `example_values`.
     """
     found: dict[Change, list[TestAnswer]] = {"gained": [], "lost": []}
     before, after = example_values(answers, metric, base=True), example_values(answers, metric)

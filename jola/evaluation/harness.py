@@ -2,10 +2,9 @@
 
     python -m jola.evaluation.harness run --model jola --model_args adapter=FOLDER --tasks hellaswag --batch_size 16
 
-runs any of its tasks on an adapter; everything behind ``jola.evaluation.harness`` is the harness's own command.
-Releases of the harness that look for entry points know the type also as ``lm_eval run --model jola``; in Python, call
-`register` first.
-It comes with the extra ``lm-eval``.
+runs any of its tasks on an adapter; everything after ``jola.evaluation.harness`` is passed to the harness. In
+releases of the harness that read entry points, ``lm_eval run --model jola`` works too; in Python, call `register`
+first. The harness is installed with the extra ``lm-eval``.
 """
 
 import sys
@@ -23,7 +22,7 @@ MODEL_TYPE = "jola"
 
 
 def register() -> None:
-    """Make the model type known to the harness in this process.
+    """Register the model type with the harness, for this process.
 
     Raises:
         InputError: The harness is not installed.
@@ -34,7 +33,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """The harness's command line with the model type ``jola``; 2 is the exit code for bad input."""
+    """Run the harness's command line with the model type ``jola``; bad input exits with code 2."""
     try:
         register()
         from lm_eval.__main__ import cli_evaluate
@@ -46,7 +45,7 @@ def main() -> None:
 
 
 class HookedModel:
-    """A plain model whose passes are edited, for code that knows only plain models."""
+    """A plain model whose forward passes are edited, for code that works only with plain models."""
 
     def __init__(self, edited: "JoLAModel", strength: float = 1.0) -> None:
         self.edited, self.strength = edited, strength
@@ -58,10 +57,11 @@ class HookedModel:
         return self.edited(input_ids, attention_mask, strength=self.strength)
 
     def scores(self, pairs: Sequence[tuple[list[int], list[int]]], most: int) -> list[tuple[float, bool]]:
-        """(ln p(answer | context), whether it is the greedy answer) of each pair of token ids.
+        """Return (ln p(answer | context), whether it is the greedy answer) for each pair of token ids.
 
         Args:
-            most: Tokens in a pass, which leaves out the last one; contexts are cut at their beginning.
+            most: Maximum number of tokens in a pass, not counting the last one; contexts are truncated at their
+                beginning.
         """
         import torch
 
@@ -83,13 +83,13 @@ class HookedModel:
         return [(float(score), not bool(wrong)) for score, wrong in zip(total, misses, strict=True)]
 
     def generate(self, input_ids: Any, attention_mask: Any = None, **arguments: Any) -> Any:
-        """As ``generate`` of transformers."""
+        """See ``generate`` of transformers."""
         return self.edited.generate(input_ids, attention_mask, strength=self.strength, **arguments)
 
 
 @cache
 def _model_type() -> type:
-    """The class is made when it is asked for: its base is in a package that not everybody has."""
+    """Create the class on first use, because its base class is in an optional package."""
     _registry()
     from lm_eval.models.huggingface import HFLM
 
@@ -100,11 +100,11 @@ def _model_type() -> type:
 
         Args:
             adapter: Adapter directory, zip file, "owner/name" on the Hub, or the id or directory of a run.
-            revision: Of an adapter on the Hub.
-            model: The base model, when it is not where the adapter says.
+            revision: Revision of an adapter on the Hub.
+            model: Base model, if it is not where the adapter says.
             strength: Factor on every edit; 0 is the base model.
-            dtype, device: As for `JoLAModel.from_pretrained`.
-            others: As for ``HFLM``: batch_size, max_length, add_bos_token, …
+            dtype, device: See `JoLAModel.from_pretrained`.
+            others: Arguments of ``HFLM``: batch_size, max_length, add_bos_token, …
         """
 
         def __init__(
@@ -131,7 +131,7 @@ def _model_type() -> type:
             disable_tqdm: bool = False,
             override_bs: int | None = None,
         ) -> list[tuple[float, bool]]:
-            """As in ``HFLM``, which does not tell a pass where the contexts end that edits of prompts need."""
+            """Override the method of ``HFLM``, whose passes do not know where contexts end, as edits of prompts require."""
             plain: Any = self.model
             if all(i.uniform for i in plain.edited.in_use):
                 return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -169,7 +169,7 @@ def _registry() -> Any:
 
 
 def _find(adapter: str) -> str | Path:
-    """An adapter's own place, or that of the run with this id."""
+    """Return the location of an adapter, or that of the run with this id."""
     from jola.runs.run import Run
     from jola.runs.store import RunStore
 

@@ -1,7 +1,8 @@
-"""Metrics: what an answer is worth, computed from kept answers, so that one can be added without running a model.
+"""Metrics, computed from stored answers, so that a metric can be added without running a model again.
 
-A `Metric` gives each example a number, or a row of counts, and a `Score` is their mean, or the figure of the summed
-counts, with its n and its 95 % interval. All values are fractions: a BLEU of 0.231 is what sacrebleu prints as 23.1.
+A `Metric` gives each example a number, or a row of counts. A `Score` is the mean of the numbers, or the value computed
+from the summed counts, with its n and its 95 % interval. All values are fractions: a BLEU of 0.231 is what sacrebleu
+prints as 23.1.
 """
 
 import re
@@ -19,9 +20,9 @@ from jola.system.formatting import score_text
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
-"""Of the bootstrap, where the values of a metric are not just 0 and 1."""
+"""Bootstrap resamples, for metrics whose values are not only 0 and 1."""
 _CHUNK = 4 << 20
-"""Numbers of one block of resamples, which bounds the memory of the bootstrap."""
+"""Numbers in one block of resamples; bounds the memory of the bootstrap."""
 
 Array = NDArray[np.float64]
 
@@ -31,9 +32,9 @@ class Score:
     """A metric over ``n`` examples, with its 95 % interval.
 
     Args:
-        metric: Name of the metric, which for some contains what the value depends on, such as an encoder.
-        title: As people read it.
-        signature: Everything that the value depends on, for reports; empty where the name says it all.
+        metric: Name of the metric, which for some includes what the value depends on, such as an encoder.
+        title: Title shown to users.
+        signature: Everything that the value depends on, for reports; empty if the name says it all.
     """
 
     metric: str
@@ -45,7 +46,7 @@ class Score:
     signature: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as in ``result.json``; an empty signature is left out."""
+        """Return the fields as in ``result.json``, without empty texts."""
         found = {
             "metric": self.metric, "value": self.value, "n": self.n, "low": self.low, "high": self.high,
             "title": self.title, "signature": self.signature,
@@ -61,18 +62,19 @@ Values = Callable[[Sequence[str], Sequence[Example], Sequence[str] | None], Any]
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, or a row of counts, for each example, and what they are together.
+    """A number, or a row of counts, for each example, and how they are combined.
 
     Args:
-        name: As in files.
-        title: As people read it.
-        values: Called with answers, examples and the labels of the task, if it has any; (n,) numbers, or (n, k) counts.
-        needs_labels: Whether it only exists for examples with options or labels.
-        total: The value of (k,) summed counts; None takes the mean of the numbers.
-        single: The value of the (k,) counts of one example, if it differs from `total`.
+        name: Name in files.
+        title: Title shown to users.
+        values: Called with the answers, the examples and the labels of the task, or None; returns (n,) numbers or
+            (n, k) counts.
+        needs_labels: Whether it requires examples with options or labels.
+        total: Computes the value from (k,) summed counts; None takes the mean of the numbers.
+        single: Computes the value from the (k,) counts of one example, if it differs from `total`.
         reads: "answer", or "options" for the most likely option.
-        signature: Everything that the value depends on, given the examples.
-        package: Module that it needs, of the extra ``metrics``.
+        signature: Returns everything that the value depends on, given the examples.
+        package: Module of the extra ``metrics`` that it needs.
     """
 
     name: str
@@ -86,15 +88,15 @@ class Metric:
     package: str = ""
 
     def score(self, answers: Sequence[str], examples: Sequence[Example], labels: Sequence[str] | None = None) -> Score:
-        """The value over the examples.
+        """Compute the value over the examples, with its interval.
 
         Args:
-            answers: One for each example; for a metric that reads options, the most likely ones.
-            examples: With the answers that count as right.
+            answers: One for each example; for a metric that reads options, the most likely option.
+            examples: Examples with the right answers.
             labels: Options of the examples that have none of their own.
 
         Raises:
-            InputError: There are no examples, no labels where the metric needs them, or a package is missing.
+            InputError: There are no examples, the metric needs labels that are missing, or a package is missing.
         """
         if not examples:
             raise InputError("There are no examples to evaluate.")
@@ -107,7 +109,7 @@ class Metric:
         return Score(self.name, value, len(values), low, high, self.title, signature)
 
     def on_first_reference(self) -> "Metric":
-        """This metric with only the first right answer of each example."""
+        """Return this metric with only the first right answer of each example."""
 
         def values(answers: Sequence[str], examples: Sequence[Example], labels: Sequence[str] | None) -> Any:
             return self.values(answers, _first_only(examples), labels)
@@ -123,13 +125,13 @@ class Metric:
 
 
 def interval_of(values: Array, total: Callable[[Array], float] | None = None) -> tuple[float, float]:
-    """The 95 % interval of a mean, or of what ``total`` makes of summed counts.
+    """Return the 95 % interval of a mean, or of ``total`` of the summed counts.
 
-    Wilson's for a mean of values that are all 0 or 1, else the percentiles of a bootstrap over the examples.
+    Wilson's interval for the mean of values that are all 0 or 1, else the percentiles of a bootstrap over the examples.
 
     Args:
         values: (n,) numbers, or (n, k) counts.
-        total: As in `Metric`.
+        total: See `Metric`.
     """
     n = len(values)
     if total is None and np.isin(values, (0, 1)).all():
@@ -145,7 +147,7 @@ def interval_of(values: Array, total: Callable[[Array], float] | None = None) ->
 
 
 def right_answers(example: Example) -> list[str]:
-    """The answers that count as right, without white space around them."""
+    """Return the answers that count as right, without surrounding white space."""
     return [answer.strip() for answer in (example.completion, *example.references)]
 
 
@@ -168,7 +170,7 @@ def _first_label(answers: Sequence[str], examples: Sequence[Example], labels: Se
 
 
 def first_label(answer: str, labels: Sequence[str]) -> str | None:
-    """The label that occurs first in an answer, the longer one where two begin at the same place; None without any."""
+    """Return the label that occurs first in an answer, the longest if several begin there; None without any."""
     text = answer.lower()
     found = [(text.find(label.lower()), -len(label), label) for label in labels if label.lower() in text]
     return min(found)[2] if found else None
@@ -179,7 +181,7 @@ _LONE = re.compile(r"(?<![A-Za-z])([A-J])(?![A-Za-z])")
 
 
 def answer_letter(answer: str) -> str | None:
-    """The letter A to J in "The answer is (X)", else the first capital one that is not part of a word; None without."""
+    """Return the letter A to J in "The answer is (X)", else the first such capital that is a word, else None."""
     found = _STATED.search(answer) or _LONE.search(answer)
     return found[1] if found else None
 
@@ -193,7 +195,7 @@ def _answer_letter(answers: Sequence[str], examples: Sequence[Example], labels: 
 
 
 def _bleu_counts(answers: Sequence[str], examples: Sequence[Example], labels: Sequence[str] | None) -> list[list[int]]:
-    """Of each example: length of the answer and of the closest reference, then matches and n-grams of orders 1 to 4."""
+    """Return for each example: lengths of answer and closest reference, then matches and n-grams of orders 1 to 4."""
     bleu = required_package("sacrebleu").BLEU(lowercase=True, effective_order=True)
     rows = []
     for answer, example in zip(answers, examples, strict=True):
@@ -209,7 +211,7 @@ def _bleu(counts: Array, *, effective_order: bool = False) -> float:
 
 
 def _bleu_of_one(counts: Array) -> float:
-    """BLEU of one sentence: n-grams longer than the answer do not count."""
+    """BLEU of one sentence, without the orders of n-grams that are longer than the answer."""
     return _bleu(counts, effective_order=True)
 
 
@@ -219,7 +221,7 @@ def _bleu_signature(examples: Sequence[Example]) -> str:
 
 
 def _rouge_l(answers: Sequence[str], examples: Sequence[Example], labels: Sequence[str] | None) -> list[float]:
-    """F of the longest common subsequence of stems with the reference for which it is largest."""
+    """F-measure of the longest common subsequence of stems, with the reference for which it is largest."""
     scorer = required_package("rouge_score.rouge_scorer").RougeScorer(["rougeL"], use_stemmer=True)
     return [scorer.score_multi(right_answers(e), a)["rougeL"].fmeasure for a, e in zip(answers, examples, strict=True)]
 
@@ -236,7 +238,7 @@ def _reference_counts(examples: Sequence[Example]) -> str:
 
 
 def required_package(name: str) -> Any:
-    """A module of the extra ``metrics``.
+    """Import a module of the extra ``metrics``.
 
     Raises:
         InputError: Its package is not installed.
@@ -264,4 +266,4 @@ ROUGE_L = Metric("rouge_l", "ROUGE-L", _rouge_l, signature=_rouge_signature, pac
 METRICS: dict[str, Metric] = {
     metric.name: metric for metric in (EXACT_MATCH, OPTIONS, FIRST_LABEL, ANSWER_LETTER, BLEU, ROUGE_L)
 }
-"""The metrics that need no model of their own, by their names. `jola.evaluation.answers.metric_named` has BERTScore."""
+"""Metrics that need no model of their own, by name. `jola.evaluation.answers.metric_named` also knows BERTScore."""

@@ -1,4 +1,4 @@
-r"""Reading: options scored by how far activations lie along the directions of RePE (Zou et al., 2023, section 3.1).
+r"""Reading: score options by projecting activations on the directions of RePE (Zou et al., 2023, section 3.1).
 
 With h_l(o) the residual stream of the base model after layer l, at the last token of option o after the prompt, v_l the
 direction of layer l and n_l the mean norm there,
@@ -43,10 +43,10 @@ class Reading:
 
 
 def reading_vectors(model: "EditedModel") -> Tensor:
-    """v_l / n_l of the layers that a RePE adapter edits, (layers, hidden), zero at the others; float32 on the CPU.
+    """Return v_l / n_l of the layers that a RePE adapter edits, (layers, hidden), else zero; float32 on the CPU.
 
     Raises:
-        InputError: The model has no edits of RePE, or their coefficient is 0.
+        InputError: The model has no RePE edits, or their coefficient is 0.
     """
     offsets = next((i for i in model.own_interventions() if isinstance(i, ComputedOffsets)), None)
     if offsets is None:
@@ -62,7 +62,7 @@ def reading_vectors(model: "EditedModel") -> Tensor:
 
 @torch.no_grad()
 def after_answers(model: "EditedModel", rows: Sequence[Encoded], ends: Sequence[int]) -> Tensor:
-    """The residual stream of the base model after each layer, at the last token of each answer before its end tokens.
+    """Return the base model's residual stream after each layer, at the last token of each answer before its end tokens.
 
     Args:
         rows: One batch.
@@ -96,11 +96,11 @@ def option_projections(
     *,
     progress: Progress | None = None,
 ) -> Tensor:
-    """h_l(o) · vector_l of each option, (examples, options, layers); -inf where an example has fewer options.
+    """Return h_l(o) · vector_l of each option, (examples, options, layers); -inf where an example has fewer options.
 
     Args:
         labels: The options of every example that has none of its own.
-        vectors: (layers, hidden), as `reading_vectors` gives them.
+        vectors: (layers, hidden), from `reading_vectors`.
         progress: Called with (done, total) in examples.
 
     Raises:
@@ -125,11 +125,11 @@ def option_projections(
 def read_options(
     projections: Tensor, examples: Sequence[Example], labels: Sequence[str] | None, layers: Sequence[int]
 ) -> Reading:
-    """The option of each example with the largest mean projection over layers.
+    """Choose the option of each example with the largest mean projection over layers.
 
     Args:
         projections: (examples, options, layers), from `option_projections`.
-        labels: As there.
+        labels: See `option_projections`.
     """
     scores = projections[:, :, list(layers)].mean(-1)
     choices = [given[int(at)] for given, at in zip(options_of(examples, labels), scores.argmax(1), strict=True)]
@@ -139,10 +139,10 @@ def read_options(
 def choose_layers(
     projections: Tensor, examples: Sequence[Example], labels: Sequence[str] | None, vectors: Tensor
 ) -> Reading:
-    """The best of all layers with a direction together, and each of them: by accuracy, the first among equals.
+    """Choose the layers with the best accuracy: all that have a direction, or a single one; the first among equals.
 
     Args:
-        projections, examples, labels: Of validation examples, as for `read_options`.
+        projections, examples, labels: Of validation examples, see `read_options`.
         vectors: (layers, hidden); layers without a direction are zero.
     """
     there = [layer for layer, vector in enumerate(vectors) if bool(vector.any())]

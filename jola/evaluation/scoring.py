@@ -1,8 +1,8 @@
 """Accuracy of an edited model, by generation and by the likelihood of the options.
 
-Exact match is the paper's measure. On a task with known labels it also asks for the wanted form: a model that
-knows the answer and phrases it differently scores 0. The likelihood of the options takes the form out of the
-question, so the two together tell what edits taught: the form, or the task.
+Exact match is the paper's metric. On a task with known labels it also measures the form: a model that knows the answer
+but phrases it differently scores 0. The likelihood of the options does not depend on the form, so both together show
+what the edits taught: the form, or the task.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
 Progress = Callable[[int, int], None]
-"""Called with the number of examples done and their total."""
+"""Called with (done, total) in examples."""
 
-_SPARE_TOKENS = 2  # beyond the longest right answer, so that a longer, wrong one is seen to go on
+_SPARE_TOKENS = 2  # beyond the longest right answer, so that a longer, wrong answer does not look right
 
-# A model's generation_config may ask for sampling or punish repeated tokens (Qwen's does).
+# A model's generation_config may ask for sampling or penalize repeated tokens (Qwen's does).
 _WITHOUT_SAMPLING = {
     "do_sample": False,
     "repetition_penalty": 1.0,
@@ -80,7 +80,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """Result of `exact_match`: ``answers[i]`` is what the model said to example i."""
+    """Result of `exact_match`: ``answers[i]`` is the model's answer to example i."""
 
     accuracy: Accuracy
     answers: list[str]
@@ -90,8 +90,8 @@ class ExactMatch:
 class OptionChoice:
     """Result of `option_likelihood`.
 
-    ``choices[i]`` is the most likely option of example i; ``log_likelihoods`` (examples, options), float32 on
-    the CPU, holds ln p(option | prompt) in the order of the options, and -inf where an example has fewer.
+    ``choices[i]`` is the most likely option of example i; ``log_likelihoods`` (examples, options), float32 on the CPU,
+    contains ln p(option | prompt) in the order of the options, and -inf where an example has fewer.
     """
 
     accuracy: Accuracy
@@ -110,16 +110,17 @@ def exact_match(
     mask: "Masks" = None,
     progress: Progress | None = None,
 ) -> ExactMatch:
-    """Let the model answer every example without sampling and compare with the right answers, letter for letter.
+    """Let the model answer every example without sampling, and compare with the right answers character by character.
 
-    White space around an answer does not count, and where every right answer is one line, neither does
-    anything after the model's first line. One of an example's ``references`` is as right as its completion.
+    Surrounding white space is ignored, and if every right answer is a single line, so is everything after the first
+    line of the model's answer. An example's ``references`` are as right as its completion.
 
     Args:
         batch_size: Prompts generated at once.
-        max_new_tokens: Longest answer; None allows the longest right one, its end token and two tokens more.
-        beams: Beams of the search for an answer; 1 is greedy decoding.
-        mask: Switches single edits off for this call, as in `EditedModel.forward`.
+        max_new_tokens: Maximum length of an answer; None allows the longest right one, its end token and two more
+            tokens.
+        beams: Beams of the beam search; 1 is greedy decoding.
+        mask: Switches individual edits off for this call, as in `EditedModel.forward`.
 
     Raises:
         InputError: There are no examples.
@@ -165,25 +166,25 @@ def option_likelihood(
     mask: "Masks" = None,
     progress: Progress | None = None,
 ) -> OptionChoice:
-    """Choose, for every example, the option whose tokens the model finds most likely after the prompt.
+    """Choose, for every example, the option whose tokens are most likely after the prompt.
 
-    The log-likelihood of an option is the sum over its tokens *and the end token*. Without the end token an
-    option that begins another ("no" and "no idea") could never be less likely than it, because the longer one
-    only adds factors below 1; with it, both are complete answers, and their probabilities those of events
-    that exclude each other. For the same reason the sum is not divided by the number of tokens.
+    The log-likelihood of an option is the sum over its tokens *and the end token*. Without the end token, an option
+    that begins another ("no" and "no idea") could never be less likely, because the longer one only adds factors below
+    1; with it, both are complete answers, which are mutually exclusive events. For the same reason, the sum is not
+    divided by the number of tokens.
 
     Args:
         labels: The options of every example that has none of its own; at least two.
-        batch_size: Sequences (prompt with one option) in a pass. The options of one prompt always share a pass,
-            even when there are more of them than that.
-        mask: Switches single edits off for this call, as in `EditedModel.forward`.
+        batch_size: Sequences (prompt with one option) in a pass. The options of one prompt always share a pass, even if
+            there are more of them.
+        mask: Switches individual edits off for this call, as in `EditedModel.forward`.
 
     Raises:
-        InputError: There are no examples, or fewer than two different options.
+        InputError: There are no examples, or one has fewer than two different options.
     """
     options = options_of(examples, labels)
     prompts = [template.encode_prompt(example) for example in examples]
-    # A template tokenises prompt and completion apart, so an option has the same tokens after every prompt.
+    # A template tokenizes prompt and completion separately, so an option has the same tokens after every prompt.
     texts = dict.fromkeys(text for given in options for text in given)
     tokens = {text: _completion_ids(replace(examples[0], completion=text), template) for text in texts}
     most = max(map(len, options))
@@ -203,10 +204,10 @@ def option_likelihood(
 
 
 def options_of(examples: Sequence[Example], labels: Sequence[str] | None) -> list[tuple[str, ...]]:
-    """The options of each example: its own, or the labels.
+    """Return the options of each example: its own, or the labels.
 
     Raises:
-        InputError: There are no examples, or fewer than two different options.
+        InputError: There are no examples, or one has fewer than two different options.
     """
     _refuse_none(examples)
     options = [tuple(example.options or labels or ()) for example in examples]
@@ -216,7 +217,7 @@ def options_of(examples: Sequence[Example], labels: Sequence[str] | None) -> lis
 
 
 def right_choices(answers: Sequence[str], examples: Sequence[Example]) -> Accuracy:
-    """The share of answers that are right, letter for letter."""
+    """Return the share of answers that are right, compared character by character."""
     right = EXACT_MATCH.values(answers, examples, None)
     return Accuracy(int(sum(right)), len(right))
 
@@ -227,13 +228,13 @@ def _completion_ids(example: Example, template: Template) -> list[int]:
 
 
 def answer_tokens(examples: Sequence[Example], template: Template) -> int:
-    """Tokens that an answer may take: those of the longest right answer, its end token, and two more."""
+    """Return the token limit of an answer: the longest right answer, its end token, and two more tokens."""
     answers = {right for example in examples for right in (example.completion, *example.references)}
     return max(len(_completion_ids(replace(examples[0], completion=a), template)) for a in answers) + _SPARE_TOKENS
 
 
 def _decode_answer(ids: list[int], ends: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    """The text before the first end token, without special tokens and without white space around it."""
+    """Return the text before the first end token, without special tokens and surrounding white space."""
     stop = next((position for position, token in enumerate(ids) if token in ends), len(ids))
     text = tokenizer.decode(ids[:stop], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert isinstance(text, str)
@@ -241,10 +242,10 @@ def _decode_answer(ids: list[int], ends: list[int], tokenizer: PreTrainedTokeniz
 
 
 def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int]]:
-    """Indices of the prompts in batches of similar length, so that little is padding.
+    """Yield the indices of the prompts in batches of similar length, to reduce padding.
 
-    The longest come first: a batch that does not fit into memory fails at once, and the time left is never
-    estimated from the cheap ones.
+    The longest come first, so that a batch that does not fit into memory fails at once, and the remaining time is never
+    estimated from short prompts.
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]), reverse=True)
     for start in range(0, len(order), size):
@@ -253,7 +254,7 @@ def _by_length(prompts: Sequence[Sequence[int]], size: int) -> Iterator[list[int
 
 @contextmanager
 def evaluating(model: "EditedModel") -> Iterator[None]:
-    """Evaluation mode (gates at their evaluation value, nothing drawn) and no gradients inside the block."""
+    """Evaluation mode without gradients inside the block: gates have their evaluation value, nothing is sampled."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-r"""Side effects: what edits change on plain text that has nothing to do with their task.
+r"""Side effects: what edits change on plain text that is unrelated to their task.
 
 For each token t of a passage after the first one, with p the base model and q the edited one,
 
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
 OWN_TEXT = "plain text of JoLA Workbench"
-"""Name of the passages that `plain_text` gives."""
+"""Name of the passages of `plain_text`."""
 PASSAGE_TOKENS = 256
 """Longer passages are cut into parts of this many tokens."""
 MOST_TOKENS = 8192
-"""Tokens of a text that are read at most."""
+"""Maximum number of tokens read from a text."""
 _LOGITS = 1 << 25
-"""Logits of one pass at most, which bounds the memory; a pass has at least one passage."""
+"""Maximum number of logits in a pass, which bounds the memory; a pass has at least one passage."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class SideEffects:
     """KL(base ‖ edited)."""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the fields, for JSON."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: vars(value) if isinstance(value, Mean) else value for name, value in found.items()}
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per figure: value and interval, in nats per token."""
+        """Return one row per figure: value and interval, in nats per token."""
         import pandas as pd  # takes long to import
 
         means = {name: value for name, value in vars(self).items() if isinstance(value, Mean)}
@@ -83,15 +83,15 @@ class SideEffects:
 
 
 def plain_text() -> list[str]:
-    """Forty short passages on everyday subjects, written for this project."""
+    """Return forty short passages on everyday subjects, written for this project."""
     return _passages((Path(__file__).parent / "plain_text.txt").read_text("utf-8"))
 
 
 def read_passages(path: Path | str) -> list[str]:
-    """The passages of a text file: what is between its empty lines.
+    """Read the passages of a text file, separated by empty lines.
 
     Raises:
-        InputError: It is not a readable file of UTF-8 text, or has no text.
+        InputError: The file cannot be read, is not UTF-8, or contains no text.
     """
     try:
         text = Path(path).read_text("utf-8-sig")
@@ -118,20 +118,20 @@ def side_effects(
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> SideEffects:
-    """Cross-entropy and KL(base ‖ edited) per token on plain text, without a template.
+    """Compute cross-entropy and KL(base ‖ edited) per token on plain text, without a template.
 
-    Methods that edit positions of the prompt take each passage as a prompt.
+    Methods that edit positions of the prompt treat each passage as a prompt.
 
     Args:
         model: Its interventions in use are compared with the base model.
         passages: Texts that the edits were not trained on; None takes `plain_text`.
         text: Name of the passages.
-        mask: Switches single edits off for this call, as in `EditedModel.forward`.
+        mask: Switches individual edits off for this call, as in `EditedModel.forward`.
         strength: Factor on every edit.
         progress: Called with (done, total) in passages and parts of long ones.
 
     Raises:
-        InputError: No passage has two tokens.
+        InputError: No passage has at least two tokens.
     """
     name = text or (OWN_TEXT if passages is None else "given text")
     rows, of_passage = _rows(model, plain_text() if passages is None else passages)
@@ -151,7 +151,7 @@ def side_effects(
 
 
 def _rows(model: "EditedModel", passages: Sequence[str]) -> tuple[list[list[int]], list[int]]:
-    """Token ids of the passages, cut to what the model can read, and the number of the passage of each part."""
+    """Return the token ids of the passages, in parts that the model can read, and the passage number of each part."""
     config = model.base.config.get_text_config()
     most = min(PASSAGE_TOKENS, getattr(config, "max_position_embeddings", None) or PASSAGE_TOKENS)
     rows: list[list[int]] = []
@@ -165,14 +165,14 @@ def _rows(model: "EditedModel", passages: Sequence[str]) -> tuple[list[list[int]
         parts = [part for start in range(0, len(ids), most) if len(part := ids[start : start + most]) > 1]
         rows += parts
         of_passage += [number] * len(parts)
-        number += bool(parts)  # one without two tokens has nothing to score
+        number += bool(parts)  # a passage with fewer than two tokens has nothing to score
     if not rows:
         raise InputError("The text has no passage of at least two tokens; give a longer one.")
     return rows, of_passage
 
 
 def _batches(model: "EditedModel", counts: NDArray[np.int64]) -> Iterator[list[int]]:
-    """Indices of rows, the longest first, so many that their logits stay below the limit."""
+    """Yield batches of row indices, the longest rows first, whose logits stay below the limit."""
     tokens = max(1, _LOGITS // model.base.config.get_text_config().vocab_size)
     batch: list[int] = []
     for index in np.argsort(-counts, kind="stable").tolist():
@@ -184,7 +184,7 @@ def _batches(model: "EditedModel", counts: NDArray[np.int64]) -> Iterator[list[i
 
 
 def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", strength: float) -> NDArray[np.float64]:
-    """Sums over the tokens of each row, (rows, 3)."""
+    """Return the sums of the three figures over the tokens of each row, (rows, 3)."""
     batch = collate([Encoded(row, 0) for row in rows], pad_token_of(model.tokenizer))
     lengths = torch.tensor([len(row) for row in rows])
     scored = batch["labels"][:, 1:] != IGNORED
@@ -200,14 +200,14 @@ def _sums(model: "EditedModel", rows: Sequence[list[int]], mask: "Masks", streng
     targets = batch["labels"][:, 1:][scored].to(base.device)[:, None]
     divergence = torch.nn.functional.kl_div(edited, base, reduction="none", log_target=True).sum(-1)
     figures = torch.stack([-base.gather(-1, targets)[:, 0], -edited.gather(-1, targets)[:, 0], divergence], 1)
-    # A divergence is not negative; rounding may make it so.
+    # A divergence is not negative, except by rounding.
     figures[:, 2].clamp_(min=0)
     found = torch.zeros(len(rows), 3, dtype=torch.float64)
     return found.index_add(0, scored.nonzero()[:, 0], figures.cpu().double()).numpy()
 
 
 def _mean(values: NDArray[np.float64], counts: NDArray[Any]) -> Mean:
-    """Mean per token of sums by passage."""
+    """Return the mean per token from sums by passage."""
     low, high = None, None
     if len(values) > 1:
         low, high = interval_of(np.stack([values, counts.astype(np.float64)], 1), lambda sums: sums[0] / sums[1])
