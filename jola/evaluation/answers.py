@@ -11,7 +11,10 @@ from jola.runs.answers import TestAnswer
 
 
 def metric_named(name: str) -> Metric:
-    """Return the metric of a name: a key of `METRICS`, ``bertscore``, or ``bertscore:ENCODER`` with or without ``@LAYER``.
+    """Return the metric of a name.
+
+    Args:
+        name: A key of `METRICS`, ``bertscore``, or ``bertscore:ENCODER`` with or without ``@LAYER``.
 
     Raises:
         InputError: There is no such metric.

@@ -131,7 +131,7 @@ def _model_type() -> type:
             disable_tqdm: bool = False,
             override_bs: int | None = None,
         ) -> list[tuple[float, bool]]:
-            """Override the method of ``HFLM``, whose passes do not know where contexts end, as edits of prompts require."""
+            """Override the method of ``HFLM``, whose passes lack the ends of contexts that edits of prompts need."""
             plain: Any = self.model
             if all(i.uniform for i in plain.edited.in_use):
                 return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)

@@ -1,4 +1,4 @@
-"""Where an adapter comes from: a directory, a zip file of it or of its run, or a repository on the Hub."""
+"""Open an adapter from a directory, a zip file of an adapter or of a run, or a repository on the Hub."""
 
 import tempfile
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from jola.runs.store import RunStore
 
 @contextmanager
 def local_adapter(source: Path | str, revision: str | None = None, *, api: HfApi | None = None) -> Iterator[Path]:
-    """The directory of an adapter; that of a zip file lasts as long as the block.
+    """Yield the directory of an adapter; that of a zip file exists only inside the block.
 
     Args:
         source: A directory, a zip file of an adapter or of a run, or "owner/name" on the Hub.
         revision: Branch, tag or commit of a repository on the Hub.
-        api: The Hub; the public one by default.
+        api: Client of the Hub; of the public one by default.
 
     Raises:
-        InputError: There is no such thing, it cannot be fetched, or the zip file is damaged, unsafe or something else
-            (see `jola.runs.archive`).
+        InputError: The source does not exist, cannot be fetched, or is a zip file that is damaged, unsafe or of another
+            kind (see `jola.runs.archive`).
     """
     path = Path(source)
     if path.is_file():

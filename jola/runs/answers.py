@@ -1,16 +1,15 @@
-"""The answers to the test examples of a run, kept in ``answers.jsonl``: one JSON object per line and example.
+"""The answers to the test examples of a run, stored in ``answers.jsonl``: one JSON object per line and example.
 
-A line has the columns of an example (``prompt``, ``completion``, ``references``, ``options``) and what the model said
-to it::
+A line has the columns of an example (``prompt``, ``completion``, ``references``, ``options``) and the model's answers::
 
     id                     hash of the example, the same in every run
     answer                 of the edited model
-    base_answer            of the model without edits, where it was asked
-    log_likelihoods        ln p(option | prompt) of the edited model, in the order of ``options``, where computed
-    base_log_likelihoods   the same without edits
+    base_answer            of the base model, if it was tested
+    log_likelihoods        ln p(option | prompt) of the edited model, in the order of ``options``, if computed
+    base_log_likelihoods   the same of the base model
 
-Metrics are computed from these answers, so one can be added to a run without its model. Exported runs leave the file
-out, because it holds texts of the data.
+Metrics are computed from these answers, so one can be added to a run without its model. Exported runs do not include
+the file, because it contains texts of the data.
 """
 
 import json
@@ -28,9 +27,9 @@ from jola.system.typed_json import JsonFile, Line, Number, valid_part
 
 ANSWERS_NAME = "answers.jsonl"
 SIZE_LIMIT = 64 << 20
-"""Bytes of the file, at most. Prompts are shortened in the middle when it would be larger."""
+"""Maximum bytes of the file. Prompts are shortened in the middle if it would be larger."""
 PROMPT_LENGTHS = (20_000, 2_000, 200)
-"""Characters of one turn of a prompt that are kept; the next smaller number when the file would be too large."""
+"""Maximum characters of one turn of a prompt; the next smaller number is used if the file would be too large."""
 _CUT = " […] "
 
 LogLikelihoods = tuple[float, ...]
@@ -59,19 +58,19 @@ class AnswerRow(JsonFile):
 
 @dataclass(frozen=True)
 class TestAnswer:
-    """What a run answered to one test example.
+    """Answers of a run to one test example.
 
     Args:
         id: Hash of the example: equal ids in two runs are the same example.
         example: The prompt, whose long turns may be shortened, the expected answer, its references, and the options in
             the order of the log-likelihoods.
-        answer: Of the edited model.
-        base_answer: Of the model without edits; None where it was not asked.
-        log_likelihoods: ln p(option | prompt) of the edited model, nats; None where not computed.
-        base_log_likelihoods: The same of the model without edits.
+        answer: Answer of the edited model.
+        base_answer: Answer of the base model; None if it was not tested.
+        log_likelihoods: ln p(option | prompt) of the edited model, in nats; None if not computed.
+        base_log_likelihoods: The same of the base model.
     """
 
-    __test__ = False  # not a test case, in spite of its name
+    __test__ = False  # not a test case, despite its name
 
     id: str
     example: Example
@@ -86,7 +85,7 @@ class TestAnswer:
         return self.example.completion, *self.example.references
 
     def to_dict(self, length: int | None = None) -> dict[str, Any]:
-        """The line of the file; ``length`` shortens each turn of the prompt to this number of characters."""
+        """Return the line of the file; each turn of the prompt is shortened to at most ``length`` characters."""
         turns = [{"role": turn.role, "content": _shortened(turn.content, length)} for turn in self.example.prompt]
         one_turn = len(turns) == 1 and turns[0]["role"] == "user"
         row = {
@@ -104,10 +103,10 @@ class TestAnswer:
 
 
 def write_answers(folder: Path, answers: Sequence[TestAnswer]) -> bool:
-    """Put the answers into a run's directory in one step.
+    """Write the answers to a run's directory atomically.
 
     Returns:
-        False if even shortened prompts would exceed `SIZE_LIMIT`, and no file was written.
+        False, without writing a file, if even shortened prompts would exceed `SIZE_LIMIT`.
 
     Raises:
         InputError: The disk is full or read-only.
@@ -121,10 +120,10 @@ def write_answers(folder: Path, answers: Sequence[TestAnswer]) -> bool:
 
 
 def read_answers(folder: Path) -> list[TestAnswer]:
-    """The answers in a run's directory, in the order of the test examples; empty if none were kept.
+    """Read the answers in a run's directory, in the order of the test examples; empty if none were stored.
 
     Raises:
-        InputError: The file cannot be read, or a line is damaged; the sentence names the line.
+        InputError: The file cannot be read, or a line is damaged; the message names the line.
     """
     path = folder / ANSWERS_NAME
     try:
@@ -155,7 +154,7 @@ def _answer(line: bytes, where: str) -> TestAnswer:
 
 
 def _shortened(text: str, length: int | None) -> str:
-    """The text without its middle if it is longer than ``length`` characters."""
+    """Return the text without its middle if it is longer than ``length`` characters."""
     if length is None or len(text) <= length:
         return text
     half = (length - len(_CUT)) // 2

@@ -1,16 +1,16 @@
-"""Runs as zip files: one to give away, and one that somebody gave.
+"""Runs as zip files: export a run, and import the runs of others.
 
-An exported run holds what is needed to use its edits and to look at its training again, and nothing that tells where
-it was trained::
+An exported run contains everything needed to use its edits and to view its training, and nothing that tells where it
+was trained::
 
-    archive.json                    what this file is: {"format", "version", "run", "state", "step", …}
+    archive.json                    description of this file: {"format", "version", "run", "state", "step", …}
     adapter/adapter_config.json  adapter/adapter_model.safetensors  adapter/README.md
     adapter/heads.png
     config.json  result.json  metrics.jsonl  notes.json  masks.json
     gates/<site>.json  gates/<site>.f32
 
-`import_archive` takes such a file, a zip file of only an adapter directory, an adapter directory, or the directory of
-a run. What is imported comes from a stranger: see `jola.system.safe_zip` and `jola.runs.contents` for what is refused.
+`import_archive` accepts such a file, a zip file of only an adapter directory, an adapter directory, or the directory of
+a run. Imported files may come from strangers: see `jola.system.safe_zip` and `jola.runs.contents` for what is rejected.
 """
 
 import os
@@ -57,13 +57,13 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs gi
 
 
 def export_archive(run: Run, file: Path | str) -> Path:
-    """Write a run that has an adapter into a zip file, in one step, and return its path.
+    """Write a run that has an adapter to a zip file, atomically, and return its path.
 
-    Folders in names of models and data are left out, and so is everything about the machine. ``file`` may be an
-    existing folder: the zip file gets the id of the run there.
+    Folders in names of models and data are left out, and so is everything about the machine. If ``file`` is an existing
+    folder, the zip file is written there under the id of the run.
 
     Raises:
-        InputError: The run has no adapter yet, there is a file of this name, or it cannot be written.
+        InputError: The run has no adapter yet, the file already exists, or it cannot be written.
     """
     file = Path(file)
     if file.is_dir():
@@ -85,11 +85,11 @@ def export_archive(run: Run, file: Path | str) -> Path:
 
 
 export_adapter = export_archive
-"""Other name of `export_archive`."""
+"""Alias of `export_archive`."""
 
 
 def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents of the files of an archive. `InputError` when the run has no adapter yet."""
+    """Yield the names and contents of the files of an archive. Raises `InputError` if the run has no adapter yet."""
     if not (run.adapter_dir / CONFIG_NAME).is_file() or not (run.adapter_dir / WEIGHTS_NAME).is_file():
         raise InputError(run.why_no_adapter())
     status, config = run.status(), run.raw_config()
@@ -128,7 +128,7 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
 
 
 def _portable(config: dict[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
-    """A configuration without what is only about this machine."""
+    """Return a configuration without information about this machine."""
     kept = {name: dict(value) if isinstance(value, dict) else value for name, value in config.items()}
     for part, name in (("model", "model"), ("model", "device_map"), ("data", "task"), ("task", "name")):
         if isinstance(kept.get(part), dict) and kept[part].get(name):
@@ -141,7 +141,7 @@ def _portable(config: dict[str, Any], name_of: Callable[[Any], Any]) -> dict[str
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.external_attr = 0o644 << 16
-    # Gates that are all closed pack so well that the reader would take them for a bomb.
+    # Closed gates compress so well that the reader would reject them as a zip bomb.
     packs_well = len(data) > JSON_LIMIT and len(zlib.compress(data)) * MAX_RATIO < 2 * len(data)
     archive.writestr(info, data, zipfile.ZIP_STORED if packs_well else zipfile.ZIP_DEFLATED)
 
@@ -150,19 +150,19 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 
 def import_archive(source: Path | str, store: RunStore, *, id: str | None = None, name: str | None = None) -> Run:
-    """Make a run of an exported one, of a zip file with an adapter, or of an adapter directory.
+    """Import an exported run, a zip file with an adapter, or an adapter directory as a run.
 
-    The run is ``finished``, or ``cancelled`` when it was, and marked as imported; an adapter without a run gives a run
-    without history. Nothing appears in the store unless everything was found to be right.
+    The run is ``finished``, or ``cancelled`` if it was, and marked as imported; an adapter without a run becomes a run
+    without history. Nothing is added to the store unless everything was found to be valid.
 
     Args:
         source: The zip file, or the directory of an adapter or of a run.
-        store: Where the run goes.
+        store: Store of the imported run.
         id: Id of the run; a new one by default.
-        name: What messages call the source, where its path means nothing to the reader.
+        name: Name of the source in messages, if its path means nothing to the reader.
 
     Raises:
-        InputError: It is not such a file, or is damaged or unsafe, or there is a run with this id; one sentence.
+        InputError: The source is not such a file, is damaged or unsafe, or there is a run with this id.
     """
     source = Path(source)
     name = name or source.name
@@ -184,7 +184,7 @@ def import_archive(source: Path | str, store: RunStore, *, id: str | None = None
 
 @contextmanager
 def _draft(store: RunStore) -> Iterator[Path]:
-    """A hidden folder inside the store, which is gone afterwards unless it was renamed."""
+    """Yield a hidden folder inside the store; it is removed afterwards unless it was renamed."""
     draft = store.root / f".importing-{secrets.token_hex(4)}"
     with disk_errors(store.root):
         draft.mkdir(parents=True)
@@ -195,7 +195,7 @@ def _draft(store: RunStore) -> Iterator[Path]:
 
 
 def _places(archive: SafeZip) -> dict[str, str]:
-    """Where each entry goes in a run's directory. `InputError` for what is no part of one."""
+    """Return where each entry goes in a run's directory. Raises `InputError` for entries of other kinds."""
     entries = archive.entries
     configs = [entry for entry in entries if entry.rpartition("/")[2] == CONFIG_NAME]
     if len(configs) != 1:
@@ -220,7 +220,7 @@ def _is_part(place: str) -> bool:
 
 
 def _take_folder(source: Path, draft: Path) -> None:
-    """Copy the files of a run's directory, or of an adapter directory, and no others."""
+    """Copy the files of a run's directory or of an adapter directory, and no others."""
     if not (source / CONFIG_NAME).is_file() and Run(source).is_run():
         for file, data in _exported(Run(source), lambda name: name):
             with disk_errors(draft):
@@ -240,7 +240,7 @@ def _take_folder(source: Path, draft: Path) -> None:
 
 
 def _write_run(draft: Path, found: Found) -> None:
-    """Write what the archive said, checked, in place of its files, and what makes it a run."""
+    """Write the checked contents in place of the archive's files, and the files that make it a run."""
     now = time.time()
     config = {
         **found.config,

@@ -1,4 +1,4 @@
-"""Several runs beside each other: the settings in which they differ, and how they ended."""
+"""Compare runs: the settings in which they differ, and their results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ _LATER = (
     "validation_accuracy", "validation_cross_entropy", "n_validation", "open_offset", "open_scale", "units", "steps",
     "kept_step", "seconds",
 )  # fmt: skip
-"""The figures after the scores."""
+"""Figures that follow the scores."""
 _NO_SETTINGS = {"output", "report_to"}
 _FACTS = ("n_train", "n_validation", "n_test")
 _VERSION = "version of "
@@ -22,7 +22,7 @@ _TOLD_LATER = (*_FACTS, _VERSION)
 
 @dataclass(frozen=True)
 class ComparedValues:
-    """One line of a comparison: what it is, and its value in each run; None where a run does not tell."""
+    """One row of a comparison: its name, and its value in each run; None if the run does not have it."""
 
     name: str
     values: tuple[Any, ...]
@@ -30,31 +30,31 @@ class ComparedValues:
 
 @dataclass(frozen=True)
 class RunComparison:
-    """What `compare_runs` found."""
+    """Result of `compare_runs`."""
 
     runs: tuple[RunSummary, ...]
     settings: tuple[ComparedValues, ...]
-    """Settings that differ, and facts of the data and versions of libraries that do; names as in ``config.json``."""
+    """Settings, facts about the data and versions of libraries that differ; names as in ``config.json``."""
     figures: tuple[ComparedValues, ...]
-    """How the runs ended, whether it differs or not.
+    """Results of the runs, also if they are equal.
 
     ``accuracy`` (exact match) and ``accuracy_options`` (among the options) are ``{"accuracy", "n", "low", "high"}``;
-    other metrics have their names, and scores as `jola.evaluation.metrics.Score.to_dict` gives them;
-    ``validation_accuracy`` is that of the kept edits; ``validation_cross_entropy``, nats, is the lowest, over
-    ``n_validation`` examples; ``open_offset`` and ``open_scale`` count gates of ``units``; ``steps`` and ``kept_step``
-    are steps, ``seconds`` the time of training.
+    other metrics have their own names, and scores from `jola.evaluation.metrics.Score.to_dict`; ``validation_accuracy``
+    is that of the kept edits; ``validation_cross_entropy`` is the lowest, in nats, over ``n_validation`` examples;
+    ``open_offset`` and ``open_scale`` count open gates of ``units``; ``steps`` and ``kept_step`` are steps; ``seconds``
+    is the training time.
     """
     same_test: bool | None
-    """Whether the runs were tested on equally many examples of a task of the same name, which are the same examples
-    for every seed; None when one does not tell. Accuracies on other examples compare little."""
+    """Whether the runs were tested on equally many examples of a task of the same name, which are the same examples for
+    every seed; None if this is unknown for a run. Accuracies on different examples are hardly comparable."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return a dictionary of JSON values."""
         return asdict(self)
 
 
 def compare_runs(runs: Sequence[Run]) -> RunComparison:
-    """Compare runs, finished or not; never raises for one that is unfinished or damaged."""
+    """Compare runs, finished or not; never raises for unfinished or damaged runs."""
     configs = [run.raw_config() for run in runs]
     settings = [_settings(config) for config in configs]
     names = list(dict.fromkeys(name for found in settings for name in found))
@@ -72,13 +72,13 @@ def compare_runs(runs: Sequence[Run]) -> RunComparison:
 
 
 def _differs(row: ComparedValues) -> bool:
-    # Every run has settings; a run that failed early, or only an adapter, has no facts and versions.
+    # Every run has settings; facts and versions are missing if a run failed early or is only an adapter.
     known = [value for value in row.values if value is not None] if row.name.startswith(_TOLD_LATER) else row.values
     return any(value != known[0] for value in known)
 
 
 def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The method and every setting by its name, then facts of the data, then versions."""
+    """Return the method and all settings by name, then facts about the data, then versions."""
     found: dict[str, Any] = {"method": method_in(config).title}
     for group in GROUPS:
         section = config.get(group)

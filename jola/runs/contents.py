@@ -1,7 +1,7 @@
-"""Checks the files of a run that somebody else made, one by one, before it becomes a run here.
+"""Check the files of a run from elsewhere, before it becomes a run of this store.
 
-`jola.runs.schema` says what the files may hold; what is checked here is whether they fit each other and the adapter. A
-file that is not valid refuses the whole run, in one sentence that names it.
+`jola.runs.schema` defines what the files may contain; this module checks whether they fit each other and the adapter. A
+file that is not valid rejects the whole run, with one sentence that names it.
 """
 
 import json
@@ -38,7 +38,7 @@ ARCHIVE_NAME = "archive.json"
 
 JSON_LIMIT = 1 << 20
 TOTAL_LIMIT = 512 << 20
-"""Bytes of everything in one archive, unpacked."""
+"""Maximum bytes of all files of an archive, unpacked."""
 _LIMITS = {WEIGHTS_NAME: WEIGHTS_LIMIT, "metrics.jsonl": 64 << 20, MASKS_NAME: 4 << 20}
 _GATES_LIMIT = 256 << 20
 _LINE_LIMIT = 1 << 16
@@ -46,10 +46,10 @@ _LINE_LIMIT = 1 << 16
 
 @dataclass(frozen=True)
 class Found:
-    """What an archive says, checked: content for the files of a run."""
+    """Checked contents of an archive, for the files of a run."""
 
     run: str
-    """The id where it was made; empty for an adapter alone."""
+    """Original id of the run; empty for an adapter without a run."""
     source: str
     state: str
     step: int
@@ -57,28 +57,28 @@ class Found:
     created: float
     seconds: float
     adapter: dict[str, dict[str, Any]]
-    """Its configurations, by file."""
+    """Configurations of the adapter, by file name."""
     config: dict[str, Any]
     result: dict[str, Any]
     notes: dict[str, str]
 
 
 def limit_of(place: str) -> int:
-    """Bytes that a file of an archive may have, by its path in the run's directory."""
+    """Return the maximum bytes of a file of an archive, by its path in the run's directory."""
     name = place.rpartition("/")[2]
     return _GATES_LIMIT if name.endswith(".f32") else _LIMITS.get(name, JSON_LIMIT)
 
 
 def check_contents(folder: Path, source: str, *, ours: bool = False) -> Found:
-    """Check an unpacked run in ``folder``; messages are about ``source``. `InputError` for what is not right.
+    """Check the unpacked run in ``folder``; messages name ``source``. Raises `InputError` for an invalid one.
 
-    The name of the base model decides what is loaded, so a stranger's is reduced to one without folders; ``ours``
-    keeps it.
+    The name of the base model decides what is loaded, so it is reduced to a name without folders unless ``ours`` is
+    true.
     """
     try:
         return _checked(folder, source, (lambda name: name) if ours else portable_name)
     except InputError as error:
-        # Whoever reads this knows nothing of the folder in which it was unpacked.
+        # The reader of the message does not know the folder in which the run was unpacked.
         words = str(error).replace(f"{folder}/", f"{source}: ").replace(str(folder), source)
         raise InputError(words) from error
 
@@ -122,7 +122,7 @@ def _short(value: Any) -> str:
 
 
 def _time(*candidates: float | None) -> float:
-    """The first that is a moment between 2000 and now, seconds since the epoch; now when none is."""
+    """Return the first time after 9e8 (July 1998) that is not in the future, in seconds since the epoch, else now."""
     now = time.time()
     return next((found for found in candidates if found is not None and 9e8 < found <= now), now)
 
@@ -131,7 +131,7 @@ def _time(*candidates: float | None) -> float:
 
 
 def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Callable[[Any], Any]) -> dict[str, Any]:
-    """Settings that this version has, and facts about data and model; of everything else nothing."""
+    """Return the settings known to this version and facts about data and model; everything else is dropped."""
     parts = [*GROUPS]
     given = {part: dict(values[part]) for part in parts if isinstance(values.get(part), dict)}
     for part, name in (("model", "model"), ("data", "task")):
@@ -164,13 +164,13 @@ def _config(values: dict[str, Any], adapter: Adapter, path: Path, name_of: Calla
 
 
 def _task(values: Mapping[str, Any], name_of: Callable[[Any], Any]) -> dict[str, Any]:
-    """The facts about the examples that are valid."""
+    """Return the valid facts about the examples."""
     task = {name: value for name, value in valid_part(values, TaskFacts)[0].items() if name in TaskFacts.model_fields}
     return task | {"name": name_of(task["name"])} if "name" in task else task
 
 
 def _metrics(path: Path) -> int:
-    """The last step in the metrics; 0 without them."""
+    """Return the last step in the metrics; 0 without metrics."""
     last = 0
     if not path.is_file():
         return last
@@ -191,7 +191,7 @@ def _metrics(path: Path) -> int:
 
 
 def _gates(folder: Path, adapter: Adapter) -> list[int]:
-    """The last step of the history of each site that has one."""
+    """Return the last step of each site that has a history."""
     last = []
     edits = {str(i.site): i for i in adapter.rebuild()}
     shapes = {site: (i.layers, i.units) for site, i in edits.items()}
@@ -205,13 +205,13 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
             raise InputError(f"{path} does not fit the adapter, which has {shape[0]} × {shape[1]} units.")
         if header.get("fields") != list(edits[site].record()):
             raise InputError(f"{path} lists the fields {header.get('fields')}, which the method does not record.")
-        with np.errstate(invalid="ignore"):  # a step may be no number, which is found below
+        with np.errstate(invalid="ignore"):  # a step may be NaN, which is checked below
             history = GateHistory.read(folder, site)
         steps, values = history.steps, history.fields
         if len(steps) and (steps[0] < 0 or (np.diff(steps) <= 0).any() or steps[-1] >= 2**24):
             raise InputError(f"{folder / f'{site}.f32'} counts no steps; export the run again.")
         for name, array in values.items():
-            # Not a number stands for a half that is not trained.
+            # NaN marks a half that is not trained.
             bad = np.isinf(array) | (array < 0) | ((array > 1) & (not name.endswith("_norm")))
             if bad.any():
                 raise InputError(f"{folder / f'{site}.f32'} holds a {name} that is not valid; export the run again.")
@@ -223,7 +223,7 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
 
 
 def whole_records(header: Mapping[str, Any], path: Path) -> bytes:
-    """The records of a gate history, described by a valid header, without an unfinished one at the end."""
+    """Return the records of a gate history with a valid header, without an incomplete one at the end."""
     data = path.read_bytes() if path.is_file() else b""
     size = 4 * (1 + len(header["fields"]) * header["layers"] * header["units"])
     return data[: len(data) // size * size]

@@ -1,9 +1,9 @@
-"""The history of a run's edits: a binary file that grows while the run trains.
+"""The history of a run's edits: a binary file that grows during training.
 
-``<site>.json`` describes the file: ``{"layers", "units", "fields"}``, and ``"unit_names"`` where units have names.
-``<site>.f32`` is a sequence of records of float32: the step, then each field as (layers, units) in row-major order. A
-float32 holds steps exactly up to 2**24. A record is appended with one write, so a killed process leaves at most one
-unfinished record at the end, which readers ignore and the next writer cuts off.
+``<site>.json`` describes the file: ``{"layers", "units", "fields"}``, and ``"unit_names"`` if units have names.
+``<site>.f32`` is a sequence of float32 records: the step, then each field as (layers, units) in row-major order.
+float32 represents steps exactly up to 2**24. Each record is appended with a single write, so a killed process leaves at
+most one incomplete record at the end, which readers ignore and the next writer removes.
 """
 
 import json
@@ -68,7 +68,7 @@ def _read_layout(folder: Path, site: str) -> _Layout | None:
 
 
 def _check_records(path: Path) -> None:
-    """`InputError` for records that are there and cannot be read."""
+    """Raise `InputError` if the records exist but cannot be read."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -81,7 +81,7 @@ def _check_records(path: Path) -> None:
 
 
 def is_readable(folder: Path, site: str) -> bool:
-    """Whether the history of a site is described by a valid header."""
+    """Whether a site has a history with a valid header."""
     try:
         return _read_layout(folder, site) is not None
     except InputError:
@@ -89,15 +89,15 @@ def is_readable(folder: Path, site: str) -> bool:
 
 
 def recorded_sites(folder: Path) -> list[str]:
-    """Names of the sites that have a gate history in ``folder``, sorted."""
+    """Return the names of the sites with a gate history in ``folder``, sorted."""
     return sorted(path.stem for path in folder.glob("*.json") if not path.name.startswith("."))
 
 
 class GateWriter:
-    """Appends one record a call to a gate history; the only writer of its file.
+    """Appends records to a gate history; the only writer of its file.
 
-    Opening a history that a killed process left cuts off the unfinished record at its end. A history of
-    another shape in the same folder raises `InputError`.
+    Opening the history of a killed process removes the incomplete record at its end. Raises `InputError` if the folder
+    contains a history of another shape.
     """
 
     def __init__(
@@ -137,16 +137,16 @@ class GateWriter:
 
     @property
     def last_step(self) -> int | None:
-        """Step of the last record; None when there is none."""
+        """Step of the last record; None if there are no records."""
         records = self._records()
         return self._step_of(records - 1) if records else None
 
     def append(self, step: int, values: Mapping[str, Any]) -> bool:
-        """Append the record of ``step``: every field with its (layers, units) array or CPU tensor.
+        """Append the record of ``step``: a (layers, units) array or CPU tensor for every field.
 
-        A step that was recorded already is left as it is, and False is returned: the last step of a run often
-        coincides with a regular record. NaN marks what the run does not train: a half, or a unit. Raises
-        `ValueError` for an earlier step, a missing field or a wrong shape, and `InputError` when the disk is full.
+        If the last record is of the same step, nothing is appended and False is returned: the last step of a run often
+        coincides with a regular record. NaN marks halves or units that the run does not train. Raises `ValueError` for
+        an earlier step, a missing field or a wrong shape, and `InputError` if the disk is full.
         """
         last = self.last_step
         if last is not None and step <= last:
@@ -166,7 +166,7 @@ class GateWriter:
         return True
 
     def truncate_after(self, step: int) -> None:
-        """Drop the records of later steps, before training goes on from the checkpoint of ``step``."""
+        """Drop the records of later steps, before training resumes from the checkpoint of ``step``."""
         records = self._records()
         while records and self._step_of(records - 1) > step:
             records -= 1
@@ -190,8 +190,8 @@ class GateWriter:
 class GateHistory:
     """The edits of one site over a run.
 
-    ``steps`` is (S,), increasing, with -1 for a damaged record; ``fields`` maps every recorded field to an array
-    (S, layers, units); ``unit_names`` names the units where the run does.
+    ``steps`` (S,) is increasing, with -1 for damaged records; ``fields`` maps every recorded field to an array
+    (S, layers, units); ``unit_names`` are the names of the units, if they have any.
     """
 
     site: str
@@ -201,22 +201,22 @@ class GateHistory:
 
     @property
     def has_gates(self) -> bool:
-        """Whether gates were recorded, and not only norms."""
+        """Whether gates were recorded, not only norms."""
         return set(GATE_FIELDS) <= set(self.fields)
 
     @classmethod
     def read(cls, folder: Path | str, site: str = "heads", start: int = 0, stop: int | None = None) -> "GateHistory":
-        """Read what is there so far; safe while the run writes. `InputError` when no history was begun.
+        """Read the records so far; safe while the run writes. Raises `InputError` if no history was begun.
 
-        ``start`` and ``stop`` choose records by their number, counted from 0, as a slice does.
+        ``start`` and ``stop`` select records by index, like a slice.
         """
         folder = Path(folder)
         layout = _read_layout(folder, site)
         if layout is None:
             known = ", ".join(recorded_sites(folder)) or "none"
             raise InputError(f"{folder} holds no gate history of the site '{site}' (recorded: {known}).")
-        # Read, not mapped: a run that resumes shortens the file, and touching a mapped page beyond its end
-        # kills the reader.
+        # Read, not memory-mapped: a resuming run shortens the file, and accessing a mapped page beyond its end kills
+        # the reader.
         try:
             with open(folder / f"{site}.f32", "rb") as file:
                 there = os.fstat(file.fileno()).st_size // layout.bytes
@@ -239,14 +239,14 @@ class GateHistory:
         return index
 
     def at(self, step: int) -> dict[str, Array]:
-        """The fields, each (layers, units), of the nearest record that is not after ``step``."""
+        """Return the fields, each (layers, units), of the last record at or before ``step``."""
         index = self._index(step)
         return {name: values[index] for name, values in self.fields.items()}
 
     def counts(self) -> dict[str, NDArray[np.int64]]:
-        """How many units are in each of `STATES` at each record, (S,). A half is on when its gate is > 0.
+        """Count the units in each of `STATES` at each record, (S,). A half is on if its gate is > 0.
 
-        Units of which the run trains neither half (NaN) are in no state. Empty where no gates were recorded.
+        Units without a trained half (NaN) are in no state. Empty if no gates were recorded.
         """
         if not self.has_gates:
             return {}
@@ -256,10 +256,10 @@ class GateHistory:
         return {name: (state == index).sum(axis=(1, 2)) for index, name in enumerate(STATES)}
 
     def closed(self, step: int | None = None) -> dict[str, float]:
-        """Fraction of the evaluation gates that are exactly 0, at ``step`` or at the last record.
+        """Return the fraction of evaluation gates that are exactly 0, at ``step`` or at the last record.
 
-        Keys ``offset`` and ``scale``. What the run does not train (NaN) is left out of the fraction, which is NaN
-        when there is nothing to count. Empty where no gates were recorded.
+        Keys ``offset`` and ``scale``. Gates that the run does not train (NaN) are not counted; the fraction is NaN if
+        none are left. Empty if no gates were recorded.
         """
         index = self._index(step)
         if not self.has_gates:
@@ -272,7 +272,7 @@ class GateHistory:
         return fractions
 
     def to_frame(self) -> "pd.DataFrame":
-        """A long table: one row for each step, layer and unit, with a column for each field."""
+        """Return a long table: one row for each step, layer and unit, with a column for each field."""
         import pandas as pd  # here, because it takes longer to import than everything else in this module
 
         shape = next(iter(self.fields.values())).shape
@@ -282,7 +282,7 @@ class GateHistory:
 
 
 def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, Array]] | None:
-    """Step and fields, each (layers, units), of the last record alone; None when there is none yet."""
+    """Return step and fields, each (layers, units), of the last record, reading only that; None before it."""
     folder = Path(folder)
     layout = _read_layout(folder, site)
     if layout is None:
@@ -296,7 +296,7 @@ def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, A
             data = file.read(layout.bytes)
     except FileNotFoundError:
         return None
-    if len(data) != layout.bytes:  # shortened by a resuming writer in between
+    if len(data) != layout.bytes:  # meanwhile shortened by a resuming writer
         return None
     record = np.frombuffer(data, dtype="<f4").reshape(1, -1)
     step = int(_steps(record)[0])
@@ -304,13 +304,13 @@ def read_last(folder: Path | str, site: str = "heads") -> tuple[int, dict[str, A
 
 
 def _steps(records: Array) -> NDArray[np.int64]:
-    """The steps of records, (S,); -1 for a damaged record, whose step is no count."""
+    """Return the steps of records, (S,); -1 for damaged records, whose step is not a count."""
     steps = records[:, 0]
     return np.where((steps >= 0) & (steps < LARGEST), steps, -1).astype(np.int64)
 
 
 def truncate_history(folder: Path | str, site: str, step: int) -> None:
-    """Drop the records after ``step``, and an unfinished one, from a history that is not open anywhere."""
+    """Drop the records after ``step``, and an incomplete one, from a history that no writer has open."""
     layout = _read_layout(Path(folder), site)
     if layout is not None:
         with GateWriter(folder, site, layout.layers, layout.units, layout.fields, layout.unit_names) as writer:

@@ -1,6 +1,6 @@
-"""What people write about a run: a label and a note, in the run's ``notes.json``.
+"""The label and the note that users give a run, in its ``notes.json``.
 
-Both are data and nothing else: the directory keeps its name, whatever a run is called.
+Both are only data: a label does not change the name of the directory.
 """
 
 import re
@@ -16,24 +16,24 @@ from jola.system.typed_json import read_valid_part
 
 NOTES_NAME = "notes.json"
 LABEL_LENGTH = 80
-"""Characters of a label, which is one line."""
+"""Maximum characters of a label, which is one line."""
 NOTE_LENGTH = 4000
-"""Characters of a note."""
-# Marks that turn the direction of writing around would let a label rewrite what stands beside it.
+"""Maximum characters of a note."""
+# Marks of writing direction could let a label change the text next to it.
 _DIRECTION_MARKS = re.compile("[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
 class RunNotes:
-    """A label, empty where the run has none, and a note."""
+    """The label and the note of a run; empty if it has none."""
 
     label: str = ""
     note: str = ""
 
     def changed(self, *, label: str | None = None, note: str | None = None) -> "RunNotes":
-        """These notes with another label, another note, or both; blanks around them are dropped.
+        """Return the notes with another label, another note, or both, without surrounding white space.
 
-        `InputError` for a text that is too long.
+        Raises `InputError` for a text that is too long.
         """
         return RunNotes(
             self.label if label is None else _checked(" ".join(_readable(label).split()), "label", LABEL_LENGTH),
@@ -42,23 +42,23 @@ class RunNotes:
 
 
 def read_notes(folder: Path) -> RunNotes:
-    """The notes in a run's directory; empty ones when there are none or they are damaged."""
+    """Read the notes in a run's directory; empty if they are missing or damaged."""
     return notes_from(read_valid_part(folder / NOTES_NAME, NotesFile)[0])
 
 
 def notes_from(values: Mapping[str, str]) -> RunNotes:
-    """The notes in the valid part of a `NotesFile`; what is too long is cut."""
+    """Return the notes in the valid part of a `NotesFile`; texts that are too long are truncated."""
     label, note = (_readable(values.get(name, "")) for name in ("label", "note"))
     return RunNotes(" ".join(label.split())[:LABEL_LENGTH], note.strip()[:NOTE_LENGTH])
 
 
 def write_notes(folder: Path, notes: RunNotes) -> None:
-    """Put the notes into a run's directory in one step; `InputError` when the disk is full or read-only."""
+    """Write the notes to a run's directory atomically. Raises `InputError` if the disk is full or read-only."""
     replace_file(folder / NOTES_NAME, json_bytes(asdict(notes), indent=2))
 
 
 def _readable(text: str) -> str:
-    """The text without invisible characters, except for line breaks and tabs."""
+    """Return the text without invisible characters, except line breaks and tabs."""
     text = _DIRECTION_MARKS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"))
 

@@ -8,17 +8,17 @@ from jola.errors import InputError
 from jola.runs.run import Run
 
 MOST = 99
-"""Upper bound for the number of restarts."""
+"""Maximum number of restarts."""
 
 
 def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
-    """Settings of ``restarts + 1`` trainings with consecutive training seeds on the same examples.
+    """Return the settings of ``restarts + 1`` trainings with consecutive training seeds on the same examples.
 
     The examples are those of ``data.data_seed``, or of the first training seed. With ``training.output``, the
     directories are OUTPUT, OUTPUT-2, OUTPUT-3 …
 
     Raises:
-        InputError: The number of restarts cannot be used.
+        InputError: The number of restarts is out of range.
     """
     if not 0 <= restarts <= MOST:
         raise InputError(f"--restarts is {restarts}; it must be from 0 to {MOST}.")
@@ -34,9 +34,9 @@ def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
 
 
 def best_by_validation(runs: Sequence[Run]) -> Run | None:
-    """The finished run whose edits have the highest validation accuracy, the first among equals.
+    """Return the finished run whose edits have the highest validation accuracy, the first among equals.
 
-    None if no run has one: without validation examples there is nothing to choose by.
+    None if no run has a validation accuracy, as without validation examples.
     """
     finished = [(run, run.result() or {}) for run in runs if run.state == "finished"]
     found = [(result["validation"]["accuracy"], run) for run, result in finished if result.get("validation")]

@@ -1,18 +1,18 @@
 """One training run as a directory.
 
-One process writes a run; any number of others read it at any moment, also after the writer was killed::
+One process writes a run; any number of others may read it at any time, also after the writer was killed::
 
-    config.json     what was asked for, and what was found: versions, task, model geometry
-    status.json     state, process, step, message; replaced in one step
-    metrics.jsonl   one JSON object a line; an unfinished last line is ignored
+    config.json     settings, and facts recorded at the start: versions, task, model geometry
+    status.json     state, process, step, message; replaced atomically
+    metrics.jsonl   one JSON object per line; an incomplete last line is ignored
     gates/          the binary history of each site, see `jola.runs.history`
     result.json     test accuracy, share of closed gates, seconds
     answers.jsonl   the answers to the test examples, see `jola.runs.answers`
-    notes.json      the label and the note that somebody gave it, see `jola.runs.notes`
+    notes.json      the user's label and note, see `jola.runs.notes`
     adapter/  checkpoints/  log.txt
 
-There is no database and no lock: the files are the interface, and every number in them is in plain units
-(seconds since the epoch, steps, fractions). A number that is not finite is written as null.
+There is no database and no lock: the files are the interface, and every number in them is in plain units (seconds since
+the epoch, steps, fractions). Numbers that are not finite are written as null.
 """
 
 import json
@@ -62,7 +62,7 @@ __getattr__ = lazily(__name__, {"jola.runs.store": ("RunStore",)})
 
 
 class Run:
-    """One training run: a view of its directory, which readers and the writer use alike."""
+    """One training run: a view of its directory, for readers and for the writer."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(os.path.abspath(path))
@@ -72,7 +72,7 @@ class Run:
 
     @classmethod
     def open(cls, path: Path | str) -> "Run":
-        """The run in ``path``. `InputError` when there is none."""
+        """Return the run in ``path``. Raises `InputError` if there is none."""
         run = cls(path)
         if not run.path.is_dir():
             raise InputError(f"There is no run directory {path}; `jola runs` lists the runs there are.")
@@ -91,10 +91,10 @@ class Run:
     ) -> "Run":
         """Make ``path`` the directory of a run of this process, in state ``starting``.
 
-        ``extra`` joins the configuration in ``config.json``: ``versions``, ``task``, ``geometry``. ``resume``
-        takes over a run that ended; its history stays, call `truncate_after` with the step of the checkpoint.
-        `InputError` when the directory holds a run and ``resume`` is false, when another process is writing
-        that run, when it holds other files, or when the disk is full.
+        ``extra`` is added to the configuration in ``config.json``: ``versions``, ``task``, ``geometry``. ``resume``
+        takes over a run that ended and keeps its history; call `truncate_after` with the step of the checkpoint. Raises
+        `InputError` if the directory contains a run and ``resume`` is false, if another process is writing that run, if
+        it contains other files, or if the disk is full.
         """
         run = cls(path)
         ours = not run.path.exists() or (run.path / "status.json").exists()
@@ -123,7 +123,7 @@ class Run:
         return run
 
     def _give_back(self, folder: bool) -> None:
-        """Undo `_claim` of a new run, of which nothing else was written; ``folder`` removes the directory too."""
+        """Undo `_claim` of a new run before anything else was written; ``folder`` also removes the directory."""
         with suppress(OSError):
             for name in ("config.json", "status.json") if folder else ("config.json",):
                 (self.path / name).unlink(missing_ok=True)
@@ -131,10 +131,10 @@ class Run:
                 self.path.rmdir()
 
     def _claim(self, resume: bool) -> bool:
-        """Take the directory for this process, which two processes cannot both do; whether the run is new."""
+        """Claim the directory for this process, which two processes cannot both do; return whether the run is new."""
         config = self.path / "config.json"
         if not config.exists():
-            # `RunStore.new_id` leaves a status, and a starting process may log before it comes here.
+            # `RunStore.new_id` writes a status, and a starting process may write its log before this call.
             names = {item.name for item in self.path.iterdir()} - {"status.json", "log.txt"}
             others = sorted(name for name in names if not name.startswith("."))
             if others:
@@ -148,7 +148,7 @@ class Run:
             except FileExistsError:
                 pass
         state, pid = self.state, self.status()["pid"]
-        if state in UNFINISHED and pid not in (os.getpid(), os.getppid()):  # or the parent made it for this one
+        if state in UNFINISHED and pid not in (os.getpid(), os.getppid()):  # or the parent created it for this one
             writer = "another process" if pid is None else f"process {pid}"
             raise InputError(f"{self.path} is being written by {writer}; wait for it or cancel it first.")
         if not resume:
@@ -156,7 +156,7 @@ class Run:
         return False
 
     def is_run(self) -> bool:
-        """Whether the directory is that of a run."""
+        """Whether the directory is a run."""
         return (self.path / "config.json").exists() or (self.path / "status.json").exists()
 
     # Reading
@@ -170,7 +170,7 @@ class Run:
         return self.path / "log.txt"
 
     def why_no_adapter(self) -> str:
-        """The error for a run without the adapter that is needed."""
+        """Return the error message for a run without an adapter."""
         method = method_in(self.raw_config())
         if not method.trains:
             return (
@@ -181,7 +181,7 @@ class Run:
 
     @property
     def has_adapter(self) -> bool:
-        """Whether a model can be loaded with its edits; a run at work keeps its best edits so far."""
+        """Whether there are edits to load; a running run saves its best edits so far."""
         return (self.adapter_dir / "adapter_model.safetensors").is_file()
 
     @property
@@ -198,7 +198,7 @@ class Run:
 
     @property
     def created(self) -> float:
-        """When the run was first made, seconds since the epoch."""
+        """Creation time of the run, in seconds since the epoch."""
         return self._created(self.raw_config(), self.status())
 
     def _created(self, config: Mapping[str, Any], status: Mapping[str, Any]) -> float:
@@ -211,23 +211,24 @@ class Run:
             return 0.0
 
     def raw_config(self) -> dict[str, Any]:
-        """What is valid in ``config.json``; empty when the file is missing or damaged."""
+        """Return the valid part of ``config.json``; empty if the file is missing or damaged."""
         return self._valid("config.json")[0]
 
     def _valid(self, name: str) -> tuple[dict[str, Any], str]:
-        """The valid members of one of the files, and what is wrong with the others."""
+        """Return the valid members of a file, and what is wrong with the others."""
         content, fault = read_valid_part(self.path / name, _FILES[name])
         return content, fault.replace(f"{self.path}{os.sep}", "")
 
     def problem(self) -> str:
-        """What is wrong with the files of the run, one sentence; empty when all that there are can be read.
+        """Return one sentence about what is wrong with the files of the run; empty if all existing files can be read.
 
-        Reading leaves out what is not valid, so that a run with a problem can still be listed, looked at and deleted.
+        Values that are not valid are skipped when reading, so a run with a problem can still be listed, viewed and
+        deleted.
         """
         return next(filter(None, (self._valid(name)[1] for name in _FILES)), "") or self._last_records()[1]
 
     def _last_records(self) -> tuple[list[dict[str, Array]], str]:
-        """The last gate record of each site, and what is wrong with the files of the history."""
+        """Return the last gate record of each site, and what is wrong with the files of the history."""
         records, problem = [], ""
         if (self.path / "metrics.jsonl").is_dir():
             problem = "metrics.jsonl is a folder where a file is expected."
@@ -241,36 +242,36 @@ class Run:
         return records, problem
 
     def config(self) -> dict[str, Any]:
-        """Content of ``config.json``: settings, versions, task and geometry. `InputError` if damaged."""
+        """Return the content of ``config.json``: settings, versions, task, geometry. Raises `InputError` if damaged."""
         config = read_typed(self.path / "config.json", ConfigFile)
         if not config:
             raise InputError(f"{self.path / 'config.json'} is missing or empty; the run cannot be used.")
         return config
 
     def run_config(self) -> RunConfig:
-        """The settings of the run. `InputError` when they are damaged or of another version."""
+        """Return the settings of the run. Raises `InputError` if they are damaged or of another version."""
         config = self.config()
         return RunConfig.from_dict({name: config[name] for name in (*GROUPS, "method") if name in config})
 
     def status(self) -> dict[str, Any]:
-        """Content of ``status.json``, with every key present; never raises.
+        """Return the content of ``status.json``, with every key present; never raises.
 
-        ``state`` is what the run last said of itself; `state` also looks at the process.
+        ``state`` is the last one that the run wrote; the property `state` also checks the process.
         """
         return StatusFile().model_dump() | self._valid("status.json")[0]
 
     @property
     def state(self) -> State:
-        """The state now: what the run says, or ``killed`` when it is unfinished and its process is gone."""
+        """The current state: the one that the run wrote, or ``killed`` if it is unfinished and its process is gone."""
         return current_state(self.status(), self.path)
 
     @property
     def alive(self) -> bool:
-        """Whether a process is at work on the run."""
+        """Whether the run has a running process."""
         return self.state in UNFINISHED
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of ``metrics.jsonl``, oldest first; an unfinished or damaged line is left out."""
+        """Return the lines of ``metrics.jsonl``, oldest first, without incomplete and damaged ones."""
         return [entry for _, entry in self._metrics()]
 
     def _metrics(self) -> list[tuple[bytes, dict[str, Any]]]:
@@ -289,40 +290,40 @@ class Run:
         return entries
 
     def sites(self) -> list[str]:
-        """The sites whose gates were recorded and can be read, such as ``["heads"]``."""
+        """Return the sites with a readable gate history, such as ``["heads"]``."""
         return [site for site in recorded_sites(self.gates_dir) if is_readable(self.gates_dir, site)]
 
     def gates(self, site: str = "heads") -> GateHistory:
-        """The gate history of ``site`` so far: (S, layers, units) a field. `InputError` before it begins."""
+        """Return the gate history of ``site``, fields of (S, layers, units). Raises `InputError` before it begins."""
         return GateHistory.read(self.gates_dir, site)
 
     def last_gates(self, site: str = "heads") -> tuple[int, dict[str, Array]] | None:
-        """Step and fields, each (layers, units), of the last record, reading it alone; None before it."""
+        """Return step and fields, each (layers, units), of the last record, reading only that; None before it."""
         return read_last(self.gates_dir, site)
 
     def result(self) -> dict[str, Any] | None:
-        """What is valid in ``result.json``; None before the run has a result."""
+        """Return the valid part of ``result.json``; None before the run has a result."""
         return self._valid("result.json")[0] or None
 
     def answers(self) -> list[TestAnswer]:
-        """The answers to the test examples, in their order; empty before the test, and for runs that kept none.
+        """Return the answers to the test examples, in order; empty before the test, and for runs that stored none.
 
-        `InputError` when the file is damaged.
+        Raises `InputError` if the file is damaged.
         """
         return read_answers(self.path)
 
     def version(self) -> int:
-        """A number below 2**53 that grows whenever the run writes something.
+        """Return a number below 2**53 that grows whenever the run writes something.
 
-        Equal numbers mean that nothing is new, with one exception: a killed process changes `state` and
-        writes nothing.
+        Equal numbers mean that nothing changed, with one exception: a killed process changes `state` and writes
+        nothing.
         """
         return self.status()["writes"] + self._appended()
 
     def mark(self) -> tuple[Any, ...] | None:
-        """Something that changes with the files of the run, without reading them; None when it is no run.
+        """Return a value that changes with the files of the run, without reading them; None if it is not a run.
 
-        A run's own writes replace its status, and an adapter or other files that appear change the directory.
+        The run's own writes replace its status, and new files, such as those of an adapter, change the directory.
         """
         marks: list[Any] = []
         for name in ("status.json", "config.json", "result.json", "notes.json", ""):
@@ -334,7 +335,7 @@ class Run:
         return None if marks[0] is None and marks[1] is None else tuple(marks)
 
     def _appended(self) -> int:
-        """Bytes in the files that grow or appear."""
+        """Return the bytes of the files that grow or appear."""
         size = 0
         for path in (self.path / "metrics.jsonl", self.path / "result.json", *self.gates_dir.glob("*.f32")):
             try:
@@ -344,7 +345,7 @@ class Run:
         return size
 
     def summary(self) -> RunSummary:
-        """The run as one row of a table; never raises for a run that is unfinished or damaged."""
+        """Return the run as one row of a table; never raises for unfinished or damaged runs."""
         found = {name: self._valid(name) for name in _FILES}
         gates, problem = self._last_records()
         problem = next((fault for _, fault in found.values() if fault), problem)
@@ -364,30 +365,30 @@ class Run:
             problem=problem,
         )
 
-    # The label and the note, which anybody may change at any moment: the directory keeps its name.
+    # The label and the note, which users may change at any time; the directory keeps its name.
 
     def notes(self) -> RunNotes:
-        """The label and the note of the run, empty ones when it has none."""
+        """Return the label and the note of the run; empty if it has none."""
         return read_notes(self.path)
 
     def annotate(self, *, label: str | None = None, note: str | None = None) -> RunNotes:
-        """Give the run another label, another note, or both; an empty text takes it away. Returns both.
+        """Change the label of the run, its note, or both, and return both; an empty text removes it.
 
-        `InputError` for a text that is too long, and when the disk is full or read-only.
+        Raises `InputError` for a text that is too long, and if the disk is full or read-only.
         """
         notes = self.notes().changed(label=label, note=note)
         write_notes(self.path, notes)
         return notes
 
-    # Writing: for the one process that owns the run. A full disk is an `InputError` everywhere.
+    # Writing: only for the process that owns the run. A full disk raises `InputError` everywhere.
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
-        """Replace facts beside the settings in ``config.json``, such as ``parameters``."""
+        """Replace facts next to the settings in ``config.json``, such as ``parameters``."""
         content = {**(read_json(self.path / "config.json") or {}), **facts}
         replace_file(self.path / "config.json", json_bytes(content, indent=2), durable=True)
 
     def write_status(self, **changes: Any) -> None:
-        """Change ``status.json`` in one step; costs a small file, so call it a few times a second at most."""
+        """Change ``status.json`` atomically; this writes a small file, so call it at most a few times per second."""
         state = changes.get("state")
         if state is not None and state not in WRITTEN:
             raise ValueError(f"unknown state {state!r}")
@@ -407,11 +408,11 @@ class Run:
             os.close(descriptor)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
-        """Write ``result.json`` in one step."""
+        """Write ``result.json`` atomically."""
         replace_file(self.path / "result.json", json_bytes(result, indent=2), durable=True)
 
     def write_answers(self, answers: Sequence[TestAnswer]) -> bool:
-        """Write ``answers.jsonl`` in one step; False, and no file, if it would be larger than 64 MB."""
+        """Write ``answers.jsonl`` atomically; return False, without a file, if it would be larger than 64 MB."""
         return write_answers(self.path, answers)
 
     def gate_writer(
@@ -422,14 +423,14 @@ class Run:
         fields: Sequence[str] = GATE_FIELDS,
         unit_names: Sequence[str] | None = None,
     ) -> GateWriter:
-        """The writer of the history of ``site``; close it, or use it in a ``with`` block."""
+        """Return the writer of the history of ``site``; close it, or use it in a ``with`` block."""
         return GateWriter(self.gates_dir, site, layers, units, fields, unit_names)
 
     def truncate_after(self, step: int) -> None:
-        """Drop metrics and gate records of later steps, and what a killed process left unfinished.
+        """Drop metrics and gate records of later steps, and incomplete ones of a killed process.
 
-        Call it before training goes on from the checkpoint of ``step``: the history is then what an
-        uninterrupted run would have written by that step, and there is no result.
+        Call it before training resumes from the checkpoint of ``step``: the history is then what an uninterrupted run
+        would have written by that step, and result and answers are removed.
         """
         before = self._appended()
         path = self.path / "metrics.jsonl"
@@ -440,5 +441,5 @@ class Run:
             truncate_history(self.gates_dir, site, step)
         for name in ("result.json", ANSWERS_NAME):
             (self.path / name).unlink(missing_ok=True)
-        # What was cut off is added to the count of writes, so that the version still grows.
+        # The removed bytes are added to the count of writes, so that the version still grows.
         self.write_status(step=step, writes=self.status()["writes"] + before - self._appended())

@@ -1,6 +1,6 @@
-"""What the files of a run may hold, declared once for reading, for importing and for the page.
+"""Contents of the files of a run, declared once for reading, for importing and for the app.
 
-Unknown members are kept: other versions write more. `jola.system.typed_json` gives the bounds of the types.
+Unknown members are kept, because other versions write more. `jola.system.typed_json` defines the bounds of the types.
 """
 
 from typing import Annotated, Any, Literal
@@ -12,10 +12,10 @@ from jola.system.typed_json import Count, JsonFile, Line, Number, Seconds, Share
 FORMAT = "jola-run"
 FORMAT_VERSION = 1
 GATE_FIELDS = ("offset_gate", "scale_gate", "offset_open", "scale_open", "offset_norm", "scale_norm")
-"""What is recorded of each unit with gates: the value of each gate at evaluation, the probability that it is open while
+"""Fields recorded for each unit with gates: the value of each gate at evaluation, the probability that it is open in
 training, and the L2 norm of the offset and of the scale."""
 MOST_UNITS = 1 << 20
-"""Layers × units of one site: at least ten times those of the largest models."""
+"""Maximum of layers × units of one site: at least ten times that of the largest models."""
 
 
 class ModelSettings(JsonFile):
@@ -40,7 +40,7 @@ class TrainingSettings(JsonFile):
 
 
 class TaskFacts(JsonFile):
-    """The examples that a run was given."""
+    """Facts about the examples of a run."""
 
     name: Line | None = None
     n_train: Count | None = None
@@ -54,7 +54,7 @@ class TaskFacts(JsonFile):
 
 
 class ConfigFile(JsonFile):
-    """``config.json``: the settings in their groups, and what was found when the run began."""
+    """``config.json``: the settings in their groups, and facts recorded when the run began."""
 
     model: ModelSettings | None = None
     edits: dict[str, Any] | None = None
@@ -66,7 +66,7 @@ class ConfigFile(JsonFile):
     parameters: dict[str, Count] | None = None
     geometry: dict[str, Any] | None = None
     chosen_heads: Text | None = None
-    """The heads that a selector chose, as ``--heads`` takes them."""
+    """The heads that a selector chose, in the format of ``--heads``."""
     machine: Line | None = None
     device: Line | None = None
     created: Time | None = None
@@ -85,7 +85,7 @@ class StatusFile(JsonFile):
     total_steps: Count = 0
     stage: Line = ""
     device: Line = ""
-    """The device that the app chose for the run; empty where its settings say it."""
+    """Device that the app chose for the run; empty if the settings name it."""
     message: Text = ""
     warning: Text = ""
     started: Time | None = None
@@ -115,7 +115,7 @@ class ScoreEntry(JsonFile):
 
 
 class StageEntry(JsonFile):
-    """What one of several stages of a run took."""
+    """Steps and time of one stage of a run with several stages."""
 
     name: Line = ""
     steps: Count = 0
@@ -124,7 +124,7 @@ class StageEntry(JsonFile):
 
 
 class MeanEntry(JsonFile):
-    """A mean with its 95 % interval, which a single observation does not have."""
+    """A mean with its 95 % interval; a single observation has none."""
 
     value: Number
     low: Number | None = None
@@ -154,7 +154,7 @@ class LayerChangesEntry(JsonFile):
 
 
 class ResultFile(JsonFile):
-    """``result.json``: how the run ended."""
+    """``result.json``: the result of a run."""
 
     metric: Line | None = None
     scores: list[ScoreEntry] | None = None
@@ -194,7 +194,7 @@ class MetricsRow(JsonFile):
 
 
 class NotesFile(JsonFile):
-    """``notes.json``; longer texts are cut by `jola.runs.notes`."""
+    """``notes.json``; `jola.runs.notes` truncates longer texts."""
 
     label: Text = ""
     note: Text = ""
@@ -225,7 +225,7 @@ class GateHeader(JsonFile):
 
 
 class ArchiveFile(JsonFile):
-    """``archive.json``: what an exported run is."""
+    """``archive.json``: description of an exported run."""
 
     run: Line = ""
     state: Line = "finished"

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
 State = Literal["queued", "starting", "training", "evaluating", "paused", "finished", "cancelled", "failed", "killed"]
 
 UNFINISHED: frozenset[str] = frozenset({"starting", "training", "evaluating"})
-"""States in which a process works on the run. A run whose process is gone while ``status.json`` says so is killed."""
+"""States of a run with a running process. If that process no longer exists, the run is ``killed``."""
 WAITING: frozenset[str] = frozenset({"queued", "paused"})
-"""States in which no process works on the run, and one is expected to start or to continue it."""
+"""States of a run without a process, until one starts or resumes it."""
 ENDED: frozenset[str] = frozenset({"finished", "cancelled", "failed"})
-"""States that a run keeps until it is resumed."""
+"""States of a run that ended; they last until it is resumed."""
 WRITTEN = UNFINISHED | WAITING | ENDED
-"""States that ``status.json`` may hold; ``killed`` is only ever derived."""
+"""States that ``status.json`` may contain; ``killed`` is never written, only derived."""
 
 STARTING_GRACE = 30.0
-"""Seconds in which a directory without a readable status counts as starting."""
+"""Seconds during which a directory without a readable status counts as starting."""
 
 
 PAUSE_FILE = "pause"
-"""A file of this name in a run's directory asks its process to pause at the next step."""
+"""Name of the file in a run's directory that asks its process to pause at the next step."""
 
 
 def request_pause(run: "Run") -> None:
-    """Ask the process of a run to pause at its next step; `run_training` with ``resume`` goes on."""
+    """Ask the process of a run to pause at its next step; `run_training` with ``resume`` continues it."""
     with disk_errors(run.path):
         (run.path / PAUSE_FILE).touch()
 
 
 def pause_requested(run: "Run") -> bool:
-    """Whether somebody asked the run to pause."""
+    """Whether the run was asked to pause."""
     return (run.path / PAUSE_FILE).exists()
 
 
@@ -47,7 +47,7 @@ def forget_pause(run: "Run") -> None:
 
 
 def current_state(status: Mapping[str, Any], folder: Path) -> State:
-    """The state of the run in ``folder`` now: what its status says, or ``killed`` when its process is gone."""
+    """Return the current state of the run in ``folder``: that of its status, or ``killed`` if its process is gone."""
     state, pid = status["state"], status["pid"]
     if state in ENDED | WAITING:
         return state

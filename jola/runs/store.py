@@ -1,4 +1,4 @@
-"""The folder that holds runs."""
+"""The folder that contains runs."""
 
 import os
 import time
@@ -34,14 +34,14 @@ class RunStore:
                 yield Run(self.root / entry.name)
 
     def list(self) -> list[Run]:
-        """All runs, newest first. Reads two small files of each; what is not a run is passed over."""
+        """Return all runs, newest first. Reads two small files of each; skips directories that are not runs."""
         runs = [run for run in self._directories() if run.is_run()]
         return sorted(runs, key=lambda run: run.created, reverse=True)
 
     def summaries(self) -> "list[RunSummary]":
-        """All runs as rows of a table, newest first.
+        """Return all runs as rows of a table, newest first.
 
-        A run whose files did not change since the last call is not read again, only looked at.
+        A run whose files have not changed since the last call is not read again; only its process is checked.
         """
         rows: list[RunSummary] = []
         known: dict[str, tuple[Any, RunSummary]] = {}
@@ -61,7 +61,7 @@ class RunStore:
         return sorted(rows, key=lambda row: row["created"], reverse=True)
 
     def get(self, run_id: str) -> Run:
-        """The run with this id. `InputError` when there is none, or when the id leads out of the store."""
+        """Return the run with this id. Raises `InputError` if there is none, or if the id leads out of the store."""
         path = self.root / run_id if is_plain_name(run_id) else None
         if path is None or path.is_symlink() or path.resolve().parent != self.root.resolve():
             raise InputError(f"{run_id!r} is not the id of a run; `jola runs` lists the ids there are.")
@@ -75,9 +75,9 @@ class RunStore:
         return Trash(self.root)
 
     def remove(self, run_id: str) -> TrashedRun:
-        """Move a run to the trash, from where `restore` brings it back. `InputError` while a process is at work on it.
+        """Move a run to the trash, from which it can be restored. Raises `InputError` while its process runs.
 
-        What has been in the trash for a week, or does not fit there, is deleted for good.
+        Runs that have been in the trash for a week, or exceed its size limit, are permanently deleted.
         """
         run = self.get(run_id)
         if run.alive:
@@ -87,14 +87,14 @@ class RunStore:
         return removed
 
     def restore(self, run_id: str) -> Run:
-        """Bring a deleted run back. `InputError` when the trash has none of this id, or the store has one again."""
+        """Restore a deleted run. Raises `InputError` if the trash has none with this id, or the store has one again."""
         return Run(self.trash.restore(run_id))
 
     def new_id(self, task: str = "run") -> str:
         """Reserve a new run and return its id, such as ``20260102-150405-sentiment-3f2a``.
 
-        The directory exists afterwards, in state ``starting``, and belongs to this process until `Run.create`
-        makes a run of it, here or in a process that is given its path.
+        The directory exists afterwards, in state ``starting``, and belongs to this process until `Run.create` makes it
+        a run, in this process or in one that is given its path.
         """
         with disk_errors(self.root):
             self.root.mkdir(parents=True, exist_ok=True)

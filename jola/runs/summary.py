@@ -1,4 +1,4 @@
-"""One run as one row of a table."""
+"""Summarize a run as one row of a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -16,17 +16,17 @@ from jola.system.formatting import is_share, score_label
 
 
 class RunSummary(TypedDict):
-    """One row of a table of runs; None where it is not known (yet)."""
+    """One row of a table of runs; None if a value is not known (yet)."""
 
     id: str
     label: str
-    """What somebody called the run; empty without a label."""
+    """The user's label of the run; empty without a label."""
     note: str
     state: State
     task: str | None
     model: str | None
     method: str
-    """Title of the method, and of JoLA what it was changed to in brackets: ``JoLA (offset, shared gates)``."""
+    """Title of the method, for JoLA with the options that differ in parentheses: ``JoLA (offset, shared gates)``."""
     n_train: int | None
     seed: int | None
     device: str | None
@@ -34,13 +34,13 @@ class RunSummary(TypedDict):
     accuracy: dict[str, Any] | None
     """``{"accuracy", "n", "low", "high"}`` on the test examples, by exact match; None for tasks with other metrics."""
     score: dict[str, Any] | None
-    """The score of the task's own metric on the test examples: ``{"metric", "title", "value", "n", "low", "high"}``,
+    """The score of the task's main metric on the test examples: ``{"metric", "title", "value", "n", "low", "high"}``,
     fractions, and ``"share"``, whether it is a share of right answers."""
     closed: dict[str, float | None] | None
     """Fraction of gates at exactly 0: ``{"offset", "scale"}``, None for a half that is not trained."""
     open: dict[str, int | None] | None
-    """Gates that are not 0, of the edits kept or, before the end, at the last record: ``{"offset", "scale"}``, None for
-    a half that is not trained, and ``"units"``, how many units may be edited. None without gates."""
+    """Gates that are not 0, of the kept edits or, before the end, at the last record: ``{"offset", "scale"}``, None for
+    a half that is not trained, and ``"units"``, the number of units that may be edited. None without gates."""
     seconds: float | None
     created: float
     """Seconds since the epoch."""
@@ -49,9 +49,9 @@ class RunSummary(TypedDict):
     size: int
     """Bytes of the whole directory."""
     adapter: bool
-    """Whether there is an adapter to use or to export."""
+    """Whether there is an adapter to use or export."""
     problem: str
-    """What is wrong with the files of the run, one sentence; empty when all of them can be read."""
+    """What is wrong with the files of the run, one sentence; empty if all of them can be read."""
     imported: bool
     """Whether the run was trained elsewhere and imported here."""
 
@@ -70,7 +70,7 @@ def summarise_run(
     adapter: bool,
     problem: str,
 ) -> RunSummary:
-    """The summary of a run by the valid part of its files.
+    """Summarize a run from the valid part of its files.
 
     Args:
         gates: The last gate record of each site: the fields of `jola.runs.history.GATE_FIELDS`, each (layers, units).
@@ -116,13 +116,13 @@ def _score(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def method_in(config: Mapping[str, Any]) -> Method:
-    """The method of a configuration; JoLA where it names none, as earlier ones do, or is damaged."""
+    """Return the method of a configuration; JoLA if none is named, as by earlier versions, or if it is damaged."""
     name = config.get("method")
     return METHODS[name if isinstance(name, str) and name in METHODS else RunConfig.method]
 
 
 def method_of(config: Mapping[str, Any]) -> str:
-    """The method of a configuration in words, and in brackets what was changed in JoLA."""
+    """Return the method of a configuration in words, for JoLA with the options that differ in parentheses."""
     method = method_in(config)
     if method.name != RunConfig.method:
         return method.title
@@ -140,17 +140,17 @@ def method_of(config: Mapping[str, Any]) -> str:
 
 
 def _open_gates(records: Sequence[Mapping[str, Array]], closed: Any) -> dict[str, int | None] | None:
-    """Gates that are not 0 over all sites, from one record of each and the fractions that a result gives.
+    """Count the gates that are not 0 over all sites, from one record of each site and the fractions in a result.
 
-    The last record is that of the last step, while the edits kept are often those of an earlier one; for these the
-    result has the exact fraction, and the record the number of gates that it is a fraction of.
+    The last record is that of the last step, but the kept edits are often those of an earlier one. For these, the
+    result has the exact fraction, and the record the number of gates that it refers to.
     """
     counts: dict[str, int | None] = {half: None for half in HALVES}
     units = 0
     for fields in records:
         if not set(GATE_FIELDS) <= set(fields):  # of a method without gates
             continue
-        # A unit that may not be edited is recorded with the probability 0, which no gate has.
+        # A unit that may not be edited is recorded with probability 0, which no gate has.
         editable = np.logical_or(fields["offset_open"] > 0, fields["scale_open"] > 0)
         units += int(editable.sum())
         for half in HALVES:

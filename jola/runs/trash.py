@@ -1,11 +1,11 @@
 """Deleted runs that can still be restored.
 
-They are in the hidden folder ``.trash`` of the store, each named by the second of its deletion and its id::
+They are in the hidden folder ``.trash`` of the store, each named by the time of its deletion in seconds and its id::
 
     .trash/1767366245-20260102-150405-sentiment-3f2a/
 
-Deleting and restoring are renames, so that a run is never seen half deleted. Runs are deleted for good after a week,
-or earlier, oldest first, if the trash exceeds a size.
+Runs are deleted and restored by renaming, so a half-deleted run is never visible. They are permanently deleted after a
+week, or earlier, oldest first, if the trash exceeds its size limit.
 """
 
 import os
@@ -30,7 +30,7 @@ _LEFTOVER = re.compile(r"\.(?:importing|removing)-.+", re.DOTALL)
 
 @dataclass(frozen=True)
 class TrashedRun:
-    """A deleted run: its id, its directory now, and when it was deleted, seconds since the epoch."""
+    """A deleted run: its id, its current directory, and the time of its deletion, in seconds since the epoch."""
 
     id: str
     path: Path
@@ -45,7 +45,7 @@ class Trash:
         self.folder = root / TRASH_NAME
 
     def runs(self) -> list[TrashedRun]:
-        """What can be restored, the last deleted first."""
+        """Return the runs that can be restored, the last deleted first."""
         try:
             entries = [entry for entry in os.scandir(self.folder) if entry.is_dir(follow_symlinks=False)]
         except OSError:
@@ -55,7 +55,7 @@ class Trash:
         return sorted(runs, key=lambda run: (run.removed, run.path.name), reverse=True)
 
     def put(self, path: Path) -> TrashedRun:
-        """Take the directory of a run out of the store. `InputError` when the disk forbids it."""
+        """Move the directory of a run to the trash. Raises `InputError` if the disk does not allow it."""
         with disk_errors(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             while True:
@@ -67,9 +67,9 @@ class Trash:
                 time.sleep(0.05)  # the same id was deleted, restored and deleted within one second
 
     def restore(self, run_id: str) -> Path:
-        """Put the run with this id, the last deleted of that name, back; its directory.
+        """Restore the last deleted run with this id and return its directory.
 
-        `InputError` when the trash has none, or when the store has a run of that id again.
+        Raises `InputError` if the trash has no such run, or if the store has a run with this id again.
         """
         found = next((run for run in self.runs() if run.id == run_id), None)
         if found is None:
@@ -82,10 +82,10 @@ class Trash:
         return place
 
     def purge(self, *, older_than: float = KEEP_SECONDS, beyond: int = KEEP_BYTES) -> list[TrashedRun]:
-        """Delete for good what is older than so many seconds, and the oldest while all are beyond so many bytes.
+        """Permanently delete runs older than ``older_than`` seconds, and the oldest while all exceed ``beyond`` bytes.
 
-        The last deleted run stays whatever its size: undoing what one did a moment ago must work. Also takes away
-        what an import or a deletion that was killed left behind. Returns what was deleted.
+        The last deleted run is kept regardless of its size, so that a deletion can be undone. Also removes the
+        leftovers of interrupted imports and deletions. Returns the deleted runs.
         """
         now, size, gone = time.time(), 0, []
         for position, run in enumerate(self.runs()):
@@ -97,7 +97,7 @@ class Trash:
         return gone
 
     def delete(self, run: TrashedRun) -> None:
-        """Delete one of `runs` for good."""
+        """Permanently delete one of `runs`."""
         # Renamed first, so that a half-deleted run cannot be restored.
         doomed = self.root / f".removing-{secrets.token_hex(4)}"
         with disk_errors(run.path):
@@ -118,7 +118,7 @@ class Trash:
 
 
 def folder_size(folder: Path | str) -> int:
-    """Bytes of the files in a folder and its folders; links are not followed, and what vanishes is not counted."""
+    """Return the bytes of the files in a folder and its subfolders; links and vanished files are not counted."""
     size, folders = 0, [os.fspath(folder)]
     while folders:
         try:
