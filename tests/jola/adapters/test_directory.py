@@ -1,4 +1,4 @@
-"""Adapter directories: what is saved comes back to the bit, and what does not fit is refused by name."""
+"""Adapter directories: saved adapters load bit for bit, and errors name what does not fit."""
 
 import errno
 import io
@@ -53,12 +53,12 @@ save_file(logits, sys.argv[2])
 
 @pytest.fixture
 def adapter(tiny: Make, tmp_path: Path) -> Path:
-    """An adapter of the tiny Llama, whose base model is nowhere."""
+    """An adapter of the tiny Llama, whose base model is not on disk."""
     return tiny("llama").save_pretrained(tmp_path / "adapter")
 
 
 def on(folder: Path, edits: EditConfig | None = None) -> JoLAModel:
-    """An edited model on the base model in a folder, in float32."""
+    """Load the base model in `folder` in float32, with edits as after training."""
     model = JoLAModel.from_pretrained(str(folder), edits=edits, dtype="float32", device="cpu")
     spread_edits(model)
     return model
@@ -234,7 +234,7 @@ class TestWrongModel:
             JoLAModel.from_adapter(adapter, model=self.saved(tmp_path, tokenizer, base))
 
 
-# What is done to an adapter directory, and what the refusal says.
+# Damage to an adapter directory, and the error message that it must cause.
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda a: a.rename(a.with_name("gone")), "is not an adapter directory: it has no adapter_config"),
     "no configuration": (lambda a: (a / CONFIG).unlink(), "it has no adapter_config.json"),
@@ -331,11 +331,11 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 def units(**values: Any) -> Callable[[Path], Any]:
-    """Other units for the offsets of a compact adapter."""
+    """Return damage that replaces the units of the offsets in a compact adapter."""
     return lambda a: edit_tensors(a, **{"heads.offset.units": values["to"]})
 
 
-# The same for a compact adapter.
+# The same for compact adapters.
 COMPACT_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "called whole": (lambda a: edit_config(a, compact=False), "holds heads.offset.units, heads.scale.units, which"),
     "compact in words": (lambda a: edit_config(a, compact="yes"), "compact is 'yes'; it is true or false"),
@@ -369,7 +369,7 @@ COMPACT_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda a: edit_tensors(a, **{"heads.offset": load_file(a / WEIGHTS)["heads.offset"] * torch.nan}),
         "heads.offset in .* holds values that are not finite",
     ),
-    # Without a vector there is nothing in the file that would have to be as large as what is claimed.
+    # Without vectors, the file contains no tensor whose size could contradict the claimed one.
     "endless layers": (lambda a: edit_group(a, "geometry", num_layers=10**9), "units, more than any model has"),
     "endless vectors": (lambda a: edit_group(a, "geometry", head_dim=10**9), "units, more than any model has"),
 }
@@ -379,7 +379,7 @@ class TestDamage:
     @pytest.mark.parametrize("name", COMPACT_DAMAGE)
     def test_of_a_compact_one_is_named(self, tiny: Make, tmp_path: Path, name: str) -> None:
         model = tiny("llama")
-        with torch.no_grad():  # the first unit open, the last ones closed
+        with torch.no_grad():  # the gates of the first layer open, those of the last layer closed
             for gate in model.edits.gate_parameters():
                 gate[0], gate[-1] = 9.0, -9.0
         adapter = model.save_pretrained(tmp_path / "adapter", compact=True)

@@ -1,4 +1,4 @@
-"""Adapters with random damage: whatever is in their files, reading them ends in success or in one sentence."""
+"""Adapters with random damage: reading their files succeeds or fails with a one-sentence error."""
 
 import json
 import random
@@ -30,13 +30,13 @@ BYTES = [b"\x00", b"\xff", b"{", b"}", b'"', b"\\", b"9" * 40, b"[" * 200, b"nul
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of everything in a JSON value."""
+    """Return the paths of all values nested in a JSON value."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(place for key, item in items for place in places(item, (*path, key)))]
 
 
 def change(content: Any, rng: random.Random) -> Any:
-    """One value of a JSON object replaced, taken away, doubled or given a new neighbour."""
+    """Replace or remove a random value of a JSON object, or add a key next to it."""
     path = rng.choice([p for p in places(content) if p])
     owner = content
     for key in path[:-1]:
@@ -79,7 +79,7 @@ def mutate_bytes(data: bytes, rng: random.Random) -> bytes:
 
 
 def mutate_header(data: bytes, rng: random.Random) -> bytes:
-    """The JSON header of a safetensors file changed, with a length that fits or does not."""
+    """Change the JSON header of a safetensors file; its stated length may be wrong."""
     if len(data) < 8:
         return data
     (size,) = struct.unpack_from("<Q", data)
@@ -111,7 +111,7 @@ def adapters(tiny: Callable[..., JoLAModel], tmp_path: Path) -> list[dict[str, b
 
 
 def outcome(call: Callable[[], Any]) -> str:
-    """'read' or 'refused'; everything else is raised."""
+    """Return 'read', or 'refused' for an `InputError`; other errors are raised."""
     try:
         call()
     except InputError as error:
@@ -137,7 +137,7 @@ def test_a_damaged_adapter_is_read_or_refused(adapters: list[dict[str, bytes]], 
         except Exception as error:
             error.add_note(f"seed {seed}, files {sorted(files)}")
             raise
-    # A fuzzer that breaks everything at once, or nothing, looks at one line of the reader.
+    # A fuzzer that breaks every file, or none, would test only one line of the reader.
     assert found.count("refused") > COUNT // 4 and found.count("read") > COUNT // 20
 
 
