@@ -1,4 +1,4 @@
-"""What a command printed, the arguments of a quick training, and what a refusal looks like."""
+"""The output of a command, the arguments of a quick training, and the check of a refusal."""
 
 import json
 import re
@@ -15,7 +15,7 @@ class Result(NamedTuple):
 
     @property
     def json(self) -> Any:
-        """The one object on standard output."""
+        """The only JSON object on standard output."""
         assert self.out.count("\n") == 1
         assert self.out.endswith("\n")
         return json.loads(self.out)
@@ -29,12 +29,12 @@ def lines(start: int, count: int) -> str:
 
 
 def train(place: Path, *more: Any) -> list[Any]:
-    """Arguments of a quick training; what is given later wins."""
+    """Return the arguments of a quick training; arguments in `more` override earlier ones."""
     return ["train", "--model", place / "tiny", "--task", place / "task", *QUICK, *more]
 
 
 def assert_refused(result: Result, sentence: str) -> None:
-    """Exit code 2, nothing on standard output, and one sentence that begins with ``error:`` and ends the output."""
+    """Assert exit code 2, an empty standard output, and one sentence beginning with ``error:`` as the last line."""
     assert result.code == 2
     assert result.out == ""
     assert "Traceback" not in result.err

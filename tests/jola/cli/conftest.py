@@ -1,4 +1,4 @@
-"""A folder with a tiny model and a task, a finished run on it, and the command line in this process."""
+"""Fixtures: a folder with a tiny model and a task, a finished run on it, and the command line in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +32,7 @@ def jola(capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A folder with a tiny model and a task, which no test changes."""
+    """A folder with a tiny model and a task; tests do not change it."""
     folder = tmp_path_factory.mktemp("place")
     make_model("llama").save_pretrained(folder / "tiny")
     tokenizer.save_pretrained(folder / "tiny")

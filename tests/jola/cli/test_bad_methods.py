@@ -1,4 +1,4 @@
-"""Adapters and settings of methods that do not fit, by the commands that meet them: one sentence each."""
+"""Adapters and settings of methods that do not fit: commands refuse each with one sentence."""
 
 import json
 import shutil

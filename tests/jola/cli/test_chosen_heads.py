@@ -1,4 +1,4 @@
-"""``--heads SELECTOR@K``: heads that a selector chooses before the training."""
+"""``--heads SELECTOR@K``: heads that a selector chooses before training."""
 
 import shutil
 import threading
@@ -56,7 +56,7 @@ def test_a_run_edits_the_heads_that_the_selector_chose(
     run = Run.open(tmp_path / "run")
     assert run.run_config().edits.heads == "gradient@3" and run.raw_config()["chosen_heads"] == printed
     assert int(JoLAModel.from_adapter(run.adapter_dir).edits.editable.sum()) == 3
-    # Going on with it chooses no others, with and without the flags.
+    # Resuming keeps the chosen heads, with and without the flags.
     for more in ([], [*flags, "--heads", "gradient@3"]):
         again = jola("train", "--resume", "--output", tmp_path / "run", *more)
         assert again.code == 0, again.err
@@ -70,7 +70,7 @@ def test_each_restart_chooses_with_its_own_seed(jola: Jola, flags: list[Any], tm
     runs = [Run.open(tmp_path / name) for name in ("run", "run-2")]
     chosen = [run.raw_config()["chosen_heads"] for run in runs]
     assert chosen[0] != chosen[1]
-    # A second training that never began is made as if nothing had been interrupted.
+    # If the second training never began, resuming runs it as if nothing had been interrupted.
     shutil.rmtree(runs[1].path)
     assert jola(*command, "--resume").code == 0
     assert [run.raw_config()["chosen_heads"] for run in runs] == chosen
@@ -133,7 +133,7 @@ def test_selectors_are_arms_of_a_grid(jola: Jola, place: Path, tmp_path: Path) -
     run = grid.cell(chosen).run
     heads = run.raw_config()["chosen_heads"]
     assert len(heads.split(",")) == 2
-    # A cell that was interrupted before its result was written goes on with the same heads.
+    # A cell that was interrupted before its result was written resumes with the same heads.
     (grid.cell(chosen).path / "result.json").unlink()
     make_cell(grid, chosen)
     assert run.raw_config()["chosen_heads"] == heads

@@ -1,4 +1,4 @@
-"""``jola compare --methods``: a comparison by its command, resumed, shown, and what is refused."""
+"""``jola compare --methods``: run, resume and show a comparison, and what is refused."""
 
 import shutil
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def test_a_comparison_is_a_grid_that_resumes(jola: Jola, place: Path, tmp_path: 
     assert "3 of 3 cells done" in made.out and "Front: no other method" in made.out and "KL on text" in made.out
     cells = sorted(path.name for path in (folder / "cells").iterdir() if not path.name.startswith("."))
     assert len(cells) == len(Grid.open(folder).planned) == 3
-    # A cell that was lost is made again, and the others stay.
+    # A lost cell is computed again, and the others stay unchanged.
     stamps = {name: (folder / "cells" / name / "result.json").stat().st_mtime_ns for name in cells[:-1]}
     shutil.rmtree(folder / "cells" / cells[-1])
     found = jola(*common, "--json").json

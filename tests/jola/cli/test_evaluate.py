@@ -22,7 +22,7 @@ from tests.tiny import make_model
 
 
 def with_own_answers(run: Run, folder: Path) -> Run:
-    """A copy of a run whose answers are those of its own test."""
+    """Return a copy of a run whose answers have no base answers and no log-likelihoods."""
     own = Run(shutil.copytree(run.path, folder / "own"))
     nothing = {"base_answer": None, "log_likelihoods": None, "base_log_likelihoods": None}
     own.write_answers([replace(answer, **nothing) for answer in own.answers()])
@@ -237,7 +237,7 @@ class TestNextTokens:
 class TestRemote:
     @pytest.fixture
     def simulated(self, monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
-        """A key, and requests that are run in this process with the tiny model."""
+        """Set an API key, and run requests in this process with the tiny model."""
         load = RemoteModel.from_adapter.__func__
 
         def from_adapter(cls: Any, adapter: Path, *, model: str | None) -> RemoteModel:

@@ -1,4 +1,4 @@
-"""``jola export``: every kind, with one JSON object or plain lines, and exit code 2 for what cannot be done."""
+"""``jola export``: every kind, with one JSON object or plain lines, and exit code 2 for what cannot be exported."""
 
 import json
 import stat
@@ -149,7 +149,7 @@ def header(folder: Path) -> None:
 
 
 def zipped(change: Callable[[zipfile.ZipFile], Any]) -> Callable[[Path], Path]:
-    """The adapter as a zip file, with something more in it."""
+    """Return a function that zips an adapter and changes the archive."""
 
     def make(folder: Path) -> Path:
         file = folder.with_suffix(".zip")
@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], Path | None], str]] = {
 
 
 class TestHostile:
-    """Adapters from strangers: one sentence, exit code 2, and nothing written, in whatever form they are asked for."""
+    """Adapters from strangers: each kind of export fails with one sentence and exit code 2, and writes nothing."""
 
     @pytest.mark.parametrize("kind", FILES)
     @pytest.mark.parametrize("name", HOSTILE)

@@ -74,13 +74,13 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
     assert jola("grid", "plan", planned).out.splitlines()[-1] == "2 cells, 0 to make, 2 failed"
     assert jola("grid", "run", planned, "--retry", "--shard", "1/2").code == 0
     state = Grid.open(planned).state()
-    # Failures of other shards are left to those who make them.
+    # Failures of other shards are left to the processes that run those shards.
     assert (state.counts["done"], state.counts["failed"]) == (1, 1)
 
 
 @pytest.mark.parametrize("command", [["grid", "run", "GRID"], ["compare", "--methods", "jola", "--output", "GRID"]])
 def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of its processes would make all cells, in an environment that joins them to the others."""
+    """Each process of a launcher would run all cells, in an environment that joins it to the others."""
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = jola(*(str(planned) if word == "GRID" else word for word in command))
     assert_refused(result, "start jola without torchrun or accelerate launch")

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, exit codes, and what is imported for it."""
+"""The command line as a whole: help, exit codes and imports."""
 
 import ast
 import subprocess

@@ -82,7 +82,7 @@ LLAMA_8B = {
     "head_dim": 128,
     "tie_word_embeddings": False,
 }
-"""The shape of Llama-3.1-8B, which has 8,030,261,248 numbers."""
+"""The shape of Llama-3.1-8B, which has 8,030,261,248 parameters."""
 
 
 @pytest.fixture

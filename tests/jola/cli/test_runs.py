@@ -33,7 +33,7 @@ class TestRuns:
         assert listed[0]["state"] == "finished"
         assert listed[0]["accuracy"]["n"] == 6
         table = jola("runs").out.splitlines()
-        # In a pipe nothing is cut off, and a run is one line.
+        # In a pipe, nothing is truncated and each run is one line.
         assert len(table) == 3
         assert sorted(line.split()[0] for line in table[1:]) == names
         assert all("(n = 6, 95 % interval" in line for line in table[1:])

@@ -15,7 +15,7 @@ from tests.jola.cli.commands import Result, assert_refused
 
 @pytest.fixture
 def arc(monkeypatch: pytest.MonkeyPatch) -> list[Example]:
-    """Examples that the task arc_easy has in this test."""
+    """The examples of the task arc_easy in this test."""
     examples = [
         Example((Message("user", f"Which, case {n}?"),), "answer1", ("a reference",), ("answer1", "answer2"))
         for n in range(9)

@@ -1,4 +1,4 @@
-"""``jola train``: what it prints where, and one sentence for whatever is wrong."""
+"""``jola train``: its output on both streams, and one sentence for each error."""
 
 import dataclasses
 import os
@@ -45,7 +45,7 @@ class TestTrain:
     def test_for_people_it_says_where_and_how_well(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path
     ) -> None:
-        # Longer than a line, and it must stay one: it is there to be copied.
+        # The path is longer than a line and must not be wrapped, so that it can be copied.
         output = tmp_path / ("a" * 60) / ("b" * 60)
         result = jola(*train(place, "--output", output))
         assert result.code == 0
@@ -101,7 +101,7 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 class TestBadInput:
-    """What a user can do wrong."""
+    """Mistakes that a user can make."""
 
     @pytest.mark.parametrize("name", FILES)
     def test_files(self, jola: Callable[..., Result], place: Path, tmp_path: Path, name: str) -> None:
