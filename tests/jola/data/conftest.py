@@ -1,4 +1,4 @@
-"""What the tests of assets and of the package index share."""
+"""Fixtures for the tests of assets and of the package index."""
 
 from collections.abc import Iterator
 
@@ -20,7 +20,7 @@ def index() -> Iterator[Index]:
 
 @pytest.fixture
 def thing(index: Index, monkeypatch: pytest.MonkeyPatch) -> Asset:
-    """An asset that the index has; only that index is configured."""
+    """An asset on the index, which is the only one configured."""
     monkeypatch.setitem(assets.ASSETS, ASSET.name, ASSET)
     monkeypatch.setattr(package_index, "RETRY_PAUSE", 0.0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -1,4 +1,4 @@
-"""A package index on this machine with one small package, and the asset that is made of it."""
+"""A local package index with one small package, and the asset built from it."""
 
 import base64
 import hashlib
@@ -43,7 +43,7 @@ ASSET = Asset("thing", "Some thing", "data", "MIT", RELEASE, 2_000_000, build)
 
 
 class Index(ThreadingHTTPServer):
-    """A package index with one project. Attributes say how it misbehaves; ``requests`` keeps what was asked."""
+    """A package index with one project. Attributes set how it misbehaves; ``requests`` records what was requested."""
 
     daemon_threads = True
 
@@ -63,7 +63,7 @@ class Index(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/simple"
 
     def downloads(self) -> list[str | None]:
-        """The Range header of each request for a file."""
+        """Return the Range header of each request for a file."""
         return [wanted for path, wanted, _ in self.requests if path.startswith("/files/")]
 
 
@@ -124,7 +124,7 @@ def use(monkeypatch: pytest.MonkeyPatch, settings: PipSettings) -> None:
 
 
 def home_files() -> set[str]:
-    """What lies beside the locks."""
+    """Return the names of all assets and downloads, without locks."""
     return {path.name for path in (cache_home() / "assets").iterdir() if path.suffix != ".lock"}
 
 

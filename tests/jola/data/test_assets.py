@@ -1,4 +1,4 @@
-"""Keeping, checking and removing assets, what a model may be called, and what is made of the downloads."""
+"""Storing, checking and removing assets, valid names of models, and the files built from downloads."""
 
 import errno
 import io
@@ -222,6 +222,6 @@ class TestCatalogue:
         assert "quantization_config" not in json.loads((folder / "config.json").read_text())
         tokenizer = AutoTokenizer.from_pretrained(folder)
         assert tokenizer.chat_template and tokenizer.eos_token == "<|im_end|>"
-        # Digits stand alone, and a run of blanks before them stays together.
+        # Each digit is a token of its own, and the spaces before them are one token.
         assert tokenizer.tokenize("a  22") == ["a", "ĠĠ", "2", "2"]
         assert (folder / "LICENSE").is_file()

@@ -1,4 +1,4 @@
-"""The 26 tasks of the paper, each from a small table with the columns of its source to prompt, answer and score."""
+"""The 26 tasks of the paper: prompt, answer and score from a small table with the columns of the source."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ def choices(*texts: str, labels: str = "ABCDE") -> dict[str, list[str]]:
     return {"text": list(texts), "label": list(labels[: len(texts)])}
 
 
-# A row of each task, its prompt, its answer, and answers that are right and wrong.
+# (task, row, prompt, answer)
 COMMONSENSE = [
     (
         "boolq",
@@ -130,7 +130,7 @@ GEM = [
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str | None], Tables]:
-    """A Hub with the tables that a test puts here, by repository and configuration."""
+    """A Hub with the tables that a test adds, keyed by repository and configuration."""
     tables: dict[tuple[str, str | None], Tables] = {}
 
     def load_dataset(name: str, configuration: str | None, revision: str | None = None) -> datasets.DatasetDict:

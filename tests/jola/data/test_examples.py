@@ -41,7 +41,7 @@ DIALOGUE = Example(
 
 GOOD = {"prompt": "a", "completion": "b"}
 
-# Not fixtures: hypothesis wants what it draws examples for to stay the same.
+# Not fixtures, because hypothesis requires them to be the same for every example.
 TEMPLATES = {"chat": Template(make_tokenizer(), "chat"), "plain": Template(make_tokenizer(), "plain")}
 
 
@@ -277,7 +277,7 @@ class TestTemplate:
     @pytest.mark.parametrize(
         "chat_template",
         [
-            # Drops what was said, so that the answer does not continue the prompt.
+            # Drops the conversation, so that the answer does not continue the prompt.
             "{% if add_generation_prompt %}Q: {{ messages[0]['content'] }} A:{% else %}nothing{% endif %}",
             # Ends a turn with plain text.
             "{% for m in messages %}{{ m['content'] }}\n{% endfor %}",
@@ -331,7 +331,7 @@ class TestEncoding:
     def test_training_batches_are_padded_on_the_right(self) -> None:
         batch = collate([Encoded([5, 6, 7, 8], 2), Encoded([9, 2], 1)], pad_token_id=2)
         assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 2, 2, 2]]
-        # The padding token is also a label here: positions decide, not values.
+        # The padding token is also an answer token here: padding is recognized by position, not by value.
         assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
         assert batch["labels"].tolist() == [[IGNORED, IGNORED, 7, 8], [IGNORED, 2, IGNORED, IGNORED]]
         assert {tensor.dtype for tensor in batch.values()} == {torch.int64}

@@ -1,4 +1,4 @@
-"""Fetching through a package index: finding, resuming, checking, and the settings of pip."""
+"""Fetching from a package index: finding, resuming, checking, and the settings of pip."""
 
 import json
 import os

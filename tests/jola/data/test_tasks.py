@@ -1,4 +1,4 @@
-"""Tasks: where examples come from, which are chosen, what is said about it."""
+"""Tasks: the sources of examples, sampling, and notes about both."""
 
 import json
 from collections import Counter
@@ -176,7 +176,7 @@ class TestFinding:
 
 
 def ratings_table(per_label: int) -> str:
-    """A table like that of the asset: clear snippets, unclear ones, a duplicate, one of each odd kind."""
+    """Return a table like the asset's: clear and unclear snippets, a duplicate, and one just below the threshold."""
     rows = []
     for n in range(per_label):
         rows += [
@@ -212,7 +212,7 @@ class TestSentiment:
 
     def test_the_parts_do_not_depend_on_the_order_of_the_table(self, reviews: Path) -> None:
         before = REGISTRY["sentiment"].load()
-        # Without the repeated snippet, of which the first is kept.
+        # Without the duplicate, because the first of equal snippets is kept.
         rows = [row for row in reviews.read_text(encoding="utf-8").splitlines() if "FINE" not in row]
         reviews.write_text("\n".join(reversed(rows)), encoding="utf-8")
         assert REGISTRY["sentiment"].load() == before
