@@ -1,4 +1,4 @@
-"""`GatedEdits` as a function of tensors: the formula, its variants, masks, states; no model is needed."""
+"""`GatedEdits` as a function of tensors, without a model: the formula, its variants, masks and states."""
 
 import itertools
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make(seed: int = 0, **arguments: Any) -> GatedEdits:
-    """Edits as after training: large vectors, gates of every kind; in evaluation mode."""
+    """Return edits in evaluation mode, as after training: large vectors, and gates open, closed or in between."""
     edits = GatedEdits(Site.HEADS, LAYERS, UNITS, WIDTH, **arguments)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def z_for(batch: int = 2, tokens: int = 6) -> Tensor:
 
 
 def apply(edits: GatedEdits, z: Tensor, mask: EditMask | None = None, strength: float = 1.0) -> list[Tensor]:
-    """The activation after each layer's edit."""
+    """Return the activation after the edit of each layer."""
     prepared = edits.prepare(mask, strength)
     return [prepared[layer](z) if layer in prepared else z for layer in range(edits.layers)]
 
@@ -55,7 +55,7 @@ def assert_same(found: list[Tensor], expected: list[Tensor]) -> None:
 
 
 def one(half: str, layer: int, unit: int, value: float = 0.0) -> EditMask:
-    """A mask that is 1 everywhere but for one half of one edit."""
+    """Return a mask that is 1 except for one half of one edit."""
     halves = {name: torch.ones(LAYERS, UNITS) for name in HALVES}
     halves[half][layer, unit] = value
     return EditMask(**halves)
@@ -114,7 +114,7 @@ class TestFormula:
         assert_same(apply(edits, z), by_hand(expected, z))
 
     def test_a_pass_in_bfloat16_computes_in_float32(self) -> None:
-        # 1.001 does not exist in bfloat16; the edit of a large activation must still move it.
+        # bfloat16 cannot represent 1.003; the edit must still change a large activation.
         edits = GatedEdits(Site.HEADS, 1, 1, 1, gates="none", operation="scale").eval()
         with torch.no_grad():
             edits.get_parameter("scale").fill_(0.003)
@@ -200,7 +200,7 @@ class TestEditable:
             edits = make(editable=self.editable).train(mode)
             assert not mode or set(edits.prepare()) == {0, 2}
             edits.noise.manual_seed(1)
-            with torch.no_grad():  # wide open, so that each edit shows
+            with torch.no_grad():  # open gates, so that each edit has an effect
                 for gate in edits.gate_parameters():
                     gate.fill_(9.0)
             for layer, edited in enumerate(apply(edits, z)):
@@ -221,7 +221,7 @@ class TestEditable:
         with torch.no_grad():
             for gate in edits.gate_parameters():
                 gate.zero_()
-        for _ in range(10):  # a gate that is drawn as 0 or 1 learns nothing from that pass
+        for _ in range(10):  # a gate sampled as exactly 0 or 1 has no gradient in that pass
             sum(a.pow(2).sum() for a in apply(edits, z_for())).backward()
         for parameter in edits.parameters():
             assert parameter.grad is not None
@@ -281,7 +281,7 @@ class TestMasks:
                 torch.testing.assert_close(a[row : row + 1], b, rtol=0, atol=1e-6)
 
     def test_rows_are_found_in_every_form_of_the_activation(self) -> None:
-        # (batch · tokens, width) is what the MLP of OPT gives, (batch · beams, tokens, width) what beam search makes.
+        # The MLP of OPT returns (batch · tokens, width), and beam search has (batch · beams, tokens, width).
         edits, z = make(), z_for(3, 4)
         rows = torch.rand(2, 3, LAYERS, UNITS, generator=torch.Generator().manual_seed(2))
         mask = EditMask(rows[0], rows[1])

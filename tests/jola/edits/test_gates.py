@@ -1,4 +1,4 @@
-"""Hard-Concrete gates against their definition, integrated and sampled without the code under test."""
+"""Hard-Concrete gates compared with their definition, integrated and sampled without the code under test."""
 
 import math
 
@@ -14,7 +14,7 @@ from jola.edits.gates import HardConcrete
 
 LOG_11 = math.log(11)
 
-# φ, P(0), P(1), evaluation gate, true mean: methods of the paper, to the three digits that are given there.
+# φ, P(g = 0), P(g = 1), evaluation gate, true mean: from the methods of the paper, which gives three digits.
 TABLE = [
     (-4.0, 0.961, 0.008, 0.000, 0.019),
     (-3.0, 0.901, 0.022, 0.000, 0.050),
@@ -28,13 +28,13 @@ TABLE = [
 ]
 EXTREMES = (-1e4, -50.0, -20.0, 0.0, 20.0, 50.0, 1e4)
 
-# Other work on the machine must not make a test fail.
+# No deadlines, because other load on the machine must not make a test fail.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 phis = st.floats(-12, 12)
 
 
 def below(level: float, phi: float) -> float:
-    """P(g ≤ x) before clipping at 0 and 1: the distribution function of the stretched concrete variable."""
+    """Return P(g ≤ level) before clipping to [0, 1]: the distribution function of the stretched concrete variable."""
     share = (level + 0.1) / 1.2
     return 1 / (1 + math.exp(phi - 0.33 * math.log(share / (1 - share))))
 
@@ -145,7 +145,7 @@ def test_far_out_values_and_gradients_are_finite(dtype: torch.dtype) -> None:
 
 
 def test_small_probabilities_keep_their_precision() -> None:
-    # Neither is 1 − the other, which would be 0 in float32.
+    # None is computed as 1 − another probability, which would be 0 in float32.
     shift = 0.33 * LOG_11
     for probability, phi, logarithm in (
         (gates.probability_closed, 50.0, -50 - shift),
@@ -156,7 +156,7 @@ def test_small_probabilities_keep_their_precision() -> None:
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
-    # Inside (0, 1): at the ends of the stretch the gate has a kink.
+    # Inside (0, 1), because the gate is not differentiable where it is clipped.
     log_alpha = torch.tensor([-1.7, -0.3, 0.1, 1.9], dtype=torch.float64, requires_grad=True)
     uniform = torch.tensor([0.8, 0.5, 0.45, 0.15], dtype=torch.float64)
     drawn = gates.sample(log_alpha, uniform=uniform)

@@ -43,7 +43,7 @@ def random_mask(layers: int, units: int, share_off: float, seed: int = 0) -> Hea
     return HeadMask(*on.astype(float))
 
 
-# What a mask is
+# Construction and comparison
 
 
 def test_a_mask_holds_the_factors_it_was_given() -> None:
@@ -317,7 +317,7 @@ def test_undo_and_redo() -> None:
     assert history.undone().undone().undone() == history.undone().undone()
     assert history.undone().undone().redone().redone() == history
     assert history.redone() is history
-    assert history.undone().done(a).redone().mask == a  # a new step forgets what was undone
+    assert history.undone().done(a).redone().mask == a  # a new step discards undone ones
     assert history.done(c) is history
 
 
