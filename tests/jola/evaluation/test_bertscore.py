@@ -1,4 +1,4 @@
-"""BERTScore with a small real encoder, against our own twenty lines of it."""
+"""BERTScore with a small real encoder, compared with a separate implementation of twenty lines."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def encoder(home: Path) -> Path:
 
 
 def own_f1(folder: Path, layer: int, answer: str, reference: str) -> float:
-    """The F1 of greedy matching between the tokens of two texts, without the marks around them as queries."""
+    """Return the F1 of greedy matching between tokens of two texts; special tokens are matched, but not as queries."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 
     def vectors(text: str) -> tuple[torch.Tensor, torch.Tensor]:

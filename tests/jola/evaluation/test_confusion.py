@@ -1,4 +1,4 @@
-"""Confusion matrices and changes from kept answers."""
+"""Confusion matrices and changes from stored answers."""
 
 import numpy as np
 import pytest

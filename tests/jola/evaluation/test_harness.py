@@ -1,4 +1,4 @@
-"""Adapters in the evaluation harness, on tasks that are a file."""
+"""Adapters in the evaluation harness, on tasks from a file."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def model(tiny_folder: Path) -> JoLAModel:
 
 
 def samples(lm_eval: Any, tasks: Path, kind: str, **arguments: Any) -> dict[str, Any]:
-    """What a model said to each question of each task."""
+    """Return the responses of a model to each question of each task."""
     from lm_eval.tasks import TaskManager
 
     found = lm_eval.simple_evaluate(

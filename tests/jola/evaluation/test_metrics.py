@@ -1,4 +1,4 @@
-"""Metrics from kept answers: their values, their intervals, and what they refuse."""
+"""Metrics of stored answers: values, intervals and refusals."""
 
 import importlib
 import random
@@ -41,7 +41,7 @@ def text(generator: random.Random, shortest: int, longest: int) -> str:
 
 
 def generated(n: int, *, seed: int = 0) -> tuple[list[str], list[Example]]:
-    """Answers that keep a part of the reference, some empty, and examples with one to four references."""
+    """Return answers that begin like the first reference, some empty, and examples with one to four references."""
     generator = random.Random(seed)
     answers, examples = [], []
     for _ in range(n):
@@ -175,7 +175,7 @@ class TestIntervals:
         assert 0.90 <= covered / 300 <= 0.98
 
     def test_of_a_corpus_metric_covers_its_value_on_the_population(self) -> None:
-        """A ratio of sums, as BLEU's precisions are: matches of n-grams, where long answers match less."""
+        """The metric is a ratio of sums like BLEU's precisions: n-gram matches, with a lower rate in long answers."""
         generator, covered = np.random.default_rng(2), 0
 
         def draw(n: int) -> np.ndarray:

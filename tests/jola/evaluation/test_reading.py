@@ -1,4 +1,4 @@
-"""Options chosen by projection on directions: small cases by hand, and hidden states of transformers."""
+"""Options chosen by projection on directions, compared with small cases by hand and hidden states of transformers."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_validation_chooses_among_all_layers_and_each() -> None:
     vectors = torch.ones(2, 4)
     assert choose_layers(PROJECTIONS, EXAMPLES, None, vectors).layers == (0,)
     wrong = [example("b", "a", "b"), example("b", "a", "b", "c")]
-    assert choose_layers(PROJECTIONS, wrong, None, vectors).layers == (0, 1)  # as good as layer 1, and the first
+    assert choose_layers(PROJECTIONS, wrong, None, vectors).layers == (0, 1)  # as accurate as layer 1, and tried first
     vectors[0] = 0
     assert choose_layers(PROJECTIONS, EXAMPLES, None, vectors).layers == (1,)
 
@@ -60,7 +60,7 @@ def test_projections_are_those_of_hidden_states_on_the_directions(coefficient: f
             ids = template.encode(Example(given.prompt, option)).input_ids
             assert ids[-1] in template.end_token_ids and ids[-2] not in template.end_token_ids
             with torch.no_grad():
-                # The edits of the adapter are not in use.
+                # The edits of the adapter are not applied.
                 states = base(torch.tensor([ids[:-1]]), output_hidden_states=True).hidden_states[1:3]
             expected = [float(s[0, -1] @ d) / float(n) for s, d, n in zip(states, directions, norms, strict=False)]
             assert found[row, column, :2].tolist() == pytest.approx(expected, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Accuracy with its interval, exact match by generation, choice of the likeliest option."""
+"""Accuracy with its interval, exact match by generation, and choice of the most likely option."""
 
 import string
 from collections.abc import Callable
@@ -26,7 +26,7 @@ CHAT = (
 
 @pytest.fixture(scope="module")
 def letters() -> PreTrainedTokenizerFast:
-    """One token for each character, so that lengths can be counted by eye."""
+    """A tokenizer with one token per character, so that lengths are easy to count."""
     special = ["<pad>", "<unk>", "<eos>", "<end>"]
     vocabulary = {token: index for index, token in enumerate([*special, *string.printable])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
@@ -52,7 +52,7 @@ def example(question: str, answer: str, *references: str) -> Example:
 
 
 class Parrot(nn.Module):
-    """Answers a prompt by a rule, and notes how it was asked."""
+    """A model that answers prompts by a rule and records the arguments of each call."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, rule: Callable[[str], str]) -> None:
         super().__init__()
@@ -259,7 +259,7 @@ class TestOptionLikelihood:
         assert result.accuracy == Accuracy(result.choices.count("yes"), 5)
 
     def test_a_label_that_begins_another_can_lose_to_it(self, template: Template, model: Memory) -> None:
-        """With a model that never ends an answer after "no", the longer label is the likelier one."""
+        """With a model that never ends an answer after "no", the longer label is more likely."""
         end, space = (template.tokenizer.convert_tokens_to_ids(token) for token in ("<end>", " "))
         letter = template.tokenizer.convert_tokens_to_ids("o")
         with torch.no_grad():

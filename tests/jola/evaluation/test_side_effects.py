@@ -1,4 +1,4 @@
-"""Side effects on plain text, against the figures of single passages computed by hand."""
+"""Side effects on plain text, compared with values computed by hand from single passages."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ PASSAGES = ["The film was warm and funny.", "A word describes a task, and a numb
 
 @torch.no_grad()
 def by_hand(model: JoLAModel, architecture: str, passages: list[str]) -> list[tuple[float, float, float]]:
-    """(base, edited, divergence) of each scored token."""
+    """Return (base cross-entropy, edited cross-entropy, KL divergence) of each scored token."""
     plain, found = make_model(architecture), []
     for passage in passages:
         ids = model.tokenizer(passage)["input_ids"]
@@ -78,7 +78,7 @@ def test_long_passages_are_cut_and_long_texts_end(tiny: Make, monkeypatch: pytes
     cut = [*([256] * (film // 256)), film % 256, *([256] * ((700 - film) // 256)), (700 - film) % 256]
     assert 1 not in cut and sum(cut) == 700
     assert found.passages == 2 and found.tokens == 700 - len(cut)
-    # No passage is tokenized after the last token that is read.
+    # Passages after the last scored token are not tokenized.
     monkeypatch.setattr(module, "MOST_TOKENS", film)
     monkeypatch.setattr(model, "tokenizer", counted := Mock(wraps=model.tokenizer, pad_token_id=0))
     side_effects(model, ["film " * 60, "a number " * 300, "a word " * 300])
