@@ -1,4 +1,4 @@
-"""What the tests of exports share: edited tiny models of every architecture."""
+"""Helpers for the tests of exports: edited tiny models of every architecture."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,12 +16,12 @@ from tests.tiny import CONFIGS, VOCABULARY, make_model
 
 ARCHITECTURES = sorted(CONFIGS)
 MLP_BIAS = ("gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "qwen2", "smollm3")
-"""Architectures whose MLPs can hold an offset."""
+"""Architectures whose MLPs can have a bias, which an offset needs."""
 BATCH = torch.randint(3, VOCABULARY, (2, 13), generator=torch.Generator().manual_seed(5))
 
 
 def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
-    """A model with large random weights, biases and gains of norms included."""
+    """Return a model with large random weights, including biases and gains of norms."""
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa").eval()
     with torch.no_grad():
@@ -32,18 +32,18 @@ def random_model(config: PretrainedConfig, seed: int = 0) -> PreTrainedModel:
 
 
 def plain(architecture: str) -> PreTrainedModel:
-    """The frozen model alone."""
+    """Return the model without edits, with random biases and gains of norms."""
     model = make_model(architecture)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:  # biases of a fresh model are zero, and would hide where they go
+            if parameter.dim() == 1:  # zero biases of a fresh model would hide mistakes
                 parameter.add_(torch.randn(parameter.shape) * 0.1)
     return model
 
 
 @torch.no_grad()
 def rounded(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The same model with weights that the number format has; unlike ``to`` it leaves buffers alone."""
+    """Round the weights to `dtype` in place; unlike ``to``, this leaves buffers unchanged."""
     for parameter in base.parameters():
         parameter.copy_(parameter.to(dtype))
     return base
@@ -52,7 +52,7 @@ def rounded(base: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
 def edited(
     base: PreTrainedModel | str, tokenizer: PreTrainedTokenizerFast, edits: EditConfig | None = None, seed: int = 1
 ) -> JoLAModel:
-    """A model with edits as after training."""
+    """Return a model with edits as after training."""
     name = base if isinstance(base, str) else base.config.model_type
     model = JoLAModel(plain(base) if isinstance(base, str) else base, tokenizer, edits, name=f"tiny-{name}")
     spread_edits(model, seed)
@@ -66,7 +66,7 @@ def greedy(model: JoLAModel | PreTrainedModel, ids: Tensor = BATCH, count: int =
 
 @torch.no_grad()
 def largest(one: JoLAModel | PreTrainedModel, other: JoLAModel | PreTrainedModel, ids: Tensor = BATCH) -> float:
-    """Largest |Δlogit|."""
+    """Return the largest |Δlogit| between two models."""
     return float((one(ids).logits - other(ids).logits).abs().max())
 
 
@@ -76,7 +76,7 @@ def logits(model: Any, **arguments: Any) -> Tensor:
 
 
 def refusal(call: Callable[[], Any]) -> str:
-    """The one sentence with which a call is refused."""
+    """Return the one-sentence error of a refused call."""
     with pytest.raises(InputError) as error:
         call()
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Adapters to give away: compact, zipped, pushed, fetched, and their README."""
+"""Adapters for sharing: compact, zipped, pushed and fetched, and their README."""
 
 import json
 import zipfile
@@ -122,7 +122,7 @@ class TestCompact:
         assert report.kept < export_adapter(whole, tmp_path / "b.zip").kept
 
     def test_all_closed_can_be_read_again(self, tiny_folder: Path, tmp_path: Path) -> None:
-        # Zeros pack a thousandfold, and careful readers refuse files that do.
+        # Zeros compress a thousandfold, and careful readers refuse such files.
         model = on(tiny_folder)
         for gate in model.edits.gate_parameters():
             gate.data.fill_(-9.0)
@@ -157,11 +157,11 @@ class TestCompact:
 
 
 class Unreachable(Exception):
-    """What an HTTP library raises without a network."""
+    """The error that an HTTP library raises without a network."""
 
 
 class Hub:
-    """A Hub that only remembers, or that has one repository."""
+    """A Hub that records calls and has at most one repository."""
 
     def __init__(self, repository: Path | None = None, token: str = "secret-token") -> None:
         self.calls: list[Any] = []
@@ -200,7 +200,7 @@ class Hub:
 
 
 class TestFromTheHub:
-    """What is asked of the Hub, and what of its answers is believed."""
+    """Requests to the Hub, and checks of its responses."""
 
     @pytest.fixture
     def hub(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
@@ -247,7 +247,7 @@ class TestFromTheHub:
 
 
 class TestPush:
-    """What is sent to the Hub, with a Hub that only remembers."""
+    """Uploads, with a Hub that only records them."""
 
     @pytest.fixture
     def hub(self, monkeypatch: pytest.MonkeyPatch) -> Hub:

@@ -1,4 +1,4 @@
-"""What the number format of a folded model costs: measured, refused when it loses the edits, and reported."""
+"""The rounding error of a folded model: measured, refused if it loses the edits, and reported."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ SHORT = ("a short one", "and another, somewhat longer one with 12 numbers")
 
 
 class TestTheCast:
-    """bfloat16 knows no scale of 1.001: an export in it would be the base model under another name."""
+    """bfloat16 cannot represent a scale of 1.001: an export in it would be the base model under another name."""
 
     @staticmethod
     def tiny_scales(tokenizer: Any, size: float) -> JoLAModel:
@@ -41,7 +41,7 @@ class TestTheCast:
         with pytest.warns(UserWarning, match="loses 100 % of the edits' effect"):
             report = export_merged(model, tmp_path / "a", "bfloat16", SHORT, safe=False)
         assert report.lossy and report.after_cast.lost == pytest.approx(1, abs=1e-6)
-        # To the bit the frozen model: nothing of the edits is in it.
+        # Bit for bit the frozen model, without any effect of the edits.
         found = AutoModelForCausalLM.from_pretrained(tmp_path / "a", dtype=torch.float32)
         assert largest(found, model.base) == 0.0
 
@@ -55,7 +55,7 @@ class TestTheCast:
         report = export_merged(edited("llama", tokenizer), tmp_path / "a", "bfloat16", SHORT)
         assert 0 < report.after_cast.lost < 0.05 and report.before_cast.lost < 1e-5
         assert report.after_cast.largest > 100 * report.before_cast.largest
-        assert report.base_rounding > 1e-3  # the rest of this model is not of bfloat16 numbers
+        assert report.base_rounding > 1e-3  # bfloat16 also rounds the weights of the base model
 
     def test_what_it_costs_the_frozen_model_is_not_held_against_the_edits(self, tokenizer: Any, tmp_path: Path) -> None:
         model = edited("llama", tokenizer)
@@ -87,7 +87,7 @@ class TestTheCast:
 
 
 class TestMergeAndUnload:
-    """The same in memory, under peft's name."""
+    """The same in memory, under the name that peft uses."""
 
     def test_is_the_edited_model(self, tokenizer: Any) -> None:
         for architecture in ("llama", "qwen2", "gpt2"):

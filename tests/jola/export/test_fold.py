@@ -1,4 +1,4 @@
-"""Folded models against edited ones: every architecture, in a process that knows nothing of jola."""
+"""Folded models compared with edited ones: every architecture, in a process that does not import jola."""
 
 import copy
 import json
@@ -78,7 +78,7 @@ def loaded_elsewhere(folders: list[Path], place: Path) -> tuple[dict[str, Tensor
 
 
 class TestInAFreshProcess:
-    """The checkpoints of all architectures at once, loaded by transformers alone."""
+    """The checkpoints of all architectures, loaded by transformers without jola."""
 
     def test_every_architecture_computes_the_same(self, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
         models = {}
@@ -106,7 +106,7 @@ class TestInAFreshProcess:
         assert len(models) == 2 * len(set(ARCHITECTURES))
 
     def test_generation_of_the_edited_differs_from_that_of_the_frozen(self, tokenizer: Any) -> None:
-        # The equality of tokens above shows something only where edits change them.
+        # The comparison of tokens above can only fail where edits change them.
         changed = [not torch.equal(greedy(edited(a, tokenizer)), greedy(plain(a))) for a in ARCHITECTURES]
         assert sum(changed) >= 10
 
@@ -198,7 +198,7 @@ class TestMerge:
 
 
 class TestShapes:
-    """Geometries at which folding could go wrong."""
+    """Geometries for which folding could go wrong."""
 
     @pytest.mark.parametrize(
         "config",

@@ -1,4 +1,4 @@
-"""The scales as IA3 adapters, which any installation of peft loads."""
+"""Scales exported as IA3 adapters, which peft loads without jola."""
 
 import json
 import os
