@@ -1,6 +1,6 @@
-"""What `jola.insight` should find, computed a second time: transformers' models, plain hooks, and formulas.
+"""Expected results of `jola.insight`, from transformers' models, plain hooks and formulas.
 
-Nothing here is code of `jola.insight`; what it gives is compared with this.
+Nothing here uses code of `jola.insight`.
 """
 
 from collections.abc import Callable, Iterator
@@ -30,11 +30,11 @@ FINAL_NORM = {
     "opt": "model.decoder.final_layer_norm",
 }
 ONE_PLUS = ("gemma", "gemma2", "gemma3_text")
-"""Norms whose gain is 1 + weight."""
+"""Architectures whose norms have the gain 1 + weight."""
 
 
 def lively_model(tokenizer: Any, architecture: str, edits: EditConfig | None = None) -> JoLAModel:
-    """A tiny model whose norms and biases are not those of a fresh model, so that leaving one out shows."""
+    """Return a tiny model with random gains of norms and biases, so that omitting one changes results."""
     base = make_model(architecture)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def answer_tokens(model: JoLAModel, answer: str = ANSWER) -> list[int]:
 
 
 def parts_of(model: JoLAModel, off: EditRef | None = None, masks: Any = None) -> dict[str, Edits]:
-    """The edits for plain hooks, one half of one of them switched off."""
+    """Return the edits for plain hooks, optionally under masks and with one half of one edit switched off."""
     parts = {}
     for edits in model.gated_edits():
         factors = {half: torch.ones(edits.layers, edits.units) for half in ("offset", "scale")}
@@ -68,7 +68,7 @@ def parts_of(model: JoLAModel, off: EditRef | None = None, masks: Any = None) ->
 
 @torch.no_grad()
 def score(plain: PreTrainedModel, ids: list[int], answer: list[int], sites: dict[str, Edits] | None = None) -> float:
-    """ln p(answer) by hand."""
+    """Return ln p(answer), computed by hand."""
     with hooked(plain, sites or {}):
         logits = plain(torch.tensor([ids + answer])).logits[0].double()
     return sum(float(logits[len(ids) - 1 + i].log_softmax(-1)[token]) for i, token in enumerate(answer))
@@ -87,13 +87,13 @@ def all_open(model: JoLAModel) -> set[EditRef]:
 
 @contextmanager
 def watched(plain: PreTrainedModel) -> Iterator[dict[str, Any]]:
-    """Inputs and outputs of the sites and of the final norm in the last pass."""
+    """Yield a dictionary with the inputs and outputs of blocks, sites and the final norm in the last pass."""
     layers, heads, mlp = PATHS[plain.config.model_type]
     seen: dict[str, Any] = {}
     handles = []
 
     def keep(name: str, module: nn.Module) -> None:
-        # Hooks run in the order in which they were made: these see what edits have not changed yet.
+        # Hooks run in the order of registration: these see activations before edits change them.
         def before(module: nn.Module, args: Any) -> None:
             seen[f"{name}.input"] = args[0]
 
@@ -121,7 +121,7 @@ def final_norm(plain: PreTrainedModel) -> nn.Module:
 
 
 def linear_norm(architecture: str, norm: nn.Module, at: Tensor | None, c: Tensor) -> Tensor:
-    """A norm with its scale held, written again from the formulas."""
+    """Apply a norm with its scale held fixed, written from the formulas."""
     weight = norm.get_parameter("weight")
     if isinstance(norm, nn.LayerNorm):
         scale = 1.0 if at is None else torch.sqrt(((at - at.mean()) ** 2).mean() + norm.eps)
@@ -132,7 +132,7 @@ def linear_norm(architecture: str, norm: nn.Module, at: Tensor | None, c: Tensor
 
 
 def output_weight(plain: PreTrainedModel, layer: int) -> Tensor:
-    """W_O as (in, out)."""
+    """Return W_O with shape (in, out)."""
     layers, heads, _ = PATHS[plain.config.model_type]
     weight = plain.get_submodule(f"{layers}.{layer}.{heads}").get_parameter("weight")
     return weight if plain.config.model_type == "gpt2" else weight.T

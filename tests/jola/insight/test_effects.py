@@ -1,4 +1,4 @@
-"""The effect of each edit against one pass of a plain model for each."""
+"""Effects of edits, compared with one pass of a plain model per edit."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""Changes of the residual stream by layer against transformers with plain hooks."""
+"""Changes of the residual stream by layer, compared with transformers and plain hooks."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ OTHER = IDS[::-1][:6]
 
 
 def after_blocks(plain: torch.nn.Module, ids: Sequence[int]) -> torch.Tensor:
-    """What each block gives, (layers, tokens, hidden size)."""
+    """Return the output of each block with shape (layers, tokens, hidden size)."""
     seen: list[torch.Tensor] = []
     handles = [
         block.register_forward_hook(lambda m, args, out: seen.append(out[0] if isinstance(out, tuple) else out))

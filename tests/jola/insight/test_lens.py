@@ -1,4 +1,4 @@
-"""Logit lens and attention patterns against transformers with plain hooks."""
+"""Logit lens and attention patterns, compared with transformers and plain hooks."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""The logit difference and KL of each edit against one pass of a plain model for each."""
+"""Logit difference and KL of edits, compared with one pass of a plain model per edit."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ def test_the_mean_over_examples(tiny: Make, measure: Any) -> None:
 
 
 def test_a_certain_answer_has_a_logit_difference_that_moves(tiny: Make) -> None:
-    """Near p = 1, ln p hides what the logits still show."""
+    """Near p = 1, ln p hides a difference that the logits still show."""
     model = tiny("llama")
     right, wrong = answer_tokens(model)[:1], answer_tokens(model, WRONG)[:1]
     certain = torch.zeros(2, model.base.config.get_text_config().vocab_size)

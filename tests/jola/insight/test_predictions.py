@@ -1,4 +1,4 @@
-"""Next tokens, texts and answers against transformers with plain hooks."""
+"""Next tokens, texts and answers, compared with transformers and plain hooks."""
 
 import math
 

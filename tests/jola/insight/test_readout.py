@@ -1,4 +1,4 @@
-"""What edits say directly, against the formulas written again."""
+"""Promoted tokens and direct effects of edits, compared with the formulas."""
 
 import copy
 import math
@@ -109,7 +109,7 @@ class TestReadout:
     @pytest.mark.parametrize("architecture", ["gemma2", "olmo2", "phi", "gpt2", "qwen3"])
     @torch.no_grad()
     def test_half_precision_and_tied_embeddings(self, tokenizer: Any, architecture: str, dtype: torch.dtype) -> None:
-        """Against the same weights in float32, the head being the embedding."""
+        """Compare with the same weights in float32; output head and embedding are tied."""
         exact, coarse = (lively_model(tokenizer, architecture) for _ in range(2))
         for model in (exact, coarse):
             model.base.config.tie_word_embeddings = True
