@@ -1,4 +1,4 @@
-"""What the tests of passes through a model share: a batch, padding, masks, and the same edits for plain hooks."""
+"""Helpers for tests of forward passes: a batch, padding, masks, and the same edits for plain hooks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ def parameters_of(edits: GatedEdits) -> dict[str, Tensor]:
 
 
 def by_hand(model: JoLAModel, factor: float = 1.0) -> dict[str, Edits]:
-    """The model's edits for plain hooks."""
+    """Return the model's edits for plain hooks."""
     return {e.site: edits_of(parameters_of(e), None, factor, factor) for e in model.gated_edits()}
 
 
 def with_noise(model: JoLAModel, seed: int, parameters: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Edits]:
-    """The same for a training pass after ``seed_gates(seed)``: each site has its own generator."""
+    """Return the same for a training pass after ``seed_gates(seed)``: each site has its own generator."""
     result = {}
     for position, edits in enumerate(model.gated_edits()):
         generator = torch.Generator().manual_seed(seed + position)
@@ -46,7 +46,7 @@ def with_noise(model: JoLAModel, seed: int, parameters: Mapping[str, Mapping[str
 
 @dataclass
 class OfThePrompt:
-    """Edits at the positions of BATCH and at none after them."""
+    """Edits at the positions of BATCH only, not after them."""
 
     edits: Edits
 
@@ -57,13 +57,13 @@ class OfThePrompt:
 
 
 def logits_of(base: PreTrainedModel, ids: Tensor = BATCH, sites: Mapping[str, SiteEdit] | None = None) -> Tensor:
-    """Logits of a plain model with plain hooks."""
+    """Return the logits of a plain model with plain hooks."""
     with hooked(base, sites or {}), torch.no_grad():
         return base(ids).logits
 
 
 def padded(side: str, lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """(input_ids, attention_mask, the rows without padding)."""
+    """Return (input_ids, attention_mask, rows without padding)."""
     generator = torch.Generator().manual_seed(3)
     rows = [torch.randint(3, VOCABULARY, (n,), generator=generator) for n in lengths]
     ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)
@@ -75,7 +75,7 @@ def padded(side: str, lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tenso
 
 
 def random_masks(model: JoLAModel, count: int | None = None, seed: int = 0) -> dict[str, EditMask]:
-    """A random mask for each site; with `count`, one for each row of a batch."""
+    """Return a random mask for each site; with `count`, one for each row of a batch."""
     generator = torch.Generator().manual_seed(seed)
     masks = {}
     for edits in model.gated_edits():
@@ -106,7 +106,7 @@ def close_all_gates(model: JoLAModel) -> None:
 
 @torch.no_grad()
 def draw_gates_between(model: JoLAModel) -> None:
-    """Gates that are seldom drawn as 0 or 1, for those learn nothing."""
+    """Move φ towards 0, so that gates are seldom sampled as exactly 0 or 1, where they have no gradient."""
     for edits in model.gated_edits():
         for gate in edits.gate_parameters():
             gate.mul_(0.1)

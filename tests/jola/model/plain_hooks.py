@@ -1,6 +1,6 @@
-"""JoLA a second time, on an untouched transformers model: plain forward hooks and a loop over layers and heads.
+"""A second implementation of JoLA: forward hooks on an unchanged transformers model, loops over layers and heads.
 
-It shares no code with `jola`: module paths, gates and the edit are written again from the paper.
+It shares no code with `jola`: module paths, gates and the edit are written from the paper.
 """
 
 import math
@@ -29,16 +29,16 @@ PATHS = {
     "gpt_neox": ("gpt_neox.layers", "attention.dense", "mlp"),
     "opt": ("model.decoder.layers", "self_attn.out_proj", "fc2"),
 }
-"""Layers of the model; attention output projection and MLP of a layer."""
+"""Module paths: layers of the model; attention output projection and MLP of a layer."""
 
 
 def evaluation_gate(phi: Tensor) -> Tensor:
-    """clip(1.2·σ(φ) − 0.1, 0, 1)."""
+    """Return clip(1.2·σ(φ) − 0.1, 0, 1)."""
     return (1.2 / (1 + torch.exp(-phi)) - 0.1).clamp(0, 1)
 
 
 def training_gate(phi: Tensor, uniform: Tensor) -> Tensor:
-    """A Hard-Concrete sample for given noise."""
+    """Return the Hard-Concrete sample for the given noise."""
     u = (1 - 2e-6) * uniform + 1e-6
     s = 1 / (1 + torch.exp(-(torch.log(u) - torch.log(1 - u) + phi) / 0.33))
     return (1.2 * s - 0.1).clamp(0, 1)
@@ -46,9 +46,9 @@ def training_gate(phi: Tensor, uniform: Tensor) -> Tensor:
 
 @dataclass
 class Edits:
-    """What is added and multiplied at one site, gates included; None where a half does not exist.
+    """Offsets and scales of one site, with their gates; None for a half that does not exist.
 
-    Vectors are (layers, units, width), gates (layers, units).
+    Vectors have shape (layers, units, width), gates (layers, units).
     """
 
     offset: Tensor | None
@@ -57,7 +57,7 @@ class Edits:
     scale_gate: Tensor
 
     def __call__(self, layer: int, z: Tensor) -> Tensor:
-        """z' = (1 + g_m·m) ⊙ z + g_a·a, unit by unit."""
+        """Return z' = (1 + g_m·m) ⊙ z + g_a·a, unit by unit."""
         units = self.offset_gate.shape[1]
         edited = []
         for unit, part in enumerate(z.chunk(units, dim=-1)):
@@ -70,7 +70,7 @@ class Edits:
 
 
 SiteEdit = Callable[[int, Tensor], Tensor]
-"""(layer, activation) → activation."""
+"""Maps (layer, activation) to the edited activation."""
 
 
 def edits_of(
@@ -79,9 +79,9 @@ def edits_of(
     offset_factor: Tensor | float = 1.0,
     scale_factor: Tensor | float = 1.0,
 ) -> Edits:
-    """Edits from the parameters of one site, by their names in a checkpoint.
+    """Build edits from the parameters of one site, keyed by their names in a checkpoint.
 
-    `uniform` is the noise of the gates in training, by the same names; the factors multiply the gates.
+    `uniform` is the noise of the gates in training, with the same keys; the factors multiply the gates.
     """
     vectors = [parameters.get(half) for half in ("offset", "scale")]
     shape = next(v for v in vectors if v is not None).shape[:2]
@@ -98,7 +98,7 @@ def edits_of(
 
 @contextmanager
 def hooked(model: PreTrainedModel, sites: Mapping[str, SiteEdit]) -> Iterator[None]:
-    """Inside the block every pass of the model is edited at 'heads' and 'mlp', as far as they are named."""
+    """Edit every pass of the model inside the block, at those of the sites 'heads' and 'mlp' that are in `sites`."""
     layers_path, heads_path, mlp_path = PATHS[model.config.model_type]
     handles = []
     layers = model.get_submodule(layers_path)
@@ -126,7 +126,7 @@ def _output_hook(edit: SiteEdit, layer: int) -> Callable[..., Any]:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> list[float]:
-    """−log p of each label, row by row: position t is predicted at t − 1, −100 is no label."""
+    """Return −log p of each label, row by row: position t is predicted at t − 1, and −100 means no label."""
     losses = []
     for row, targets in zip(logits.double(), labels.tolist(), strict=True):
         for t in range(1, len(targets)):

@@ -1,4 +1,4 @@
-"""Where the sites are: the geometry of each architecture, and the refusal of models that are not understood."""
+"""Locations of the sites: the geometry of each architecture, and the refusal of unsupported models."""
 
 import copy
 from collections.abc import Callable
@@ -27,14 +27,14 @@ from tests.jola.model.plain_hooks import PATHS
 from tests.tiny import CONFIGS, LAYERS, VOCABULARY, make_model
 
 HEAD_DIM = {"qwen3": 16, "gemma2": 12, "gemma3_text": 12, "gemma": 12}
-"""32 / 4 = 8 in all others."""
+"""Widths of heads; 32 / 4 = 8 in all other architectures."""
 TOKENS = torch.tensor([[5, 17, 250, 9, 44, 3]])
 
 Make = Callable[..., JoLAModel]
 
 
 def with_row(monkeypatch: pytest.MonkeyPatch, **paths: str) -> None:
-    """Describe Llama wrongly."""
+    """Replace the description of Llama by a wrong one."""
     row = {"layers": "model.layers", "heads": "self_attn.o_proj", "mlp": "mlp"} | paths
     monkeypatch.setitem(sites.ARCHITECTURES, "llama", Architecture(**row))
 
@@ -88,7 +88,7 @@ def test_unknown_architectures_are_refused(
 ) -> None:
     base = AutoModelForCausalLM.from_config(config)
     tokenizer.save_pretrained(tmp_path)
-    config.save_pretrained(tmp_path)  # without weights: nothing is loaded before it is refused
+    config.save_pretrained(tmp_path)  # without weights, because it is refused before loading
     messages = [refusal(base, tokenizer)]
     with pytest.raises(InputError) as error:
         JoLAModel.from_pretrained(str(tmp_path))

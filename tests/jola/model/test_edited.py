@@ -1,4 +1,4 @@
-"""Other edits for one block: stacks of adapters, their masks, and logits at chosen positions."""
+"""Other edits inside a `using` block: stacks of adapters, their masks, and logits at chosen positions."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ Make = Callable[..., JoLAModel]
 
 
 def others(model: JoLAModel, seed: int, sites: str = "both") -> list[GatedEdits]:
-    """Edits as of another adapter for the same model."""
+    """Return edits like those of another adapter for the same model."""
     edits = build_edits(EditConfig(sites=sites), model.geometry)
     holder = JoLAModel(make_model(model.geometry.architecture), model.tokenizer, EditConfig(sites=sites))
     spread_edits(holder, seed)
@@ -45,7 +45,7 @@ def others(model: JoLAModel, seed: int, sites: str = "both") -> list[GatedEdits]
 
 
 def chained(stack: Sequence[GatedEdits], masks: Sequence[EditMask | None] | None = None) -> Mapping[str, SiteEdit]:
-    """For plain hooks: at each site one edit after the other."""
+    """Return edits for plain hooks that apply the edits of each site one after the other."""
     sites: dict[str, list[SiteEdit]] = {}
     for edits, mask in zip(stack, masks or [None] * len(stack), strict=True):
         factors = {} if mask is None else {"offset_factor": mask.offset, "scale_factor": mask.scale}
@@ -149,7 +149,7 @@ class TestMasks:
             assert (found - model(BATCH).logits).abs().max() > 1e-2
             generated = greedy(model, BATCH, 2, mask=masks)
             assert torch.equal(generated[:, BATCH.shape[1]], found[:, -1].argmax(-1))
-            # By site, one mask is for all interventions there.
+            # A mask keyed by site applies to all interventions of the site.
             same = model(BATCH, mask={"heads": masks[0]}).logits
             assert torch.equal(same, model(BATCH, mask=[masks[0], None, masks[0]]).logits)
 

@@ -45,7 +45,7 @@ class TestGeneration:
         full = model(ids).logits[:, BATCH.shape[1] - 1 : -1]
         torch.testing.assert_close(steps, full, rtol=0, atol=3e-5)
         torch.testing.assert_close(full, logits_of(plain, ids, by_hand(model))[:, BATCH.shape[1] - 1 : -1], **CLOSE)
-        # Edits of the prompt alone, which a loop written wrongly gives, are something else.
+        # Editing only the prompt, as a wrong loop would, gives other logits.
         prompt_only = {site: OfThePrompt(edits) for site, edits in by_hand(model).items()}
         other = logits_of(plain, ids, prompt_only)[:, BATCH.shape[1] - 1 : -1]
         torch.testing.assert_close(other[:, 0], full[:, 0], **CLOSE)
@@ -101,7 +101,7 @@ class TestGeneration:
 
     @torch.no_grad()
     def test_the_head_gets_a_batch_without_gaps(self, tiny: Make) -> None:
-        # On a processor PyTorch copies the weight of a linear layer for every row of a 3-D slice.
+        # On a CPU, PyTorch copies the weight of a linear layer for every row of a 3-D slice.
         model = tiny("llama")
         head, seen = model.base.get_output_embeddings(), []
         with head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].is_contiguous())):
@@ -184,7 +184,7 @@ class TestPadding:
         if model.base.config._attn_implementation != attention:
             model.base.set_attn_implementation(attention)
         ids, real, rows = padded(side)
-        for strength in (1.0, 0.0):  # with nothing to edit the pass goes another way
+        for strength in (1.0, 0.0):  # with nothing to edit, the pass takes another path
             together = model(ids, real, strength=strength).logits
             assert bool(torch.isfinite(together).all())
             for i, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What can still be imported once nnsight has changed every Python object."""
+"""Imports that must still work after nnsight has changed every Python object."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ import pytest
     ],
 )
 def test_an_event_loop_begins_after_nnsight_was_imported(imports: str) -> None:
-    """As in a program that loads a model and then serves a page or calls a server."""
+    """Like a program that loads a model and then serves a page or calls a server."""
     program = f"{imports}; import anyio; anyio.run(anyio.sleep, 0); print('ran')"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert ended.stdout.split() == ["ran"], ended.stderr[-2000:]

@@ -1,4 +1,4 @@
-"""Loading a base model: from a folder that is whole, and one sentence for every folder that is not."""
+"""Loading a base model from a complete folder, and one sentence for every damaged folder."""
 
 import json
 import re
@@ -80,7 +80,7 @@ class TestFolder:
 
 
 class TestDamage:
-    """Each of these would otherwise be a traceback, or worse: random weights in the place of trained ones."""
+    """Each of these would otherwise be a traceback or, worse, random weights in place of trained ones."""
 
     def test_a_weight_is_missing(self, tiny_folder: Path) -> None:
         edit_weights(tiny_folder, lambda tensors: tensors.__delitem__("model.layers.1.mlp.up_proj.weight"))
@@ -134,7 +134,7 @@ class TestDamage:
 
     def test_a_multi_modal_model_is_refused_before_it_is_loaded(self, tmp_path: Path, tokenizer: Any) -> None:
         config = Gemma3Config(text_config=CONFIGS["gemma3_text"].to_dict())
-        config.save_pretrained(tmp_path)  # without weights: loading them would fail
+        config.save_pretrained(tmp_path)  # without weights, so loading would fail
         tokenizer.save_pretrained(tmp_path)
         message = refusal(tmp_path)
         assert "is a multi-modal model of architecture 'gemma3'" in message
@@ -238,7 +238,7 @@ class TestChoices:
         config = CONFIGS[architecture]
         assert pick_attention("auto", config, torch.device(device)) in ("eager", "sdpa")
         assert pick_attention("eager", config, torch.device(device)) == "eager"
-        if architecture == "gemma2":  # soft-capping of its scores has no fused form
+        if architecture == "gemma2":  # no fused kernel for its soft-capped scores
             assert pick_attention("auto", config, torch.device(device)) == "eager"
 
 

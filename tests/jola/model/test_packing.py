@@ -1,4 +1,4 @@
-"""Packed passes and shared beginnings: what they give is what each row gives alone, and no token runs twice."""
+"""Packed passes and common beginnings: results equal those of each row alone, and no token is computed twice."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -27,14 +27,14 @@ from tests.tiny import VOCABULARY, make_model
 Make = Callable[..., JoLAModel]
 
 COMMON, LENGTHS, ANSWER = 21, (34, 40, 29, 27, 31), 3
-"""Longer than the attention windows of the tiny models, before and after the common beginning."""
+"""Attention windows of the tiny models (16 tokens) are shorter than the common beginning, and some begin after it."""
 SEED = 11
-"""Of gate noise: some gates of each site are drawn between 0 and 1."""
+"""Seed of the gate noise: some gates of each site are sampled between 0 and 1."""
 DISTINCT = COMMON + sum(LENGTHS) - len(LENGTHS) * COMMON
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str, Tensor]:
-    """Rows that begin alike, padded on the right, with a label at the last tokens of each."""
+    """Return rows with a common beginning, padded on the right, with labels at the last tokens of each."""
     generator = torch.Generator().manual_seed(5)
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
@@ -42,7 +42,7 @@ def batch(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str,
     for row, length in enumerate(lengths):
         rest = torch.randint(3, VOCABULARY, (length - common,), generator=generator)
         if common < length:
-            rest[0] = 10 + row  # so that no more than the beginning is alike
+            rest[0] = 10 + row  # so that rows differ after the common beginning
         ids[row, :length] = torch.cat([beginning, rest])
         labels[row, length - ANSWER : length] = ids[row, length - ANSWER : length]
         mask[row, :length] = 1
@@ -51,7 +51,7 @@ def batch(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str,
 
 @contextmanager
 def tokens_seen(model: JoLAModel) -> Iterator[list[tuple[int, ...]]]:
-    """The shapes of what is embedded inside the block."""
+    """Collect the shapes of the inputs that are embedded inside the block."""
     shapes: list[tuple[int, ...]] = []
     embeddings = model.base.get_input_embeddings()
     handle = embeddings.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
@@ -63,7 +63,7 @@ def tokens_seen(model: JoLAModel) -> Iterator[list[tuple[int, ...]]]:
 
 def runs_packed(model: JoLAModel, inputs: Mapping[str, Tensor] | None = None, mask: EditMask | None = None) -> bool:
     inputs = inputs or batch()
-    model(**inputs, mask=mask)  # the first pass of a model also finds out whether it can be packed
+    model(**inputs, mask=mask)  # the first pass of a model also checks whether it can be packed
     with tokens_seen(model) as shapes:
         model(**inputs, mask=mask)
     assert len(shapes) == 1
@@ -71,7 +71,7 @@ def runs_packed(model: JoLAModel, inputs: Mapping[str, Tensor] | None = None, ma
 
 
 def assert_as_each_row_alone(model: JoLAModel, plain: Any, inputs: Mapping[str, Tensor], found: Any) -> None:
-    """Logits, loss and gradients after a backward pass are those of plain hooks on each row alone."""
+    """Assert that logits, loss and gradients are those of plain hooks on each row alone."""
     clones = {
         e.site: {name: p.detach().clone().requires_grad_() for name, p in e.named_parameters()}
         for e in model.gated_edits()
@@ -110,7 +110,7 @@ def test_logits_and_gradients_are_those_of_each_row_alone(tiny: Make, architectu
 
 
 def subspace_edits(architecture: str, tokenizer: Any, **settings: Any) -> JoLAModel:
-    """LoReFT with edits large enough to matter, in training."""
+    """Return a model in training mode with edits of LoReFT that are large enough to matter."""
     model = JoLAModel(make_model(architecture), tokenizer, LoReFTConfig(rank=3, **settings), seed=0).train()
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -126,10 +126,10 @@ def subspace_edits(architecture: str, tokenizer: Any, **settings: Any) -> JoLAMo
     [
         ({"positions": "f3+l2"}, LENGTHS, COMMON),
         ({"positions": "f3+l2", "ends": "separate"}, LENGTHS, COMMON),
-        ({"positions": "f3+l9"}, LENGTHS, 15),  # the last nine of the shortest prompt begin where the others differ
+        ({"positions": "f3+l9"}, LENGTHS, 15),  # the last nine tokens of the shortest prompt begin where rows differ
         ({"positions": "f99+l1"}, LENGTHS, 12),  # half of the shortest prompt
         ({"positions": "all"}, LENGTHS, COMMON),
-        ({"positions": "l4"}, (30, 12, 9), 0),  # only padding to spare
+        ({"positions": "l4"}, (30, 12, 9), 0),  # only padding is saved
     ],
     ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
 )
@@ -173,11 +173,11 @@ def test_a_mask_by_row_of_edits_at_positions_is_not_packed(tokenizer: Any) -> No
 @pytest.mark.parametrize(
     ("lengths", "common"),
     [
-        ((30, 12, 9), 0),  # padding alone
-        ((16, 16, 16), 10),  # a common beginning alone
-        ((30,), 0),  # one row, so nothing to spare
-        ((16, 10, 14), 10),  # a row that is the beginning of the others: its labels shorten what they share
-        ((20, 19, 20), 1),  # little to spare
+        ((30, 12, 9), 0),  # only padding
+        ((16, 16, 16), 10),  # only a common beginning
+        ((30,), 0),  # one row, so nothing to save
+        ((16, 10, 14), 10),  # one row is the beginning of the others; its labels shorten the shared part
+        ((20, 19, 20), 1),  # little to save
     ],
 )
 def test_batches_of_all_kinds(
@@ -205,12 +205,12 @@ def test_what_is_spared(monkeypatch: pytest.MonkeyPatch) -> None:
         *(position for length in LENGTHS for position in range(COMMON, length)),
     ]
     assert int(packed.pack(rows).sum()) == int(rows.sum())
-    # Logits wanted of a position make it no part of the common beginning.
+    # A position whose logits are wanted is not part of the common beginning.
     wanted = rows.clone()
     wanted[2, 7] = True
     shorter = packing_of(ids, mask, wanted)
     assert shorter is not None and shorter.common == 7
-    # Without a mask nothing is padding.
+    # Without a mask, no token is padding.
     whole = packing_of(ids, None, rows)
     assert whole is not None and len(whole.source) == COMMON + len(LENGTHS) * (max(LENGTHS) - COMMON)
     spared = 1 - DISTINCT / ids.numel()
@@ -227,7 +227,7 @@ def test_padding_on_the_left_is_not_packed() -> None:
 
 
 class Doubled(Intervention):
-    """Doubles the heads of the first row alone."""
+    """Doubles the heads of the first row only."""
 
     site = Site.HEADS
 
@@ -283,7 +283,7 @@ def test_what_is_kept_of_a_pass(tiny: Make, architecture: str, monkeypatch: pyte
                 if name == "attention":
                     ours, others = ours[..., :length], others[..., :length]
                 elif (name, layer) == ("entering", last + 1):
-                    # What leaves the last layer is right where logits are wanted, and nowhere else.
+                    # The output of the last layer is correct only where logits are wanted.
                     ours, others = ours[rows[row, :length]], others[rows[row, :length]]
                 torch.testing.assert_close(ours, others, **CLOSE)
 
@@ -303,7 +303,7 @@ def attention_by_row(
     softcap: float | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """What flash attention computes for rows of the lengths that it is given, one row after the other."""
+    """Compute what flash attention computes for rows of the given lengths, one row after the other."""
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
     lengths_given = cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k
@@ -330,7 +330,7 @@ def attention_by_row(
 
 @pytest.fixture
 def by_row(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of variable-length attention; the real one needs an accelerator."""
+    """The name under which `attention_by_row` replaces flash attention, which needs an accelerator."""
     name = "by_row"
     AttentionInterface.register(name, attention_by_row)
     AttentionMaskInterface.register(name, ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
@@ -452,7 +452,7 @@ def test_in_bfloat16(tiny: Make, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 
 
 def prompts(lengths: tuple[int, ...] = LENGTHS, common: int = COMMON) -> dict[str, Tensor]:
-    """The rows of `batch`, padded on the left."""
+    """Return the rows of `batch`, padded on the left."""
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, (tokens, length) in enumerate(zip(batch(lengths, common)["input_ids"], lengths, strict=True)):
@@ -464,7 +464,7 @@ GREEDY: dict[str, Any] = {"do_sample": False, "num_beams": 1, "repetition_penalt
 
 
 def shares(model: JoLAModel, inputs: Mapping[str, Tensor], **arguments: Any) -> bool:
-    """Whether what the prompts begin with is computed once."""
+    """Return whether the common beginning of the prompts is computed once."""
     with tokens_seen(model) as shapes:
         model.generate(**inputs, **GREEDY | arguments)
     return shapes[0][0] == 1 < len(inputs["input_ids"])
@@ -496,8 +496,8 @@ def test_what_prompts_share_is_computed_once_where_that_is_right(tiny: Make) -> 
     for others in ({"do_sample": True}, {"repetition_penalty": 1.2}, {"num_beams": 2}, {"no_repeat_ngram_size": 2}):
         assert not shares(model, inputs, **others)
     assert not shares(model, prompts((30,), 20))
-    assert not shares(model, prompts((30, 34), 20))  # too little to spare
-    # Of the shortest prompt something is left to continue from.
+    assert not shares(model, prompts((30, 34), 20))  # too little to save
+    # At least one token of the shortest prompt is left to continue from.
     equal = {name: values[:1].expand(5, -1) for name, values in prompts((30,), 20).items()}
     beginning = beginning_of(**equal)
     assert beginning is not None and beginning.tokens == 29

@@ -1,4 +1,4 @@
-"""A model whose layers are in several places computes what it computes in one."""
+"""A model with layers on several devices or on disk computes the same as on one device."""
 
 import gc
 import json
@@ -73,7 +73,7 @@ def test_every_method_trains_and_answers_as_in_memory(case: Case, tiny_folder: P
         fill(model)
         model.train()
         model.seed_gates(3)
-        torch.manual_seed(5)  # of dropout
+        torch.manual_seed(5)  # for dropout
         loss = model(IDS, torch.ones_like(IDS), LABELS).loss
         assert loss is not None
         loss.backward()
@@ -157,7 +157,7 @@ def test_a_run_with_layers_on_disk(tiny_folder: Path, tmp_path: Path) -> None:
         assert run.state == "finished"
         losses.append([entry["loss"] for entry in run.metrics() if "loss" in entry])
     assert len(losses[0]) == 2
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # batches are packed in one of them
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)  # batches are packed in only one of the runs
 
 
 def test_the_temporary_folder_goes_with_the_model(
@@ -218,7 +218,7 @@ class TestRefusals:
 
 @pytest.mark.parametrize("positions", [None, (2, 1)])
 def test_edits_come_to_the_device_of_the_activation(positions: tuple[int, int] | None) -> None:
-    """Whose kernels refuse operands on another one, be it that of tensors without numbers."""
+    """Kernels refuse operands on another device, including the meta device."""
     prompt, z = torch.ones(2, 5, dtype=torch.bool), torch.empty(2, 5, 32, device="meta")
     for intervention in (
         GatedEdits(Site.HEADS, 2, 4, 8),

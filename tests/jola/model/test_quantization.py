@@ -31,7 +31,7 @@ LABELS = torch.cat([torch.full((2, 4), -100), IDS[:, 4:]], 1)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A tiny Llama as wide as the blocks of bitsandbytes."""
+    """A tiny Llama with the width of the blocks of bitsandbytes."""
     path = tmp_path_factory.mktemp("wide")
     config = LlamaConfig(
         vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
