@@ -1,4 +1,4 @@
-"""Scripts of the reference package run here: its names, arguments, configuration file and data."""
+"""Scripts of the reference package run with jola: its names, arguments, configuration file and data."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from jola.data.examples import IGNORED, Encoded
 from jola.errors import InputError
 from tests import ROOT
 
-# The calls of the reference package's examples/run_jola.py, in its order.
+# The calls of the reference package's examples/run_jola.py, in the same order.
 SCRIPT = """
 import torch
 from jola import JoLAConfig, JoLADataset, JoLAModel, JoLATrainer, make_data_collator
@@ -64,7 +64,7 @@ def examples(count: int, start: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture
 def script_folder(tmp_path: Path, tiny_folder: Path) -> Path:
-    """A folder as a user of the reference package has it: settings in YAML, three files of data."""
+    """A folder like that of a user of the reference package: settings in YAML and three data files."""
     folder = tmp_path / "project"
     data = folder / "data"
     data.mkdir(parents=True)
@@ -130,7 +130,7 @@ class TestScript:
         state = json.loads((checkpoint / "trainer_state.json").read_text())
         assert (state["global_step"], state["max_steps"]) == (3, 3)
         logged = {name: value for entry in state["log_history"] for name, value in entry.items()}
-        # λ after two of its decays from 0.1, or as the script sets it.
+        # λ after two decay steps from 0.1, or as set by the script.
         assert logged["l0_weight"] == pytest.approx(0.1 * 2.718281828**-0.02 if pad else 0.00004)
         assert logged["eval_loss"] > 0
 
@@ -157,7 +157,7 @@ class TestScript:
             gate_scheduler=jola_config["jola_config"]["gate_scheduler"],
         )
         trainer.train()
-        # One of the eight is held out, because the settings ask for validation and there is no data for it.
+        # One of the eight examples is held out, because the settings ask for validation without data for it.
         assert (len(trainer.train_dataset), len(trainer.eval_dataset)) == (7, 1)
         assert trainer.state.global_step == 2
         assert any("eval_loss" in entry for entry in trainer.state.log_history)

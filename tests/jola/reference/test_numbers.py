@@ -1,7 +1,7 @@
 """Agreement with the reference package in float32.
 
-The figures were made by the package itself (`benchmarks/reference/figures.py`) and carry their origin. Its
-loss is the objective "reference" here; the published loss, the default, is another one on purpose.
+The figures were computed by the package itself (`benchmarks/reference/figures.py`) and name their origin. Its loss is
+the objective "reference" here; the default is the published loss, which differs on purpose.
 """
 
 import json
@@ -28,7 +28,7 @@ LOGITS = {"rtol": 0.0, "atol": 1e-5}
 
 
 def edits_with(log_alpha: dict[str, Tensor], width: int = 2) -> GatedEdits:
-    """Edits at the heads whose gates have the given φ, (layers, units) for each half."""
+    """Return edits of heads whose gates have the given φ, with shape (layers, units) for each half."""
     layers, units = log_alpha["offset"].shape
     edits = GatedEdits(Site.HEADS, layers, units, width)
     with torch.no_grad():
@@ -68,7 +68,7 @@ def batch(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def label_rows(tensors: dict[str, Tensor]) -> Tensor:
-    """The positions whose next token has a label."""
+    """Return a mask of the positions whose next token has a label."""
     rows = torch.zeros_like(tensors["labels"], dtype=torch.bool)
     rows[:, :-1] = tensors["labels"][:, 1:] != -100
     return rows
@@ -85,7 +85,7 @@ def test_evaluation_gates() -> None:
     figures = FIGURES["gates"]
     ours = gates.at_test_time(torch.tensor(figures["log_alpha"]))
     torch.testing.assert_close(ours, torch.tensor(figures["evaluation"]), **FLOAT32)
-    # Closed means exactly 0, not nearly: the two agree on which gates are.
+    # Closed means exactly 0: both agree on which gates are closed.
     assert torch.equal(ours == 0, torch.tensor(figures["evaluation"]) == 0)
 
 
@@ -98,7 +98,7 @@ def test_training_gates_for_the_same_noise() -> None:
 
 
 def test_penalty_of_a_gate_is_the_probability_that_it_is_open() -> None:
-    # The package clamps the probability 1e-6 away from 0 and 1.
+    # The package clamps the probability to [1e-6, 1 − 1e-6].
     figures = FIGURES["gates"]
     ours = gates.probability_open(torch.tensor(figures["log_alpha"]))
     torch.testing.assert_close(ours, torch.tensor(figures["penalty_of_each"]), rtol=0.0, atol=1.1e-6)
@@ -107,7 +107,7 @@ def test_penalty_of_a_gate_is_the_probability_that_it_is_open() -> None:
 
 @pytest.mark.parametrize("half", HALVES)
 def test_penalty_of_layers_and_heads(half: str) -> None:
-    # At λ = 1 only the offset gates weigh; the scale gates weigh 1 − λ.
+    # At λ = 1 only the offset gates count, because the weight of the scale gates is 1 − λ.
     figures = FIGURES["gates"]
     closed = torch.full((3, 4), -50.0)
     given = torch.tensor(figures["log_alpha_by_layer"])
@@ -132,7 +132,7 @@ def test_without_weight_there_is_no_penalty_at_all() -> None:
 
 
 def test_published_loss_differs_from_the_code() -> None:
-    # One λ for both kinds of gates and a plain sum, against λ and 1 − λ and two divisions.
+    # The paper has one λ for all gates and a plain sum; the code has λ and 1 − λ, and two divisions.
     edits = loss_edits()
     by_hand = 0.1 * sum(gates.probability_open(log_alpha).sum().item() for log_alpha in edits.log_alphas().values())
     assert PENALTIES["paper"]([edits], 0.1).item() == pytest.approx(by_hand, rel=1e-6)
@@ -150,7 +150,7 @@ def test_schedules(kind: str) -> None:
 
 
 def test_performance_schedule_follows_the_whole_loss() -> None:
-    # The loss it looks at contains the penalty, so the whole loss is built up again from the cross-entropy.
+    # The schedule observes the loss with the penalty, so the whole loss is computed again from the cross-entropy.
     figures, edits = FIGURES["schedules"]["performance"], loss_edits()
     schedule = L0Schedule("performance", 0.1, figures["total_steps"], reference=True)
     weights, losses = [], []
@@ -169,7 +169,7 @@ def test_forward_pass(model: JoLAModel, tensors: dict[str, Tensor]) -> None:
         with model.disable_edits():
             plain = model(**batch(tensors)).logits
     torch.testing.assert_close(ours[real], tensors["logits"][real], **LOGITS)
-    # The edits are large, so agreement is not that of two models that do nothing.
+    # The edits are large, so the logits would not agree without them.
     assert (plain - tensors["logits"])[real].abs().max() > 1
 
 
@@ -203,13 +203,12 @@ def test_training_step_for_the_same_noise(
     for half in HALVES:
         torch.testing.assert_close(edits.get_parameter(half).grad, tensors[f"{half}_gradient"], **LOGITS)
         torch.testing.assert_close(parameters[half].grad, tensors[f"{half}_log_alpha_gradient"], **LOGITS)
-        # Some gates were drawn between 0 and 1 and pass a gradient of the cross-entropy, not of the penalty
-        # alone.
+        # Some gates were sampled between 0 and 1 and have a gradient of the cross-entropy, not only of the penalty.
         assert tensors[f"{half}_log_alpha_gradient"].abs().max() > 0.05
 
 
 def test_what_the_package_does_differently() -> None:
-    # These are why the comparison uses rotary base 10000 and an own loader; a new release may change them.
+    # The reasons why the comparison uses rotary base 10000 and its own loader; a new release may change them.
     assert FIGURES["observations"]["default_dtype"] == "float32"
     assert FIGURES["observations"]["same_logits_for_rope_theta_10000_and_500000"]
     assert FIGURES["observations"]["lm_head_trains_when_untied"]
