@@ -1,4 +1,4 @@
-"""A run that begins, and an empty folder of runs."""
+"""Fixtures: a new run, and an empty folder of runs."""
 
 from pathlib import Path
 

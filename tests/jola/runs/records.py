@@ -1,4 +1,4 @@
-"""Histories of gates that tests write, and a run whose process is gone."""
+"""Helpers to write gate histories, and the status of a killed run."""
 
 import os
 
@@ -12,7 +12,7 @@ RECORD = 4 * (1 + len(GATE_FIELDS) * LAYERS * UNITS)
 
 
 def gates(step: int) -> dict[str, np.ndarray]:
-    """Values that tell field, step, layer and unit apart."""
+    """Return values that identify field, step, layer and unit."""
     grid = np.arange(LAYERS * UNITS, dtype=np.float32).reshape(LAYERS, UNITS)
     return {name: grid + 100 * step + 10_000 * index for index, name in enumerate(GATE_FIELDS)}
 
@@ -24,5 +24,5 @@ def record(run: Run, *steps: int) -> None:
 
 
 def as_if_killed(run: Run, **changes: object) -> None:
-    """The status of a run whose process is gone: a process number that was used by an older process."""
+    """Write the status of a run whose process has ended: its process ID now belongs to another process."""
     run.write_status(state="training", pid=os.getpid(), pid_created=1.0, **changes)

@@ -1,4 +1,4 @@
-"""The kept answers of a run: written, read, bounded, and refused when damaged."""
+"""The stored answers of a run: written, read, limited in size, and refused if damaged."""
 
 import json
 from pathlib import Path

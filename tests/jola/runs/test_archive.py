@@ -1,4 +1,4 @@
-"""Runs as zip files: what goes out comes back, nothing private goes out, nothing wrong comes in."""
+"""Runs as zip files: exported runs can be imported again and contain nothing private, and bad archives are refused."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> RunStore:
 
 @pytest.fixture
 def run(tiny: Make, tmp_path: Path) -> Run:
-    """A finished run of a model in somebody's home, with everything that a run can have."""
+    """A finished run with all optional parts, of a model in a user's home folder."""
     config = RunConfig(
         ModelConfig(model=f"{HOME}/tiny-llama"),
         EditConfig(),
@@ -90,7 +90,7 @@ def zipped(path: Path, files: Files, folder: str = "") -> Path:
 
 
 def edited(files: Files, name: str, **changes: Any) -> Files:
-    """The files with other values in one JSON file; None takes a value away."""
+    """Return the files with other values in one JSON file; None removes a value."""
     content = json.loads(files[name]) | changes
     return files | {name: json.dumps({k: v for k, v in content.items() if v is not None}).encode()}
 
@@ -286,7 +286,7 @@ class TestImport:
 
 
 def weights(files: Files, **changes: torch.Tensor) -> Files:
-    """The files with other tensors."""
+    """Return the files with other tensors."""
     from safetensors.torch import load
 
     tensors = load(files[f"adapter/{WEIGHTS_NAME}"]) | {name.replace("__", "."): t for name, t in changes.items()}
@@ -294,7 +294,7 @@ def weights(files: Files, **changes: torch.Tensor) -> Files:
 
 
 def history(files: Files, change: Callable[[np.ndarray], None]) -> Files:
-    """The files with other gates: (records, floats), of which the first is the step."""
+    """Return the files with gates changed by `change`, which gets (records, floats); the first float is the step."""
     values = np.frombuffer(files["gates/heads.f32"], dtype="<f4").reshape(3, -1).copy()
     change(values)
     return files | {"gates/heads.f32": values.tobytes()}
@@ -464,7 +464,7 @@ def test_what_is_no_archive(store: RunStore, tmp_path: Path, name: str) -> None:
 
 
 def test_bytes_that_were_changed_are_noticed_or_harmless(run: Run, tmp_path: Path) -> None:
-    """Random changes of an archive, and of files within it whose checksums are then right again."""
+    """Change an archive at random, or a file in an archive whose checksums are then correct."""
     whole = export_archive(run, tmp_path / "a.zip").read_bytes()
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
@@ -492,7 +492,7 @@ def test_bytes_that_were_changed_are_noticed_or_harmless(run: Run, tmp_path: Pat
 
 
 def mutated(data: bytes, generator: random.Random) -> bytes:
-    """A few bytes changed, a piece cut out, or a piece doubled."""
+    """Return the data with a few bits flipped, or with a piece removed or repeated."""
     content = bytearray(data)
     kind = generator.randrange(4)
     at = generator.randrange(len(content))

@@ -72,7 +72,7 @@ class TestGateHistory:
             history.at(1)
 
     def test_counts_and_closed(self, run: Run) -> None:
-        # Units, from the left: none, offset alone, scale alone, both.
+        # Units, from the left: none, only the offset, only the scale, both.
         offset, scale = [0.0, 0.5, 0.0, 1.0], [0.0, 0.0, 0.1, 1.0]
         values = {
             **gates(0),
@@ -101,7 +101,7 @@ class TestGateHistory:
         closed = run.gates().closed()
         assert closed["offset"] == 0.75
         assert np.isnan(closed["scale"])
-        # Where nothing is trained there is no edit to be on or off.
+        # Units where nothing is trained are not counted.
         assert {name: count.tolist() for name, count in run.gates().counts().items()} == {
             "none": [3], "offset": [1], "scale": [0], "both": [0],
         }  # fmt: skip
@@ -144,7 +144,7 @@ class TestGateHistory:
             run.gates("../heads")
 
     def test_a_full_disk_leaves_whole_records(self, run: Run) -> None:
-        """A limit on the file's size cuts a write in the middle, as a disk does that fills up."""
+        """A limit on the file size interrupts a write, like a disk that becomes full."""
         script = f"""
 import resource, signal
 import numpy as np

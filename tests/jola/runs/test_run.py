@@ -1,4 +1,4 @@
-"""A run as a directory: its metrics, its state, and what a kill leaves."""
+"""A run as a directory: its metrics, its state, and what remains after a kill."""
 
 import json
 import os

@@ -32,7 +32,7 @@ def run(store: RunStore) -> Run:
 
 
 def record(run: Run, step: int, offset: np.ndarray, scale: np.ndarray, editable: np.ndarray | None = None) -> None:
-    """One record of gates; where nothing may be edited everything is 0."""
+    """Append a record of gates; units that may not be edited have 0 everywhere."""
     editable = np.ones((LAYERS, UNITS)) if editable is None else editable
     fields = dict.fromkeys(GATE_FIELDS, 0.5 * editable) | {
         "offset_gate": offset * editable,
@@ -61,7 +61,7 @@ class TestNotes:
         assert sorted(path.name for path in run.path.parent.iterdir()) == ["one"]
 
     def test_what_nobody_can_see_is_taken_out(self, run: Run) -> None:
-        # An override turns the rest of the line around: "exe.txt" could look like "txt.exe".
+        # A right-to-left override reverses the rest of the line: "exe.txt" could look like "txt.exe".
         assert run.annotate(label="a\u202eb\x1b[31mc\x00\u2066d\ud800").label == "ab[31mcd"
         assert run.annotate(note="one\r\ntwo\rthree\x07").note == "one\ntwo\nthree"
 

@@ -1,4 +1,4 @@
-"""Deleting runs, bringing them back, and what leaves the trash by itself."""
+"""Deleting and restoring runs, and automatic removal from the trash."""
 
 import os
 import time
