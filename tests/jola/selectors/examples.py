@@ -1,4 +1,4 @@
-"""Examples that heads are selected on."""
+"""Examples for the selection of heads."""
 
 from jola.data.examples import Example, Message, Template, encode_examples
 from jola.jola_model import JoLAModel

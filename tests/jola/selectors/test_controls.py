@@ -1,4 +1,4 @@
-"""The controls against independent implementations."""
+"""The controls, compared with independent implementations."""
 
 import math
 from collections.abc import Callable
@@ -93,11 +93,11 @@ def test_ablation_takes_what_the_budget_affords(tiny: Callable[..., JoLAModel]) 
     with torch.no_grad():
         for rows in found.batches():
             found.loss(rows, HeadFactors(torch.ones(found.shape)))
-    computed = sum(seen[-len(list(found.batches())) :])  # the first pass of a model is preceded by those of a check
+    computed = sum(seen[-len(list(found.batches())) :])  # passes of a check precede the first pass of a model
     own = sum(len(row.input_ids) for row in found.rows)
     assert found.tokens() == computed < own
     few, many = Ablation(Budget(epochs=1)), Ablation(Budget(epochs=6))
-    # Three forward passes a step, and (12 heads · half a pass + 1) for an example.
+    # A step costs three forward passes, and an example (12 heads · half a pass + 1).
     assert few.affordable(found) == math.floor(100 * computed / own * 3 / 7) > 1
     assert many.affordable(found) == 100
 
@@ -126,7 +126,7 @@ def test_factors_of_heads_are_factors_of_attention_outputs(tiny: Callable[..., J
     with torch.no_grad(), model.using([HeadFactors(factors)]):
         got = model(ids).logits
     for row in range(2):
-        # The same numbers as the scales of edits: 1 + m.
+        # The same factors as scales m of edits: 1 + m.
         edits = GatedEdits(Site.HEADS, 3, 4, model.geometry.head_dim, gates="none", operation="scale").eval()
         edits.get_parameter("scale").data.copy_((factors[row] - 1)[..., None].expand(3, 4, model.geometry.head_dim))
         with torch.no_grad(), model.using([edits]):

@@ -1,4 +1,4 @@
-"""DSP against an independent implementation of its parts."""
+"""DSP, compared with an independent implementation of its parts."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""PASS against an independent implementation of its parts."""
+"""PASS, compared with an independent implementation of its parts."""
 
 from collections.abc import Callable
 
@@ -54,7 +54,7 @@ def test_concentrator_weight_outweighs_the_three_point_penalty() -> None:
     weight = concentrator_weight(log_alpha.detach())
     assert 0 < weight < CONCENTRATOR_LIMIT
     (pull,) = torch.autograd.grad(concentrator_penalty(log_alpha), log_alpha)
-    # Both of its pieces push one gate open when too many are closed and too few are full.
+    # Both of its terms push gates open when too many are closed and too few are full.
     (push,) = torch.autograd.grad(three_point_penalty(log_alpha, 4), log_alpha)
     assert bool((push < 0).all())
     assert bool((weight * pull + push > 0).all())

@@ -35,7 +35,7 @@ from tests.jola.selectors.examples import EXAMPLES, QUESTIONS, SHORT, WORDS, que
 
 @pytest.mark.parametrize("k", [8, 64, 192])
 def test_gradients_of_relaxed_samples_are_numbers_at_every_temperature(k: int) -> None:
-    """Over many rounds they grow like a power of 1/τ: 1e46 and more for 192 of 270 heads."""
+    """Without clipping, gradients grow like a power of 1/τ over many rounds: 1e46 and more for 192 of 270 heads."""
     generator = torch.Generator().manual_seed(0)
     for step in range(0, 100, 3):
         weights = torch.randn(30, 9, generator=generator) * (0.1 + 0.05 * step)
@@ -95,13 +95,13 @@ PLANTED = HeadSet(3, 4, [(0, 2), (1, 1), (2, 3)])
 
 @pytest.fixture(params=["llama", "gpt2"])
 def planted(request: pytest.FixtureRequest, tiny: Callable[..., JoLAModel]) -> tuple[JoLAModel, list[Example]]:
-    """A model with `PLANTED`, and examples that need them."""
+    """A model in which only the heads `PLANTED` have an effect, and examples that need them."""
     model = tiny(request.param)
     return model, plant(model, PLANTED)
 
 
 def plant(model: JoLAModel, heads: HeadSet) -> list[Example]:
-    """Cut all other heads off the residual stream; examples whose answers each of these makes likelier."""
+    """Zero the output of all other heads; return examples whose answers each of `heads` makes more likely."""
     width = model.geometry.head_dim
     with torch.no_grad():
         for layer in range(3):

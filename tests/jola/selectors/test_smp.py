@@ -1,4 +1,4 @@
-"""SMP against an independent implementation of its parts."""
+"""SMP, compared with an independent implementation of its parts."""
 
 from collections.abc import Callable
 from dataclasses import replace
