@@ -16,7 +16,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 
 def make_task(folder: Path, start: int = 0) -> str:
-    """A folder with 12 training, 4 validation and 6 test examples."""
+    """Create a folder with 12 training, 4 validation and 6 test examples."""
     folder.mkdir()
     for part, first, count in (("train", 0, 12), ("validation", 12, 4), ("test", 16, 6)):
         (folder / f"{part}.jsonl").write_text(lines(start + first, count))
@@ -39,7 +39,7 @@ def plan(
 
 
 def fill(grid: Grid, value: Callable[[PlannedCell], float | None], **more: Any) -> None:
-    """Give every cell a result with this score, unless it is None."""
+    """Write a result with this score for every cell, unless the score is None."""
     for cell in grid.planned.values():
         score = value(cell)
         if score is not None:
@@ -47,7 +47,7 @@ def fill(grid: Grid, value: Callable[[PlannedCell], float | None], **more: Any) 
 
 
 def result(score: float, **more: Any) -> dict[str, Any]:
-    """The result of a cell."""
+    """Return the result of a cell."""
     return {
         "scores": [{"metric": "exact_match", "value": score, "n": 100, "low": score - 0.1, "high": score + 0.1}],
         "validation": 0.5,

@@ -250,7 +250,7 @@ def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAMod
 def test_only_the_gates_of_pass_keep_their_rate(
     config: RunConfig, model: JoLAModel, tmp_path: Path, method: SwapMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those that are reopened late have to close again; the others follow the schedule of all trainings."""
+    """Gates that PASS reopens late have to close again; other gates follow the schedule of all trainings."""
     trainers: list[JoLATrainer] = []
     make = training.make_trainer
 
@@ -274,7 +274,7 @@ def test_only_the_gates_of_pass_keep_their_rate(
 def test_gates_and_edits_are_clipped_each_by_itself(
     config: RunConfig, model: JoLAModel, tmp_path: Path, method: SwapMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However large the gradient of the gates is, the gradient of the edits keeps its length."""
+    """A large gradient of the gates does not shrink the gradient of the edits."""
     norms: list[list[float]] = []
     clip = editing._ClipGroups.on_pre_optimizer_step
 

@@ -1,4 +1,4 @@
-"""Plans of grids, their cells on disk, and the processes that make them."""
+"""Plans of grids, their cells on disk, and the processes that run them."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ from tests.jola.studies.grids import SETTINGS, fill, make_task, plan, result
 
 
 class Here:
-    """Makes cells in this process."""
+    """Runs cells in this process."""
 
     slots = 1
 
@@ -48,11 +48,11 @@ class Here:
         return 0
 
     def stop(self, *, kill: bool) -> None:
-        """Nothing runs beside this process."""
+        """Do nothing, because there are no other processes."""
 
 
 class Log:
-    """Remembers what was reported."""
+    """Records the reported cells."""
 
     def __init__(self) -> None:
         self.lines: list[Ended] = []
@@ -61,7 +61,7 @@ class Log:
         self.lines.append(cell)
 
     def looked(self, running: Sequence[str], waiting: int) -> None:
-        """Not of interest."""
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -194,13 +194,13 @@ def test_a_cell_is_an_ordinary_run_with_a_result(tmp_path: Path, task: str, tiny
     assert grid.result(name) == {"format": 1, **made}
     writes = run.status()["writes"]
     assert grid.state().counts["done"] == 1
-    # A process that was killed before it wrote the result of its finished run has little left to do.
+    # If a process was killed after its run finished, only the result is still to be written.
     (grid.cell(name).path / "result.json").unlink()
     again = make_cell(grid, name)
     status = run.status()
     assert (again["scores"], again["sessions"], status["writes"]) == (made["scores"], 1, writes)
     assert again["seconds"] >= status["updated"] - status["started"] - found["measure_seconds"] > 0
-    # What is done is not made again.
+    # Finished cells are not run again.
     stamp = (grid.cell(name).path / "result.json").stat().st_mtime_ns
     assert run_grid(grid, [name], Here(grid), Log())
     assert (grid.cell(name).path / "result.json").stat().st_mtime_ns == stamp
@@ -237,7 +237,7 @@ def test_a_failing_cell_costs_that_cell(tmp_path: Path, task: str, tiny_folder: 
     state = grid.state()
     assert (state.counts["done"], state.counts["failed"], state.total) == (1, 1, 2)
     assert list(state.failed.values()) == [log.lines[0].message]
-    # It is not tried again before that is asked for.
+    # A failed cell is only run again on request.
     again = Log()
     assert run_grid(grid, list(grid.planned), Here(grid), again) and not again.lines
     make_task(Path(lost), 100)
@@ -286,7 +286,7 @@ def test_a_run_that_was_killed_while_it_was_created_starts_again(tmp_path: Path,
 
 
 class Killed(BaseException):
-    """As if the process ended here."""
+    """Simulates the end of the process."""
 
 
 def test_an_interrupted_cell_resumes_from_its_checkpoint(
@@ -371,7 +371,7 @@ def test_a_damaged_result_is_made_again(tmp_path: Path, task: str, tiny_folder: 
 def test_a_run_that_is_not_the_planned_one_is_refused(
     tmp_path: Path, task: str, tiny_folder: Path, group: str, name: str, value: Any
 ) -> None:
-    """A folder of somebody else may hold a run whose settings nobody sees in the plan."""
+    """A folder from somebody else may contain a run with settings that differ from the plan."""
     grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
     (cell,) = grid.planned
     content = {**grid.config(cell).to_dict(), "created": 1.0}
@@ -392,7 +392,7 @@ def test_a_run_that_is_not_the_planned_one_is_refused(
 def test_a_run_reports_to_the_planned_tracker_only(
     tmp_path: Path, task: str, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder of somebody else may hold an interrupted run that would send what it measures to a tracker."""
+    """A folder from somebody else may contain an interrupted run that would send its metrics to a tracker."""
     grid = plan(tmp_path / "g", [task], ["red"], [1], models=(str(tiny_folder),))
     (cell,) = grid.planned
     run = grid.cell(cell).run

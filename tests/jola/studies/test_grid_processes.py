@@ -1,4 +1,4 @@
-"""Grids made by real processes: killed and continued, two at a time, and stopped on request."""
+"""Grids run by real processes: killed and resumed, two at a time, and stopped on request."""
 
 import os
 import random
@@ -25,12 +25,12 @@ PATIENCE = 300
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Start ``jola grid run``; what is left of it ends with the test."""
+    """A function that starts ``jola grid run``; processes that still run are killed after the test."""
     processes: list[subprocess.Popen[bytes]] = []
 
     def start(grid: Grid, *more: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "jola", "grid", "run", str(grid.folder), *more]
-        # One thread, as in this process: sums depend on their number.
+        # One thread, as in this process, because sums depend on the number of threads.
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(
             subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -43,7 +43,7 @@ def started() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
 
 
 def kill_all(process: subprocess.Popen[bytes]) -> None:
-    """``kill -9`` of a process and of those that it started."""
+    """Kill a process and its descendants, as ``kill -9`` does."""
     try:
         found = psutil.Process(process.pid)
         every = [found, *found.children(recursive=True)]
@@ -59,7 +59,7 @@ def kill_all(process: subprocess.Popen[bytes]) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Wait until something holds, or the process has ended."""
+    """Wait until the condition is true or the process has ended."""
     end = time.monotonic() + PATIENCE
     while not condition() and process.poll() is None:
         assert time.monotonic() < end
@@ -67,7 +67,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) ->
 
 
 def steps(grid: Grid) -> int:
-    """Steps of all runs that are on disk."""
+    """Return the total number of steps of all runs."""
     return sum(grid.cell(name).run.status()["step"] for name in grid.planned)
 
 
@@ -76,7 +76,7 @@ def tasks(folder: Path) -> list[str]:
 
 
 def what_was_learned(grid: Grid, name: str) -> Any:
-    """The scores of a cell, its losses by step, and the bytes of its adapter."""
+    """Return the scores of a cell, its losses by step, and the bytes of its adapter."""
     result, run = grid.result(name), grid.cell(name).run
     assert result
     losses = [{k: v for k, v in row.items() if k != "time"} for row in run.metrics()]
@@ -123,7 +123,7 @@ def test_two_processes_on_one_folder_share_the_cells(
     outputs = [process.communicate()[0].decode() for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     assert grid.state().counts["done"] == 4
-    # Each cell was made once.
+    # Each cell was run once.
     assert [(grid.result(name) or {})["sessions"] for name in grid.planned] == [1] * 4
     for name in grid.planned:
         assert (grid.cell(name).log_path.read_text()).count("Loading model and data") == 1

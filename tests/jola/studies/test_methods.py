@@ -82,12 +82,12 @@ def grid(tmp_path: Path) -> Grid:
 
 
 def finish(grid: Grid, cell: PlannedCell, name: str) -> None:
-    """A result in which the highest rate of LoRA and the default of the others have the lowest validation loss."""
+    """Write a result. Validation loss is lowest at LoRA's highest rate, RED's lowest and the others' default rate."""
     arm = grid.arms[cell.arm]
     rate, default = arm.settings["training"]["learning_rate"], METHODS[arm.method].learning_rate
     wanted = {"lora": 3.0, "red": 1 / 3}.get(arm.method, 1.0) * default if default else None
     loss = None if wanted is None else abs(math.log(rate / wanted))
-    # Test scores say the opposite of validation, and must not count.
+    # Test scores contradict validation and must not be used.
     score = VALUES[arm.method] + cell.seed / 1000 + (0.0 if loss is None or loss < 0.1 else 0.05)
     own: dict[str, Any] = {"validation": loss, "trainable": TRAINED[arm.method], "seconds": 60.0 + len(arm.method)}
     if arm.method != "zero-shot":
@@ -114,7 +114,7 @@ def test_validation_chooses_the_rates_and_the_front_is_of_the_chosen(grid: Grid)
         assert each.row.interval == "seeds" and each.row.seeds == 2
         assert each.layer_changes == pytest.approx((0.15, 0.3))
     assert (found["zero-shot"].rate, found["zero-shot"].tried, found["zero-shot"].layer_changes) == (None, (), None)
-    # JoLA has the score of RED with more numbers.
+    # JoLA has the score of RED with more parameters.
     on = {cost: [name for name, each in found.items() if each.pareto[cost]] for cost in COSTS}
     assert on["trainable"] == on["text_kl"] == ["red", "lora", "zero-shot"]
     assert on["adapter_bytes"] == ["lora"] and on["seconds"] == ["red", "lora"]
@@ -147,7 +147,7 @@ def test_methods_with_settings_are_variants_with_tries_of_their_own(grid: Grid, 
     other = plan_comparison(tmp_path / "h", methods, [task], [1], tries=2, train_sizes=(8,), settings=settings)
     assert [each.name for each in compared(other)] == ["lora:rank=2", "lora:rank=4", "jola"]
     assert len(other.planned) == 6
-    # Planning again continues.
+    # Planning again continues the comparison.
     again = plan_comparison(tmp_path / "h", methods, [task], [1], tries=2, train_sizes=(8,), settings=settings)
     assert list(again.planned) == list(other.planned)
 

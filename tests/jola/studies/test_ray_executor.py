@@ -1,4 +1,4 @@
-"""Grids on Ray. Ray is not among the packages that tests need; with it, they also run on a real, local one."""
+"""Grids on Ray. Tests do not need Ray; if it is installed, they also run on a real local instance."""
 
 import socket
 import sys
@@ -19,7 +19,7 @@ needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs Ray: pip 
 
 @pytest.fixture
 def free_port() -> Iterator[int]:
-    """A port that nothing listens at: it is bound, and accepts no connections."""
+    """A port that is bound but accepts no connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]

@@ -149,7 +149,7 @@ def test_bootstrap_pairs_items() -> None:
     assert found.difference == pytest.approx(better.mean() - easy.mean())
     assert 0 < found.low < found.difference < found.high
     assert found.p_value < 0.01
-    # The same two accuracies without pairs are not told apart as clearly.
+    # Without pairs, the same two accuracies are distinguished less clearly.
     shuffled = paired_bootstrap(better, generator.permutation(easy))
     assert shuffled.high - shuffled.low > 2 * (found.high - found.low)
     nothing = paired_bootstrap(easy, easy)
@@ -188,7 +188,7 @@ def test_intervals_of_a_comparison_hold_their_level(seeds: int) -> None:
     accuracy, gain, items, trials = 0.75, 0.03, 200, 1500
     covered, different, rejected = 0, 0, 0
     for _ in range(trials):
-        level = 0.02 * generator.standard_normal((seeds, 1))  # what a seed's examples do to both
+        level = 0.02 * generator.standard_normal((seeds, 1))  # the effect of a seed's examples on both
         own = level + 0.02 * generator.standard_normal((2, seeds, 1))
         draws = generator.random((2, seeds, items))
         jola, same = draws < accuracy + own
@@ -214,7 +214,7 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_the_interval_over_seeds_holds_its_level(seeds: int) -> None:
-    """On accuracies of 500 test examples, of trainings whose true accuracies vary from seed to seed."""
+    """Accuracies on 500 test examples, of trainings whose true accuracies vary from seed to seed."""
     generator = np.random.default_rng(seeds)
     accuracy = 0.8
     trained = accuracy + 0.02 * generator.standard_normal((4000, seeds))

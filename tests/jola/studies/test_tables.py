@@ -143,7 +143,7 @@ def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> Non
     grid = plan(tmp_path / "g", tasks, ["jola:epochs=1/2", "red:epochs=1/2/3"], [1, 2])
     for name, cell in grid.planned.items():
         epochs = int(cell.arm[-1])
-        # More epochs fit films worse and books better; the test scores say the opposite.
+        # More epochs fit films worse and books better; the test scores contradict this.
         loss = epochs if cell.task.endswith("films") else -epochs
         if (cell.arm, cell.task) != ("red:epochs=1", tasks[0]):
             grid.cell(name).write_result(result(0.5 + loss / 100 + cell.seed / 10, validation=10.0 + loss))
