@@ -1,4 +1,4 @@
-"""Files that several threads and processes write and read at the same moment."""
+"""Files that several threads and processes write and read at the same time."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor

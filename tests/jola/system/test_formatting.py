@@ -1,4 +1,4 @@
-"""How estimates are written."""
+"""The format of estimates."""
 
 import pytest
 

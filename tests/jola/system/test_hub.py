@@ -1,4 +1,4 @@
-"""Without a network, what needs the Hub reads the caches at once."""
+"""Without a network, code that needs the Hub reads the caches immediately."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from jola.system.hub import hub_or_cache
 
 @pytest.fixture
 def requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is asked of a Hub that does not answer."""
+    """Requests to a Hub that does not answer."""
     asked: list[str] = []
 
     def head(address: str, **options: Any) -> None:

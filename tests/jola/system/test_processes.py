@@ -1,4 +1,4 @@
-"""Who is at work on a folder."""
+"""Processes that are working on a folder."""
 
 import os
 import subprocess
@@ -35,7 +35,7 @@ def test_one_that_was_killed_or_left_damaged_files_counts_no_more(tmp_path: Path
     (tmp_path / "workers" / "6.json").write_bytes(json_bytes({"pid": "one"}))
     (tmp_path / "workers" / "8.json").write_bytes(json_bytes(own_identity() | {"pid_created": "now"}))
     (tmp_path / "workers" / "9.json").write_text("[" * 100_000)
-    # Of another process that has the number now.
+    # Written by another process, whose ID now belongs to this one.
     (tmp_path / "workers" / "7.json").write_bytes(json_bytes(own_identity() | {"pid_created": 1.0}))
     assert workers(tmp_path) == []
     with at_work(tmp_path):
@@ -45,7 +45,7 @@ def test_one_that_was_killed_or_left_damaged_files_counts_no_more(tmp_path: Path
 
 @pytest.fixture
 def stepped_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets the wall clock: the time of day moves, and with it what psutil derives from it."""
+    """A function that moves the wall clock, and with it the creation times that psutil derives from it."""
     now, created = time.time, psutil.Process.create_time
 
     def step(seconds: float) -> None:
@@ -91,7 +91,7 @@ def test_a_process_that_ended_is_gone_before_its_parent_notices() -> None:
     known = identity(process.pid)
     assert process_alive(*known.values())
     process.kill()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # until it has ended, and without taking notice
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # wait for its end without reaping it
     assert not process_alive(*known.values())
     process.communicate()
     assert not process_alive(*known.values())

@@ -1,4 +1,4 @@
-"""Zip files from strangers: what leads out of the folder, what is a bomb, what is no zip file."""
+"""Zip files from strangers: paths out of the folder, zip bombs, and files that are not zip files."""
 
 import io
 import random
@@ -17,7 +17,7 @@ Change = Callable[[zipfile.ZipInfo], None]
 
 
 def entry(name: str, data: bytes = b"data", change: Change | None = None, method: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A zip file with one ordinary entry and another one that may be changed in every field."""
+    """Return a zip file with one ordinary entry and one whose fields `change` may set."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("ordinary.txt", b"x")
@@ -38,7 +38,7 @@ def mode(kind: int) -> Change:
 
 
 def renamed(content: bytes, old: bytes, new: bytes) -> bytes:
-    """Another name in both places where a zip file has it, which zipfile itself would not write."""
+    """Replace a name in both places where it is in a zip file; zipfile itself would not write such a name."""
     assert len(old) == len(new) and content.count(old) == 2
     return content.replace(old, new)
 
@@ -60,7 +60,7 @@ def twice() -> bytes:
 
 
 def long_directory() -> bytes:
-    """The end of a zip file that says its list of entries has gigabytes."""
+    """Return a zip file whose end record claims a list of entries of 2 GiB."""
     content = bytearray(entry("a"))
     at = content.rfind(b"PK\x05\x06")
     struct.pack_into("<L", content, at + 12, 2**31)
@@ -68,7 +68,7 @@ def long_directory() -> bytes:
 
 
 def large_format() -> bytes:
-    """A zip file whose list of entries is described by a record of the 64-bit format."""
+    """Return a zip file whose list of entries is described by a ZIP64 record."""
     content = entry("a")
     at = content.rfind(b"PK\x05\x06")
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, 0, 1)
@@ -117,7 +117,7 @@ def test_hostile_files_are_refused_in_one_sentence(tmp_path: Path, what: str) ->
 
 def test_encrypted_files_are_refused(tmp_path: Path) -> None:
     content = bytearray(entry("secret"))
-    # The flag of the second entry, in its own header and in the list.
+    # The encryption flag of the second entry, in its own header and in the list of entries.
     for sign, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         at = content.rfind(sign)
         content[at + offset] |= 1

@@ -1,4 +1,4 @@
-"""What is wrong with a file is one line, whatever its keys are."""
+"""Errors in a file are one line, whatever its keys are."""
 
 import pytest
 
