@@ -1,4 +1,4 @@
-"""A process of a launch whose model fails in the middle of a layer, in the second process only: ``broken.py FLAGS``."""
+"""A process of a launch; in the second process, the model fails inside a layer: ``broken.py FLAGS``."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ with quick_imports():
 
 
 def fail(*_: Any) -> None:
-    """Raise what a device without memory raises."""
+    """Raise the error of a device without free memory."""
     raise torch.OutOfMemoryError("no memory for this layer")
 
 
@@ -22,7 +22,7 @@ if __name__ == "__main__":
     load = JoLAModel.from_pretrained
 
     def loaded(*arguments: Any, **keywords: Any) -> JoLAModel:
-        """As `JoLAModel.from_pretrained`."""
+        """Load a model like `JoLAModel.from_pretrained`; it fails in the second process."""
         model = load(*arguments, **keywords)
         if os.environ["RANK"] == "1":
             model.base.get_submodule("model.layers.1.mlp").register_forward_hook(fail)

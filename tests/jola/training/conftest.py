@@ -1,4 +1,4 @@
-"""A task, a model, and runs on them that tests compare with."""
+"""Fixtures: a task, a model, and runs on them for comparison."""
 
 import json
 import subprocess
@@ -16,7 +16,7 @@ from tests.tiny import make_model
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Place:
-    """Built once: the files are read and never changed."""
+    """A task and a model, created once; tests do not change the files."""
     folder = tmp_path_factory.mktemp("place")
     make_model("llama").save_pretrained(folder / "tiny")
     tokenizer.save_pretrained(folder / "tiny")
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
 
 @pytest.fixture(scope="session")
 def unbroken(place: Place) -> Run:
-    """A run from the command line, in a process of its own."""
+    """An uninterrupted run from the command line, in its own process."""
     output = place.folder / "unbroken"
     command = [sys.executable, "-m", "jola", "train", "--json", *place.settings(output).flags()]
     done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=600)

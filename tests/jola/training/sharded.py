@@ -1,4 +1,4 @@
-"""What each of two processes does in `test_sharding`: ``sharded.py FOLDER MODEL COMMAND …``."""
+"""The work of each of two processes in `test_sharding`: ``sharded.py OUTPUT 'done|WORD|…' 'ended|WORD|…' …``."""
 
 import contextlib
 import json
@@ -25,7 +25,7 @@ PASSES = [(case, "llama") for case in CASES] + [(case_of("jola"), each) for each
 
 
 def outcome(case: Case, architecture: str, *, sharded: bool, checkpointing: bool = False) -> dict[str, Any]:
-    """Answers, loss and gradients of a method on a tiny model."""
+    """Return the answers, loss and gradients of a method on a tiny model, and the share of weights in this process."""
     base = make_model(architecture)
     if sharded:
         shard(base, torch.device("cpu"))
@@ -35,7 +35,7 @@ def outcome(case: Case, architecture: str, *, sharded: bool, checkpointing: bool
         model.train()
         model.seed_gates(3)
         model.gradient_checkpointing = checkpointing
-        torch.manual_seed(5)  # of dropout
+        torch.manual_seed(5)  # for dropout
         loss = model(IDS, labels=torch.cat([torch.full((2, 4), -100), IDS[:, 4:]], 1)).loss
         assert loss is not None
         loss.backward()
@@ -48,7 +48,7 @@ def outcome(case: Case, architecture: str, *, sharded: bool, checkpointing: bool
 
 
 def passes() -> dict[str, list[dict[str, Any]]]:
-    """Three outcomes of each method and architecture: whole, sharded, and sharded with gradient checkpointing."""
+    """Return three outcomes per method and architecture: whole, sharded, and sharded with gradient checkpointing."""
     return {
         f"{case.name} {architecture}": [
             outcome(case, architecture, sharded=False),
@@ -61,7 +61,7 @@ def passes() -> dict[str, list[dict[str, Any]]]:
 
 @contextlib.contextmanager
 def ended_in_step(number: int) -> Any:
-    """Trainings end before this step, as by a signal."""
+    """End trainings inside the block before this step, as a signal would."""
     step = JoLATrainer.training_step
 
     def ending(self: JoLATrainer, *arguments: Any) -> Any:

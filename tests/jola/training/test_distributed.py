@@ -1,4 +1,4 @@
-"""Two processes train, validate and test together, and get what one gets."""
+"""Two processes train, validate and test together, with the results of one process."""
 
 import dataclasses
 import subprocess
@@ -29,8 +29,8 @@ from tests.jola.training.tiny_runs import TOGETHER, Place, environment, tensors
 
 METHODS = {"lora": LoRAConfig(rank=2, dropout=0.0), "houlsby": HoulsbyConfig(reduction_factor=4)}
 RUNS = ("jola", "ungated", *METHODS)
-"""Trainings of the two processes, in their order."""
-# In one process the same examples are in the batches of two accumulated steps.
+"""Trainings of the two processes, in order."""
+# In one process, the same examples are in the batches of two accumulated steps.
 COMMON = {"max_grad_norm": 0.0, "epochs": 2}
 
 
@@ -42,7 +42,7 @@ def settings(place: Place, method: str, output: Path, **training: Any) -> RunCon
 
 @dataclass(frozen=True)
 class Together:
-    """What two processes did, one command after the other."""
+    """Results of two processes that ran several commands one after the other."""
 
     folder: Path
     printed: list[dict[str, Any]]
@@ -90,7 +90,7 @@ class TestTogether:
         for summary in found[:2]:
             run = Run.open(summary["run"])
             assert run.state == "finished"
-            # Two processes with four examples each: three steps an epoch.
+            # Two processes with four examples each: three steps per epoch.
             assert [e["step"] for e in run.metrics() if "loss" in e] == list(range(1, 10))
             assert run.gates().steps.tolist() == list(range(10))
             assert summary["test"]["n"] == 6

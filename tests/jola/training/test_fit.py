@@ -1,4 +1,4 @@
-"""`fit`: its counts, and what a penalty, a call before steps and a constant rate of the gates do."""
+"""`fit`: its counts, another penalty, a call before each step, and a constant rate of the gates."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ def config(**training: Any) -> RunConfig:
 
 
 class Watch(TrainerCallback):
-    """Keeps the rates of the groups of each step, or ends a training at one."""
+    """Records the learning rates of the groups at each step, and stops the training at step `end`."""
 
     def __init__(self, end: int = 0) -> None:
         self.end, self.rates = end, []

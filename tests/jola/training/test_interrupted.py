@@ -25,7 +25,7 @@ from jola.training.run import run_training
 from tests import ROOT
 from tests.jola.training.tiny_runs import STEPS, STILL, Place, StopAt, assert_equal_runs, environment, tensors, timeless
 
-# The fixtures that most tests here compare with are made once, in one worker.
+# The fixtures that most of these tests use are created once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
 
 
@@ -51,7 +51,7 @@ class TestInterrupted:
         whole = [timeless(entry) for entry in unbroken.metrics()]
         assert [timeless(entry) for entry in run.metrics()] == whole[: len(run.metrics())]
 
-    # One step after the signal: in the first epoch, at the end of one, in the middle of one, at the very end.
+    # One step after the signal: in the first epoch, at the end of an epoch, inside an epoch, at the very end.
     @pytest.mark.parametrize("step", [2, 11, 14, 17])
     def test_resumed_it_is_the_unbroken_run(self, place: Place, unbroken: Run, tmp_path: Path, step: int) -> None:
         settings = place.settings(tmp_path / "run")
@@ -138,7 +138,7 @@ class TestKilled:
         self, copy: Callable[[str], Path], place: Place, unbroken: Run, name: str
     ) -> None:
         path = copy(name)
-        # A kill may also hit the middle of a write, which leaves half a record.
+        # A kill may also interrupt a write, which leaves half a record.
         for file in (path / "metrics.jsonl", path / "gates" / "heads.f32"):
             with open(file, "ab") as half:
                 half.write(b'{"step": 1, "loss')

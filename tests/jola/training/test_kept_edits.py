@@ -19,7 +19,7 @@ from jola.training import trainer
 from jola.training.run import Quiet, run_training
 from tests.jola.training.tiny_runs import STEPS, STILL, Place, assert_equal_runs, tensors
 
-# The fixtures that most tests here compare with are made once, in one worker.
+# The fixtures that most of these tests use are created once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
 
 
@@ -28,7 +28,7 @@ class TestKeep:
         return load_file(run.checkpoints_dir / f"checkpoint-{step}" / "model.safetensors")
 
     def validations(self, monkeypatch: pytest.MonkeyPatch, counts: Sequence[int], losses: Sequence[float] = ()) -> None:
-        """Let this many of the 8 validation answers be correct after each epoch, and the cross-entropy be these."""
+        """Set how many of the 8 validation answers are correct after each epoch, and the cross-entropies."""
         correct, cross_entropies, loop = iter(counts), iter(losses), Trainer.evaluation_loop
 
         def with_losses(*args: Any, **kwargs: Any) -> EvalLoopOutput:
@@ -70,7 +70,7 @@ class TestKeep:
         assert {name.removeprefix("interventions.0.") for name in expected} == {n.split(".", 1)[1] for n in kept}
         for name, tensor in expected.items():
             assert torch.equal(tensor, kept["heads." + name.removeprefix("interventions.0.")])
-        # The history is that of training, whatever is kept of it.
+        # The history is that of training, whichever edits are kept.
         scale = run.gates().at(STEPS)["scale_norm"]
         last = self.checkpoint(run, 18)["interventions.0.scale"].norm(dim=-1).numpy()
         np.testing.assert_allclose(scale, last, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Runs whose task declares other metrics than exact match, from training to result and kept answers."""
+"""Runs of tasks with other metrics than exact match, from training to result and stored answers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def model(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> str:
 
 
 def provide(patch: pytest.MonkeyPatch, task: str, examples: list[Example]) -> None:
-    """Let a task have these examples in every part, without its data."""
+    """Replace the data of a task by these examples: all for training, two for validation, three for testing."""
     parts = Parts(examples, examples[:2], examples[:3], revision="0" * 40)
     patch.setitem(REGISTRY, task, replace(REGISTRY[task], load=lambda: parts))
 
@@ -104,7 +104,7 @@ def test_a_generation_task_keeps_the_epoch_with_the_lowest_cross_entropy(
 ) -> None:
     examples = [Example((Message("user", f"Describe {n}."),), f"this is the number {n}") for n in range(6)]
     provide(monkeypatch, "common_gen", examples)
-    # One exact answer in the first epoch only.
+    # One exact answer, in the first epoch only.
     correct = iter([1.0, 0.0, 0.0])
     monkeypatch.setattr(trainer, "rows_correct", lambda *_: torch.tensor([next(correct), 0.0]))
     config = settings("common_gen", model, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""The objective: which gates are penalised, how much, and how λ moves over training."""
+"""The objective: which gates are penalized, how much, and how λ changes during training."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ def total(rows: list[list[float]]) -> float:
 
 
 def edits(site: Site = Site.HEADS, width: int = 5, **arguments: Any) -> GatedEdits:
-    """Two layers of three units, with φ as above; a shared gate has the φ of the offsets."""
+    """Return edits of two layers of three units, with φ as above; a shared gate has the φ of the offsets."""
     made = GatedEdits(site, 2, 3, width, **arguments)
     with torch.no_grad():
         for name, gate in made.gates.items():
@@ -58,7 +58,7 @@ class TestPaper:
     @pytest.mark.parametrize(
         ("arguments", "expected"),
         [
-            # A gate that both halves share counts once.
+            # A gate shared by both halves counts once.
             ({"gates": "shared"}, total(OFFSET)),
             ({"gates": "shared", "operation": "scale"}, total(OFFSET)),
             ({"operation": "offset"}, total(OFFSET)),
@@ -105,7 +105,7 @@ class TestPaper:
 
 
 class TestReference:
-    """λ·Σ P(g_a ≠ 0)/(L·H²) + (1 − λ)·Σ P(g_m ≠ 0)/(L·H²), as the reference code adds it up."""
+    """λ·Σ P(g_a ≠ 0)/(L·H²) + (1 − λ)·Σ P(g_m ≠ 0)/(L·H²), as in the reference code."""
 
     @patient
     @given(st.floats(1e-6, 1))
@@ -155,7 +155,7 @@ class TestSchedule:
 
     def test_performance_follows_the_loss(self) -> None:
         schedule, values = L0Schedule("performance", 0.01, 100), []
-        for loss in (3.0, 2.0, 2.0, 5.0, 4.9):  # better than nothing, better, not better, worse, better
+        for loss in (3.0, 2.0, 2.0, 5.0, 4.9):  # first loss, lower, equal, higher, lower
             values.append(schedule.value(len(values)))
             schedule.observe(loss)
         values.append(schedule.value(5))
@@ -189,7 +189,7 @@ class TestSchedule:
         assert min(values) >= 0
         assert max(values) <= (1.0 if reference else 0.6) + 1e-12
         if kind != "constant":
-            # With nothing asked for there is no penalty; the reference code's own start ignores the question.
+            # A weight of 0 means no penalty; the reference code ignores it and starts at its own weight.
             assert any(run(kind, 0.0, 60, reference=reference)) is reference
         else:
             assert run(kind, 0.0, 60, reference=reference) == [0.0] * 60
@@ -211,7 +211,7 @@ class TestSchedule:
     def test_performance_rule_of_the_reference_code(self) -> None:
         schedule = L0Schedule("performance", 0.7, 50, reference=True)
         assert schedule.value(0) == 0.1
-        schedule.observe(49.9)  # compared with 50
+        schedule.observe(49.9)  # the first loss is compared with 50
         assert schedule.value(1) == pytest.approx(0.11)
         schedule.observe(49.9)
         assert schedule.value(2) == pytest.approx(0.10)
@@ -228,7 +228,7 @@ class TestSchedule:
 
 
 class TestCheckpoint:
-    """transformers makes the schedule again from its state: class(**args), then one attribute after the other."""
+    """transformers restores the schedule from its state: class(**args), then one attribute after the other."""
 
     @staticmethod
     def restored(schedule: L0Schedule) -> L0Schedule:

@@ -16,13 +16,13 @@ from jola.training.follower import request_pause
 from jola.training.run import run_training
 from tests.jola.training.tiny_runs import STEPS, Place, StopAt, assert_equal_runs
 
-# The fixtures that most tests here compare with are made once, in one worker.
+# The fixtures that most of these tests use are created once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
 
 
 @dataclass
 class PauseAt(StopAt):
-    """Progress that asks for a pause once a step of a phase is done."""
+    """Progress that requests a pause once a step of a phase is done."""
 
     run: Run | None = None
 
@@ -36,7 +36,7 @@ class TestPaused:
     def pause(self, settings: RunConfig, step: int, phase: str = "train", **more: Any) -> Run:
         return run_training(settings, progress=PauseAt(step, phase, run=Run(settings.training.output)), **more)
 
-    # One step after the request: in the first epoch, at the end of one, in the middle of one.
+    # One step after the request: in the first epoch, at the end of an epoch, inside an epoch.
     @pytest.mark.parametrize("step", [2, 11, 14])
     def test_a_pause_keeps_a_checkpoint_and_resuming_gives_the_unbroken_run(
         self, place: Place, unbroken: Run, tmp_path: Path, step: int

@@ -22,7 +22,7 @@ from jola.training.run import run_training
 from jola.training.trainer import JoLATrainer
 from tests.jola.training.tiny_runs import STEPS, Place, StopAt, assert_equal_runs, tensors
 
-# The fixtures that most tests here compare with are made once, in one worker.
+# The fixtures that most of these tests use are created once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
 
 
@@ -97,7 +97,7 @@ class TestRun:
         gates = model.edits.gate_values()
         closed = {half: float((gates[half] == 0).float().mean()) for half in ("offset", "scale")}
         assert result["closed"] == closed
-        # The best epoch of this run is its last, so what is kept is what was recorded there.
+        # The best epoch of this run is its last, so the kept gates are those of the last record.
         validations = [e["validation_cross_entropy"] for e in unbroken.metrics() if "validation_cross_entropy" in e]
         assert min(validations) == validations[-1]
         np.testing.assert_array_equal(last.at(STEPS)["scale_gate"], gates["scale"].numpy())
@@ -166,7 +166,7 @@ class TestRun:
         assert result is not None
         assert result["n_train"] == run.config()["task"]["n_train"] == 24
 
-    # What PyTorch says where it writes a checkpoint; None: where the run appends a line.
+    # PyTorch's message if the disk is full while it writes a checkpoint; None: while the run appends a line.
     @pytest.mark.parametrize("message", ["[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", None])
     def test_a_full_disk_ends_a_run_with_one_sentence(
         self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str | None

@@ -1,4 +1,4 @@
-"""Two processes that hold half of the frozen model each get what one gets that holds all of it."""
+"""Two processes with half of the frozen model each have the results of one process with the whole model."""
 
 import dataclasses
 import json
@@ -30,7 +30,7 @@ from tests.jola.training.tiny_runs import Place, assert_equal_runs, environment,
 from tests.methods.contract import case_of
 
 METHODS = ("jola", "lora", "repe")
-# In one process the same examples are in the batches of two accumulated steps.
+# In one process, the same examples are in the batches of two accumulated steps.
 COMMON: dict[str, Any] = {"max_grad_norm": 0.0, "epochs": 2}
 
 
@@ -54,7 +54,7 @@ class Together:
 
 @pytest.fixture(scope="module")
 def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Together]:
-    """What two processes computed, trained, resumed, tested and generated."""
+    """Results of two processes: passes, trained and resumed runs, tests and answers."""
     folder = tmp_path_factory.mktemp("together")
     jobs = [
         ["done", "train", "--json", *settings(place, name, folder / name, sharded=True).flags()] for name in METHODS
@@ -68,7 +68,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "tests.jola.training.sharded", str(folder / "passes.json"), *map("|".join, jobs)]
     done = subprocess.run(
-        command, input="Is film 3 good?",  # of `jola generate -`
+        command, input="Is film 3 good?",  # for `jola generate -`
         env=environment(JOLA_HOME=str(folder / "home")), cwd=ROOT, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -80,7 +80,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_passes_are_those_of_the_whole_model(case: Any, architecture: str, together: Together) -> None:
     whole, *sharded = together.passes[f"{case.name} {architecture}"]
     for found in sharded:
-        assert 0.5 <= found["part"] < 0.55  # parts of uneven weights are filled up
+        assert 0.5 <= found["part"] < 0.55  # parts of weights that do not divide evenly are padded
         assert found["answer"] == whole["answer"]
         if case.by_gradients:
             assert found["loss"] == pytest.approx(whole["loss"], rel=1e-6)
@@ -139,7 +139,7 @@ def test_commands_print_once(together: Together, place: Place) -> None:
 
 
 def test_an_error_inside_a_layer_ends_all_processes(place: Place, tmp_path: Path) -> None:
-    """The others wait in the middle of that layer: a process that waited for them in turn would wait forever."""
+    """The other processes wait inside that layer: a process that waited for them would wait forever."""
     config = settings(place, "repe", tmp_path / "run", sharded=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "tests.jola.training.broken", "train", *config.flags()]

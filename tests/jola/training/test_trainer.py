@@ -1,4 +1,4 @@
-"""`JoLATrainer`: what one step optimises, what is logged of it, and what the recorder writes."""
+"""`JoLATrainer`: what a step optimizes and logs, and what the recorder writes."""
 
 import gc
 import itertools
@@ -29,14 +29,14 @@ END = 2
 
 
 def rows(count: int = 16, *, start: int = 0) -> list[Encoded]:
-    """Easy data: the answer, one token and the end, depends on the first token alone."""
+    """Return easy data: the answer, one token and the end, depends only on the first token."""
     pairs = [(i, 10 + i % 2) for i in range(start, start + count)]
     return [Encoded([20 + label, 30 + i % 7, 40 + i % 5, 50 + label, END], 3) for i, label in pairs]
 
 
 @pytest.fixture
 def train(tiny: Make, tmp_path: Path) -> Callable[..., JoLATrainer]:
-    """Train a fresh tiny model and return its trainer; arguments of both trainers may be given."""
+    """A function that trains a tiny model and returns its trainer; `arguments` are for `TrainingArguments`."""
 
     def run(
         model: JoLAModel | None = None,
@@ -109,7 +109,7 @@ class TestOptimiser:
         assert {id(p) for p in gates["params"]} == {id(p) for e in model.gated_edits() for p in e.gate_parameters()}
         assert (edits["initial_lr"], gates["initial_lr"]) == (0.01, 0.3)
         assert (edits["weight_decay"], gates["weight_decay"]) == (0.5, 0.0)
-        # The rates that are logged are those of the next step: up for two steps, then down a cosine to 0.
+        # The logged rates are those of the next step: a warmup of two steps, then a cosine down to 0.
         expected = [0.5, *(0.5 * (1 + math.cos(math.pi * n / 8)) for n in range(9))]
         assert logged(trainer, "learning_rate") == pytest.approx([0.01 * x for x in expected], abs=1e-9)
         assert logged(trainer, "gate_learning_rate") == pytest.approx([0.3 * x for x in expected], abs=1e-9)
@@ -130,7 +130,7 @@ class TestOptimiser:
         fresh = tiny("llama", trained=False)
         before = edit_vector(fresh)
         plain, decayed = train(steps=1).edited, train(steps=1, weight_decay=20.0).edited
-        # The first step of AdamW: the same update, after the edits have lost rate · decay of their length.
+        # In the first step of AdamW, the update is the same, after the edits were reduced by rate · decay.
         difference = edit_vector(plain) - edit_vector(decayed)
         torch.testing.assert_close(difference, before * 0.01 * 20, rtol=1e-3, atol=1e-8)
         assert torch.equal(gate_vector(plain), gate_vector(decayed))
@@ -185,7 +185,7 @@ class TestObjective:
     ) -> None:
         before = expected_open(tiny("llama", trained=False).gated_edits()).item()
         trainer = train(steps=2, own={"l0_weight": 0.25})
-        # The penalty is that of the gates before a step, the number of open gates that after it.
+        # The penalty is from the gates before a step, the number of open gates from those after it.
         opened = [before, logged(trainer, "expected_open")[0]]
         assert logged(trainer, "penalty") == pytest.approx([0.25 * n for n in opened], rel=1e-5)
 
@@ -215,7 +215,7 @@ class TestObjective:
     def test_patience_looks_at_cross_entropy_while_the_penalty_falls(
         self, train: Callable[..., JoLATrainer], tiny: Make
     ) -> None:
-        # Edits of nothing: closing their gates makes the objective fall and leaves the cross-entropy as it is.
+        # Edits of 0: closing their gates lowers the objective and does not change the cross-entropy.
         model = tiny("llama", trained=False)
         with torch.no_grad():
             for parameter in model.edits.edit_parameters():
@@ -321,7 +321,7 @@ class TestSchedules:
         assert logged(trainer, "l0_weight") == pytest.approx([expected(n) for n in range(5)])
 
     def test_the_linear_schedule_knows_the_steps_of_whole_epochs(self, train: Callable[..., JoLATrainer]) -> None:
-        # 20 examples in batches of 4, two batches a step: 3 steps an epoch, 6 in all.
+        # 20 examples in batches of 4, two batches per step: 3 steps per epoch, 6 in total.
         trainer = train(
             steps=-1,
             num_train_epochs=2,
@@ -348,7 +348,7 @@ class TestSchedules:
             assert weights == pytest.approx([0.01, *expected.tolist()[:-1]])
             assert len(set(fell)) == 2
         else:
-            # Two batches are seen in each step, so λ moves by nothing or by two tenths.
+            # Each step has two batches, so λ changes by 0 or by two tenths of its start.
             moves = np.diff(weights) / 0.001
             assert set(np.round(moves).tolist()) <= {-2.0, 0.0, 2.0}
         assert any(moved != 0 for moved in np.diff(weights))
@@ -424,7 +424,7 @@ class TestGateRecorder:
     def test_the_record_of_the_last_step_holds_its_gates_and_not_those_of_the_best(
         self, train: Callable[..., JoLATrainer], tiny: Make, tmp_path: Path
     ) -> None:
-        # An answer that training makes ever less likely: the first validation is the best one.
+        # An answer that training makes less and less likely: the first validation is the best one.
         contrary = [Encoded([*r.input_ids[:3], 200], 3) for r in rows(8)]
         settings = {
             "steps": 20,

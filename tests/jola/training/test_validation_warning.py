@@ -1,4 +1,4 @@
-"""A training that goes badly is recognised by its validation accuracy."""
+"""A training that goes badly is recognized by its validation accuracy."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A small task and a tiny model, runs on them that are stopped and killed, and what makes two runs equal."""
+"""A small task and a tiny model, runs that are stopped and killed, and the comparison of two runs."""
 
 import json
 import os
@@ -21,7 +21,7 @@ TIMES = {"time", "seconds", "peak_memory"}
 STEPS = 18
 """Three epochs of 24 examples in batches of 4."""
 STILL: dict[str, Any] = {"learning_rate": 1e-12, "gate_learning_rate": 1e-12}
-"""Rates that are lost in rounding, so that the validation cross-entropy stays what it is."""
+"""Rates so small that updates are lost in rounding and the validation cross-entropy does not change."""
 
 
 KILLED = """
@@ -73,7 +73,7 @@ def lines(start: int, count: int) -> str:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """One thread, so that a process computes what this one does."""
+    """Return an environment with one thread, so that a process computes what this one does."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **more}
 
 
@@ -133,7 +133,7 @@ def timeless(entry: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def assert_equal_runs(run: Run, other: Run) -> None:
-    """Bit for bit the same edits, metrics, gates and result; only times may differ."""
+    """Assert that edits, metrics, gates and result are the same bit for bit; only times may differ."""
     ours, theirs = tensors(run), tensors(other)
     assert set(ours) == set(theirs)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
