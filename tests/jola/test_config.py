@@ -16,15 +16,15 @@ from jola.cli.main import MARKERS
 from jola.config import GROUPS, EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
 from jola.errors import InputError
 
-# Other work on the machine must not make a test fail.
+# No deadlines, because other load on the machine must not make a test fail.
 patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FIELDS = {f.name: (part, f) for part in RunConfig().parts() for f in dataclasses.fields(part)}
 
-# A text of every kind that a shell can pass; 'None' is how the command line writes that there is none.
+# Any text that a shell can pass, except 'None', which the command line reads as a missing value.
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12).filter(
     lambda text: text != "None"
 )
-# Numbers that every bound lets through; the bounds have tests of their own.
+# Numbers that are within all bounds; the bounds have their own tests.
 rates = st.floats(1e-9, 1)
 counts = st.integers(8, 10**6)
 layer_texts = st.one_of(
@@ -41,7 +41,7 @@ OWN: dict[str, st.SearchStrategy[Any]] = {
 
 
 def strategy(name: str) -> st.SearchStrategy[Any]:
-    """Valid values of a setting, from its type."""
+    """Return a strategy for valid values of a setting, from its type."""
     annotation = typing.get_type_hints(type(FIELDS[name][0]))[name]
     if typing.get_origin(annotation) is Literal:
         return st.sampled_from(typing.get_args(annotation))
@@ -71,7 +71,7 @@ configs = st.fixed_dictionaries({}, optional={name: strategy(name) for name in F
 
 
 def parse(flags: list[str]) -> RunConfig:
-    """What the command line makes of flags."""
+    """Return the configuration that the command line builds from flags."""
     return run_config(tyro.cli(settings_type(RunConfig()), args=flags, config=MARKERS))
 
 
@@ -109,7 +109,7 @@ def test_the_defaults_are_usable_and_every_setting_explains_itself() -> None:
         assert isinstance(unit, str) and isinstance(advanced, bool), setting.name
 
 
-# The setting, a value that cannot be used, and the sentence.
+# (setting, value that cannot be used, sentence)
 REFUSED = [
     ("train_size", -1, "--train-size is -1; it must be at least 0."),
     ("validation_size", -1, "--validation-size is -1; it must be at least 0."),

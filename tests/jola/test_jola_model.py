@@ -1,4 +1,4 @@
-"""`JoLAModel` in float32 against the plain model and against plain forward hooks, for every architecture."""
+"""`JoLAModel` in float32, compared with the plain model and with plain forward hooks, for every architecture."""
 
 import copy
 from collections.abc import Callable
@@ -34,11 +34,11 @@ Make = Callable[..., JoLAModel]
 
 SITES = ("heads", "mlp", "both")
 SEED = 11
-"""Of gate noise."""
+"""Seed of the gate noise."""
 
 
 class TestEqualsThePlainModel:
-    """To the bit, whatever switches the edits off."""
+    """Bit for bit, however the edits are switched off."""
 
     @every_architecture
     @pytest.mark.parametrize("sites", SITES)
@@ -81,7 +81,7 @@ class TestEqualsThePlainModel:
 
     @torch.no_grad()
     def test_the_frozen_model_has_no_dropout_in_training(self, tiny: Make) -> None:
-        # GPT-2 has dropout, and training mode belongs to the edits alone.
+        # GPT-2 has dropout, and training mode applies only to the edits.
         model = tiny("gpt2", EditConfig(gates="none"))
         expected = model(BATCH).logits
         assert torch.equal(model.train()(BATCH).logits, expected)
@@ -248,7 +248,7 @@ class TestSubsets:
             for pair in chosen or ():
                 on[pair] = 1
             assert torch.equal(edits.editable, on.bool())
-            for parameter in edits.parameters():  # what may not be edited must not matter
+            for parameter in edits.parameters():  # units that may not be edited must not matter
                 parameter[~edits.editable] = 1e3
             for gate in edits.gate_parameters():  # so far open that noise changes nothing
                 gate[edits.editable] = 50.0

@@ -1,4 +1,4 @@
-"""Recipes give all settings that belong together."""
+"""Recipes set all settings that belong together."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Remote models against local ones: nnsight's simulation runs the requests, and so does a process without our code."""
+"""Remote models compared with local ones; requests run in nnsight's simulation and in a process without our code."""
 
 import io
 import json
@@ -39,7 +39,7 @@ MASK = torch.tensor([[1] * 7, [0, 0, 1, 1, 1, 1, 1]])
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Folders of tiny models, made once each."""
+    """A function that returns the folder of a tiny model, which is created once."""
     folder = tmp_path_factory.mktemp("models")
 
     def saved(architecture: str) -> Path:
@@ -54,7 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 @pytest.fixture
 def pair(models: Callable[[str], Path], tmp_path: Path) -> Callable[..., tuple[JoLAModel, RemoteModel]]:
-    """(local, remote) with the same edits."""
+    """A function that returns (local, remote) with the same edits."""
 
     def make(method: str = "jola", architecture: str = "llama") -> tuple[JoLAModel, RemoteModel]:
         local = trained(case_of(method), architecture)
@@ -65,7 +65,7 @@ def pair(models: Callable[[str], Path], tmp_path: Path) -> Callable[..., tuple[J
 
 
 def use_all(model: JoLAModel | RemoteModel) -> list[Any]:
-    """Everything that a remote model computes, as tensors."""
+    """Return everything that a remote model computes."""
     template = Template(model.tokenizer)
     text = insight.next_tokens(model, IDS, 5, template=template)
     scores = insight.answer_scores(model, IDS, ["good", "bad one"], template=template)
@@ -172,7 +172,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] in ("jola", "
 
 
 class Recorder(CustomCloudUnpickler):
-    """Notes every module that a request names."""
+    """Records every module that a request names."""
 
     seen: set[str]
 
@@ -210,7 +210,7 @@ def test_a_request_needs_none_of_our_code(
         [sys.executable, "-P", "-c", SERVER, models("llama"), *requests], check=True, cwd=tmp_path, timeout=300
     )
 
-    # The answers of that process, given back as those of NDIF.
+    # Return the answers of that process as those of NDIF.
     answers = iter(requests)
 
     class Elsewhere(NdifBackend):
@@ -314,7 +314,7 @@ class TestRefusals:
 
 
 class FakeNdif(ThreadingHTTPServer):
-    """Answers requests with what `answers` says, one poll after the other; the last one again and again."""
+    """Answers each poll with the next of `answers`, and repeats the last one."""
 
     daemon_threads = True
     answers: list[dict[str, Any] | None]
@@ -351,11 +351,11 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(404) if answer is None else self.reply(200, json.dumps({"id": "7", **answer}).encode())
 
     def log_message(self, *_: Any) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class TestRequests:
-    """A server in this process, as nnsight's client expects it."""
+    """Requests to a server in this process that nnsight's client accepts."""
 
     @pytest.fixture
     def server(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeNdif]:
@@ -363,7 +363,7 @@ class TestRequests:
         server.keys, server.answers = [], [None]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        # After nnsight was imported, which reads the variables once.
+        # Set after the import of nnsight, which reads the variables once.
         monkeypatch.setenv(KEY_VARIABLE, "this key")
         monkeypatch.setenv(HOST_VARIABLE, server.address)
         yield server
