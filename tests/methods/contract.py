@@ -1,4 +1,4 @@
-"""What every method is tested with: its settings, and how one of its units is taken out by hand."""
+"""Test cases of every method: its settings, and the removal of one of its units by hand."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from jola.settings import EditConfig
 from tests.tiny import make_model, make_tokenizer
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gemma", "gpt2", "gpt_neox")
-"""Grouped keys, heads of a width of their own, one key for all heads, transposed weights, parallel residuals."""
+"""With grouped keys, a separate head width, one key for all heads, transposed weights and parallel residuals."""
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,24 @@ class Case:
     method: str
     settings: Any
     begins_as_base: bool
-    """Whether fresh edits change nothing at all."""
+    """Whether a model with fresh edits equals the base model."""
     exact_files: bool = True
-    """Whether edits that are saved and loaded give the same bits, and not only the same up to rounding."""
+    """Whether saved and loaded edits give the same results bit for bit, and not only up to rounding."""
     refuses: tuple[str, ...] = ()
-    """Forms of export that the method does not have."""
+    """Forms of export that the method does not support."""
     not_on: tuple[str, ...] = ()
     """Architectures that the method refuses."""
     by_gradients: bool = True
     """Whether it is fitted by gradients."""
     fitted_with: Any = None
-    """Settings for fitting, where `settings` hold choices that fitting makes."""
+    """Settings for fitting, if `settings` contain choices that fitting makes."""
 
     @property
     def name(self) -> str:
         return self.method
 
     def config(self, **groups: Any) -> RunConfig:
-        """A configuration with the settings of this case."""
+        """Return a configuration with the settings of this case."""
         return RunConfig(method=self.method, edits=self.fitted_with or self.settings, **groups)
 
 
@@ -79,31 +79,31 @@ CASES = (
     ),
 )
 PLACES = [(case, architecture) for case in CASES for architecture in ARCHITECTURES if architecture not in case.not_on]
-"""Every method on every architecture that it edits."""
+"""Every method on every architecture that it supports."""
 
 
 def case_of(method: str) -> Case:
-    """The case of a method."""
+    """Return the case of a method."""
     return next(case for case in CASES if case.method == method)
 
 
 def fresh(case: Case, architecture: str) -> JoLAModel:
-    """A tiny model with fresh edits, in evaluation mode."""
+    """Return a tiny model with fresh edits, in evaluation mode."""
     return JoLAModel(make_model(architecture), make_tokenizer(), case.settings, name=f"tiny-{architecture}")
 
 
 def trained(case: Case, architecture: str, seed: int = 1) -> JoLAModel:
-    """The same with numbers as after training: large enough to matter, some gates closed."""
+    """Return a tiny model with edits as after training: large enough to matter, some gates closed."""
     return fill(fresh(case, architecture), seed)
 
 
 def fill(model: JoLAModel, seed: int = 1) -> JoLAModel:
-    """The same model with such numbers in its edits."""
+    """Give the edits of a model values as after training, and return the model."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for intervention in model.own_interventions():
             for name, parameter in intervention.named_parameters():
-                if name == "reflections":  # of rotations, which are random from the start
+                if name == "reflections":  # parameters of rotations, which are random from the start
                     continue
                 spread = 3.0 if "log_alpha" in name else 0.3
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * spread)
@@ -111,7 +111,7 @@ def fill(model: JoLAModel, seed: int = 1) -> JoLAModel:
 
 
 def take_out(intervention: Intervention, layer: int, unit: int) -> None:
-    """Make one unit do nothing, by its numbers and not by a mask."""
+    """Remove the effect of one unit through its parameters and not by a mask."""
     with torch.no_grad():
         if isinstance(intervention, GatedEdits):
             for parameter in intervention.edit_parameters():

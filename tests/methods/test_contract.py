@@ -1,4 +1,4 @@
-"""What holds for every method on every architecture."""
+"""Properties of every method on every architecture."""
 
 import json
 import subprocess
@@ -101,7 +101,7 @@ class TestPasses:
         assert not missing
         own = {id(p) for p in model.parameters()}
         assert own and all(p.grad is None for p in model.base.parameters() if id(p) not in own)
-        # An optimiser sees what trains through the model, not through the frozen base.
+        # The parameter groups contain exactly the trained parameters and none of the frozen base.
         in_groups = [
             id(p) for g in model.method.parameter_groups(model.own_interventions(), 0.0, 0.1) for p in g["params"]
         ]
@@ -122,7 +122,7 @@ class TestPasses:
             assert bool(model.traced.packing({"input_ids": ids}, labels != -100)) is packed
             model.gradient_checkpointing = checkpointing
             model.seed_gates(3)
-            torch.manual_seed(5)  # of dropout
+            torch.manual_seed(5)  # for dropout
             kept, loss = numbers_kept(lambda model=model: model(ids, labels=labels).loss)
             loss.backward()
             found.append((kept, {name: p.grad for name, p in model.named_parameters()}))
@@ -131,7 +131,7 @@ class TestPasses:
         assert all(torch.equal(gradients[name], gradient) for name, gradient in expected.items())
 
     def test_its_state_is_in_the_module_tree(self, case: Case, architecture: str) -> None:
-        """Checkpoints and distributed training would miss parameters inside the frozen model without an error."""
+        """Checkpoints and distributed training would silently miss parameters inside the frozen model."""
         model, other = trained(case, architecture), fresh(case, architecture)
         other.load_state_dict(model.state_dict())
         assert torch.equal(other(IDS).logits, model(IDS).logits)
@@ -216,7 +216,7 @@ def test_a_fresh_process_gives_the_same_logits(tmp_path: Path) -> None:
     found = load_file(tmp_path / "logits.safetensors")
     assert set(found) == set(expected)
     for name, logits in expected.items():
-        assert torch.allclose(found[name], logits, atol=1e-4), name  # another attention code than here
+        assert torch.allclose(found[name], logits, atol=1e-4), name  # another attention implementation than here
 
 
 class _Killed(Quiet):
@@ -359,7 +359,7 @@ def test_modules_outside_the_layers_are_refused_and_leave_nothing_behind(method:
 
 @pytest.mark.parametrize("inner", ["lora", "bitfit"])
 def test_edits_of_the_same_weights_are_loaded_beside_each_other(inner: str, tmp_path: Path) -> None:
-    """One inside the other: each is used, scaled and taken out without the other."""
+    """One wraps the other: each is used, scaled and removed without the other."""
     outer = "bitfit" if inner == "lora" else "lora"
     logits = {}
     for method in (inner, outer):

@@ -1,4 +1,4 @@
-"""Exports of every method: those that hold its edits compute what the edited model does, and the others are refused."""
+"""Exports of every method: supported forms compute what the edited model does, and others are refused."""
 
 import importlib.util
 from collections.abc import Callable
@@ -39,7 +39,7 @@ from tests.tiny import make_model, make_tokenizer
 IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40], [7, 3, 28, 64, 90, 11, 2]])
 PROMPTS = ["Good or bad?"]
 NO_MLP_BIAS = ("qwen3", "gemma")
-"""Architectures whose plain models cannot hold an offset of an MLP."""
+"""Architectures whose MLPs cannot have a bias, which an offset needs."""
 FORMS: dict[str, Callable[[Any, Path], Any]] = {
     "adapter": lambda model, folder: export_adapter(model.save_pretrained(folder / "whole"), folder / "out.zip"),
     "merged": lambda model, folder: export_merged(model, folder / "out", prompts=PROMPTS),
@@ -58,7 +58,7 @@ def methods_with(form: str) -> pytest.MarkDecorator:
 
 
 def one_unit_off(model: JoLAModel, offsets_of_mlps: bool = True) -> list[EditMask]:
-    """A mask that switches off one unit of each intervention, and the offsets of MLPs where nothing could hold them."""
+    """Return masks that switch off one unit per intervention and, with `offsets_of_mlps` false, all MLP offsets."""
     masks = []
     for i in model.own_interventions():
         mask = EditMask.all(i)

@@ -39,7 +39,7 @@ class Killed(Quiet):
 
 
 class Paused(Quiet):
-    """Asks a run to pause at a step."""
+    """Requests a pause of a run at a step."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.run, self.step = Run(path), step
@@ -129,7 +129,7 @@ def test_a_run_paused_while_it_chooses_has_no_adapter_yet(config: RunConfig) -> 
 
 def test_early_stopping_ends_a_stage_and_the_count_goes_on(config: RunConfig) -> None:
     config.training.epochs, config.training.patience, config.training.keep = 6, 1, "best"
-    config.edits.scale_learning_rate, config.edits.l1_weight = 0.5, 1e3  # scales jump about zero
+    config.edits.scale_learning_rate, config.edits.l1_weight = 0.5, 1e3  # scales oscillate around zero
     run = run_training(config)
     result = run.result()
     assert result is not None

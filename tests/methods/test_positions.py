@@ -1,4 +1,4 @@
-"""Edits that depend on positions: LoReFT against the formula, in every kind of pass."""
+"""Edits that depend on positions: LoReFT compared with the formula, in every kind of pass."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def positions(n: int, first: int, last: int) -> tuple[list[int], list[int]]:
 
 
 def by_formula(model: JoLAModel, ids: list[int], prompt: int, first: int, last: int) -> Tensor:
-    """Logits (tokens, vocabulary) of one row in plain PyTorch, with hooks that edit positions one by one."""
+    """Return logits (tokens, vocabulary) of one row in plain PyTorch, with hooks that edit positions one by one."""
     edits = model.own_interventions()[0]
     assert isinstance(edits, SubspaceEdits)
     rotations, layers = edits.rotations.detach(), model.base.get_submodule("model.layers")
@@ -145,7 +145,7 @@ def test_beams_have_the_scores_of_one_pass(architecture: str, settings: dict[str
 
 
 def token_by_token(model: EditedModel, ids: list[int], answer: list[int], **arguments: Any) -> float:
-    """ln p(answer | prompt), from one pass without a cache for each token."""
+    """Return ln p(answer | prompt), from one pass per token without a cache."""
     total = 0.0
     for count, token in enumerate(answer):
         logits = model(torch.tensor([ids + answer[:count]]), prompt_lengths=len(ids), **arguments).logits
@@ -231,7 +231,7 @@ def test_every_token_is_edited_with_positions_all() -> None:
     assert torch.allclose(model(IDS).logits, model(IDS, prompt_lengths=2).logits)
     labels = IDS.clone()
     labels[:, :5] = IGNORED
-    same = IDS[:1].repeat(4, 1)  # packed: all rows begin alike
+    same = IDS[:1].repeat(4, 1)  # packed, because all rows are equal
     packed = model(same, labels=labels[:1].repeat(4, 1)).logits
     assert torch.allclose(packed, model(same).logits[:, 4:-1].flatten(0, 1), atol=1e-4)
     answer = model.generate(IDS[:1, :4], max_new_tokens=4, do_sample=False)
@@ -241,7 +241,7 @@ def test_every_token_is_edited_with_positions_all() -> None:
 
 @torch.no_grad()
 def test_prompt_edits_beside_others() -> None:
-    """Edits at every token go on in decoding steps, those of the prompt do not."""
+    """Edits at every token also apply in decoding steps; edits of the prompt do not."""
     model = loreft(positions="f2+l2")
     other = trained(next(case for case in CASES if case.method == "jola"), "llama")
     edits = [*model.own_interventions(), *other.own_interventions()]
@@ -330,7 +330,7 @@ def test_the_published_start_is_not_the_base_model() -> None:
     edits = model.own_interventions()[0]
     assert isinstance(edits, SubspaceEdits)
     assert not torch.allclose(model(IDS).logits, plain, atol=0.1)
-    # As nn.Linear: uniform between ±1/√inputs.
+    # Like nn.Linear: uniform between ±1/√inputs.
     assert float(edits.weight.detach().abs().max()) <= 32**-0.5 < 1.2 * float(edits.weight.detach().abs().max())
 
 

@@ -1,4 +1,4 @@
-"""RePE: directions of pairs, the choice by validation, and what is refused."""
+"""RePE: directions from pairs, the choice by validation, and refusals."""
 
 import json
 from dataclasses import replace
@@ -79,7 +79,7 @@ def test_activations_are_read_at_the_last_token_of_answers(architecture: str) ->
     base = make_model(architecture)
     model = JoLAModel(base, make_tokenizer(), RePEConfig(layers="0", coefficient=1.0))
     with torch.no_grad():
-        next(iter(model.parameters())).fill_(1.0)  # edits of the model are not in use
+        next(iter(model.parameters())).fill_(1.0)  # edits of the model are not applied
     template = Template(model.tokenizer)
     examples = [Example((Message("user", "A film"),), "good"), Example((Message("user", "A warm film"),), "so bad")]
     told: list[int] = []
@@ -90,7 +90,7 @@ def test_activations_are_read_at_the_last_token_of_answers(architecture: str) ->
         row = template.encode(example).input_ids
         assert row[-1] in template.end_token_ids
         with torch.no_grad():
-            # The last of them is normalized in transformers.
+            # transformers normalizes the last hidden state.
             expected = base(torch.tensor([row[:-1]]), output_hidden_states=True).hidden_states[1:-1]
         assert torch.allclose(states[:-1], torch.stack([h[0, -1] for h in expected]), atol=1e-4)
 
@@ -112,7 +112,7 @@ def test_a_run_keeps_what_validation_chooses(config: RunConfig) -> None:
     assert result["validation"]["n"] == 4 and result["validation"]["accuracy"] == best["validation_accuracy"]
     history = run.gates("block")
     assert history.steps.tolist() == [0] and (history.fields["offset_norm"][0, first:] > 0).all()
-    # What was measured is what the adapter does.
+    # The adapter does what was measured.
     model = JoLAModel.from_adapter(run.adapter_dir, dtype="float32", device="cpu")
     assert model.trainable_parameters()[0] == 0
     doubled = replace(config, edits=RePEConfig(layers=adapter.edits.layers, coefficient=2 * best["coefficient"]))
@@ -122,7 +122,7 @@ def test_a_run_keeps_what_validation_chooses(config: RunConfig) -> None:
 
 
 class Paused(Quiet):
-    """Asks a run to pause after some batches."""
+    """Requests a pause of a run after some batches."""
 
     def __init__(self, config: RunConfig) -> None:
         self.config = config

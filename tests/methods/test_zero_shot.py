@@ -1,4 +1,4 @@
-"""Runs that test the base model: no steps, no adapter, the answers and scores of any run."""
+"""Runs that test the base model: no steps and no adapter, but answers and scores like any run."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ IDS = torch.tensor([[5, 9, 17, 33, 8, 21, 40]])
 
 
 class Told(Quiet):
-    """Remembers phases and notes."""
+    """Records phases and notes."""
 
     def __init__(self) -> None:
         self.phases: list[str] = []
