@@ -1,6 +1,6 @@
-"""Methods: what can be trained on a frozen model. Each is one file; `METHODS` lists them.
+"""Methods of fitting edits of a frozen model. Each is in its own file; `METHODS` lists them.
 
-To add one, write a `Method` in a file here, add its line to `METHODS`, and a row to ``tests/methods/test_contract.py``.
+To add one, write a `Method` in a file here, add it to `METHODS`, and add a row to ``tests/methods/test_contract.py``.
 """
 
 from typing import Any
@@ -22,20 +22,20 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (JoLA(), RED(), LoRA(), BitFit(), LoReFT(), Houlsby(), LoFiT(), RePE(), ZeroShot())
 }
-"""Every method by its name."""
+"""All methods by name."""
 
 __all__ = ["METHODS", "Method", "Stage", "method_named", "method_of_settings"]
 
 
 def method_named(name: str) -> Method:
-    """The method with this name. `InputError` when there is none."""
+    """The method with this name. `InputError` if it does not exist."""
     if not isinstance(name, str) or name not in METHODS:
         raise InputError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.")
     return METHODS[name]
 
 
 def method_of_settings(edits: Any) -> tuple[Method, Any]:
-    """The method that settings belong to, and the settings, checked; JoLA's defaults for None."""
+    """Check settings; return their method and the settings. None means the defaults of JoLA."""
     if edits is None:
         edits = METHODS["jola"].settings()
     method = next((method for method in METHODS.values() if type(edits) is method.settings), None)

@@ -1,4 +1,4 @@
-"""What a method is: its settings, the interventions it attaches to a model, and how they are fitted and saved."""
+"""`Method`: its settings, the interventions it attaches to a model, and how they are fitted and saved."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from jola.errors import InputError
 from jola.settings import TrainingConfig
 
-if TYPE_CHECKING:  # seconds to import, and the command line lists methods without it
+if TYPE_CHECKING:  # takes seconds to import, and the command line lists methods without it
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -21,30 +21,30 @@ if TYPE_CHECKING:  # seconds to import, and the command line lists methods witho
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of fitting a method, which has interventions of its own: they are trained, or computed."""
+    """A stage of fitting a method. Each stage trains or computes its own interventions."""
 
     name: str = "train"
-    """In files."""
+    """Name in files."""
     title: str = "Training"
-    """As people read it."""
+    """Name for display."""
     learning_rate: float | None = None
-    """Peak rate; None is that of the settings."""
+    """Peak learning rate; None uses that of the settings."""
     penalty: "Callable[[Any, float], Tensor] | None" = None
-    """Added to the cross-entropy, a `jola.training.objective.Penalty`; None is that of the settings."""
+    """`jola.training.objective.Penalty` that is added to the cross-entropy; None uses that of the settings."""
     computed: bool = False
-    """Whether `Method.compute` makes the interventions, without gradients."""
+    """Whether `Method.compute` computes the interventions without gradients."""
 
 
 class Material(Protocol):
-    """What a method computes its interventions from, see `Method.compute`."""
+    """The data and the model from which `Method.compute` computes interventions."""
 
     train: "Sequence[Example]"
     validation: Sequence[Any]
-    """Empty without validation examples."""
+    """Validation examples; may be empty."""
     labels: Sequence[str] | None
-    """Answers between which the examples choose, if they do."""
+    """The possible answers of a task with fixed labels, else None."""
     random: Random
-    """Source of random numbers, seeded with the seed of the training."""
+    """Random number generator, seeded with the seed of the training."""
 
     def after_blocks(self, examples: "Sequence[Example]") -> "Tensor":
         """The residual stream after each layer at the last token of the answer of each example.
@@ -55,132 +55,135 @@ class Material(Protocol):
         ...
 
     def validate(self, interventions: "Sequence[Intervention]", **settings: Any) -> "tuple[float, float]":
-        """(accuracy, cross-entropy in nats) on the validation examples; the run records them with `settings`."""
+        """(accuracy, cross-entropy in nats) on the validation examples; both are recorded with `settings`."""
         ...
 
 
 class Method(ABC):
-    """A way to tune a frozen model on examples.
+    """A method of fitting edits of a frozen model to examples.
 
-    A method has no state: what it attaches to one model are `Intervention`s, whose parameters are trained, saved and
-    loaded. One training loop, one adapter format and one page serve all methods.
+    A method has no state: it attaches `Intervention`s to a model, whose parameters are trained, saved and loaded. All
+    methods share one training loop, one adapter format and one page.
     """
 
     name: ClassVar[str]
-    """As in ``--method`` and in files."""
+    """Name in ``--method`` and in files."""
     title: ClassVar[str]
-    """As people write it."""
+    """Name for display."""
     summary: ClassVar[str]
-    """One line: what is trained, and where."""
+    """One line that says what is trained, and where."""
     formula: ClassVar[str]
-    """What an edited unit computes."""
+    """Formula of an edited unit."""
     source: ClassVar[str]
-    """The paper."""
+    """Citation of the paper."""
     settings: ClassVar[type]
-    """Dataclass of its settings; flags, form and file are made of it."""
+    """Dataclass of the settings, from which flags, forms and files are created."""
     full_name: ClassVar[str]
-    """Name and source, as a sentence of a model card has it."""
+    """Name and citation for a sentence of the model card."""
     tags: ClassVar[tuple[str, ...]] = ("activation-editing",)
-    """Of the model card."""
+    """Tags of the model card."""
     compact: ClassVar[bool] = False
-    """Whether adapters hold only the vectors of units that are on, see `jola.adapters.tensors`."""
+    """Whether adapters contain only the vectors of units that are on; see `jola.adapters.tensors`."""
     own_config: ClassVar[bool] = True
-    """Whether ``adapter_config.json`` is ours; else `foreign_config` makes it for another library."""
+    """Whether ``adapter_config.json`` has our format; else `foreign_config` creates it for another library."""
     open_words: ClassVar[str] = "edits that are on"
     trains: ClassVar[bool] = True
-    """Whether anything is trained; a run without training tests the base model and has no adapter."""
+    """Whether anything is trained or computed; otherwise, a run tests the base model and has no adapter."""
     learning_rate: ClassVar[float | None]
-    """Peak rate unless another is asked for; None where nothing is trained."""
+    """Default peak learning rate; None if nothing is trained."""
     has_gates: ClassVar[bool] = False
-    """Whether settings about gates and λ concern it."""
+    """Whether settings about gates and λ apply to this method."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Other settings in use: a few words that name them → the settings that differ from the defaults."""
+    """Common variants: name → the settings that differ from the defaults."""
 
     @property
     def unused_settings(self) -> frozenset[str]:
-        """Names of the settings of training that do not concern this method."""
+        """Names of the training settings that do not apply to this method."""
         of_gates = (field.name for field in fields(TrainingConfig) if field.metadata["gates"])
         return frozenset() if self.has_gates else frozenset(of_gates)
 
     def check(self, settings: Any, training: TrainingConfig) -> None:
-        """Refuse settings that do not go together with an `InputError`; types and bounds are checked already."""
+        """Raise `InputError` for incompatible settings; types and bounds have been checked before."""
         return None
 
     @abstractmethod
     def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":
-        """Fresh interventions for a loaded model, on the processor; `Intervention.reset` gives them their first values.
+        """Create interventions for a loaded model, on the CPU; `Intervention.reset` initializes them.
 
         Raises:
-            InputError: The model cannot take them.
+            InputError: The model does not support them.
         """
 
     @abstractmethod
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]] | None":
-        """Names and shapes of the tensors in an adapter file, by the model's geometry; None when it does not tell."""
+        """Names and shapes of the tensors in an adapter file; None if they do not follow from the geometry."""
 
     @abstractmethod
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """How many numbers train in each stage, by its name.
+        """Number of trainable parameters in each stage, by its name.
 
         Args:
             base: A model on the meta device, whose modules may be replaced.
 
         Raises:
-            InputError: As `attach`.
+            InputError: As for `attach`.
         """
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
-        """How interventions with these settings are fitted, in order; `attach` makes those of the first stage."""
+        """The stages of fitting, in order; `attach` creates the interventions of the first stage."""
         return (Stage(),)
 
     def next_settings(self, settings: Any, interventions: "Sequence[Intervention]") -> Any:
-        """Settings of the second of the `stages`, which becomes the first, from what the first one has fitted."""
+        """Settings for the second of the `stages` from the interventions fitted by the first.
+
+        The second stage is the first of the `stages` of these settings.
+        """
         raise NotImplementedError
 
     def compute(self, settings: Any, geometry: "Geometry", material: Material) -> "tuple[Any, Mapping[str, Tensor]]":
-        """For a stage that is computed: the settings with all choices made, and the `tensors`.
+        """Fit a computed stage: return the settings with all choices made, and the `tensors`.
 
         Raises:
-            InputError: The examples do not allow it.
+            InputError: The examples are not sufficient.
         """
         raise NotImplementedError
 
     def prompt_note(self, settings: Any, longest: int) -> str | None:
-        """What somebody should know of these settings on prompts of at most `longest` tokens, as one sentence."""
+        """A warning about these settings for prompts of at most `longest` tokens, in one sentence, or None."""
         return None
 
     def sites(self, settings: Any) -> "list[Site]":
-        """Sites of activations that are edited, in the order of a pass; none where weights are."""
+        """Sites of the edited activations, in the order of a pass; empty if weights are edited."""
         return []
 
     def parameter_groups(
         self, interventions: "Sequence[Intervention]", weight_decay: float, gate_learning_rate: float
     ) -> list[dict[str, Any]]:
-        """Groups for the optimiser; those without ``lr`` have the rate of the settings."""
+        """Parameter groups for the optimizer; groups without ``lr`` use the learning rate of the settings."""
         parameters = [p for i in interventions for p in i.parameters() if p.requires_grad]
         return [{"params": parameters, "weight_decay": weight_decay}]
 
     def tensors(self, interventions: "Sequence[Intervention]") -> "dict[str, Tensor]":
-        """The numbers in an adapter file, by their names there: the parameters themselves, or what `load` takes."""
+        """The tensors of an adapter file by name: the parameters, or other tensors from which `load` restores them."""
         return {f"{i.site}.{name}": tensor for i in interventions for name, tensor in i.named_parameters()}
 
     def load(self, interventions: "Sequence[Intervention]", tensors: "Mapping[str, Tensor]") -> None:
-        """Put the numbers of an adapter file, whose names and shapes fit, into interventions.
+        """Copy the tensors of an adapter file, whose names and shapes fit, into interventions.
 
         Raises:
-            InputError: They are not those of such interventions.
+            InputError: Their values are not valid for these interventions.
         """
         for name, own in self.tensors(interventions).items():
             own.data.copy_(tensors[name])
 
     def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
-        """The interventions in an adapter file, to look at without the model; on the processor."""
+        """Create the interventions of an adapter file on the CPU, for inspection without the model."""
         raise NotImplementedError
 
     def foreign_config(
         self, settings: Any, interventions: "Sequence[Intervention]", base: str
     ) -> dict[str, Any] | None:
-        """The ``adapter_config.json`` of another library that reads the tensors as they are; None where there is none.
+        """The ``adapter_config.json`` for a library that reads the tensors unchanged; None if no library does.
 
         Args:
             base: Name of the base model.
@@ -188,7 +191,7 @@ class Method(ABC):
         return None
 
     def export_refusal(self, form: str) -> str | None:
-        """Why adapters of this method have no export of this form, as one sentence; None where they have.
+        """Why adapters of this method cannot be exported in a form, as one sentence; None if they can.
 
         Args:
             form: A subcommand of ``jola export``: 'adapter', 'merged', 'ia3', 'standalone', 'gguf' or 'edits'.
@@ -196,7 +199,7 @@ class Method(ABC):
         return None
 
     def refuse_export(self, form: str) -> None:
-        """Raise the sentence of `export_refusal` as an `InputError`."""
+        """Raise an `InputError` with the sentence of `export_refusal`, if any."""
         if sentence := self.export_refusal(form):
             raise InputError(sentence)
 
@@ -206,14 +209,14 @@ class ActivationMethod(Method):
 
     @abstractmethod
     def build(self, settings: Any, geometry: "Geometry") -> "Sequence[Intervention]":
-        """Fresh interventions, on the processor."""
+        """Create interventions on the CPU."""
 
     def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[Intervention]":
-        """Those of `build`: nothing in the model changes."""
+        """Return the interventions of `build`; the model is not changed."""
         return self.build(settings, traced.geometry)
 
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """Those of `build`."""
+        """Number of trainable parameters of `build`."""
         return {"train": sum(i.trainable_count() for i in self.build(settings, geometry))}
 
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
@@ -221,32 +224,32 @@ class ActivationMethod(Method):
         return {name: tuple(t.shape) for name, t in self.tensors(self.build(settings, geometry)).items()}
 
     def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[Intervention]":
-        """Those of `build`, with the tensors in them."""
+        """Return the interventions of `build` with the tensors loaded."""
         interventions = self.build(settings, geometry)
         self.load(interventions, tensors)
         return interventions
 
 
 class HiddenMethod(ActivationMethod):
-    """A method that trains functions of hidden states (`jola.edits.hidden`), which only its adapter holds."""
+    """A method that trains functions of hidden states (`jola.edits.hidden`), which can only be saved as an adapter."""
 
     why_not_exported: ClassVar[str]
-    """Why no other form holds these edits, up to the semicolon."""
+    """Why these edits cannot be exported in other forms: the first part of a sentence, up to the semicolon."""
 
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """Those of `build`, without memory for them."""
+        """Number of trainable parameters of `build`, without allocating them."""
         from jola.edits.hidden import without_memory
 
         with without_memory():
             return super().trainable(settings, base, geometry)
 
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
-        """Those of `build`, without memory for them."""
+        """Shapes of the tensors of `build`, without allocating them."""
         from jola.edits.hidden import without_memory
 
         with without_memory():
             return super().shapes(settings, geometry)
 
     def export_refusal(self, form: str) -> str | None:
-        """Refuse every form but the adapter."""
+        """Refuse all forms except the adapter."""
         return None if form == "adapter" else f"{self.why_not_exported}; export the adapter."

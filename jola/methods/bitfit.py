@@ -1,8 +1,8 @@
-"""BitFit: biases of the projections that make queries, keys and values (Ben Zaken et al., 2022), added by peft.
+"""BitFit: biases of the query, key and value projections (Ben Zaken et al., 2022), added by peft.
 
-The models of today have no biases there, so that there is nothing to train. Biases are therefore added, from 0, as
-``BeftConfig`` of peft does (BEFT, arXiv:2509.15974); where a module has a bias, the two add up, and training one is
-training the other.
+Current models have no biases there that could be trained. Biases are therefore added, initially 0, by ``BeftConfig`` of
+peft (BEFT, arXiv:2509.15974). If a module already has a bias, the two are added, so that training the added one is
+equivalent to training the original one.
 """
 
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ class BitFitConfig:
 
 
 class BitFit(WeightMethod):
-    """y = W·x + b + c, from c = 0."""
+    """y = W·x + b + c, initially c = 0."""
 
     name = "bitfit"
     title = "BitFit"
@@ -56,7 +56,7 @@ class BitFit(WeightMethod):
         return BiasEdits
 
     def peft_config(self, settings: BitFitConfig) -> Any:
-        """The ``BeftConfig`` of peft with these settings."""
+        """The ``BeftConfig`` of peft for these settings."""
         from peft import BeftConfig
 
         return BeftConfig(target_modules=self.targets(settings) or list(QKV_NAMES), task_type="CAUSAL_LM")
@@ -64,7 +64,7 @@ class BitFit(WeightMethod):
     def _inject(self, base: "PreTrainedModel", geometry: "Geometry", settings: BitFitConfig) -> "WeightEdits":
         try:
             return super()._inject(base, geometry, settings)
-        except TypeError as error:  # of peft, for all but nn.Linear
+        except TypeError as error:  # raised by peft for modules other than nn.Linear
             raise InputError(
                 f"BitFit needs modules of type Linear, and those of this {geometry.architecture} model are not "
                 "(GPT-2 has Conv1D, with biases of its own); name others with --target-modules, or train LoRA."

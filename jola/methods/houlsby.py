@@ -1,4 +1,4 @@
-"""Houlsby adapters: a bottleneck after the attention and after the MLP of each layer (Houlsby et al., 2019)."""
+"""Houlsby adapters: a bottleneck network after the attention and after the MLP of each layer (Houlsby et al., 2019)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class HoulsbyConfig:
 
 
 class Houlsby(HiddenMethod):
-    """h' = h + W_up σ(W_down h + b_down) + b_up with σ = swish, from W_up = 0, after both sub-layers."""
+    """h' = h + W_up σ(W_down h + b_down) + b_up with σ = swish after both sub-layers, initially W_up = 0."""
 
     name = "houlsby"
     title = "Houlsby adapters"
@@ -44,7 +44,7 @@ class Houlsby(HiddenMethod):
     )
 
     def check(self, settings: HoulsbyConfig, training: TrainingConfig) -> None:
-        """Refuse a list of layers that cannot be read."""
+        """Raise `InputError` if the list of layers cannot be parsed."""
         parse_layers(settings.layers, None)
 
     def build(self, settings: HoulsbyConfig, geometry: "Geometry") -> "Sequence[BottleneckEdits]":
@@ -62,7 +62,7 @@ class Houlsby(HiddenMethod):
         return [BottleneckEdits(site, geometry.num_layers, width, bottleneck, layers) for site in self.sites(settings)]
 
     def sites(self, settings: HoulsbyConfig) -> "list[Site]":
-        """Attention and MLP."""
+        """The outputs of attention and MLP."""
         from jola.edits.sites import Site
 
         return [Site.ATTENTION, Site.MLP]

@@ -30,7 +30,7 @@ class JoLA(ActivationMethod):
     has_gates = True
 
     def check(self, settings: EditConfig, training: TrainingConfig) -> None:
-        """Refuse heads without attention sites, gates that the objective cannot weigh, and lists that name nothing."""
+        """Refuse heads without edits of heads, shared gates with the reference objective, and invalid lists."""
         if settings.heads != "all" and settings.sites == "mlp":
             raise InputError("--heads picks attention heads, but --sites is mlp; use --layers instead.")
         if training.objective == "reference" and settings.gates == "shared":
@@ -47,7 +47,7 @@ class JoLA(ActivationMethod):
             )
 
     def build(self, settings: EditConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
-        """`GatedEdits` at the sites that are asked for."""
+        """`GatedEdits` at the sites of the settings."""
         from jola.edits.gated import build_edits
 
         return build_edits(settings, geometry)
@@ -61,7 +61,7 @@ class JoLA(ActivationMethod):
     def parameter_groups(
         self, interventions: "Sequence[Intervention]", weight_decay: float, gate_learning_rate: float
     ) -> list[dict[str, Any]]:
-        """Edits, and gates with a rate of their own and no weight decay."""
+        """The edits, and the gates with their own learning rate and without weight decay."""
         from jola.edits.gated import GatedEdits
 
         gated = [i for i in interventions if isinstance(i, GatedEdits)]

@@ -1,8 +1,8 @@
-r"""LoFiT: offsets of the attention heads that a first training has chosen (Yin, Ye and Durrett, 2024, section 3).
+r"""LoFiT: offsets of attention heads that are chosen by a first training (Yin, Ye and Durrett, 2024, section 3).
 
-1. Scales A of all heads are trained, z ← (1 + A) ⊙ z, from N(0, 0.001²), with λ·Σ|A| added to the cross-entropy. The K
-   heads with the largest ‖A‖₂ are kept.
-2. A fresh model gets offsets v of these heads, z ← z + v, and only they are trained.
+1. Scales A of all heads, z ← (1 + A) ⊙ z, are trained, initialized from N(0, 0.001²), with λ·Σ|A| added to the
+   cross-entropy. The K heads with the largest ‖A‖₂ are chosen.
+2. The scales are discarded. Offsets v of the chosen heads, z ← z + v, are added and trained.
 """
 
 from collections.abc import Sequence
@@ -57,12 +57,12 @@ class LoFiT(ActivationMethod):
     compact = True
 
     def check(self, settings: LoFiTConfig, training: TrainingConfig) -> None:
-        """Refuse a list of heads that cannot be read."""
+        """Raise `InputError` for 'all' heads or a list of heads that cannot be parsed."""
         if settings.heads != AUTO and parse_heads(settings.heads, None, None) is None:
             raise InputError("--heads is 'all', but LoFiT chooses heads; write 'auto' or pairs such as '3:0,3:7'.")
 
     def build(self, settings: LoFiTConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
-        """Scales of all heads while none are chosen, offsets of the chosen ones afterwards."""
+        """Scales of all heads if none are chosen, else offsets of the chosen ones."""
         from jola.edits.gated import build_edits
 
         if settings.heads != AUTO:
@@ -75,13 +75,13 @@ class LoFiT(ActivationMethod):
         return build_edits(EditConfig(gates="none", operation="scale"), geometry)
 
     def sites(self, settings: LoFiTConfig) -> "list[Site]":
-        """Heads."""
+        """The attention heads."""
         from jola.edits.sites import Site
 
         return [Site.HEADS]
 
     def stages(self, settings: LoFiTConfig) -> tuple[Stage, ...]:
-        """The offsets, after the scales where no heads are chosen."""
+        """First the scales if no heads are chosen, then the offsets."""
         offsets = Stage("offsets", "Training offsets")
         if settings.heads != AUTO:
             return (offsets,)
@@ -89,20 +89,20 @@ class LoFiT(ActivationMethod):
         return (Stage("scales", "Training scales", settings.scale_learning_rate, penalty), offsets)
 
     def next_settings(self, settings: LoFiTConfig, interventions: "Sequence[Intervention]") -> LoFiTConfig:
-        """The K heads with the largest scales."""
+        """Settings that name the K heads with the largest scales."""
         scores = scaling_norms(interventions[0]).cpu()
         order = scores.double().flatten().argsort(descending=True, stable=True)[: settings.kept_heads]
         pairs = sorted(divmod(place, scores.shape[1]) for place in order.tolist())
         return replace(settings, heads=",".join(f"{layer}:{head}" for layer, head in pairs))
 
     def export_refusal(self, form: str) -> str | None:
-        """Refuse the form that holds no offsets."""
+        """Refuse the form without offsets."""
         if form != "ia3":
             return None
         return "LoFiT trains offsets, but an IA3 adapter holds scales; export the adapter or the standalone script."
 
     def trainable(self, settings: LoFiTConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """The scales of all heads, and the offsets of K."""
+        """Number of parameters of the scales of all heads and of the offsets of K heads."""
         count = sum(edits.trainable_count() for edits in self.build(settings, geometry))
         if settings.heads != AUTO:
             return {"offsets": count}
@@ -114,11 +114,11 @@ def l1_penalty(l1_weight: float, edits: "Sequence[GatedEdits]", weight: float) -
 
     Args:
         l1_weight: λ.
-        weight: That of gates; not used.
+        weight: Weight of the gate penalty; unused.
     """
     return l1_weight * edits[0].get_parameter("scale").abs().sum()
 
 
 def scaling_norms(edits: "Intervention") -> "Tensor":
-    """‖A‖₂ of each head, (layers, heads): the score by which heads are chosen."""
+    """‖A‖₂ of each head, (layers, heads), the score for choosing heads."""
     return edits.get_parameter("scale").detach().norm(dim=-1)

@@ -1,4 +1,4 @@
-"""LoRA: low-rank changes of the weights of linear modules (Hu et al., 2022), made, merged and stored by peft."""
+"""LoRA: low-rank changes of the weights of linear modules (Hu et al., 2022), created, merged and saved by peft."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class LoRAConfig:
 
 
 class LoRA(WeightMethod):
-    """W' = W + (α/r)·B·A, from B = 0."""
+    """W' = W + (α/r)·B·A, initially B = 0."""
 
     name = "lora"
     title = "LoRA"
@@ -54,14 +54,14 @@ class LoRA(WeightMethod):
     def rebuild(
         self, settings: LoRAConfig, geometry: "Geometry", tensors: "Mapping[str, Tensor]"
     ) -> "Sequence[LowRankEdits]":
-        """Edits to look at without their model."""
+        """Create the edits without a model, for inspection."""
         return [self.edits_class().of_tensors(tensors, geometry.num_layers, settings.alpha / settings.rank)]
 
     def peft_config(self, settings: LoRAConfig) -> Any:
-        """The ``LoraConfig`` of peft with these settings."""
+        """The ``LoraConfig`` of peft for these settings."""
         from peft import LoraConfig
 
-        alpha: Any = settings.alpha  # peft declares whole numbers and multiplies by any
+        alpha: Any = settings.alpha  # peft declares an int but accepts any number
         return LoraConfig(
             r=settings.rank,
             lora_alpha=alpha,

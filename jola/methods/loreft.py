@@ -52,7 +52,7 @@ class LoReFT(HiddenMethod):
     tags = ("reft", "loreft", "activation-editing")
     settings = LoReFTConfig
     presets: ClassVar = {"separate ends": {"ends": "separate"}, "every token": {"positions": "all"}}
-    # Lower than the published 9e-4: in the default model, whose hidden size is small, that is less stable.
+    # Lower than the published 9e-4, which is less stable in the default model with its small hidden size.
     learning_rate = 3e-4
     why_not_exported = (
         "LoReFT multiplies activations by matrices, at some positions only, which neither weights nor scales and "
@@ -60,7 +60,7 @@ class LoReFT(HiddenMethod):
     )
 
     def check(self, settings: LoReFTConfig, training: TrainingConfig) -> None:
-        """Refuse layers and positions that cannot be read."""
+        """Raise `InputError` if the layers or positions cannot be parsed."""
         parse_layers(settings.layers, None)
         parse_positions(settings.positions)
 
@@ -85,7 +85,7 @@ class LoReFT(HiddenMethod):
         return [edits]
 
     def prompt_note(self, settings: LoReFTConfig, longest: int) -> str | None:
-        """Say when no prompt is long enough for the positions."""
+        """A warning if no prompt is long enough for the positions."""
         ends = parse_positions(settings.positions)
         if ends is None or max(ends) <= longest // 2:
             return None
@@ -95,7 +95,7 @@ class LoReFT(HiddenMethod):
         )
 
     def sites(self, settings: LoReFTConfig) -> "list[Site]":
-        """Blocks."""
+        """The residual stream after blocks."""
         from jola.edits.sites import Site
 
         return [Site.BLOCK]
@@ -103,7 +103,7 @@ class LoReFT(HiddenMethod):
     def parameter_groups(
         self, interventions: "Sequence[Intervention]", weight_decay: float, gate_learning_rate: float
     ) -> list[dict[str, Any]]:
-        """W and b, and what R is computed from, without weight decay."""
+        """W and b, and the reflections that define R, without weight decay."""
         own = _subspaces(interventions)
         return [
             {"params": [p for e in own for p in (e.weight, e.bias)], "weight_decay": weight_decay},
@@ -131,10 +131,10 @@ class LoReFT(HiddenMethod):
 
 
 def parse_positions(text: str) -> tuple[int, int] | None:
-    """(first, last): how many tokens at each end of a prompt; None for all tokens.
+    """Parse (first, last), the number of tokens at each end of a prompt; None means all tokens.
 
     Raises:
-        InputError: The text cannot be read.
+        InputError: The text cannot be parsed.
     """
     if text.strip().lower() == EVERYWHERE:
         return None

@@ -20,7 +20,7 @@ class REDConfig:
 
 
 class RED(ActivationMethod):
-    """h' = l ⊙ h + b at the output of the MLP of each layer, from l = 1 and b = 0."""
+    """h' = l ⊙ h + b at the output of the MLP of each layer, initially l = 1 and b = 0."""
 
     name = "red"
     title = "RED"
@@ -30,21 +30,21 @@ class RED(ActivationMethod):
     full_name = "Representation Editing (Wu et al., ACL 2024)"
     tags = ("red", "activation-editing")
     settings = REDConfig
-    # The official code: 2e-5 for Llama 2 7B, 1e-3 to 0.1 for RoBERTa, GPT-2 and T5.
+    # The official code uses 2e-5 for Llama 2 7B and 1e-3 to 0.1 for RoBERTa, GPT-2 and T5.
     learning_rate = 5e-3
 
     def check(self, settings: REDConfig, training: TrainingConfig) -> None:
-        """Refuse a list of layers that cannot be read."""
+        """Raise `InputError` if the list of layers cannot be parsed."""
         parse_layers(settings.layers, None)
 
     def build(self, settings: REDConfig, geometry: "Geometry") -> "Sequence[GatedEdits]":
-        """Ungated edits at the MLPs."""
+        """`GatedEdits` without gates at the MLPs."""
         from jola.edits.gated import build_edits
 
         return build_edits(EditConfig(sites="mlp", gates="none", layers=settings.layers), geometry, initial_std=0.0)
 
     def sites(self, settings: REDConfig) -> "list[Site]":
-        """MLPs."""
+        """The outputs of MLPs."""
         from jola.edits.sites import Site
 
         return [Site.MLP]

@@ -1,8 +1,8 @@
-r"""RePE: directions that are computed and not trained, added to the residual stream (Zou et al., 2023).
+r"""RePE: directions that are computed, not trained, and added to the residual stream (Zou et al., 2023).
 
-Each training example is read twice: with its right answer and with a wrong one, which is another option, or the answer
-of another example where there are no options. With r and w the residual stream after layer l at the last token of
-either answer, the direction of layer l is
+Each training example is read twice: with its right answer, and with a wrong one, which is another option or, without
+options, the answer of another example. Let r and w be the residual stream after layer l at the last token of the right
+and the wrong answer. The direction of layer l is
 
     v_l = first principal component of the differences r − w, in both orders, with ‖v_l‖ = 1 and mean (r − w)·v_l ≥ 0,
 
@@ -10,8 +10,8 @@ or their mean, scaled to length 1. Control (section 3.2.2 of the paper) adds it 
 
     h' = h + c · n_l · v_l        n_l: mean of ‖r‖ and ‖w‖ over the examples
 
-The paper gives no layers and coefficients for this use: those with the best validation accuracy are kept, and among
-equals those with the lowest cross-entropy.
+The paper gives no layers and coefficients for this use. Those with the best validation accuracy are chosen, and among
+ties those with the lowest cross-entropy.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 COEFFICIENTS = (0.02, 0.05, 0.1, 0.2)
-"""The coefficients among which validation chooses."""
+"""Candidates for the coefficient, chosen by validation."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class RePEConfig:
 
 
 class RePE(ActivationMethod):
-    """h' = h + c·v after layers, with a computed v."""
+    """h' = h + c·v after layers, with computed directions v."""
 
     name = "repe"
     title = "RePE"
@@ -73,35 +73,35 @@ class RePE(ActivationMethod):
 
     @property
     def unused_settings(self) -> frozenset[str]:
-        """All but the seed, which draws the examples and the wrong answers, and the directory."""
+        """All except the directory and the seed, which is used to draw the examples and the wrong answers."""
         return frozenset(field.name for field in fields(TrainingConfig)) - {"seed", "output"}
 
     def check(self, settings: RePEConfig, training: TrainingConfig) -> None:
-        """Refuse a list of layers that cannot be read."""
+        """Raise `InputError` if the list of layers cannot be parsed."""
         if settings.layers != AUTO:
             parse_layers(settings.layers, None)
 
     def build(self, settings: RePEConfig, geometry: "Geometry") -> "Sequence[ComputedOffsets]":
-        """Offsets after the layers, at zero."""
+        """Offsets after the layers, initially 0."""
         from jola.edits.directions import ComputedOffsets
 
         layers = parse_layers("all" if settings.layers == AUTO else settings.layers, geometry.num_layers)
         return [ComputedOffsets(geometry.num_layers, geometry.hidden_size, layers)]
 
     def sites(self, settings: RePEConfig) -> "list[Site]":
-        """Blocks."""
+        """The residual stream after blocks."""
         from jola.edits.sites import Site
 
         return [Site.BLOCK]
 
     def stages(self, settings: RePEConfig) -> tuple[Stage, ...]:
-        """One, without gradients."""
+        """One computed stage."""
         return (Stage("directions", "Computing directions", computed=True),)
 
     def compute(
         self, settings: RePEConfig, geometry: "Geometry", material: Material
     ) -> "tuple[RePEConfig, Mapping[str, Tensor]]":
-        """Directions from the training examples; layers and coefficient, where they are left open, by validation."""
+        """Compute directions from the training examples; choose layers and coefficient by validation if not given."""
         from jola.edits.directions import directions
 
         wrong = wrong_answers(material.train, material.labels, material.random)
@@ -137,12 +137,12 @@ class RePE(ActivationMethod):
         return edits
 
     def trainable(self, settings: RePEConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """None."""
-        self.build(settings, geometry)  # refuses what does not fit
+        """Always 0."""
+        self.build(settings, geometry)  # raises if the settings do not fit the model
         return {"directions": 0}
 
     def export_refusal(self, form: str) -> str | None:
-        """Refuse the forms without edits of the residual stream."""
+        """Refuse forms without edits of the residual stream."""
         holds = {"ia3": "an IA3 adapter holds scales", "standalone": "the Python script edits heads and MLPs"}.get(form)
         if holds is None:
             return None
@@ -150,7 +150,7 @@ class RePE(ActivationMethod):
 
 
 def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, random: Random) -> list[str]:
-    """A wrong answer for each example: another of its options or labels, or another example's answer; at random.
+    """Draw a wrong answer for each example from its options, the labels, or the answers of other examples.
 
     Raises:
         InputError: An example has no other answer.
@@ -170,7 +170,7 @@ def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, r
 
 
 def layer_sets(layers: int) -> list[str]:
-    """The middle third, the last third and all layers, as ``--layers`` names them."""
+    """The middle third, the last third and all layers, in the format of ``--layers``."""
     third = max(1, layers // 3)
     first, last = (layers - third) // 2, layers - third
     sets: dict[str, Any] = {f"{first}-{first + third - 1}": None, f"{last}-{layers - 1}": None, f"0-{layers - 1}": None}

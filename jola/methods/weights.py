@@ -1,4 +1,4 @@
-"""`WeightMethod`: what methods have in common that change weights, by layers of peft in the frozen model."""
+"""`WeightMethod`: base class of the methods that change weights by peft layers in the frozen model."""
 
 import dataclasses
 import re
@@ -27,26 +27,26 @@ class WeightMethod(Method):
     """A method whose settings have ``target_modules``: names of modules, separated by commas, or `every`."""
 
     every: ClassVar[str]
-    """What ``target_modules`` says where no modules are named."""
+    """Value of ``target_modules`` that names no single modules."""
     every_words: ClassVar[str]
-    """The same, in a sentence that says what a model lacks."""
+    """Description of these modules for an error message about a model without them."""
     own_config = False
 
     @abstractmethod
     def peft_config(self, settings: Any) -> Any:
-        """The configuration of peft with these settings."""
+        """The peft configuration for these settings."""
 
     @abstractmethod
     def edits_class(self) -> "type[WeightEdits]":
-        """The interventions of this method."""
+        """The class of the interventions of this method."""
 
     def targets(self, settings: Any) -> list[str] | None:
-        """Names of the modules; None for `every`."""
+        """Names of the modules; None means `every`."""
         text = settings.target_modules.strip()
         return None if text == self.every else [name.strip() for name in text.split(",")]
 
     def check(self, settings: Any, training: TrainingConfig) -> None:
-        """Refuse names that cannot be names of modules."""
+        """Raise `InputError` for names that are not valid names of modules."""
         for name in self.targets(settings) or ():
             if not _MODULE_NAME.fullmatch(name):
                 raise InputError(
@@ -55,7 +55,7 @@ class WeightMethod(Method):
                 )
 
     def attach(self, traced: "TracedModel", settings: Any) -> "Sequence[WeightEdits]":
-        """peft's layers in the model, at rest, and one intervention that applies them."""
+        """Add inactive peft layers to the model, and return one intervention that applies them."""
         with traced.lock:
             try:
                 return [self._inject(traced.base, traced.geometry, settings)]
@@ -63,7 +63,7 @@ class WeightMethod(Method):
                 traced.wrap()
 
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """Those of peft's layers."""
+        """Number of parameters of the peft layers."""
         edits = self._inject(base, geometry, settings)
         edits.detach_from(base)
         return {"train": edits.trainable_count()}
@@ -71,7 +71,7 @@ class WeightMethod(Method):
     def _inject(self, base: "PreTrainedModel", geometry: "Geometry", settings: Any) -> "WeightEdits":
         try:
             with warnings.catch_warnings():
-                # peft finds out by itself how the weights of GPT-2 are stored, and says so.
+                # peft warns when it detects how the weights of GPT-2 are stored.
                 warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False")
                 return self.edits_class().inject(base, geometry.num_layers, self.peft_config(settings))
         except InputError:
@@ -83,18 +83,18 @@ class WeightMethod(Method):
             ) from error
 
     def shapes(self, settings: Any, geometry: "Geometry") -> None:
-        """The widths of linear modules are not part of a geometry."""
+        """None, because the geometry does not contain the widths of linear modules."""
 
     def rebuild(self, settings: Any, geometry: "Geometry", tensors: "Mapping[str, Tensor]") -> "Sequence[WeightEdits]":
-        """Edits to look at without their model."""
+        """Create the edits without a model, for inspection."""
         return [self.edits_class().of_tensors(tensors, geometry.num_layers)]
 
     def tensors(self, interventions: "Sequence[Intervention]") -> "dict[str, Tensor]":
-        """By the names of peft."""
+        """The parameters by their names in peft."""
         return {name: t for i in interventions if isinstance(i, self.edits_class()) for name, t in i.tensors().items()}
 
     def foreign_config(self, settings: Any, interventions: "Sequence[Intervention]", base: str) -> dict[str, Any]:
-        """The ``adapter_config.json`` that stock peft reads."""
+        """The ``adapter_config.json`` for peft."""
         edits = [i for i in interventions if isinstance(i, self.edits_class())]
         names = sorted({path.rpartition(".")[2] for i in edits for path in i.path_of.values()})
         config = self.peft_config(dataclasses.replace(settings, target_modules=",".join(names)))
@@ -102,7 +102,7 @@ class WeightMethod(Method):
         return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
 
     def export_refusal(self, form: str) -> str | None:
-        """Refuse the forms that hold edits of activations only."""
+        """Refuse forms that contain only edits of activations."""
         holds = {
             "ia3": "an IA3 adapter holds scales of activations",
             "standalone": "the Python script holds scales and offsets of activations",

@@ -1,4 +1,4 @@
-"""Zero-shot: the base model as it is, tested like every other method."""
+"""Zero-shot: the unchanged base model, tested like every other method."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -18,7 +18,7 @@ class ZeroShotConfig:
 
 
 class ZeroShot(ActivationMethod):
-    """Nothing is attached and nothing is trained: a run tests the base model with the template of its task."""
+    """No interventions and no training: a run tests the base model with the template of its task."""
 
     name = "zero-shot"
     title = "Zero-shot"
@@ -32,9 +32,9 @@ class ZeroShot(ActivationMethod):
 
     @property
     def unused_settings(self) -> frozenset[str]:
-        """All but the seed, which draws the examples, and the directory."""
+        """All except the directory and the seed, which is used to draw the examples."""
         return frozenset(field.name for field in fields(TrainingConfig)) - {"seed", "output"}
 
     def build(self, settings: Any, geometry: "Geometry") -> "Sequence[Intervention]":
-        """None."""
+        """An empty list."""
         return []
