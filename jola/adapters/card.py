@@ -1,4 +1,4 @@
-"""The README of an adapter, and the map of its open edits as a picture beside it."""
+"""The README of an adapter, and a picture with the map of its open edits."""
 
 import io
 import re
@@ -22,11 +22,11 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(?:/[A-Za-z0-9][\w.-]{0,95})?", 
 _LONGEST_NAME = 1000
 METHOD = "Joint Localization and Activation Editing (Lai, Fraser and Titov, ICML 2025)"
 _COLOURS = ("#cdd5de", "#0072b2", "#d55e00", "#1d2733")
-"""Of `STATES`: distinguishable for every kind of colour vision, and in grey."""
+"""Colors of `STATES`, which can be distinguished with any kind of color vision, and in grayscale."""
 
 
 def portable_name(name: Any) -> str:
-    """A name of a model or a task without the folders of a machine: of a path the last part remains."""
+    """The name of a model or a task without local folders; a path is reduced to its last part."""
     text = name[:_LONGEST_NAME] if isinstance(name, str) else ""
     if text in ASSETS or _HUB_NAME.fullmatch(text.removeprefix("hf:")):
         return text
@@ -34,7 +34,7 @@ def portable_name(name: Any) -> str:
 
 
 def hub_id(name: str) -> str | None:
-    """The name where it is one on the Hub; None for local folders and for the models that come with the project."""
+    """The name if it is a repository on the Hub; None for local folders and for models included with the project."""
     is_hub = "/" in name and _HUB_NAME.fullmatch(name) and not Path(name).exists()
     return name if is_hub else None
 
@@ -48,11 +48,11 @@ def adapter_card(
     *,
     method: Method = METHODS["jola"],
 ) -> str:
-    """Markdown that says what the edits are, what they were trained and tested on, and how to use them.
+    """Return a model card in Markdown that describes the edits, their training and test, and how to use them.
 
     Args:
-        facts: Further lines, name → text: data, numbers of examples, accuracies with n and interval.
-        results: The accuracies once more, for programs that read cards.
+        facts: More lines, name → text: data, numbers of examples, accuracies with n and interval.
+        results: The accuracies in machine-readable form.
     """
     base, results = portable_name(base_model), list(results)
     data = ModelCardData(
@@ -92,13 +92,13 @@ def adapter_card(
 
 
 def working(edits: Intervention) -> dict[str, Tensor]:
-    """Whether each channel of each unit does something, (layers, units): it is on, and its numbers are not all zero."""
+    """Whether each channel of each unit has an effect, (layers, units): it is on, and its values are not all 0."""
     norms = edits.norms()
     return {channel: on & (norms[channel] > 0) for channel, on in edits.on().items()}
 
 
 def _states(edits: Intervention) -> Tensor:
-    """What is on in each unit, (layers, units): an index into `STATES`, where a single channel counts as both."""
+    """Which halves of each unit are on, (layers, units), as an index into `STATES`; a single channel counts as both."""
     on = working(edits)
     if set(on) != set(HALVES):
         return len(_COLOURS[1:]) * torch.stack(list(on.values())).any(0).long()
@@ -106,7 +106,7 @@ def _states(edits: Intervention) -> Tensor:
 
 
 def heads_picture(edits: Sequence[Intervention]) -> bytes:
-    """A PNG: a cell for each unit, layers from bottom to top, coloured by what is on in it (`STATES`)."""
+    """A PNG with one cell for each unit, colored by its state (`STATES`), with layers from bottom to top."""
     from PIL import Image, ImageDraw, ImageFont
 
     columns = [(e, unit) for e in edits for unit in range(e.units)]
@@ -151,7 +151,7 @@ def _counts(edits: Intervention) -> str:
 
 
 def _by_layer(edits: Sequence[Intervention]) -> list[str]:
-    """Description of the picture, as its alternative text."""
+    """Text alternative to the picture."""
     return [
         f"* {e.site}, {channel} gates open by layer: {' '.join(map(str, on.sum(-1).tolist()))}"
         for e in edits

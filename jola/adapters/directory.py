@@ -1,8 +1,8 @@
 """Adapter directories: ``adapter_config.json``, ``adapter_model.safetensors``, and a ``README.md`` with a picture.
 
-The layout is peft's; the tensors are JoLA's, which peft cannot load. The configuration says everything that would be
-silently wrong when wrong: the base model and its shape, the place of the edit, the operation, the gates and how they
-are evaluated. Loading refuses what does not fit, naming it.
+The layout is that of peft; the tensors are those of JoLA, which peft cannot load. The configuration contains everything
+that could cause wrong results without an error: the base model and its shape, the sites, the operation, the gates and
+their estimator. Loading raises an error that names what does not match.
 """
 
 import json
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 
 CONFIG_NAME = "adapter_config.json"
 DESCRIPTION_NAME = "jola_adapter.json"
-"""Holds the configuration where ``adapter_config.json`` is that of another library."""
+"""Contains the configuration if ``adapter_config.json`` is in the format of another library."""
 CONFIG_NAMES = (CONFIG_NAME, DESCRIPTION_NAME)
-"""Files that name the base model; the second is there for some methods only."""
+"""Files that name the base model; only some methods write the second."""
 WEIGHTS_NAME = "adapter_model.safetensors"
 SCHEMA_VERSION = 1
 HOOK_POINTS = {
@@ -64,20 +64,20 @@ CONFIG_KEYS = frozenset(
         "edits",
     )
 )
-"""What a configuration says, all of it; a key beyond them may mean something that would be computed wrongly."""
+"""All keys of a configuration. Other keys are refused, because ignoring them could give wrong results."""
 CONFIG_LIMIT = 1 << 20
-"""Bytes of the configuration, which comes from strangers."""
+"""Maximum size of the configuration in bytes, because it may come from an untrusted source."""
 WEIGHTS_LIMIT = 256 << 20
-"""Bytes of the tensors that are fetched or unpacked."""
+"""Maximum size in bytes of tensors that are downloaded or unpacked."""
 UNITS_LIMIT, NUMBERS_LIMIT = 1 << 20, 1 << 25
-"""Units and numbers in one half of all edits of an adapter: at least ten times those of the largest models."""
+"""Maximum units and numbers in one half of all edits of an adapter: at least ten times those of the largest models."""
 SAMPLES = 64
-"""Weights of the base model that are remembered, one from each of as many tensors, to tell it from its relatives."""
+"""Number of weights of the base model, each from another tensor, that are saved to recognize the base model."""
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The content of an adapter directory, checked for what can be checked without its model."""
+    """The content of an adapter directory, checked as far as possible without the model."""
 
     folder: Path
     base_model: str
@@ -88,22 +88,23 @@ class Adapter:
     geometry: Geometry
     base_sample: dict[str, float]
     base_quantization: str
-    """How the base model was quantized in training; 'none' for one that was not."""
+    """Quantization of the base model in training; 'none' if it was not quantized."""
     tensors: dict[str, Tensor]
-    """As in a whole file, also when it is compact."""
+    """The tensors of a whole file, even if the file is compact."""
 
     def rebuild(self) -> list[Intervention]:
-        """The interventions, to look at without the model; in evaluation mode, on the processor."""
+        """Create the interventions without the model, for inspection, in evaluation mode on the CPU."""
         return [i.eval().requires_grad_(False) for i in self.method.rebuild(self.edits, self.geometry, self.tensors)]
 
 
 def save_adapter(
     model: "EditedModel", folder: Path | str, facts: Mapping[str, Any] | None = None, *, compact: bool = False
 ) -> Path:
-    """Write the edits of a model; `facts` (name → text) are listed in the README.
+    """Write the edits of a model to an adapter directory.
 
     Args:
-        compact: Leave out the vectors of closed gates, which nothing computes with; the gates stay.
+        facts: More lines for the README, name → text.
+        compact: Leave out the vectors of closed gates, which are unused; the gates are saved.
     """
     folder = Path(folder)
     method, own = model.method, model.own_interventions()
@@ -160,8 +161,8 @@ def read_adapter(folder: Path | str) -> Adapter:
     """Read an adapter directory.
 
     Raises:
-        InputError: A file is missing or too large or not what it should be; a tensor is missing, unknown, of the wrong
-            shape or type, or not finite.
+        InputError: A file is missing, too large or invalid, or a tensor is missing, unknown, of the wrong shape or
+            type, or not finite.
     """
     folder = Path(folder)
     config = _read_config(folder)
@@ -202,18 +203,18 @@ def read_adapter(folder: Path | str) -> Adapter:
 
 
 def method_of(folder: Path | str) -> Method:
-    """The method of an adapter directory; its tensors are not read. `InputError` when the configuration is damaged."""
+    """The method of an adapter directory, without reading tensors. `InputError` if the configuration is damaged."""
     return METHODS[_read_config(Path(folder))["peft_type"].lower()]
 
 
 def load_edits(folder: Path | str, model: "EditedModel") -> list[Intervention]:
-    """The edits in an adapter directory, for a model that is loaded: `EditedModel.using` edits with them.
+    """Load the edits of an adapter directory for a loaded model; apply them with `EditedModel.using`.
 
-    They are on the device of the model, in evaluation mode, and do not train. Those that change weights put their
-    layers into the model; `EditedModel.detach` takes them out again.
+    They are on the device of the model, in evaluation mode and frozen. Edits of weights add peft layers to the model;
+    `EditedModel.detach` removes them.
 
     Raises:
-        InputError: As `read_adapter`, or the adapter was trained on another model.
+        InputError: As for `read_adapter`, or the adapter was trained on another model.
     """
     adapter = read_adapter(folder)
     _check_model(model, adapter)
@@ -227,16 +228,16 @@ def load_edits(folder: Path | str, model: "EditedModel") -> list[Intervention]:
 
 
 def read_edits(folder: Path | str) -> list[Intervention]:
-    """The edits in an adapter directory for looking at, without its model; they are on the processor.
+    """Read the edits of an adapter directory without the model, for inspection; they are on the CPU.
 
     Raises:
-        InputError: As `read_adapter`.
+        InputError: As for `read_adapter`.
     """
     return read_adapter(folder).rebuild()
 
 
 def apply_adapter(model: "EditedModel", adapter: Adapter) -> None:
-    """Put the edits of an adapter into a model that was built for them.
+    """Load the edits of an adapter into a model that was created with its settings.
 
     Raises:
         InputError: The adapter was trained on another model.
@@ -246,7 +247,7 @@ def apply_adapter(model: "EditedModel", adapter: Adapter) -> None:
 
 
 def _check_model(model: "EditedModel", adapter: Adapter) -> None:
-    """Refuse a model of another shape or with other weights than the one that the adapter was trained on."""
+    """Raise `InputError` if the model differs in shape or weights from the one that the adapter was trained on."""
     for field in fields(Geometry):
         has, needs = getattr(model.geometry, field.name), getattr(adapter.geometry, field.name)
         if has != needs:
@@ -257,7 +258,7 @@ def _check_model(model: "EditedModel", adapter: Adapter) -> None:
     weights = model.frozen_parameters()
     for name, expected in adapter.base_sample.items():
         if name in weights and not weights.is_exact(name):
-            continue  # those that are left, of norms and embeddings, tell models apart as well
+            continue  # the remaining weights, of norms and embeddings, also identify the model
         if name not in weights or not _near(weights.middle(name), expected):
             raise InputError(
                 f"The adapter in {adapter.folder} was trained on {adapter.base_model}, and {model.name} has the same "
@@ -280,19 +281,19 @@ def _fill(edits: list[Intervention], adapter: Adapter) -> None:
 def _expected_shapes(
     folder: Path, method: Method, edits: Any, geometry: Geometry, size: int | None
 ) -> dict[str, tuple[int, ...]] | None:
-    """Names and shapes of the tensors; None where only the model tells.
+    """Names and shapes of the tensors; None if they depend on more than the geometry.
 
-    Before anything of the size that a configuration claims is made in memory, the claim is checked against limits.
+    The size in the configuration is checked against limits before memory of this size is allocated.
 
     Args:
-        size: Bytes of a whole file; None for a compact one, which may be smaller than its numbers.
+        size: Bytes of a whole file; None for a compact one, which may be smaller than its tensors.
     """
     sites = method.sites(edits)
     if not sites:
         return None
     units = geometry.num_layers * sum(geometry.units(site)[0] for site in sites)
     width = sum(math.prod(geometry.units(site)) for site in sites)
-    # Not every method has numbers in every layer.
+    # Some methods do not have tensors for every layer, so this is only a lower bound.
     if size is not None and max(units, width) > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
     if units > UNITS_LIMIT or geometry.num_layers * width > NUMBERS_LIMIT:
@@ -352,5 +353,5 @@ def _sample(model: "EditedModel") -> dict[str, float]:
 
 
 def _near(value: float, expected: float) -> bool:
-    # Wide enough for the rounding between float32, bfloat16 and float16, too narrow for another training run.
+    # The tolerance covers rounding between float32, bfloat16 and float16, but not another training run.
     return abs(value - expected) <= 0.01 * abs(expected) + 1e-6

@@ -1,4 +1,4 @@
-"""Adapters on the Hub: which files are fetched, and how large they may be."""
+"""Download adapters from the Hub: only their files, with limits on their size."""
 
 import re
 from pathlib import Path
@@ -13,17 +13,17 @@ from jola.errors import InputError
 from jola.settings import check_revision
 
 FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
-"""All that is fetched of a repository."""
+"""The only files of a repository that are downloaded."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 def fetch(repo: str, revision: str | None = None, *, api: HfApi | None = None) -> Path:
-    """The directory in the Hub's cache that holds an adapter's files, and no others; fetched when they are new.
+    """Download the files of an adapter if they are not cached; return their directory in the cache of the Hub.
 
     Raises:
-        InputError: There is no such repository or revision, it holds no adapter or a file that is larger than those of
-            adapters are, or the Hub cannot be reached and has not been before.
+        InputError: The repository or revision does not exist, it contains no adapter or a file that is too large, or
+            the Hub cannot be reached and the adapter is not cached.
     """
     check_revision(revision)
     api = api or HfApi()
@@ -33,9 +33,9 @@ def fetch(repo: str, revision: str | None = None, *, api: HfApi | None = None) -
             found = api.model_info(repo, revision=revision, files_metadata=True)
         except (HFValidationError, HfHubHTTPError):
             raise
-        except Exception:  # no network: an error of whatever HTTP library this release of the client uses
+        except Exception:  # without network; the type depends on the HTTP library of this release of the client
             return Path(api.snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=[*FILES]))
-        # Sizes are looked at before anything is fetched: a stranger's file may be larger than the disk.
+        # Sizes are checked before the download, because a file may be larger than the disk.
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         if CONFIG_NAME not in sizes or WEIGHTS_NAME not in sizes:
             raise InputError(f"{name} on the Hub is no adapter: it has no {CONFIG_NAME} with a {WEIGHTS_NAME}.")

@@ -1,12 +1,12 @@
-"""The numbers of an adapter as a safetensors file: whole, or compact with the vectors of open edits alone.
+"""The tensors of an adapter as a safetensors file: whole, or compact with only the vectors of open edits.
 
-A whole file holds every parameter of the edits under ``<site>.<name>``. A compact one holds all gates, and of each half
-(`offset`, `scale`) only the vectors that the model computes with::
+A whole file contains every parameter of the edits as ``<site>.<name>``. A compact file contains all gates, but for each
+half (`offset`, `scale`) only the vectors that the model uses::
 
     heads.offset        (open units, width)   the vectors
     heads.offset.units  (open units)          int64, layer · units + unit, ascending
 
-Reading gives the same tensors from both, with zeros for the vectors that are not there.
+Reading gives the same tensors from both, with zeros for the vectors that a compact file leaves out.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ from jola.edits.names import HALVES
 from jola.errors import InputError
 
 HEADER_LIMIT = 1 << 20
-"""Bytes of the header of the file, which comes from strangers."""
+"""Maximum size of the header of the file in bytes, because the file may come from an untrusted source."""
 _UNITS = ".units"
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,7 +30,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @torch.no_grad()
 def compacted(edits: Iterable[Intervention], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a compact file out of those of a whole one: of each half the vectors whose gate is open."""
+    """Convert the tensors of a whole file to those of a compact one, with only the vectors of open gates."""
     result = dict(tensors)
     for e in edits:
         if not isinstance(e, GatedEdits):
@@ -46,10 +46,10 @@ def compacted(edits: Iterable[Intervention], tensors: Mapping[str, Tensor]) -> d
 
 
 def read_tensors(path: Path, expected: Shapes | None, *, compact: bool) -> dict[str, Tensor]:
-    """The tensors of a whole file, from a whole or a compact one.
+    """Read a whole or a compact file; return the tensors of a whole file.
 
     Args:
-        expected: Names and shapes of a whole file; None takes what is there.
+        expected: Names and shapes of the tensors of a whole file; None accepts those of the file.
 
     Raises:
         InputError: The file is not readable, or a tensor is missing, unknown, of the wrong shape or type, or not
@@ -102,5 +102,5 @@ def _expanded(vectors: Tensor, units: Tensor, shape: tuple[int, ...], name: str,
 
 
 def _listed(names: list[str]) -> str:
-    """The first few names, short and without what would break a line."""
+    """The first names, shortened and without unprintable characters."""
     return ", ".join("".join(c if c.isprintable() else "?" for c in name[:60]) for name in names[:3])
