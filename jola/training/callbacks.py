@@ -1,4 +1,4 @@
-"""Callbacks of training: they record gates, keep edits, and stop early."""
+"""Training callbacks, which record gates, save edits and stop early."""
 
 import math
 import os
@@ -22,9 +22,9 @@ from jola.system.threads import ThreadControl
 
 
 class CrossEntropyPatience(TrainerCallback, ExportableState):
-    """Stop after `patience` validations without a lower cross-entropy, whatever the penalty does.
+    """Stop after `patience` validations without a lower cross-entropy, regardless of the penalty.
 
-    That of transformers watches the number that also chooses the best checkpoint, which is the whole objective here.
+    The callback of transformers monitors the metric that selects the best checkpoint, which may be the accuracy here.
     """
 
     def __init__(self, patience: int) -> None:
@@ -50,12 +50,12 @@ class CrossEntropyPatience(TrainerCallback, ExportableState):
             control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to go on counting."""
+        """State in checkpoints, from which counting continues."""
         return {"args": {"patience": self.patience}, "attributes": {"best": self.best, "waited": self.waited}}
 
 
 class BeforeSteps(TrainerCallback):
-    """Call a function before every step with the number of the step, from 0, and of all steps."""
+    """Call a function before every step with the number of the step, from 0, and the total."""
 
     def __init__(self, function: Callable[[int, int], None]) -> None:
         self.function = function
@@ -63,7 +63,7 @@ class BeforeSteps(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Call it."""
+        """Call the function."""
         self.function(state.global_step, state.max_steps)
 
 
@@ -74,21 +74,21 @@ class FreeThreads(TrainerCallback):
         self.control = control
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Decide anew from time to time."""
+        """Update the number of threads; `ThreadControl` limits how often."""
         self.control.update()
 
     on_prediction_step = on_step_end
 
 
 class GateRecorder(TrainerCallback):
-    """Write the edits of every site at the start, every `every` steps and at the end.
+    """Record the edits of every site at the start, every `every` steps and at the end.
 
-    The record of the last step holds the gates of that step, also where the best checkpoint is restored after it.
+    The record of the last step contains the gates of that step, even if the best checkpoint is restored afterwards.
 
     Args:
         writers: One `GateWriter` for each site, by name.
         every: Steps between two records.
-        offset: Steps before this training, of earlier stages.
+        offset: Number of steps of earlier stages.
     """
 
     def __init__(self, writers: dict[str, GateWriter], every: int = 1, offset: int = 0) -> None:
@@ -97,12 +97,12 @@ class GateRecorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Record where training starts; where it is taken up again, only what an unbroken run would record."""
+        """Record the start of a training, or a resumed step that an uninterrupted run would also record."""
         if state.global_step % self.every == 0:
             self.record(kwargs["model"], state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Record when it is time."""
+        """Record every `every` steps, and when the training stops."""
         if state.global_step % self.every == 0 or control.should_training_stop:
             self.record(kwargs["model"], state)
 
@@ -118,7 +118,7 @@ class GateRecorder(TrainerCallback):
         self.record(kwargs["model"], state)
 
     def record(self, model: nn.Module, state: TrainerState) -> None:
-        """Append one record for each intervention: plain numbers, so that no graph or activation is held."""
+        """Append one record for each intervention, as plain numbers, so that no graph or activation is referenced."""
         if not state.is_world_process_zero:
             return
         unwrapped = getattr(model, "module", model)
@@ -130,11 +130,11 @@ class GateRecorder(TrainerCallback):
 
 @contextmanager
 def gate_writers(run: Run, model: EditedModel, first: bool) -> Iterator[dict[str, GateWriter]]:
-    """The writer of the history of each site, by its name; none but in the first process."""
+    """Open the history writers of all sites, by name; empty except in the first process."""
     with ExitStack() as stack:
         yield {
             str(i.site): stack.enter_context(
-                # Heads are numbered and need no names.
+                # Heads have numbers and need no names.
                 run.gate_writer(
                     i.site, i.layers, i.units, tuple(i.record()), i.unit_names if i.site is Site.WEIGHTS else None
                 )
@@ -144,22 +144,22 @@ def gate_writers(run: Run, model: EditedModel, first: bool) -> Iterator[dict[str
 
 
 class AdapterKeeper(TrainerCallback):
-    """Write the adapter at every checkpoint whose edits would be kept if training ended there.
+    """Save the adapter at every checkpoint whose edits would be kept if training ended there.
 
-    These are the best so far by validation where the best are kept, else the newest. Whoever opens the run while it
-    trains finds them, and so does one whose process was killed.
+    These are the best so far by validation if the best are kept, else the newest. So the run has an adapter while it
+    trains and after its process was killed.
 
     Args:
         folder: The adapter directory.
-        facts: What its README lists (name → text).
+        facts: Lines for its README, name → text.
     """
 
     def __init__(self, folder: Path, facts: Mapping[str, str]) -> None:
         self.folder, self.facts = folder, facts
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Write it, if this checkpoint is one to keep."""
-        # A stop within an epoch saves without a validation: what it saves is not known to be the best.
+        """Save the adapter if the edits of this checkpoint would be kept."""
+        # A stop within an epoch saves a checkpoint without a validation, which may not be the best.
         best = not args.load_best_model_at_end or state.best_global_step == state.global_step
         if best and state.is_world_process_zero:
             model = getattr(kwargs["model"], "module", kwargs["model"])
@@ -169,10 +169,10 @@ class AdapterKeeper(TrainerCallback):
 
 
 def publish_adapter(model: EditedModel, folder: Path, facts: Mapping[str, str]) -> None:
-    """Put the adapter of a model in place of the one in `folder`, whose readers find the old tensors or the new ones.
+    """Replace the adapter in `folder` by that of a model; readers see either the old or the new tensors.
 
-    It is written beside and moved, the tensors last: they come when everything else is there. `InputError` when the
-    disk is full.
+    The adapter is written to a temporary folder and then moved, with the tensors last. `InputError` if the disk is
+    full.
     """
     draft = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(draft, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Facts of a run beside its settings, which ``config.json`` has: versions, machine, examples, model."""
+"""Facts of a run that ``config.json`` contains next to the settings: versions, machine, examples, model."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -14,7 +14,7 @@ PACKAGES = ("jola-workbench", "torch", "transformers", "nnsight", "accelerate", 
 
 
 def facts_of(task: Task, model: EditedModel, n_train: int) -> dict[str, Any]:
-    """What is known when training begins; `n_train` counts the examples that are not too long."""
+    """The facts that are known when training begins; `n_train` is the number of examples that are not too long."""
     return {
         "versions": installed_versions(PACKAGES),
         "machine": machine(),
@@ -36,16 +36,16 @@ def facts_of(task: Task, model: EditedModel, n_train: int) -> dict[str, Any]:
 
 
 def chosen_heads(run: Run) -> dict[str, str]:
-    """The fact of the heads that a selector chose for a run; empty where its settings name the heads."""
+    """The heads that a selector chose for a run, as a fact; empty if its settings name the heads."""
     text = run.raw_config().get("chosen_heads")
     return {"chosen_heads": text} if text else {}
 
 
 def with_heads(config: RunConfig, chosen_heads: str = "") -> RunConfig:
-    """The settings with the heads that a selector chose; the same without any."""
+    """The settings with the heads that a selector chose; unchanged if `chosen_heads` is empty."""
     return replace(config, edits=replace(config.edits, heads=chosen_heads)) if chosen_heads else config
 
 
 def parameters_of(model: EditedModel) -> dict[str, int]:
-    """Numbers that train, and numbers of the frozen model."""
+    """Number of trainable parameters and of parameters of the frozen model."""
     return dict(zip(("trainable", "frozen"), model.trainable_parameters(), strict=True))

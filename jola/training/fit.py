@@ -1,4 +1,4 @@
-"""`fit`: train the interventions of a model with the settings of a run, as runs and studies do."""
+"""`fit`: train the interventions of a model with the settings of a run; used by runs and studies."""
 
 import errno
 import time
@@ -32,12 +32,12 @@ _DISK_FULL_SIGNS = (f"os error {errno.ENOSPC}", "PytorchStreamWriter", "inline_c
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training did."""
+    """The result of a training."""
 
     steps: int
-    """Optimiser steps, with those before a checkpoint from which it went on."""
+    """Optimizer steps, including those before the checkpoint from which it resumed."""
     kept_step: int
-    """The step whose edits the model has now: the best one by validation, or the last."""
+    """The step whose edits were kept: the best one by validation, or the last."""
     examples: int
     """Training examples seen in these steps, with repetition."""
     validation: Accuracy | None
@@ -61,16 +61,16 @@ def fit(
     before_step: Callable[[int, int], None] | None = None,
     resume_from: Path | None = None,
 ) -> Fit:
-    """Train the interventions of `model`, which is in evaluation mode afterwards and has the edits to keep.
+    """Train the interventions of `model`; afterwards, it has the edits that are kept and is in evaluation mode.
 
     Args:
-        config: ``training`` is used.
+        config: Settings, of which ``training`` is used.
         checkpoints: Folder for checkpoints.
-        callbacks: Of transformers, called before those of the settings.
+        callbacks: Callbacks of transformers, called before those of the settings.
         penalty: Added to the cross-entropy instead of the penalty of ``training.objective``.
         constant_gate_rate: Keep the learning rate of the gates at its peak.
         before_step: Called before every step with its number, from 0, and the total.
-        resume_from: Checkpoint to go on from.
+        resume_from: Checkpoint from which to resume.
 
     Raises:
         InputError: The training diverged, or the disk is full.
@@ -90,7 +90,7 @@ def fit(
     if resume_from:
         _find_best_checkpoint(resume_from)
     if resume_from and _patience_was_over(resume_from, config.training.patience):
-        trainer.args.max_steps = step_of(resume_from)  # trained to its end already: only loads the edits
+        trainer.args.max_steps = step_of(resume_from)  # the training had ended: only load the edits
     started, busy = time.perf_counter(), time.process_time()
     try:
         with training_disk_errors(checkpoints.parent):
@@ -115,9 +115,9 @@ def fit(
 
 
 def thread_control(device: torch.device) -> ThreadControl | None:
-    """The control of PyTorch's threads for training on a device.
+    """The control of the number of PyTorch threads for training on a device.
 
-    None for an accelerator, and where the environment says how many threads to use.
+    None for an accelerator, and if the environment sets the number of threads.
     """
     if device.type != "cpu" or fixed_by_user():
         return None
@@ -135,7 +135,7 @@ def make_trainer(
     penalty: Penalty | None = None,
     constant_gate_rate: bool = False,
 ) -> JoLATrainer:
-    """The trainer that settings ask for; its checkpoints go into `folder`. Other arguments as for `fit`."""
+    """Create the trainer for some settings, with checkpoints in `folder`. Other arguments as for `fit`."""
     settings = config.training
     model.gradient_checkpointing = settings.gradient_checkpointing
     batches = -(-len(train.rows) // (settings.batch_size * processes()))
@@ -147,7 +147,7 @@ def make_trainer(
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=max(16, settings.batch_size),
         gradient_accumulation_steps=settings.gradient_accumulation,
-        learning_rate=settings.learning_rate or 0.0,  # `RunConfig` has filled in the method's own
+        learning_rate=settings.learning_rate or 0.0,  # `RunConfig` has filled in the default of the method
         lr_scheduler_type="cosine",
         warmup_steps=round(settings.warmup_ratio * steps),
         weight_decay=settings.weight_decay,
@@ -187,42 +187,42 @@ def make_trainer(
         constant_gate_rate=constant_gate_rate,
         callbacks=[*callbacks, *patience],
     )
-    # It prints every log on standard output, which belongs to the result.
+    # This callback prints every log to standard output, which is reserved for the result.
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
 def check_tracker(name: str) -> None:
-    """Refuse an experiment tracker that is not there before anything is loaded."""
+    """Raise `InputError` if an experiment tracker is not installed; called before anything is loaded."""
     installed = ["none", "all", *get_available_reporting_integrations()]
     if name not in installed:
         raise InputError(f"--report-to is {name!r}, which is not installed here; choose one of {', '.join(installed)}.")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint in `folder`; None when there is none.
+    """The newest complete checkpoint in `folder`; None if there is no complete one.
 
-    Trainer writes its state last, so a checkpoint without one was being written when the process was killed.
+    Trainer writes its state last. A checkpoint without a state is incomplete, because the process was killed.
     """
     found = [path for path in folder.glob("checkpoint-*") if read_json(path / TRAINER_STATE_NAME)]
     return max(found, key=step_of, default=None)
 
 
 def step_of(checkpoint: Path) -> int:
-    """The number of steps after which a checkpoint was written."""
+    """The training step of a checkpoint."""
     return int(checkpoint.name.rpartition("-")[2])
 
 
 @contextmanager
 def training_disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk into an InputError that names `path`, whichever library met it."""
+    """Raise an `InputError` that names `path` if the disk is full, whichever library reports it."""
     try:
         with disk_errors(path):
             yield
     except InputError:
         raise
     except Exception as error:
-        # safetensors and PyTorch write in their own languages and report a full disk as a text.
+        # safetensors and PyTorch report a full disk only in the text of an error.
         if any(sign in str(error) for sign in _DISK_FULL_SIGNS):
             raise InputError(f"There is no space left on the disk for {path}; free some, then resume.") from error
         raise
@@ -234,14 +234,14 @@ def _kept_step(trainer: JoLATrainer) -> int:
 
 
 def _validation(trainer: JoLATrainer) -> dict[str, float]:
-    """What the validation of the kept edits found; empty if there was none."""
+    """Metrics of the validation of the kept edits; empty if they were not validated."""
     step = _kept_step(trainer)
     found = [entry for entry in trainer.state.log_history if "eval_accuracy" in entry and entry["step"] == step]
     return found[-1] if found else {}
 
 
 def _examples_seen(trainer: JoLATrainer, rows: int) -> int:
-    """Whole epochs, and the batches of a training that ended within one."""
+    """Training examples seen in whole epochs and in the batches of an incomplete epoch."""
     args, steps = trainer.args, trainer.state.global_step
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     epochs, rest = divmod(steps, -(-rows // batch))
@@ -249,9 +249,9 @@ def _examples_seen(trainer: JoLATrainer, rows: int) -> int:
 
 
 def _find_best_checkpoint(checkpoint: Path) -> None:
-    """Correct the path of the best checkpoint in the state of another one, if their folder was moved.
+    """Correct the path of the best checkpoint in the state of a checkpoint if their folder was moved.
 
-    Trainer writes an absolute path, and would keep the edits of the last step if it leads nowhere.
+    Trainer writes an absolute path, and would keep the edits of the last step if the path does not exist.
     """
     path = checkpoint / TRAINER_STATE_NAME
     state = read_json(path) or {}

@@ -1,4 +1,4 @@
-"""Watching and steering a training: its progress, its status file, and requests to stop or to pause it."""
+"""Follow a training: report its progress, write its status file, and stop or pause it on request."""
 
 import platform
 import threading
@@ -19,25 +19,25 @@ from jola.system.progress import Progress
 from jola.training.stages import Stages
 
 STATUS_INTERVAL = 0.2
-"""Seconds between two writes of the status file, at least."""
+"""Minimum seconds between two writes of the status file."""
 
 
 class RunFollower(TrainerCallback):
-    """Writes status and metrics of a run while it trains, reports progress, and stops or pauses it on request."""
+    """Write status and metrics of a run while it trains, report progress, and stop or pause it on request."""
 
     def __init__(self, run: Run, progress: Progress, stop: threading.Event) -> None:
         self.run, self.progress, self.stop = run, progress, stop
         self.paused = False
         self.stage: Stage | None = None
-        """The stage at work, if there are several."""
+        """The current stage, if there are several."""
         self.offset = 0
-        """Steps of the stages before it."""
+        """Number of steps of the stages before it."""
         self.later = 0
-        """Stages after it."""
+        """Number of stages after it."""
         self._written = 0.0
 
     def begin(self, stages: Stages) -> None:
-        """Follow the stage at work."""
+        """Follow the current stage."""
         first, *later = stages.left
         self.stage = first if stages.several else None
         self.offset, self.later = stages.offset, len(later)
@@ -53,31 +53,31 @@ class RunFollower(TrainerCallback):
         return self.paused or self.stop.is_set()
 
     def agree(self, device: torch.device) -> None:
-        """Let all processes know what one of them was asked for, outside of training."""
+        """Share requests to stop or to pause with all processes, outside of training."""
         if in_any(self.stop.is_set(), device):
             self.stop.set()
         self.paused = in_any(self.paused, device)
 
     def look_for_pause(self) -> None:
-        """Take note of a request to pause, outside of training."""
+        """Check for a request to pause, outside of training."""
         self.paused = self.paused or pause_requested(self.run)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The run is training from now on."""
+        """Write that the run is training."""
         self.progress.phase(self.stage.title if self.stage else "train", state.max_steps)
         if state.is_world_process_zero:
             self.run.write_status(
                 state="training",
                 step=self.offset + state.global_step,
-                # A later stage has as many steps as this one: the same examples, as often.
+                # All stages have the same number of steps, because they have the same examples and epochs.
                 total_steps=self.offset + state.max_steps * (1 + self.later),
                 **({"stage": self.stage.title} if self.stage else {}),
             )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Tell how far it is, and stop when that was asked for."""
+        """Write the step to the status file, and stop or pause on request."""
         if state.is_world_process_zero and time.monotonic() - self._written >= STATUS_INTERVAL:
             self._written = time.monotonic()
             self.run.write_status(step=self.offset + state.global_step)
@@ -91,7 +91,7 @@ class RunFollower(TrainerCallback):
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep a stop within an epoch from validating: an unbroken run, which a resumed one repeats, would not."""
+        """Skip the validation if training stops within an epoch, because an uninterrupted run would not validate."""
         if control.should_training_stop and (state.epoch or 0) % 1:
             control.should_evaluate = False
 
@@ -103,7 +103,7 @@ class RunFollower(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Append the numbers of a step, or of a validation, to the metrics."""
+        """Append the numbers of a step or a validation to the metrics."""
         if not state.is_world_process_zero or not logs:
             return
         entry: dict[str, Any] = {"step": self.offset + state.global_step, "time": time.time(), "epoch": state.epoch}
@@ -123,7 +123,7 @@ class RunFollower(TrainerCallback):
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has held at most: of the GPU where it trains on one, of main memory otherwise."""
+    """Peak memory of this process in bytes: of the GPU if it trains on one, else of main memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     memory = psutil.Process().memory_info()
@@ -132,7 +132,7 @@ def peak_memory(device: torch.device) -> int:
         try:
             import resource
 
-            # In kilobytes on Linux, in bytes on macOS.
+            # The unit is kilobytes on Linux and bytes on macOS.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
         except ImportError:
             peak = memory.rss

@@ -1,4 +1,4 @@
-"""The passes of the frozen model from which methods without training compute their edits."""
+"""Passes of the frozen model from which methods compute edits without training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -21,12 +21,12 @@ class Passes:
     """A `jola.methods.base.Material`: examples, and passes of a model over them.
 
     Args:
-        model: The model; its own edits are not in use.
+        model: The model; its own edits are not used.
         train: Training examples.
-        validation: Validation examples, encoded; None without any.
-        labels: Answers between which the examples choose, if they do.
-        advance: Called with the number of batches and the numbers to show after each batch; may raise to stop.
-        measured: Called with the numbers of each validation and the settings that it was given.
+        validation: Encoded validation examples, or None.
+        labels: The possible answers of a task with fixed labels, else None.
+        advance: Called with the number of finished batches after each batch; may raise to stop.
+        measured: Called with the metrics and the settings of each validation.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Passes:
         self._batches = 0
         self._found: list[dict[str, Any]] = []
         self.seen = 0
-        """Examples in passes so far."""
+        """Number of examples in the passes so far."""
 
     def after_blocks(self, examples: Sequence[Example]) -> Tensor:
         """See `jola.methods.base.Material`."""
@@ -71,7 +71,7 @@ class Passes:
         return correct / n, total / n
 
     def found_with(self, settings: Any) -> dict[str, Any]:
-        """What the validation with the settings of a method found; empty if they were not validated."""
+        """Metrics of the validation with these settings of a method; empty if they were not validated."""
         given = asdict(settings)
         return next((f for f in self._found if all(f.get(name, value) == value for name, value in given.items())), {})
 

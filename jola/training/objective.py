@@ -1,12 +1,12 @@
-r"""What training minimises: cross-entropy plus an expected-L0 penalty on the gates.
+r"""The training objective: cross-entropy plus an expected-L0 penalty on the gates.
 
 The published loss (paper, equations 4 and 5) has one weight λ for all gates:
 
     loss = cross-entropy + λ · Σ (P(g_a ≠ 0) + P(g_m ≠ 0))
 
-The reference code weighs the two kinds of gates by λ and 1 − λ and divides by layers · heads²; that loss is the
-objective "reference". Its λ follows the same schedules, of which the first value and every later one are as there; what
-differs is that here λ moves on training steps alone, and that validation looks at cross-entropy alone.
+The reference code weights the two kinds of gates by λ and 1 − λ and divides by layers · heads²; this is the objective
+"reference". Its λ follows the same schedules with the same values, except that here λ changes only in training steps,
+and validation measures only cross-entropy.
 """
 
 import math
@@ -29,13 +29,13 @@ DECAY_RATE = 0.01
 
 
 class L0Schedule(TrainerCallback, ExportableState):
-    """λ over the steps of training.
+    """Schedule of λ over the training steps.
 
-    With the published objective `unit` is the weight λ asked for: the start of the exponential decay
-    ``unit·e^(−0.01·n)``, the mean of the linear rise ``2·unit·n/total`` and of the cycle
-    ``unit·(1 + sin(2πn/20))``, and the start of the performance rule, which adds or takes a tenth of the unit whenever
-    the training loss has fallen or not and stays within [0, 10·unit]. With ``reference=True`` the units are those of
-    the reference code and `unit` counts for the constant schedule alone.
+    With the published objective, `unit` is the weight λ of the settings: the start of the exponential decay
+    ``unit·e^(−0.01·n)``, the mean of the linear rise ``2·unit·n/total`` and of the cycle ``unit·(1 + sin(2πn/20))``,
+    and the start of the performance rule. This rule adds a tenth of the unit if the training loss has fallen, else
+    subtracts it, and stays within [0, 10·unit]. With ``reference=True``, the units are those of the reference code, and
+    `unit` is used only for the constant schedule.
     """
 
     def __init__(self, kind: str, unit: float, total_steps: int, *, reference: bool = False) -> None:
@@ -46,15 +46,15 @@ class L0Schedule(TrainerCallback, ExportableState):
         if reference and kind != "constant":
             unit = REFERENCE_UNIT
             if kind == "cyclic":
-                # The cycle swings between 0 and 1, but the first step uses the initial value of all schedules.
+                # The cycle oscillates between 0 and 1, but the first step has the initial value of all schedules.
                 unit, self.first = 0.5, REFERENCE_UNIT
         self.unit = unit
         self.performance = unit
         self.last_loss = 50.0
-        """What the first loss is compared with, as in the reference code: any real loss counts as better."""
+        """Loss with which the first one is compared, as in the reference code; any actual loss is lower."""
 
     def value(self, step: int) -> float:
-        """λ for the training step with this number, counted from 0."""
+        """λ in the training step with this number, counted from 0."""
         if step == 0 and self.first is not None:
             return self.first
         match self.kind:
@@ -71,13 +71,13 @@ class L0Schedule(TrainerCallback, ExportableState):
         raise ValueError(f"There is no λ schedule {self.kind!r}.")
 
     def observe(self, loss: float) -> None:
-        """Tell the performance rule the loss of a finished training step."""
+        """Update the performance rule with the loss of a finished training step."""
         change = self.unit / 10 if loss < self.last_loss else -self.unit / 10
         self.performance = min(max(self.performance + change, 0.0), 10 * self.unit)
         self.last_loss = loss
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint needs to make this schedule again and to go on with the performance rule."""
+        """State in checkpoints, from which the schedule and the performance rule are restored."""
         return {
             "args": {
                 "kind": self.kind,
@@ -90,10 +90,10 @@ class L0Schedule(TrainerCallback, ExportableState):
 
 
 class Penalty(Protocol):
-    """A differentiable number that training adds to the cross-entropy."""
+    """A function whose differentiable value training adds to the cross-entropy."""
 
     def __call__(self, edits: list[GatedEdits], weight: float, /) -> Tensor:
-        """Scalar.
+        """Compute the penalty, a scalar.
 
         Args:
             edits: All gated edits of the model, in the order of their sites.
@@ -114,10 +114,11 @@ def expected_open(edits: list[GatedEdits]) -> Tensor:
 
 
 def reference_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
-    """The penalty as the reference code adds it up.
+    """The penalty of the reference code.
 
-    Per layer the mean over heads, summed over layers, divided by layers · heads once more; λ for the offset gates and
-    1 − λ for the scale gates; nothing at all when λ is 0. InputError for gates that both halves share.
+    P(g ≠ 0) is averaged over the heads of each layer, summed over layers, and divided again by layers · heads. The
+    weight is λ for the offset gates and 1 − λ for the scale gates; the penalty is 0 if λ is 0. `InputError` for gates
+    that both halves share.
     """
     total = torch.zeros(())
     if any("shared" in e.log_alphas() for e in edits):

@@ -28,13 +28,11 @@ def train_with_restarts(
 ) -> list[Run]:
     """Train once, and `restarts` more times with the next training seeds on the same examples.
 
-    `progress` and `choose` are those of `run_training`.
-
-    Each training is a run of its own, with its own test. With ``training.output`` the runs are in OUTPUT, OUTPUT-2,
-    OUTPUT-3 …; with `resume` those that are finished stay as they are.
+    Each training is a separate run with its own test. With ``training.output``, the runs are in OUTPUT, OUTPUT-2,
+    OUTPUT-3, …; with `resume`, finished runs are skipped. `progress` and `choose` are as for `run_training`.
 
     Returns:
-        The runs, in the order of their seeds. If one is stopped or paused, it is the last one.
+        The runs, in the order of their seeds. A run that is stopped or paused is the last one.
 
     Raises:
         InputError: The number of restarts or a setting cannot be used.
@@ -52,7 +50,7 @@ def train_with_restarts(
             if first and progress is not None:
                 progress.note(f"Training {number} of {len(planned)}, with seed {settings.training.seed}.")
             run_training(settings, resume=resume and bool(state), progress=progress, choose=choose)
-            # Other processes leave a training while the first one still tests, and wait for it here.
+            # The other processes return from a training while the first one still tests, and wait for it here.
             state = by_first(lambda run=run: run.state, first)
         runs.append(run)
         if state != "finished":
@@ -61,7 +59,7 @@ def train_with_restarts(
 
 
 def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
-    """The settings of each training, which have directories that can be used."""
+    """Settings of each training, with directories that have been checked."""
     output = config.training.output
     if resume and not output:
         raise InputError("--resume needs --output, the directory of the run to continue.")

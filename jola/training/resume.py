@@ -1,4 +1,4 @@
-"""Settings with which a run is resumed, and those that need a launch of several processes."""
+"""Settings of a resumed run, and checks of settings that depend on the number of processes."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -11,14 +11,14 @@ from jola.system.distributed import SINGLE_PROCESS
 from jola.system.processes import launched
 
 _OF_A_LAUNCH = ("output", "device", "attn_implementation", "shard_base", "gradient_checkpointing")
-"""Settings that may be others when a run is resumed."""
+"""Settings that may differ when a run is resumed."""
 
 
 def check_processes(config: RunConfig) -> None:
-    """Refuse places of the weights that are impossible with the number of processes that were started.
+    """Check that the placement of the weights is possible with the number of processes that were started.
 
     Raises:
-        InputError: One process is to divide the weights, or several are to spread them over devices.
+        InputError: Sharding with one process, or a device map with several.
     """
     if config.model.shard_base:
         check_sharding(quantize=config.model.quantize, device_map=config.model.device_map)
@@ -27,13 +27,14 @@ def check_processes(config: RunConfig) -> None:
 
 
 def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
-    """The settings of the run in `path`; those of `config` that are neither the default nor the same are refused.
+    """The settings of the run in `path`, with some settings of `config`.
 
-    The directory, the device and the attention implementation may be others. ``shard_base`` and
-    ``gradient_checkpointing``, which change no number, are those of `config`.
+    The directory, the device and the attention implementation of `config` may differ from those of the run.
+    ``shard_base`` and ``gradient_checkpointing``, which do not affect the results, are taken from `config`.
 
     Raises:
-        InputError: A setting differs, or the settings of the run are damaged.
+        InputError: Another setting of `config` is neither the default nor that of the run, or the settings of the run
+            are damaged.
     """
     stored = Run.open(path).run_config()
     if config.method not in (stored.method, RunConfig.method):

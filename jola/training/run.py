@@ -1,7 +1,7 @@
-"""One training run from settings to result: load, train, keep the adapter, test.
+"""One training run from settings to result: load, train, save the adapter, test.
 
-`run_training` is what the command line and, through it, the app run. Everything it learns on the way goes into the
-run's directory at once, where any number of readers follow it.
+The command line calls `run_training`, and the app starts the command line. All results are written to the directory of
+the run immediately, so that other processes can follow the run.
 """
 
 import shutil
@@ -57,25 +57,27 @@ def run_training(
 ) -> Run:
     """Train, save the adapter and test it.
 
-    Under ``accelerate launch`` or ``torchrun`` every process calls this and trains on its share of each batch and
-    tests its share of the examples; the first one writes the run and reports to `progress`.
+    Under ``accelerate launch`` or ``torchrun``, every process calls this, trains on its share of each batch and tests
+    its share of the examples; the first process writes the run and reports to `progress`.
 
     Args:
-        config: All settings; ``training.output`` names the run directory, empty makes one in the run store.
-        resume: Go on with the last checkpoint of ``training.output``, with the settings of that run; settings here may
-            repeat them or be left at their defaults.
-        progress: Told what happens.
-        choose: Called before the model is loaded, with an event that is set when the run is to stop; gives the heads to
-            edit, or None for those of `config`: `jola.selectors.choose.chosen_heads`.
-        measure: Called after the test with the model that was fitted; what it gives is added to the result.
+        config: All settings. ``training.output`` is the run directory; if empty, a directory in the run store is
+            created.
+        resume: Resume from the last checkpoint in ``training.output`` with the settings of that run; settings in
+            `config` must be the same or the defaults, see `settings_to_resume`.
+        progress: Receives progress and notes.
+        choose: Called before the model is loaded, with an event that is set to stop the run; returns the heads to edit,
+            or None for those of `config`. See `jola.selectors.choose.chosen_heads`.
+        measure: Called after the test with the fitted model; its values are added to the result.
 
     Returns:
-        The run, in state ``finished``; or ``cancelled``, after SIGINT or SIGTERM, or ``paused``, after `request_pause`.
-        Both stop at the next step, with a checkpoint to go on from, and keep what is asked for in ``training.keep``.
+        The run, in state ``finished``, in state ``cancelled`` after SIGINT or SIGTERM, or in state ``paused`` after
+        `request_pause`. The latter two stop at the next step with a checkpoint to resume from, and keep the edits
+        selected by ``training.keep``.
 
     Raises:
-        InputError: A setting, the model or the data cannot be used. What is refused before the training begins leaves
-            no new run; later the run is ``failed`` with that sentence.
+        InputError: A setting, the model or the data cannot be used. If this is detected before training begins, no new
+            run is created; otherwise, the run is ``failed`` with this message.
     """
     config.validate()
     if resume and not config.training.output:
@@ -94,7 +96,7 @@ def run_training(
         new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         check_processes(used)
-        if not Run(path).alive:  # it may have been asked to pause since it was made
+        if not Run(path).alive:  # a run that is alive may have received a request to pause
             forget_pause(Run(path))
         return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
 
@@ -119,7 +121,7 @@ def run_training(
 
 @dataclass(frozen=True)
 class Prepared:
-    """What training and test need: the model with fresh interventions, and the examples of its task."""
+    """The model with initialized interventions, and the examples of its task."""
 
     task: Task
     model: JoLAModel
@@ -174,14 +176,14 @@ def _train(
     seconds = time.time() - started
     follower.agree(prepared.model.device)
     answers = None if follower.ending else _test(run, config, prepared, follower, progress, first)
-    # A request that only another process has seen ended the test of all.
+    # A request received by any process has ended the test in all processes.
     follower.agree(prepared.model.device)
     if not first:
         return
     run.write_status(step=fitted.steps)
     scores = score_answers(answers, default_metrics(answers, prepared.task.metrics)) if answers else []
     facts |= {score_fact(score.to_dict()): str(score) for score in scores[:1]}
-    if stages.finished:  # the last stage trains something else than the first
+    if stages.finished:  # the last stage trains other parameters than the first
         run.write_facts({"parameters": parameters_of(prepared.model)})
     if stages.has_edits:
         publish_adapter(prepared.model, run.adapter_dir, facts)
@@ -199,17 +201,17 @@ def _train(
 
 
 def _rewind(run: Run, config: RunConfig, offset: int, trained: int, progress: Progress) -> None:
-    """Cut the files of an interrupted run back to its checkpoint.
+    """Truncate the files of an interrupted run to its checkpoint.
 
     Args:
-        offset: Steps of the stages that are over.
-        trained: Steps of the stage at work, at its checkpoint; 0 without one.
+        offset: Number of steps of the finished stages.
+        trained: Number of steps of the current stage at its checkpoint; 0 without a checkpoint.
     """
-    interrupted = bool(run.metrics())  # and not only queued
+    interrupted = bool(run.metrics())  # empty if the run was only queued
     step = offset + trained
     run.truncate_after(step)
     if trained % config.training.record_every:
-        # The end of the interrupted run was recorded, and an unbroken run would not have recorded this step.
+        # The interrupted run recorded its last step, which an uninterrupted run would not have recorded.
         for site in run.sites():
             truncate_history(run.gates_dir, site, step - 1)
     if step:
@@ -227,7 +229,7 @@ def _fit_stages(
     checkpoint: Path | None,
     first: bool,
 ) -> Fit:
-    """Fit the stages that are left; only the last one has edits to keep. A request to stop ends it in any of them."""
+    """Fit the remaining stages; only the last one has edits to keep. A request to stop ends any stage."""
     model, seed = prepared.model, stages.config().training.seed
     if not model.method.trains:
         follower.progress.note(f"{model.method.title} trains nothing; the base model is tested as it is.")
@@ -258,10 +260,10 @@ def _fit(
     checkpoint: Path | None,
     first: bool,
 ) -> Fit:
-    """`fit` one stage, with everything that a run records; only the first process has files to write."""
+    """Fit one stage and write the records of the run; only the first process writes files."""
     config, (stage, *later) = stages.config(), stages.left
     if config.training.keep == "best" and not is_share({"metric": prepared.task.metrics[0]}):
-        # Texts are hardly ever exactly right, so a few that are say little about an epoch.
+        # Generated texts are rarely exactly right, so accuracy says little about an epoch.
         config = replace(config, training=replace(config.training, keep="loss"))
     with gate_writers(run, prepared.model, first) as writers:
         return fit(
@@ -282,7 +284,7 @@ def _fit(
 
 
 def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower, first: bool) -> Fit:
-    """A stage without gradients, with what a run records of it; what was stopped is not kept and begins again."""
+    """Fit a computed stage and write the records of the run; if it is stopped, a resumed run starts it again."""
     model, seed, found = prepared.model, stages.config().training.seed, []
     started, busy = time.perf_counter(), time.process_time()
 
@@ -325,7 +327,7 @@ def _compute(run: Run, stages: Stages, prepared: Prepared, follower: RunFollower
 
 
 def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progress: Progress) -> list[ValidationWarning]:
-    """The callback that warns of a training that goes badly, in the status of the run and once by `progress`."""
+    """The callback that warns of a bad training, in the status of the run and once through `progress`."""
     if not prepared.validation:
         return []
     task = prepared.task
@@ -344,7 +346,7 @@ def _validation_warning(run: Run, config: RunConfig, prepared: Prepared, progres
 def _test(
     run: Run, config: RunConfig, prepared: Prepared, follower: RunFollower, progress: Progress, first: bool
 ) -> list[TestAnswer] | None:
-    """The answers to the test examples; None without any, or when the run is asked to stop or to pause meanwhile."""
+    """The answers to the test examples; None without examples, or if the run is stopped or paused during the test."""
     task = prepared.task
     if not task.test:
         return None
@@ -372,7 +374,7 @@ def _test(
 
 
 def _result(prepared: Prepared, fitted: Fit, stages: Stages, seconds: float, scores: Sequence[Score]) -> dict[str, Any]:
-    """``result.json`` of a run; `seconds` include loading."""
+    """Content of ``result.json``; `seconds` include loading."""
     exact = next((score for score in scores if score.metric == "exact_match"), None)
     return {
         "closed": closed_fractions(prepared.model),

@@ -1,4 +1,4 @@
-"""The stages of a run: which of them are over, at what cost, and what they found."""
+"""The stages of a run: which are finished, their cost, and the settings they chose."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +12,12 @@ from jola.system.files import json_bytes, read_json, replace_file
 from jola.training.fit import Fit
 
 STAGES_NAME = "stages.json"
-"""A file in the folder of checkpoints, from which a run with several stages is resumed."""
+"""File in the folder of checkpoints from which a run with several stages is resumed."""
 
 
 @dataclass(frozen=True)
 class FinishedStage:
-    """A stage that is over."""
+    """A finished stage."""
 
     name: str
     steps: int
@@ -27,11 +27,11 @@ class FinishedStage:
     seconds: float
     processor_seconds: float
     settings: dict[str, Any]
-    """Settings of the method for the next stage, with what this one has found."""
+    """Settings of the method for the next stage, which include the choices of this one."""
 
     @classmethod
     def of(cls, stage: Stage, fitted: Fit, settings: Any) -> "FinishedStage":
-        """The cost of a stage, and the settings that follow from it."""
+        """Create the record of a finished stage from its `Fit` and the settings for the next stage."""
         return cls(
             name=stage.name,
             steps=fitted.steps,
@@ -44,12 +44,12 @@ class FinishedStage:
 
 
 class Stages:
-    """The stages of a run; those that are over are kept in a file if there are several.
+    """The stages of a run; if there are several, the finished ones are saved in a file.
 
     Args:
         checkpoints: Folder for the checkpoints of the run.
         config: Settings of the run.
-        resume: Whether to go on from the file.
+        resume: Whether to resume from the file.
 
     Raises:
         InputError: The file is damaged.
@@ -60,9 +60,9 @@ class Stages:
         self.several = len(config.tuning.stages(config.edits)) > 1
         self.finished: tuple[FinishedStage, ...] = ()
         self.settings = config.edits
-        """Settings of the method for the stage at work."""
+        """Settings of the method for the current stage."""
         self.has_edits = False
-        """Whether the model has edits to keep: those of the last stage."""
+        """Whether the model has edits to keep, which are those of the last stage."""
         if not (resume and self.several and (checkpoints / STAGES_NAME).is_file()):
             return
         try:
@@ -78,21 +78,21 @@ class Stages:
 
     @property
     def left(self) -> tuple[Stage, ...]:
-        """The stage at work, and those after it."""
+        """The current stage and those after it."""
         return self._config.tuning.stages(self.settings)
 
     @property
     def offset(self) -> int:
-        """Steps of the stages that are over."""
+        """Number of steps of the finished stages."""
         return sum(stage.steps for stage in self.finished)
 
     @property
     def folder(self) -> Path:
-        """For the checkpoints of the stage at work."""
+        """Folder for the checkpoints of the current stage."""
         return self._folder / self.left[0].name if self.several else self._folder
 
     def finish(self, fitted: Fit, settings: Any, *, write: bool) -> None:
-        """The stage at work is over, and the next one begins with these settings."""
+        """Finish the current stage; the next one has these settings."""
         self.finished = (*self.finished, FinishedStage.of(self.left[0], fitted, settings))
         self.settings = settings
         if write:
@@ -100,7 +100,7 @@ class Stages:
             replace_file(self._folder / STAGES_NAME, json_bytes(content, indent=2), durable=True)
 
     def total(self, last: Fit) -> Fit:
-        """All stages together, where `last` is the last one."""
+        """The sum of all stages, where `last` is the last one."""
         fits: Sequence[FinishedStage | Fit] = (*self.finished, last)
         return replace(
             last,
@@ -112,7 +112,7 @@ class Stages:
         )
 
     def to_dicts(self, total: Fit) -> list[dict[str, Any]]:
-        """What each stage took, for JSON; `total` is all of them together."""
+        """The cost of each stage, for JSON; `total` is the sum of all stages."""
         names = ("name", "steps", "kept_step", "seconds")
         earlier = [{name: getattr(stage, name) for name in names} for stage in self.finished]
         last = {
@@ -124,7 +124,7 @@ class Stages:
         return [*earlier, last]
 
     def config(self) -> RunConfig:
-        """Settings of the run, for training the stage at work."""
+        """Settings of the run for training the current stage."""
         rate = self.left[0].learning_rate
         if rate is None:
             return self._config

@@ -1,6 +1,6 @@
 """`JoLATrainer`: transformers' Trainer with the parameter groups of a method and the objective of JoLA.
 
-Everything that is not the method is transformers': resuming, `accelerate launch`, schedulers, trackers.
+Everything else is that of transformers: resuming, `accelerate launch`, schedulers, trackers.
 """
 
 import logging
@@ -49,23 +49,24 @@ class JoLATrainer(Trainer):
 
     Args:
         model: The model; only its interventions train.
-        args: Of transformers. ``learning_rate`` is that of the offsets and scales.
-        train_dataset: A sequence of `Encoded` examples, or a data set with a ``text`` column in the reference
-            package's form.
-        eval_dataset: The same for validation, which measures cross-entropy without the penalty, and accuracy.
-        data_collator: None for `Encoded` examples; what `make_data_collator` gives for a ``text`` column.
-        gate_learning_rate: Peak rate of the gates; None is ten times ``args.learning_rate``.
+        args: Training arguments of transformers. ``learning_rate`` is that of the offsets and scales.
+        train_dataset: A sequence of `Encoded` examples, or a data set with a ``text`` column in the format of the
+            reference package.
+        eval_dataset: The same for validation, which measures accuracy and cross-entropy without the penalty.
+        data_collator: None for `Encoded` examples; the result of `make_data_collator` for a ``text`` column.
+        gate_learning_rate: Peak learning rate of the gates; None is ten times ``args.learning_rate``.
         l0_weight: λ.
-        l0_schedule: How λ changes: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
+        l0_schedule: Schedule of λ: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
         objective: 'paper' or 'reference', see `jola.training.objective`.
         loss_reduction: 'token' or 'answer', see `EditedModel.forward`.
-        penalty: Added to the cross-entropy; None is that of `objective`.
-        constant_gate_rate: Keep the learning rate of the gates, the last group of the optimiser, at its peak.
-        gate_scheduler: The reference package's name of a schedule ('expon', 'linear', 'cyclic', 'perform', or '' or
-            False to set `gated_lambda` by hand). Giving it chooses the reference package's loss, and its one learning
-            rate.
-        tokenizer: Needed for a ``text`` column alone; the model's own otherwise.
-        max_seq_length: Longest ``text`` in tokens; longer ones are left out and counted.
+        penalty: Added to the cross-entropy; None uses that of `objective`.
+        constant_gate_rate: Keep the learning rate of the gates, the last group of the optimizer, at its peak.
+        gate_scheduler: Name of a schedule in the reference package: 'expon', 'linear', 'cyclic', 'perform', or '' or
+            False to set `gated_lambda` manually. If given, the loss of the reference package and its single learning
+            rate are used.
+        tokenizer: Tokenizer for a ``text`` column; by default that of the model.
+        max_seq_length: Maximum length of a ``text`` in tokens; the number of longer ones, which are left out, is
+            logged.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class JoLATrainer(Trainer):
         others.pop("peft_config", None)
         args = args or TrainingArguments(output_dir="jola-output")
         if args.n_gpu > 1:
-            # Trainer would copy the model to every GPU with DataParallel, whose copies cannot be traced.
+            # Trainer would use DataParallel, whose copies of the model cannot be traced.
             args._n_gpu = 1
         if gate_scheduler is not None:
             gate_scheduler = gate_scheduler or ""
@@ -104,7 +105,7 @@ class JoLATrainer(Trainer):
             objective, l0_schedule, loss_reduction = "reference", REFERENCE_SCHEDULES[gate_scheduler], "token"
             gate_learning_rate = args.learning_rate
         text = TextDataset(tokenizer or model.tokenizer, data_collator, dataset_text_field, max_seq_length)
-        # Trainer takes any sequence of rows, whatever its annotations say.
+        # Trainer accepts any sequence of rows, although its annotations require a Dataset.
         training_rows: Any = encode_texts(train_dataset, text, "training")
         validation_rows: Any = encode_texts(eval_dataset, text, "validation")
         if validation_rows is None and args.eval_strategy != "no" and training_rows is not None:
@@ -114,7 +115,7 @@ class JoLATrainer(Trainer):
         self.constant_gate_rate = constant_gate_rate
         self.loss_reduction = loss_reduction
         self.parts: list[Tensor] = []
-        """Cross-entropy and penalty, (2,), of each batch of the last training step."""
+        """Cross-entropy and penalty, (2,), for each batch of the last training step."""
         self.l0_weight = l0_weight
         """λ of the last training step."""
         pad = pad_token_of(model.tokenizer)
@@ -128,7 +129,7 @@ class JoLATrainer(Trainer):
             callbacks=callbacks,
             **others,
         )
-        # Loss is the mean of a batch: Trainer then divides by the batches it accumulates.
+        # The loss is the mean of a batch, so Trainer must divide it by the number of accumulated batches.
         self.loss_is_scaled_for_ga = False
         self.schedule = L0Schedule(l0_schedule, l0_weight, self.total_steps(), reference=objective == "reference")
         self.add_callback(self.schedule)
@@ -136,7 +137,7 @@ class JoLATrainer(Trainer):
 
     @property
     def gated_lambda(self) -> float:
-        """λ of the constant schedule, under the reference package's name."""
+        """λ of the constant schedule, by its name in the reference package."""
         return self.schedule.unit
 
     @gated_lambda.setter
@@ -151,20 +152,20 @@ class JoLATrainer(Trainer):
         return model
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with the groups of the method: gates have a rate of their own and no weight decay."""
+        """AdamW with the groups of the method: gates have their own learning rate and no weight decay."""
         if self.optimizer is None:
             edited_model = self.edited
             groups = edited_model.method.parameter_groups(
                 edited_model.own_interventions(), self.args.weight_decay, self.gate_learning_rate
             )
-            # Trainer asks for a model of transformers and looks at the names of its modules alone.
+            # Trainer declares a model of transformers, but uses only the names of its modules.
             edited: Any = self.edited
             optimizer, arguments = self.get_optimizer_cls_and_kwargs(self.args, edited)
             self.optimizer = optimizer(groups, **arguments)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The schedule of the settings; the gates leave it where their rate is constant."""
+        """The schedule of the settings; with `constant_gate_rate`, it does not apply to the gates."""
         existed = self.lr_scheduler is not None
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
         if self.constant_gate_rate and not existed:
@@ -174,7 +175,7 @@ class JoLATrainer(Trainer):
         return schedule
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """One batch; the gate noise depends on the seed and the step alone, so that a resumed run repeats it."""
+        """Train on one batch. The gate noise depends only on seed and step, so that a resumed run repeats it."""
         step, micro = self._micro_step
         self._micro_step = (self.state.global_step, micro + 1 if step == self.state.global_step else 0)
         position = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_step[1]
@@ -188,7 +189,7 @@ class JoLATrainer(Trainer):
                 "it again with a lower --learning-rate."
             )
         if self.schedule.kind == "performance":
-            # Whole loss of a batch, as the reference code compares it; Trainer has divided it by the batches.
+            # The reference code compares the loss of a batch; Trainer has divided it by the number of batches.
             mean: Any = self.accelerator.reduce(loss.clone(), reduction="mean")
             self.schedule.observe(float(mean) * self.current_gradient_accumulation_steps)
         return loss.to(self.args.device)  # the frozen model may be on another accelerator
@@ -196,7 +197,7 @@ class JoLATrainer(Trainer):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy plus penalty in training, cross-entropy alone in evaluation."""
+        """Cross-entropy plus penalty in training, only cross-entropy in evaluation."""
         outputs = model(**inputs, reduction=self.loss_reduction)
         loss = outputs.loss
         if model.training:
@@ -209,26 +210,26 @@ class JoLATrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the parts of the objective and both learning rates to what Trainer logs of a step."""
+        """Add the parts of the objective and both learning rates to the logs of a step."""
         if "loss" in logs and self.parts:
-            # As Trainer does with the loss: the mean over the batches of a step and over the processes.
+            # The mean over the batches of a step and over the processes, as Trainer computes for the loss.
             mean: Any = self.accelerator.reduce(torch.stack(self.parts).mean(0), reduction="mean")
             logs |= dict(zip(("cross_entropy", "penalty"), mean.tolist(), strict=True))
             logs["l0_weight"] = self.l0_weight
             if any(edits.log_alphas() for edits in self.edited.gated_edits()):
                 logs["expected_open"] = float(expected_open(self.edited.gated_edits()).detach())
-            last_rates = getattr(self.lr_scheduler, "get_last_lr", None)  # that of DeepSpeed may have none
+            last_rates = getattr(self.lr_scheduler, "get_last_lr", None)  # schedulers of DeepSpeed may not have it
             if last_rates is not None:
                 rates = last_rates()
                 logs["learning_rate"], logs["gate_learning_rate"] = float(rates[0]), float(rates[-1])
         super().log(logs, start_time)
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        """That of transformers, with more metrics.
+        """Run the evaluation loop of transformers and add metrics.
 
         Returns:
-            Metrics ``eval_loss``, the cross-entropy; ``eval_objective``, the same plus the penalty with the λ of this
-            step; ``eval_accuracy``, the share of the answers that greedy decoding would give exactly; and
+            Metrics ``eval_loss``, the cross-entropy; ``eval_objective``, the cross-entropy plus the penalty with the λ
+            of this step; ``eval_accuracy``, the share of the answers that greedy decoding would give exactly; and
             ``eval_selection``, which ranks epochs, see `selection`.
         """
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
@@ -249,7 +250,7 @@ class JoLATrainer(Trainer):
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss of a batch, and for each row whether each token of the answer is the most likely one."""
+        """Loss of a batch, and `rows_correct`."""
         inputs = self._prepare_inputs(inputs)
         with self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
@@ -257,7 +258,7 @@ class JoLATrainer(Trainer):
         return loss.detach().mean().to(self.args.device), correct, correct
 
     def _load_callback_state(self) -> None:
-        """As in transformers, but in place: new callbacks would not be those that others refer to."""
+        """Restore callbacks as in transformers, but in place, because other objects refer to the callbacks."""
         if not self.args.restore_callback_states_from_checkpoint:
             return
         states: Any = self.state.stateful_callbacks
@@ -268,7 +269,7 @@ class JoLATrainer(Trainer):
                     setattr(callback, name, value)
 
     def total_steps(self) -> int:
-        """Optimiser steps of the whole training."""
+        """Number of optimizer steps of the whole training."""
         if self.args.max_steps > 0:
             return self.args.max_steps
         if not isinstance(self.train_dataset, Sized):
@@ -280,9 +281,9 @@ class JoLATrainer(Trainer):
 
 
 def rows_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """For each row whether greedy decoding would give exactly its answer, (batch,) of float: 1 or 0.
+    """Whether greedy decoding would give exactly the answer of each row, (batch,) of float: 1 or 0.
 
-    It would if each token of the answer is the most likely one after the tokens before it.
+    It does if each token of the answer is the most likely one after the tokens before it.
 
     Args:
         logits: (answer tokens, vocabulary), in the row-major order of the labels.
@@ -298,14 +299,14 @@ def rows_correct(logits: Tensor, labels: Tensor) -> Tensor:
 def selection(accuracy: float, cross_entropy: float, n: int, progress: float) -> float:
     """A number that is highest for the epoch to keep.
 
-    This is the epoch with the highest validation accuracy, the later one among equals. If no answer is correct, which
-    is usual for long answers, it is the epoch with the lowest cross-entropy; any epoch with a correct answer is better.
+    This is the epoch with the highest validation accuracy, and among ties the latest. If no answer is correct, which is
+    usual for long answers, it is the epoch with the lowest cross-entropy; any epoch with a correct answer is better.
 
     Args:
         accuracy: Share of correct answers.
         cross_entropy: In nats, not negative.
-        n: Validation examples.
-        progress: Share of the training that is over, 0 to 1.
+        n: Number of validation examples.
+        progress: Finished share of the training, from 0 to 1.
     """
     correct = round(accuracy * n)
     return (correct + progress / 2) / n if correct else -cross_entropy

@@ -1,4 +1,4 @@
-"""Recognise a training that goes badly while it runs."""
+"""Warn of a training with low validation accuracy while it runs."""
 
 import statistics
 from collections import Counter
@@ -13,19 +13,19 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 
 WATCHED_FROM = 0.5
-"""Share of the training before which nothing is said: accuracy still rises quickly."""
+"""Share of the training before which there is no warning, because accuracy still rises quickly."""
 _ANSWERS_REPEAT = 4
-"""Validation examples for each different answer, at least, in a task whose most frequent answer is a baseline."""
+"""Minimum number of validation examples per distinct answer for the most frequent answer to be a baseline."""
 _ADVICE = "Stop it, and train again with another seed or a lower learning rate."
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the validation accuracy of a training is compared with.
+    """The accuracies with which the validation accuracy of a training is compared.
 
     Args:
-        answer: The most frequent answer of the validation examples; empty where answers hardly repeat.
-        share: Its share.
+        answer: The most frequent answer of the validation examples; empty if answers rarely repeat.
+        share: Its share of the validation examples.
         earlier: Validation accuracies of finished runs with the same method, model and data.
     """
 
@@ -35,7 +35,7 @@ class Expected:
 
     @classmethod
     def of(cls, validation: Sequence[Example], earlier: Sequence[float]) -> "Expected":
-        """The baseline of the validation examples, with what earlier runs reached."""
+        """The baseline of the validation examples, and the accuracies of earlier runs."""
         counts = Counter(example.completion for example in validation)
         if len(counts) * _ANSWERS_REPEAT > len(validation):
             return cls("", 0.0, tuple(earlier))
@@ -43,10 +43,10 @@ class Expected:
         return cls(answer, count / len(validation), tuple(earlier))
 
     def problem(self, best: Accuracy, epochs: str) -> str:
-        """One sentence or two if the best validation accuracy so far is low; empty if it is not.
+        """A warning if the best validation accuracy so far is low; empty if it is not.
 
         Args:
-            epochs: How far the training is, such as ``5 of 8 epochs``.
+            epochs: Progress of the training, such as ``5 of 8 epochs``.
         """
         so_far = f"The validation accuracy is at most {best} after {epochs}"
         if self.answer and best.value <= self.share:
@@ -85,12 +85,12 @@ def _matches(config: Mapping[str, object], method: str, model: str, fingerprint:
 
 
 class ValidationWarning(TrainerCallback):
-    """Compare the best validation accuracy so far with what is expected, from the middle of the training on.
+    """Compare the best validation accuracy so far with the expected one, from the middle of the training on.
 
     Args:
-        expected: What to compare with.
-        n: Validation examples.
-        say: Called with the sentence after each validation; with an empty one once the accuracy is not low any more.
+        expected: The accuracies to compare with.
+        n: Number of validation examples.
+        say: Called after each validation with the warning, which is empty if the accuracy is not low.
     """
 
     def __init__(self, expected: Expected, n: int, say: Callable[[str], None]) -> None:
@@ -99,7 +99,7 @@ class ValidationWarning(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """Look at the validations so far."""
+        """Check the validations so far."""
         found = [float(entry["eval_accuracy"]) for entry in state.log_history if "eval_accuracy" in entry]
         if not found or state.global_step < WATCHED_FROM * state.max_steps or not state.is_world_process_zero:
             return
