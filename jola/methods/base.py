@@ -216,7 +216,7 @@ class ActivationMethod(Method):
         return self.build(settings, traced.geometry)
 
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """Number of trainable parameters of `build`."""
+        """Number of trainable parameters of the interventions of `build`."""
         return {"train": sum(i.trainable_count() for i in self.build(settings, geometry))}
 
     def shapes(self, settings: Any, geometry: "Geometry") -> "dict[str, tuple[int, ...]]":
@@ -237,7 +237,7 @@ class HiddenMethod(ActivationMethod):
     """Why these edits cannot be exported in other forms: the first part of a sentence, up to the semicolon."""
 
     def trainable(self, settings: Any, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
-        """Number of trainable parameters of `build`, without allocating them."""
+        """Number of trainable parameters of the interventions of `build`, without allocating them."""
         from jola.edits.hidden import without_memory
 
         with without_memory():
