@@ -108,7 +108,7 @@ def make_model(architecture: str, seed: int = 0) -> PreTrainedModel:
     config = type(CONFIGS[architecture]).from_dict(CONFIGS[architecture].to_dict())
     config.eos_token_id, config.pad_token_id, config.bos_token_id = 2, 0, None
     config.tie_word_embeddings = False
-    attention = pick_attention("auto", config, torch.device("cuda"))  # sdpa where there is one
+    attention = pick_attention("auto", config, torch.device("cuda"))  # sdpa if the architecture supports it
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Runs with real adapters of tiny models, and a loader that counts what it loads."""
+"""Runs with real adapters of tiny models, and a loader that records what it loads."""
 
 import threading
 from collections.abc import Hashable
