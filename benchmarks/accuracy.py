@@ -1,10 +1,10 @@
-"""Test accuracy of the default settings over tasks and seeds, each run being one `jola train`.
+"""Measure the test accuracy of the default settings over tasks and seeds, with one `jola train` each.
 
     python -m benchmarks.accuracy FOLDER [--tasks trec sst2 snips] [--seeds 42 43 44] [--results FILE] [-- FLAGS …]
 
-FOLDER holds one folder for each task, with train, validation and test files. Each result is written to the results file
-(one JSON object a line) as soon as it is there, and runs that are in it already are not repeated. Flags behind `--` go
-to every `jola train`.
+FOLDER contains one folder for each task, with train, validation and test files. Each result is appended to the results
+file (one JSON object per line) when its run ends; runs that it already contains are not repeated. Flags after `--` are
+passed to every `jola train`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Run what is missing, then print a table."""
+    """Run what is missing, then print a line for each task."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="+", default=["trec", "sst2", "snips"])

@@ -1,9 +1,9 @@
-"""What a training step costs beside other busy processes, with and without the control of threads.
+"""Measure a training step beside other busy processes, with and without control of the number of threads.
 
     python -m benchmarks.busy_machine [--busy 0 2 3] [--steps 30] [--json]
 
-Each round trains the default model in a process of its own, beside as many processes that never rest. "fixed" uses as
-many threads as on a quiet machine; "control" adjusts their number to the free cores (`jola.system.threads`).
+Each round trains the default model in a separate process, beside the given number of busy processes. "fixed" uses as
+many threads as on an idle machine; "control" adjusts their number to the free cores (`jola.system.threads`).
 """
 
 import argparse
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def rounds(busy: int, steps: int) -> Iterator[dict[str, Any]]:
-    """Both ways beside `busy` processes. The first third of the steps, in which the control settles, is left out."""
+    """Yield the results of both ways beside `busy` processes, without the first third of steps (control settles)."""
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
     for way in ("fixed", "control"):
         with busy_processes(busy):
@@ -65,7 +65,7 @@ def rounds(busy: int, steps: int) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Inside the block this many processes never rest."""
+    """Keep `count` processes busy within the block."""
     processes = [subprocess.Popen([sys.executable, "-c", _SPIN]) for _ in range(count)]
     try:
         yield
@@ -76,7 +76,7 @@ def busy_processes(count: int) -> Iterator[None]:
 
 
 def step_seconds(steps: int, *, control: bool) -> list[float]:
-    """Seconds from each training step to the next one."""
+    """Return the seconds from each training step to the next."""
     import torch
     from transformers import TrainerCallback
 

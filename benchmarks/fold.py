@@ -1,14 +1,14 @@
-"""What folding costs and loses: logits, accuracy item by item, and generation time, of the edits of one run.
+"""Compare the folded edits of a run with the run itself: logits, accuracy by example, and generation time.
 
     python -m benchmarks.fold RUN [--dtypes float32 float16 bfloat16] [--test-size 500] [--pairs 30] [--output FILE]
 
 RUN is the id or directory of a finished run; its task is tested. Three things are measured:
 
 * logits, in float64 (does the algebra hold?) and as `jola.export.export_merged` reports them for each number format;
-* accuracy on the task of the folded model, against the edited model item by item. The weights of a format are tested in
-  float32 arithmetic and, with --native, edited and folded model are both tested in the arithmetic of that format;
-* time of the folded model's generation ÷ that of the frozen model's, in pairs that take turns in going first. Lengths
-  are fixed, so that both make the same number of tokens.
+* accuracy of the folded model on the task, compared with the edited model example by example. The weights of a format
+  are tested in float32 arithmetic; --native also tests edited and folded model in the arithmetic of a format;
+* generation time of the folded model ÷ that of the frozen model, in pairs of alternating order. Lengths are fixed, so
+  that both generate the same number of tokens.
 
 The last line of output is one JSON object.
 """
@@ -37,7 +37,7 @@ from jola.model.loading import DTYPES
 
 
 def main() -> None:
-    """Measure, print as it goes, and end with one JSON object."""
+    """Measure, print intermediate results, and end with one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--dtypes", nargs="*", default=["float32", "float16", "bfloat16"], choices=list(DTYPES))
@@ -96,12 +96,12 @@ def main() -> None:
 
 
 def answers(model: JoLAModel, examples: Sequence[Any]) -> Any:
-    """What a model answers to the test examples."""
+    """Return the answers of a model to the test examples, and their accuracy."""
     return exact_match(model, examples, Template(model.tokenizer))
 
 
 def plain(folded: PreTrainedModel, model: JoLAModel) -> JoLAModel:
-    """A folded model where our evaluation takes it: with edits that do nothing."""
+    """Wrap a folded model for our evaluation, with edits that do nothing."""
     wrapped = JoLAModel(folded, model.tokenizer)
     for edits in wrapped.gated_edits():
         for gate in edits.gate_parameters():
@@ -110,13 +110,13 @@ def plain(folded: PreTrainedModel, model: JoLAModel) -> JoLAModel:
 
 
 def same(one: Sequence[str], other: Sequence[str]) -> str:
-    """How many of the answers are equal."""
+    """Return how many of the answers are equal, as text."""
     return f"{sum(a == b for a, b in zip(one, other, strict=True))} of {len(one)}"
 
 
 @torch.no_grad()
 def exactness_in_float64(model: JoLAModel) -> dict[str, float]:
-    """Largest |Δlogit| between edited and folded model where rounding plays no part."""
+    """Return the largest |Δlogit| between edited and folded model in float64, where rounding is negligible."""
     wide = JoLAModel(rebuild(model.base, Foldable(), torch.float64), model.tokenizer, model.edit_config)
     folded = rebuild(model.base, foldable_edits(model), torch.float64)
     largest = effect = 0.0
@@ -130,9 +130,9 @@ def exactness_in_float64(model: JoLAModel) -> dict[str, float]:
 
 
 def time_ratio(model: JoLAModel, pairs: int, new_tokens: int) -> dict[str, Any]:
-    """Medians over pairs of generation times, folded ÷ frozen, with bootstrap intervals of 95 %.
+    """Return the median ratio over pairs of generation times, folded ÷ frozen, with a 95 % bootstrap interval.
 
-    `processor` is the same of processor time, which other programs on the machine hardly change.
+    ``processor`` is the same for processor time, which other programs on the machine hardly change.
     """
     models = {"folded": merge(model), "frozen": model.base}
     ids = encode_prompts(model, None)[0]
@@ -163,7 +163,7 @@ def _ratio(spent: dict[str, list[float]]) -> dict[str, float]:
 
 @torch.no_grad()
 def generate(model: Any, ids: torch.Tensor, count: int) -> None:
-    """A greedy answer of exactly `count` tokens."""
+    """Generate a greedy answer of exactly `count` tokens."""
     model.generate(
         ids, attention_mask=torch.ones_like(ids), min_new_tokens=count, max_new_tokens=count, do_sample=False
     )

@@ -1,10 +1,10 @@
-"""What `--gradient-checkpointing` costs and saves: a training step with it ÷ one without it.
+"""Measure the cost and savings of `--gradient-checkpointing`: a training step with it ÷ one without it.
 
     python -m benchmarks.gradient_checkpointing [--rounds 7] [--lengths 256,1024,2048] [--methods jola,lora]
 
-One row of random tokens, whose last 4 are the answer, on the default model, with one thread. The two sides are
-processes that are forked from one with the frozen model and step in turn (`benchmarks.method_steps`). Time is the
-processor time of a round, memory is what a process has at most beyond what it had when it was forked.
+One row of random tokens, whose last 4 are the answer, on the default model, with one thread. The two sides are forked
+from a process with the frozen model and step in turn (`benchmarks.method_steps`). Time is the processor time of a
+round; memory is the peak of a process minus its memory when it was forked.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from benchmarks.train_step import ANSWER, in_turns
 
 
 def main() -> None:
-    """Compare the two for every method and length."""
+    """Compare both sides for every method and length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
     parser.add_argument("--lengths", default="256,1024,2048", help="tokens of the row, comma-separated")

@@ -1,9 +1,9 @@
-"""How long a click takes when many users ask at once, and whether each gets the answer of a user who is alone.
+"""Measure the latency of a click with many simultaneous users, and check that each gets the answer of a single user.
 
     python -m benchmarks.many_users [--json] [--users 1 8 50] [--rounds 3]
 
-On the sample run and the default model, in a home of its own. Every user has other edits switched off and asks for the
-next token of the same prompt. One thread computes for one model, so users wait for each other.
+Uses the sample run and the default model, in a temporary home folder. Every user has different edits switched off and
+asks for the next token of the same prompt. One thread computes for each model, so users wait for each other.
 """
 
 import argparse
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def measure(bench: Any, numbers: list[int], rounds: int) -> dict[int, dict[str, Any]]:
-    """Median latency for each number of users, as a ratio to that of one user, who clicks in between."""
+    """Return the median latency for each number of users, as a ratio to that of a single user measured in between."""
     from workbench.service import views
     from workbench.service.examples import first_prompt
     from workbench.service.page_state import columns, edits_of, open_run

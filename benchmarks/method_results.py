@@ -1,7 +1,7 @@
-"""Results of methods on several tasks, from a grid to the page docs/results/methods.md.
+"""Store the results of methods on several tasks from a grid, and show the tables of docs/results/methods.md.
 
-    python -m benchmarks.method_results store GRID   # the cells that are done, into docs/results/methods/tasks.json
-    python -m benchmarks.method_results show         # the tables of the page, from that file
+    python -m benchmarks.method_results store GRID   # write finished cells to docs/results/methods/tasks.json
+    python -m benchmarks.method_results show         # print the tables of the page from that file
 
 The unit of all statistics is the seed: intervals are t intervals over seeds, and differences are paired by seed. With
 fewer than three seeds, the value of each is shown instead.
@@ -24,15 +24,15 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results" / "methods"
 TASKS, RATES = FOLDER / "tasks.json", FOLDER / "learning_rates.json"
 BASELINE = "jola"
 LEAST = 3
-"""Seeds that an interval needs; with two, Student's t is 13 times the half of their difference."""
+"""Minimum number of seeds for an interval; with two, its half-width is 13 times half of their difference."""
 
 Cell = Mapping[str, Any]
 BySeed = dict[int | None, Cell]
-"""Cells of a method on a task; None is the seed of a method that trains nothing."""
+"""Cells of a method on a task by seed; the seed is None for a method that trains nothing."""
 
 
 def cells_of(grid: Grid) -> list[dict[str, Any]]:
-    """What the page needs of each cell that is done."""
+    """Return the facts that the page needs of each finished cell."""
     found = []
     for name, result in grid.results().items():
         cell, effects = grid.planned[name], result["side_effects"]
@@ -54,7 +54,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def read() -> list[dict[str, Any]]:
-    """All stored cells: those of the grid, and of the trainings at several learning rates those at the default one."""
+    """Return all stored cells: those of the grid, and those of the learning-rate search that have the default rate."""
     rates = json.loads(RATES.read_text("utf-8"))
     earlier = [
         {
@@ -71,7 +71,7 @@ def read() -> list[dict[str, Any]]:
 
 
 def tables(cells: Sequence[Cell]) -> list[list[list[str]]]:
-    """Accuracy, difference to JoLA, and divergence on plain text, each with a row for each method."""
+    """Return the tables of accuracy, difference to JoLA, and divergence on plain text, with one row per method."""
     by_seed: dict[tuple[str, str], BySeed] = defaultdict(dict)
     for cell in cells:
         by_seed[cell["method"], cell["task"]][cell["seed"]] = cell
@@ -108,7 +108,7 @@ def _difference(own: BySeed, baseline: BySeed) -> str:
 
 
 def _mean(values: Iterable[float | None], form: str) -> str:
-    """The mean with its interval, or with all values where there are too few seeds for an interval that says much."""
+    """Format the mean with its interval, or with all values if there are too few seeds for a useful interval."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
@@ -121,7 +121,7 @@ def _mean(values: Iterable[float | None], form: str) -> str:
 
 
 def main() -> None:
-    """Store or show."""
+    """Store results or show tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("store", "show"))
     parser.add_argument("grid", nargs="?", help="Folder of the grid, for 'store'.")

@@ -1,14 +1,14 @@
-"""The cost of one training step of each method, as ratios to JoLA's in the same rounds.
+"""Measure one training step of each method, as ratios to JoLA's in the same rounds.
 
     python -m benchmarks.method_steps [--json] [--rounds 15] [--tokens task|random] [--dtype auto] [--methods red,lora]
 
-Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model, with one thread. Each method is a
-process that is forked from one with the frozen model, whose weights all share. In each round every method does one step
-(forward with its penalty, backward, clipping, AdamW), one after the other, in an order that changes. A ratio is the
-median over rounds of the processor times of a round, which other programs hardly disturb. Memory is what a process has
-at most beyond what it had when it was forked.
+Batches of 8 × 96 tokens, of which the last 4 of each row are the answer, on the default model, with one thread. Each
+method is forked from a process with the frozen model, whose weights all share. In each round, every method runs one
+step (forward with its penalty, backward, clipping, AdamW), one after the other, in changing order. A ratio is the
+median over rounds of the ratio of processor times, which other programs hardly disturb. Memory is the peak of a process
+minus its memory when it was forked.
 
-Goals of the step: RED and BitFit at most 1.1 of JoLA's, LoReFT at most 1.3. LoFiT is its first stage.
+Goals for the step: RED and BitFit at most 1.1 times JoLA's, LoReFT at most 1.3. LoFiT is measured in its first stage.
 """
 
 import argparse
@@ -28,7 +28,7 @@ GOALS = {"red": 1.1, "bitfit": 1.1, "loreft": 1.3}
 
 
 def main() -> None:
-    """Fork the methods, let them step in turn, and compare."""
+    """Fork a process for each method, let them step in turn, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str, Any]:
-    """Medians and quartiles of processor time ÷ JoLA's, and memory ÷ JoLA's."""
+    """Return medians and quartiles of processor time ÷ JoLA's, and memory ÷ JoLA's."""
     import torch
 
     # A process that has used several threads cannot be forked.
@@ -79,7 +79,7 @@ def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str,
 def training_step(
     name: str, base: Any, tokenizer: Any, batch: dict[str, Any], *, gradient_checkpointing: bool = False
 ) -> Callable[[], None]:
-    """A step of a method with its default settings."""
+    """Return a function that runs one training step of a method with its default settings."""
     import torch
 
     from jola import JoLAModel
@@ -108,7 +108,7 @@ def training_step(
 
 
 class Peer:
-    """A forked process that does one step when it is told to."""
+    """A forked process that runs one step on request."""
 
     def __init__(self, make: Callable[[], Callable[[], None]]) -> None:
         context = multiprocessing.get_context("fork")
@@ -119,7 +119,7 @@ class Peer:
         self.memory = 0.0
 
     def step(self) -> float:
-        """Processor seconds of one step."""
+        """Run one step and return its processor seconds."""
         self._connection.send("step")
         try:
             seconds, self.memory = self._connection.recv()
@@ -135,7 +135,7 @@ class Peer:
 
 def _serve(make: Callable[[], Callable[[], None]], connection: Connection) -> None:
     before = resident_mb("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak (VmHWM)
     step = make()
     while connection.recv():
         start = time.process_time()

@@ -1,15 +1,15 @@
-"""Methods against their official code, on tiny random models in float32.
+"""Compare methods with their official code, on tiny random models in float32.
 
     python -m benchmarks.official_methods --environments FOLDER [--sources FOLDER] [--methods lora,red]
 
-Official packages need different versions of transformers. Each version gets a virtual environment in --environments,
-which is made when it is missing; together they take 4 GB with the CPU build of PyTorch (PIP_EXTRA_INDEX_URL, see
-CONTRIBUTING.md). Official code that is not on the package index is read from clones in --sources, made by git when they
-are missing. Of this project, only the scripts in benchmarks/official run in those environments.
+Official packages need different versions of transformers. Each version has a virtual environment in --environments,
+which is created if it is missing; together they take 4 GB with the CPU build of PyTorch (PIP_EXTRA_INDEX_URL, see
+CONTRIBUTING.md). Official code that is not on the package index is read from Git clones in --sources, which are created
+if they are missing. Of this project, only the scripts in benchmarks/official run in these environments.
 
-Both sides have the same weights and edits. The largest differences of logits, loss, gradients of the trained
-parameters, chosen heads and directions are written to docs/results/official_methods.json, and docs/methods.md has them
-as a table. A difference above 1e-5 ends the script with an error, and nothing is written.
+Both sides use the same weights and edits. The largest differences of logits, loss, gradients of the trained parameters,
+selected heads and directions are written to docs/results/official_methods.json; docs/methods.md contains them as a
+table. A difference above 1e-5 ends the script with an error, and nothing is written.
 """
 
 import argparse
@@ -55,7 +55,7 @@ ENVIRONMENTS = {
     "transformers-4.57": [["torch==2.13.0", "adapters==1.3.0"]],
     "transformers-4.39": [["torch==2.13.0", "transformers==4.39.2"]],
 }
-"""What pip installs, one call after the other."""
+"""Arguments of ``pip install`` for each environment, one list per call."""
 
 REPOSITORIES = {
     "RED": ("https://github.com/mlwu22/RED", "b34e48f42e7df22421c4219cef1d4284f42ba8d5", ["/model.py"]),
@@ -70,22 +70,22 @@ REPOSITORIES = {
         ["/repe/"],
     ),
 }
-"""Address, commit, and the files that are needed, as patterns of git."""
+"""Address, commit, and the required files as Git sparse-checkout patterns."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method with settings, and the official code for it."""
+    """A method with settings, and its official code."""
 
     method: str
     settings: Any
     script: str
-    """In benchmarks/official."""
+    """Name of the script in benchmarks/official."""
     environment: str
     packages: tuple[str, ...]
-    """Official ones, whose versions are recorded."""
+    """Official packages, whose versions are recorded."""
     part: str = ""
-    """Of the method, where it has several."""
+    """Part of the method, if it is compared in several parts."""
     repository: str | None = None
     architectures: tuple[str, ...] = ("llama", "qwen2")
 
@@ -120,7 +120,7 @@ COMPARISONS = (
 
 
 class Reading(Passes):
-    """Passes whose states are kept."""
+    """Passes that also store their states."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -133,10 +133,10 @@ class Reading(Passes):
 
 
 def output(*command: str) -> str:
-    """What a command prints.
+    """Run a command and return its output.
 
     Raises:
-        SystemExit: It failed; with its errors.
+        SystemExit: The command failed; the message contains its errors.
     """
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -145,7 +145,7 @@ def output(*command: str) -> str:
 
 
 def environment(folder: Path, installs: list[list[str]]) -> Path:
-    """The interpreter of a virtual environment with these packages."""
+    """Create a virtual environment with these packages if it is missing, and return its interpreter."""
     python = folder / "bin" / "python"
     if not (folder / "complete").is_file():
         output(sys.executable, "-m", "venv", "--clear", str(folder))
@@ -156,7 +156,7 @@ def environment(folder: Path, installs: list[list[str]]) -> Path:
 
 
 def clone(folder: Path, url: str, commit: str, files: list[str]) -> Path:
-    """A clone of a repository with these files of one commit.
+    """Clone these files of one commit if the clone is missing, and return its folder.
 
     Raises:
         SystemExit: The folder exists and is at another commit.
@@ -171,7 +171,7 @@ def clone(folder: Path, url: str, commit: str, files: list[str]) -> Path:
 
 
 def versions_of(comparison: Comparison, python: Path, source: Path | None) -> dict[str, str]:
-    """Versions of the official packages, or the commit of the official code; and those of PyTorch and transformers."""
+    """Return the versions of the official packages, PyTorch and transformers, and the commit of the official code."""
     found = json.loads(output(str(python), "-c", VERSIONS, *comparison.packages, "torch", "transformers"))
     if source:
         found[comparison.repository] = output("git", "-C", str(source), "rev-parse", "HEAD").strip()
@@ -179,13 +179,13 @@ def versions_of(comparison: Comparison, python: Path, source: Path | None) -> di
 
 
 def head_pairs(heads: str) -> torch.Tensor:
-    """(K, 2) from pairs of layer and head such as '3:0,3:7'."""
+    """Return a (K, 2) tensor from pairs of layer and head such as '3:0,3:7'."""
     return torch.tensor([[int(number) for number in pair.split(":")] for pair in heads.split(",")])
 
 
 def add_directions(model: JoLAModel, settings: RePEConfig) -> dict[str, torch.Tensor]:
     """Compute the edits of a model from pairs, and return the states of the pairs and the coefficient."""
-    # Most pairs are on the side of their mean. Where they are not, signs differ: the official code counts pairs.
+    # Most pairs have the sign of their mean. Otherwise signs would differ, because the official code counts pairs.
     answers = ("good", "good", "good", "bad")
     examples = [Example((Message("user", f"Film {n}"),), answers[n % 4]) for n in range(PAIRS)]
     reading = Reading(
@@ -203,11 +203,11 @@ def add_directions(model: JoLAModel, settings: RePEConfig) -> dict[str, torch.Te
 
 
 def differences_of(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> dict[str, float]:
-    """The largest absolute differences by name, where all gradients have one name.
+    """Return the largest absolute differences by name; all gradients share one name.
 
     Args:
-        ours: Tensors by name; dimensions may be split otherwise than in `theirs`, in the same order of elements.
-        theirs: Those of the official code.
+        ours: Our tensors by name. Shapes may differ from `theirs`, but not the order of elements.
+        theirs: Tensors of the official code.
 
     Raises:
         ValueError: Names or numbers of elements differ, or an element is not finite.
@@ -227,12 +227,12 @@ def differences_of(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor
 
 
 def disagreeing(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with a difference above `TOLERANCE`, or one that is not a number."""
+    """Return the rows with a difference that is above `TOLERANCE` or NaN."""
     return [row for row in rows if not all(value <= TOLERANCE for value in row["differences"].values())]
 
 
 def compare(comparison: Comparison, architecture: str, python: Path, source: Path | None) -> dict[str, Any]:
-    """The largest differences between both implementations."""
+    """Return a result row with the largest differences between both implementations."""
     method, settings = comparison.method, comparison.settings
     model = trained(Case(method, settings, begins_as_base=True), architecture)
     given = add_directions(model, settings) if method == "repe" else {}
@@ -283,7 +283,7 @@ def compare(comparison: Comparison, architecture: str, python: Path, source: Pat
 
 
 def main() -> None:
-    """Compare, write and print."""
+    """Compare the implementations, print and store the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--environments", type=Path, required=True, help="folder of the virtual environments")
     parser.add_argument("--sources", type=Path, help="folder of the clones (default: sources in --environments)")

@@ -1,10 +1,9 @@
-"""What packing spares: steps of a training with packed batches ÷ the same steps without.
+"""Measure the savings of packing: training steps with packed batches ÷ the same steps without packing.
 
     python -m benchmarks.packing [TASK …] [--batches 12] [--threads 2] [--dtype auto]
 
-TASK is what `jola train --task` takes; without any, the default one. 200 training examples in batches of 4, forward and
-backward with the edits of a fresh training, on the default model. Both sides do every batch, one after the other, and
-take turns in beginning.
+TASK is a value of `jola train --task`; default: the default task. 200 training examples in batches of 4, forward and
+backward with newly initialized edits, on the default model. Both sides compute every batch, in alternating order.
 """
 
 import argparse
@@ -17,7 +16,7 @@ from typing import Any
 
 
 def main() -> None:
-    """Measure each task and print a line."""
+    """Measure each task and print a line for it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", default=["sentiment"])
     parser.add_argument("--batches", type=int, default=12)
@@ -44,7 +43,7 @@ def main() -> None:
 
 
 def measure(model: Any, task: str, batches: int, size: int) -> tuple[list[tuple[float, float]], int, int]:
-    """Seconds of each batch (packed, not packed), tokens computed when packed, places in all batches."""
+    """Return seconds of each batch (packed, not packed), tokens computed with packing, and positions in all batches."""
     from jola.config import DataConfig
     from jola.data.examples import Template, collate, encode_examples
     from jola.data.tasks import load_task
@@ -68,11 +67,11 @@ def measure(model: Any, task: str, batches: int, size: int) -> tuple[list[tuple[
 
 
 def step(model: Any, batch: Any, *, packed: bool) -> float:
-    """Seconds of a forward and a backward pass."""
+    """Return the seconds of a forward and a backward pass."""
     from jola.model import packing
 
     before = packing.WORTH
-    packing.WORTH = before if packed else 2.0  # more than all places, which is never spared
+    packing.WORTH = before if packed else 2.0  # a share above 1 can never be saved, so no batch is packed
     try:
         start = time.perf_counter()
         model(**batch, reduction="answer").loss.backward()

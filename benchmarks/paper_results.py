@@ -1,14 +1,14 @@
-"""The paper's tables on the default model, from grids to the page docs/results/paper.md.
+"""Store results of grids, and write the paper's tables for the default model into docs/results/paper.md.
 
-    python -m benchmarks.paper_results store main GRID   # the cells that are done, into docs/results/paper/main.json
-    python -m benchmarks.paper_results write             # the tables, from those files into the page
+    python -m benchmarks.paper_results store main GRID   # write finished cells to docs/results/paper/main.json
+    python -m benchmarks.paper_results write             # write the tables from these files into the page
 
-Scores are computed from the answers that the run of each cell kept, with the metrics of the paper: the first option in
-the answer for commonsense reasoning, the extracted letter for MMLU-Pro, BLEU and ROUGE-L for generation. Short texts,
-which the paper does not have, are scored by exact match.
+Scores are computed from the stored answers of each cell, with the metrics of the paper: the first option in the answer
+for commonsense reasoning, the extracted letter for MMLU-Pro, BLEU and ROUGE-L for generation. Short texts, which are
+not in the paper, are scored by exact match.
 
 In a study with one seed, intervals are over test examples, and differences to JoLA are paired by example. In a study
-with several, intervals are over seeds, and differences are paired by seed.
+with several seeds, intervals are over seeds, and differences are paired by seed.
 """
 
 import argparse
@@ -43,7 +43,7 @@ BUILT_IN = {"sentiment": "short_text"}
 """Groups of tasks that are not in a folder."""
 ACCURACIES = ("commonsense", "mmlu_pro", "short_text")
 TITLES = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
-"""Of the metrics that are not accuracies."""
+"""Titles of the metrics that are not accuracies."""
 STUDIES = ("main", "components", "sizes")
 BASELINE = "jola"
 RESAMPLES = 2000
@@ -59,7 +59,7 @@ Pair = tuple[Score, Score]
 
 
 def cells_of(grid: Grid) -> list[dict[str, Any]]:
-    """What the page needs of each cell that is done."""
+    """Return the facts that the page needs of each finished cell."""
     found = []
     for name, result in grid.results().items():
         cell, effects = grid.planned[name], result["side_effects"]
@@ -84,7 +84,7 @@ def cells_of(grid: Grid) -> list[dict[str, Any]]:
 
 
 def group_and_task(task: str) -> tuple[str, str]:
-    """The group of a task, and its name."""
+    """Return the group and the name of a task."""
     path = Path(task)
     group = BUILT_IN.get(task, path.parent.name)
     if group not in GROUPS:
@@ -93,9 +93,9 @@ def group_and_task(task: str) -> tuple[str, str]:
 
 
 def score(answers: Sequence[TestAnswer], name: str) -> dict[str, Any]:
-    """Value, n and interval of a metric, and what paired intervals need.
+    """Return value, n and interval of a metric, and the data for paired intervals.
 
-    That is a string with 1 for each right answer, for an accuracy, and the counts of each answer, for BLEU.
+    For an accuracy, these are a string with 1 for each right answer; for BLEU, the counts of each answer.
     """
     metric, examples = metric_named(name), [answer.example for answer in answers]
     given = [answer.answer for answer in answers]
@@ -110,12 +110,12 @@ def score(answers: Sequence[TestAnswer], name: str) -> dict[str, Any]:
 
 
 def is_trained(arm: str) -> bool:
-    """Whether the results of an arm depend on training examples and seed."""
+    """Return whether the results of an arm depend on training examples and seed."""
     return METHODS[method_of(arm)].trains
 
 
 def method_of(arm: str) -> str:
-    """The method of an arm such as ``jola:gates=none``."""
+    """Return the method of an arm such as ``jola:gates=none``."""
     return arm.partition(":")[0]
 
 
@@ -123,13 +123,13 @@ def method_of(arm: str) -> str:
 
 
 def read(study: str) -> list[dict[str, Any]]:
-    """The stored cells of a study; none before there are any."""
+    """Return the stored cells of a study; an empty list if it has no file."""
     path = RESULTS / "paper" / f"{study}.json"
     return json.loads(path.read_text("utf-8"))["cells"] if path.exists() else []
 
 
 def tables(cells: Sequence[Cell], study: str) -> dict[str, list[list[str]]]:
-    """The tables of a study by their titles."""
+    """Return the tables of a study by title."""
     found = {}
     if study == "sizes":
         for task in tasks_of(cells):
@@ -144,29 +144,29 @@ def tables(cells: Sequence[Cell], study: str) -> dict[str, list[list[str]]]:
 
 
 def titled(arm: str) -> str:
-    """The name of an arm as the page shows it."""
+    """Return the name of an arm for the page."""
     name, *settings = arm.split(":")
     return ", ".join((METHODS[name].title, *(setting.replace("=", " = ") for setting in settings)))
 
 
 def arms_of(cells: Iterable[Cell]) -> list[str]:
-    """Methods in the order of the registry, the variants of each after it."""
+    """Return the arms: methods in registry order, each followed by its variants."""
     names = list(METHODS)
     return sorted({cell["arm"] for cell in cells}, key=lambda arm: (names.index(method_of(arm)), arm))
 
 
 def tasks_of(cells: Iterable[Cell]) -> list[str]:
-    """The names of the tasks."""
+    """Return the sorted names of the tasks."""
     return sorted({cell["task"] for cell in cells})
 
 
 def has_seeds(cells: Iterable[Cell]) -> bool:
-    """Whether there are several seeds, so that intervals are over seeds."""
+    """Return whether there are several seeds, so that intervals are over seeds."""
     return len({cell["seed"] for cell in cells} - {None}) > 1
 
 
 def scores_table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Scores of a group of tasks, with a row for each arm."""
+    """Return the scores of a group of tasks, with one row per arm."""
     columns = [(task, metric) for task in tasks_of(cells) for metric in GROUPS[cells[0]["group"]]]
     heads = []
     for task, metric in columns:
@@ -181,7 +181,7 @@ def scores_table(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def sizes_table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Scores on a task and differences to JoLA, with a column for each number of training examples."""
+    """Return scores on a task and differences to JoLA, with one column per number of training examples."""
     sizes = sorted({cell["n_train"] for cell in cells} - {None})
     metric = GROUPS[cells[0]["group"]][0]
     by_size = [[cell for cell in cells if cell["n_train"] in (None, n)] for n in sizes]
@@ -198,7 +198,7 @@ def sizes_table(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def entry(scores: Sequence[Score], seeds: bool) -> str:
-    """The mean over seeds with its interval, or the score of the only seed with its interval over test examples."""
+    """Format the mean over seeds with its interval, or the score of the only seed with its interval over examples."""
     if seeds or not scores:
         return over_values([score["value"] for score in scores])
     (only,) = scores
@@ -206,7 +206,7 @@ def entry(scores: Sequence[Score], seeds: bool) -> str:
 
 
 def over_values(values: Sequence[float], sign: str = "") -> str:
-    """The mean with a 95 % t interval, or with each value where there are too few for an interval."""
+    """Format the mean with a 95 % t interval, or with all values if there are too few for an interval."""
     if not values:
         return "–"
     found = mean_over_seeds(values)
@@ -219,7 +219,7 @@ def over_values(values: Sequence[float], sign: str = "") -> str:
 
 
 def differences_table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Differences to JoLA of a group of tasks, by the first metric."""
+    """Return differences to JoLA for a group of tasks, in the first metric."""
     tasks = tasks_of(cells)
     rows = []
     for arm in arms_of(cells):
@@ -230,9 +230,9 @@ def differences_table(cells: Sequence[Cell]) -> list[list[str]]:
 
 
 def pairs_of(cells: Sequence[Cell], arm: str) -> list[Pair]:
-    """Scores of an arm and of JoLA on one task, with the same seed and training examples, in the order of the seeds.
+    """Return pairs of scores of an arm and of JoLA on one task, with equal seed and training size, in seed order.
 
-    An arm that depends on neither seed nor training examples has a pair with each cell of JoLA.
+    An arm that depends on neither seed nor training examples is paired with each cell of JoLA.
     """
     own = {(cell["seed"], cell["n_train"]): cell for cell in cells if cell["arm"] == arm}
     found = []
@@ -247,7 +247,7 @@ def pairs_of(cells: Sequence[Cell], arm: str) -> list[Pair]:
 
 
 def difference(pairs: Sequence[Pair], seeds: bool) -> str:
-    """The mean difference of paired scores over seeds, or that of the only seed with its interval over examples."""
+    """Format the mean difference over seeds with its interval, or that of the only seed with one over examples."""
     values = [own["value"] - other["value"] for own, other in pairs]
     if seeds or not pairs:
         return over_values(values, "+")
@@ -258,7 +258,7 @@ def difference(pairs: Sequence[Pair], seeds: bool) -> str:
 
 
 def over_examples(own: Score, other: Score) -> tuple[float, float]:
-    """The 95 % interval of a difference, from resampled test examples."""
+    """Return the 95 % interval of a difference, from resampled test examples."""
     if "right" in own:
         found = paired_bootstrap([letter == "1" for letter in own["right"]], [r == "1" for r in other["right"]])
         return found.low, found.high
@@ -274,7 +274,7 @@ def over_examples(own: Score, other: Score) -> tuple[float, float]:
 
 
 def means_table(cells: Sequence[Cell]) -> list[list[str]]:
-    """Means over the tasks that all arms have, and differences to JoLA with a t interval over tasks."""
+    """Return means over the tasks that all arms have, and differences to JoLA with a t interval over tasks."""
     arms = arms_of(cells)
     shared = [task for task in tasks_of(cells) if {c["arm"] for c in cells if c["task"] == task} == set(arms)]
     own = [cell for cell in cells if cell["task"] in shared]
@@ -306,7 +306,7 @@ def _tasks(cells: Iterable[Cell]) -> str:
 
 
 def over_tasks(cells: Sequence[Cell], arm: str) -> tuple[str, str]:
-    """The mean score of an arm, in which each task counts once, and its difference to JoLA."""
+    """Return the mean score of an arm, with equal weight per task, and its difference to JoLA."""
     means = task_means([cell for cell in cells if cell["arm"] == arm], first_score)
     mean = f"{np.mean(list(means.values())):.3f}"
     if arm == BASELINE:
@@ -317,12 +317,12 @@ def over_tasks(cells: Sequence[Cell], arm: str) -> tuple[str, str]:
 
 
 def first_score(cell: Cell) -> float:
-    """The value of the metric that is compared."""
+    """Return the value of the first metric, which differences use."""
     return cell["scores"][GROUPS[cell["group"]][0]]["value"]
 
 
 def task_means(cells: Iterable[Cell], value: Any) -> dict[str, float]:
-    """The mean of a value over the cells of each task, without those that have none."""
+    """Return the mean of a value over the cells of each task, without cells whose value is None."""
     found: dict[str, list[float]] = {}
     for cell in cells:
         if (number := value(cell)) is not None:
@@ -331,12 +331,12 @@ def task_means(cells: Iterable[Cell], value: Any) -> dict[str, float]:
 
 
 def section(study: str) -> str:
-    """The tables of a study as Markdown."""
+    """Return the tables of a study as Markdown."""
     return "\n\n".join(f"#### {title}\n\n{markdown(table)}" for title, table in tables(read(study), study).items())
 
 
 def written(page: str) -> str:
-    """The page with the tables of all studies that have results."""
+    """Return the page with the tables of all studies that have results."""
     for study in STUDIES:
         if read(study):
             page = with_body(page, section(study), f"<!-- {study} -->", f"<!-- end of {study} -->")
@@ -355,7 +355,7 @@ def main() -> None:
             parser.error("store needs the name of a study and the folder of its grid")
         cells = cells_of(Grid.open(options.grid))
         (RESULTS / "paper").mkdir(parents=True, exist_ok=True)
-        lines = ",\n".join(json.dumps(cell) for cell in cells)  # a line for each cell
+        lines = ",\n".join(json.dumps(cell) for cell in cells)  # one line per cell
         replace_file(RESULTS / "paper" / f"{options.study}.json", f'{{"cells": [\n{lines}\n]}}\n'.encode())
         return
     replace_file(PAGE, written(PAGE.read_text("utf-8")).encode())

@@ -1,13 +1,13 @@
-"""Control with RePE against the base model, by the label that each finds most likely.
+"""Compare control with RePE to the base model, by the label that each finds most likely.
 
     python -m benchmarks.repe_control DATA/trec DATA/sst2 DATA/snips [--seed 100] [--test-size 200]
 
 Directions are computed from 200 training examples. On validation examples, the base model and RePE choose among the
-labels, with each of `COEFFICIENTS` in the middle and in the last third of the layers. On test examples, the base model
-does so, and RePE with the highest validation accuracy (among equals, the lowest cross-entropy of the right label among
-the labels). The default model in bfloat16, on one thread.
+labels; RePE uses each of `COEFFICIENTS` in the middle and in the last third of the layers. Test examples compare the
+base model with the RePE settings of the highest validation accuracy (among equals, the lowest cross-entropy of the
+right label among the labels). The default model runs in bfloat16 on one thread.
 
-Results are written to docs/results/methods/repe.json after every measurement; those that it has are not measured again.
+Results are written to docs/results/methods/repe.json after every measurement; stored results are not measured again.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(model: Any, task: Any, seed: int, results: Path) -> None:
-    """Validate the base model and all candidates, and test the base model and the chosen one."""
+    """Validate the base model and all candidates, and test the base model and the best candidate."""
     from jola.methods.repe import layer_sets
 
     middle, last, _ = layer_sets(model.geometry.num_layers)
@@ -70,13 +70,13 @@ def measure(model: Any, task: Any, seed: int, results: Path) -> None:
 
 
 def chosen(validated: list[dict[str, Any]]) -> dict[str, Any]:
-    """The best of the results of RePE: by accuracy, and among equals by cross-entropy."""
+    """Return the best result of RePE by accuracy, and among equals by cross-entropy."""
     candidates = [found for found in validated if found["layers"] is not None]
     return max(candidates, key=lambda found: (found["accuracy"], -found["cross_entropy"]))
 
 
 def activations(model: Any, task: Any, seed: int) -> tuple[Any, Any]:
-    """The residual stream after right and after wrong answers, (examples, layers, hidden) each."""
+    """Return the residual stream after right and after wrong answers, (examples, layers, hidden) each."""
     from jola import Template
     from jola.methods.repe import wrong_answers
     from jola.training.material import Passes
@@ -98,9 +98,9 @@ def result_of(
     wrong: Any,
     results: Path,
 ) -> dict[str, Any]:
-    """A stored result, or a new one that is stored: accuracy by labels, and nats of the right label among them.
+    """Return the stored result, or measure and store it: accuracy by labels, and nats of the right label among them.
 
-    Results over another number of examples are others.
+    A stored result over another number of examples is not reused.
     """
     stored = json.loads(results.read_text("utf-8"))["results"] if results.exists() else []
     place = {"task": task.name, "seed": seed, "part": part, **settings}
@@ -134,13 +134,13 @@ def result_of(
 
 
 def most_frequent(task: Any) -> dict[str, float]:
-    """Test accuracy of always giving the label that most training examples have, the first among equals."""
+    """Return the test accuracy of always choosing the most frequent training label, the first among equals."""
     (label, _), *_ = Counter(example.completion for example in task.train).most_common()
     return {"most_frequent_label": sum(example.completion == label for example in task.test) / len(task.test)}
 
 
 def edits(model: Any, settings: dict[str, Any], right: Any, wrong: Any) -> list[Any]:
-    """The offsets of RePE with these settings."""
+    """Return the interventions of RePE with these settings."""
     from jola.edits.directions import directions
     from jola.methods import METHODS
     from jola.methods.repe import RePEConfig

@@ -1,9 +1,9 @@
-"""Arithmetic, memory and traffic of JoLA on large models, by formula; and the formulas against the default model.
+"""Compute operations, memory and traffic of JoLA on large models, and check the formulas on the default model.
 
     python -m benchmarks.scale             # the tables of docs/scale.md
     python -m benchmarks.scale --measure   # one training step of the default model, counted by PyTorch
 
-The models of the tables are given by their shapes; nothing is loaded for them.
+The models of the tables are defined by their shapes and are not loaded.
 """
 
 import argparse
@@ -15,7 +15,7 @@ GIGA = 1e9
 
 @dataclass(frozen=True)
 class Shape:
-    """A Llama-like decoder. Widths of `queries` and `keys` are those of all their heads together."""
+    """A Llama-like decoder. `queries` and `keys` are the widths of all their heads together."""
 
     layers: int
     hidden: int
@@ -27,23 +27,23 @@ class Shape:
 
     @property
     def attention(self) -> int:
-        """Weights of the attention projections of a layer."""
+        """Number of weights of the attention projections of a layer."""
         return self.hidden * (2 * self.queries + 2 * self.keys)
 
     @property
     def feed_forward(self) -> int:
-        """Weights of the MLP of a layer."""
+        """Number of weights of the MLP of a layer."""
         return 3 * self.hidden * self.mlp
 
     @property
     def parameters(self) -> int:
-        """Weights of the model, norms aside."""
+        """Number of weights of the model, without norms."""
         embeddings = self.vocabulary * self.hidden * (1 if self.tied else 2)
         return embeddings + self.layers * (self.attention + self.feed_forward)
 
     @property
     def trained(self) -> int:
-        """Numbers that JoLA trains, gates aside: an offset and a scale for each channel of each head."""
+        """Number of parameters that JoLA trains, without gates: an offset and a scale for each channel of each head."""
         return 2 * self.layers * self.queries
 
 
@@ -56,9 +56,9 @@ SHAPES = {
 
 
 def forward_flops(shape: Shape, rows: int, tokens: int, answers: int) -> float:
-    """Operations of a forward pass over `rows` × `tokens` tokens with logits at `answers` positions.
+    """Return the operations of a forward pass over `rows` × `tokens` tokens with logits at `answers` positions.
 
-    Attention is counted without the saving of causality. The last MLP and the head run at the answers only.
+    Attention is counted without the savings of causal masks. The last MLP and the head run only at the answers.
     """
     n = rows * tokens
     linear = 2 * n * (shape.layers * (shape.attention + shape.feed_forward) - shape.feed_forward)
@@ -67,11 +67,11 @@ def forward_flops(shape: Shape, rows: int, tokens: int, answers: int) -> float:
 
 
 def backward_flops(shape: Shape, rows: int, tokens: int, answers: int) -> float:
-    """Operations of the backward pass of a training step.
+    """Return the operations of the backward pass of a training step.
 
-    Frozen weights need no gradient, so each product has one counterpart and not two; nothing before the first edit, at
-    the output projection of layer 0, has any. Attention has four products where the forward pass has two; fused
-    attention computes the scores again, which makes five.
+    Frozen weights need no gradient, so each product has one counterpart instead of two; products before the first edit,
+    at the output projection of layer 0, have none. Attention has four products for the two of the forward pass; fused
+    attention recomputes the scores and has five.
     """
     n = rows * tokens
     before = n * shape.hidden * (shape.queries + 2 * shape.keys)
@@ -81,28 +81,28 @@ def backward_flops(shape: Shape, rows: int, tokens: int, answers: int) -> float:
 
 
 def saved_bytes(shape: Shape, bytes_per_number: int = 2) -> float:
-    """Bytes of activations that a training step keeps for each token.
+    """Return the bytes of activations that a training step saves per token.
 
-    Frozen products keep their weights only, not their inputs. What remains of a layer: the input of both norms in
-    float32, three tensors of the MLP, query, key, value and output of attention, and the input of the edit.
+    Frozen products save only their weights, not their inputs. Each layer saves the input of both norms in float32,
+    three tensors of the MLP, query, key, value and output of attention, and the input of the edit.
     """
     layer = 2 * 4 * shape.hidden + bytes_per_number * (3 * shape.mlp + 3 * shape.queries + 2 * shape.keys)
     return shape.layers * layer
 
 
 def checkpointed_bytes(shape: Shape, bytes_per_number: int = 2) -> float:
-    """The same with ``--gradient-checkpointing``: what enters each layer, and all of one layer."""
+    """Return the same with ``--gradient-checkpointing``: the input of each layer, and all activations of one layer."""
     return bytes_per_number * shape.layers * shape.hidden + saved_bytes(shape, bytes_per_number) / shape.layers
 
 
 def measure(rows: int, tokens: int, answers: int) -> None:
-    """Count one training step of the default model and print the formulas beside it."""
+    """Count one training step of the default model and compare it with the formulas."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from jola import JoLAModel
 
-    # PyTorch counts no fused attention on a processor, and plain attention would keep the weights of attention too.
+    # PyTorch does not count fused attention on a CPU, so eager attention is used; it also saves the attention weights.
     model = JoLAModel.from_pretrained(dtype="bfloat16", device="cpu", attn_implementation="eager").train()
     config: Any = model.config
     shape = Shape(
@@ -121,7 +121,7 @@ def measure(rows: int, tokens: int, answers: int) -> None:
     weights = {weight.untyped_storage().data_ptr() for weight in model.base.parameters()}
 
     def kept() -> int:
-        """Bytes that a forward pass keeps beside the weights."""
+        """Return the bytes that a forward pass saves in addition to the weights."""
         storages: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -162,9 +162,9 @@ def tables(rows: int, tokens: int, answers: int, rate: float, bandwidth: float, 
     """Print the tables for the models in `SHAPES`.
 
     Args:
-        rate: Operations a second that an accelerator reaches.
-        bandwidth: Bytes a second of its memory.
-        load: Bytes a second at which weights are loaded.
+        rate: Operations per second of an accelerator.
+        bandwidth: Bytes per second of its memory.
+        load: Bytes per second at which weights are loaded.
     """
     size = rows, tokens, rows * answers
     print("model | weights bf16, GB | 4 bits, GB | kept, GB | edits and optimizer, MB | TFLOP a step | s a step")
@@ -201,11 +201,11 @@ def grid(cells: int, examples: int, validated: int, tested: int, epochs: int, to
 
 
 RATE, BANDWIDTH, LOAD = 4e14, 3.35e12, 1e9
-"""Assumed: 40 % of an H100's 989 TFLOP/s in bfloat16, its memory of 3.35 TB/s, and weights at 1 GB/s from a disk."""
+"""Assumptions: 40 % of an H100's 989 TFLOP/s in bfloat16, its memory of 3.35 TB/s, and weights at 1 GB/s from disk."""
 
 
 def main() -> None:
-    """Print the tables, or with ``--measure`` the count."""
+    """Print the tables, or with ``--measure`` the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--measure", action="store_true", help="Count a step of the default model.")
     parser.add_argument("--rows", type=int, default=4)
@@ -216,7 +216,7 @@ def main() -> None:
         measure(options.rows, options.tokens, options.answers)
         return
     tables(options.rows, options.tokens, options.answers, RATE, BANDWIDTH, LOAD)
-    # `jola grid plan --preset main`: 200 training examples, 8 epochs, and the sizes of validation and test by default.
+    # `jola grid plan --preset main`: 200 training examples, 8 epochs, and the default validation and test sizes.
     grid(416, 200, 100, 500, 8, options.tokens, 32)
 
 

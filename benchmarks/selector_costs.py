@@ -1,10 +1,10 @@
-"""What choosing heads takes, as a share of JoLA's training of the same budget: what docs/selectors.md says.
+"""Measure the cost of selectors as a share of JoLA's training with the same budget, for docs/selectors.md.
 
     python -m benchmarks.selector_costs TASK [--selectors dsp pass …] [--k 100] [--seed 42] [--epochs 2]
 
-TASK is what `jola train --task` takes. 200 training and 40 validation examples, batches of 4. Each line is written as
-soon as it is known; JoLA's training, its validations included, comes first. Times are those of the processor, which
-other programs do not lengthen.
+TASK is a value of `jola train --task`. 200 training and 40 validation examples, batches of 4. Each line is printed as
+soon as it is measured; JoLA's training, including its validations, comes first. Times are processor times, which other
+programs hardly change.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Train, select, and print the quotients."""
+    """Train, select, and print the ratios."""
     from jola import JoLAModel
     from jola.config import DataConfig, RunConfig, TrainingConfig
     from jola.data.tasks import load_task

@@ -1,13 +1,13 @@
-"""Throughput of two served models, folded ÷ base, in tokens per second of concurrent requests.
+"""Compare the throughput of two served models, folded ÷ base, in tokens per second of concurrent requests.
 
     vllm serve my-base --port 8001
     vllm serve my-model --port 8002
     python -m benchmarks.served_throughput http://127.0.0.1:8001 http://127.0.0.1:8002 [--requests 8] [--pairs 20]
 
-Both servers speak OpenAI's protocol (``/v1/completions``), as those of vLLM, TGI and transformers do. A pair is one
+Both servers implement OpenAI's API (``/v1/completions``), as those of vLLM, TGI and transformers do. A pair is one
 batch of requests to each server, in alternating order; all requests of a batch are sent at once. Without
-``--ignore-eos``, the two models may give answers of different lengths, and the ratio depends on these too. The last
-line of output is one JSON object: the median ratio over pairs with its bootstrap interval of 95 %.
+``--ignore-eos``, the two models may give answers of different lengths, which affects the ratio. The last line of output
+is one JSON object with the median ratio over pairs and its 95 % bootstrap interval.
 """
 
 import argparse
@@ -32,9 +32,9 @@ class Server:
     """A served model.
 
     Args:
-        address: Where it answers, without ``/v1``.
-        new_tokens: Length of an answer.
-        ignore_eos: Whether to ask for answers that go on after an end token, which not every server can do.
+        address: Its address, without ``/v1``.
+        new_tokens: Maximum length of an answer in tokens.
+        ignore_eos: Whether answers continue after an end token, which not every server supports.
     """
 
     def __init__(self, address: str, new_tokens: int, ignore_eos: bool) -> None:
@@ -45,21 +45,21 @@ class Server:
             self.request["ignore_eos"] = True
 
     def tokens_per_second(self, requests: int) -> float:
-        """Tokens of all answers over the time until the last one is there."""
+        """Return the tokens of all answers ÷ the seconds until the last answer arrives."""
         began = time.perf_counter()
         with ThreadPoolExecutor(requests) as pool:
             counts = list(pool.map(self._ask, range(requests)))
         return sum(counts) / (time.perf_counter() - began)
 
     def _ask(self, number: int) -> int:
-        # A number at the front, so that no two prompts have a beginning in common that a server could keep.
+        # Prompts begin with different numbers, so that servers cannot cache a common prefix.
         prompt = f"{number}. {PROMPTS[number % len(PROMPTS)]}"
         answer = self.client.post("/v1/completions", json={**self.request, "prompt": prompt}).raise_for_status().json()
         return int(answer["usage"]["completion_tokens"])
 
 
 def main() -> None:
-    """Measure, print as it goes, and end with one JSON object."""
+    """Measure the pairs, and end with one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base")
     parser.add_argument("folded")
@@ -90,7 +90,7 @@ def main() -> None:
 
 
 def ratio(ones: list[float], others: list[float]) -> dict[str, Any]:
-    """Median of the ratios of pairs, with its bootstrap interval of 95 %."""
+    """Return the median of the ratios of pairs, with its 95 % bootstrap interval."""
     ratios = [one / other for one, other in zip(ones, others, strict=True)]
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))

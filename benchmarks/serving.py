@@ -1,4 +1,4 @@
-"""The app as the benchmarks of it serve it: in this process, on the sample run, in a home of its own."""
+"""Serve the app for benchmarks: in this process, with the sample run, in a temporary home folder."""
 
 import os
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from jola.system.paths import HOME_VARIABLE, cache_home
 
 
 def share_assets(home: Path) -> None:
-    """Make a folder the home of runs and downloads, with what has been fetched already."""
+    """Use a folder as the home of runs and downloads, and link the cache of downloaded assets into it."""
     (home / "cache").symlink_to(cache_home(), target_is_directory=True)
     os.environ[HOME_VARIABLE] = str(home)
 
 
 @contextmanager
 def served_app() -> Iterator[tuple[Any, str]]:
-    """(workbench, address) of the app. Its model works in this process, where its time and memory can be measured."""
+    """Yield (workbench, address). The model runs in this process, where its time and memory can be measured."""
     from workbench.app import build
     from workbench.server.serve import serve
     from workbench.service import sample

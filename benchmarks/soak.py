@@ -1,11 +1,11 @@
-"""How the memory of the app grows over many predictions.
+"""Measure how the memory of the app grows over many predictions.
 
     python -m benchmarks.soak [--json] [--predictions 500]
 
-In a process of its own, on the sample run and the default model: predictions with changing masks and prompts, first
-while nothing else happens (idle) and then while a run trains beside it (busy). Each figure is the resident memory (RSS)
-of the app after the last prediction less that after a warm-up of 50, in MB. `growth_per_hundred` is the slope of a line
-through the RSS after the warm-up, so that a leak and one late allocation can be told apart.
+A separate process requests predictions with changing masks and prompts from the sample run and the default model, first
+while nothing else runs (idle), then while a run trains (busy). `growth_mb` is the resident memory (RSS) of the app
+after the last prediction minus that after a warm-up of 50, in MB. `growth_per_hundred_mb` is the slope of a line
+through the RSS after the warm-up, which distinguishes a leak from a single late allocation.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main() -> None:
 
 @contextmanager
 def _training(bench: Any) -> Iterator[None]:
-    """A run that trains in a process of its own for as long as the block lasts."""
+    """Train a run in a separate process for the duration of the block."""
     from jola.config import DataConfig, RunConfig, TrainingConfig
 
     config = RunConfig(data=DataConfig(test_size=1), training=TrainingConfig(epochs=10_000, patience=0))
@@ -72,7 +72,7 @@ def _training(bench: Any) -> Iterator[None]:
 
 
 def soak(address: str, predictions: int) -> dict[str, Any]:
-    """Ask for predictions from another process, and read the memory of this one."""
+    """Request predictions from another process, and measure the memory of this one."""
     import numpy as np
 
     command = [sys.executable, "-m", "benchmarks.soak", "ask", address, str(predictions)]
@@ -102,7 +102,7 @@ def _resident() -> float:
 
 
 def ask(address: str, predictions: int) -> None:
-    """The other process: one prediction after the other, each with a mask and a prompt of its own."""
+    """Request one prediction after the other, each with its own mask and prompt; runs in the other process."""
     from gradio_client import Client
 
     app = Client(address, verbose=False)

@@ -1,11 +1,11 @@
-"""The cost of testing and validating a run, as ratios to its training measured in the same process.
+"""Measure testing and validating a run, as ratios to its training in the same process.
 
     python -m benchmarks.testing [--json] [--rounds 5] [--examples 500] [--threads 1] [--dtype auto]
 
 The default model, task and settings: 200 training examples in batches of 4 for 8 epochs, 100 validation examples after
-each epoch, 500 test examples. Each round answers its share of the test examples and takes a training step after every
-batch of answers; a ratio compares the time for all examples with that for all steps, and is the median over the rounds.
-With one thread, times are processor times, which other programs disturb least.
+each epoch, 500 test examples. Each round answers its share of the test examples and runs a training step after every
+batch of answers. A ratio is the time for all examples ÷ the time for all steps, as the median over rounds. With one
+thread, times are processor times, which other programs disturb least.
 
 * answers: greedy answers to the test examples ÷ the training
 * options: log-likelihoods of the options of the test examples ÷ the training
@@ -30,7 +30,7 @@ from jola.evaluation.scoring import exact_match, option_likelihood
 from jola.training.objective import paper_penalty
 
 EVALUATION_BATCH = 16
-"""Validation examples in a pass, as in a training."""
+"""Validation examples per pass, as in training."""
 WARM_UP = 2
 
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(rounds: int, examples: int, dtype: str, clock: Callable[[], float]) -> dict[str, Any]:
-    """Ratios as (lower quartile, median, upper quartile)."""
+    """Return the ratios as (lower quartile, median, upper quartile), and facts about the measurement."""
     config = RunConfig()
     model, task = JoLAModel.from_pretrained(dtype=dtype), load_task(config.data, config.training.seed)
     template = Template(model.tokenizer)
@@ -67,7 +67,7 @@ def measure(rounds: int, examples: int, dtype: str, clock: Callable[[], float]) 
         next(step)
 
     def share(work: Callable[[Callable[..., None]], Any]) -> tuple[float, float]:
-        """Seconds of some work, and of the training steps in its pauses."""
+        """Return the seconds of some work, and the median seconds of the training steps in its pauses."""
         seconds, taken, started = 0.0, [], clock()
 
         def pause(*done: int) -> None:
@@ -118,7 +118,7 @@ def _quartiles(values: list[float]) -> list[float]:
 
 
 def _training(model: JoLAModel, rows: list[Encoded], size: int) -> Iterator[None]:
-    """Take a training step each time."""
+    """Run one training step per iteration."""
     edits = model.gated_edits()
     optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for first in cycle(range(0, len(rows), size)):

@@ -1,13 +1,12 @@
-"""The cost of one training step of JoLA, as ratios against its peers measured in the same run.
+"""Measure one training step of JoLA, as ratios to peers measured in the same run.
 
     python -m benchmarks.train_step [--json] [--rounds 15] [--threads 2] [--tokens task|random] [--dtype float32]
 
-Batch of 8 × 96 tokens, the last 4 of each row being the answer, on the default model. The rows are examples of the
-default task as a training sees them, so that they begin alike (`jola.model.packing` computes that once); with
-``--tokens random`` they have nothing in common. All peers get the same tokens. Every peer is a process of its own; in
-each round every one of them does one step, one after the other, and a ratio is the median over the rounds of the two
-times of a round, so that a noisy machine disturbs both sides alike. The reference package's environment is made in the
-repository's folder when it is not there yet.
+Batches of 8 × 96 tokens, of which the last 4 of each row are the answer, on the default model. The rows are encoded
+training examples of the default task and therefore share a prefix, which `jola.model.packing` computes once; with
+``--tokens random`` they share nothing. All peers get the same tokens. Every peer is a separate process; in each round,
+each of them runs one step, one after the other. A ratio is the median over rounds of the ratio of two step times, so
+that a noisy machine disturbs both sides alike. The environment of the reference package is created if it is missing.
 
 * plain: forward and backward of the frozen model with logits at all positions, in the same number format
 * hooks: the same JoLA step with hand-written PyTorch hooks instead of nnsight
@@ -35,7 +34,7 @@ WARM_UP = 2
 
 
 def main() -> None:
-    """Run all peers, or (for internal use) be one of them."""
+    """Run all peers, or (internal) act as one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
@@ -68,7 +67,7 @@ def main() -> None:
 
 
 def task_rows() -> list[list[int]]:
-    """Token ids of the first training examples of the default task that have `TOKENS` tokens."""
+    """Return the token ids of the first `BATCH` training examples of the default task that have `TOKENS` tokens."""
     from transformers import AutoTokenizer
 
     from jola.config import DataConfig
@@ -86,7 +85,7 @@ def task_rows() -> list[list[int]]:
 
 
 def random_rows() -> list[list[int]]:
-    """Token ids without a pattern, of any vocabulary."""
+    """Return random token ids below 30,000."""
     import torch
 
     return torch.randint(0, 30_000, (BATCH, TOKENS), generator=torch.Generator().manual_seed(0)).tolist()
@@ -142,7 +141,7 @@ def measure(options: argparse.Namespace, batch: Path) -> dict[str, Any]:
 
 
 def in_turns(peers: Mapping[str, Any], rounds: int) -> list[dict[str, float]]:
-    """Seconds of a step of each peer, by round, after some that do not count; the peers end."""
+    """Return the seconds of each peer's step by round, after warm-up steps; end the peers."""
     try:
         for _ in range(WARM_UP):
             for peer in peers.values():
@@ -154,13 +153,13 @@ def in_turns(peers: Mapping[str, Any], rounds: int) -> list[dict[str, float]]:
 
 
 def turned(names: list[str], number: int) -> list[str]:
-    """Another peer begins in every round, and every other round goes backwards: who comes after whom changes."""
+    """Return the names rotated by `number`, and reversed in odd rounds, so that the order of the peers changes."""
     turned = names[number % len(names) :] + names[: number % len(names)]
     return turned[::-1] if number % 2 else turned
 
 
 class Peer:
-    """A process that does one training step when it is told to."""
+    """A process that runs one training step on request."""
 
     def __init__(self, command: list[str]) -> None:
         self.command = command
@@ -169,7 +168,7 @@ class Peer:
         self.peak = 0.0
 
     def step(self) -> float:
-        """Seconds of one step."""
+        """Run one step and return its seconds."""
         assert self.process.stdin is not None
         self.process.stdin.write("step\n")
         self.process.stdin.flush()
@@ -221,7 +220,7 @@ def _say(message: dict[str, Any]) -> None:
 
 
 def resident_mb(name: str) -> float:
-    """Megabytes of this process, by a name in its status: ``VmRSS`` now, ``VmHWM`` at most."""
+    """Return the resident memory of this process in MB: ``VmRSS`` for now, ``VmHWM`` for the peak."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith(name)).split()[1]) * 1024 / 1e6
 
@@ -261,13 +260,13 @@ def _jola_step(model: Any, forward: Callable[[], Any]) -> Callable[[], None]:
 
 
 def work_jola(dtype: str, batch: dict[str, Any]) -> None:
-    """The step of JoLA, through nnsight."""
+    """Serve JoLA steps, through nnsight."""
     model = _model(dtype)
     _serve(_jola_step(model, lambda: model(**batch).loss), str(model.base.dtype))
 
 
 def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
-    """The same step with hooks of PyTorch on the same modules."""
+    """Serve the same steps with PyTorch hooks on the same modules."""
     from contextlib import nullcontext
 
     import torch.nn.functional as F
@@ -282,7 +281,7 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
     rows = F.pad(labels[:, 1:] != -100, (0, 1))
     answers = labels[:, 1:][rows[:, :-1]]
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": attention_mask}
-    # Packed where the JoLA step is, so that the two differ only in who places the edits.
+    # Packed like the JoLA step, so that the two differ only in how the edits are applied.
     packing = packing_of(ids, attention_mask, rows)
     if packing:
         inputs, rows = {**packing.inputs(ids), "packing": packing}, packing.pack(rows).unsqueeze(0)
@@ -299,7 +298,7 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
             )
             for layer, edit in model.edits.prepare().items()
         ]
-        # As in JoLAModel: the last MLP and the head only at the positions of the answer.
+        # As in JoLAModel, the last MLP and the head run only at the positions of the answer.
         last = base.get_submodule(module_path(base, Site.MLP, model.geometry.num_layers - 1))
         hooks.append(last.register_forward_pre_hook(lambda module, inputs: (inputs[0][rows],)))
         hooks.append(last.register_forward_hook(lambda module, inputs, output: spread(output, rows)))
@@ -316,7 +315,7 @@ def work_hooks(dtype: str, batch: dict[str, Any]) -> None:
 
 
 def work_plain(dtype: str, batch: dict[str, Any]) -> None:
-    """Forward and backward of the frozen model, logits at all positions, gradients down to the embeddings."""
+    """Serve forward and backward of the frozen model: logits at all positions, gradients down to the embeddings."""
     model = _model(dtype).base
     embedded = model.get_input_embeddings()(batch["input_ids"]).detach().requires_grad_(True)
 
@@ -331,7 +330,7 @@ def work_plain(dtype: str, batch: dict[str, Any]) -> None:
 
 
 def work_peft_lora(dtype: str, batch: dict[str, Any]) -> None:
-    """LoRA as peft does it."""
+    """Serve steps of peft's LoRA."""
     from peft import LoraConfig, get_peft_model
 
     base = _model(dtype).base
@@ -349,7 +348,7 @@ def work_peft_lora(dtype: str, batch: dict[str, Any]) -> None:
 
 
 def work_trainer(dtype: str, batch: dict[str, Any]) -> None:
-    """Steps inside `JoLATrainer`, with every gate recorded at every step."""
+    """Serve steps inside `JoLATrainer`, with every gate recorded at every step."""
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
     from jola import GateRecorder, JoLATrainer
@@ -360,7 +359,7 @@ def work_trainer(dtype: str, batch: dict[str, Any]) -> None:
     rows = [Encoded(ids.tolist(), TOKENS - ANSWER) for ids in batch["input_ids"]]
 
     class Stepper(TrainerCallback):
-        """Begin a step when told to; it ends where the next one would begin, logging and recording included."""
+        """Starts a step on request. A step ends where the next would begin, so it includes logging and recording."""
 
         def __init__(self) -> None:
             self.start: float | None = None

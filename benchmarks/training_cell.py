@@ -1,4 +1,4 @@
-"""One training of `benchmarks/training_experiments.py`: run it, and score the parameters that it saved."""
+"""Run one training of `benchmarks/training_experiments.py`, and score the parameters that it saved."""
 
 import statistics
 import time
@@ -24,9 +24,9 @@ from jola.training import make_trainer
 from jola.training.objective import L0Schedule
 
 VALIDATION = 100
-"""Validation examples, as many as `jola train` draws by default; they are scored after every epoch."""
+"""Number of validation examples, as in `jola train` by default; they are scored after every epoch."""
 UNUSED = 200
-"""Unused examples of the training part that are held out, in addition to the rest of the validation part."""
+"""Number of unused training examples that are held out, in addition to the rest of the validation part."""
 MEAN = "mean"
 """Name of the mean of the parameters over the last half of the steps."""
 
@@ -36,7 +36,7 @@ def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[st
 
     Returns:
         The result to store. In ``epochs`` and ``averages``, ``cross_entropy`` is the mean over the validation examples;
-        ``nll`` (nats) and ``correct`` (1 or 0) have one entry for each of them.
+        ``nll`` (nats) and ``correct`` (1 or 0) have one entry per example.
     """
     started, processor = time.time(), time.process_time()
     config = config_of(cell, arm, model)
@@ -46,7 +46,7 @@ def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[st
     rows = encode_examples(examples, template, config.data.max_length)
     validation_rows = encode_examples(validation[:VALIDATION], template, config.data.max_length).rows
     observer = Observer(edited, validation_rows, states, arm.clip, config.training.max_grad_norm, arm.gates_settle)
-    # The observer clips instead of Trainer: arms differ in how, and it records the norms before clipping.
+    # The observer clips instead of Trainer, because arms clip differently, and it records the norms before clipping.
     unclipped = replace(config, training=replace(config.training, max_grad_norm=0.0))
     trainer = make_trainer(unclipped, edited, rows, None, states, [observer])
     trainer.args.save_strategy = "no"
@@ -76,13 +76,13 @@ def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[st
 
 
 def score_held_out(cell: Cell, arm: Arm, states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
-    """Accuracy and cross-entropy with each of the saved parameters `names` on examples that training never saw.
+    """Score each of the saved parameters `names` on held-out examples: accuracy and cross-entropy.
 
-    These are the rest of the validation part and `UNUSED` examples of the training part.
+    These are the rest of the validation part and `UNUSED` examples of the training part, which training never saw.
     """
     data = config_of(cell, arm, model).data
     drawn, validation = examples_of(data, cell.data_seed)
-    # A larger sample of a seed contains the smaller one.
+    # A larger sample with the same seed contains the smaller one.
     more = load_task(replace(data, train_size=len(drawn) + UNUSED), cell.data_seed).train
     examples = [*validation[VALIDATION:], *(example for example in more if example not in drawn)]
     found = {}
@@ -94,7 +94,7 @@ def score_held_out(cell: Cell, arm: Arm, states: Path, names: Iterable[str], mod
 
 
 def score_test(cell: Cell, arm: Arm, states: Path, names: Iterable[str], model: str = "default") -> dict[str, Any]:
-    """Exact-match accuracy on the test examples, by generation, with each of the saved parameters `names`."""
+    """Score each of the saved parameters `names` on the test examples: exact match of generated answers."""
     examples = load_task(config_of(cell, arm, model).data, cell.data_seed).test
     found = {}
     for name, edited, template in restored(cell, arm, states, names, model):
@@ -116,7 +116,7 @@ def restored(
 
 
 def config_of(cell: Cell, arm: Arm, model: str) -> RunConfig:
-    """The settings of a cell's training; its examples are drawn with the cell's data seed instead of ``seed``."""
+    """Return the settings of a cell's training; examples are drawn with the cell's data seed instead of ``seed``."""
     groups: list[Any] = [
         ModelConfig(model, dtype=cell.dtype),
         EditConfig(),
@@ -131,21 +131,21 @@ def config_of(cell: Cell, arm: Arm, model: str) -> RunConfig:
 
 
 def examples_of(data: DataConfig, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
-    """Training examples, and the whole validation part: first the examples that `jola train` draws, then the rest."""
+    """Return training examples, and the whole validation part: first what `jola train` draws, then the rest."""
     drawn = load_task(replace(data, validation_size=VALIDATION), seed)
     every = load_task(replace(data, validation_size=0), seed).validation
     return drawn.train, [*drawn.validation, *(example for example in every if example not in drawn.validation)]
 
 
 class LateL0(L0Schedule):
-    """A constant λ from the share `start` of the steps on, 0 before."""
+    """λ that is 0 before the share `start` of the steps and constant afterwards."""
 
     def __init__(self, unit: float, total_steps: int, start: float) -> None:
         super().__init__("constant", unit, total_steps)
         self.start = start
 
     def value(self, step: int) -> float:
-        """λ for the training step with this number, counted from 0."""
+        """Return λ for a training step, counted from 0."""
         return super().value(step) if step >= self.start * self.total_steps else 0.0
 
 
@@ -179,7 +179,7 @@ class Observer(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Fix the gates when it is time."""
+        """Fix the gates after the share `settle` of the steps."""
         if state.global_step == round(self.settle * state.max_steps):
             for edits in self.model.gated_edits():
                 for gate in edits.gates.values():
@@ -219,7 +219,7 @@ class Observer(TrainerCallback):
 
     @torch.no_grad()
     def averages(self) -> dict[str, Any]:
-        """Scores of the averaged parameters; afterwards the model has those of the last step again."""
+        """Return the scores of the averaged parameters, and restore the parameters of the last step."""
         last = [p.clone() for p in self.model.parameters()]
         self._set(self.mean)
         found = {MEAN: self._score(MEAN)}
@@ -245,7 +245,7 @@ class Observer(TrainerCallback):
 
 
 def fix(gate: HardConcrete) -> None:
-    """Keep the evaluation value of a gate from now on, also in training."""
+    """Fix a gate at its evaluation value, also in training."""
     gate.log_alpha.requires_grad_(False)
     gate.log_alpha.grad = None
     gate.forward = lambda generator=None: gate.value()
@@ -253,9 +253,9 @@ def fix(gate: HardConcrete) -> None:
 
 @torch.no_grad()
 def score_answers(model: JoLAModel, rows: Sequence[Encoded], batch_size: int = 32) -> tuple[list[float], list[bool]]:
-    """For each row, −ln p(answer) and whether greedy decoding would produce exactly this answer.
+    """Return −ln p(answer) of each row, and whether greedy decoding would produce exactly this answer.
 
-    It would if each token of the answer, including the end token, is the most likely one after the tokens before it, so
+    It would if each token of the answer, including the end token, is the most likely one after the preceding tokens, so
     a single pass is enough.
     """
     training = model.training

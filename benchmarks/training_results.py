@@ -1,8 +1,8 @@
-"""Trainings of `benchmarks/training_experiments.py`: what a policy keeps of one, and statistics over seeds.
+"""Apply policies to the trainings of `benchmarks/training_experiments.py`, and compute statistics over seeds.
 
 The validation scores after every epoch are stored, so that every policy of stopping and keeping can be applied to a
-finished training. What a policy keeps is scored on held-out examples, not on those that chose it. The unit of all
-statistics is the training seed: intervals are t intervals over seeds, and differences are paired by seed.
+finished training. The parameters that a policy keeps are scored on held-out examples, which did not select them. The
+unit of all statistics is the training seed: intervals are t intervals over seeds, and differences are paired by seed.
 """
 
 import json
@@ -34,8 +34,8 @@ Group = tuple[str, int, str]
 class Epoch:
     """Validation scores after one epoch, or of averaged parameters.
 
-    `name` is the name of the saved parameters. Cross-entropy is in nats per answer. `open` has the number of open gates
-    of each half.
+    `name` is the name of the saved parameters. Cross-entropy is in nats per answer. `open` contains the number of open
+    gates of each half.
     """
 
     name: str
@@ -67,17 +67,17 @@ class Training:
         )
 
     def held_out(self, policy: "Policy") -> tuple[float, float]:
-        """Held-out accuracy and cross-entropy of the parameters that a policy keeps."""
+        """Return held-out accuracy and cross-entropy of the parameters that a policy keeps."""
         found = self.data["held_out"][policy.kept(self).name]
         return found["correct"] / found["n"], found["cross_entropy"]
 
     def tested(self, policy: "Policy") -> float | None:
-        """Test accuracy of the parameters that a policy keeps; None if they were not tested."""
+        """Return the test accuracy of the parameters that a policy keeps; None if they were not tested."""
         found = self.data.get("test", {}).get(policy.kept(self).name)
         return None if found is None else found["correct"] / found["n"]
 
     def rate(self, step: int) -> float:
-        """The learning rate after a step, as a share of its peak: a linear warm-up, then half a cosine down to 0."""
+        """Return the learning rate after a step as a share of its peak: linear warm-up, then half a cosine to 0."""
         steps = self.data["steps"]
         warmup = round(self.data["settings"].get("warmup_ratio", TrainingConfig.warmup_ratio) * steps)
         if step < warmup:
@@ -87,14 +87,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Policy:
-    """When training stops, and which of the epochs so far is kept.
+    """When training stops, and which epoch up to then is kept.
 
     Args:
         about: Description for the tables.
-        keep: 'objective' (validation cross-entropy plus penalty), 'cross_entropy', 'accuracy' (the lower cross-entropy
-            among equals), 'accuracy-later' (the later epoch among equals), 'last', or the name of averaged parameters.
+        keep: 'objective' (validation cross-entropy plus penalty), 'cross_entropy', 'accuracy' (among equals, the lower
+            cross-entropy), 'accuracy-later' (among equals, the later epoch), 'last', or a name of averaged parameters.
         patience: Epochs without a lower validation cross-entropy after which training stops; 0 never stops it.
-        below: It does not stop while the learning rate is above this share of its peak.
+        below: Training does not stop while the learning rate is above this share of its peak.
     """
 
     about: str
@@ -103,7 +103,7 @@ class Policy:
     below: float = 1.0
 
     def epochs_run(self, training: Training) -> int:
-        """How many epochs are trained."""
+        """Return the number of epochs that are trained."""
         best, waited = math.inf, 0
         for number, epoch in enumerate(training.epochs, 1):
             waited = 0 if epoch.cross_entropy < best else waited + 1
@@ -113,11 +113,11 @@ class Policy:
         return len(training.epochs)
 
     def stops(self, training: Training) -> Epoch:
-        """The last epoch that is trained."""
+        """Return the last epoch that is trained."""
         return training.epochs[self.epochs_run(training) - 1]
 
     def kept(self, training: Training) -> Epoch:
-        """The epoch, or the average, whose parameters are kept."""
+        """Return the epoch, or the average, whose parameters are kept."""
         if self.keep in training.averages:
             return training.averages[self.keep]
         orders: dict[str, Callable[[Epoch], Any]] = {
@@ -131,9 +131,9 @@ class Policy:
 
 
 EARLY = "patience-3"
-"""The policy that others are compared with."""
+"""The policy with which others are compared."""
 DEFAULT = "full-accuracy-later"
-"""That of `jola train`."""
+"""The policy of `jola train`."""
 POLICIES = {
     EARLY: Policy("patience 3, lowest objective", "objective", 3),
     "late-objective": Policy("patience 3 once the rate is below half its peak, lowest objective", "objective", 3, 0.5),
@@ -148,7 +148,7 @@ POLICIES = {
 
 
 def read(folder: Path) -> list[Training]:
-    """All stored trainings with held-out scores."""
+    """Return all stored trainings with held-out scores."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*.json"))]
     return [Training(data) for data in found if "held_out" in data]
 
@@ -169,7 +169,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """The summary of one value for each seed."""
+    """Summarize one value per seed."""
     n, mean = len(values), statistics.fmean(values)
     if n == 1:
         return Summary(n, mean, None, None, None, mean)
@@ -179,7 +179,7 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Spearman's ρ; NaN where one side is constant."""
+    """Return Spearman's ρ; NaN if one side is constant."""
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
     found: Any = stats.spearmanr(a, b)
@@ -188,7 +188,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How similar the gates of one half are after two trainings."""
+    """Similarity of the gates of one half after two trainings."""
 
     spearman: float
     jaccard: float
@@ -196,7 +196,7 @@ class Agreement:
 
 
 def agreement(a: Sequence[float], b: Sequence[float]) -> Agreement:
-    """Of two lists of φ: rank correlation, and Jaccard index of the open gates beside what chance gives."""
+    """Compare two lists of φ: rank correlation, and Jaccard index of the open gates, also as expected by chance."""
     first = {index for index, value in enumerate(a) if value > OPEN_ABOVE}
     second = {index for index, value in enumerate(b) if value > OPEN_ABOVE}
     union = first | second

@@ -1,16 +1,16 @@
-"""How quickly the app answers, as ratios measured within one run.
+"""Measure how quickly the app answers, as ratios within one run.
 
     python -m benchmarks.workbench [--json] [--rounds 15] [--only next_token effects map watched]
 
-On the sample run and the default model, in a home of its own; needs Chromium (`tools/browser.py` says which).
+Uses the sample run and the default model, in a temporary home folder; needs Chromium (see `tools/browser.py`).
 
 * next_token: the work of one click, from the call to the finished table ÷ a plain forward pass of the same prompt;
-  shown_ms is the same in Chromium, from the press of the mouse to the frame that shows the table with the new mask, and
-  click_ms the part of it that is not the model's pass
+  shown_ms is the time in Chromium from the mouse press to the frame with the table of the new mask, and click_ms is
+  shown_ms without the model's pass
 * effects: all edits at once ÷ one pass for each of them
-* map_ms: what one update of the live map, 80 layers × 64 heads × 2, takes of the page's main thread
-* watched: a training step while a page watches ÷ a step while none does, in turns within one training; the page runs on
-  the same processor, which a reader's usually does not
+* map_ms: time of one update of the live map, 80 layers × 64 heads × 2, in the main thread of the page
+* watched: a training step while a page watches ÷ the same step while none does, in two trainings that are watched in
+  alternating turns; the page runs on the same processor, unlike that of most users
 """
 
 import argparse
@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync"]
 MEASURES = ("next_token", "effects", "map", "watched")
 WARM = 3
-"""Rounds that do not count, before those that do."""
+"""Number of warm-up rounds."""
 CELLS = 12
-"""Edits that are clicked in turn."""
+"""Number of edits that are clicked in turn."""
 WARM_UP_STEPS, TURN_STEPS, WATCHED_STEPS = 5, 40, 20
-"""Steps before the first turn, of a turn, and of those at its end that count: opening a page takes time."""
+"""Steps before the first turn, per turn, and measured at the end of a turn, because opening a page takes time."""
 
 
 def main() -> None:
@@ -100,7 +100,7 @@ def _summary(values: list[float], digits: int = 3) -> dict[str, Any]:
 
 
 def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, Any]:
-    """A click on the map: the work behind it against a plain pass, and the time until the page shows it."""
+    """Measure a click on the map: its work relative to a plain pass, and the time until the page shows it."""
     import torch
 
     from workbench.service import views
@@ -137,7 +137,7 @@ def next_token(bench: Any, address: str, browser: Any, rounds: int) -> dict[str,
 
 
 def _strongest(run: Any) -> list[tuple[int, int]]:
-    """Where the offsets with the largest g·‖a‖ are."""
+    """Return (layer, head) of the offsets with the largest g·‖a‖."""
     from workbench.service.page_state import edits_of
 
     edits = edits_of(run)["heads"]
@@ -149,7 +149,7 @@ def _strongest(run: Any) -> list[tuple[int, int]]:
 def _clicks(
     bench: Any, address: str, browser: Any, cells: list[tuple[int, int]], rounds: int
 ) -> list[tuple[float, float]]:
-    """Milliseconds until a click shows in Chromium, and those of them in which the model computed, for each click."""
+    """Return (milliseconds until Chromium shows the click, milliseconds of the model in them) for each click."""
     from workbench.service.session import Desk
 
     computed: list[float] = []
@@ -186,11 +186,11 @@ def _clicks(
         shown: list[tuple[float, float]] = []
         with mock.patch.object(Desk, "next_log_probabilities", timed):
             for number in range(rounds + WARM):
-                # The shares of the answers follow each table: the next click comes when nothing is left to do.
+                # The shares of the answers are computed after each table; the next click waits for them.
                 bench.session.ask((), lambda desk: None, base=bench.find("sample")).result()
                 page.wait_for_timeout(300)
                 computed.clear()
-                # Now, because the map moves while the page is laid out.
+                # The position is computed now, because the map moves while the page is laid out.
                 page.mouse.click(*page.evaluate(where, list(cells[number % len(cells)])))
                 page.wait_for_function("() => took > 0")
                 shown.append((page.evaluate("() => took"), sum(computed)))
@@ -198,7 +198,7 @@ def _clicks(
 
 
 def effects(bench: Any, rounds: int) -> dict[str, Any]:
-    """All edits of the run at once against one pass for each."""
+    """Measure the effects of all edits of the run at once, relative to one pass for each."""
     from workbench.service.examples import first_prompt
     from workbench.service.page_state import columns, open_run
     from workbench.service.session import Prompt
@@ -242,7 +242,7 @@ def effects(bench: Any, rounds: int) -> dict[str, Any]:
 
 
 def live_map(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, Any]:
-    """One update of the live map in the page's main thread."""
+    """Measure one update of the live map in the main thread of the page."""
     from tests.workbench.recorded import Recorder
 
     Recorder(bench.store.root / "large", steps=4, layers=80, units=64).until(4).finish("cancelled")
@@ -262,7 +262,7 @@ def live_map(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, A
 
 
 def watched(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, Any]:
-    """The same training twice, watched in turns: what one has watched the other has not.
+    """Run the same training twice, watched in complementary turns, and compare the steps.
 
     Steps differ in their tokens, so a step is compared with the same step of the other training.
     """
@@ -277,7 +277,7 @@ def watched(bench: Any, address: str, browser: Any, rounds: int) -> dict[str, An
 
 
 def _train_in_turns(bench: Any, address: str, browser: Any, turns: int, first: int) -> dict[int, float]:
-    """Seconds of each step of a training that a page watches in every second turn, beginning with turn ``first``."""
+    """Return the seconds of each step of a training that a page watches in every second turn, from ``first`` on."""
     name = f"watched-{first}"
     steps = WARM_UP_STEPS + turns * TURN_STEPS
     command = [

@@ -1,4 +1,4 @@
-"""Houlsby adapters by `adapters`."""
+"""Houlsby adapters in `adapters`."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -11,7 +11,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Logits and loss; and the trained parameters by our names, in the order of layers."""
+    """Return logits and loss, and the trained parameters by our names, in layer order."""
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     adapters.init(model)
     layers, bottleneck, width = given["attention.down"].shape

@@ -1,7 +1,7 @@
-"""LoFiT by https://github.com/fc2869/lo-fit: its models, the loss of its trainer, and its choice of heads.
+"""LoFiT in https://github.com/fc2869/lo-fit: its models, the loss of its trainer, and its selection of heads.
 
-The trainer imports packages for logging and data, and the choice of heads is at the end of a script that trains. Their
-statements are therefore run without the rest of their files.
+The trainer imports packages for logging and data, and the selection of heads is at the end of a training script.
+Therefore, only the relevant statements of these files are executed.
 """
 
 import ast
@@ -19,12 +19,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def run(statement: ast.stmt, names: dict[str, Any]) -> None:
-    """Run one statement of the official code with these names."""
+    """Execute one statement of the official code in the namespace ``names``."""
     exec(compile(ast.Module([statement], []), "official code", "exec"), names)
 
 
 def loss_of_the_trainer(source: Path) -> Any:
-    """``CustomSFTTrainer.compute_loss`` as a function."""
+    """Return ``CustomSFTTrainer.compute_loss`` as a function."""
     classes = (node for node in ast.parse((source / "utils" / "trainers.py").read_text()).body)
     trainer = next(node for node in classes if isinstance(node, ast.ClassDef) and node.name == "CustomSFTTrainer")
     names: dict[str, Any] = {}
@@ -33,7 +33,7 @@ def loss_of_the_trainer(source: Path) -> Any:
 
 
 def chosen_heads(source: Path, folder: Path, model: torch.nn.Module, count: int) -> torch.Tensor:
-    """(count, 2): the pairs of layer and head that the script saves after its first stage, in order."""
+    """Return the (layer, head) pairs that the script saves after its first stage, sorted, with shape (count, 2)."""
     last = next(n for n in reversed(ast.parse((source / "lofit_trainer.py").read_text()).body) if isinstance(n, ast.If))
     args = SimpleNamespace(lofit_component="A", use_topk_heads=count, base_model_name="given", task="given", seed=0)
     os.chdir(folder)
@@ -43,7 +43,7 @@ def chosen_heads(source: Path, folder: Path, model: torch.nn.Module, count: int)
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Logits, loss, and the chosen heads where scales are given; and scales or offsets, in the order of heads."""
+    """Return logits, loss and, for scales, the selected heads; and the scales or offsets, in head order."""
     assert source is not None
     sys.path.insert(0, str(source))
     from models.modeling_gemma import GemmaForCausalLM

@@ -1,4 +1,4 @@
-"""LoReFT by pyreft. The gradient of the rotation is left out: both sides parametrize it differently."""
+"""LoReFT in pyreft. The gradient of the rotation is left out, because both sides parametrize it differently."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Logits and loss; and weights and biases by our names, in the order of layers."""
+    """Return logits and loss, and weights and biases by our names, in layer order."""
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
     rotations, weights, biases = (given[f"block.{name}"][0] for name in ("rotation", "weight", "bias"))
     layers, rank, width = rotations.shape

@@ -1,4 +1,4 @@
-"""LoRA and BitFit: stock peft loads the adapter directory that we saved, on a model of plain transformers."""
+"""LoRA and BitFit in peft, which loads our adapter directory onto a plain transformers model."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Logits and loss; and the trained parameters by their names in the adapter file."""
+    """Return logits and loss, and the trained parameters by their names in the adapter file."""
     base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
     model = PeftModel.from_pretrained(base, folder / "adapter", is_trainable=True).eval()
     out = model(input_ids=given["ids"], labels=given["labels"])

@@ -1,4 +1,4 @@
-"""RED by `model.py` of https://github.com/mlwu22/RED."""
+"""RED in `model.py` of https://github.com/mlwu22/RED."""
 
 import sys
 from pathlib import Path
@@ -10,12 +10,12 @@ Tensors = dict[str, torch.Tensor]
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Logits and loss; and scales and offsets by our names, in the order of layers."""
+    """Return logits and loss, and scales and offsets by our names, in layer order."""
     sys.path.insert(0, str(source))
     from model import ActivationLayer, ActivationLLama
 
     base = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    model = ActivationLLama(base).float().eval()  # its vectors begin in bfloat16
+    model = ActivationLLama(base).float().eval()  # its vectors are created in bfloat16
     vectors = [module.delta_vector for module in model.modules() if isinstance(module, ActivationLayer)]
     scales = [each["activation_scaling"] for each in vectors]
     offsets = [each["activation_bias"] for each in vectors]

@@ -1,6 +1,6 @@
-"""RePE by https://github.com/andyzoujm/representation-engineering: directions of given pairs of states, and control.
+"""RePE in https://github.com/andyzoujm/representation-engineering: directions of given pairs of states, and control.
 
-The official code leaves the lengths of the added vectors to its user; they are computed here by the formula of ours.
+The official code leaves the lengths of the added vectors to the user; here they are computed with our formula.
 """
 
 import sys
@@ -13,7 +13,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors, dict[str, list[torch.nn.Parameter]]]:
-    """Directions with their signs, (layers, hidden), and the logits and loss of the controlled model."""
+    """Return directions with their signs, (layers, hidden), and the logits and loss of the controlled model."""
     sys.path.insert(0, str(source))
     torch.Tensor.cuda = lambda self: self  # the readers move everything to a GPU
     from repe.rep_control_reading_vec import WrappedReadingVecModel
@@ -21,7 +21,7 @@ def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors,
 
     right, wrong = given["right"], given["wrong"]
     count, layers = len(right), list(range(right.shape[1]))
-    # As in its examples, pairs come in either order, and labels say which of the two is right.
+    # As in the official examples, pairs have either order, and labels name the right element.
     firsts, seconds = torch.cat([right, wrong]), torch.cat([wrong, right])
     states = {layer: torch.stack([firsts, seconds], 1)[:, :, layer].flatten(0, 1).numpy() for layer in layers}
     if given["mean"]:
@@ -45,7 +45,7 @@ def results(folder: Path, given: Tensors, source: Path | None) -> tuple[Tensors,
     control.wrap_block(layers, block_name="decoder_block")
     control.set_controller(layers, {layer: lengths[layer] * directions[layer] for layer in layers})
     ids = given["ids"]
-    positions = torch.arange(ids.shape[1]).expand_as(ids)  # from which it tells padding
+    positions = torch.arange(ids.shape[1]).expand_as(ids)  # used to detect padding
     with torch.no_grad():
         out = control(input_ids=ids, position_ids=positions, labels=given["labels"])
     return {"logits": out.logits, "loss": out.loss, "directions": directions}, {}

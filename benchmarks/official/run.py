@@ -1,9 +1,9 @@
-"""One method by its official code, in an environment of `benchmarks/official_methods.py`.
+"""Run the official code of one method, in an environment of `benchmarks/official_methods.py`.
 
     python benchmarks/official/run.py METHOD FOLDER [SOURCE]
 
-FOLDER has the frozen model, the numbers of the edits in given.safetensors, and our adapter. SOURCE is a clone of the
-official repository, where the method needs one. The results are written to FOLDER/theirs.safetensors.
+FOLDER contains the frozen model, the tensors of the edits in given.safetensors, and our adapter. SOURCE is a clone of
+the official repository, if the method needs one. Results are written to FOLDER/theirs.safetensors.
 """
 
 import sys

@@ -1,14 +1,14 @@
-"""Make the separate virtual environment in which the reference package of JoLA runs.
+"""Create the separate virtual environment in which the reference package of JoLA runs.
 
     python benchmarks/reference/environment.py [FOLDER]
 
-The reference package pins releases of transformers and trl that this project cannot use, so it lives on its
-own. The package itself is installed as published and checked by its SHA-256. The pins below are releases of
-the same months that work together under Python 3.11; torch is the release that this project is measured with,
-so that a ratio of two step times compares two programs and not two tensor libraries. About 1.3 GB with a CPU
-build of torch.
+The reference package pins releases of transformers and trl that this project cannot use, so it needs its own
+environment. The package itself is installed as published and verified by its SHA-256. The pins below are releases of
+the same months that work together under Python 3.11. torch is the release with which this project is measured, so that
+a ratio of two step times compares two programs and not two tensor libraries. The environment takes about 1.3 GB with a
+CPU build of torch.
 
-wandb, which the package declares, is left out: nothing here reports to it and nothing imports it.
+wandb, which the package declares, is left out, because nothing here imports it.
 """
 
 import argparse
@@ -28,14 +28,14 @@ REQUIREMENTS = (
     # Pinned by the reference package.
     "transformers==4.45.1",
     "trl==0.8.1",
-    # Left open there.
+    # Not pinned there.
     "torch==2.13.0",
     "accelerate==1.2.1",
     "datasets==3.2.0",
     "numpy==1.26.4",
     "pandas==2.2.3",
     "pyarrow==18.1.0",
-    # Imported by the package and by trl, declared by neither.
+    # Imported by the package and by trl, but declared by neither.
     "pyyaml",
     "rich",
 )
@@ -49,14 +49,15 @@ for name in ("jola", "transformers", "trl", "torch", "numpy"):
 
 
 def python_of(folder: Path) -> Path:
-    """The interpreter of a virtual environment."""
+    """Return the interpreter of a virtual environment."""
     return folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 
 
 def make(folder: Path) -> Path:
     """Create or complete the environment in `folder` and return its interpreter.
 
-    Raises subprocess.CalledProcessError when pip or the final import fails; their own messages are on stderr.
+    Raises:
+        subprocess.CalledProcessError: pip or the final import failed; its messages are on stderr.
     """
     if not (folder / "pyvenv.cfg").exists():
         venv.EnvBuilder(with_pip=True, symlinks=os.name != "nt").create(folder)
@@ -67,7 +68,7 @@ def make(folder: Path) -> Path:
         pinned = Path(scratch) / "reference.txt"
         pinned.write_text(f"jola=={REFERENCE_VERSION} --hash=sha256:{WHEEL_SHA256}\n", encoding="utf-8")
         subprocess.run([*pip, "--no-deps", "--requirement", str(pinned)], check=True)
-    # From the environment's own folder: in the repository root, `jola` would be this project.
+    # Runs in the folder of the environment, because `jola` would be this project in the repository root.
     subprocess.run([str(python), "-c", CHECK], check=True, cwd=folder)
     return python
 

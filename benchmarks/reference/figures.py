@@ -1,11 +1,10 @@
-"""Write the float32 figures of the reference package that the tests compare with.
+"""Write the float32 values of the reference package with which the tests compare.
 
     .venv-reference/bin/python benchmarks/reference/figures.py
 
-makes `tests/data/reference_figures.json` and `tests/data/reference_tiny_llama.safetensors`. Every number is
-the return value of a function of the package: its formulas are not typed again here. Names in the figures are
-those of this project; the package calls m `attn_A`, a `attn_v`, φ of the offset gate `log_g1` and φ of the
-scale gate `log_g2`.
+writes `tests/data/reference_figures.json` and `tests/data/reference_tiny_llama.safetensors`. Every number is computed
+by a function of the package; none of its formulas is repeated here. Names are those of this project; the package calls
+m `attn_A`, a `attn_v`, φ of the offset gate `log_g1` and φ of the scale gate `log_g2`.
 """
 
 import contextlib
@@ -37,9 +36,9 @@ L0_WEIGHTS = (0.0, 0.04, 0.1, 0.5, 1.0)
 SCHEDULES = {"linear": "linear", "cyclic": "cyclic", "performance": "perform", "exponential": "expon"}
 CALLS = 60
 
-# The package divides hidden_size by the heads to get the width of a head and rotates with base 10000 whatever
-# the configuration says; this one agrees with it on both, so that the same model exists elsewhere. The large
-# initializer_range makes attention, and with it the edits, matter in the logits.
+# The package always uses hidden_size / heads as the head width and 10000 as the rotary base. This configuration has the
+# same values, so that other implementations give the same model. The large initializer_range makes the effect of
+# attention, and thus of the edits, visible in the logits.
 CONFIG: dict[str, Any] = {
     "vocab_size": 97,
     "hidden_size": 32,
@@ -61,7 +60,7 @@ GATES = {"offset": "log_g1", "scale": "log_g2"}
 
 @contextlib.contextmanager
 def uniform_noise(draws: Iterable[Tensor]) -> Iterator[None]:
-    """Let `torch.rand` hand out `draws` in turn; once they are used up it is random again."""
+    """Let `torch.rand` return `draws` in turn, and random values after the last of them."""
     queue, rand = list(draws), torch.rand
 
     def scripted(*shape: Any, **options: Any) -> Tensor:
@@ -77,7 +76,7 @@ def uniform_noise(draws: Iterable[Tensor]) -> Iterator[None]:
 
 
 class ScriptedLoss(nn.Module):
-    """A model with the parameters of `inner` whose cross-entropy is the next of a given list."""
+    """A model with the parameters of `inner` whose cross-entropy is the next value of a given list."""
 
     def __init__(self, inner: JoLAModel, losses: Iterable[float]) -> None:
         super().__init__()
@@ -88,7 +87,7 @@ class ScriptedLoss(nn.Module):
 
 
 def base_model(folder: Path, **changes: Any) -> JoLAModel:
-    """A tiny random Llama, saved to `folder` by transformers and loaded by the package."""
+    """Return a tiny random Llama, saved to `folder` by transformers and loaded by the package."""
     torch.manual_seed(0)
     plain = LlamaForCausalLM(LlamaConfig(**(CONFIG | changes)))
     with torch.no_grad():
@@ -100,7 +99,7 @@ def base_model(folder: Path, **changes: Any) -> JoLAModel:
 
 
 def edited_model(folder: Path) -> tuple[JoLAModel, dict[str, Tensor]]:
-    """The tiny Llama with large edits and gates from closed to open, and those tensors under our names."""
+    """Return the tiny Llama with large edits and gates from closed to open, and these tensors under our names."""
     model = base_model(folder)
     model.unfreeze_jola_params()
     generator = torch.Generator().manual_seed(1)
@@ -118,7 +117,7 @@ def edited_model(folder: Path) -> tuple[JoLAModel, dict[str, Tensor]]:
 
 
 def gate_figures(model: JoLAModel, scratch: Path) -> dict[str, Any]:
-    """Gates in evaluation and in training, and the penalty of a vector and of a (layers, heads) set of φ."""
+    """Return gates in evaluation and in training, and the penalty of a vector and of a (layers, heads) set of φ."""
     attention = model.model.layers[0].self_attn
     trainer = make_trainer(model, "expon", scratch)
     log_alpha = torch.tensor(LOG_ALPHA).unsqueeze(-1)
@@ -143,7 +142,7 @@ def gate_figures(model: JoLAModel, scratch: Path) -> dict[str, Any]:
 
 
 def loss_figures(model: JoLAModel, tensors: dict[str, Tensor], scratch: Path) -> dict[str, Any]:
-    """The whole loss for a given cross-entropy, φ and λ."""
+    """Return the complete loss for a given cross-entropy, φ and λ."""
     trainer = make_trainer(model, "expon", scratch)
     cross_entropy = 2.3456
     losses = []
@@ -160,10 +159,9 @@ def loss_figures(model: JoLAModel, tensors: dict[str, Tensor], scratch: Path) ->
 
 
 def schedule_figures(model: JoLAModel, scratch: Path) -> dict[str, Any]:
-    """λ as used by each of the first calls of the loss, the first one included.
+    """Return λ at each of the first `CALLS` calls of the loss.
 
-    The cross-entropies fall, repeat, wander and then rise, so that the performance schedule goes up and down
-    to 0.
+    The cross-entropies fall, repeat, wander and then rise, so that the performance schedule rises and falls to 0.
     """
     generator = torch.Generator().manual_seed(2)
     falling = [3.0 - 0.1 * step for step in range(12)]
@@ -183,9 +181,9 @@ def schedule_figures(model: JoLAModel, scratch: Path) -> dict[str, Any]:
 
 
 def forward_figures(model: JoLAModel, tensors: dict[str, Tensor], scratch: Path) -> dict[str, Any]:
-    """Logits in evaluation, and one training step's logits, loss and gradients under fixed gate noise.
+    """Return losses, and add logits and gradients to `tensors`: in evaluation, and in training with fixed gate noise.
 
-    Adds the tensors to `tensors`. The second row of the batch is padded on the right.
+    The second row of the batch is padded on the right.
     """
     generator = torch.Generator().manual_seed(3)
     input_ids = torch.randint(0, CONFIG["vocab_size"], (2, 12), generator=generator)
@@ -203,7 +201,7 @@ def forward_figures(model: JoLAModel, tensors: dict[str, Tensor], scratch: Path)
 
     model.train()
     trainer = make_trainer(model, "expon", scratch)
-    # The order in which the package draws: layer by layer, the offset gates before the scale gates.
+    # The package draws layer by layer, offset gates before scale gates.
     draws = [noise[half][layer].unsqueeze(-1) for layer in range(LAYERS) for half in ("offset", "scale")]
     l0_weight = trainer.gated_lambda
     model.zero_grad()
@@ -230,7 +228,7 @@ def forward_figures(model: JoLAModel, tensors: dict[str, Tensor], scratch: Path)
 
 
 def observations(scratch: Path) -> dict[str, Any]:
-    """What the package does in places that a comparison has to know of."""
+    """Return facts about the package that a comparison must take into account."""
     input_ids = torch.arange(12).unsqueeze(0)
     small_base, large_base = base_model(scratch / "small"), base_model(scratch / "large", rope_theta=500000.0)
     for model in (small_base, large_base):
@@ -259,7 +257,7 @@ def observations(scratch: Path) -> dict[str, Any]:
 
 
 def compact_json(value: Any) -> str:
-    """Indented JSON with each innermost list on one line."""
+    """Return indented JSON with each innermost list on one line."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda match: "[" + " ".join(match[1].split()) + "]", text) + "\n"
 
@@ -267,7 +265,7 @@ def compact_json(value: Any) -> str:
 def main() -> None:
     quiet()
     check_package()
-    # One thread, so that sums are taken in one order.
+    # One thread, so that the order of summation is fixed.
     torch.set_num_threads(1)
     DATA.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:

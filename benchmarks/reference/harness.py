@@ -1,7 +1,7 @@
-"""What `figures.py` and `step.py` share: the reference package, its trainer around any model, its versions.
+"""Shared code of `figures.py` and `step.py`: the reference package, its trainer for any model, and its versions.
 
-Runs under the interpreter of the reference environment only (see `environment.py`), where `jola` is the
-reference package and not this project.
+It runs only in the reference environment (see `environment.py`), where `jola` is the reference package and not this
+project.
 """
 
 import importlib.metadata
@@ -30,14 +30,14 @@ except ImportError:
 
 
 def quiet() -> None:
-    """Keep the notices of the libraries (new parameters, coming deprecations) out of the output."""
+    """Suppress the notices of the libraries (new parameters, deprecations) in the output."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     disable_progress_bar()
 
 
 def check_package() -> None:
-    """Stop when the `jola` that was imported is not the reference package."""
+    """Exit if the imported `jola` is not the reference package."""
     try:
         version = importlib.metadata.version("jola")
     except importlib.metadata.PackageNotFoundError:
@@ -47,7 +47,7 @@ def check_package() -> None:
 
 
 def origin(command: str) -> dict[str, object]:
-    """Where a figure comes from: package, checksum, versions and the command that makes it."""
+    """Return the origin of the values: package, checksum, versions and the command that computes them."""
     names = ("transformers", "trl", "torch", "numpy", "accelerate", "datasets")
     return {
         "package": "jola",
@@ -59,7 +59,7 @@ def origin(command: str) -> dict[str, object]:
 
 
 def load(folder: Path, **options: object) -> JoLAModel:
-    """A Llama folder through the package's own loader. `cache_dir` has no default there and is not used."""
+    """Load a Llama folder with the package's loader, whose `cache_dir` has no default and is unused."""
     return JoLAModel.jola_from_pretrained(str(folder), cache_dir=None, **options)
 
 
@@ -72,10 +72,10 @@ def make_trainer(
     batch_size: int = 8,
     epochs: int = 3,
 ) -> JoLATrainer:
-    """The package's trainer around `model`.
+    """Return the package's trainer for `model`.
 
-    Its data set only sets the length of the linear schedule, (examples // batch_size) · epochs calls: batches
-    are given to `compute_loss` by hand.
+    Its dataset only sets the length of the linear schedule, (examples // batch_size) · epochs calls; callers pass
+    batches to `compute_loss` themselves.
     """
     words = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1, "word": 2}, unk_token="[UNK]"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]")
@@ -100,5 +100,5 @@ def make_trainer(
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that train, after `unfreeze_jola_params`."""
+    """Return the trainable parameters, after `unfreeze_jola_params`."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]

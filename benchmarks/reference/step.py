@@ -1,18 +1,18 @@
-"""A training step of the reference package, timed, for a driver that interleaves it with other programs.
+"""Run timed training steps of the reference package, for a driver that alternates them with other programs.
 
     .venv-reference/bin/python benchmarks/reference/step.py --model FOLDER --batch FILE [--threads N]
 
-loads a Llama folder and prints one JSON line, {"ready": true, …, "loaded_rss_mb", "peak_rss_mb"}. Then each
-line "step" on standard input runs one step and prints {"seconds", "loss", "peak_rss_mb"}; "quit" or the end
-of input stops. With --steps N it runs N steps without reading anything.
+loads a Llama folder and prints one JSON line, {"ready": true, …, "loaded_rss_mb", "peak_rss_mb"}. Then each line "step"
+on standard input runs one step and prints {"seconds", "loss", "peak_rss_mb"}; "quit" or the end of input ends the
+script. With --steps N, it runs N steps without reading input.
 
-A step is the package as it runs: its model class, the `compute_loss` of its trainer with the exponential λ
-schedule, backward, AdamW over what `unfreeze_jola_params` leaves trainable, zero_grad. PyTorch's anomaly
-detection, which the authors' example switches on, stays off.
+A step uses the package unchanged: its model class, the `compute_loss` of its trainer with the exponential λ schedule,
+backward, AdamW over the parameters that `unfreeze_jola_params` leaves trainable, and zero_grad. PyTorch's anomaly
+detection, which the authors' example switches on, is off.
 
-The package loads float32 whatever the checkpoint holds (`torch_dtype=torch.float32` is the default of
-`jola_from_pretrained`), so `--dtype as-runs` and `--dtype float32` are the same program. It rotates with base
-10000 whatever the configuration says, which changes the numbers of many models and not the time of a step.
+The package loads float32 whatever the dtype of the checkpoint (`torch_dtype=torch.float32` is the default of
+`jola_from_pretrained`), so `--dtype as-runs` and `--dtype float32` are the same program. Its rotary base is 10000
+whatever the configuration says, which changes the numbers of many models but not the time of a step.
 """
 
 import argparse
@@ -28,15 +28,15 @@ import torch
 from harness import check_package, load, make_trainer, quiet, trainable
 from torch import Tensor
 
-# The rate of the authors' configuration. It has no influence on the time of a step.
+# The learning rate of the authors' configuration, which does not affect the time of a step.
 LEARNING_RATE = 5e-3
 
 
 def old_style(folder: Path, scratch: Path) -> Path:
-    """The same model with a config.json that transformers 4.45 reads in full.
+    """Return a folder with the same model and a config.json that transformers 4.45 reads completely.
 
-    transformers 5 writes `rope_parameters` and `dtype`; 4.45 knows `rope_theta` and `torch_dtype`. The
-    weights are linked, not copied.
+    transformers 5 writes `rope_parameters` and `dtype`; 4.45 expects `rope_theta` and `torch_dtype`. The weights are
+    linked, not copied.
     """
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     rope = config.pop("rope_parameters", None)
@@ -53,7 +53,7 @@ def old_style(folder: Path, scratch: Path) -> Path:
 
 
 def read_batch(path: Path, answer: int) -> dict[str, Tensor]:
-    """The batch of every step, from a JSON list of rows of token ids; the last `answer` tokens of a row have labels."""
+    """Read the batch of all steps from a JSON list of rows of token ids. The last `answer` tokens are labeled."""
     input_ids = torch.tensor(json.loads(path.read_text(encoding="utf-8")))
     labels = torch.full_like(input_ids, -100)
     labels[:, -answer:] = input_ids[:, -answer:]
@@ -61,19 +61,19 @@ def read_batch(path: Path, answer: int) -> dict[str, Tensor]:
 
 
 def memory_mb() -> tuple[float, float]:
-    """Resident memory of this process, now and at its highest, in MB (10⁶ bytes)."""
+    """Return the current and the peak resident memory of this process in MB (10⁶ bytes)."""
     status = Path("/proc/self/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text(encoding="utf-8").splitlines())
         now, peak = (float(lines[name].split()[0]) * 1024 / 1e6 for name in ("VmRSS", "VmHWM"))
         return now, peak
-    # Elsewhere only the peak is to be had without another package: bytes on macOS, KiB on other systems.
+    # Without /proc, only the peak is available without another package: in bytes on macOS, in KiB on other systems.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
     return peak, peak
 
 
 def report(values: dict[str, Any]) -> None:
-    """One JSON line for the driver, at once."""
+    """Print one JSON line for the driver and flush it."""
     print(json.dumps(values), flush=True)
 
 
