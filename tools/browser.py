@@ -1,10 +1,10 @@
 """Find a Chromium for the browser tests, or install one.
 
-Looked for in this order: the environment variable ``JOLA_CHROMIUM``, the browser that playwright keeps for
-itself, then ``chromium``, ``chromium-browser`` and ``google-chrome`` on the path. If none of them starts,
-playwright is asked to download its own, and on Debian and Ubuntu, for root, apt installs the distribution's.
+Candidates, in order: the environment variable ``JOLA_CHROMIUM``, playwright's own browser, then ``chromium``,
+``chromium-browser`` and ``google-chrome`` on the path. If none of them starts, playwright downloads its browser; if
+this fails and the user is root, apt-get installs the one of the distribution (Debian, Ubuntu).
 
-Run as a script it prints the path of the browser on standard output and everything else on standard error.
+As a script, it prints the path of the browser on standard output and everything else on standard error.
 """
 
 import os
@@ -24,14 +24,14 @@ APT_SECONDS = 600
 
 
 class NoBrowser(RuntimeError):
-    """No Chromium is to be had; the message is one sentence that says what to install."""
+    """No Chromium is available; the message is one sentence that says what to install."""
 
 
 def find() -> Path | None:
-    """Path of a Chromium that starts, or None. Downloads nothing.
+    """Return the path of a Chromium that starts, or None; download nothing.
 
     Raises:
-        NoBrowser: ``JOLA_CHROMIUM`` names something that does not start.
+        NoBrowser: The program that ``JOLA_CHROMIUM`` names does not start.
     """
     named = os.environ.get(VARIABLE, "").strip()
     if named:
@@ -42,10 +42,10 @@ def find() -> Path | None:
 
 
 def ensure() -> Path:
-    """Path of a Chromium that starts, installed now if there was none.
+    """Return the path of a Chromium that starts; install one if there is none.
 
     Raises:
-        NoBrowser: there is none and none could be installed.
+        NoBrowser: There is none, and none could be installed.
     """
     path = find()
     if path is None:
@@ -77,7 +77,7 @@ def _candidates() -> Iterator[Path]:
 
 
 def _playwright_browser() -> Path | None:
-    """Where playwright keeps its Chromium, whether it has been downloaded or not; None without playwright."""
+    """Return the path of playwright's Chromium, downloaded or not; None without playwright or if its driver fails."""
     try:
         from playwright.sync_api import Error, sync_playwright
     except ImportError:
@@ -85,12 +85,12 @@ def _playwright_browser() -> Path | None:
     try:
         with sync_playwright() as playwright:
             return Path(playwright.chromium.executable_path)
-    except Error:  # its driver does not run here, or this thread already runs one
+    except Error:  # its driver does not run here, or it already runs in this thread
         return None
 
 
 def _starts(path: Path) -> bool:
-    """Whether the program answers ``--version``: a stub, or one that lacks a shared library, does not."""
+    """Return whether the program answers ``--version``: a stub, or a program without a shared library, does not."""
     try:
         subprocess.run([path, "--version"], check=True, capture_output=True, timeout=START_SECONDS)
     except (OSError, subprocess.SubprocessError):
@@ -99,7 +99,7 @@ def _starts(path: Path) -> bool:
 
 
 def _run(command: list[str], seconds: float) -> None:
-    """Run a command that may fail, its output on standard error; end it and its children after `seconds`."""
+    """Run a command that may fail, with output on standard error; end it and its children after `seconds`."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         process = subprocess.Popen(
@@ -132,7 +132,7 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """Print the path of a Chromium, or one sentence and return 1."""
+    """Print the path of a Chromium and return 0, or print one sentence and return 1."""
     try:
         print(ensure())
     except NoBrowser as error:

@@ -1,9 +1,9 @@
-"""Write what of the documentation is made by programs.
+"""Write the generated parts of the documentation.
 
-    python -m tools.documentation              # docs/settings.md, from the settings themselves
-    python -m tools.documentation --figures    # the figures of docs/method.md too, from the sample run
+    python -m tools.documentation              # docs/settings.md, from the dataclasses of settings
+    python -m tools.documentation --figures    # also the figures of docs/method.md, from the sample run
 
-The figures are drawn by the Chromium of the browser tests.
+The Chromium of the browser tests draws the figures.
 """
 
 import argparse
@@ -26,7 +26,7 @@ PHIS = (-2.4, 0.0, 2.0)
 
 
 def settings_page() -> str:
-    """The reference of all settings, as Markdown."""
+    """Return the reference of all settings as Markdown."""
     return "\n".join(_settings_lines()) + "\n"
 
 
@@ -73,7 +73,7 @@ def _default(value: Any) -> str:
 
 
 def write_figures() -> None:
-    """The figures of the method's page, from the run that comes with the app."""
+    """Write the figures of the page about the method, from the sample run."""
     from jola import RunStore, import_archive
     from tools.pictures import drawing
     from workbench import figures
@@ -92,7 +92,7 @@ def write_figures() -> None:
 
 
 def _gate_figure() -> Any:
-    """How a gate is distributed in training, for three φ, with its value after training."""
+    """Draw the distribution of a gate in training for three φ, with its value after training."""
     import numpy as np
     import plotly.graph_objects as go
     import torch
@@ -119,7 +119,7 @@ def _gate_figure() -> Any:
 
 
 def main() -> None:
-    """Write what is asked for."""
+    """Write the settings page and, with ``--figures``, the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--figures", action="store_true", help="draw the figures too, which needs a Chromium")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The lowest versions that pyproject.toml admits, as a constraints file for pip.
+"""Print the lowest versions that pyproject.toml admits, as a constraints file for pip.
 
     python tools/lowest.py [--extras test …]
 
-Every package that pyproject.toml names is fixed at its lower bound; what these need in turn stays free, as with
-``uv pip compile --resolution lowest-direct``. `make test-lowest` installs with the printed lines.
+Every package that pyproject.toml names is pinned to its lower bound; indirect dependencies are not pinned, as with
+``uv pip compile --resolution lowest-direct``. `make test-lowest` installs with these constraints.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def constraints(project: Mapping[str, Any], extras: Sequence[str]) -> list[str]:
-    """One line ``name==version`` for each package, sorted. `ValueError` for a package without a lower bound."""
+    """Return a sorted line ``name==version`` for each package; raise ValueError for a package without a lower bound."""
     groups = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
     return sorted({f"{name}=={version}" for group in groups for name, version in _lowest(project, group)})
 

@@ -1,10 +1,9 @@
-"""Execute the notebooks, and with ``--store`` keep what they show in them.
+"""Execute the notebooks, and with ``--store`` save their outputs in them.
 
     python -m tools.notebooks [--store] [notebooks/01_train_and_watch_the_gates.ipynb …]
 
-Each runs in a kernel of its own, in the folder where it lies; an exception in a cell ends everything. What is kept is
-text, tables, and figures as pictures, drawn by the Chromium of the browser tests, so that a page which runs no scripts
-shows them too.
+Each notebook runs in its own kernel, in its own folder; an exception in a cell ends the command. Stored outputs are
+text, tables, and figures as pictures, drawn by the Chromium of the browser tests, so that no scripts are needed.
 """
 
 import argparse
@@ -27,30 +26,30 @@ _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
 def notebooks() -> list[Path]:
-    """All notebooks, in their order."""
+    """Return the paths of all notebooks, in order."""
     return sorted(FOLDER.glob("*.ipynb"))
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A notebook as the JSON that it is."""
+    """Read a notebook as JSON."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def source(cell: dict[str, Any]) -> str:
-    """The text of a cell."""
+    """Return the text of a cell."""
     return "".join(cell["source"])
 
 
 def is_parameters(cell: dict[str, Any]) -> bool:
-    """Whether a cell holds the settings of its notebook."""
+    """Return whether a cell contains the settings of its notebook."""
     return cell["cell_type"] == "code" and "parameters" in cell["metadata"].get("tags", [])
 
 
 def code(notebook: dict[str, Any], **settings: Any) -> list[str]:
-    """The code cells, with other values for settings in the cell that is tagged ``parameters``.
+    """Return the code cells, with other values for settings in the cell that is tagged ``parameters``.
 
     Raises:
-        KeyError: a setting that the notebook does not have.
+        KeyError: The notebook does not have a setting.
     """
     cells = [(is_parameters(cell), source(cell)) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     known = {name for tagged, text in cells if tagged for name in _settings(text)}
@@ -61,7 +60,7 @@ def code(notebook: dict[str, Any], **settings: Any) -> list[str]:
 
 
 def _settings(text: str) -> list[str]:
-    """Names that a cell of plain assignments gives values to."""
+    """Return the names that the assignments of a cell define."""
     return [
         name.id
         for node in ast.parse(text).body
@@ -73,10 +72,10 @@ def _settings(text: str) -> list[str]:
 
 
 def execute(path: Path) -> dict[str, Any]:
-    """The notebook with the outputs of a fresh run.
+    """Execute a notebook and return it with its new outputs.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell has raised.
+        nbclient.exceptions.CellExecutionError: A cell raised an exception.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -89,7 +88,7 @@ def execute(path: Path) -> dict[str, Any]:
 
 
 def tidy(notebook: dict[str, Any]) -> dict[str, Any]:
-    """The notebook without what differs from one run or machine to the next, and with figures as pictures."""
+    """Remove from a notebook what differs between runs or machines, and replace figures by pictures."""
     notebook["metadata"] = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -120,7 +119,7 @@ def store(path: Path, notebook: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Execute what is named, or everything."""
+    """Execute the named notebooks, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", nargs="*", type=Path, default=notebooks())
     parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks")

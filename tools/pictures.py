@@ -1,4 +1,4 @@
-"""Figures as pictures, drawn by the Chromium of the browser tests."""
+"""Draw figures as pictures, with the Chromium of the browser tests."""
 
 import base64
 from collections.abc import Callable, Iterator, Mapping
@@ -7,22 +7,22 @@ from io import BytesIO
 from typing import Any
 
 WIDTH, SCALE, COLOURS = 840, 1.5, 255
-"""Pixels across, picture pixels for each of them, and colours of a picture."""
+"""Width of a picture in CSS pixels, picture pixels per CSS pixel, and number of colors."""
 
 Draw = Callable[[Mapping[str, Any]], bytes]
-"""From a figure, as plotly writes it to JSON, to a PNG file."""
+"""A function from the plotly JSON of a figure to a PNG file."""
 
 
 @contextmanager
 def drawing() -> Iterator[Draw]:
-    """A browser that draws, for as long as the block lasts."""
+    """Yield a function that draws figures, in a browser that is open within the block."""
     from PIL import Image
     from playwright.sync_api import sync_playwright
     from plotly.offline import get_plotlyjs
 
     from tools.browser import ensure
 
-    chromium = ensure()  # which asks playwright by itself, and there may be one of it in a thread
+    chromium = ensure()  # starts playwright itself, and a thread can run only one instance
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()

@@ -1,11 +1,11 @@
-"""Make the sample comparison that comes with the app: ``python -m tools.sample_comparison``.
+"""Create the sample comparison of the app: ``python -m tools.sample_comparison``.
 
-Trains the default model on the default data with the settings below, and packs the results into
-``workbench/service/sample/comparison.zip``, which it then reads as the app does. Takes about half an hour on one core;
-``--comparison FOLDER`` packs a comparison that was made before with these very settings, or goes on with it.
+Trains the default model on the default data with the settings below, packs the results into
+``workbench/service/sample/comparison.zip``, and checks that the app can read it. Takes about half an hour on one core;
+``--comparison FOLDER`` resumes and packs a comparison with the same settings.
 
-The archive holds settings, scores of heads, chosen heads, costs, and which test examples were answered correctly. The
-edits are left out, for their size. None of this contains text of the data.
+The archive contains settings, scores of heads, selected heads, costs, and which test examples were answered correctly.
+The edits are left out because of their size. Nothing in it contains text of the data.
 """
 
 import shutil
@@ -32,7 +32,7 @@ NOTE = (
     "Comes with the app. With so few examples and steps, JoLA closes no gate yet: it shows what Compare offers, not "
     "which selector is best. The trained edits are not included. You can add to it or delete it."
 )
-_TIME = (1980, 1, 1, 0, 0, 0)  # of every entry, so that equal results give equal files
+_TIME = (1980, 1, 1, 0, 0, 0)  # time of every entry, so that equal results give equal files
 
 
 @dataclass
@@ -44,7 +44,7 @@ class Options:
 
 
 def settings() -> RunConfig:
-    """Settings of the sample: few examples, two epochs, a larger λ than usual."""
+    """Return the settings of the sample: few examples, two epochs, a larger λ than the default."""
     return RunConfig(
         data=DataConfig(train_size=100, validation_size=20, test_size=100),
         training=TrainingConfig(epochs=2, l0_weight=0.02),
@@ -71,10 +71,10 @@ def pack(comparison: Comparison, archive: Path) -> None:
 
 
 def check(archive: Path, folder: Path, source: Comparison) -> str:
-    """Install the archive as the app does and compare it with its source; a description in one line.
+    """Unpack the archive, compare it with its source, and return a description in one line.
 
     Raises:
-        InputError: It is too large, differs from its source, or names a folder of this machine.
+        InputError: The archive is too large, differs from its source, or contains a path of this machine.
     """
     if archive.stat().st_size > LARGEST:
         raise InputError(f"{archive} has {archive.stat().st_size:,} bytes, more than {LARGEST:,}.")
@@ -94,7 +94,7 @@ def check(archive: Path, folder: Path, source: Comparison) -> str:
 
 
 def main() -> int:
-    """Make the sample; the exit code is 2 if it cannot be made."""
+    """Create the sample; return exit code 2 if this fails."""
     from jola.cli.console import ConsoleProgress
     from jola.studies.comparison import compare
 

@@ -1,11 +1,11 @@
-"""Make the sample run that comes with the app: ``python -m tools.sample_run``.
+"""Create the sample run of the app: ``python -m tools.sample_run``.
 
-Trains the default model on the default data with the settings below, thins the history of the gates, and exports the
-result to ``workbench/service/sample/sample.zip``, which it then imports and looks at as the app does. Takes some
-minutes. ``--run FOLDER`` packs a run that was trained before with these very settings.
+Trains the default model on the default data with the settings below, thins the history of the gates, exports the result
+to ``workbench/service/sample/sample.zip``, and checks it by importing it as the app does. Takes some minutes.
+``--run FOLDER`` packs a finished run with the same settings.
 
-The archive holds the adapter, gates, metrics and figures. None of these contains text of the data, and an export
-leaves out what is about the machine.
+The archive contains the adapter, gates, metrics and results. None of these contains text of the data, and an export
+leaves out information about the machine.
 """
 
 import shutil
@@ -29,7 +29,7 @@ from jola.runs.store import RunStore
 ARCHIVE = Path(__file__).resolve().parents[1] / "workbench" / "service" / "sample" / "sample.zip"
 TRAIN_SIZE, SEED = 200, 42
 RECORDS = 128
-"""Records of the gates that are kept: the first, the last, that of the edits kept, and as many between them."""
+"""Maximum number of gate records: the first, the last, that of the kept edits, and others in between."""
 LARGEST = 1_500_000
 LABEL = "Sample"
 NOTE = "Trained with the default settings. It comes with the app: look at its gates, try its edits, or delete it."
@@ -44,12 +44,12 @@ class Options:
 
 
 def settings() -> RunConfig:
-    """Settings of the training: the defaults."""
+    """Return the settings of the training: the defaults."""
     return RunConfig(data=DataConfig(train_size=TRAIN_SIZE), training=TrainingConfig(seed=SEED))
 
 
 def train(folder: Path) -> Run:
-    """Train the sample into a folder."""
+    """Train the sample run in a folder."""
     from jola.cli.console import ConsoleProgress
     from jola.training.run import run_training
 
@@ -60,7 +60,7 @@ def train(folder: Path) -> Run:
 
 
 def kept_records(steps: np.ndarray, important: set[int]) -> np.ndarray:
-    """Indices of at most `RECORDS` records: dense at the beginning, where most gates close, and the important ones."""
+    """Return indices of at most `RECORDS` records: the important ones, and others, denser where most gates close."""
     if len(steps) <= RECORDS:
         return np.arange(len(steps))
     spread = np.linspace(0, 1, RECORDS - len(important)) ** 1.5
@@ -70,7 +70,7 @@ def kept_records(steps: np.ndarray, important: set[int]) -> np.ndarray:
 
 
 def thinned(run: Run, folder: Path) -> Run:
-    """A copy of a run with few records of its gates, and without what is not exported anyway."""
+    """Copy a run with few records of its gates, and without files that are not exported."""
     shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns("checkpoints", "log.txt", "gates", "masks.json"))
     copy = Run(folder)
     kept = (run.result() or {})["kept_step"]
@@ -85,7 +85,7 @@ def thinned(run: Run, folder: Path) -> Run:
 
 
 def check(archive: Path, folder: Path, source: Run) -> str:
-    """Import the archive as the app does, compare it with its source, load its edits; what it is in one line."""
+    """Import the archive as the app does, compare it with its source, load its edits, and describe it in one line."""
     run = import_archive(archive, RunStore(folder), id="sample")
     size = archive.stat().st_size
     if size > LARGEST:
@@ -111,7 +111,7 @@ def check(archive: Path, folder: Path, source: Run) -> str:
 
 
 def main() -> int:
-    """Make the sample; 2 for what cannot be used."""
+    """Create the sample; return exit code 2 if this fails."""
     options = tyro.cli(Options, description=__doc__)
     try:
         with tempfile.TemporaryDirectory() as place:

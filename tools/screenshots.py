@@ -1,9 +1,9 @@
-"""Make the pictures of the documentation: every place of the app, light and dark, in two sizes.
+"""Take the screenshots of the documentation: every tab of the app, light and dark, in two sizes.
 
     python -m tools.screenshots [--output docs/images] [--only playground]
 
-The app is started in a home of its own, in which there is the sample run and nothing else, with the default model out
-of the user's cache (fetched when it is not there). What the pictures show is computed while they are taken.
+The app runs in a temporary home folder with only the samples, and uses the default model from the user's cache
+(downloaded if it is missing). The app computes the results in the pictures while they are taken.
 """
 
 import argparse
@@ -32,13 +32,13 @@ FLAGS = [
 
 
 def show_train(page: Page) -> None:
-    """The sample run, replayed to its end."""
+    """Show the sample run at its last step."""
     page.wait_for_selector("#run-view .rv[data-state]", state="attached")
     page.wait_for_timeout(1500)
 
 
 def show_playground(page: Page) -> None:
-    """The forty strongest edits alone, and the next token with them."""
+    """Show only the forty strongest edits, and the next token with them."""
     page.wait_for_selector("#tokens table")
     page.wait_for_selector("#answer-shares table")
     page.fill("#strongest input", "40")
@@ -49,7 +49,7 @@ def show_playground(page: Page) -> None:
 
 
 def show_effects(page: Page) -> None:
-    """The effect of every edit on the answer."""
+    """Show the effect of every edit on the answer."""
     page.wait_for_selector("#tokens table")
     page.get_by_role("tab", name="Effects").click()
     page.click("#effects")
@@ -59,21 +59,21 @@ def show_effects(page: Page) -> None:
 
 
 def show_runs(page: Page) -> None:
-    """The table of runs, with one chosen."""
+    """Show the table of runs, with one run chosen."""
     page.wait_for_selector(".rt tbody tr[data-id]")
     page.click(".rt tbody tr[data-id] td:nth-child(3)")
     page.wait_for_timeout(1500)
 
 
 def show_compare(page: Page) -> None:
-    """The sample comparison."""
+    """Show the sample comparison."""
     page.wait_for_selector('.cv[data-work="finished"]')
     page.wait_for_selector("#compare-heads-plot .js-plotly-plot")
     page.wait_for_timeout(2500)
 
 
 def show_studies(page: Page) -> None:
-    """A study of two methods with two seeds, made while the first picture is waited for; one cell is chosen."""
+    """Show a study of two methods and two seeds, which runs before the first picture, with one cell chosen."""
     page.wait_for_selector('.sv[data-state="ready"]')
     if page.get_attribute(".sv", "data-count") == "0":
         page.click(".sv-small")
@@ -99,7 +99,7 @@ PLACES: dict[str, tuple[str, Callable[[Page], None]]] = {
 
 @contextmanager
 def served(home: Path) -> Iterator[str]:
-    """The address of an app in that home."""
+    """Serve the app with a home folder and yield its address."""
     command = [sys.executable, str(ROOT / "app.py"), "--port", "0", "--no-token"]
     environment = {**os.environ, HOME_VARIABLE: str(home)}
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -118,7 +118,7 @@ def served(home: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
     parser.add_argument("--only", choices=sorted(PLACES), action="append", help="only this place")
@@ -148,12 +148,12 @@ def _take(browser: Any, address: str, name: str, width: int, height: int, scheme
     prepare(page)
     page.mouse.move(width - 1, height - 1)
     picture = output / f"{name}-{scheme}{'' if width == SIZES[0][0] else f'-{width}'}.png"
-    # 256 colours are what these pages have; the file is a third as large.
+    # These pages have few colors: 256 are enough, and the file is a third as large.
     Image.open(BytesIO(page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
         picture, optimize=True
     )
     context.close()
-    print(picture)  # the only output of a script
+    print(picture)  # the only output of the script
 
 
 if __name__ == "__main__":
