@@ -59,7 +59,7 @@ def map_axes(
 
 
 def untrained(figure: Figure, panel: int, shape: tuple[int, ...], *, words: str = "not trained", dark: bool) -> None:
-    """The frame of an empty map, with a message in it."""
+    """Draw the frame of an empty map with a message."""
     x, y = (letter if panel == 1 else f"{letter}{panel}" for letter in "xy")
     figure.add_trace(go.Heatmap(z=np.full(shape, np.nan), xaxis=x, yaxis=y, showscale=False, hoverinfo="skip"))
     figure.add_shape(
@@ -71,7 +71,7 @@ def untrained(figure: Figure, panel: int, shape: tuple[int, ...], *, words: str 
 
 
 def empty_panel(figure: Figure, panel: int, sentence: str, *, dark: bool) -> None:
-    """An empty panel with a message."""
+    """Clear a panel and write a message into it."""
     for letter in "xy":
         figure.layout[axis_name(letter, panel)].update(
             range=[0, 1], showgrid=False, showticklabels=False, ticks="", title={"text": ""}
@@ -83,7 +83,7 @@ def empty_panel(figure: Figure, panel: int, sentence: str, *, dark: bool) -> Non
 
 
 def signs(figure: Figure, values: NDArray[Any], least: float, row: int, col: int, *, dark: bool) -> None:
-    """Write plus or minus signs into cells at least this far from zero, so that signs are readable without color."""
+    """Write plus or minus signs into cells at least ``least`` from zero, so that signs are readable without color."""
     if values.size > LABELLED:
         return
     layer, unit = np.nonzero(np.abs(np.nan_to_num(values)) >= least)
@@ -112,7 +112,7 @@ def write_cells(figure: Figure, values: NDArray[Any], words: list[list[str]], ro
 
 
 def margin(figure: Figure, panel: int, opened: NDArray[Any] | None, shape: tuple[int, ...], *, dark: bool) -> None:
-    """Margin of a map: the number of open units per layer, from flags (layers, units), as bars with numbers."""
+    """Draw the margin of a map: bars with the number of open units per layer, from flags (layers, units)."""
     colours, (layers, units) = palette(dark), shape
     figure.layout[axis_name("x", panel)].update(visible=False, range=[0, 1.9 * units], fixedrange=True)
     figure.layout[axis_name("y", panel)].update(visible=False, range=[layers - 0.5, -0.5])

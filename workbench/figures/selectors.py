@@ -49,7 +49,7 @@ def method_name(method: str) -> str:
 
 
 def method_mark(method: str, *, dark: bool = False) -> tuple[str, str]:
-    """(color, marker symbol) of a method, the same in every figure. Your own methods share the remaining markers."""
+    """(color, marker symbol) of a method, the same in every figure. Other methods share one marker."""
     colours = palette(dark).categories
     index, symbol = _MARKS.get(method, (zlib.crc32(method.encode()) % len(colours), "pentagon"))
     return colours[index], symbol
@@ -218,7 +218,7 @@ def accuracy_by_k(rows: Sequence[SelectorRow], *, dark: bool = False) -> Figure:
 
 
 def _bars(rows: Sequence[SelectorRow], colour: str) -> dict[str, object]:
-    """Error bars; of length 0 where there is no interval."""
+    """Return error bars, with length 0 for rows without an interval."""
     return {
         "type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": colour,
         "array": [row.high - row.accuracy if row.high is not None else 0 for row in rows],
@@ -227,7 +227,7 @@ def _bars(rows: Sequence[SelectorRow], colour: str) -> dict[str, object]:
 
 
 def _interval(row: SelectorRow) -> str:
-    """``0.742 [0.648, 0.836]``; without bounds where there is no interval."""
+    """``0.742 [0.648, 0.836]``; without bounds if there is no interval."""
     bounds = f" [{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else ""
     return f"{row.accuracy:.3f}{bounds}"
 
@@ -247,7 +247,7 @@ def _hover(row: SelectorRow) -> str:
 
 
 def _sample(rows: Sequence[SelectorRow]) -> str:
-    """What the intervals of these rows are over."""
+    """Describe the sample of these rows, and what their intervals are over."""
     items = " or ".join(f"{n:,}" for n in sorted({row.items for row in rows}))
     seeds = sorted({row.seeds for row in rows})
     counts = " or ".join(map(str, seeds)) + (" seed" if seeds == [1] else " seeds")
@@ -262,7 +262,7 @@ def _without_edits(rows: Sequence[SelectorRow]) -> str:
 
 
 def _reference_line(figure: Figure, rows: Sequence[SelectorRow], *, dark: bool, vertical: bool) -> None:
-    """JoLA's mean as a dashed line."""
+    """Draw JoLA's mean as a dashed line."""
     jola = next((row for row in rows if row.protocol == "jola"), None)
     if jola is None:
         return

@@ -17,18 +17,18 @@ from workbench.figures.style import SYMBOLS, Figure, blank, finish, palette, pan
 _ALL_APART = 2.0
 """On the axis of examples, "all" is at this multiple of the largest number."""
 _NAMED = 24
-"""Maximum number of points of a Pareto figure that have their name beside them."""
+"""Maximum number of points of a Pareto figure that are drawn with names."""
 
 
 @dataclass(frozen=True)
 class CostAxis:
-    """A cost of a method, as `Row` has it."""
+    """A cost of a method that is a field of `Row`."""
 
     field: str
     title: str
     unit: str
     factor: float = 1.0
-    """From the number in the row to the unit."""
+    """Factor from the value in the row to the unit."""
 
 
 COSTS: dict[str, CostAxis] = {
@@ -41,7 +41,7 @@ COSTS: dict[str, CostAxis] = {
         CostAxis("text_kl", "Side effect", "KL(base ‖ edited) on plain text, nats per token"),
     )
 }
-"""By the names of the fields of `Row`."""
+"""Costs by field of `Row`."""
 
 
 def arm_name(arm: str, best_of: int = 1) -> str:
@@ -58,8 +58,8 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     """The score of each arm against the number of training examples, with 95 % intervals.
 
     Args:
-        rows: Rows of one task, model and metric, from `Grid.rows`. Arms that train nothing are dashed lines; those of a
-            method among which validation chooses, maybe another one for each size, are one line.
+        rows: Rows of one task, model and metric, from `Grid.rows`. Arms that train nothing are dashed lines. If
+            validation chooses an arm of a method for each size, the method is one line.
     """
     title = "Score by number of training examples"
     known = [row for row in rows if row.value is not None]
@@ -108,15 +108,15 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
 
 
 def _curve(row: Row) -> str:
-    """What the rows of one curve share: the arm, or the method where validation chooses an arm for each size."""
+    """Return the name of a row's curve: the arm, or the method if validation chooses an arm for each size."""
     return row.method if row.best_of > 1 else row.arm
 
 
 def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) -> Figure:
     """The score of each arm against a cost; filled points and the line are the Pareto front.
 
-    An arm is on the front unless another one costs no more and scores no less. The front is that of the means; whether
-    two arms differ is a question for the paired test in the table.
+    An arm is on the front unless another one costs no more and scores no less. The front is computed from means; the
+    paired test in the table tells whether two arms differ.
 
     Args:
         rows: Rows of one task, model, metric and number of training examples, from `Grid.rows`.
@@ -185,14 +185,14 @@ def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) 
 
 def _cost(row: Row, name: str) -> float | None:
     if name == "text_kl" and not METHODS[row.method].trains:
-        return 0.0  # the base model, from which it is measured
+        return 0.0  # this is the base model
     return getattr(row, name)
 
 
 def _positions(values: Sequence[float]) -> tuple[list[float], dict[str, Any]]:
-    """Where costs are on their axis, and the settings of that axis.
+    """Return the positions of costs on their axis, and the settings of the axis.
 
-    It is logarithmic where the costs differ by more than a factor of 5. Costs of 0 then have a place at its left end.
+    The axis is logarithmic if costs differ by more than a factor of 5 or some are 0, which are then at its left end.
     """
     positive = sorted(value for value in values if value > 0)
     if not positive or (positive[-1] <= 5 * positive[0] and len(positive) == len(values)):
@@ -226,7 +226,7 @@ def _cost_words(cost: str, value: float) -> str:
 
 
 def _beside(row: Row) -> str:
-    """What is written beside a point: the settings in which an arm differs; its method has a color and a symbol."""
+    """Return the text next to a point: the settings in which its arm differs. Color and symbol show the method."""
     changes = row.arm.split(":")[1:]
     return text(", ".join(change.partition("=")[2] or change for change in changes), 30)
 

@@ -343,7 +343,7 @@ def colour_key(
 
 
 def round_up(value: float) -> float:
-    """A round number that is at least ``value``; 1 for nothing."""
+    """Return a round number that is at least ``value``; 1 if ``value`` is not positive and finite."""
     if not (value > 0 and math.isfinite(value)):
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))

@@ -1,4 +1,4 @@
-"""Wrong passwords: each makes the next attempt wait longer."""
+"""Limits login attempts: each wrong password makes the next attempt wait longer."""
 
 import asyncio
 import ipaddress
@@ -14,14 +14,14 @@ _MOST_HELD = 200
 
 @dataclass(frozen=True)
 class Patience:
-    """How long attempts have to wait: ``free`` wrong ones do not, then the wait doubles from one second on."""
+    """Waiting times: none for fewer than ``free`` wrong attempts, then 1 s, doubled with each one up to ``longest``."""
 
     free: int
     longest: float
     """Seconds."""
 
     def seconds(self, wrong: int) -> float:
-        """The wait after so many wrong attempts."""
+        """Return the wait after this many wrong attempts."""
         return 0.0 if wrong < self.free else min(2.0 ** min(wrong - self.free, 30), self.longest)
 
 
@@ -32,16 +32,16 @@ class _Count:
 
 
 class Attempts:
-    """Counts attempts to log in, for each address and for all together.
+    """Counts login attempts, per address and in total.
 
-    Each attempt counts as wrong until `right` is called, so that many at once gain nothing. An address that has to wait
-    is refused. The wait for all together is short, and attempts are held for it instead of refused: it slows guesses
-    from many addresses, and must not lock out who knows the password.
+    Each attempt counts as wrong until `right` is called, so that concurrent attempts gain nothing. An address that has
+    to wait is refused. The wait for the total is short, and attempts are delayed instead of refused: this slows guesses
+    from many addresses without locking out a user who knows the password.
 
     Args:
-        clock: Seconds from any start; never set back.
-        sleep: Holds an attempt for so many seconds.
-        most_held: Attempts that are held at once; one more is refused.
+        clock: Monotonic clock, in seconds.
+        sleep: Delays an attempt by this many seconds.
+        most_held: Maximum number of delayed attempts; further ones are refused.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Attempts:
         self._all = _Count()
 
     async def begin(self, address: str) -> float:
-        """Count an attempt, and hold it while all together have to wait.
+        """Count an attempt, and delay it if the total number of wrong attempts requires it.
 
         Returns:
-            0; for an attempt that is refused, which counts for nothing, the seconds after which it may be repeated.
+            0 if the attempt may proceed; otherwise it is refused and not counted, and may be repeated after this many
+            seconds.
         """
         now, network = self._clock(), _network(address)
         own = self._counts.get(network, _Count())
@@ -90,13 +91,13 @@ class Attempts:
         return 0.0
 
     def right(self, address: str) -> None:
-        """The attempt was not wrong: forget those of this address."""
+        """Record that the attempt was right, and reset the count of its address."""
         own = self._counts.pop(_network(address), None)
         self._all.wrong -= min(self._all.wrong, own.wrong if own else 0)
 
 
 def _network(address: str) -> str:
-    """What one client can be told by: an IPv4 address, or the /64 network of an IPv6 address, which it has whole."""
+    """Return what identifies a client: its IPv4 address, or the /64 network of its IPv6 address, which it owns."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""Connections of the server: how many there may be, and how long a client may keep one without asking anything."""
+"""Limits for connections to the server: their number, and how long a client may keep one without sending a request."""
 
 import asyncio
 import resource
@@ -9,21 +9,21 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 500
 HEAD_SECONDS = 10.0
-"""Time for the head of a request, from its first byte or from the connection on."""
+"""Maximum time for the head of a request, from its first byte or from the start of the connection."""
 BODY_SECONDS = 60.0
 """Longest pause in the body of a request."""
 
 
 def most_connections() -> int:
-    """Connections that may be open at once: half of the files that this process may open, or fewer."""
+    """Return the maximum number of open connections: at most half of the limit of open files."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else min(MOST_CONNECTIONS, files // 2)
 
 
 class Connection(H11Protocol):
-    """A connection that ends when its client is too slow; one too many is closed at once.
+    """A connection that is closed if its client is too slow, or at once if there are too many.
 
-    uvicorn has a time-out for the pause after an answer only, and its limit of connections answers complete requests.
+    uvicorn only has a timeout for idle connections after a response, and its limit applies to complete requests.
     """
 
     most = most_connections()
@@ -53,14 +53,14 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _expect(self, seconds: float | None) -> None:
-        """Close the connection unless more arrives within so many seconds; None waits for nothing."""
+        """Close the connection unless data arrives within ``seconds``; None cancels the timeout."""
         if self._due is not None:
             self._due.cancel()
         self._due = None if seconds is None else self.loop.call_later(seconds, self._late)
 
     def _late(self) -> None:
         self._due = None
-        if self.flow.read_paused:  # what is late is our reading
+        if self.flow.read_paused:  # the server itself has paused reading
             self._expect(self.body_seconds)
         else:
             self.transport.abort()

@@ -1,8 +1,8 @@
-"""The door of the app: decides about every request before Gradio sees it.
+"""Checks every request before Gradio receives it.
 
-Gradio answers questions that this app never asks: it fetches URLs in its file routes and relays them from the app's
-own origin, it answers preflights of foreign origins, and it reads bodies of any size. `Door` is the outermost
-layer of the server, so that none of this depends on Gradio's own checks.
+Gradio answers requests that this app never sends: it fetches URLs in its file routes and relays them from the app's own
+origin, answers preflight requests of other origins, and reads bodies of any size. `Door` is the outermost layer of the
+server and refuses all of this, independently of Gradio's own checks.
 """
 
 import math
@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from workbench.server.attempts import Attempts
 
 NONCE = "jola_nonce"
-"""Key in the scope of a request under which the nonce of the page's own scripts is."""
+"""Key of the nonce for the page's own scripts in the scope of a request."""
 
 BODY_BYTES = 4 * 2**20
 """Largest body of a request that uploads no file."""
@@ -34,7 +34,7 @@ _ONE_LETTER_DRIVE = re.compile(r"^[a-z]:[/\\]", re.IGNORECASE)
 _ASKS_TOKEN = "Open the address that the app printed when it started, or start the app with --no-token."
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# Parts of Gradio that the app does not use, each of which anybody could call.
+# Routes of Gradio that the app does not use, but anybody could call.
 _UNUSED = re.compile(
     r"/(proxy=|vibe-|undo-vibe-|run-history|deep_link|process_recording|monitoring|profiling|mcp|dev/)", re.IGNORECASE
 )
@@ -58,22 +58,22 @@ class _Refusal(Exception):
 
 @dataclass(frozen=True)
 class Token:
-    """The secret in the printed address, which the browser then keeps as a cookie.
+    """The secret in the printed address, which the browser stores as a cookie.
 
-    Loopback is open to every user of the computer; the token is known to the one who sees what the app prints.
+    Loopback is open to every user of the computer; only the user who sees the output of the app knows the token.
     """
 
     secret: str
     cookie: str
-    """Name of the cookie: browsers do not tell the ports of one computer apart."""
+    """Name of the cookie, which includes the port because browsers share cookies between ports."""
 
     @classmethod
     def fresh(cls, port: int) -> "Token":
-        """A new secret for the app at a port."""
+        """Create a new secret for the app at a port."""
         return cls(secrets.token_urlsafe(24), f"jola-token-{port}")
 
     def admits(self, headers: Headers, query: list[tuple[str, str]] | None = None) -> bool:
-        """Whether a request has the secret, in its query, its cookie, or as ``Authorization: Bearer``."""
+        """Whether a request contains the secret in its query, its cookie, or as ``Authorization: Bearer``."""
         kind, _, sent = headers.get("authorization", "").partition(" ")
         given = [sent.strip()] if kind.lower() == "bearer" else []
         given += [value for text in headers.getlist("cookie") if (value := cookie_parser(text).get(self.cookie))]
@@ -82,7 +82,7 @@ class Token:
         return any([secrets.compare_digest(value.encode("utf-8", "replace"), secret) for value in given])
 
     def remembered(self, answer: Response) -> Response:
-        """The answer, which also asks the browser to keep the secret until it is closed."""
+        """Add the secret to an answer as a session cookie, and return the answer."""
         answer.set_cookie(self.cookie, self.secret, path="/", httponly=True, samesite="strict")
         return answer
 
@@ -91,12 +91,12 @@ class Door:
     """Outermost ASGI layer: own host, own origin, token, no URL in file routes, bounded bodies, security headers.
 
     Args:
-        app: What answers the requests that are let in.
-        hosts: Names that a request may give as its host, without port; None accepts every name.
+        app: Application that answers the accepted requests.
+        hosts: Accepted host names, without port; None accepts every name.
         upload_bytes: Largest file that may be uploaded.
-        token: What every request must show; None asks for nothing.
-        attempts: Counts attempts to log in with a password; None where there is none.
-        record: Called with what the app raises after it has answered.
+        token: Token that every request must contain; None if no token is required.
+        attempts: Counts login attempts; None without a password.
+        record: Called with exceptions that the app raises after its answer has begun.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Door:
             await answer(scope, receive, dressed)
 
     async def _pass_on(self, scope: Scope, body: "_Body", send: Send) -> None:
-        """Have the app answer; what it raises after it has answered is recorded and goes no further.
+        """Let the app answer; exceptions raised after its answer has begun are recorded and not raised.
 
         If the app answers a refused body with an error of its own, the refusal is sent instead.
         """
@@ -164,7 +164,7 @@ class Door:
             raise body.refusal
 
     async def _attempt(self, scope: Scope) -> str | None:
-        """The address of a client that tries a password; None for another request. May hold or refuse it."""
+        """Return the client's address for a login attempt, which may be delayed or refused; None for other requests."""
         if self.attempts is None or scope["method"] != "POST" or not _LOGIN_ROUTE.search(_decoded(scope["path"])):
             return None
         address = str((scope.get("client") or ("",))[0])
@@ -189,7 +189,7 @@ class Door:
         for origin in headers.getlist("origin"):
             if not _same_place(origin, host):
                 raise _Refusal(403, "Requests from other web pages are refused.")
-        # Browsers say where a request without Origin comes from. Following a link to the page itself is fine.
+        # Sec-Fetch-Site covers requests without Origin. Following a link to the page itself is allowed.
         site = headers.get("sec-fetch-site", "none")
         follows_link = (
             scope["method"] == "GET"
@@ -216,9 +216,9 @@ class Door:
 
 
 def _admitted(token: Token, scope: Scope) -> Response | None:
-    """None for a request that shows the token; an answer that leads the browser to the page without it.
+    """Return None if a request contains the token, or an answer that redirects to the address without the token.
 
-    Any other request is refused.
+    Raises `_Refusal` for all other requests.
     """
     headers = Headers(scope=scope)
     for_page = scope["method"] == "GET" and scope["path"] == "/"
@@ -228,7 +228,7 @@ def _admitted(token: Token, scope: Scope) -> Response | None:
     admitted = token.admits(headers, query)
     answer: Response
     if for_page and headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
-        # A link on another page was followed: the browser sends the cookie only when asked from an address of the app.
+        # A link on another page was followed: the browser sends the cookie only with requests from the app's own pages.
         answer = PlainTextResponse("", headers={"Refresh": f"0; url={place}"})
     elif not admitted:
         raise _Refusal(401, _ASKS_TOKEN)
@@ -240,14 +240,14 @@ def _admitted(token: Token, scope: Scope) -> Response | None:
 
 
 def _name(host: str) -> str:
-    """The name in a Host header, without its port."""
+    """Return the name in a Host header, without the port."""
     return re.sub(r":\d*$", "", host).lower()
 
 
 def _same_place(origin: str, host: str) -> bool:
     """Whether an Origin names the host and port that the request was sent to.
 
-    The scheme is left out of the comparison: behind a TLS proxy the page is at https and the app at http.
+    The scheme is not compared: behind a TLS proxy, the page uses https and the app http.
     """
     try:
         parts = urlsplit(origin)
@@ -261,7 +261,7 @@ def _same_place(origin: str, host: str) -> bool:
 
 
 def _decoded(path: str) -> str:
-    """A path with every layer of percent-encoding removed, without control characters."""
+    """Remove up to eight layers of percent-encoding, and control characters, from a path."""
     for _ in range(8):
         plain = unquote(path)
         if plain == path:
@@ -271,14 +271,14 @@ def _decoded(path: str) -> str:
 
 
 class _Body:
-    """The body of a request, which is refused once more than ``limit`` bytes have come, whatever its header said."""
+    """The body of a request; it is refused once it exceeds ``limit`` bytes, whatever its header says."""
 
     def __init__(self, receive: Receive, limit: int) -> None:
         self.refusal: _Refusal | None = None
         self._receive, self._limit, self._seen = receive, limit, 0
 
     async def receive(self) -> Message:
-        """The next part. Raises the refusal from then on."""
+        """Return the next part. Raises the refusal once the limit is exceeded."""
         if self.refusal is None:
             message = await self._receive()
             self._seen += len(message.get("body", b""))
@@ -289,7 +289,7 @@ class _Body:
 
 
 def _with_headers(send: Send, path: str, nonce: str) -> Send:
-    """`send` that adds the security headers, and takes away what Gradio lets foreign pages read."""
+    """Wrap `send` to add the security headers and to remove Gradio's CORS headers."""
     policy = _PAGE_POLICY.format(nonce=nonce) if path == "/" else _OTHER_POLICY
 
     async def dressed(message: Message) -> None:

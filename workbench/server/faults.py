@@ -1,9 +1,9 @@
-"""What happens when answering a request raises an exception.
+"""Handling of exceptions that are raised while a request is answered.
 
-Gradio takes any JSON and finds out while it works with it that a value is missing or of another type. So an exception
-that is raised before code of ours is called is a fault of the request: the client gets one sentence and the log gets
-nothing, for otherwise any client could fill it. All others are faults of the program and are logged, also those that
-are raised while Gradio converts what code of ours has returned.
+Gradio accepts any JSON and fails later if a value is missing or has the wrong type. An exception raised before our code
+is called is therefore caused by the request: the client gets one sentence, and nothing is logged as an error, because
+otherwise any client could fill the log. All other exceptions are faults of the program and are logged, including those
+raised while Gradio converts the output of our code.
 """
 
 import logging
@@ -25,11 +25,11 @@ _OF_THE_MACHINE = (ImportError, MemoryError, OSError)
 
 
 class OutputError(RuntimeError):
-    """A function of ours returned what a component cannot show."""
+    """Raised if one of our functions returns a value that a component cannot show."""
 
 
 def is_of_the_request(error: BaseException) -> bool:
-    """Whether an exception tells that a request was malformed: it was raised before any code of ours was called."""
+    """Whether an exception was caused by a malformed request, that is, raised before any of our code was called."""
     if isinstance(error, (OutputError, *_OF_THE_MACHINE)):
         return False
     place = error.__traceback__
@@ -42,14 +42,14 @@ def is_of_the_request(error: BaseException) -> bool:
 
 
 async def answer(request: Request, error: Exception) -> Response:
-    """The answer to a request whose handling raised ``error``. For Starlette, which raises the error again after it."""
+    """Return the answer to a request that raised ``error``. Starlette calls this, then raises the error again."""
     if is_of_the_request(error):
         return PlainTextResponse(SENTENCE, 400)
     return PlainTextResponse("The app has made a mistake; its log tells more.", 500)
 
 
 def record(error: Exception) -> None:
-    """Log an exception that `answer` has answered, unless the request was at fault."""
+    """Log an exception that `answer` has answered; only at debug level if the request was malformed."""
     if is_of_the_request(error):
         _log.debug("A request was malformed.", exc_info=error)
     else:
@@ -57,10 +57,10 @@ def record(error: Exception) -> None:
 
 
 class Blocks(gr.Blocks):
-    """A page whose events answer malformed values with a sentence, where Gradio lists its components."""
+    """A page whose events answer malformed values with a sentence, where Gradio would list its components."""
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """The values of an event for its function: a missing text is an empty one, and a missing file is refused."""
+        """Convert the inputs of an event: missing text becomes empty text, and a missing file is refused."""
         values = await super().preprocess_data(block_fn, *args, **kwargs)
         for index, (block, value) in enumerate(zip(block_fn.inputs, values, strict=False)):
             if value is None and isinstance(block, gr.UploadButton):
@@ -70,7 +70,7 @@ class Blocks(gr.Blocks):
         return values
 
     async def postprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """What a function returned, for the page. Raises `OutputError` where a component refuses it."""
+        """Convert the output of a function for the page. Raises `OutputError` if a component refuses it."""
         try:
             return await super().postprocess_data(block_fn, *args, **kwargs)
         except (InputError, gr.Error):
@@ -79,12 +79,12 @@ class Blocks(gr.Blocks):
             raise OutputError(f"The output of {block_fn.name} cannot be shown: {error}") from error
 
     async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Answer an event; raises `gr.Error` with one sentence for values that cannot be used."""
+        """Answer an event. Raises `gr.Error` with one sentence for invalid values."""
         try:
             return await super().process_api(*args, **kwargs)
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
-        except gr.Error as error:  # also from Gradio's components, about a value that is not among the choices
+        except gr.Error as error:  # also raised by Gradio's components for a value that is not among the choices
             error.print_exception = False
             raise
         except Exception as error:

@@ -1,5 +1,5 @@
-/* Gradio's loading indicator goes on asking for an animation frame after it has left the page, for ever, and keeps a
- * processor awake that trains. Once the page is ready, its requests are not passed on while no indicator is shown.
+/* Gradio's loading indicator requests animation frames forever, even after it has left the page, and so uses a
+ * processor that may be training. Once the page is ready, its requests are dropped while no indicator is shown.
  */
 (() => {
   const request = window.requestAnimationFrame.bind(window);

@@ -1,4 +1,4 @@
-"""A script that runs before those of gradio, which its own ways of adding one do not allow."""
+"""Adds a script that runs before gradio's scripts, which gradio's own options do not allow."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ _ANY_SCRIPT = re.compile(rb"<script(?=[\s>])")
 
 
 class FirstScript:
-    """Middleware that puts ``first_script.js`` at the begin of the page's head."""
+    """Middleware that inserts ``first_script.js`` at the beginning of the head and adds the nonce to all scripts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -28,7 +28,7 @@ class FirstScript:
         body: list[bytes] = []
 
         async def whole(message: Message) -> None:
-            """Hold the answer back until all of it is there, for its length stands before it."""
+            """Buffer the answer until it is complete, because its length is sent first."""
             nonlocal start
             if message["type"] == "http.response.start":
                 start = message
@@ -39,7 +39,7 @@ class FirstScript:
             content, headers = b"".join(body), MutableHeaders(raw=start["headers"])
             if headers.get("content-type", "").startswith("text/html"):
                 content = content.replace(_HEAD, _HEAD + _SCRIPT, 1)
-                # The page is a template with data in it in which Gradio escapes every "<": all scripts are its own.
+                # Gradio escapes every "<" in the data that it inserts into the page, so that all scripts are its own.
                 content = _ANY_SCRIPT.sub(b'<script nonce="%s"' % scope.get(NONCE, "").encode(), content)
                 if "content-length" in headers:
                     headers["content-length"] = str(len(content))

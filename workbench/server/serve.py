@@ -1,4 +1,4 @@
-"""The server of the app: Gradio's page behind our door, in a thread of its own."""
+"""The server of the app: Gradio's page behind `Door`, in a separate thread."""
 
 import tempfile
 import threading
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 _QUEUE_SECONDS = 0.01
 _START_SECONDS = 60
 _SESSIONS = 200
-"""Sessions whose state is kept; the one that was used least recently is forgotten first."""
+"""Maximum number of sessions whose state is stored; the least recently used one is dropped first."""
 
 
 class Server:
-    """A page that is being served; `close` ends it."""
+    """A page that is being served, until `close` is called."""
 
     def __init__(
         self, page: "gr.Blocks", door: Door, address: str, server: uvicorn.Server, thread: threading.Thread
     ) -> None:
         self.page, self.door = page, door
         self.address = address
-        """With the token, where one is asked for."""
+        """Includes the token if one is required."""
         self._server, self._thread = server, thread
 
     def close(self) -> None:
@@ -44,12 +44,12 @@ class Server:
 
 
 def serve(page: "gr.Blocks", settings: Settings) -> Server:
-    """Serve a page in threads of its own. `InputError` when the port is taken."""
+    """Serve a page in separate threads. Raises `InputError` if the port is taken."""
     port = settings.claim_port()
     token = Token.fresh(port) if settings.asks_token else None
     door = _behind_door(page, settings, port, token)
     # "error": a warning for each malformed request would let any client fill the log.
-    # No proxy headers: uvicorn believes those of local clients, which could give every guess of a password an address.
+    # No proxy headers: uvicorn trusts those of local clients, which could give every password guess its own address.
     config = uvicorn.Config(
         door,
         host=settings.host,
@@ -75,19 +75,22 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
 
 
 def _run(server: uvicorn.Server) -> None:
-    with suppress(SystemExit):  # how uvicorn says that it cannot start; `serve` reports it
+    with suppress(SystemExit):  # raised by uvicorn if it cannot start; `serve` reports it
         server.run()
 
 
 def _leading_to(address: str) -> str:
-    """The URI of a file that only this user can read and that opens an address: all users see command lines."""
+    """Return the URI of a new file that redirects to ``address``.
+
+    Only this user can read the file. Passed to the browser directly, the address would be visible in command lines.
+    """
     with tempfile.NamedTemporaryFile("w", suffix=".html", encoding="utf-8", delete=False) as file:
         file.write(f'<!doctype html><meta http-equiv="refresh" content="0; url={address}">\n')
     return Path(file.name).as_uri()
 
 
 def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token | None) -> Door:
-    """The page as an ASGI application: the door outside, Gradio inside."""
+    """Return the page as an ASGI application: Gradio inside `Door`."""
     import gradio as gr
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -99,7 +102,7 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
     from workbench.theme import ICON, STYLE, theme
 
     page.queue(default_concurrency_limit=8, max_size=64)
-    # Gradio looks a thousand times a second whether there is something to do, on a processor that may be training.
+    # By default Gradio polls its queue a thousand times a second, on a processor that may be busy training.
     page._queue.sleep_when_free = _QUEUE_SECONDS
     page._queue.progress_update_sleep_when_free = 10 * _QUEUE_SECONDS
     page.state_session_capacity = _SESSIONS
@@ -125,7 +128,7 @@ def _behind_door(page: "gr.Blocks", settings: Settings, port: int, token: Token 
         head=f"<style>{STYLE}</style>",
         app_kwargs={"middleware": [Middleware(FirstScript)], "exception_handlers": {Exception: faults.answer}},
     )
-    # What `Blocks.launch` would set, and `Blocks.close` and the queue use.
+    # `Blocks.launch` would set these; `Blocks.close` and the queue use them.
     inner: Any = next(route.app for route in outer.routes if isinstance(route, Mount))
     page.app = page.server_app = inner
     inner.state_holder = Sessions()

@@ -1,4 +1,4 @@
-"""What Gradio keeps of each visitor."""
+"""Gradio's state of each visitor."""
 
 from typing import Any
 
@@ -6,9 +6,9 @@ from gradio.state_holder import SessionState, StateHolder
 
 
 class Sessions(StateHolder):
-    """Sessions without the copy of every component's configuration that Gradio keeps in each of them for deep links.
+    """Sessions without Gradio's copy of the configuration of every component, which only deep links need.
 
-    The app has no deep links, and the copies are most of the memory of a session.
+    The app has no deep links, and the copies take most of the memory of a session.
     """
 
     def __getitem__(self, session_id: str) -> SessionState:
@@ -20,7 +20,7 @@ class Sessions(StateHolder):
 
 
 class _KeepsNothing(dict[Any, Any]):
-    """A dictionary that has an empty entry for every key and ignores what is written."""
+    """A dictionary that has an empty entry for every key and ignores writes."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -29,4 +29,4 @@ class _KeepsNothing(dict[Any, Any]):
         return {}
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """Nothing is kept."""
+        """Ignore the value."""
