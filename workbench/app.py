@@ -1,4 +1,4 @@
-"""The app: its page, and the command that serves it."""
+"""Build the page of the app and serve it."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-# Read by gradio, huggingface_hub and transformers when they are imported: nothing is reported to anybody.
+# gradio, huggingface_hub and transformers read these variables at import; they disable telemetry.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-# After every event gradio makes a table of the last 10,000 events for a page that is off: of fewer, and seldom.
+# After every event, gradio builds a table of the last 10,000 events for a page that is disabled; use fewer, less often.
 os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", "1000")
 
@@ -23,14 +23,14 @@ from jola.errors import InputError
 from jola.system.startup import quick_imports
 from workbench.settings import AUTH_VARIABLE, Settings
 
-if TYPE_CHECKING:  # gradio takes seconds to import, and --help and bad settings need none of it
+if TYPE_CHECKING:  # importing gradio takes seconds; --help and invalid settings do not need it
     import gradio as gr
 
     from workbench.service.bench import Workbench
 
 
 def build(bench: "Workbench") -> "gr.Blocks":
-    """The page, not served yet."""
+    """Build the page, without serving it."""
     from workbench.api import endpoints
     from workbench.page import Page
     from workbench.server.faults import Blocks
@@ -42,12 +42,12 @@ def build(bench: "Workbench") -> "gr.Blocks":
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command ``jola-workbench``: serve until Ctrl-C or SIGTERM. Exit code 2 for settings that cannot be used."""
+    """Run the command ``jola-workbench`` until Ctrl-C or SIGTERM. Returns exit code 2 for invalid settings."""
     settings = tyro.cli(Settings, prog="jola-workbench", args=arguments)
     console = Console(stderr=True, highlight=False)
     try:
         settings.validate().claim_port()
-        os.environ.pop(AUTH_VARIABLE, None)  # read by now, and not for the processes that the app starts
+        os.environ.pop(AUTH_VARIABLE, None)  # already read; child processes must not inherit it
         with _private_temporary_folder():
             return _serve(settings, console)
     except InputError as error:
@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _private_temporary_folder() -> Iterator[None]:
-    """Inside the block, temporary files of this process are in a folder that only this user reads, removed at the end.
+    """Use a private folder for the temporary files of this process; it is removed at the end of the block.
 
-    Gradio would keep uploads and downloads in one folder for all users of the computer, after the app has ended too.
-    Processes that the app starts keep the usual folder: they may outlive it.
+    Otherwise Gradio would store uploads and downloads in one folder for all users of the computer and leave them there.
+    Child processes use the default folder, because they may outlive the app.
     """
     before = tempfile.tempdir
     with tempfile.TemporaryDirectory(prefix="jola-workbench-", ignore_cleanup_errors=True) as folder:
@@ -74,7 +74,7 @@ def _private_temporary_folder() -> Iterator[None]:
 def _serve(settings: Settings, console: Console) -> int:
     with console.status("Starting JoLA Workbench …"):
         with quick_imports():
-            import gradio  # noqa: F401  # before anything that imports nnsight, after which it cannot be imported
+            import gradio  # noqa: F401  # must come before nnsight, after which the import fails
 
             from workbench.server.serve import serve
             from workbench.service import sample

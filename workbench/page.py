@@ -1,4 +1,4 @@
-"""The page: its places, and the ways that lead from one to another."""
+"""The page: its tabs, and the events that lead from one tab to another."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from workbench.ui import markup
 from workbench.ui.events import PRIVATE
 
 PLACES = ("train", "playground", "runs", "compare", "studies")
-"""Names of the places in an address, as in ``?tab=playground``."""
+"""Names of the tabs in an address, as in ``?tab=playground``."""
 
 _BAR = """<div class="jw-top"><span class="jw-brand">{icon}JoLA Workbench</span>
 <span class="jw-running" aria-hidden="true"></span></div>"""
@@ -38,7 +38,7 @@ Values = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Page:
-    """The tabs of the places, and the components that connect them."""
+    """The tabs of the page, and the components that connect them."""
 
     bench: Workbench
     blocks: gr.Blocks
@@ -54,8 +54,8 @@ class Page:
 
     @classmethod
     def lay_out(cls, bench: Workbench, blocks: gr.Blocks) -> "Page":
-        """Build the bar and the places inside ``blocks``; each connects its own events."""
-        # Both names are given: gradio's own change with every start, and the browser would forget.
+        """Build the bar and the tabs inside ``blocks``; each tab connects its own events."""
+        # Both names are fixed: gradio's defaults change with every start, and the browser would lose the value.
         remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
         icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
         gr.HTML(_BAR.format(icon=icon), js_on_load=_BAR_SCRIPT, apply_default_css=False, elem_id="bar")
@@ -76,7 +76,7 @@ class Page:
         )  # fmt: skip
 
     def connect(self) -> None:
-        """Connect what happens when the page is opened, and the events of one place that show another."""
+        """Connect the load event of the page, and the events of one tab that open another."""
         self._connect_load()
         self._connect_runs()
         self._connect_compare()
@@ -92,7 +92,7 @@ class Page:
         self.playground_place.select(self.on_offer, [self.train.view], self.playground.outputs(), **PRIVATE)
 
     def on_load(self, last: str | None, request: gr.Request) -> Values:
-        """Show the place, the run, the comparison and the study that the address names."""
+        """Show the tab, the run, the comparison and the study that the address names."""
         asked = dict(request.query_params)
         run = self.bench.choose_run(asked.get("run"), last)
         place = asked.get("tab") if asked.get("tab") in PLACES else "train"
@@ -101,7 +101,7 @@ class Page:
         return gr.Tabs(selected=place), *shown, *compared, *studies.show(self.bench, asked.get("study"))
 
     def on_offer(self, current: str, request: gr.Request) -> Iterator[Values]:
-        """Fill the Playground when it is first shown: as the address says, when that names it."""
+        """Fill the Playground when it is first shown, with the values in the address if the address names this tab."""
         asked = dict(request.query_params)
         before = self.playground.wiring.state(request).run
         if before or asked.get("tab") != "playground":
@@ -111,7 +111,7 @@ class Page:
         run = asked.get("run") or current
         yield from playground.offer(self.playground, self.bench, request, run, masks, text)
 
-    # From Runs to a place that shows the run
+    # From Runs to a tab that shows the run
 
     def _connect_runs(self) -> None:
         events: Any = self.runs.table

@@ -1,4 +1,4 @@
-"""Settings of the app: where it listens, where the runs are, and its limits."""
+"""Settings of the app: its address, its folders and its limits."""
 
 import ipaddress
 import os
@@ -72,9 +72,9 @@ class Settings:
 
     @property
     def comparisons_root(self) -> Path:
-        """Folder of the comparisons, absolute: beside the runs in our own home, else inside the folder that was named.
+        """Folder of the comparisons, absolute: next to the default run folder, or inside the folder given with --runs.
 
-        Nothing is written beside a folder that somebody names; in it, this one is no run.
+        The app writes nothing outside a folder that the user names. Inside it, this folder is not listed as a run.
         """
         return self.runs_root / "comparisons" if self.runs else self.runs_root.parent / "comparisons"
 
@@ -95,7 +95,7 @@ class Settings:
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """(user, password), or None without a login."""
+        """(user, password); None without a login."""
         given = self._given_auth
         if given is None:
             return None
@@ -104,7 +104,7 @@ class Settings:
 
     @cached_property
     def _given_auth(self) -> str | None:
-        """user:password from the command line, the file or the environment. `InputError` for a file that is not fit."""
+        """user:password from the command line, the file or the environment. Raises `InputError` for a bad file."""
         if self.auth is not None and self.auth_file is not None:
             raise InputError("--auth and --auth-file both give a password; use one of them.")
         if self.auth is not None:
@@ -132,11 +132,11 @@ class Settings:
         return self
 
     def check_sources(self, config: RunConfig, uploads: Path | None = None) -> None:
-        """Refuse a model or data that a page may not ask for.
+        """Raise `InputError` for a model or data that the page may not use.
 
-        On this computer, everybody who opens the page may read the same files as the app. When other computers reach
-        it, the default model and the tasks with a name are open to all, and everything else is allowed at the start
-        of the app. `InputError` says how.
+        If only this computer reaches the app, everything is allowed, because its users can read the same files as the
+        app. If other computers reach it, only the built-in models and tasks are allowed, and what --models and
+        --folders name.
         """
         if self.loopback:
             return
@@ -148,7 +148,7 @@ class Settings:
             )
 
     def check_model(self, model: str, device_map: str | None = None) -> None:
-        """Refuse a model, or a file with the places of its layers, that a page may not ask for; see `check_sources`."""
+        """Raise `InputError` for a model or a device map file that the page may not use; see `check_sources`."""
         if self.loopback:
             return
         if model not in ("default", *ASSETS, *self.models) and not self._inside(model):
@@ -163,14 +163,14 @@ class Settings:
             )
 
     def check_path(self, path: str) -> None:
-        """Refuse a file or folder that a page may not name; see `check_sources`."""
+        """Raise `InputError` for a file or folder that the page may not use; see `check_sources`."""
         if not self.loopback and not self._inside(path):
             raise InputError(
                 f"The path {path[:200]!r} is not open to this page; upload a zip file, or start the app with --folders."
             )
 
     def _inside(self, path: str, *more: Path) -> bool:
-        """Whether a path is there and in one of the folders that are open, links followed."""
+        """Whether a path exists and is inside one of the allowed folders, after resolving links."""
         if not is_there(path):
             return False
         place = os.path.realpath(os.path.expanduser(path))
@@ -178,14 +178,14 @@ class Settings:
         return any(Path(place).is_relative_to(root) for root in roots)
 
     def claim_port(self) -> int:
-        """The port to serve on, free at this moment. `InputError` when it is taken or may not be used."""
+        """Return the port to serve on, which is free now. Raises `InputError` if it is taken or not permitted."""
         try:
             info = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0]
         except socket.gaierror as error:
             raise InputError(f"--host {self.host} is not an address of this computer.") from error
         family, kind, protocol, _, address = info
         with socket.socket(family, kind, protocol) as probe:
-            # As the server does: a port in the last moments of an earlier connection can be used again.
+            # Like the server, accept a port that an earlier connection has not fully released.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(address)
@@ -201,7 +201,7 @@ class Settings:
 
 
 def _first_line(file: Path) -> str:
-    """The first line of a file with a password. `InputError` when others can read it, or nobody can."""
+    """Return the first line of a password file. Raises `InputError` if other users can read it or this one cannot."""
     try:
         with open(file, "rb") as opened:
             if os.name == "posix" and os.fstat(opened.fileno()).st_mode & 0o077:

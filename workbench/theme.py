@@ -1,4 +1,4 @@
-"""How the page looks: gradio's theme reduced to our palette, and the style sheet that names the colours."""
+"""The look of the page: gradio's theme in our palette, and the style sheet that defines the colors."""
 
 import inspect
 from pathlib import Path
@@ -35,9 +35,9 @@ STYLE = "\n".join(
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plainest theme in the colours of ``style.css``, with the fonts that gradio brings along.
+    """Return gradio's base theme in the colors of ``style.css``, with the fonts bundled with gradio.
 
-    Only weights 400 and 700 are used: the other bundled files hold a part of the characters.
+    Only weights 400 and 700 are used, because the other bundled files contain only some of the characters.
     """
     names = {
         "body_background_fill": "surface",
@@ -73,7 +73,7 @@ def theme() -> gr.themes.Base:
         name + mode: f"var(--jw-{colour})"
         for name, colour in names.items()
         for mode in ("", "_dark")
-        if name + mode in known  # a name without a dark twin holds for both
+        if name + mode in known  # a name without a dark variant applies to both themes
     }
     return gr.themes.Base(
         primary_hue="blue",

@@ -38,11 +38,11 @@ Answer = TypeVar("Answer")
 ENDPOINTS = ("start", "status", "cancel", "runs", "gates", "predict", "generate", "effects")
 """Names of all endpoints; each is called with ``api_name="/name"``."""
 MODEL_ENDPOINTS = frozenset({"predict", "generate", "effects"})
-"""Those that need the model."""
+"""Endpoints that need the model."""
 
 _MOST_TOKENS = 50
 _AT_ONCE = 8
-"""Calls of programs that are under way together: each holds one of the threads that answer pages as well."""
+"""Maximum number of concurrent calls of programs; each occupies one of the threads that also serve pages."""
 _EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 
 
@@ -50,7 +50,7 @@ _EDIT_NAMES = frozenset({"site", "layer", "unit", "half", "effect"})
 class Endpoints:
     """The endpoints; the docstring of each is its description in the API.
 
-    Defaults that are lists or dictionaries are shown there as they are, and are never changed.
+    List and dictionary defaults are shown in the API, and are never modified.
     """
 
     bench: Workbench
@@ -211,7 +211,7 @@ def install(bench: Workbench) -> None:
 
 
 def _config(values: Mapping[str, Any]) -> RunConfig:
-    """The method and settings by their names, checked. `InputError` calls them by these names too."""
+    """Build a checked configuration from settings by name. Raises `InputError`, which uses the same names."""
     method = method_named(values.get("method", RunConfig.method))
     groups: dict[str, Any] = {"method": method.name}
     known = {setting.name: setting.group for setting in form.settings(method.name)}
@@ -237,7 +237,7 @@ def _ways(bench: Workbench, run: str, off: Sequence[Any], mask: str, strength: f
 
 
 def _switched_off(bench: Workbench, state: PageState, edit: Any) -> PageState:
-    """The state with one more edit off. `InputError` when there is no such edit."""
+    """Return the state with one more edit switched off. Raises `InputError` if the edit does not exist."""
     if not isinstance(edit, dict) or not {"layer", "unit"} <= set(edit) <= _EDIT_NAMES:
         raise InputError(
             f"off contains {str(edit)[:80]}; write {{'layer': 3, 'unit': 0}}, with 'half' and 'site' where needed."
@@ -267,7 +267,7 @@ def _numbers(rows: list[list[float]]) -> list[list[float | None]]:
     return [[None if value != value else round(value, 6) for value in row] for row in rows]
 
 
-# What every endpoint does
+# Wrappers of all endpoints
 
 
 _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
@@ -281,7 +281,7 @@ _KINDS: dict[Any, tuple[tuple[type, ...], str]] = {
 
 
 def _checked(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
-    """The endpoint, refusing values of another type than it declares: a client can send any JSON."""
+    """Wrap an endpoint to refuse values of other types than it declares, because a client can send any JSON."""
     signature, hints = inspect.signature(endpoint), typing.get_type_hints(endpoint)
 
     @wraps(endpoint)
@@ -301,7 +301,7 @@ def _checked(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, Ans
 
 
 def _in_words(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
-    """The endpoint with our errors as gradio's, which reach the client as they are."""
+    """Wrap an endpoint to raise our errors as `gr.Error`, whose text reaches the client unchanged."""
 
     @wraps(endpoint)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:

@@ -1,4 +1,4 @@
-"""What the endpoints for programs take and give: plain JSON, described so that `gradio_client` can show it."""
+"""Types of the endpoints for programs: plain JSON, described so that `gradio_client` can show them."""
 
 from typing import Any, Literal, TypedDict
 
