@@ -1,4 +1,4 @@
-"""Answers of a run to its test examples: those that it kept, and those that are computed when somebody asks."""
+"""Answers of a run to its test examples: stored answers, and answers computed on demand."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def kept_answers(run: Run) -> tuple[TestAnswer, ...]:
-    """The kept answers of a run; empty if it kept none. `InputError` if the file is damaged."""
+    """Return the stored answers of a run; empty if it has none. Raises `InputError` if the file is damaged."""
     try:
         age = (run.path / ANSWERS_NAME).stat().st_mtime_ns
     except OSError:
@@ -33,7 +33,7 @@ def kept_answers(run: Run) -> tuple[TestAnswer, ...]:
 
 @dataclass(frozen=True)
 class Judged:
-    """Answers with the value of each by the metric of their run."""
+    """Answers with the value of each under the metric of their run."""
 
     answers: tuple[TestAnswer, ...]
     metric: str
@@ -42,22 +42,22 @@ class Judged:
 
     @property
     def is_share(self) -> bool:
-        """Whether each answer is right or wrong, 1 or 0."""
+        """Whether each value is 1 (right) or 0 (wrong)."""
         return is_share({"metric": self.metric})
 
     def change(self, index: int) -> str:
-        """What the edits did to an example: "gained", "lost" or nothing."""
+        """Return the effect of the edits on an example: "gained", "lost" or empty."""
         return change_of(self.base[index], self.edited[index]) or ""
 
 
 def judged(answers: Sequence[TestAnswer], metric: str) -> Judged:
-    """The values of answers by a metric."""
+    """Compute the values of answers under a metric."""
     edited, base = example_values(answers, metric), example_values(answers, metric, base=True)
     return Judged(tuple(answers), metric, tuple(edited), tuple(base))
 
 
 def judged_answers(run: Run) -> Judged:
-    """The kept answers of a run by its own metric; without answers if it kept none. `InputError` if damaged."""
+    """Return the stored answers of a run with their values. Raises `InputError` if the file is damaged."""
     answers = kept_answers(run)
     return _judged(answers, metric_of(run, answers))
 
@@ -68,8 +68,8 @@ def _judged(answers: tuple[TestAnswer, ...], metric: str) -> Judged:
 
 
 def metric_of(run: Run, answers: Sequence[TestAnswer]) -> str:
-    """The first metric of the run's task that is computed from answers alone; exact match if there is none."""
-    from jola.evaluation.metrics import METRICS  # which imports scipy, and the page begins without it
+    """Return the first metric of the run's task that is computed only from answers; exact match if there is none."""
+    from jola.evaluation.metrics import METRICS  # imports scipy, which the page does not need at startup
 
     task = run.raw_config().get("task")
     names = task.get("metrics") if isinstance(task, dict) else None
@@ -92,9 +92,9 @@ def _kept_answers(folder: Path, _age: int) -> tuple[TestAnswer, ...]:
 
 
 def unanswered(bench: Workbench, run: Run) -> tuple[TestAnswer, ...]:
-    """The test examples of a run with the answers that it kept; an empty answer means that none was kept.
+    """Return the test examples of a run with their stored answers, or with empty answers if none are stored.
 
-    `InputError` if the test data are needed and gone.
+    Raises `InputError` if the test data are needed and missing.
     """
     kept = kept_answers(run)
     if kept and all(map(_is_whole, kept)):
@@ -110,34 +110,34 @@ def unanswered(bench: Workbench, run: Run) -> tuple[TestAnswer, ...]:
 
 
 def _is_whole(answer: TestAnswer) -> bool:
-    """Whether the prompt was kept as it was: long ones are shortened, and then have another hash."""
+    """Whether the prompt was stored in full; long prompts are shortened and then have a different hash."""
     return answer.id in (answer.example.id, replace(answer.example, options=()).id)
 
 
 @dataclass(frozen=True)
 class Step:
-    """How far the answers are: calls of others that come first, and answered examples of all stacks."""
+    """Progress of the answers: number of calls ahead in the queue, and answered examples over all stacks."""
 
     place: int
     done: int
     total: int
 
     def words(self) -> str:
-        """The same as a sentence."""
+        """Return the progress as a sentence."""
         if self.place:
             return f"In the queue: {self.place} before you."
         return f"{self.done:,} of {self.total:,} answers" if self.done else "Answering …"
 
 
 class Answering:
-    """Answers, decoded as in the test of the run, of several stacks to the same examples, one stack after the other.
+    """Computes the answers of several stacks to the same examples, decoded as in the test of the run.
 
     Args:
-        run: The run whose base model answers where a stack is empty.
-        stacks: By a name for its answers.
+        run: Run whose base model answers if a stack is empty.
+        stacks: Stacks by a name for their answers; computed one after the other.
         longest: Examples whose right answers limit the length of an answer, if the task does not; default ``examples``.
-        page, kind: A newer call of the same page and kind takes the place of this one.
-        stops: Where the page can stop the work.
+        page, kind: A newer call of the same page and kind replaces this one.
+        stops: Registry through which the page can stop the calls.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Answering:
         """The answers by the name of their stack, complete after `steps`."""
 
     def steps(self) -> Iterator[Step]:
-        """Work, and say how far it is. Raises what a call raises, and `Superseded` when it is stopped."""
+        """Compute the answers and yield the progress. Raises the exceptions of calls, and `Superseded` if stopped."""
         total = len(self._stacks) * len(self._examples)
         for number, (name, stack) in enumerate(self._stacks.items()):
             before = number * len(self._examples)
@@ -196,10 +196,11 @@ class Answering:
 
 
 def complete(bench: Workbench, run: Run, *, page: str = "", stops: Stops | None = None) -> Iterator[Step]:
-    """Compute and keep the answers that a run lacks, with its edits and of the base model.
+    """Compute and store the missing answers of a run, with its edits and of the base model.
 
     Raises:
-        InputError: The run is at work, the test data are needed and gone, or the answers are too large to keep.
+        InputError: The run is still running, the test data are needed and missing, or the answers are too large to
+            store.
     """
     if run.alive:
         raise InputError("This run is still running; test it when it has ended.")
@@ -232,9 +233,10 @@ class MaskTest:
 def compare_stack(
     bench: Workbench, run: Run, stack: Stack, count: int, *, page: str = "", stops: Stops | None = None
 ) -> Iterator[Step | MaskTest]:
-    """Answer the first ``count`` test examples with a stack; the last value is the result.
+    """Answer the first ``count`` test examples with a stack; the last yielded value is the result.
 
-    Only what the run did not keep is computed. Raises as `unanswered`, and `Superseded` when it is stopped.
+    Stored answers are not computed again. Raises `InputError` like `unanswered` and for remote models, and `Superseded`
+    if stopped.
     """
     refuse_remote(stack)
     known, kept = unanswered(bench, run), bool(kept_answers(run))

@@ -1,4 +1,4 @@
-"""What all tabs work with, and the questions about runs that more than one of them asks."""
+"""The parts of the app that all tabs use, and queries about runs that several tabs need."""
 
 import hashlib
 import re
@@ -27,7 +27,7 @@ from workbench.settings import Limits, Settings
 
 _LISTED_RUNS = 200
 _MOST_UNPACKED = 10
-"""How many times the largest upload a compressed one may have when it is unpacked."""
+"""Maximum size of an unpacked upload, as a multiple of the upload limit."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Workbench:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "Workbench":
-        """The app's parts over the run folder of the settings; nothing is loaded yet."""
+        """Create the parts of the app for the folders of the settings, without loading a model."""
         store = RunStore(settings.runs_root)
 
         def check(config: RunConfig) -> None:
@@ -64,7 +64,7 @@ class Workbench:
         return cls(settings, store, jobs, followers, session, comparisons, studies)
 
     def find(self, id: str | None) -> Run | None:
-        """The run with this id, or None. The run of a cell of a study is ``STUDY/CELL``."""
+        """Return the run with this id, or None. The id of the run of a cell of a study is ``STUDY/CELL``."""
         if not id:
             return None
         if "/" in id:
@@ -75,14 +75,14 @@ class Workbench:
             return None
 
     def must_find(self, id: str) -> Run:
-        """The run with this id. `InputError` when there is none."""
+        """Return the run with this id. Raises `InputError` if it does not exist."""
         run = self.find(id)
         if run is None:
             raise InputError(f"There is no run {id!r}; `runs` lists those there are.")
         return run
 
     def choose_run(self, asked: str | None = None, remembered: str | None = None) -> Run | None:
-        """The run to show: the one in the address, the one shown last, the one at work, or the newest."""
+        """Return the run to show: the one in the address, the one shown last, the running one, or the newest."""
         for id in (asked, remembered):
             run = self.find(id)
             if run is not None:
@@ -91,9 +91,9 @@ class Workbench:
         return next((run for run in runs if run.alive), runs[0] if runs else None)
 
     def run_choices(self, *, with_adapter: bool = False, also: Iterable[str | None] = ()) -> list[tuple[str, str]]:
-        """(words, id) of the newest runs for a list, newest first; ``with_adapter`` only those that can answer.
+        """Return (description, id) of the newest runs, newest first; with ``with_adapter``, only runs with an adapter.
 
-        Runs of cells are in no list; those with an id in ``also`` come first.
+        Runs of cells are left out, except those with an id in ``also``, which come first.
         """
         cells = (self.studies.find_run(id) for id in dict.fromkeys(also))
         runs: list[Run] = [run for run in cells if run is not None]
@@ -102,7 +102,7 @@ class Workbench:
 
 
 def describe_run(run: Run) -> str:
-    """Label or task, outcome and time of a run in one line."""
+    """Return label or task, outcome and time of a run in one line."""
     summary = run.summary()
     began = datetime.fromtimestamp(summary["created"]).strftime("%d %b %H:%M:%S")
     score = summary["score"]
@@ -111,21 +111,21 @@ def describe_run(run: Run) -> str:
 
 
 def short_name(run: Run) -> str:
-    """Label, or task and time: enough to tell runs apart in the heading of a column."""
+    """Return the label of a run, or its task and time, as the heading of a column."""
     summary = run.summary()
     began = datetime.fromtimestamp(summary["created"]).strftime("%H:%M:%S")
     return summary["label"] or f"{summary['task'] or 'run'} {began}"
 
 
 def uploads_home() -> Path:
-    """Folder of the uploaded data files."""
+    """Return the folder of uploaded data files."""
     return cache_home() / "uploads"
 
 
 def keep_upload(source: Path, limits: Limits = Limits()) -> tuple[Path, int]:  # noqa: B008  # immutable
-    """Check an uploaded data file and keep it in the cache; its place and the number of its examples.
+    """Check an uploaded data file and copy it to the cache; return its path and number of examples.
 
-    Training reads the file later, when the upload folder may be gone. `InputError` when it cannot be used.
+    Training reads the file later, when the upload folder may be gone. Raises `InputError` if the file cannot be used.
     """
     _check_unpacked_size(source, limits)
     examples = read_examples(source)
@@ -147,7 +147,7 @@ def keep_upload(source: Path, limits: Limits = Limits()) -> tuple[Path, int]:  #
 
 
 def _check_unpacked_size(source: Path, limits: Limits) -> None:
-    """Refuse a Parquet file that is small and unpacks to far more; what is no such file is refused by its reader."""
+    """Raise `InputError` if a Parquet file unpacks to too much data; invalid files are refused by their reader."""
     if source.suffix.lower() != ".parquet":
         return
     import pyarrow
@@ -156,7 +156,7 @@ def _check_unpacked_size(source: Path, limits: Limits) -> None:
     most, size = _MOST_UNPACKED * limits.upload_bytes, 0
     with suppress(pyarrow.ArrowException, OSError), pyarrow.parquet.ParquetFile(source) as file:
         size = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
-        if size <= most:  # which the file says of itself
+        if size <= most:  # size according to the metadata of the file
             size = 0
             for batch in file.iter_batches(batch_size=1000):
                 size += batch.nbytes

@@ -10,7 +10,7 @@ Answer = TypeVar("Answer")
 
 
 class Superseded(Exception):
-    """A newer call of the same page replaced this one, or the app is closing: the answer is not needed."""
+    """Raised if the answer is no longer needed: a newer call of the page replaced this one, or the app is closing."""
 
 
 class Ticket(Generic[Answer]):
@@ -37,7 +37,7 @@ class Ticket(Generic[Answer]):
             pause = then
 
     def done(self, seconds: float = 0.0) -> bool:
-        """Wait at most ``seconds``; whether the call is done."""
+        """Wait at most ``seconds``, and return whether the call is done."""
         try:
             self.future.exception(seconds)
         except CancelledError:
@@ -47,7 +47,7 @@ class Ticket(Generic[Answer]):
         return True
 
     def result(self) -> Answer:
-        """Wait for the answer. Raises what the call raised, or `Superseded`."""
+        """Wait for the answer and return it. Raises the exception of the call, or `Superseded`."""
         try:
             return self.future.result()
         except CancelledError:
@@ -113,14 +113,14 @@ class Calls:
 
 
 class Stops:
-    """What each page is computing now, so that a page can stop its own work only."""
+    """The current calls of each page, so that a page can stop only its own work."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._tickets: dict[tuple[str, str], Ticket[Any]] = {}
 
     def begin(self, page: str, kind: str, ticket: Ticket[Any]) -> None:
-        """Remember what a page is computing; it replaces older work of this kind."""
+        """Register a call of a page; it replaces the older call of this kind."""
         with self._lock:
             self._tickets[page, kind] = ticket
 

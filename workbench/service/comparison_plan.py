@@ -1,7 +1,7 @@
-"""What a comparison of selectors compares: its methods in words, its flags for ``jola compare``, its size.
+"""The plan of a comparison of selectors: its methods in words, its flags for ``jola compare``, and its size.
 
-Nothing here imports PyTorch, so that the page can be built, and a comparison be listed, without it. A test holds the
-words against `jola.selectors.SELECTORS`.
+This module does not import PyTorch, so that the page can be built and comparisons listed without it. A test compares
+the words with `jola.selectors.SELECTORS`.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from workbench.service.estimate import span
 
 _OF_A_RUN = frozenset({"seed", "output", "report_to", "record_every"})
 LEFT_OUT = _OF_A_RUN | {"sites", "layers", "heads"}
-"""Settings of a run that a comparison does not have, or has in another form."""
+"""Settings of a run that a comparison lacks or has in another form."""
 MOST_CELLS = 500
 MOST_NAMED = 4
 """Maximum number of methods that `Plan.words` names."""
@@ -26,14 +26,14 @@ _MOST_CHARACTERS = 400
 
 @dataclass(frozen=True)
 class SelectorInfo:
-    """A way to choose heads, in words, and how it works as far as its costs depend on that."""
+    """A selector of heads in words, with the properties that determine its cost."""
 
     title: str
     line: str
     by_k: bool = False
-    """Whether it chooses anew for every K."""
+    """Whether it selects again for every K."""
     work: Literal["none", "pass", "training"] = "training"
-    """Nothing, one pass over the examples, or about as much as training JoLA."""
+    """Cost of a selection: nothing, one pass over the examples, or about as much as training JoLA."""
 
 
 METHODS: dict[str, SelectorInfo] = {
@@ -49,29 +49,29 @@ METHODS: dict[str, SelectorInfo] = {
     "ablation": SelectorInfo("Ablation effect", "What switching a head off costs. Slow."),
     "random": SelectorInfo("Random", "Chance, to see what the choice is worth.", work="none"),
 }
-"""By their names on the command line, in the order of the form."""
+"""Selectors by their names on the command line, in the order of the form."""
 SWAPS: dict[str, SelectorInfo] = {
     "dsp": SelectorInfo("DSP", "Edits trained jointly with DSP's mask."),
     "pass": SelectorInfo("PASS", "Edits trained jointly with PASS's mask."),
 }
 DEFAULT_SELECTORS = ("jola", "gradient", "offset", "random")
-"""Chosen in a fresh form: those whose choice costs little, so that the trainings are what one waits for."""
+"""Preselected in the form: selectors with low cost, so that most of the time is training."""
 
 
 def title_of(name: str) -> str:
-    """The title of a selector, or its name where there is no such selector any more."""
+    """Return the title of a selector, or its name if the selector no longer exists."""
     return METHODS[name].title if name in METHODS else name
 
 
 @dataclass(frozen=True)
 class Plan(SelectorGrid):
-    """What is compared, as a form asks for it and as the page says it."""
+    """The selectors, gate swaps, Ks and seeds of a comparison, with their form and their description on the page."""
 
     selectors: tuple[str, ...] = DEFAULT_SELECTORS
 
     @classmethod
     def read(cls, selectors: Iterable[str], swaps: Iterable[str], ks: str, seeds: str) -> "Plan":
-        """The plan in a form. `InputError` names the field as the form labels it."""
+        """Read the plan from the form. Raises `InputError`, which names the field by its label."""
         words = _words(seeds, "Seeds")
         if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 10)]:
             raise InputError(f"Seeds names {bad[0]!r}; give whole numbers with commas between, such as 42,43.")
@@ -84,7 +84,7 @@ class Plan(SelectorGrid):
             )
         chosen, swapped = set(selectors), set(swaps)
         plan = cls(
-            # In the order of the form: equal choices are equal commands.
+            # In the order of the form, so that equal choices give equal commands.
             tuple(name for name in METHODS if name in chosen) + tuple(sorted(chosen - set(METHODS))),
             tuple(name for name in SWAPS if name in swapped) + tuple(sorted(swapped - set(SWAPS))),
             numbers,
@@ -99,7 +99,7 @@ class Plan(SelectorGrid):
 
     @classmethod
     def of_cells(cls, names: Iterable[Any]) -> "Plan | None":
-        """The plan that asks for these cells, by their names; None when they are no such names."""
+        """Return the plan with the cells of these names; None if a name is invalid or no cell has a selection."""
         found: dict[str, dict[Any, None]] = {"edit": {}, "swap": {}, "k": {}, "seed": {}}
         for name in names:
             match = CELL.fullmatch(str(name))
@@ -115,7 +115,7 @@ class Plan(SelectorGrid):
 
     @classmethod
     def from_dict(cls, content: Any) -> "Plan":
-        """The inverse of `dataclasses.asdict` through JSON. `InputError` when it is something else."""
+        """Read the JSON of `dataclasses.asdict`. Raises `InputError` for other content."""
         try:
             selectors, swaps, ks = (tuple(map(str, content[part])) for part in ("selectors", "swaps", "ks"))
             return cls(selectors, swaps, ks, tuple(int(seed) for seed in content["seeds"]))
@@ -123,13 +123,13 @@ class Plan(SelectorGrid):
             raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
 
     def missing(self, done: Collection[str] = ()) -> list[str]:
-        """Names of the trainings that are to do, when those that are `done` exist."""
+        """Return the names of the trainings that are not in ``done``."""
         return [name for name in self.cell_names() if name not in done]
 
     def selections(self, work: str = "", done: Collection[str] = ()) -> int:
-        """How many choices of heads have to be made, or only those that are of this work.
+        """Return the number of missing selections of heads, or only of those with this ``work``.
 
-        A choice was made when a training with it is `done`.
+        A selection exists if a training with it is in ``done``.
         """
         count = 0
         for name in self.selectors:
@@ -142,7 +142,7 @@ class Plan(SelectorGrid):
         return count
 
     def flags(self) -> list[str]:
-        """Flags of ``jola compare``."""
+        """Return the flags of ``jola compare``."""
         swaps = ["--swaps", ",".join(self.swaps)] if self.swaps else []
         return [
             "--selectors", ",".join(self.selectors), *swaps, "--k", ",".join(self.ks),
@@ -150,7 +150,7 @@ class Plan(SelectorGrid):
         ]  # fmt: skip
 
     def check(self, config: RunConfig, heads: int | None = None) -> None:
-        """Refuse what cannot be compared, in one sentence; ``heads`` are those of the model, where that is known."""
+        """Raise `InputError` if the plan is invalid; ``heads`` is the number of heads of the model, if known."""
         if not (self.selectors or self.swaps):
             raise InputError("No selector is chosen; tick at least one, or a gate swap.")
         self.validate(heads)
@@ -158,12 +158,12 @@ class Plan(SelectorGrid):
             raise InputError("Gates is 'none', but the comparison is about JoLA's gates; choose 'two' or 'shared'.")
 
     def names(self) -> list[str]:
-        """The titles of all methods that are compared with JoLA."""
+        """Return the titles of all methods that are compared with JoLA."""
         names = [title_of(name) for name in self.selectors]
         return names + [f"{SWAPS[name].title if name in SWAPS else name} gates" for name in self.swaps]
 
     def words(self) -> str:
-        """What is compared, in one line: the methods, or their number if there are many, then K and seeds."""
+        """Describe the plan in one line: the methods, or their number if there are many, then K and seeds."""
         names = self.names()
         if len(names) > MOST_NAMED:
             counts = ((self.selectors, "selector"), (self.swaps, "gate swap"))
@@ -180,7 +180,7 @@ def _words(text: Any, field: str) -> tuple[str, ...]:
 
 
 def cell_words(name: str, *, seeds: bool = False) -> str:
-    """A cell's name in words: ``edit-dsp-k16-seed42`` is ``DSP, K 16``."""
+    """Return the name of a cell in words: ``edit-dsp-k16-seed42`` is ``DSP, K 16``."""
     match = CELL.fullmatch(name)
     if match is None:
         return name
@@ -194,25 +194,25 @@ def cell_words(name: str, *, seeds: bool = False) -> str:
 
 
 def compare_flags(config: RunConfig, plan: Plan, output: str) -> list[str]:
-    """The flags of ``jola compare`` that differ from the defaults, and those that say what is compared."""
+    """Return the flags of ``jola compare`` for the plan and for all settings that differ from the defaults."""
     flags = ["--output", output, *plan.flags()]
     for part in config.parts():
         for field in dataclasses.fields(part):
             value = getattr(part, field.name)
             if field.name not in LEFT_OUT and value != field.default:
                 name, text = flag(field.name), str(value)
-                # A text that begins with a dash would be taken for the next flag.
+                # A value that begins with a dash would be parsed as the next flag.
                 flags += [f"{name}={text}"] if text.startswith("-") else [name, text]
     return flags
 
 
 def config_of(settings: Mapping[str, Any]) -> RunConfig:
-    """The settings of a comparison as those of a run. `InputError` when they are damaged."""
+    """Convert the settings of a comparison to those of a run. Raises `InputError` if they are damaged."""
     return RunConfig.from_dict({name: values for name, values in settings.items() if isinstance(values, dict)})
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
-    """What all trainings of a comparison have in common: results with the same can stand beside each other."""
+    """Return the settings that all trainings of a comparison share; results are comparable only if these are equal."""
     parts = (dataclasses.asdict(part) for part in config.parts())
     return {name: value for part in parts for name, value in part.items() if name not in _OF_A_RUN}
 
@@ -220,9 +220,9 @@ def shared_settings(config: RunConfig) -> dict[str, Any]:
 def cost_words(
     plan: Plan, seconds: tuple[float, float] | None, epochs: int, done: Collection[str] = ()
 ) -> tuple[str, str]:
-    """(what a comparison costs in one line, how that is known).
+    """Return (cost of a comparison in one line, source of the estimate).
 
-    ``seconds`` are those of one training, where they are known; the trainings that are ``done`` cost nothing.
+    ``seconds`` is the range for one training, None if unknown; trainings in ``done`` cost nothing.
     """
     trainings = len(plan.missing(done))
     short = counted(trainings, "training")
@@ -232,7 +232,7 @@ def cost_words(
         return f"{short}, time known after the first training", (
             "there is no earlier run of this model on this computer to estimate it from"
         )
-    # Of a selection that passes once over the examples the epochs of a training take a multiple.
+    # A selection with one pass over the examples costs about one epoch of a training.
     effort = trainings + plan.selections("training", done) + plan.selections("pass", done) / max(1, epochs)
     return f"{short}, {span(seconds[0] * effort, seconds[1] * effort)}", (
         "at the pace of earlier runs of this model here; tests of the edits come on top"

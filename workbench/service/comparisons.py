@@ -1,10 +1,10 @@
-"""Comparisons of selectors as processes of their own, started with the command that a shell user types.
+"""Comparisons of selectors in separate processes, started with the same command as in a shell.
 
-One folder holds them, beside the runs and never among them: `workbench.service.stored_comparison` describes it, and
-``.trash`` holds deleted ones that can be restored. A comparison that was started in a shell with its output in this
-folder is shown and stopped like one of the app.
+All comparisons are in one folder, separate from the runs; `workbench.service.stored_comparison` describes its layout.
+``.trash`` contains deleted comparisons, which can be restored. A comparison that was started in a shell with its output
+in this folder is shown and stopped like one of the app.
 
-Comparisons are not queued: one is refused while a run trains or waits, and while another comparison is at work.
+Comparisons are not queued: one is refused while a run trains or waits, or another comparison or a study is running.
 """
 
 import os
@@ -30,9 +30,9 @@ class Comparisons(WorkStore[StoredComparison]):
     """Starts, finds, stops and deletes comparisons.
 
     Args:
-        root: Their folder.
-        turns: Shared with everything that must not work at the same time.
-        command: What compares: the command line ``jola compare``.
+        root: Folder of the comparisons.
+        turns: Shared by all work that must not run at the same time.
+        command: Command line of ``jola compare``.
         check: Raises `InputError` for settings that this app may not train with.
     """
 
@@ -48,24 +48,23 @@ class Comparisons(WorkStore[StoredComparison]):
         self.check = check
 
     def _stored(self) -> Iterator[StoredComparison]:
-        """Every folder that may hold a comparison."""
+        """Yield every folder that may be a comparison."""
         with suppress(OSError):
             for entry in os.scandir(self.root):
                 if entry.is_dir(follow_symlinks=False) and is_plain_name(entry.name):
                     yield StoredComparison(self.root, entry.name)
 
     def find(self, id: str | None) -> StoredComparison | None:
-        """The comparison with this id, or None."""
+        """Return the comparison with this id, or None."""
         if not id or not is_plain_name(id) or (self.root / id).is_symlink():
             return None
         found = StoredComparison(self.root, id)
         return found if found.is_there() else None
 
     def start(self, config: RunConfig, plan: Plan, heads: int | None = None) -> StoredComparison:
-        """Begin a comparison in a process of its own; ``heads`` are those of the model, where that is known.
+        """Start a comparison in a separate process; ``heads`` is the number of heads of the model, if known.
 
-        `InputError` when something cannot or may not be compared, while a run trains or waits, and while another
-        comparison works.
+        Raises `InputError` if a setting is invalid or not allowed, or while other work is running or waiting.
         """
         self.check(config.validate())
         plan.check(config, heads)
@@ -78,18 +77,18 @@ class Comparisons(WorkStore[StoredComparison]):
             try:
                 self._begin(found, config, plan)
             except InputError:
-                if not found.is_there() or found.state != "failed":  # a full disk: the list could not say why
+                if not found.is_there() or found.state != "failed":  # a full disk: the list could not show the reason
                     found.discard()
                 raise
         return found
 
     def resume(self, id: str) -> StoredComparison:
-        """Let a comparison that was stopped or failed go on with what is missing. `InputError` as for `start`."""
+        """Continue a stopped or failed comparison with its missing trainings. Raises `InputError` like `start`."""
         found = self.get(id)
         return self._go_on(found, found.config(), found.plan())
 
     def extend(self, id: str, plan: Plan, heads: int | None = None) -> StoredComparison:
-        """Let a comparison go on with another plan and do what it lacks of that. `InputError` as for `start`."""
+        """Continue a comparison with another plan, running what is missing of it. Raises `InputError` like `start`."""
         found = self.get(id)
         config = found.config()
         plan.check(config, heads)
@@ -110,9 +109,9 @@ class Comparisons(WorkStore[StoredComparison]):
         self._launch(found)
 
     def stop(self, id: str) -> None:
-        """End the process of a comparison; its results stay. Nothing happens when it has ended already.
+        """End the process of a comparison; its results are kept. Does nothing if it has ended already.
 
-        Results are written in one step, so that nothing is left half done.
+        Results are written atomically, so that none is incomplete.
         """
         found = self.get(id)
         if found.working:
@@ -120,7 +119,7 @@ class Comparisons(WorkStore[StoredComparison]):
             self._processes.stop(found)
 
     def remove(self, id: str) -> None:
-        """Move a comparison to the trash, from where `restore` brings it back. `InputError` while it works."""
+        """Move a comparison to the trash; `restore` undoes this. Raises `InputError` while it is running."""
         found = self.get(id)
         if found.working:
             raise InputError("This comparison is running; stop it before you delete it.")

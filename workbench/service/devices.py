@@ -1,4 +1,4 @@
-"""The accelerators of this machine, and which run trains on which: one on each."""
+"""The accelerators of this machine, and the assignment of runs to them: one run on each."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -12,7 +12,7 @@ CPU = "cpu"
 
 @cache
 def accelerators() -> tuple[str, ...]:
-    """Names of the accelerators: ``cuda:0``, ``cuda:1``, or ``mps``; empty on a machine without one."""
+    """Return the names of the accelerators: ``cuda:0``, ``cuda:1``, or ``mps``; empty if there is none."""
     import torch
 
     if not torch.accelerator.is_available():
@@ -25,15 +25,15 @@ def accelerators() -> tuple[str, ...]:
 
 
 class Places:
-    """Where runs train, and where the next one may.
+    """Tracks the devices on which runs train, and assigns a device to the next run.
 
-    On a machine with at most one accelerator there is room for `at_once` runs, wherever they compute. With several,
-    each accelerator and the processor have room for one run, and a run with a device map needs all accelerators.
+    On a machine with at most one accelerator, up to ``at_once`` runs train at the same time, on any device. With
+    several, each accelerator and the processor takes one run, and a run with a device map needs all accelerators.
 
     Args:
-        devices: As `accelerators` gives them.
-        running: The runs at work.
-        at_once: Runs that train at the same time where there is nothing to choose.
+        devices: Result of `accelerators`.
+        running: Runs that are training.
+        at_once: Maximum number of concurrent runs on a machine with at most one accelerator.
     """
 
     def __init__(self, devices: Sequence[str], running: Iterable[Run], at_once: int = 1) -> None:
@@ -56,7 +56,7 @@ class Places:
         return set(self.devices) <= set(self._taken) if self.choice else self._room <= 0
 
     def take(self, run: Run) -> str | None:
-        """Reserve a place for a run: the device chosen for it, empty where it names one; None if there is no place."""
+        """Reserve a device and return it; empty if the run names it or there is no choice, None if none is free."""
         if not self.choice:
             if self._room <= 0:
                 return None
@@ -71,12 +71,12 @@ class Places:
         return "" if wished else free[0]
 
     def blocker(self, run: Run) -> tuple[str, str] | None:
-        """(device, run that is at work on it) where a run waits for a device that it names; None if it names none."""
+        """Return (device, id of the run using it) if a run waits for a device that it names, otherwise None."""
         busy = [device for device in self._wished_by(run) if device in self._taken] if self.choice else []
         return (busy[0], self._taken[busy[0]]) if busy else None
 
     def check(self, device: str) -> None:
-        """`InputError` for a device that this machine does not have."""
+        """Raise `InputError` for a device that this machine does not have."""
         named = self._named(device)
         if named not in (AUTO, CPU, *self.devices):
             *others, last = *self.devices, CPU
@@ -84,11 +84,11 @@ class Places:
             raise InputError(f"There is no device {device!r} on this machine; it has {has}.")
 
     def _named(self, device: str) -> str:
-        """``cuda`` is the first one of its kind."""
+        """Resolve ``cuda`` to the first device of its kind."""
         return next((name for name in self.devices if device == name.partition(":")[0]), device)
 
     def _wished_by(self, run: Run) -> tuple[str, ...]:
-        """The devices that a run names; empty where any will do."""
+        """Return the devices that a run names; empty if it accepts any."""
         settings = run.run_config().model
         if settings.device_map:
             return self.devices
@@ -99,7 +99,7 @@ class Places:
             return ()
         try:
             assigned = run.status().get("device")
-            # A run that was started elsewhere without a device takes the first one.
+            # A run that was started elsewhere without a device uses the first one.
             return (assigned,) if assigned else self._wished_by(run) or self.devices[:1]
         except InputError:  # damaged settings
             return self.devices[:1]

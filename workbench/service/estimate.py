@@ -1,7 +1,7 @@
 """Cost of a run before it starts: steps, time and memory, without importing PyTorch.
 
 Time is estimated from earlier runs of the same model on this machine. Memory is the peak of such runs, or else counted:
-weights, optimiser state, and the activations that a backward pass keeps (Korthikanti et al., "Reducing Activation
+weights, optimizer state, and the activations that a backward pass keeps (Korthikanti et al., "Reducing Activation
 Recomputation in Large Transformer Models", 2022, equation 2).
 """
 
@@ -213,7 +213,7 @@ def _measured_peak(run: Run, config: RunConfig) -> float | None:
 
 
 def find_model(name: str, revision: str | None = None) -> ModelFacts | None:
-    """Facts about a model on this disk; None if it is not there or cannot be read."""
+    """Read facts about a model on this disk; None if it is missing or cannot be read."""
     folder = _folder_of(name, revision)
     config = read_json(folder / "config.json") if folder is not None else None
     if folder is None or config is None:
@@ -311,7 +311,7 @@ def _memory(
         if trained is not None:
             parts.append(("edits", _OPTIMISER_BYTES * trained))
         kept = facts.layers * layer
-        if config.training.gradient_checkpointing:  # what enters each layer, the last layer, and a recomputed one
+        if config.training.gradient_checkpointing:  # all inputs of layers, the last layer, and a recomputed one
             kept = min(kept, facts.layers * batch * tokens * facts.hidden * width + 2 * layer)
         parts.append(("activations", kept + logits))
     return tuple(parts)

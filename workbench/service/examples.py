@@ -1,4 +1,4 @@
-"""Examples and prompts of a run: its own test examples, its labels, and a prompt of ours for tasks with a name."""
+"""Examples and prompts of a run: its test examples, its labels, and a built-in prompt for named tasks."""
 
 import random
 from functools import lru_cache
@@ -12,14 +12,14 @@ from workbench.service.session import Prompt
 
 
 def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:
-    """The run's test data.
+    """Load the test examples of a run.
 
     Raises:
-        InputError: They are not there any more, not open to this page, or those of an imported run on the Hub, from
-            which nothing is fetched unasked.
+        InputError: The data are missing or not allowed for this page, or they are on the Hub and the run was imported,
+            in which case nothing is fetched.
     """
     task = run.run_config().data.task
-    bench.jobs.check(run.run_config())  # an imported run names what its author liked
+    bench.jobs.check(run.run_config())  # an imported run may name any source
     if "imported" in run.raw_config() and task.startswith("hf:"):
         raise InputError(
             f"This run was imported and its examples are those of {task[:200]!r} on the Hub. Nothing is fetched for an "
@@ -35,13 +35,13 @@ def _test_examples(run: Run, _data: str) -> tuple[Example, ...]:
 
 
 def draw_example(bench: Workbench, run: Run) -> tuple[Prompt, str]:
-    """A random test example and its right answer. Raises as `test_examples`."""
+    """Draw a random test example; return its prompt and its right answer. Raises `InputError` like `test_examples`."""
     example = random.choice(test_examples(bench, run))
     return Prompt.of_example(example), example.completion
 
 
 def labels_of(run: Run) -> tuple[str, ...]:
-    """The possible answers of the run's task, where they are known without reading its data."""
+    """Return the possible answers of the run's task; empty if they are unknown without reading its data."""
     task = run.raw_config().get("task")
     labels = task.get("labels") if isinstance(task, dict) else None
     if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
@@ -51,13 +51,13 @@ def labels_of(run: Run) -> tuple[str, ...]:
 
 
 def first_prompt(run: Run) -> str:
-    """A prompt of our own in the form of the run's task; empty for tasks that we do not know."""
+    """Return a built-in prompt in the format of the run's task; empty for unknown tasks."""
     info = REGISTRY.get(_task_name(run))
     return info.prompt if info is not None else ""
 
 
 def longest_answer(run: Run) -> int | None:
-    """Tokens that an answer may take, for tasks that say so."""
+    """Return the maximum number of tokens of an answer; None if the task does not define it."""
     info = REGISTRY.get(_task_name(run))
     return info.max_new_tokens if info is not None else None
 

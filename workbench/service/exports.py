@@ -117,7 +117,7 @@ FORMS: dict[str, Form] = {
 
 @dataclass(frozen=True)
 class Exported:
-    """A finished export: its path, its size in bytes, what ``jola export`` measured, and the code that loads it."""
+    """A finished export: its path, its size in bytes, the report of ``jola export``, and the code that loads it."""
 
     place: Path
     size: int
@@ -183,7 +183,7 @@ class Exports:
     def export(
         self, page: str, run: Run, form: Form, chosen: str | None = None, folder: str = ""
     ) -> Iterator[str | Exported]:
-        """Export a run: yield sentences about the progress, and at the end what was written.
+        """Export a run: yield progress messages, and finally an `Exported`.
 
         Args:
             page: The page that exports, for `stop`.
@@ -199,7 +199,7 @@ class Exports:
             method_in(run.raw_config()).refuse_export(form.kind)
         if form.model:
             self._settings.check_sources(run.run_config(), uploads_home())
-            # The export loads what the adapter names, which in an imported run may be another model.
+            # The export loads the model that the adapter names, which may differ in an imported run.
             from jola.adapters.directory import read_adapter
 
             name, _ = Loader().model_of(run)
@@ -222,7 +222,7 @@ class Exports:
             raise InputError(f"{place} exists already; choose another folder, or remove it first.")
         report: dict[str, Any] = {}
         if not form.kind:
-            from jola.runs.archive import export_archive  # which imports PyTorch, and the page begins without it
+            from jola.runs.archive import export_archive  # imports PyTorch, which the page does not need at startup
 
             export_archive(run, place)
         else:
@@ -232,7 +232,7 @@ class Exports:
                 yield from work.lines()
                 report = work.report()
             finally:
-                if work.process.poll() is None:  # the page is gone
+                if work.process.poll() is None:  # the page was closed
                     work.stop()
         size = place.stat().st_size if place.is_file() else folder_size(place)
         code = form.code
@@ -277,7 +277,7 @@ class Exports:
         return path
 
     def _fresh(self) -> Path:
-        """A new folder. Old ones are removed: the app copies a file before it is downloaded."""
+        """Create a folder and remove old ones, whose files the app copied before they were downloaded."""
         folder = tempfile.TemporaryDirectory(prefix="jola-export-")
         self._kept.append(folder)
         while len(self._kept) > _KEPT:
@@ -293,7 +293,7 @@ def _name(run: Run, form: Form, chosen: str | None) -> str:
 
 
 def _packed(folder: Path) -> Path:
-    """Replace a folder by a zip file of it."""
+    """Replace a folder with a zip file of it."""
     file = folder.with_name(f"{folder.name}.zip")
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):

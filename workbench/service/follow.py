@@ -1,4 +1,4 @@
-"""What the page shows of a run, read from its directory while it is written."""
+"""The state of a run for the page, read from its directory while the run writes to it."""
 
 import threading
 import time
@@ -40,25 +40,26 @@ class Follower:
         self._histories: dict[str, GateFrames] = {}
 
     def token(self) -> str:
-        """Changes whenever the run wrote something, its process died, or the queue of runs changed.
+        """Return a token that changes whenever the run writes something, its process dies, or the queue changes.
 
-        The process of a run that failed prints the reason after it has recorded the end.
+        It includes the size of the log, because the process of a failed run prints the reason after it has recorded its
+        end.
         """
         state = self.run.state
         log = _size_of_log(self.run) if _has_log(state) else 0
         return f"{self.run.version()}:{log}:{self._pausing()}:{self._waiting.mark()}:{state}"
 
     def _is_own(self) -> bool:
-        """Whether the run is one of the store, so that it can be paused and resumed by itself."""
+        """Whether the run is in the store, so that it can be paused and resumed individually."""
         return self.run.path.parent == self._waiting.store.root
 
     def _pausing(self) -> bool:
         return pause_requested(self.run) and self.run.alive
 
     def snapshot(self, site: str = "", *, curves: bool = True) -> dict[str, Any]:
-        """Everything the run view shows; ``site`` empty or unknown means the first recorded one.
+        """Return everything that the run view shows; an empty or unknown ``site`` means the first recorded one.
 
-        Without ``curves`` those of a run at work are left out, most of what there is to send.
+        Without ``curves``, the curves of a running run are left out, which are most of the data.
         """
         with self._lock:
             token = self.token()
@@ -105,7 +106,7 @@ class Follower:
             return view
 
     def _about(self, id: str) -> str:
-        """A waiting run in a few words that tell it from the others."""
+        """Describe a waiting run in a few words."""
         run = Run(self._waiting.store.root / id)
         since = run.status()["started"]
         at = f"since {datetime.fromtimestamp(since):%H:%M:%S}" if since else ""
@@ -113,7 +114,7 @@ class Follower:
         return " · ".join(part for part in (label, describe_config(run.raw_config()), at) if part)
 
     def frame(self, site: str, record: int) -> dict[str, Any] | None:
-        """The gates at one record, counted from 0; None when there is no such record."""
+        """Return the gates of one record, counted from 0; None if the record does not exist."""
         with self._lock:
             history = self._history(site)
             if not len(history):
@@ -121,7 +122,7 @@ class Follower:
             return history.frame(record)
 
     def frame_at(self, site: str, step: int) -> dict[str, Any] | None:
-        """The gates at the nearest record that is not after a step, with its number; None without records."""
+        """Return the gates and number of the last record up to ``step``, or of the first one; None without records."""
         with self._lock:
             history = self._history(site)
             history.refresh(now=True)
@@ -130,7 +131,7 @@ class Follower:
             return None if frame is None else {**frame, "record": record}
 
     def course(self, site: str) -> list[dict[str, Any]]:
-        """The gates at a few steps over the run, for P(closed) at chosen steps (paper, figure 7)."""
+        """Return the gates at a few steps over the run, for P(closed) at chosen steps (paper, figure 7)."""
         with self._lock:
             history = self._history(site)
             history.refresh(now=True)
@@ -152,7 +153,7 @@ class Follower:
 
 
 class Followers:
-    """The runs that somebody is looking at, the last few of them."""
+    """Followers of the most recently viewed runs."""
 
     def __init__(self, store: RunStore, find_elsewhere: Callable[[str], Run | None] = lambda id: None) -> None:
         self._store = store
@@ -162,7 +163,7 @@ class Followers:
         self._known: OrderedDict[str, Follower] = OrderedDict()
 
     def get(self, id: str) -> Follower | None:
-        """The follower of a run; None when there is no such run."""
+        """Return the follower of a run; None if the run does not exist."""
         run = self._find_elsewhere(id)
         try:
             run = run or self._store.get(id)
@@ -184,7 +185,7 @@ def _size_of_log(run: Run) -> int:
 
 
 def _has_log(state: str) -> bool:
-    """Whether the page shows what the process of a run printed."""
+    """Whether the page shows the log of a run in this state."""
     return state not in UNFINISHED and state != "finished"
 
 
@@ -206,10 +207,10 @@ _STATE_WORDS = {
 def describe_message(
     state: str, message: str, place: int | None = None, pausing: bool = False, device: str = ""
 ) -> str:
-    """The state in plain words, with its place in the queue or what the run says of itself.
+    """Describe the state in words, with the place in the queue or the message of the run.
 
     Args:
-        device: The device that was chosen for a run, named while it is at work.
+        device: Device that was assigned to the run, mentioned while it is running.
     """
     words = _STATE_WORDS.get(state, state)
     if device and state in UNFINISHED:
@@ -224,7 +225,7 @@ def describe_message(
 
 
 def describe_end(status: Mapping[str, Any], state: str) -> str:
-    """What the run says of itself, and of one that ended before its last step that it did so on purpose."""
+    """Return the message of a run; for a finished run, the reason if it ended before its last step."""
     step, total = status["step"], status["total_steps"]
     if state == "finished" and 0 < step < total:
         return f"at step {step:,} of {total:,}, because validation got no better"
@@ -232,13 +233,13 @@ def describe_end(status: Mapping[str, Any], state: str) -> str:
 
 
 def kept_step(result: Mapping[str, Any] | None) -> int | None:
-    """The step whose edits were kept, where it is not the last one that was trained."""
+    """Return the step whose edits were kept; None if it is unknown or the last trained step."""
     kept, steps = (result or {}).get("kept_step"), (result or {}).get("steps")
     return kept if isinstance(kept, int) and isinstance(steps, int) and kept != steps else None
 
 
 def describe_config(config: Mapping[str, Any]) -> str:
-    """Model and data of a run in one line."""
+    """Describe model and data of a run in one line."""
 
     def part(section: str, name: str) -> Any:
         found = config.get(section)
@@ -246,7 +247,7 @@ def describe_config(config: Mapping[str, Any]) -> str:
 
     method = method_in(config)
     model, task = part("model", "model"), part("task", "name") or part("data", "task")
-    n = part("task", "n_train") or part("data", "train_size") if method.trains else None  # before the data are read
+    n = part("task", "n_train") or part("data", "train_size") if method.trains else None  # before reading the data
     if model == "default":
         model = ASSETS[DEFAULT_MODEL].title
     named = method.title if method.name != RunConfig.method else None
@@ -255,7 +256,7 @@ def describe_config(config: Mapping[str, Any]) -> str:
 
 
 def gates_of(config: Mapping[str, Any]) -> str:
-    """The gates of a run, a value of the setting: ``two``, ``shared`` or ``none``."""
+    """Return the setting ``gates`` of a run: ``two``, ``shared`` or ``none``."""
     if not method_in(config).has_gates:
         return "none"
     edits = config.get("edits")
@@ -263,7 +264,7 @@ def gates_of(config: Mapping[str, Any]) -> str:
 
 
 def actions(state: str, pausing: bool) -> list[str]:
-    """What can be done with a run in this state: ``pause``, ``resume``, ``cancel``."""
+    """Return the actions that are possible in this state: ``pause``, ``resume``, ``cancel``."""
     if state in UNFINISHED:
         return ["cancel"] if pausing else ["pause", "cancel"]
     if state == "queued":
@@ -273,9 +274,9 @@ def actions(state: str, pausing: bool) -> list[str]:
 
 
 def step_pace(metrics: Sequence[Mapping[str, Any]], since: float | None = None) -> float | None:
-    """Seconds of one step, validations included, over the steps after ``since``; None before the second of them."""
+    """Return the mean seconds per step after ``since``, including validations; None before the second step."""
     steps = [(m["step"], m["time"]) for m in metrics if "loss" in m and "time" in m]
-    # The gap of a pause is no pace.
+    # Exclude the gap of a pause.
     steps = [(step, at) for step, at in steps if since is None or at >= since]
     if len(steps) < 2 or steps[-1][0] <= steps[0][0]:
         return None
@@ -284,7 +285,7 @@ def step_pace(metrics: Sequence[Mapping[str, Any]], since: float | None = None) 
 
 
 def seconds_left(metrics: Sequence[Mapping[str, Any]], total: int, since: float | None = None) -> float | None:
-    """Seconds of training that remain, from the pace since the first step; None before the second step."""
+    """Estimate the remaining seconds of training from the pace after ``since``; None before the second step."""
     pace = step_pace(metrics, since)
     if pace is None or not total:
         return None
@@ -293,7 +294,7 @@ def seconds_left(metrics: Sequence[Mapping[str, Any]], total: int, since: float 
 
 
 def clock(seconds: float) -> str:
-    """Seconds as ``m:ss`` or ``h:mm:ss``."""
+    """Format seconds as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -314,11 +315,11 @@ def _share(value: float | None, n: int | None) -> str:
 def facts(
     status: Mapping[str, Any], state: str, metrics: Sequence[Mapping[str, Any]], config: Mapping[str, Any]
 ) -> dict[str, str]:
-    """The figures of the run beside the map, by the name of their place on the page."""
+    """Return the figures of the run next to the map, by the name of their field on the page."""
     active = state in UNFINISHED
     started, end = status["started"], time.time() if active else status["updated"]
     if state == "queued":
-        started = None  # since when it waits is no time of training
+        started = None  # this is when it began to wait
     left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
     return {
@@ -336,9 +337,9 @@ def facts(
 def result_facts(
     result: Mapping[str, Any] | None, gates: Callable[[str], int] | None = None, *, gated: bool = True
 ) -> list[tuple[str, str]]:
-    """(what, figure) of a finished run: scores with n and interval, the step kept, the share of closed gates.
+    """Return (name, figure) pairs of a finished run: scores with n and interval, kept step, share of closed gates.
 
-    ``gates`` tells how many gates of a half there are, where that is known; ``gated`` whether there are any.
+    ``gates`` returns the number of gates of a half, if known; ``gated`` tells whether the run has gates.
     """
     if not result:
         return []
@@ -358,7 +359,7 @@ def result_facts(
 
 
 def result_of(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """`result_facts` of a run with this configuration, with the number of gates that it trains, over all sites."""
+    """Return `result_facts` of a run with this configuration, with the number of trained gates over all sites."""
 
     def gates(half: str) -> int:
         records = [record for site in run.sites() if (record := run.last_gates(site)) is not None]
@@ -380,11 +381,11 @@ CURVES = {
     "gate_rate": "gate_learning_rate",
     "l0_weight": "l0_weight",
 }
-"""Name on the page and in ``metrics.jsonl``."""
+"""Names in ``metrics.jsonl`` by the names on the page."""
 
 
 def _thin(points: Points) -> Points:
-    """At most `_CURVE_POINTS` points: means over neighbours, the last one kept as it is."""
+    """Reduce points to at most `_CURVE_POINTS`: means over neighbors, and the last point unchanged."""
     if len(points) <= _CURVE_POINTS:
         return points
     edges = np.linspace(0, len(points) - 1, _CURVE_POINTS, dtype=int)
@@ -393,7 +394,7 @@ def _thin(points: Points) -> Points:
 
 
 def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
-    """Points (step, value) of the parts of the loss, of the learning rates and of λ."""
+    """Return points (step, value) of the parts of the loss, of the learning rates and of λ."""
 
     def series(name: str) -> Points:
         return [(m["step"], float(f"{m[name]:.6g}")) for m in metrics if m.get(name) is not None and "step" in m]
@@ -402,7 +403,7 @@ def curves_of(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Points]:
 
 
 def _thin_states(history: GateFrames) -> dict[str, Any]:
-    """Step, counts of the four states and mean norms at no more than `_CURVE_POINTS` of the records."""
+    """Return steps, counts of the states, means of P(closed) and of norms at up to `_CURVE_POINTS` records."""
     count = len(history)
     chosen: Sequence[int] = range(count)
     if count > _CURVE_POINTS:

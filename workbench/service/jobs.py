@@ -1,7 +1,7 @@
-"""The training runs of a store as processes of their own, started with the command that a shell user types.
+"""The training runs of a store in separate processes, started with the same command as in a shell.
 
-Runs share the computer with other work (`Turns`): what is asked for while something is at work waits in a queue, in the
-order in which it was asked for. With several accelerators, one run trains on each (`workbench.service.devices`).
+Runs share the computer with other work (`Turns`): runs that are requested while other work is running wait in a queue,
+in the order of request. With several accelerators, one run trains on each (`workbench.service.devices`).
 """
 
 import shutil
@@ -25,7 +25,7 @@ from workbench.service.waiting import Waiting
 
 TRAIN_COMMAND = (sys.executable, "-m", "jola", "train")
 RESUMABLE = frozenset({"paused", "killed", "cancelled", "failed"})
-"""States from which a run can go on with its last checkpoint."""
+"""States from which a run can be resumed from its last checkpoint."""
 _NOUN = "training"
 _LOOK_SECONDS = 1.0
 
@@ -34,12 +34,12 @@ class Jobs:
     """Starts, finds, pauses and cancels the training runs of a store.
 
     Args:
-        store: Where the runs are.
-        command: What trains: the command line ``jola train``.
-        at_once: Runs that train at the same time on a machine with at most one accelerator; the others wait.
+        store: Store of the runs.
+        command: Command line of ``jola train``.
+        at_once: Maximum number of concurrent runs on a machine with at most one accelerator.
         check: Raises `InputError` for settings that this app may not train with.
-        turns: Shared with everything that must not work at the same time; by default, with the runs of other apps.
-        devices: Gives the accelerators of this machine. With several, a run trains on each at the same time.
+        turns: Shared by all work that must not run at the same time; by default, only the runs of all apps.
+        devices: Returns the accelerators of this machine. With several, one run trains on each at the same time.
     """
 
     def __init__(
@@ -61,30 +61,30 @@ class Jobs:
         self.waiting = Waiting(store)
         self._processes = Processes(self.turns, Kind(_NOUN, self._command, _pids, _write_end, self._environment))
         self._unwritten: dict[str, str] = {}
-        """Why runs failed whose status could not be written on a full disk, by id."""
+        """Messages of failed runs, by id, that could not be written because the disk was full."""
         self._attending: threading.Thread | None = None
         self._thread_lock = threading.Lock()
 
     def running(self) -> list[Run]:
-        """Runs that a process is working on, including those of other apps and shells, newest first."""
+        """Return the runs with a running process, including those of other apps and shells, newest first."""
         return [run for run in self.store.list() if _is_at_work(run)]
 
     def active(self) -> Run | None:
-        """The newest run that a process is working on, including those of other apps and shells."""
+        """Return the newest run with a running process, including those of other apps and shells."""
         return next((run for run in self.store.list() if _is_at_work(run)), None)
 
     def places(self) -> Places:
-        """Where runs train now."""
+        """Return the devices that the running runs use."""
         return Places(self.devices(), self.running(), self.at_once)
 
     def full(self) -> bool:
-        """Whether a run that names no device has to wait for those at work."""
+        """Whether a run that names no device has to wait for the running ones."""
         return len(self.running()) >= self.at_once and self.places().full
 
     def start(self, config: RunConfig) -> Run:
-        """Make a run that trains in a process of its own: at once, or when it is first in the queue.
+        """Create a run that trains in a separate process, at once or when it is first in the queue.
 
-        `InputError` when a setting cannot or may not be used, or the process cannot be started.
+        Raises `InputError` if a setting is invalid or not allowed, or the process cannot be started.
         """
         self.check(config.validate())
         if config.model.device not in (AUTO, CPU):
@@ -98,7 +98,7 @@ class Jobs:
                 self.waiting.add(run)
         try:
             self._next()
-        except InputError:  # a full disk: what did not begin is not left in the queue
+        except InputError:  # a full disk: do not leave the run in the queue
             with self.turns.locked():
                 if not _is_at_work(run):
                     shutil.rmtree(run.path, ignore_errors=True)
@@ -106,7 +106,7 @@ class Jobs:
         return self._started(run)
 
     def resume(self, id: str) -> Run:
-        """Let a paused, killed, cancelled or failed run go on: at once, or when it is first in the queue."""
+        """Resume a paused, killed, cancelled or failed run, at once or when it is first in the queue."""
         with self.turns.locked():
             run = self.store.get(id)
             state = run.state
@@ -123,15 +123,15 @@ class Jobs:
         return self._started(run)
 
     def pause(self, id: str) -> None:
-        """Ask a run to pause at its next step; nothing happens when no process is at work on it."""
+        """Ask a run to pause at its next step; does nothing if it is not running."""
         run = self.store.get(id)
         if run.alive:
             request_pause(run)
 
     def cancel(self, id: str) -> None:
-        """Take a run out of the queue, or ask it to stop at its next step; nothing happens when it has ended already.
+        """Remove a run from the queue, or ask it to stop at its next step; does nothing if it has ended already.
 
-        A run that had begun before it was queued or paused is as it was: resuming goes on with it.
+        A run that had begun before it was queued or paused keeps its progress and can be resumed.
         """
         run = self.store.get(id)
         with self.turns.locked():
@@ -144,12 +144,12 @@ class Jobs:
         self._processes.stop(run)
 
     def wait(self, id: str, seconds: float) -> bool:
-        """Whether the run ended within ``seconds``."""
+        """Wait at most ``seconds`` and return whether the run has ended."""
         run = self.store.get(id)
         return wait_until(lambda: not run.alive and run.state != "queued", seconds)
 
     def continue_queue(self) -> None:
-        """Take up the runs that wait and are not in the queue: an earlier app left them, or they were brought back."""
+        """Continue the queue, including waiting runs that it lacks: those left by an earlier app, or restored ones."""
         with self.turns.locked():
             self.waiting.recover()
         if self.waiting.ids():
@@ -173,8 +173,8 @@ class Jobs:
         return run
 
     def _next(self) -> None:
-        """Start as many of the waiting runs as there is room for."""
-        self.devices()  # may take seconds the first time, in which nobody else should wait
+        """Start as many of the waiting runs as there are free places."""
+        self.devices()  # may take seconds the first time, so not under the lock
         with self.turns.locked():
             ids = self.waiting.ids()
             if not ids or self.turns.taken(_NOUN):
@@ -186,10 +186,10 @@ class Jobs:
                     device = places.take(run)
                     if device is None:
                         if not places.choice or run.run_config().model.device_map:
-                            return  # those behind it would keep it waiting for ever
+                            return  # the runs after it would keep it waiting forever
                         continue
                     self._processes.launch(run, state="starting", device=device)
-                except FileNotFoundError:  # deleted a moment ago
+                except FileNotFoundError:  # it was deleted meanwhile
                     continue
                 except InputError as error:
                     self._unwritten[id] = str(error)
@@ -198,21 +198,21 @@ class Jobs:
                 self.waiting.take(id)
 
     def _command(self, run: Run) -> list[str]:
-        """The command of a run that was made already, which is what ``--resume`` is for."""
+        """Return the command of a run; ``--resume``, because its folder exists already."""
         config = run.run_config()
-        self.check(config)  # an app that is open to fewer models may go on with the queue of an earlier one
-        config = replace(config, training=replace(config.training, output=str(run.path)))  # where it is now
-        config = replace(config, model=replace(config.model, shard_base=False))  # in one process
+        self.check(config)  # an earlier app that allowed more models may have queued it
+        config = replace(config, training=replace(config.training, output=str(run.path)))  # it may have been moved
+        config = replace(config, model=replace(config.model, shard_base=False))  # use one process
         return [*self.command, *config.flags(), "--resume"]
 
     @staticmethod
     def _environment(run: Run) -> dict[str, str]:
-        """The assigned device. It is not a setting, so that the run can be resumed and opened on other devices."""
+        """Return the assigned device. It is not a setting, so that other devices can resume and open the run."""
         device = run.status().get("device")
         return {DEVICE_VARIABLE: device} if device else {}
 
     def _attend_queue(self) -> None:
-        """See to it that a thread starts the waiting runs when there is room for them."""
+        """Make sure that a thread is running that starts the waiting runs when there is a free place."""
         with self._thread_lock:
             if self._attending is None or not self._attending.is_alive():
                 self._attending = threading.Thread(target=self._work_off, name="queue", daemon=True)
@@ -220,7 +220,7 @@ class Jobs:
 
     def _work_off(self) -> None:
         while True:
-            with suppress(InputError, OSError):  # a full disk now may not be one later
+            with suppress(InputError, OSError):  # a full disk may be temporary
                 self._write_failures()
                 self._next()
             # Under the lock, so that a run that is queued at this moment finds the thread alive or starts another.
@@ -228,7 +228,7 @@ class Jobs:
                 if not self.waiting.ids() and not self._unwritten:
                     self._attending = None
                     return
-            # The end of work that another app started brings no news.
+            # Work that another app started does not set the event when it ends.
             self._processes.news.wait(_LOOK_SECONDS)
             self._processes.news.clear()
 
@@ -242,7 +242,7 @@ class Jobs:
 
 
 def _is_at_work(run: Run) -> bool:
-    """Whether a process works on a run. The app itself does only while it starts one, whatever was written last."""
+    """Whether a run has a running process. The PID of this app in the status counts only while the app starts one."""
     return run.alive and at_work(run)
 
 
@@ -252,7 +252,7 @@ def _pids(run: Run) -> set[int]:
 
 
 def _write_end(run: Run, end: End) -> None:
-    """Write how a training ended that did not say so itself. One that a signal ended reads as killed without that."""
+    """Write how a training ended if it did not do so itself; one ended by a signal already reads as killed."""
     if run.status()["state"] not in UNFINISHED:
         return
     if end.asked:

@@ -1,4 +1,4 @@
-"""Base models and edits of runs, loaded from where the runs say."""
+"""Loads the base models and the edits of runs."""
 
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A base model, and the templates of the runs that it answers for."""
+    """A loaded base model, and the prompt templates of its runs."""
 
     model: "EditedModel"
     templates: "dict[str, Template]" = field(default_factory=dict)
 
     def template(self, run: Run) -> "Template":
-        """How the run writes prompts. `InputError` when the tokenizer has no such template."""
+        """Return the prompt template of a run. Raises `InputError` if the tokenizer does not have it."""
         from jola.data.examples import Template
 
         kind = run.run_config().data.template
@@ -36,18 +36,18 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 class Loader:
-    """Where models and edits come from.
+    """Loads models and edits.
 
     Args:
-        check: Called with the name of a model and its device map; raises `InputError` when it may not be loaded: a run
-            that was imported names what its author liked.
+        check: Called with the name of a model and its device map; raises `InputError` if it may not be loaded, because
+            an imported run may name any model.
     """
 
     def __init__(self, check: Callable[[str, str | None], None] = lambda name, device_map: None) -> None:
         self._check = check
 
     def base_name(self, run: Run, remote: bool = False) -> Hashable:
-        """Identifies a base model: two runs with equal keys share one."""
+        """Return the key of a base model; runs with equal keys share one."""
         if remote:
             return ("remote", *self.model_of(run))
         config = run.run_config()
@@ -60,13 +60,13 @@ class Loader:
         )
 
     def model_of(self, run: Run) -> tuple[str, str | None]:
-        """Name and revision of the base model, whatever number format and device the run used."""
+        """Return name and revision of the base model, regardless of the dtype and device of the run."""
         return self._model_name(run), run.run_config().model.revision
 
     def base(self, run: Run, remote: bool = False) -> Loaded:
-        """Load the base model of a run, from the same place and in the same number format as the run.
+        """Load the base model of a run, from the same source and with the same dtype as the run.
 
-        With ``remote``, NDIF runs the model, and nothing but its configuration and tokenizer is loaded.
+        With ``remote``, NDIF runs the model, and only its configuration and tokenizer are loaded.
         """
         from jola.jola_model import JoLAModel
 
@@ -88,7 +88,7 @@ class Loader:
         return Loaded(model)
 
     def is_here(self, run: Run) -> bool:
-        """Whether the base model of a run can be loaded without fetching it first, or is the program's own."""
+        """Whether the base model of a run can be loaded without downloading it, or is a built-in one."""
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
 
@@ -102,7 +102,7 @@ class Loader:
         return any(isinstance(path, str) for path in found)
 
     def edits(self, run: Run, model: "EditedModel") -> "list[Intervention]":
-        """The edits of a run for a model that is loaded. `InputError` when they belong to another model."""
+        """Load the edits of a run for a loaded model. Raises `InputError` if they belong to another model."""
         from jola.adapters.directory import load_edits, read_adapter
         from jola.remote import RemoteModel, refuse_other_edits
 
@@ -112,7 +112,7 @@ class Loader:
 
     @staticmethod
     def _model_name(run: Run) -> str:
-        """An adapter does not tell the path of a local model; the run does."""
+        """Return the name of the base model; for a local model only the run has its path, not the adapter."""
         from jola.adapters.directory import read_adapter
 
         asked = run.run_config().model.model
@@ -120,9 +120,9 @@ class Loader:
 
 
 def refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
-    """`InputError` for a model of an imported run that is not on this computer.
+    """Raise `InputError` if an imported run needs a model that is not on this computer.
 
-    Whoever made the run chose the name, and fetching it would send requests, with the user's token, to that address.
+    The author of the run chose the name, and a download would send requests with the user's token to that address.
     """
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError

@@ -1,6 +1,6 @@
-"""What one page has chosen: whose edits, which of them are on, how strongly, and beside or on top of which others.
+"""The choices of one page: the run, the edits that are on, their strength, and other runs to compare or stack.
 
-The state belongs to the page and goes with each call; no model knows of it.
+The state belongs to the page and is passed with each call; it never changes a model.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ _MOST_OTHERS = 3
 
 @dataclass(frozen=True)
 class Column:
-    """One way of answering that is shown beside the base model: its heading, and the adapters on top of each other."""
+    """One column next to the base model: its heading, and its stack of adapters."""
 
     title: str
     stack: tuple[Use, ...]
@@ -37,28 +37,28 @@ class Column:
 
 @dataclass(frozen=True)
 class PageState:
-    """The choices of one page; immutable, every change gives a new one."""
+    """The choices of one page; immutable, every change creates a new state."""
 
     run: str = ""
     site: str = "heads"
     histories: Mapping[str, History] = field(default_factory=dict)
-    """The mask of each site with what can be undone."""
+    """The mask of each site with its undo history."""
     seen: int = 0
-    """Number of the last gesture on the map that the masks contain."""
+    """Number of the last gesture on the map that the masks include."""
     strength: float = 1.0
     remote: bool = False
     """Whether NDIF runs the model."""
     others: tuple[str, ...] = ()
     on_top: bool = False
-    """Whether the other runs edit what this one has left, instead of answering beside it."""
+    """Whether the other runs are applied on top of this one instead of in separate columns."""
     prompt: Prompt | None = None
-    """The example that was drawn, as long as the box shows it."""
+    """The drawn example, while the text box shows it."""
     right: str = ""
     """Its right answer."""
     likeliest: tuple[str, str] = ("", "")
-    """A prompt's text, and which of the given answers the edited model found likeliest there."""
+    """Text of a prompt, and the one of the given answers that is most likely after it with the edits."""
     last: "tuple[tuple[str, Prompt], str, Likeliest] | None" = None
-    """The last look: run and prompt, the text of the edits, and the likeliest next token with them."""
+    """The last result: run and prompt, the edits as text, and the most likely next token with them."""
     effects: "EditEffects | None" = None
     tested: "MaskTest | None" = None
     """Test examples that were answered with the edits of this page."""
@@ -75,22 +75,22 @@ class PageState:
 
     @property
     def key(self) -> str:
-        """What the map belongs to."""
+        """Key of the map: run and site."""
         return f"{self.run}/{self.site}" if self.run else ""
 
     def with_history(self, history: History) -> "PageState":
-        """With another mask at the present site."""
+        """Return the state with another history at the current site."""
         return replace(self, histories={**self.histories, self.site: history})
 
     def with_mask(self, mask: HeadMask) -> "PageState":
-        """With another mask, which can be undone."""
+        """Return the state with another mask, which can be undone."""
         return self.with_history(self.history.done(mask))
 
 
 def open_run(bench: Workbench, id: str | None, masks: str = "") -> PageState:
-    """The state of a page that begins with a run: all of its edits on, or those of a mask's text.
+    """Return the initial state of a page for a run, with all edits on or with the masks in a text.
 
-    `InputError` when the run has no adapter, when that is damaged, or when the mask is not one of this run.
+    Raises `InputError` if the run has no adapter, the adapter is damaged, or a mask does not fit the run.
     """
     run = chosen_run(bench, id)
     edits = edits_of(run)
@@ -107,7 +107,7 @@ def open_run(bench: Workbench, id: str | None, masks: str = "") -> PageState:
 
 
 def masks_text(state: PageState) -> str:
-    """The masks of all sites as one text for an address; empty when everything is as it was trained."""
+    """Return the masks of all sites as one text for an address; empty if all edits are as trained."""
     changed = {site: history.mask for site, history in state.histories.items() if history.mask.changed}
     return ",".join(f"{site}:{mask.to_text()}" for site, mask in changed.items())
 
@@ -121,7 +121,7 @@ def _split(text: str, site: str) -> dict[str, str]:
 
 
 def chosen_run(bench: Workbench, id: str | None) -> Run:
-    """The run with this id. `InputError` when there is none or it has no adapter yet."""
+    """Return the run with this id. Raises `InputError` if it does not exist or has no adapter yet."""
     run = bench.find(id)
     if run is None or not run.has_adapter:
         raise InputError("Choose a run that has edits; train or import one first.")
@@ -129,7 +129,7 @@ def chosen_run(bench: Workbench, id: str | None) -> Run:
 
 
 def edits_of(run: Run) -> "dict[str, Intervention]":
-    """The edits of a run by site, read without the model. `InputError` when the adapter is missing or damaged."""
+    """Read the edits of a run by site, without the model. Raises `InputError` if the adapter is missing or damaged."""
     weights = run.adapter_dir / "adapter_model.safetensors"
     try:
         return _edits_in(run.adapter_dir, weights.stat().st_mtime_ns)
@@ -139,32 +139,32 @@ def edits_of(run: Run) -> "dict[str, Intervention]":
 
 @lru_cache(maxsize=8)
 def _edits_in(folder: Path, _age: int) -> "dict[str, Intervention]":
-    from jola.adapters.directory import read_edits  # which imports PyTorch, and the page begins without it
+    from jola.adapters.directory import read_edits  # imports PyTorch, which the page does not need at startup
 
     return {str(edits.site): edits for edits in read_edits(folder)}
 
 
 def open_gates(state: PageState, bench: Workbench) -> dict[str, Any]:
-    """Which cells of the shown site edit anything, by channel: flags (layers, units)."""
+    """Return which units of the shown site are edited, by channel: flags (layers, units)."""
     edits = edits_of(chosen_run(bench, state.run))[state.site]
     return {channel: values.numpy() for channel, values in edits.on().items()}
 
 
 def gates_of_edits(edits: "Intervention") -> "dict[str, Tensor] | None":
-    """The values of the gates by channel, (layers, units); None for edits without gates."""
+    """Return the values of the gates by channel, (layers, units); None for edits without gates."""
     from jola.edits.gated import GatedEdits
 
     return edits.gate_values() if isinstance(edits, GatedEdits) and len(edits.gates) else None
 
 
 def name_of_unit(edits: "Intervention", unit: int) -> str:
-    """What a unit is called: ``head 3``, ``q_proj``."""
+    """Return the name of a unit: ``head 3``, ``q_proj``."""
     name = edits.unit_names[unit]
     return f"head {name}" if edits.site == "heads" else name
 
 
 def columns(bench: Workbench, state: PageState) -> list[Column]:
-    """The ways of answering that the page compares with the base model. `InputError` for runs of different models."""
+    """Return the columns that the page compares with the base model. Raises `InputError` for runs of other models."""
     run = chosen_run(bench, state.run)
     own = Use(run, {site: history.mask for site, history in state.histories.items()}, state.strength, state.remote)
     others = [Use(chosen_run(bench, id), remote=state.remote) for id in state.others[:_MOST_OTHERS]]

@@ -1,14 +1,14 @@
-"""Processes that outlive the app: one manager for training runs, comparisons, and whatever else takes long.
+"""Processes that outlive the app: one manager for training runs, comparisons and other long work.
 
 Each piece of work goes through the same states::
 
     queued      it waits for its turn; only runs are queued
-    starting    its status holds the identity of the app, which is about to start the process
-    running     its status holds the identity of the process
-    ended       the process wrote how it ended or, where it could not, the app that started it did
+    starting    its status contains the identity of the app, which is about to start the process
+    running     its status contains the identity of the process
+    ended       the process wrote how it ended, or if it could not, the app that started it did
 
-Only the exit code depends on being the parent of a process; whether it is at work, and how to end it, is read from
-files. An app that was restarted, or a second one, sees and ends the same work.
+Only the exit code requires being the parent of a process; whether it is running, and how to end it, is read from files.
+A restarted app, or a second one, therefore sees and can end the same work.
 """
 
 import os
@@ -35,28 +35,28 @@ _POLL_SECONDS = 0.05
 
 
 class Logged(Protocol):
-    """Something whose process writes a log: a run, a comparison."""
+    """Work whose process writes a log, such as a run or a comparison."""
 
     @property
     def log_path(self) -> Path:
-        """The file."""
+        """Path of the log."""
         ...
 
 
 class Work(Logged, Protocol):
-    """Something on disk that a process works on."""
+    """Work on disk that is done by a process."""
 
     @property
     def id(self) -> str:
-        """Its name, which no other work of this kind has."""
+        """Name, unique among work of this kind."""
         ...
 
     def status(self) -> Mapping[str, Any]:
-        """What was written last, with ``pid`` and ``pid_created`` of the process."""
+        """Return the last written status, with ``pid`` and ``pid_created`` of the process."""
         ...
 
     def write_status(self, **changes: Any) -> None:
-        """Change the status in one step."""
+        """Change the status atomically."""
         ...
 
 
@@ -72,20 +72,20 @@ class End:
     asked: bool
     """Whether this app asked it to end."""
     silent: bool
-    """Whether the status never came to hold the identity of the process."""
+    """Whether the identity of the process was never written to the status."""
 
 
 @dataclass(frozen=True)
 class Kind(Generic[WorkT]):
-    """What the manager has to know about one kind of work.
+    """Functions of one kind of work that the manager needs.
 
     Args:
-        noun: What it is called in sentences, such as ``training``.
-        command: The command line that does it. `InputError` when it cannot or may not be done.
-        pids: The processes that are working on it now, including those of other apps.
-        ended: Writes down how it ended where the process did not do so itself. Called in a thread of the app that
-            started it, in turn, and only while the status is still that of this process.
-        environment: Environment variables of its process, beside those of the app.
+        noun: Name in sentences, such as ``training``.
+        command: Returns the command line. Raises `InputError` if the work cannot or may not be done.
+        pids: Returns the running processes of the work, including those of other apps.
+        ended: Writes how the process ended if it did not do so itself. Called in a thread of the app that started it,
+            inside `Turns.locked`, and only if the status is still that of this process.
+        environment: Returns environment variables of the process in addition to those of the app.
     """
 
     noun: str
@@ -96,10 +96,10 @@ class Kind(Generic[WorkT]):
 
 
 class Turns:
-    """Whose turn it is. Work of several kinds at once would slow each other down and make all times meaningless.
+    """Prevents concurrent work of several kinds, which would be slower and make all measured times meaningless.
 
     Args:
-        folder: Where the lock is that all apps share.
+        folder: Folder of the lock file that all apps share.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -107,15 +107,15 @@ class Turns:
         self._reasons: dict[str, Callable[[str], str]] = {}
 
     def add(self, noun: str, reason: Callable[[str], str]) -> None:
-        """Make a kind of work known. ``reason`` is called with the noun of the work that wants to start.
+        """Register a kind of work. ``reason`` is called with the noun of the work that is to be started.
 
-        It returns why that has to wait for work of this kind, in one sentence; empty while none is at work.
+        It returns in one sentence why that has to wait for work of this kind; empty while none is running.
         """
         self._reasons[noun] = reason
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """No other app or thread starts anything, or changes the queue, while the block runs; not reentrant."""
+        """Prevent other apps and threads from starting work or changing the queue during the block; not reentrant."""
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / _LOCK_FILE)
@@ -126,18 +126,18 @@ class Turns:
             lock.release()
 
     def taken(self, noun: str) -> bool:
-        """Whether work of another kind is at work."""
+        """Whether work of another kind is running."""
         return any(reason(noun) for other, reason in self._reasons.items() if other != noun)
 
     def check(self, noun: str) -> None:
-        """`InputError` while anything is at work, of whatever kind."""
+        """Raise `InputError` while work of any kind is running."""
         for reason in self._reasons.values():
             if sentence := reason(noun):
                 raise InputError(sentence)
 
 
 class Processes(Generic[WorkT]):
-    """Starts, attends and ends the processes of one kind of work."""
+    """Starts, watches and ends the processes of one kind of work."""
 
     def __init__(self, turns: Turns, kind: Kind[WorkT]) -> None:
         self.turns = turns
@@ -147,9 +147,9 @@ class Processes(Generic[WorkT]):
         self._asked: set[str] = set()
 
     def launch(self, work: WorkT, **status: Any) -> None:
-        """Start the process of ``work`` and write down whose it is; ``status`` joins what is written. Call it in turn.
+        """Start the process of ``work`` and write its identity and ``status``. Call it inside `Turns.locked`.
 
-        `InputError` when it cannot or may not be started; how the work stands then is the caller's to write.
+        Raises `InputError` if it cannot or may not be started; the caller then writes the status.
         """
         self._asked.discard(work.id)
         with _claimed(work):
@@ -157,7 +157,7 @@ class Processes(Generic[WorkT]):
             command = self.kind.command(work)
             try:
                 process = _start(command, work.log_path, self.kind.environment(work))
-            except (OSError, ValueError) as error:  # ValueError: a text that no command line can hold
+            except (OSError, ValueError) as error:  # ValueError: an argument that a command line cannot contain
                 raise InputError(f"The {self.kind.noun} process could not be started: {error}.") from error
             try:
                 work.write_status(**_identity(process))
@@ -169,9 +169,9 @@ class Processes(Generic[WorkT]):
         attend.start()
 
     def stop(self, work: WorkT) -> bool:
-        """Ask the processes of ``work`` to end, with SIGTERM; whether there was one.
+        """Ask the processes of ``work`` to end, with SIGTERM; return whether there was one.
 
-        `InputError` when they are those of another user.
+        Raises `InputError` if a process belongs to another user.
         """
         pids = self.kind.pids(work) - {os.getpid()}
         for pid in pids:
@@ -185,10 +185,10 @@ class Processes(Generic[WorkT]):
         return bool(pids)
 
     def _attend(self, work: WorkT, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the process, and have written down how it ended."""
+        """Wait for the process, and write how it ended."""
         code = process.wait()
         try:
-            # In turn: somebody who lets the work go on at this moment does so before or after, and neither is lost.
+            # Locked, so that resuming the work at this moment happens either before or after.
             with suppress(InputError, OSError), self.turns.locked():
                 pid = work.status().get("pid")
                 if pid in (process.pid, os.getpid()):
@@ -198,7 +198,7 @@ class Processes(Generic[WorkT]):
 
 
 def at_work(work: Work) -> bool:
-    """Whether the process in the status of ``work`` is at work; of this app's own, while it starts that process."""
+    """Whether the process in the status of ``work`` is running; if it is this app, whether it is about to start one."""
     status = work.status()
     pid = status.get("pid")
     if not isinstance(pid, int):
@@ -207,7 +207,7 @@ def at_work(work: Work) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether ``condition`` came true within ``seconds``."""
+    """Wait at most ``seconds`` for ``condition`` and return whether it became true."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
@@ -217,7 +217,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 _CLAIMED: set[Path] = set()
-"""Logs of the work whose process this app is about to start; if that fails, no process works on it."""
+"""Logs of work whose process this app is about to start; if that fails, the work has no process."""
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def _claimed(work: Work) -> Iterator[None]:
 
 
 def _start(command: Sequence[str], log_path: Path, variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """Start a process that appends what it prints to a file. `OSError` when it cannot be started."""
+    """Start a process that appends its output to a file. Raises `OSError` if it cannot be started."""
     with open(log_path, "ab") as log:
         return subprocess.Popen(
             command,
@@ -238,7 +238,7 @@ def _start(command: Sequence[str], log_path: Path, variables: Mapping[str, str])
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**environment(), **variables},
-            start_new_session=True,  # Ctrl-C in the app's terminal is not meant for it
+            start_new_session=True,  # Ctrl-C in the app's terminal must not reach it
         )
 
 
@@ -250,7 +250,7 @@ def _identity(process: subprocess.Popen[bytes]) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """The app's environment, with this very `jola` importable and the log written line by line."""
+    """Return the app's environment, with this `jola` importable and unbuffered output."""
     import jola
 
     source = str(Path(jola.__path__[0]).parent)
@@ -259,7 +259,7 @@ def environment() -> dict[str, str]:
 
 
 def log_tail(work: Logged) -> str:
-    """The end of what the process printed; empty when there is nothing."""
+    """Return the end of the log; empty if there is none."""
     try:
         with open(work.log_path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -272,6 +272,6 @@ def log_tail(work: Logged) -> str:
 
 
 def last_sentence(work: Logged) -> str:
-    """The last line of the log that is not blank, without the ``error:`` of the command line."""
+    """Return the last line of the log that is not blank, without the ``error:`` prefix of the command line."""
     lines = [line.strip() for line in log_tail(work).splitlines() if line.strip()]
     return lines[-1].removeprefix("error: ") if lines else ""

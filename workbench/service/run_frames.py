@@ -1,8 +1,8 @@
-"""The recorded edits of a run as the map on the page takes them.
+"""The recorded edits of a run in the format of the map on the page.
 
-A value of [0, 1] crosses to the page as one byte: 0 is exactly 0, 1 to 254 are the values above it in equal steps, and
-255 stands for what the run does not train. A norm crosses as its share of `norm_top`, a round number that no norm of
-the run so far exceeds, so that one colour means one norm at every step.
+A value in [0, 1] is sent as one byte: 0 is exactly 0, 1 to 254 are larger values in equal steps, and 255 means not
+    trained. A norm is sent as its share of `norm_top`, a round number that no norm of the run so far exceeds, so that a
+    color means the same norm at every step.
 """
 
 import base64
@@ -21,26 +21,26 @@ from jola.runs.run import Run
 
 UNTRAINED = 255
 _OPEN_LEVELS = 254
-# Reading a long history may cost at most this share of the time, and readings are at least so many seconds apart.
+# Reading a long history may take at most this share of the time; reads are at least this many seconds apart.
 _READING_SHARE = 0.05
 _READING_PAUSE = 0.1
 _MOST_RECORDS = 2048
-"""Records that are read in one go: they hold six numbers for each unit."""
+"""Maximum number of records that are read at once; each contains six numbers per unit."""
 
 Codes = NDArray[np.uint8]
 
 
 def encode_gates(gates: NDArray[np.float32], top: float = 1.0) -> Codes:
-    """Values in [0, top], any shape, as bytes."""
+    """Encode values in [0, top], of any shape, as bytes."""
     levels = np.clip(np.rint(np.clip(np.nan_to_num(gates), 0, top) * (_OPEN_LEVELS / top)), 1, _OPEN_LEVELS)
     codes = np.where(gates > 0, levels, 0)
     return np.where(np.isnan(gates), UNTRAINED, codes).astype(np.uint8)
 
 
 def state_counts(offset: Codes, scale: Codes) -> list[int | None]:
-    """How many units have no edit, the offset alone, the scale alone, and both.
+    """Return the numbers of units with no edit, only the offset, only the scale, and both.
 
-    Units that may not be edited are left out. None for a state that no unit can be in, for want of a trained half.
+    Units that may not be edited are left out. None for a state that no unit can have because a half is not trained.
     """
     on = [(codes > 0) & (codes < UNTRAINED) for codes in (offset, scale)]
     trained = [codes < UNTRAINED for codes in (offset, scale)]
@@ -51,12 +51,12 @@ def state_counts(offset: Codes, scale: Codes) -> list[int | None]:
 
 
 def channels_of(fields: Iterable[str]) -> tuple[str, ...]:
-    """The channels of a cell of the map, by the names of the recorded fields."""
+    """Return the channels of a cell of the map, from the names of the recorded fields."""
     return tuple(name.removesuffix("_norm") for name in fields if name.endswith("_norm"))
 
 
 def round_up(value: float) -> float:
-    """The next of 1, 2, 5, 10, 20 … (or 0.1, 0.2, 0.5 …) that is at least the value; 1 when there is no value."""
+    """Return the next of 1, 2, 5, 10, 20 … (or 0.1, 0.2, 0.5 …) that is at least ``value``; 1 without a value."""
     if not math.isfinite(value) or value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
@@ -64,11 +64,11 @@ def round_up(value: float) -> float:
 
 
 class GateFrames:
-    """The records of one site: their steps, what is counted of each, and any of them as a frame.
+    """The records of one site: their steps, statistics of each, and any of them as a frame.
 
-    Reads what was added since the last time, within a bounded share of the time. ``gated`` is false for a run without
-    gates: its edits are always on, and nothing is said of the probability that a gate is open. ``only_norms`` is true
-    for a method that has none: only the norms of its edits are shown, as where no gates were recorded.
+    Reads only new records, within a bounded share of the time. ``gated`` is false for a run without gates: its edits
+    are always on, and the probability that a gate is open is not shown. ``only_norms`` is true for a method without
+    gates: only the norms of its edits are shown, as for a run that recorded no gates.
     """
 
     def __init__(self, run: Run, site: str, *, gated: bool = True, only_norms: bool = False) -> None:
@@ -89,11 +89,11 @@ class GateFrames:
         return len(self.steps)
 
     def refresh(self, *, now: bool = False) -> None:
-        """Read what is new. ``now`` does not wait until reading is due."""
+        """Read new records if a read is due, or in any case with ``now``."""
         begin = time.monotonic()
         if begin < self._next_read and not now:
             return
-        # The last known record is read again: a run that went back to a checkpoint has another one there, or none.
+        # Read the last known record again: if the run went back to a checkpoint, it has changed or is missing.
         while True:
             start = max(0, len(self) - 1)
             history = self._read(start, start + _MOST_RECORDS)
@@ -127,7 +127,7 @@ class GateFrames:
         return GateHistory.read(self._run.gates_dir, self._site, start, stop)
 
     def _known(self, fields: dict[str, Array]) -> dict[str, Array]:
-        """The fields of a record, without the gates that are not there."""
+        """Return the fields of a record, without gates that the run does not have."""
         if self._only_norms:
             return {name: values for name, values in fields.items() if name.endswith("_norm")}
         if self._gated:
@@ -135,7 +135,7 @@ class GateFrames:
         return {name: np.full_like(v, np.nan) if name.endswith("_open") else v for name, v in fields.items()}
 
     def frame(self, record: int) -> dict[str, Any] | None:
-        """The record with this number, counted from 0; None when there is no such record."""
+        """Return the record with this number, counted from 0; None if it does not exist."""
         if record < 0:
             return None
         history = self._read(record, record + 1)
@@ -144,16 +144,16 @@ class GateFrames:
         return self.encode(int(history.steps[0]), {name: values[0] for name, values in history.fields.items()})
 
     def record_at(self, step: int) -> int:
-        """Number of the nearest record that is not after a step, the first one where all are; -1 without records."""
+        """Return the number of the last record up to ``step``, or of the first one; -1 without records."""
         return min(len(self) - 1, max(0, bisect_right(self.steps, step) - 1))
 
     def encode(self, step: int, fields: dict[str, Array]) -> dict[str, Any]:
-        """A record as the page takes it: its fields in base64, and what says how to read them."""
+        """Encode a record for the page: its fields in base64, and how to read them."""
         fields = self._known(fields)
         channels = channels_of(fields)
         norms = [fields[f"{channel}_norm"] for channel in channels]
         highest = max((float(np.nanmax(values)) for values in norms if not np.isnan(values).all()), default=0.0)
-        if highest > self.norm_top:  # newer than what was read
+        if highest > self.norm_top:  # the record is newer than those that were read
             self._norm, self.norm_top = highest, round_up(highest)
         layers, units = norms[0].shape
         codes = {
@@ -185,9 +185,9 @@ def _mean_closed(opened: Array) -> float | None:
 
 
 def chosen_records(count: int, wanted: int = 5) -> list[int]:
-    """Numbers of up to ``wanted`` records that show a course: the first, the last, and between them ever wider steps.
+    """Return the numbers of up to ``wanted`` records: the first, the last, and others at increasing distances.
 
-    Gates close early and settle late, so equal distances would show the settled ones again and again.
+    Most gates close early, so that equal distances would mostly show records that hardly differ.
     """
     if count <= wanted:
         return list(range(count))

@@ -1,9 +1,9 @@
-"""The one door from the page to the loaded models.
+"""The only access of pages to the loaded models.
 
-nnsight lets one thread at a time trace a model, and keeps what a trace saves in that thread. So one worker thread makes
-every call, in the order of submission, for all pages; the others wait and can see how many calls are before them. Calls
-of models that NDIF runs have a worker of their own, because they mostly wait.
-Nothing that a page chooses changes a model: the adapters, their masks and their strengths go with each call.
+nnsight lets only one thread at a time trace a model, and stores saved values in that thread. Therefore one worker
+thread makes the calls of all pages, in the order of submission; waiting calls can see how many are ahead of them. Calls
+of models on NDIF have a separate worker, because they mostly wait. The choices of a page never change a model:
+adapters, masks and strengths are passed with each call.
 """
 
 import threading
@@ -41,36 +41,36 @@ _KEPT_PROMPTS = 32
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model is given: the turns of a conversation to answer, or a plain text to continue."""
+    """Input of the model: the turns of a conversation to answer, or plain text to continue."""
 
     turns: tuple[tuple[str, str], ...]
     plain: bool = False
 
     @classmethod
     def of(cls, text: str, *, plain: bool = False) -> "Prompt":
-        """One turn of the user, or with ``plain`` the text itself. `InputError` when it is empty."""
+        """Create a prompt from one user turn, or with ``plain`` from the text itself. Raises `InputError` if empty."""
         if not text.strip():
             raise InputError("The prompt is empty; write one, or take an example from the test data.")
         return cls((("user", text),), plain)
 
     @classmethod
     def of_example(cls, example: Example) -> "Prompt":
-        """The conversation of an example."""
+        """Create a prompt from the conversation of an example."""
         return cls(tuple((turn.role, turn.content) for turn in example.prompt))
 
     @property
     def text(self) -> str:
-        """The last turn, which is what a box on the page shows."""
+        """The last turn, which the text box on the page shows."""
         return self.turns[-1][1]
 
     def example(self) -> Example:
-        """The conversation without an answer."""
+        """Return the conversation as an example without an answer."""
         return Example(tuple(Message(role, content) for role, content in self.turns), "")
 
 
 @dataclass(frozen=True)
 class Use:
-    """One adapter in a call: whose edits, which of them are on (by site), and a factor on all of them."""
+    """One adapter in a call: its run, which of its edits are on (by site), and a factor on all of them."""
 
     run: Run
     masks: "Mapping[str, HeadMask]" = field(default_factory=dict)
@@ -80,11 +80,11 @@ class Use:
 
 
 Stack = Sequence[Use]
-"""Adapters on top of each other: the second edits what the first has left."""
+"""Adapters on top of each other: the second edits the activations that the first has edited."""
 
 
 def refuse_remote(stack: Stack) -> None:
-    """Refuse what reads the weights or many activations of a model that runs on NDIF.
+    """Refuse an analysis that reads weights or many activations of a model that runs on NDIF.
 
     Raises:
         InputError: The model is remote.
@@ -95,7 +95,7 @@ def refuse_remote(stack: Stack) -> None:
 
 @dataclass(frozen=True)
 class Desk:
-    """What a call works with, in the worker thread: the model is in use with the edits of the stack."""
+    """Context of a call in the worker thread: the model with the edits of the stack active."""
 
     model: "EditedModel"
     template: "Template"
@@ -106,7 +106,7 @@ class Desk:
     _prompts: "OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor]"
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt. `InputError` when there are more than the limit, or none."""
+        """Return the token ids of a prompt. Raises `InputError` if there are none, or more than the limit."""
         self.check_characters(*(content for _, content in prompt.turns))
         if prompt.plain:
             ids = list(self.model.tokenizer(prompt.text, verbose=False)["input_ids"])
@@ -115,7 +115,7 @@ class Desk:
         return self.checked(ids)
 
     def encode_before(self, prompt: Prompt, *answers: str) -> list[int]:
-        """Token ids of a prompt that answers follow. `InputError` also when prompt and answer exceed the limit."""
+        """Like `encode`, but also raises `InputError` if the prompt together with an answer exceeds the limit."""
         from jola.insight.prompts import answer_ids
 
         for answer in answers:
@@ -126,7 +126,7 @@ class Desk:
         return ids
 
     def check_characters(self, *texts: str) -> None:
-        """Refuse texts that are far too long, before the time and memory are spent that tokenizing them takes."""
+        """Raise `InputError` for far too long texts, before spending time and memory on tokenizing them."""
         total = sum(map(len, texts))
         if total > self.limits.text_characters:
             raise InputError(
@@ -134,7 +134,7 @@ class Desk:
             )
 
     def checked(self, ids: list[int]) -> list[int]:
-        """The same ids. `InputError` when there are more than the limit, or none."""
+        """Return ``ids``. Raises `InputError` if there are none, or more than the limit."""
         if not ids:
             raise InputError("The text has no tokens; write something.")
         if len(ids) > self.limits.prompt_tokens:
@@ -144,13 +144,13 @@ class Desk:
         return ids
 
     def base(self) -> AbstractContextManager[None]:
-        """Inside the block the model is the plain base model."""
+        """Return a context in which the model is the plain base model."""
         return self.model.disable_edits()
 
     def next_log_probabilities(self, ids: list[int]) -> "tuple[torch.Tensor, torch.Tensor]":
-        """ln p of each possible next token without and with the edits, (vocabulary) each, float32.
+        """Return ln p of each possible next token without and with the edits, (vocabulary) each, float32.
 
-        Without the edits a prompt is computed once and remembered: a click on the map then costs one pass.
+        The result without the edits is cached by prompt, so that a click on the map costs one forward pass.
         """
         import torch
 
@@ -183,7 +183,7 @@ class _Worker:
         self.prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
 
     def forget(self, model: int) -> None:
-        """Drop what belongs to a model that is no longer kept."""
+        """Drop the edits and prompts of a model that was unloaded."""
         for key in [key for key in self.edits if key[0] == model]:
             del self.edits[key]
         for key in [key for key in self.prompts if key[0] == model]:
@@ -191,9 +191,9 @@ class _Worker:
 
 
 class Session:
-    """Loads models when they are first needed, keeps the last few, and makes all calls of local models in one thread.
+    """Loads models on first use, keeps the last few, and makes all calls of local models in one thread.
 
-    Calls of remote models are made in a second one.
+    Calls of remote models are made in a second thread.
     """
 
     def __init__(
@@ -207,13 +207,13 @@ class Session:
         self._local, self._remote = _Worker("model"), _Worker("remote")
 
     def close(self) -> None:
-        """Let no further call in, and stop what is being written."""
+        """Accept no further calls, and stop answers that are being written."""
         self._closing.set()
         self._local.calls.close()
         self._remote.calls.close()
 
     def warm_up(self) -> None:
-        """Import what loading a model needs, in the worker thread, before it is needed."""
+        """Import in advance, in the worker thread, the packages that loading a model needs."""
 
         def load(_: Ticket[None]) -> None:
             with quick_imports():
@@ -225,11 +225,11 @@ class Session:
             self._local.calls.submit(load, page="app", kind="warm-up")
 
     def is_loaded(self, run: Run, remote: bool = False) -> bool:
-        """Whether the run's base model answers without being loaded first."""
+        """Whether the run's base model is loaded."""
         return self._loader.base_name(run, remote) in self._worker(remote).bases
 
     def is_here(self, run: Run) -> bool:
-        """Whether the run's base model can be loaded without fetching it first, or is the program's own."""
+        """Whether the run's base model can be loaded without downloading it, or is a built-in one."""
         return self._loader.is_here(run)
 
     def ask(
@@ -242,13 +242,13 @@ class Session:
         base: Run | None = None,
         remote: bool = False,
     ) -> Ticket[Answer]:
-        """Let the worker thread do something with a model and the edits of a stack.
+        """Call ``work`` in the worker thread, with a model and the edits of a stack.
 
-        A page's newer call of a kind takes the place of its older one, when both are given. ``base`` names the run
-        whose base model answers when the stack is empty, with ``remote`` on NDIF.
+        With ``page`` and ``kind``, the call replaces the older call of this page and kind. ``base`` is the run whose
+        base model answers if the stack is empty, with ``remote`` on NDIF.
 
         Raises:
-            InputError: At once, when a run has no adapter (yet). What loading and working raise, the ticket raises.
+            InputError: A run has no adapter (yet). Exceptions of loading and of ``work`` are raised by the ticket.
         """
         stack = tuple(stack)
         first = stack[0].run if stack else base
@@ -264,11 +264,11 @@ class Session:
         return self._worker(elsewhere).calls.submit(call, page=page, kind=kind)
 
     def model_of(self, run: Run) -> tuple[str, str | None]:
-        """Name and revision of the base model of a run."""
+        """Return name and revision of the base model of a run."""
         return self._loader.model_of(run)
 
     def prepare(self, run: Run) -> Ticket[None]:
-        """Load the run's base model and edits; the ticket raises what loading raised."""
+        """Load the run's base model and edits; the ticket raises exceptions of loading."""
         return self.ask([Use(run)], lambda desk: None)
 
     def generate(
@@ -282,9 +282,9 @@ class Session:
         base: Run | None = None,
         remote: bool = False,
     ) -> Writing:
-        """Write an answer with the edits of the stack, or of the base model of ``base`` when it is empty.
+        """Write an answer with the edits of the stack, or of the base model of ``base`` if the stack is empty.
 
-        The likeliest token at each step, ``new_tokens`` at most, until the answer ends or its time is over.
+        Decoding is greedy, up to ``new_tokens`` tokens, until the answer ends or the time limit is reached.
         """
         limits = self.limits
         new_tokens = max(1, min(new_tokens, limits.new_tokens))
@@ -371,9 +371,9 @@ class Session:
         return worker.edits[full]
 
     def _share_cores(self) -> None:
-        """Compute on the cores that are free, and with a quarter of them while a run of this app trains.
+        """Use the free cores, or a quarter of all cores while a run of this app trains.
 
-        Threads of two processes that wait for each other's cores at every layer slow both: on two cores an answer
+        Threads of two processes that wait for each other's cores at every layer slow down both: on two cores, an answer
         takes many times as long with two threads as with one.
         """
         import torch
@@ -388,7 +388,7 @@ class Session:
 
 @contextmanager
 def _ended_by(model: "EditedModel", stop: threading.Event, seconds: float) -> Iterator[None]:
-    """End the requests of a remote model on ``stop``, as superseded, and after a time."""
+    """End the requests of a remote model after ``seconds``, or on ``stop``, which raises `Superseded`."""
     from jola.remote import RemoteModel, RequestStopped
 
     if not isinstance(model, RemoteModel):
@@ -402,7 +402,7 @@ def _ended_by(model: "EditedModel", stop: threading.Event, seconds: float) -> It
 
 
 def _adapter_key(run: Run) -> tuple[Path, int]:
-    """The adapter's folder and its age, so that an adapter that was trained further is loaded again."""
+    """Return the adapter's folder and modification time, so that an adapter is loaded again after further training."""
     weights = run.adapter_dir / "adapter_model.safetensors"
     try:
         return run.adapter_dir.resolve(), weights.stat().st_mtime_ns

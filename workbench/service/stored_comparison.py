@@ -1,8 +1,8 @@
-"""One comparison of selectors on disk: what was asked for, what is done, and how its process fares.
+"""A comparison of selectors on disk: its plan, its results, and the state of its process.
 
 ::
 
-    ID/             what ``jola compare --output`` writes, and nothing else: `jola.studies.results`
+    ID/             output of ``jola compare --output`` only: `jola.studies.results`
     .app/ID/        status.json, asked.json and log.txt of its process
 """
 
@@ -40,27 +40,27 @@ class _AskedFile(JsonFile):
 
 @dataclass(frozen=True)
 class Now:
-    """What a comparison does at the moment, as its log says."""
+    """The current step of a comparison, from its log."""
 
     words: str
     done: int = 0
     total: int = 0
-    """Of this step; 0 when it is not counted."""
+    """Total of this step; 0 if it is not counted."""
 
 
 class StoredComparison(StoredWork):
-    """One comparison; reads its files anew at every question."""
+    """A comparison; reads its files again at every access."""
 
     def is_there(self) -> bool:
-        """Whether the folder holds a comparison, or one that was asked for."""
+        """Whether the folder contains a comparison, or one was requested."""
         return self.folder.is_dir() and ((self.own / "status.json").exists() or (self.folder / FILE).exists())
 
     def beginnings(self) -> Sequence[Path]:
-        """As in `StoredWork`."""
+        """See `StoredWork`."""
         return (self.folder / FILE,)
 
     def write_plan(self, config: RunConfig, plan: Plan) -> None:
-        """Keep what was asked for, which the process writes into its own folder some seconds later."""
+        """Store the plan, which the process writes into its own folder some seconds later."""
         if written := self._written():
             content = {**written, "planned": plan.cell_names()}
             replace_file(self.folder / FILE, json_bytes(content, indent=2))
@@ -76,36 +76,36 @@ class StoredComparison(StoredWork):
 
     @property
     def label(self) -> str:
-        """A word that tells it from others; empty for most."""
+        """Label of the comparison; usually empty."""
         return str(self._written().get("label", ""))
 
     @property
     def note(self) -> str:
-        """What to know about it; empty for most."""
+        """Note on the comparison; usually empty."""
         return str(self._written().get("note", ""))
 
     def config(self) -> RunConfig:
-        """The settings that all its cells share. `InputError` when they are damaged."""
+        """Return the settings that all cells share. Raises `InputError` if they are missing or damaged."""
         settings = self._written().get("settings") or self._asked().get("config")
         if not isinstance(settings, dict):
             raise InputError(f"The settings of the comparison {self.id} are missing or damaged; delete it.")
         return config_of(settings)
 
     def has_settings(self, config: RunConfig) -> bool:
-        """Whether a comparison with these settings could go on with its results."""
+        """Whether a comparison with these settings could continue with its results."""
         try:
             return shared_settings(self.config()) == shared_settings(config)
         except InputError:
             return False
 
     def plan(self) -> Plan:
-        """What it compares: what was asked for last, here or in a shell. `InputError` when that is damaged."""
+        """Return the plan that was requested last, here or in a shell. Raises `InputError` if it is damaged."""
         planned = self._written().get("planned")
         plan = Plan.of_cells(planned) if isinstance(planned, list) else None
         return plan or Plan.from_dict(self._asked().get("plan"))
 
     def planned(self) -> list[str]:
-        """Names of the cells that were asked for."""
+        """Return the names of the planned cells."""
         planned = self._written().get("planned")
         if isinstance(planned, list):
             return [str(name) for name in planned if is_plain_name(str(name))]
@@ -115,7 +115,7 @@ class StoredComparison(StoredWork):
             return []
 
     def ended_cells(self) -> dict[str, float]:
-        """When each result was written, by the name of its cell."""
+        """Return the time when each result was written, by the name of its cell."""
         found = {}
         for path in self.folder.glob("cells/*/result.json"):
             with suppress(OSError):
@@ -123,7 +123,7 @@ class StoredComparison(StoredWork):
         return found
 
     def mark(self) -> str:
-        """Changes whenever there is another result, or other scores."""
+        """Return a token that changes with every new result or score; empty if there are none."""
         marks = sorted(self.ended_cells().items())
         for path in sorted(self.folder.glob("scores/*.json")):
             with suppress(OSError):
@@ -132,12 +132,12 @@ class StoredComparison(StoredWork):
 
     @property
     def state(self) -> State:
-        """The state now, by its process, its results and the end of its log."""
+        """The current state, from its process, its results and the end of its log."""
         return self._state_and_message()[0]
 
     @property
     def message(self) -> str:
-        """Why it failed or stopped, in one sentence; empty for others."""
+        """The reason why it failed or stopped, in one sentence; otherwise empty."""
         return self._state_and_message()[1]
 
     def _state_and_message(self) -> tuple[State, str]:
@@ -159,7 +159,7 @@ class StoredComparison(StoredWork):
         return "stopped", "The process ended early. Completed results are kept; press Resume to continue."
 
     def now(self) -> Now | None:
-        """What its process does at the moment; None while it does not work."""
+        """Return the current step of its process; None if it is not running."""
         if not self.is_run_by_an_app():
             return Now("Running in a shell") if self.working else None
         for line in reversed(log_tail(self).splitlines()):
@@ -172,9 +172,9 @@ class StoredComparison(StoredWork):
         return Now("Loading the model and the data")
 
     def seconds_left(self) -> float | None:
-        """Time that the cells to come will take, at the pace of those since the process began; None before the first.
+        """Estimate the remaining seconds from the cells done since the process began; None before the first.
 
-        The one under way counts as a whole one minus what it has taken, and as a tenth of one when it is slower.
+        The running cell counts as a whole cell minus its elapsed time, but as at least a tenth of a cell.
         """
         began = self.status().get("started")
         if not self.is_run_by_an_app() or not isinstance(began, int | float):
@@ -190,4 +190,4 @@ class StoredComparison(StoredWork):
 
 
 _LAST_WORDS = re.compile(r"(?:^|\n)(?:error: .*|\w[\w.]*(?:Error|Exception)\b.*)\Z")
-"""How a process ends that refuses its settings, or breaks."""
+"""The end of the log of a process that refuses its settings or crashes."""

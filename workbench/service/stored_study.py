@@ -1,9 +1,9 @@
-"""One study on disk: a grid in a folder, as `jola.studies.grid` describes it, and how its process fares.
+"""A study on disk: a grid in a folder, see `jola.studies.grid`, and the state of its process.
 
 ::
 
-    ID/                   a grid that the app planned, and nothing else
-    .app/ID/opened.json   where a grid is that was made elsewhere and opened in the app
+    ID/                   a grid that the app planned, only
+    .app/ID/opened.json   path of a grid that was created elsewhere and opened in the app
     .app/ID/              status.json and log.txt of its process
 """
 
@@ -34,7 +34,7 @@ from workbench.service.study_plan import method_titles
 
 OPENED_FILE = "opened.json"
 INTERRUPTED = 130
-"""Exit code of a grid that was stopped before all cells were made."""
+"""Exit code of a grid that was stopped before all cells were done."""
 
 _MOST_CELLS = 200_000
 
@@ -42,14 +42,14 @@ State = Literal["planned", "working", "finished", "stopped", "failed", "damaged"
 
 
 class OpenedFile(JsonFile):
-    """``opened.json``: a grid that was made elsewhere."""
+    """``opened.json``: the folder of a grid that was created elsewhere."""
 
     folder: Line
 
 
 @dataclass(frozen=True)
 class StudyProgress:
-    """Number of cells."""
+    """Numbers of cells."""
 
     done: int = 0
     failed: int = 0
@@ -62,7 +62,7 @@ class StudyProgress:
 
 
 class CellRun(Run):
-    """The run of a cell; its id names the study too, as ``STUDY/CELL``, which no run of a store can have."""
+    """The run of a cell. Its id includes the study, as ``STUDY/CELL``, which no run of a store can have."""
 
     def __init__(self, path: Path, id: str) -> None:
         super().__init__(path)
@@ -74,7 +74,7 @@ class CellRun(Run):
 
 
 class StoredStudy(StoredWork):
-    """One study. The grid is read again when its plan changes; a result is read once."""
+    """A study. The grid is read again when its plan changes; a result is read once."""
 
     def __init__(self, root: Path, id: str, folder: Path | None = None) -> None:
         super().__init__(root, id, folder)
@@ -82,11 +82,11 @@ class StoredStudy(StoredWork):
 
     @property
     def opened(self) -> bool:
-        """Whether it was made elsewhere, so that the app leaves its folder where it is."""
+        """Whether it was created elsewhere, so that the app does not move its folder."""
         return (self.own / OPENED_FILE).exists()
 
     def is_there(self) -> bool:
-        """Whether the app knows this study; the folder of an opened one may be gone."""
+        """Whether the app knows this study; the folder of an opened one may be missing."""
         return self.opened or (self.folder / GRID_FILE).exists()
 
     def beginnings(self) -> Sequence[Path]:
@@ -95,16 +95,16 @@ class StoredStudy(StoredWork):
 
     @property
     def removable(self) -> bool:
-        """Whether no process keeps it from being removed; an opened one may be forgotten while a shell works on it."""
+        """Whether it can be removed: no process is running; for an opened study, none that an app started."""
         return not (self.is_run_by_an_app() if self.opened else self.working)
 
     @property
     def stopping(self) -> bool:
-        """Whether a process that was asked to stop is still at work."""
+        """Whether a process that was asked to stop is still running."""
         return any(process_alive(int(pid), created) for pid, created in self.status().get("asked", {}).items())
 
     def process_identities(self) -> dict[str, Created]:
-        """When each process that works on it was created, by its number, this app's own aside."""
+        """Return the creation time of each of its running processes, by PID, except this app."""
         found: dict[str, Created] = {}
         for pid in self.processes() - {os.getpid()}:
             with suppress(psutil.NoSuchProcess):
@@ -112,7 +112,7 @@ class StoredStudy(StoredWork):
         return found
 
     def grid(self) -> Grid:
-        """The grid. `InputError` when there is none any more, or it is damaged."""
+        """Return the grid. Raises `InputError` if it is missing or damaged."""
         try:
             found = os.stat(self.folder / GRID_FILE)
         except OSError:
@@ -125,7 +125,7 @@ class StoredStudy(StoredWork):
         return self._grid[1]
 
     def progress(self) -> StudyProgress:
-        """How many cells are done; `StudyProgress()` when the grid cannot be read."""
+        """Count the cells that are done or failed; `StudyProgress()` if the grid cannot be read."""
         try:
             grid = self.grid()
             existing = set(os.listdir(self.folder / "cells")) & grid.planned.keys()
@@ -133,19 +133,19 @@ class StoredStudy(StoredWork):
             return StudyProgress(total=len(grid.planned))
         except (InputError, OSError):
             return StudyProgress()
-        # As texts: paths of thousands of cells take longer to make than to look up.
+        # As strings: creating `Path` objects for thousands of cells takes longer than looking up the files.
         folders = [f"{self.folder}/cells/{name}" for name in existing]
         left = [folder for folder in folders if not os.path.exists(f"{folder}/result.json")]
         failed = sum(os.path.exists(f"{folder}/failed.json") for folder in left)
         return StudyProgress(len(folders) - len(left), failed, len(grid.planned))
 
     def mark(self, progress: StudyProgress | None = None) -> str:
-        """Changes with the plan, and whenever another cell is done or has failed; empty when there is no grid."""
+        """Return a token that changes with the plan and with every cell that ends; empty without a grid."""
         progress = progress or self.progress()
         return f"{self._grid[0]}:{progress.done}:{progress.failed}" if self._grid is not None and progress.total else ""
 
     def state(self, progress: StudyProgress | None = None) -> tuple[State, str]:
-        """(the state now, why it failed or stopped in one sentence)."""
+        """Return (current state, reason why it failed or stopped in one sentence)."""
         try:
             self.grid()
         except InputError as error:
@@ -163,7 +163,7 @@ class StoredStudy(StoredWork):
             return "failed", f"The process was ended by signal {-code}; Continue runs the remaining cells."
         if isinstance(code, int) and code > 0 and code != INTERRUPTED:
             said = last_sentence(self) or f"The process ended with exit code {code} and printed no message."
-            # After failed cells it ends with code 1 and a note; cells are left where some were added or retried since.
+            # After failed cells it ends with code 1 and a note; cells are left if some were added or retried since.
             if code > 1 or not said.startswith("note: "):
                 return "failed", said
         if status.get("failed"):
@@ -173,15 +173,15 @@ class StoredStudy(StoredWork):
         return "planned", "No cell is made yet; Continue begins."
 
     def estimate(self, names: list[str]) -> GridEstimate:
-        """Expected time and memory of cells, by those that are done."""
+        """Estimate time and memory of cells from those that are done."""
         return Pace(self.grid()).estimate(names)
 
     def used_seconds(self) -> float:
-        """Time of all cells that are done, one after the other."""
+        """Return the total time of all done cells, in seconds."""
         return sum(result["seconds"] for result in self.grid().results().values())
 
     def run_of(self, cell: str) -> CellRun | None:
-        """The run of a cell; None when there is none yet."""
+        """Return the run of a cell; None if it does not exist yet."""
         try:
             grid = self.grid()
         except InputError:
@@ -192,7 +192,7 @@ class StoredStudy(StoredWork):
         return run if run.is_run() else None
 
     def title(self) -> str:
-        """Methods, tasks and seeds in one line."""
+        """Describe methods, tasks and seeds in one line."""
         try:
             plans = self.grid().plans
         except InputError:
@@ -205,7 +205,7 @@ class StoredStudy(StoredWork):
         return f"{method_titles(arms)} · {named} · {seeds} seed{'s' if seeds > 1 else ''}"
 
     def about(self) -> str:
-        """Model, sizes and folder in one line."""
+        """Describe models, sizes and folder in one line."""
         try:
             plans = self.grid().plans
         except InputError:
@@ -218,13 +218,13 @@ class StoredStudy(StoredWork):
         return " · ".join((", ".join(names), f"{few} training examples", str(self.folder)))
 
     def row(self, progress: StudyProgress | None = None) -> dict[str, Any]:
-        """A row of the list of studies."""
+        """Return the row of the study in the list."""
         progress = progress or self.progress()
         state, message = self.state(progress)
         return self._row(self.title(), self.about(), state, message, progress)
 
     def damaged_row(self, error: Exception) -> dict[str, Any]:
-        """The row of a study whose files no check refuses, and yet it cannot be shown."""
+        """Return the row of a study that cannot be shown although its files pass all checks."""
         message = f"This study cannot be read ({type(error).__name__}); remove it, or restore its files."
         return self._row(self.folder.name, str(self.folder), "damaged", message, StudyProgress())
 
@@ -246,7 +246,7 @@ class StoredStudy(StoredWork):
 
 
 def open_grid(folder: Path) -> Grid:
-    """The grid in a folder. `InputError` as for `Grid.open`, and for more cells than the app can show."""
+    """Open the grid in a folder. Raises `InputError` like `Grid.open`, and for more cells than the app can show."""
     grid = Grid.open(folder)
     number = sum(math.prod(map(len, plan.values())) for plan in grid.plans)
     if number > _MOST_CELLS:
@@ -258,7 +258,7 @@ def open_grid(folder: Path) -> Grid:
 
 
 def opened_folder(own: Path) -> Path | None:
-    """The folder that ``opened.json`` names; None when there is no such file."""
+    """Return the folder that ``opened.json`` names; None if the file does not exist."""
     folder = read_valid_part(own / OPENED_FILE, OpenedFile)[0].get("folder")
     return Path(folder) if folder else None
 

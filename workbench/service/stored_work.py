@@ -1,8 +1,8 @@
-"""What the app keeps of work on disk that a process does: its status and its log, beside the folder of the work.
+"""Files of the app about work on disk: the status and the log of its process, in a separate folder.
 
 ::
 
-    ID/             what the command writes, and nothing else
+    ID/             output of the command only
     .app/ID/        status.json and log.txt of its process
 """
 
@@ -28,7 +28,7 @@ from workbench.service.processes import End, Kind, Processes, Turns, at_work, wa
 APP_FOLDER = ".app"
 LISTED = 100
 _WRITING = threading.Lock()
-"""Held while a status is changed: the end of a process and a click may come at the same moment."""
+"""Lock for changes of a status: a process may end and the user may click at the same moment."""
 
 
 class _StatusFile(JsonFile):
@@ -43,35 +43,35 @@ class _StatusFile(JsonFile):
     code: Annotated[int, Field(gt=-(2**31), lt=2**31)] | None = None
     failed: Text = ""
     asked: dict[Annotated[str, Field(pattern=r"^\d{1,10}$")], Line | Time] = Field(default_factory=dict)
-    """The processes that were asked to stop: when each was created, by its number."""
+    """Creation times of the processes that were asked to stop, by PID."""
 
 
 class StoredWork(ABC):
-    """Work in a folder, such as a comparison; reads its files anew at every question.
+    """Work in a folder, such as a comparison; reads its files again at every access.
 
     Args:
         root: Folder of all work of this kind.
-        id: Its name among them.
-        folder: Where it is; by default the folder of this name in `root`.
+        id: Name of the work in `root`.
+        folder: Folder of the work; by default the one with this name in `root`.
     """
 
     def __init__(self, root: Path, id: str, folder: Path | None = None) -> None:
         self.id = id
         self.folder = folder or root / id
         self.own = root / APP_FOLDER / id
-        """Files of the app about it."""
+        """Folder of the app's files about the work."""
 
     @abstractmethod
     def is_there(self) -> bool:
-        """Whether there is such work."""
+        """Whether the work exists."""
 
     @abstractmethod
     def beginnings(self) -> Sequence[Path]:
-        """The files that are as old as the work, if its status does not say how old that is."""
+        """Return the files that are as old as the work, for a status without the time."""
 
     @property
     def created(self) -> float:
-        """When it was asked for or opened, in seconds since the epoch."""
+        """Time when it was requested or opened, in seconds since the epoch."""
         created = self.status().get("created")
         if created is not None:
             return float(created)
@@ -82,21 +82,21 @@ class StoredWork(ABC):
 
     @property
     def log_path(self) -> Path:
-        """What its process printed."""
+        """Path of the log of its process."""
         return self.own / "log.txt"
 
     def status(self) -> dict[str, Any]:
-        """Process, times and end as the app wrote them down; empty for work that a shell began."""
+        """Return process, times and end as the app wrote them; empty for work that was started in a shell."""
         return read_valid_part(self.own / "status.json", _StatusFile)[0]
 
     def write_status(self, **changes: Any) -> None:
-        """Change the status in one step."""
+        """Change the status atomically."""
         with _WRITING:
             make_folder(self.own)
             replace_file(self.own / "status.json", json_bytes({**self.status(), **changes}), durable=True)
 
     def write_begin(self) -> dict[str, Any]:
-        """The changes of the status with which a process begins."""
+        """Return the changes of the status when a process begins."""
         now = time.time()
         return {
             "created": self.created or now,
@@ -109,22 +109,22 @@ class StoredWork(ABC):
         }
 
     def discard(self) -> None:
-        """Remove what was written of work that could not begin."""
+        """Remove the files of work that could not begin."""
         for folder in (self.folder, self.own):
             shutil.rmtree(folder, ignore_errors=True)
 
     @property
     def working(self) -> bool:
-        """Whether a process is working on it, including one of another app or shell."""
+        """Whether a process of the work is running, including one of another app or shell."""
         return self.is_run_by_an_app() or bool(workers(self.folder))
 
     def processes(self) -> set[int]:
-        """Numbers of the processes that are at work on it."""
+        """Return the PIDs of its running processes."""
         mine = {self.status()["pid"]} if self.is_run_by_an_app() else set()
         return mine | set(workers(self.folder))
 
     def is_run_by_an_app(self) -> bool:
-        """Whether the process that is at work on it was started by this app or another one."""
+        """Whether its process is running and was started by this app or another one."""
         return not self.status().get("ended") and at_work(self)
 
 
@@ -132,12 +132,12 @@ Stored = TypeVar("Stored", bound=StoredWork)
 
 
 class WorkStore(ABC, Generic[Stored]):
-    """Work of one kind in the folders of a root: finds, begins, deletes and restores it.
+    """Finds, starts, deletes and restores work of one kind in the folders of a root.
 
     Args:
-        noun: What it is called in sentences, such as ``comparison``.
-        root: The folder of all of it.
-        turns: Shared with everything that must not work at the same time.
+        noun: Name in sentences, such as ``comparison``.
+        root: Folder of all work of this kind.
+        turns: Shared by all work that must not run at the same time.
     """
 
     def __init__(self, noun: str, root: Path, turns: Turns) -> None:
@@ -149,55 +149,55 @@ class WorkStore(ABC, Generic[Stored]):
 
     @abstractmethod
     def find(self, id: str | None) -> Stored | None:
-        """The work with this id, or None."""
+        """Return the work with this id, or None."""
 
     @abstractmethod
     def resume(self, id: str) -> Stored:
-        """Let work that ended early go on with what is missing. `InputError` when it cannot or may not."""
+        """Continue work that ended early. Raises `InputError` if it cannot or may not continue."""
 
     @abstractmethod
     def stop(self, id: str) -> None:
-        """End the processes of the work; its results stay. Nothing happens when they have ended already."""
+        """End the processes of the work; its results are kept. Does nothing if they have ended already."""
 
     @abstractmethod
     def remove(self, id: str) -> None:
-        """Move work to the trash, from where `restore` brings it back. `InputError` while it is running."""
+        """Move work to the trash; `restore` undoes this. Raises `InputError` while it is running."""
 
     @abstractmethod
     def _stored(self) -> Iterable[Stored]:
-        """All that may be there."""
+        """Return everything that may be work of this kind."""
 
     @abstractmethod
     def _command(self, found: Stored) -> Sequence[str]:
-        """The command line that does it."""
+        """Return the command line of the work."""
 
     def list(self) -> "list[Stored]":
-        """What there is, newest first, at most `LISTED`."""
+        """Return the existing work, newest first, at most `LISTED`."""
         found = [one for one in self._stored() if one.is_there()]
         return sorted(found, key=lambda one: (-one.created, one.id))[:LISTED]
 
     def get(self, id: str) -> Stored:
-        """The work with this id. `InputError` when there is none."""
+        """Return the work with this id. Raises `InputError` if it does not exist."""
         found = self.find(id)
         if found is None:
             raise InputError(f"There is no such {self.noun} any more; choose another one.")
         return found
 
     def active(self) -> Stored | None:
-        """What a process is working on, including those of other apps and shells."""
+        """Return running work, including that of other apps and shells; None if none is running."""
         return next((found for found in self._stored() if found.working), None)
 
     def working(self) -> bool:
-        """Whether a process is at work."""
+        """Whether any work is running."""
         return self.active() is not None
 
     def wait(self, id: str, seconds: float) -> bool:
-        """Whether the work ended within ``seconds``."""
+        """Wait at most ``seconds`` and return whether the work has ended."""
         found = self.get(id)
         return wait_until(lambda: not found.working, seconds)
 
     def restore(self, id: str) -> Stored:
-        """Bring deleted work back. `InputError` when it is gone for good."""
+        """Restore deleted work. Raises `InputError` if it is no longer in the trash."""
         try:
             Trash(self.root).restore(id)
         except InputError as error:
@@ -212,7 +212,7 @@ class WorkStore(ABC, Generic[Stored]):
             raise
 
     def _put_in_trash(self, found: Stored) -> None:
-        """Move work to the trash, and forget the files of the app about what leaves the trash for good."""
+        """Move work to the trash, and delete the app's files about work that is purged from it."""
         trash = Trash(self.root)
         trash.put(found.folder)
         for gone in trash.purge():

@@ -1,10 +1,10 @@
-"""Studies as processes of their own, started with the command that a shell user types.
+"""Studies in separate processes, started with the same command as in a shell.
 
-One folder holds those of the app, beside the runs and never among them; `workbench.service.stored_study` describes it.
-Grids in other folders can be opened, and stay where they are. A grid that a shell runs is shown and stopped like one of
+The studies of the app are in one folder, separate from the runs; `workbench.service.stored_study` describes its layout.
+Grids in other folders can be opened, and are not moved. A grid that runs in a shell is shown and stopped like one of
 the app.
 
-Studies are not queued: one is refused while a run trains or waits, and while a comparison or another study is at work.
+Studies are not queued: one is refused while a run trains or waits, or a comparison or another study is running.
 """
 
 import itertools
@@ -32,16 +32,16 @@ from workbench.service.stored_work import APP_FOLDER, WorkStore
 GRID_COMMAND = (sys.executable, "-m", "jola", "grid", "run")
 ALL_DONE = "All cells of this study are done; add cells to continue."
 _CLOSED_FILE = "closed.json"
-"""What ``opened.json`` is called when the study was removed from the list."""
+"""Name of ``opened.json`` after the study was removed from the list."""
 
 
 class Studies(WorkStore[StoredStudy]):
     """Starts, finds, opens, stops and deletes studies.
 
     Args:
-        root: Their folder.
-        turns: Shared with everything that must not work at the same time.
-        command: What makes the cells of a folder: the command line ``jola grid run``.
+        root: Folder of the studies.
+        turns: Shared by all work that must not run at the same time.
+        command: Command line of ``jola grid run``.
         check: Raises `InputError` for settings that this app may not train with.
         check_path: Raises `InputError` for a folder that this app may not open.
     """
@@ -72,7 +72,7 @@ class Studies(WorkStore[StoredStudy]):
         yield from (one for one in found if one is not None)
 
     def find(self, id: str | None) -> StoredStudy | None:
-        """The study with this id, or None."""
+        """Return the study with this id, or None."""
         if not id or not is_plain_name(id) or (self.root / id).is_symlink():
             return None
         folder = opened_folder(self.root / APP_FOLDER / id)
@@ -87,7 +87,7 @@ class Studies(WorkStore[StoredStudy]):
         return found
 
     def _is_open(self, folder: Path) -> bool:
-        """Whether this app may open a folder: the one that opened it may have been started with other settings."""
+        """Whether this app may open a folder; another app with other settings may have opened it."""
         try:
             self.check_path(str(folder))
         except InputError:
@@ -95,7 +95,7 @@ class Studies(WorkStore[StoredStudy]):
         return True
 
     def find_run(self, id: str | None) -> CellRun | None:
-        """The run of a cell by its id ``STUDY/CELL``; None when there is no such run."""
+        """Return the run of a cell by its id ``STUDY/CELL``; None if it does not exist."""
         study, slash, cell = (id or "").partition("/")
         found = self.find(study) if slash else None
         return found.run_of(cell) if found is not None else None
@@ -103,10 +103,10 @@ class Studies(WorkStore[StoredStudy]):
     # Planning and starting
 
     def start(self, axes: Axes, arms: Mapping[str, Arm], settings: Any, neutral: Mapping[str, Any]) -> StoredStudy:
-        """Plan a study, and begin it in a process of its own; the arguments are those of `Grid.plan`.
+        """Plan a study, and start it in a separate process; the arguments are those of `Grid.plan`.
 
-        `InputError` when something cannot or may not be trained, and while other work is under way; nothing is planned
-        then.
+        Raises `InputError`, without planning anything, if a setting is invalid or not allowed, or while other work is
+        running or waiting.
         """
         self._check(axes, arms, neutral)
         with self.turns.locked():
@@ -121,21 +121,21 @@ class Studies(WorkStore[StoredStudy]):
             try:
                 self._launch(found)
             except InputError:
-                if not found.status().get("failed"):  # a full disk: the list could not say why
+                if not found.status().get("failed"):  # a full disk: the list could not show the reason
                     found.discard()
                 raise
         return self.get(name)
 
     def extend(self, id: str, axes: Axes, arms: Mapping[str, Arm], settings: Any) -> StoredStudy:
-        """Add cells to a study and begin them; settings that change no result stay as they were planned.
+        """Add cells to a study and start it; settings that do not affect results stay as planned.
 
-        `InputError` as for `start`, and for other settings than its own.
+        Raises `InputError` like `start`, and for settings that differ from those of the study.
         """
         found = self.get(id)
         grid = found.grid()
         neutral = grid.content.get("neutral", {})
         self._check(axes, arms, neutral)
-        self._check_plans(found)  # whose cells begin too
+        self._check_plans(found)  # their cells are started too
         with self.turns.locked():
             self.turns.check(self.noun)
             Grid.plan(found.folder, axes, arms, settings, neutral)
@@ -144,7 +144,7 @@ class Studies(WorkStore[StoredStudy]):
         return found
 
     def resume(self, id: str) -> StoredStudy:
-        """Make the cells of a study that are not done. `InputError` as for `start`."""
+        """Run the cells of a study that are not done. Raises `InputError` like `start`."""
         found = self.get(id)
         self._check_plans(found)
         with self.turns.locked():
@@ -154,16 +154,16 @@ class Studies(WorkStore[StoredStudy]):
         return found
 
     def retry(self, id: str, cell: str = "") -> bool:
-        """Forget why a cell failed, or why all of them did, and make them again; whether that has begun.
+        """Clear the failure of one cell or of all cells, and run them again; return whether they were started.
 
-        While the study is at work they wait until it is continued. `InputError` as for `start`.
+        While the study is running, they wait until it is continued. Raises `InputError` like `start`.
         """
         found = self.get(id)
         grid = found.grid()
         if cell and cell not in grid.planned:
             raise InputError("There is no such cell any more; open the study again.")
         if not found.working:
-            self.turns.check(self.noun)  # before anything is forgotten
+            self.turns.check(self.noun)  # before clearing any failure
         grid.retry([cell] if cell else None)
         if found.working:
             return False
@@ -173,7 +173,7 @@ class Studies(WorkStore[StoredStudy]):
     def stop(self, id: str) -> None:
         """Ask the processes of a study to stop; the running cell saves its state.
 
-        Nothing happens when they have ended or were asked before: a second signal would end the cell at once.
+        Does nothing if they have ended or were asked before, because a second signal would end the cell at once.
         """
         found = self.get(id)
         with self._lock:
@@ -184,7 +184,7 @@ class Studies(WorkStore[StoredStudy]):
                 found.write_status(stopped=True, asked=asked)
 
     def _check(self, axes: Axes, arms: Mapping[str, Arm], neutral: Mapping[str, Any]) -> None:
-        """Refuse tasks and models that this app may not use, in whichever arm they are."""
+        """Raise `InputError` if an arm has a task or a model that this app may not use."""
         first = next(axes.cells(arms))
         # Arms with the same settings of model and data are checked once: there may be thousands of combinations.
         chosen = [arms[label] for label in axes.arms]
@@ -193,9 +193,9 @@ class Studies(WorkStore[StoredStudy]):
             self.check(config_of(arm, first._replace(task=task, model=model), neutral, ""))
 
     def _check_plans(self, found: StoredStudy) -> None:
-        """Refuse a grid with tasks and models that this app may not use, and one of others that reports to a tracker.
+        """Raise `InputError` for tasks and models that this app may not use, and for opened grids with a tracker.
 
-        The tracker is not shown in the app, and would get what is measured on this computer.
+        The tracker, which the app does not show, would receive the measurements on this computer.
         """
         grid = found.grid()
         tracker = grid.content.get("neutral", {}).get("report_to", "none")
@@ -209,9 +209,9 @@ class Studies(WorkStore[StoredStudy]):
             self._check(axes, grid.arms, grid.content.get("neutral", {}))
 
     def check_names(self, tasks: Iterable[str], models: Iterable[str]) -> None:
-        """Refuse tasks and models, as a page names them, that this app may not use.
+        """Raise `InputError` for tasks and models, as named by a page, that this app may not use.
 
-        Called before anything that says whether a file exists.
+        Called before anything that reveals whether a file exists.
         """
         named = [task for task in tasks if task not in GROUPS]
         configs = [RunConfig(data=DataConfig(task=task)) for task in named]
@@ -227,7 +227,7 @@ class Studies(WorkStore[StoredStudy]):
     # Folders
 
     def open(self, folder: str) -> StoredStudy:
-        """Show the grid in a folder, which stays there. `InputError` when there is none, or it may not be read."""
+        """Show the grid in a folder, without moving it. Raises `InputError` if it is missing or may not be read."""
         text = folder.strip()
         if not text or "\0" in text:
             raise InputError("The folder is empty; write the path of a folder with a grid, as `jola grid plan` makes.")
@@ -244,7 +244,7 @@ class Studies(WorkStore[StoredStudy]):
         return self.get(found.id)
 
     def remove(self, id: str) -> None:
-        """Move a study to the trash, or forget one that was opened. `InputError` while it works."""
+        """Move a study to the trash, or remove an opened one from the list. Raises `InputError` while it is running."""
         found = self.get(id)
         if not found.removable:
             raise InputError("This study is running; stop it before you remove it.")
@@ -254,7 +254,7 @@ class Studies(WorkStore[StoredStudy]):
         self._put_in_trash(found)
 
     def restore(self, id: str) -> StoredStudy:
-        """Bring a deleted study back. `InputError` when it is gone for good."""
+        """Restore a removed study. Raises `InputError` if it is no longer in the trash."""
         closed = self.root / APP_FOLDER / id / _CLOSED_FILE
         if is_plain_name(id) and closed.exists():
             closed.replace(closed.with_name(OPENED_FILE))

@@ -15,12 +15,12 @@ from workbench.service.stored_study import StoredStudy
 CODES: Mapping[CellState, str] = {"done": "d", "failed": "f", "running": "r", "interrupted": "i", "open": "o"}
 """One character for each state."""
 NO_CELL = "-"
-"""Where the study has no cell: an arm that trains nothing has one for each task and model only."""
+"""Code of a place without a cell: an arm that trains nothing has only one cell for each task and model."""
 _STEPS = {"starting": "loading", "evaluating": "testing"}
 
 
 class Matrix:
-    """Where each cell of a grid is."""
+    """The place of each cell of a grid."""
 
     def __init__(self, grid: Grid) -> None:
         order = _order(grid)
@@ -42,7 +42,7 @@ class Matrix:
             self.names[place], self.places[name] = name, place
 
     def labels(self) -> dict[str, Any]:
-        """``rows``, each a text, and ``columns``, each a task and a seed, as the page writes them."""
+        """Return the labels on the page: ``rows``, each a text, and ``columns``, each a task and a seed."""
         sizes = {size for _, size, _ in self._rows}
         models = list(dict.fromkeys(model for *_, model in self._rows))
         model_names = short_names(models) | {"default": ASSETS[DEFAULT_MODEL].title}
@@ -58,7 +58,7 @@ class Matrix:
         }
 
     def codes(self, states: Mapping[str, CellState]) -> str:
-        """One character for each place, row by row: one of `CODES`, or `NO_CELL`."""
+        """Return one character for each place, row by row: one of `CODES`, or `NO_CELL`."""
         width = len(self._columns)
         found = [NO_CELL] * (width * len(self._rows))
         for (row, column), name in self.names.items():
@@ -67,7 +67,7 @@ class Matrix:
 
 
 def _order(grid: Grid) -> dict[str, dict[Any, int]]:
-    """The place of every value of an axis over all plans."""
+    """Return the rank of every value on each axis, over all plans."""
     found: dict[str, dict[Any, int]] = {}
     for axis in ("arms", "tasks", "seeds", "models"):
         values = dict.fromkeys(value for plan in grid.plans for value in plan[axis])
@@ -76,7 +76,7 @@ def _order(grid: Grid) -> dict[str, dict[Any, int]]:
 
 
 def cell_facts(study: StoredStudy, name: str) -> dict[str, Any]:
-    """What the page shows of one cell: its coordinates, its state, its result or why it has none."""
+    """Return the details of one cell for the page: its coordinates, its state, and its result or failure."""
     grid = study.grid()
     cell, folder = grid.planned[name], grid.cell(name)
     state, result = grid.state_of(name), grid.result(name)
@@ -122,5 +122,5 @@ def _costs(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def step_words(status: Mapping[str, Any]) -> str:
-    """``step 12 of 400``, or what the process does before and after."""
+    """Return ``step 12 of 400``, or the phase before or after training."""
     return _STEPS.get(status["state"]) or f"step {status['step']:,} of {status['total_steps']:,}"

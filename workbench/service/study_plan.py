@@ -1,4 +1,4 @@
-"""What a study compares, as the form asks for it: methods, learning rates, tasks, training examples, models, seeds."""
+"""The plan of a study in the form: methods, learning rates, tasks, training examples, models, seeds."""
 
 import dataclasses
 import math
@@ -15,7 +15,7 @@ from jola.studies.methods import tried_rates
 from jola.studies.presets import PRESETS, preset_named
 
 TRIES = (1, 3, 5)
-"""Learning rates of each method."""
+"""Choices for the number of learning rates of each method."""
 MOST_ARMS = 1_000
 MOST_CELLS = 20_000
 _MOST_CHARACTERS = 4_000
@@ -29,7 +29,7 @@ class StudyPlan:
     Args:
         methods: Names of methods with their default settings.
         variants: Comma-separated arms with other settings, as ``jola grid plan --methods`` takes them.
-        tries: Learning rates of each method that has one: its default, and as many above it as below.
+        tries: Number of learning rates of each method that has one: the default, and equally many above and below.
         factor: Ratio of two neighboring learning rates.
         tasks: Tasks or groups of tasks.
         train_sizes: Comma-separated numbers of training examples; 0 uses all.
@@ -48,7 +48,7 @@ class StudyPlan:
 
     @classmethod
     def of_preset(cls, name: str) -> "StudyPlan":
-        """The axes of a table or figure of the paper. `InputError` when there is no such preset."""
+        """Return the axes of a table or figure of the paper. Raises `InputError` if the preset does not exist."""
         preset = preset_named(name)
         plain = tuple(arm for arm in preset.arms if arm in METHODS)
         return cls(
@@ -62,7 +62,7 @@ class StudyPlan:
 
     @classmethod
     def of_grid(cls, grid: Grid) -> "StudyPlan":
-        """The axes of the last plan of a grid, with every arm as it is labelled."""
+        """Return the axes of the last plan of a grid, with every arm by its label."""
         plan = grid.plans[-1]
         return cls(
             methods=tuple(arm for arm in plan["arms"] if arm in METHODS),
@@ -74,7 +74,7 @@ class StudyPlan:
         )
 
     def expanded(self, settings: Mapping[str, Mapping[str, Any]]) -> tuple[Axes, dict[str, Arm]]:
-        """The axes and the arms with these settings. `InputError` for what is not valid, as the form labels it."""
+        """Return the axes and the arms with these settings. Raises `InputError`, which names fields by their label."""
         texts = {"Variants": self.variants, "Training examples": self.train_sizes, "Seeds": self.seeds}
         for title, text in texts.items():
             if len(text) > _MOST_CHARACTERS:
@@ -90,7 +90,7 @@ class StudyPlan:
         for title, values, example in (("Training examples", sizes, "200"), ("Seeds", seeds, "42")):
             if not values:
                 raise InputError(f"{title} is empty; give at least one whole number, such as {example}.")
-        # Before the arms are made, which takes half a millisecond each: a short text can ask for billions.
+        # Check before creating the arms, which takes half a millisecond each: a short text can ask for billions.
         count = sum(map(arm_count, named))
         if count > MOST_ARMS:
             raise InputError(
@@ -103,7 +103,7 @@ class StudyPlan:
         return axes, arms
 
     def _texts(self, settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-        """The arms of the chosen methods: the default learning rate has no label of its own, so that it is one arm."""
+        """Return the arms of the chosen methods; the default learning rate is left out of the label of its arm."""
         chosen = [name for name in METHODS if name in self.methods]
         chosen += [method_named(name).name for name in self.methods if name not in METHODS]
         if self.tries == 1:
@@ -122,7 +122,7 @@ class StudyPlan:
 
 
 def _check_size(*parts: int | Sequence[Any]) -> None:
-    """Refuse more than `MOST_CELLS`: the product of numbers and of lengths of axes."""
+    """Raise `InputError` if the product of numbers and of lengths of axes exceeds `MOST_CELLS`."""
     number = math.prod(part if isinstance(part, int) else len(part) for part in parts)
     if number > MOST_CELLS:
         raise InputError(
@@ -132,20 +132,20 @@ def _check_size(*parts: int | Sequence[Any]) -> None:
 
 
 def default_rate(method: str, settings: Mapping[str, Mapping[str, Any]]) -> float:
-    """The learning rate of a method with these settings."""
+    """Return the learning rate of a method with these settings."""
     return float(expand_arms([method], settings)[method].settings["training"]["learning_rate"])
 
 
 def learning_rates(default: float, tries: int, factor: float) -> list[str]:
-    """The rates of `tried_rates` beside the default one: as many below it as above."""
+    """Return the rates of `tried_rates` without the default: equally many below and above it."""
     rates = tried_rates(default, tries, factor)
     return [f"{rate:g}" for number, rate in enumerate(rates) if number != tries // 2]
 
 
 def grid_settings(config: RunConfig) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """(settings that all arms share, those that change no result), in the form that `Grid.plan` takes.
+    """Return (settings that all arms share, settings that do not affect results) in the format of `Grid.plan`.
 
-    The learning rate is that of each method.
+    The shared learning rate is None, for the default of each method.
     """
     groups = {"model": config.model, "data": config.data, "training": config.training}
     shared = {
@@ -158,12 +158,12 @@ def grid_settings(config: RunConfig) -> tuple[dict[str, dict[str, Any]], dict[st
 
 
 def preset_choices() -> list[tuple[str, str]]:
-    """(title, name) of every preset."""
+    """Return (title, name) of every preset."""
     return [(preset.title, name) for name, preset in PRESETS.items()]
 
 
 def method_titles(arms: Iterable[str]) -> str:
-    """``JoLA, LoRA (3 arms)``: methods of arms, with the number of arms where there are several."""
+    """Return the methods of arms, with the number of arms if there are several: ``JoLA, LoRA (3 arms)``."""
     counts: dict[str, int] = {}
     for arm in arms:
         method = arm.partition(":")[0]
@@ -173,7 +173,7 @@ def method_titles(arms: Iterable[str]) -> str:
 
 
 def size_words(axes: Axes, cells: int) -> str:
-    """``18 cells: 3 arms × 2 tasks × 3 seeds``, without factors of 1; arms that train nothing have fewer cells."""
+    """Return ``18 cells: 3 arms × 2 tasks × 3 seeds``, without factors of 1; untrained arms have fewer cells."""
     factors: Sequence[tuple[int, str]] = (
         (len(axes.arms), "arm"), (len(axes.tasks), "task"), (len(axes.train_sizes), "size"),
         (len(axes.models), "model"), (len(axes.seeds), "seed"),

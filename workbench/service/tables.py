@@ -1,7 +1,7 @@
-"""What a run recorded as CSV, for spreadsheets and other programs.
+"""The records of a run as CSV, for spreadsheets and other programs.
 
-`jola.system.spreadsheet` makes texts that look like formulas inert. What is not trained, or was not measured, is an
-empty cell.
+`jola.system.spreadsheet` makes texts that look like formulas inert. Values that are not trained or not measured are
+empty cells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +15,14 @@ from jola.runs.run import Run
 from jola.system.spreadsheet import csv_text
 
 _CELLS = 200_000
-"""Cells of the gate table that are written in one go."""
+"""Maximum number of cells of the gate table that are written at once."""
 
 
 def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> tuple[str, int | None]:
-    """The recorded edits as a long table, a row for each record, layer and unit, and the record to go on with.
+    """Return the recorded edits as a long table, one row per record, layer and unit, and the next record to read.
 
-    A large history comes in pieces, the first with the names of the columns; None is the end. `InputError` when the
-    site was not recorded.
+    A large history is returned in pieces, the first with the column names; None as the next record means the end.
+    Raises `InputError` if the site was not recorded.
     """
     history = GateHistory.read(run.gates_dir, site, start, start + 1)
     names, units = history.unit_names, ("unit",) if history.unit_names is None else ("unit", "unit_name")
@@ -46,18 +46,18 @@ def gates_csv(run: Run, site: str, start: int = 0, stop: int | None = None) -> t
 
 
 def _state(values: Mapping[str, Array], layer: int, unit: int) -> str:
-    """What is on in a unit with gates."""
+    """Return the state of a unit with gates."""
     offset, scale = (values[f"{half}_gate"][layer, unit] > 0 for half in HALVES)
     return STATES[int(offset) + 2 * int(scale)]
 
 
 def metrics_csv(run: Run) -> str:
-    """Every number of every step, one row a line of ``metrics.jsonl``; columns in the order in which they appear."""
+    """Return all metrics, one row per line of ``metrics.jsonl``, with the columns in order of appearance."""
     entries = run.metrics()
     columns = list(dict.fromkeys(name for entry in entries for name in entry))
     return csv_text([["run", *columns], *([run.id, *(entry.get(name) for name in columns)] for entry in entries)])
 
 
 def _short(value: float) -> float:
-    """Seven digits, as many as the history holds."""
+    """Round to seven digits, the precision of the history."""
     return float(f"{value:.7g}")

@@ -1,4 +1,4 @@
-"""The numbers behind the views of the Playground. Each function asks the session, and knows nothing of the page."""
+"""The data behind the views of the Playground. The functions use the session and are independent of the page."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     )
 
 MeasureName = Literal["log_probability", "logit_difference", "kl"]
-"""As `jola.insight.Measure`, which imports PyTorch."""
+"""Same as `jola.insight.Measure`, whose import needs PyTorch."""
 
 
 @dataclass(frozen=True)
 class NextToken:
-    """A token that may come next: its probability without the edits, and in each column."""
+    """A possible next token: its probability without the edits, and in each column."""
 
     token: str
     base: float
@@ -41,7 +41,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Likeliest:
-    """The likeliest next token of a column: its id, its text, and ln p in nats."""
+    """The most likely next token of a column: its id, its text, and ln p in nats."""
 
     id: int
     token: str
@@ -50,7 +50,7 @@ class Likeliest:
 
 @dataclass(frozen=True)
 class Since:
-    """ln p of the token that was the likeliest before a change, before and after it, and the likeliest one now."""
+    """A change of the prediction: the most likely token before, ln p of that token now, and the most likely one now."""
 
     before: Likeliest
     ln_p: float
@@ -59,7 +59,7 @@ class Since:
 
 @dataclass(frozen=True)
 class NextTokens:
-    """The likeliest next tokens of the base model and of each column, in the order of their largest probability.
+    """The most likely next tokens of the base model and of each column, in the order of their largest probability.
 
     ``kl`` is KL(edited ‖ base) over the whole vocabulary, in nats, for each column; ``length`` the number of tokens of
     the prompt.
@@ -70,10 +70,10 @@ class NextTokens:
     kl: tuple[float, ...]
     length: int
     since: "Since | None" = None
-    """What the first column changed since the last look at the same prompt."""
+    """Change of the first column since the last result for the same prompt."""
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a token."""
+        """Return one row per token."""
         import pandas as pd
 
         rows = [(t.token, t.base, *t.edited) for t in self.tokens]
@@ -82,7 +82,7 @@ class NextTokens:
 
 @dataclass(frozen=True)
 class AnswerShares:
-    """ln p of whole answers, end included, without the edits and in each column: (answers), (columns, answers)."""
+    """ln p of whole answers, including the end, without the edits (answers) and in each column (columns, answers)."""
 
     columns: tuple[str, ...]
     answers: tuple[str, ...]
@@ -90,13 +90,13 @@ class AnswerShares:
     edited: tuple[tuple[float, ...], ...]
 
     def shares(self, log_probabilities: Sequence[float]) -> list[float]:
-        """The probabilities of these answers when nothing else could be said; they sum to 1."""
+        """Return the probabilities of these answers relative to their sum."""
         top = max(log_probabilities)
         weights = [math.exp(value - top) for value in log_probabilities]
         return [weight / sum(weights) for weight in weights]
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row an answer: ln p and share, without the edits and in each column."""
+        """Return one row per answer: ln p and share, without the edits and in each column."""
         import pandas as pd
 
         data: dict[str, Sequence[object]] = {"answer": self.answers}
@@ -111,20 +111,20 @@ def _unique(names: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Looked:
-    """What one column says about the next token: ln p of the whole vocabulary, without and with its edits."""
+    """The prediction of one column: ln p of the next token over the whole vocabulary, without and with its edits."""
 
     base: "torch.Tensor"
     edited: "torch.Tensor"
     length: int
     """Tokens of the prompt."""
     text: Callable[[int], str]
-    """The text of a token."""
+    """Returns the text of a token id."""
 
 
 def ask_next_tokens(
     session: Session, columns: Sequence[Column], prompt: Prompt, *, page: str = ""
 ) -> list[Ticket[Looked]]:
-    """One call for each column."""
+    """Submit one call for each column."""
 
     def look(desk: Desk) -> Looked:
         from jola.insight.prompts import token_text
@@ -136,7 +136,7 @@ def ask_next_tokens(
 
 
 def likeliest(looked: Looked) -> Likeliest:
-    """The likeliest next token with the edits of a column."""
+    """Return the most likely next token with the edits of a column."""
     best = int(looked.edited.argmax())
     return Likeliest(best, looked.text(best), float(looked.edited[best]))
 
@@ -144,7 +144,7 @@ def likeliest(looked: Looked) -> Likeliest:
 def next_tokens(
     columns: Sequence[Column], looked: Sequence[Looked], count: int = 10, before: Likeliest | None = None
 ) -> NextTokens:
-    """The table of all columns; ``before`` is the token that was the likeliest at the last look at the prompt."""
+    """Build the table of all columns; ``before`` is the most likely token in the last result for the prompt."""
     import torch
 
     base = looked[0].base.exp()
@@ -163,7 +163,7 @@ def next_tokens(
 def ask_answer_scores(
     session: Session, stack: Stack, prompt: Prompt, answers: Sequence[str], *, page: str = "", kind: str = ""
 ) -> "Ticket[AnswerScores]":
-    """ln p of each answer without and with the edits of one stack."""
+    """Compute ln p of each answer without and with the edits of one stack."""
 
     def score(desk: Desk) -> "AnswerScores":
         from jola import insight
@@ -176,7 +176,7 @@ def ask_answer_scores(
 
 
 def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "") -> "Ticket[TokenScores]":
-    """ln p of each token of a text given those before it, without and with the edits."""
+    """Compute ln p of each token of a text given those before it, without and with the edits."""
 
     def score(desk: Desk) -> "TokenScores":
         from jola import insight
@@ -193,7 +193,7 @@ def ask_token_scores(session: Session, stack: Stack, text: str, *, page: str = "
 
 @dataclass
 class Progress:
-    """How far a call is; written by the worker thread, read by the page."""
+    """Progress of a call; written by the worker thread, read by the page."""
 
     done: int = 0
     total: int = 0
@@ -213,7 +213,7 @@ def ask_edit_effects(
     wrong: Sequence[str] = (),
     page: str = "",
 ) -> "Ticket[EditEffects]":
-    """What switching off each open edit changes after this prompt, as `jola.insight.edit_effects`."""
+    """Compute the effect of switching off each open edit after this prompt; see `jola.insight.edit_effects`."""
 
     def find(desk: Desk, **options: Any) -> "EditEffects":
         from jola.insight import edit_effects
@@ -234,7 +234,7 @@ def ask_mean_edit_effects(
     wrong: Sequence[str] = (),
     page: str = "",
 ) -> "Ticket[EditEffects]":
-    """The same as a mean over examples and their right answers."""
+    """Compute the mean effect of switching off each open edit over examples and their right answers."""
 
     def find(desk: Desk, **options: Any) -> "EditEffects":
         from jola.insight import mean_edit_effects
@@ -247,7 +247,7 @@ def ask_mean_edit_effects(
 def _ask_effects(
     session: Session, stack: Stack, find: "Callable[..., EditEffects]", page: str, **options: Any
 ) -> "Ticket[EditEffects]":
-    """Ask for what ``find`` measures; work that was stopped is superseded."""
+    """Submit a call of ``find``; it raises `Superseded` if it was stopped."""
 
     def work(desk: Desk) -> "EditEffects":
         from jola.insight import Stopped
@@ -264,7 +264,7 @@ def _ask_effects(
 def ask_direct_effects(
     session: Session, stack: Stack, prompt: Prompt, answer: str, *, page: str = ""
 ) -> "Ticket[DirectEffects]":
-    """What each edit adds directly to the logit of the answer's first token."""
+    """Compute what each edit adds directly to the logit of the answer's first token."""
 
     def work(desk: Desk) -> "DirectEffects":
         from jola import insight
@@ -278,7 +278,7 @@ def ask_direct_effects(
 
 
 def ask_logit_lens(session: Session, stack: Stack, prompt: Prompt, *, page: str = "") -> "Ticket[LogitLens]":
-    """The next token as each layer has it, without and with the edits."""
+    """Compute the prediction of the next token after each layer, without and with the edits."""
 
     def look(desk: Desk) -> "LogitLens":
         from jola import insight
@@ -295,7 +295,7 @@ def ask_logit_lens(session: Session, stack: Stack, prompt: Prompt, *, page: str 
 def ask_promoted_tokens(
     session: Session, stack: Stack, layer: int, unit: int, site: str, *, page: str = ""
 ) -> "Ticket[PromotedTokens | None]":
-    """What an offset promotes and suppresses; None when that offset is not trained or closed."""
+    """Compute which tokens an offset promotes and suppresses; None if that offset is not trained or closed."""
 
     def look(desk: Desk) -> "PromotedTokens | None":
         from jola import insight
@@ -313,7 +313,7 @@ def ask_promoted_tokens(
 def ask_attention(
     session: Session, stack: Stack, prompt: Prompt, layer: int, unit: int, *, page: str = ""
 ) -> "Ticket[AttentionPattern]":
-    """What a head looks at, without and with the edits."""
+    """Compute the attention pattern of a head, without and with the edits."""
 
     def look(desk: Desk) -> "AttentionPattern":
         from jola import insight
@@ -329,26 +329,26 @@ def ask_attention(
 
 @dataclass(frozen=True)
 class Writings:
-    """What the page shows while answers are written one after the other; None is one that has not begun."""
+    """State of answers that are written one after the other; None for an answer that has not begun."""
 
     columns: tuple[str, ...]
     texts: tuple[str | None, ...]
     """Of the base model, then of each column."""
     writing: int | None = None
-    """Which one is being written."""
+    """Index of the answer that is being written."""
     place: int = 0
-    """How many calls of others come before it."""
+    """Number of calls ahead in the queue."""
 
     @property
     def done(self) -> bool:
         return self.writing is None and None not in self.texts
 
     def ended(self) -> "Writings":
-        """The same texts, with nothing being written any more."""
+        """Return the same texts, with no answer being written."""
         return replace(self, writing=None, place=0)
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row an answer."""
+        """Return one row per answer."""
         import pandas as pd
 
         return pd.DataFrame({"edits": ["base", *_unique(self.columns)], "answer": [t or "" for t in self.texts]})
@@ -363,9 +363,9 @@ def write_answers(
     page: str = "",
     stops: Stops | None = None,
 ) -> Iterator[Writings]:
-    """Write the base model's answer, then that of each column; a stop of the page ends them where they are.
+    """Write the base model's answer, then that of each column; if the page stops them, they end where they are.
 
-    Raises `Superseded` when the page asks again.
+    Raises `Superseded` if the page asks again.
     """
     view = Writings(tuple(column.title for column in columns), (None,) * (len(columns) + 1))
     stacks: list[Stack] = [(), *(column.stack for column in columns)]

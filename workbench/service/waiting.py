@@ -1,7 +1,7 @@
-"""The order in which waiting runs train: one small file beside the runs, and nothing else.
+"""The queue of waiting runs: one small file next to the runs.
 
-``queue.json`` in the run folder holds the ids, first in line first. Whether a run waits is what its own status says, so
-that an id without such a run means nothing, and a run that the file does not name waits at the end of the line.
+``queue.json`` in the run folder lists the ids in order. Whether a run waits depends only on its own status: ids without
+a waiting run are ignored, and `Waiting.recover` appends waiting runs that the file does not list.
 """
 
 import time
@@ -15,43 +15,43 @@ QUEUE_FILE = "queue.json"
 
 
 class Waiting:
-    """The waiting runs of a store; every app and every thread that looks at the same folder sees the same line."""
+    """The waiting runs of a store; all apps and threads that use the same folder see the same queue."""
 
     def __init__(self, store: RunStore) -> None:
         self.store = store
         self._path = store.root / QUEUE_FILE
 
     def ids(self) -> list[str]:
-        """Ids of the runs that wait, first in line first."""
+        """Return the ids of the waiting runs in order."""
         listed = (read_json(self._path) or {}).get("waiting")
         ids = [id for id in listed if isinstance(id, str) and is_plain_name(id)] if isinstance(listed, list) else []
         return [id for id in dict.fromkeys(ids) if Run(self.store.root / id).status()["state"] == "queued"]
 
     def place(self, id: str) -> int | None:
-        """How many runs are before this one; None when it does not wait."""
+        """Return the number of runs before this one; None if it does not wait."""
         ids = self.ids()
         return ids.index(id) if id in ids else None
 
     def mark(self) -> int:
-        """A number that changes with the line, for the price of a look at the file."""
+        """Return a number that changes with the queue, without reading the file."""
         try:
             return self._path.stat().st_mtime_ns
         except OSError:
             return 0
 
-    # Changes, which are made in `Turns.locked`.
+    # Changes; call these methods inside `Turns.locked`.
 
     def add(self, run: Run) -> None:
-        """Put a run at the end of the line. Its status is written first: a run is never in line and not waiting."""
+        """Append a run to the queue. Its status is written first, so that every run in the queue is waiting."""
         run.write_status(state="queued", message="", pid=None, pid_created=None, started=time.time())
         self._write([*self.ids(), run.id])
 
     def take(self, id: str) -> None:
-        """Take a run out of the line; its status is the caller's to write."""
+        """Remove a run from the queue; the caller writes its status."""
         self._write([other for other in self.ids() if other != id])
 
     def recover(self) -> None:
-        """Put runs that wait and that the file does not name at the end of the line, the oldest first."""
+        """Append waiting runs that the file does not list, oldest first."""
         known = self.ids()
         lost = [run.id for run in reversed(self.store.list()) if run.state == "queued" and run.id not in known]
         if lost:

@@ -1,4 +1,4 @@
-"""An answer while the model writes it: one thread appends text, another shows what there is so far."""
+"""An answer while the model writes it: one thread appends text, another shows the text so far."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ class Pieces:
         self._more.set()
 
     def wait(self, seconds: float) -> bool:
-        """Whether text arrived within ``seconds``; forgets that it did."""
+        """Wait at most ``seconds`` for text; return whether some arrived, and reset the flag."""
         if not self._more.wait(seconds):
             return False
         self._more.clear()
@@ -34,10 +34,10 @@ class Writing:
         self.ticket = ticket
         self._pieces = pieces
         self.stopped = False
-        """Whether somebody stopped it before its end."""
+        """Whether it was stopped before its end."""
 
     def texts(self) -> Iterator[str]:
-        """The answer so far, again and again while it grows or waits; closing the iterator ends the answer."""
+        """Yield the answer so far when it grows or its place in the queue changes; closing the iterator stops it."""
         place = 0
         try:
             while not self.ticket.future.done():

@@ -22,14 +22,14 @@ _LOG = logging.getLogger(__name__)
 
 
 def install(store: RunStore) -> Run | None:
-    """Put the sample among the runs of a store, once; None when it was there before, or cannot be put there.
+    """Install the sample run in a store, once; None if it was installed before or cannot be installed.
 
-    A mark in the store remembers it, so that a sample that was deleted does not come back. What is installed is a run
-    like the others: it can be renamed, deleted and restored, and the packaged file stays as it is.
+    A marker file in the store prevents a deleted sample from coming back. The installed run is like any other: it can
+    be renamed, deleted and restored, and the packaged file does not change.
     """
     if not _first_time(store.root, "run"):
         return None
-    from jola.runs.archive import import_archive  # which imports PyTorch, and most starts of the app end above
+    from jola.runs.archive import import_archive  # imports PyTorch, which most starts of the app do not need
 
     try:
         return import_archive(ARCHIVE, store, id=SAMPLE_ID)
@@ -40,7 +40,7 @@ def install(store: RunStore) -> Run | None:
 
 
 def install_comparison(root: Path) -> Path | None:
-    """Put the sample among the comparisons in a folder, once; its own folder, or None as for `install`."""
+    """Install the sample comparison in a folder, once; return its folder, or None like `install`."""
     if not _first_time(root, "comparison"):
         return None
     folder, unpacked = root / SAMPLE_ID, root / f".{SAMPLE_ID}"
@@ -56,7 +56,7 @@ def install_comparison(root: Path) -> Path | None:
 
 
 def _first_time(root: Path, noun: str) -> bool:
-    """Whether the sample was never in this folder; leaves the mark that says so from now on."""
+    """Whether the sample was never installed in this folder; creates the marker file."""
     mark = root / _MARK
     try:
         root.mkdir(parents=True, exist_ok=True)
