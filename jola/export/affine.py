@@ -51,7 +51,7 @@ Affines = Mapping[Place, Affine]
 
 
 def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> dict[Place, Affine]:
-    """The edits in use as maps, only at places where they have an effect.
+    """The edits in use as maps, only where they have an effect.
 
     Args:
         mask: As for `EditedModel.forward`, but without a batch dimension.
@@ -91,14 +91,14 @@ def combined(
             affine = Affine(1 + scale[layer].flatten(), offset[layer].flatten())
             place = intervention.site, layer
             result[place] = result[place].then(affine) if place in result else affine
-    # In the order of a pass: an offset after a block is added to what its MLP gives.
+    # In the order of a pass, because an offset after a block is added to the output of its MLP.
     order = sorted(result, key=lambda place: list(Site).index(place[0]))
     return {place: result[place] for place in order if result[place].scales or result[place].offsets}
 
 
 @torch.no_grad()
 def vectors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
-    """g·m or g·a of all units, times mask and strength: (layers, units, width), float32; 0 where closed."""
+    """g·m or g·a of all units, multiplied by mask and strength, (layers, units, width), float32; 0 for closed gates."""
     factor = edits.gate_values()[half] * factors(edits, half, mask, strength)
     shape = edits.layers, edits.units, edits.width
     vector = edits.get_parameter(half) if half in edits.halves else factor.new_zeros(shape)
@@ -108,7 +108,7 @@ def vectors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength
 
 
 def factors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength: float = 1.0) -> Tensor:
-    """The factor from mask and strength on one half of each unit: (layers, units)."""
+    """The product of mask and strength for one half of each unit, (layers, units)."""
     ones = torch.ones(edits.layers, edits.units, device=edits.editable.device)
     if mask is None:
         return ones * strength

@@ -40,7 +40,7 @@ class AdapterReport:
     bytes: int
     bytes_before: int
     kept: int
-    """Number of open edit halves, or of edits that are on where there are no gates."""
+    """Number of open edit halves, or of edits that are on if the method has no gates."""
     total: int
     method: str = "jola"
 
@@ -66,7 +66,7 @@ def export_adapter(
     Args:
         adapter: An adapter directory, a zip file, or "owner/name" on the Hub.
         output: A new folder, or a new file whose name ends in ``.zip``.
-        compact: Leave out the vectors of closed gates (`jola.adapters.tensors`); the gates are kept.
+        compact: Leave out the vectors of closed gates (`jola.adapters.tensors`); the gates are included.
         mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are applied to the vectors.
         strength: Factor on every edit.
         facts, results: Contents of the model card, from `jola.export.run_facts`. Without them, the existing card is
@@ -126,7 +126,7 @@ def _written(files: Mapping[str, bytes], output: Path) -> int:
 
 
 def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tensor], int, int]:
-    """The tensors of an adapter with masks applied, the number of edits that are on, and of all edits."""
+    """The tensors of an adapter with masks applied, the number of edits that are on, and the total number of edits."""
     result, kept, total = dict(tensors), 0, 0
     for edits, mask in zip(source.interventions, source.masks, strict=True):
         if isinstance(edits, WeightEdits):
@@ -156,6 +156,6 @@ def _tensors(tensors: dict[str, Tensor], source: Source) -> tuple[dict[str, Tens
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     info = zipfile.ZipInfo(name, _EPOCH)
     info.external_attr = 0o644 << 16
-    # Data that compresses very well, such as zeros, is stored as it is: readers would reject it as a zip bomb.
+    # Data that compresses very well, such as zeros, is stored uncompressed; readers would reject it as a zip bomb.
     packs_too_well = len(zlib.compress(data, 9)) * MAX_RATIO < 2 * len(data)
     archive.writestr(info, data, zipfile.ZIP_STORED if packs_too_well else zipfile.ZIP_DEFLATED, compresslevel=9)

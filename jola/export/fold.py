@@ -1,13 +1,13 @@
-"""Fold edits into the weights: a plain checkpoint that transformers loads without any code of ours.
+"""Fold edits into the weights: a plain checkpoint that transformers loads without JoLA.
 
 With y = W z + b the attention output projection and z' = s ⊙ z + c an edit of its input,
 
     y = W (s ⊙ z + c) + b = (W diag(s)) z + (b + W c),
 
 so scales are folded into the columns of W and offsets into its bias. An edit of the MLP output is folded into the rows
-and the bias of the last projection of the MLP. A change of a weight is added to it. This is exact up to the number
-format: in bfloat16, a scale of 1.001 rounds to 1. `export_merged` therefore measures the result (see
-`jola.export.exactness`) and refuses it if the edits are lost.
+and the bias of the last projection of the MLP. A change of a weight is added to the weight. Folding is exact up to the
+number format: in bfloat16, a scale of 1.001 rounds to 1. `export_merged` therefore measures the result (see
+`jola.export.exactness`) and raises an error if the edits are lost.
 """
 
 import time
@@ -104,14 +104,14 @@ def merge(
     Args:
         mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are folded in.
         strength: Factor on every edit.
-        dtype: Number format of the new model; None keeps that of the frozen one. A 16-bit format may round small
-            scales to 1: `export_merged` measures this.
+        dtype: Number format of the new model; None uses that of the frozen model. A 16-bit format may round scales
+            close to 1 to exactly 1; `export_merged` measures this.
 
     Returns:
         A model of the same class, or Llama for Qwen2 and Mistral with offsets, on the device of the frozen model.
 
     Raises:
-        InputError: The architecture cannot hold the edits; the message says what to do instead.
+        InputError: The edits cannot be folded into this architecture; the message says what to do instead.
     """
     refuse_export(model, "merged")
     with quiet_transformers():
@@ -127,11 +127,11 @@ def merge_and_unload(
     mask: "Masks" = None,
     strength: float = 1.0,
 ) -> PreTrainedModel:
-    """`merge`, and with ``safe`` the same check as in `export_merged`.
+    """`merge`, with the check of `export_merged` if ``safe``.
 
     Args:
         safe: Refuse a number format that loses more than `LOST_LIMIT` of the edits' effect; False skips the check.
-        prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
+        prompts: Prompts for the measurement, each one user turn; None uses `jola.export.exactness.PROMPTS`.
 
     Raises:
         InputError: As for `merge`, or the number format loses the edits.
@@ -171,25 +171,25 @@ def export_merged(
 ) -> FoldReport:
     """Write the edited model as a plain Hugging Face checkpoint with its tokenizer, and measure its exactness.
 
-    The folder appears complete or not at all. For the measurement, the checkpoint is loaded again with
+    The folder is written completely or not at all. For the measurement, the checkpoint is loaded again with
     ``AutoModelForCausalLM``.
 
     Args:
         folder: A new folder.
-        dtype: Number format of the weights; None keeps that of the loaded model.
-        prompts: What to measure on, each one user turn; None takes `jola.export.exactness.PROMPTS`.
+        dtype: Number format of the weights; None uses that of the loaded model.
+        prompts: Prompts for the measurement, each one user turn; None uses `jola.export.exactness.PROMPTS`.
         safe: Refuse a checkpoint that loses more than `LOST_LIMIT` of the edits' effect; False writes it and warns.
         mask, strength: As for `merge`.
 
     Raises:
-        InputError: The architecture cannot hold the edits, the number format loses them, or the folder already exists
-            or cannot be written.
+        InputError: The edits cannot be folded into this architecture, the number format loses them, or the folder
+            already exists or cannot be written.
     """
     began, progress = time.monotonic(), progress or Quiet()
     refuse_export(model, "merged")
     form = _dtype(dtype, model)
     edits = foldable_edits(model, mask, strength)
-    target = target_of(model.base, edits)  # refuses early, before the slow steps
+    target = target_of(model.base, edits)  # raises before the slow steps
     rows = exactness.encode_prompts(model, prompts)
     with new_folder(folder) as draft, quiet_transformers():
         progress.phase("Measuring", (4 if _rounds(model, form) else 3) * len(rows))
@@ -228,7 +228,7 @@ def export_merged(
         _judge(report, rows, safe, progress)
         with disk_errors(draft):
             (draft / "README.md").write_text(folded_card(model, report), encoding="utf-8")
-            for file in draft.iterdir():  # transformers makes some files readable only by their owner
+            for file in draft.iterdir():  # transformers writes some files that only their owner can read
                 file.chmod((draft / "README.md").stat().st_mode)
     return report
 
@@ -236,7 +236,7 @@ def export_merged(
 def references(
     model: "EditedModel", rows: Sequence[Tensor], mask: "Masks", strength: float, steps: exactness.Steps
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Logits of the edited model and of the frozen one, in float32."""
+    """Logits of the edited model and of the frozen model, in float32."""
     wide, used = _in_float32(model)
     with used:
         edited = steps.through(exactness.edited_logits(wide, mask, strength), rows)

@@ -1,4 +1,4 @@
-"""Edits in the form in which weights can hold them: affine maps of activations, and changes of weights."""
+"""Edits that can be folded into weights: affine maps of activations, and changes of weights."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class LowRank:
 
 @dataclass(frozen=True)
 class Foldable:
-    """Edits of a model; without arguments, none."""
+    """Edits of a model; empty by default."""
 
     affines: Affines = field(default_factory=dict)
     """Maps of activations, applied to the changed weights."""
@@ -45,7 +45,7 @@ class Foldable:
 
 
 def foldable_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1.0) -> Foldable:
-    """The edits in use, only where they have an effect.
+    """The edits in use in foldable form, only where they have an effect.
 
     Args:
         mask: As for `EditedModel.forward`, but without a batch dimension.

@@ -14,7 +14,7 @@ from jola.system.files import disk_errors, draft_of
 
 @contextmanager
 def new_folder(folder: Path | str) -> Iterator[Path]:
-    """A draft folder that is renamed to ``folder`` if the block succeeds and is deleted otherwise.
+    """Create a draft folder that is renamed to ``folder`` if the block succeeds, and deleted otherwise.
 
     Raises:
         InputError: The folder already exists, or it cannot be written.
@@ -39,7 +39,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
             except (FileExistsError, NotADirectoryError) as error:
                 raise taken from error
             except OSError as error:
-                if os.path.lexists(folder) and not _is_empty(folder):  # created by another process meanwhile
+                if os.path.lexists(folder) and not _is_empty(folder):  # created by another process in the meantime
                     raise taken from error
                 raise
     finally:
@@ -48,7 +48,7 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def new_file(file: Path | str) -> Iterator[Path]:
-    """The same for one file."""
+    """Like `new_folder`, for one file."""
     file = Path(file)
     if os.path.lexists(file):
         raise InputError(f"{file} already exists; choose another name, or remove it first.")

@@ -92,12 +92,12 @@ def export_gguf(
     strength: float = 1.0,
     progress: Progress | None = None,
 ) -> GGUFReport:
-    """Write the folded model as a GGUF file of architecture ``llama``, read it back and measure it.
+    """Write the folded model as a GGUF file of architecture ``llama``, read it back and measure its exactness.
 
     Args:
         file: A new file whose name ends in ``.gguf``.
-        dtype: "float32", "float16" or "bfloat16", of the matrices.
-        prompts: What to measure on; None takes `jola.export.exactness.PROMPTS`.
+        dtype: Number format of the matrices: "float32", "float16" or "bfloat16".
+        prompts: Prompts for the measurement; None uses `jola.export.exactness.PROMPTS`.
         mask, strength: As for `jola.export.merge`.
 
     Raises:
@@ -245,7 +245,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
 
 
 def _splitting(described: dict[str, Any]) -> str:
-    """llama.cpp's name of the pre-tokenizer."""
+    """Name of the pre-tokenizer in llama.cpp."""
     model, splitter = described.get("model", {}), described.get("pre_tokenizer") or {}
     parts = splitter.get("pretokenizers", [splitter])
     kinds = [part.get("type") for part in parts]

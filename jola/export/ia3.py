@@ -1,4 +1,4 @@
-"""Export of the scales as an IA3 adapter, which any installation of peft can load.
+"""Export of the scales as an IA3 adapter, which peft can load.
 
 IA3 multiplies activations by learned vectors: the input of modules declared as feed-forward, and the output of others.
 With the attention output projection declared as feed-forward, this is exactly the scale of heads. With the last
@@ -37,9 +37,9 @@ class IA3Report:
     folder: str
     bytes: int
     scales: int
-    """Number of places (a site of a layer) with a scale."""
+    """Number of sites, over all layers, with a scale."""
     offsets_left_out: int
-    """Number of places whose offset was left out."""
+    """Number of sites, over all layers, whose offset was left out."""
 
     def describe(self) -> str:
         """A one-line summary."""
@@ -71,7 +71,7 @@ def export_ia3(
     sites = [site for site in (Site.HEADS, Site.MLP) if any(place[0] is site for place in scaled)]
     tensors = {}
     for site in sites:
-        for layer in range(source.geometry.num_layers):  # peft matches modules by suffix: in all layers, or in none
+        for layer in range(source.geometry.num_layers):  # peft matches modules by suffix: in all layers or in none
             path = f"base_model.model.{ARCHITECTURES[kind].layers}.{layer}.{paths[site]}.ia3_l"
             tensors[path] = _vector(scaled.get((site, layer)), source.geometry.units(site), site)
     config = {

@@ -1,4 +1,4 @@
-"""The projections into which edits are folded, and the configuration switches that give them a bias.
+"""The projections into which edits are folded, and the configuration switches that add a bias to them.
 
 Folding turns an offset into a bias, so it depends on which projections can have a bias in transformers (release 5.24).
 Some projections always have one. Others get one from a switch in the configuration, which usually adds biases to other
@@ -28,7 +28,7 @@ MLP_PROJECTIONS = {
     "opt": "fc2",
     "phi": "mlp.fc2",
 }
-"""Path within a layer of the last projection of the MLP, if it differs from Llama's."""
+"""Path within a layer of the last projection of the MLP, if it differs from that of Llama."""
 
 _HEADS = {Site.HEADS: "attention_bias"}
 BIAS_SWITCHES: dict[str, dict[Site, str]] = {
@@ -42,10 +42,10 @@ BIAS_SWITCHES: dict[str, dict[Site, str]] = {
     "gpt_neox": _HEADS,
     "opt": {Site.HEADS: "enable_bias", Site.MLP: "enable_bias"},
 }
-"""The configuration field that gives the projection of a site a bias."""
+"""The configuration field that adds a bias to the projection of a site."""
 
 NORMALIZED_MLP = ("gemma2", "gemma3_text", "olmo2")
-"""Architectures that normalize what the MLP gives before they add it to the residual stream."""
+"""Architectures that normalize the output of the MLP before adding it to the residual stream."""
 
 LLAMA_UNDER_ANOTHER_NAME = ("qwen2", "mistral")
 
@@ -68,7 +68,7 @@ _SHARED = (
     "rope_parameters",
     "attention_dropout",
 )
-"""The fields that the configurations of Qwen2 and Mistral share with Llama's."""
+"""The fields that the configurations of Qwen2 and Mistral share with that of Llama."""
 
 ALTERNATIVES = "export the adapter or the standalone script instead, or mask the offsets out and fold only the scales"
 
@@ -84,9 +84,10 @@ class Target:
 
 
 def projection_path(model: PreTrainedModel, site: Site, layer: int) -> str:
-    """Dotted path of the projection into which an edit is folded: attention output, or last of the MLP.
+    """Dotted path of the projection into which an edit is folded: of the attention output, or the last of the MLP.
 
-    The MLP is the last that a block adds to the residual stream, so an offset after the block is one of its output.
+    The MLP output is the last term that a block adds to the residual stream, so an offset after the block is equivalent
+    to an offset of the MLP output.
     """
     architecture = architecture_of(model)
     inner = architecture.heads if site is Site.HEADS else MLP_PROJECTIONS.get(model.config.model_type, LLAMA_LIKE_MLP)
@@ -97,7 +98,7 @@ def projection(model: PreTrainedModel, site: Site, layer: int) -> nn.Module:
     """The module at `projection_path`.
 
     Raises:
-        InputError: It is not a plain float matrix (for example quantized, or wrapped by peft).
+        InputError: The module is not a plain float matrix (for example quantized, or wrapped by peft).
     """
     path = projection_path(model, site, layer)
     try:
@@ -119,10 +120,10 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
     """The plain checkpoint into which these edits can be folded.
 
     Raises:
-        InputError: The architecture cannot hold them; the message gives alternatives.
+        InputError: The edits cannot be folded into this architecture; the message gives alternatives.
     """
     kind, config = model.config.model_type, copy.deepcopy(model.config)
-    # The weights are dequantized here, but the configuration of a model read from GGUF still says otherwise.
+    # The weights are dequantized, but the configuration of a model read from GGUF still declares a quantization.
     config.__dict__.pop("quantization_config", None)
     affines = edits.affines
     if kind in NORMALIZED_MLP and any(site is Site.BLOCK for site, _ in affines):
@@ -142,7 +143,7 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
     }
     for path in edits.biases:
         if getattr(frozen_module(model.get_submodule(path)), "bias", None) is None:
-            # The switches of a layer are for its attention and for its MLP.
+            # There is one switch for the attention and one for the MLP.
             lacking[path] = Site.MLP if "mlp" in path.split(".") else Site.HEADS, "added biases", adapter
     if not lacking:
         return Target(type(model), config)
@@ -165,7 +166,7 @@ def _needs_bias(model: PreTrainedModel, edits: Affines, place: tuple[Site, int])
 
 
 def _as_llama(model: PreTrainedModel, mlp_bias: bool) -> LlamaConfig:
-    """The configuration of the Llama that is equivalent to this Qwen2 or Mistral."""
+    """The configuration of the Llama model that is equivalent to this Qwen2 or Mistral model."""
     old: Any = model.config
     kinds = getattr(old, "layer_types", None) or ()
     if "sliding_attention" in kinds or (not kinds and getattr(old, "sliding_window", None) is not None):

@@ -24,18 +24,18 @@ from jola.model.quantization import refuse_quantized
 def rebuild(
     base: PreTrainedModel, edits: Foldable, dtype: torch.dtype, rounding: torch.dtype | None = None
 ) -> PreTrainedModel:
-    """A new model with the edits folded in; the given model is only read. Without edits, the result is a copy.
+    """Create a new model with the edits folded in; the given model is not changed. Without edits, this is a copy.
 
     Folding is computed in float64, layer by layer, and every weight is rounded once.
 
     Args:
         dtype: Number format of the new model.
-        rounding: Number format to which all weights are rounded first; None takes `dtype`. With `dtype` float32, this
+        rounding: Number format to which all weights are rounded first; None uses `dtype`. With `dtype` float32, this
             isolates the rounding of weights from the rounding of arithmetic.
 
     Raises:
-        InputError: The architecture cannot hold the edits, the weights are not plain float numbers, or a folded weight
-            does not fit the number format.
+        InputError: The edits cannot be folded into this architecture, the weights are not plain float numbers, or the
+            number format cannot represent a folded weight.
     """
     refuse_spread(base, "A folded checkpoint")
     refuse_quantized(base, "A folded checkpoint")
@@ -51,7 +51,7 @@ def rebuild(
                 "check the edits if that fails too."
             )
         narrow = rounded.to(dtype)
-        # `from_pretrained` keeps the given tensors, so without a copy they would be shared with the frozen model.
+        # `from_pretrained` uses the given tensors, so without a copy they would be shared with the frozen model.
         state[name] = narrow.clone() if narrow is tensor else narrow
     with torch.device("meta"):
         empty = target.kind(copy.deepcopy(target.config))
@@ -125,8 +125,8 @@ def _folded(
 ) -> tuple[Tensor, Tensor | None]:
     """W and b of a projection with the edit folded in.
 
-    With y = W z + b: an edit of z gives W diag(s) and b + W c, with the original W; an edit of y gives diag(s) W
-    and s ⊙ b + c. GPT-2 stores W transposed.
+    With y = W z + b, an edit of z gives W diag(s) and b + W c, with the original W; an edit of y gives diag(s) W and
+    s ⊙ b + c. GPT-2 stores W transposed.
     """
     matrix = weight.T if transposed else weight
     if place[0] is Site.HEADS:

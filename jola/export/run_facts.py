@@ -1,4 +1,4 @@
-"""Facts about a run for the model card of its adapter: data, settings, scores with n and interval."""
+"""Facts about a run for the model card of its adapter: data, settings, and scores with n and interval."""
 
 import re
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Sources of an export: the edits of a loaded model, or of an adapter without its model."""
+"""Sources of an export: the edits of a loaded model, or those of an adapter without its model."""
 
 import math
 from collections.abc import Mapping
@@ -36,13 +36,15 @@ class Source:
 
 
 def refuse_export(what: "EditedModel | Path | str", form: str) -> None:
-    """Refuse a form of export that the method of a model or of an adapter does not have, before anything is loaded.
+    """Raise `InputError` if the method of a model or an adapter does not support a form of export.
+
+    Call this before anything is loaded.
 
     Args:
-        form: As `jola.methods.Method.export_refusal` takes it.
+        form: As for `jola.methods.Method.export_refusal`.
 
     Raises:
-        InputError: With the sentence of the method.
+        InputError: With the reason from `export_refusal`.
     """
     if isinstance(what, str | Path):
         with local_adapter(what) as folder:

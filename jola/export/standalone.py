@@ -1,4 +1,4 @@
-"""Export of a one-page Python script that applies the edits to a plain model, with only transformers installed."""
+"""Export of a short Python script that applies the edits to a plain model and needs only transformers."""
 
 import json
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class StandaloneReport:
     folder: str
     bytes: int
     sites: int
-    """Number of places (a site of a layer) with an edit."""
+    """Number of sites, over all layers, with an edit."""
     model_included: bool
 
     def describe(self) -> str:
@@ -59,12 +59,12 @@ def export_standalone(
     Args:
         what: A loaded model, or an adapter directory or zip file if the base model is not included.
         folder: A new folder.
-        include_model: Copy the frozen model into the folder; None does so only for the model that comes with this
-            project, which is not available elsewhere.
+        include_model: Copy the frozen model into the folder; None does so only for models included with this project,
+            which are not available elsewhere.
         mask, strength: As for `jola.export.merge`.
 
     Raises:
-        InputError: No edit is open, the model is to be included but not loaded, or the folder cannot be written.
+        InputError: No edit is open, the model is to be included but is not loaded, or the folder cannot be written.
     """
     refuse_export(what, "standalone")
     source = source_of(what, mask, strength)
@@ -99,7 +99,7 @@ def _script(source: Source, include_model: bool) -> str:
         for site, path in ((Site.HEADS, architecture.heads), (Site.MLP, architecture.mlp))
     }
     model = hub_id(source.base_model)
-    # The name comes from an untrusted adapter and is inserted into Python code: as a literal it is harmless.
+    # The name may come from an untrusted adapter and is inserted into Python code, where it must be harmless.
     title = "".join(c for c in portable_name(source.base_model) if c.isalnum() or c in "/._- ")
     return Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(
         method=source.method.title,

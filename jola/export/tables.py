@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jola.model.edited import EditedModel, Masks
 
 COLUMNS = ("site", "layer", "unit", "half", "gate", "open_probability", "norm", "factor", "effective_norm")
-"""Columns of the table; one column per saved mask follows. `norm` is the norm of a or m, `factor` the factor from mask
+"""Columns of the table; one column per saved mask follows. `norm` is the norm of a or m, `factor` the product of mask
 and strength, and `effective_norm` is gate · factor · norm."""
 
 
@@ -49,9 +49,9 @@ def export_edits(
     strength: float = 1.0,
     masks: Mapping[str, Mapping[str, HeadMask]] | None = None,
 ) -> TableReport:
-    """Write one row per half of every edit, as CSV or JSON depending on the ending of the file name.
+    """Write one row per half of every edit, as CSV or JSON depending on the file extension.
 
-    JSON also contains the vectors and the model they belong to. Units that may not be edited are left out.
+    JSON also contains the vectors and the name of the base model. Units that are not editable are left out.
 
     Args:
         what: A model, an adapter directory or a zip file.
@@ -60,8 +60,8 @@ def export_edits(
         masks: Saved masks by name and site; their factors become columns.
 
     Raises:
-        InputError: The name has another ending, or a mask has another shape, or the file already exists or cannot
-            be written.
+        InputError: The file extension is another one, a mask has another shape, or the file already exists or cannot be
+            written.
     """
     file = Path(file)
     if file.suffix not in (".csv", ".json"):
