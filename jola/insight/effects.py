@@ -5,9 +5,9 @@ For an edit half e that is on, with everything else unchanged, and a measure m o
     effect(e) = m(prompt; all edits) − m(prompt; all edits except e)     log_probability, logit_difference; nats
     effect(e) = KL(all edits ‖ all edits except e)                       kl; nats
 
-An edit in layer l changes nothing before layer l. Therefore one pass with all edits stores the residual stream at the
-input of each layer, and the pass without e starts from there. These passes are rows of one batch; each row joins at the
-layer of its edit. The last MLP and the language-model head run only at the positions that the measure reads. The
+An edit in layer l does not affect earlier layers. Therefore, one pass with all edits stores the residual stream at the
+input of each layer, and the pass without e starts from there. These passes are rows of one batch; each row is added at
+the layer of its edit. The last MLP and the language-model head run only at the positions that the measure uses. The
 results equal those of one full pass per edit.
 """
 
@@ -45,14 +45,14 @@ Progress = Callable[[int, int], None]
 """Called with (done, total), in edits."""
 
 Stop = Event | Callable[[], bool]
-"""Checked between passes: set, or returning true, stops the computation."""
+"""Checked between passes; the computation stops if the event is set or the function returns true."""
 
 CHUNK_TOKENS = {"cpu": 512}
-"""Maximum tokens per pass over all rows, by device type: larger passes exceed the cache of the CPU."""
+"""Maximum number of tokens of all rows of a pass, by device type; larger passes exceed the cache of the CPU."""
 CHUNK_TOKENS_ELSEWHERE = 16384
 
 ROUNDING_ROWS = 8
-"""Rows that differ only by rounding, used to estimate the rounding error."""
+"""Number of rows that differ only by rounding, used to estimate the rounding error."""
 
 
 class Stopped(Exception):
@@ -76,11 +76,11 @@ class EditEffects:
 
     `base` and `edited` are the measure without edits and with all edits (means over the examples). For one prompt,
     `low` and `high` are NaN; for `n` examples, they are the bounds of the 95 % interval of the mean (Student's t).
-    `rounding` estimates the standard deviation of the measure due to the number format of the model, for one prompt:
-    an effect within two of it may be a rounding error. It is 0 in float32, where it is below 1e-4, and NaN for a mean,
-    whose interval already includes rounding. `seconds` and `passes` are totals. `one_by_one_seconds` estimates the time
-    of one full pass per edit and example from the timed pass with all edits. `wrong` is the wrong answer of the logit
-    difference for one prompt.
+    `rounding` estimates the standard deviation of the measure due to the number format of the model, for one prompt; an
+    effect of up to twice this value may be a rounding error. It is set to 0 in float32, where it is below 1e-4, and NaN
+    for a mean, whose interval already includes rounding. `seconds` and `passes` are totals. `one_by_one_seconds`
+    estimates the time of one full pass per edit and example from the timed pass with all edits. `wrong` is the wrong
+    answer of the logit difference for one prompt.
     """
 
     edits: tuple[EditRef, ...]
@@ -141,19 +141,19 @@ def edit_effects(
 
     Args:
         prompt: A user message, an example, or token ids.
-        answer: The answer without its end token, which is scored too; None takes the completion of the example. The
-            measure ``kl`` needs none.
-        measure: What an edit changes: ``log_probability`` of the answer, ``logit_difference`` between the answer and a
-            wrong one, or ``kl`` of the next token; see `jola.insight.measures`.
-        wrong: The wrong answer of the logit difference. Of several, such as the labels of a task, the one that is
-            likeliest with all edits and is not the answer.
+        answer: The answer without its end token, which is also scored; None uses the completion of the example. Unused
+            by the measure ``kl``.
+        measure: ``log_probability`` of the answer, ``logit_difference`` between the answer and a wrong one, or ``kl``
+            of the next token; see `jola.insight.measures`.
+        wrong: The wrong answer of the logit difference. If there are several, such as the labels of a task, the most
+            likely one with all edits is used that is not the answer.
         mask, strength: As in `EditedModel.forward`, without a batch dimension.
-        template: Chat template; None takes the default for the tokenizer.
+        template: Chat template; None uses the default for the tokenizer.
         only: Measure only these edits.
         progress, stop: Called between passes.
 
     Raises:
-        InputError: There is no answer, no wrong answer where the measure needs one, or the prompt is empty.
+        InputError: The answer or a wrong answer that the measure needs is missing, or the prompt is empty.
         Stopped: `stop` ended the computation.
     """
     template = template or Template(model.tokenizer)
@@ -199,8 +199,8 @@ def mean_edit_effects(
 ) -> EditEffects:
     """The mean effect of every edit that is on over examples and their right answers, with its 95 % interval.
 
-    Each interval applies to one edit and the mean over examples like these; among many edits, some intervals miss.
-    Arguments and errors as for `edit_effects`; ``wrong`` is chosen for each example.
+    Each interval is for one edit and the mean over examples like these; among many edits, some intervals do not contain
+    the true mean. Arguments and errors as for `edit_effects`; ``wrong`` is chosen for each example.
     """
     if not examples:
         raise InputError("There are no examples; give at least one.")
@@ -235,7 +235,7 @@ def mean_edit_effects(
 
 @dataclass(frozen=True)
 class _Wanted:
-    """The measure, and what it needs."""
+    """The measure and its arguments."""
 
     measure: Measure
     wrong: Sequence[str]
@@ -245,7 +245,7 @@ class _Wanted:
     template: Template
 
     def scorer(self, model: EditedModel, ids: Sequence[int], right: str) -> tuple[Scorer, str]:
-        """The scorer of a prompt, and the wrong answer that it uses; empty where there is none."""
+        """The scorer of a prompt, and the wrong answer that it uses, or an empty text."""
         if self.measure == "kl":
             return Divergence(model, ids), ""
         tokens = answer_ids(model, right, self.template)
@@ -255,7 +255,7 @@ class _Wanted:
         return LogitDifference(model, ids, tokens, answer_ids(model, wrong, self.template)), wrong
 
     def _wrong_answer(self, model: EditedModel, ids: Sequence[int], right: str) -> str:
-        """The candidate, other than the right answer, that is likeliest with all edits."""
+        """The candidate, other than the right answer, that is most likely with all edits."""
         others = [text for text in dict.fromkeys(self.wrong) if text.strip() and text.strip() != right.strip()]
         if not others:
             raise InputError("The logit difference needs a wrong answer; give one that differs from the right answer.")
@@ -283,7 +283,7 @@ class _One:
 
 
 class _Watch:
-    """Reports progress and asks whether to stop."""
+    """Report progress and check whether to stop."""
 
     def __init__(self, progress: Progress | None, stop: Stop | None, examples: int = 1) -> None:
         self._progress, self._examples, self._done = progress, examples, 0
@@ -353,7 +353,7 @@ def _measure_one_by_one(
     watch: _Watch,
     base: Tensor,
 ) -> _One:
-    """One pass for each edit: a change of weights acts on all rows of a batch, so rows cannot differ in it."""
+    """Run one pass for each edit, because all rows of a batch share the weights."""
     started = time.perf_counter()
     with model.editing(masks, strength, prompt=scorer.prompt) as plan:
         logits = scorer.logits(plan)
@@ -375,7 +375,7 @@ def _measure_one_by_one(
 
 
 def _rounding(scorer: Scorer, plan: Plan, layer: int, hidden: Tensor) -> float:
-    """How far the measure moves when each input of a layer moves by at most one rounding step."""
+    """Change of the measure when each input of a layer changes by at most one rounding step."""
     generator = torch.Generator().manual_seed(0)
     steps = torch.randint(-1, 2, (ROUNDING_ROWS, *hidden.shape[1:]), generator=generator).to(hidden)
     moved = {layer: hidden * (1 + steps * torch.finfo(hidden.dtype).eps / 2)}
@@ -399,7 +399,7 @@ def _plan_without(
 ) -> Plan:
     """The plan of a pass in which row i lacks the i-th edit of `chunk`, which is sorted by layer.
 
-    At layers where rows join, each row has its own mask; at all other layers, every row has the edits of `plan`.
+    At layers where rows are added, each row has its own mask; at all other layers, every row has the edits of `plan`.
     """
     result = dict(plan)
     for layer in {e.layer for e in chunk}:
@@ -415,7 +415,7 @@ def _plan_without(
 def masks_without(
     model: EditedModel, edits: Sequence[EditRef], masks: Sequence[EditMask | None]
 ) -> list[EditMask | None]:
-    """Masks with one row per edit, which switches off this edit in addition to what `masks` switch off."""
+    """Masks with one row per edit, which switches off this edit in addition to those that `masks` switch off."""
     result: list[EditMask | None] = []
     for position, (own, given) in enumerate(zip(model.in_use, masks, strict=True)):
         here = [(row, edit) for row, edit in enumerate(edits) if edit.intervention == position]

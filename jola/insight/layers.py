@@ -1,10 +1,10 @@
-r"""How much edits change the residual stream after each layer, for methods of any kind.
+r"""The change of the residual stream after each layer by the edits of any method.
 
     change(l) = mean over tokens of ‖h'_l − h_l‖ / ‖h_l‖
 
-h_l is the residual stream (hidden size) after layer l without edits, and h'_l with them. The change of a layer
-includes what earlier layers have changed. Tokens are those of the prompt; the figure of a prompt is the mean over its
-tokens, and that of several prompts the mean over prompts.
+h_l is the residual stream (hidden size) after layer l without edits, and h'_l with them. The change of a layer includes
+the changes of earlier layers. The value of a prompt is the mean over its tokens, and that of several prompts the mean
+over prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,9 @@ from jola.model.tracing import Wanted
 
 @dataclass(frozen=True)
 class LayerChanges:
-    """Relative change of the residual stream after each layer: mean over `n` prompts.
+    """Relative change of the residual stream after each layer, mean over `n` prompts.
 
-    `change`, `low` and `high` are (layers,); the 95 % interval (Student's t) is over prompts, and NaN for one prompt.
+    `change`, `low` and `high` are (layers,); the 95 % interval (Student's t) is over prompts and NaN for one prompt.
     """
 
     change: NDArray[np.float64]
@@ -38,7 +38,7 @@ class LayerChanges:
     high: NDArray[np.float64]
     n: int
     tokens: int
-    """Tokens of all prompts."""
+    """Number of tokens of all prompts."""
 
     @property
     def largest(self) -> int:
@@ -46,7 +46,7 @@ class LayerChanges:
         return int(self.change.argmax())
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; the bounds are None for one prompt."""
+        """Convert to JSON values; the bounds are None for one prompt."""
         bounds = {"low": self.low.tolist(), "high": self.high.tolist()} if self.n > 1 else {"low": None, "high": None}
         return {"change": self.change.tolist(), **bounds, "n": self.n, "tokens": self.tokens}
 

@@ -34,12 +34,12 @@ class LensToken:
 
 
 Lens = tuple[tuple[tuple[LensToken, ...], ...], ...]
-"""By layer, by position, by rank."""
+"""Tokens by layer, position and rank."""
 
 
 @dataclass(frozen=True)
 class LogitLens:
-    """The next token predicted from the residual stream after each number of layers, without and with the edits.
+    """The next tokens predicted from the residual stream after each layer, without and with the edits.
 
     `layers` counts the layers that were run: 0 is the embedding, the last is the model's own prediction. `tokens` are
     the tokens at `positions`; the prediction is for the token after each of them. `kl` (layers, positions) is
@@ -101,13 +101,13 @@ def logit_lens(
     strength: float = 1.0,
     template: Template | None = None,
 ) -> LogitLens:
-    """The most likely next tokens if the final norm and the language-model head read the stream after each layer.
+    """The most likely next tokens when the final norm and the language-model head are applied after each layer.
 
-    In early layers, the residual stream is not yet in the basis of the head: treat the result as a hint at most.
+    In early layers, the residual stream is not yet in the basis of the head: treat the result only as a hint.
 
     Args:
         count: Number of tokens per layer and position.
-        last: Number of positions, from the end; None takes all.
+        last: Number of positions, from the end; None means all.
 
     Raises:
         InputError: The prompt is empty.
@@ -134,7 +134,7 @@ def logit_lens(
 
 
 def lens_of(tokenizer: PreTrainedTokenizerBase, tokens: Tensor, probabilities: Tensor) -> Lens:
-    """Ids of tokens and their probabilities, both (layers, positions, ranks), as `LogitLens` has them."""
+    """Convert token ids and probabilities, both (layers, positions, ranks), to the format of `LogitLens`."""
     texts = {token: token_text(tokenizer, token) for token in set(tokens.flatten().tolist())}
     return tuple(
         tuple(
@@ -158,7 +158,7 @@ def attention_pattern(
     """The attention of a head, without and with the edits. Edits of the same or later layers do not affect it.
 
     Raises:
-        InputError: There is no such head, or the prompt is empty or has more than `ATTENTION_TOKENS` tokens.
+        InputError: The head does not exist, or the prompt is empty or has more than `ATTENTION_TOKENS` tokens.
     """
     geometry = model.geometry
     if not (0 <= layer < geometry.num_layers and 0 <= unit < geometry.num_heads):

@@ -1,12 +1,12 @@
-r"""What an ablation changes in the output of a model: three measures of the same passes.
+r"""Three measures of the effect of an ablation on the output of a model.
 
     log_probability     m = ln p(answer | prompt), summed over the tokens of the answer, its end token included
     logit_difference    m = logit(right) − logit(wrong), at the first token in which the two answers differ
     kl                  m = KL(p_all ‖ p) of the next token, where p_all is the distribution with all edits
 
-All are in nats: a difference of two logits of one position is the logarithm of the odds of the two tokens. Near
-p = 1, ln p hardly moves, whatever an edit does; the logit difference does not saturate, and KL also sees changes that
-no given answer shows. Zhang and Nanda (2024, arXiv 2309.16042) compare such measures.
+All are in nats; the difference of two logits at one position is the logarithm of the odds of the two tokens. Near
+p = 1, edits hardly change ln p. The logit difference does not saturate, and KL also detects changes that do not affect
+the given answers. Zhang and Nanda (2024, arXiv 2309.16042) compare such measures.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Scorer:
 
     Args:
         ids: Token ids of the prompt.
-        continuation: Token ids after the prompt that the model reads.
+        continuation: Token ids after the prompt that are part of the input.
         positions: The number of last positions whose logits are scored.
     """
 
@@ -72,7 +72,7 @@ class Scorer:
         return edited - without
 
     def rounding(self, values: Tensor) -> float:
-        """How far rounding moves an effect, from the values of rows that differ only by rounding."""
+        """Rounding error of an effect, estimated from the values of rows that differ only by rounding."""
         return float(values.std())
 
 
@@ -123,11 +123,11 @@ class Divergence(Scorer):
         return without
 
     def rounding(self, values: Tensor) -> float:
-        return float(values.square().mean().sqrt())  # divergences are not negative, so their spread says too little
+        return float(values.square().mean().sqrt())  # divergences are not negative, so their spread is too small
 
 
 def check_measure(measure: str) -> None:
-    """InputError for a name that is not a measure."""
+    """Raise `InputError` if this is not the name of a measure."""
     if measure not in MEASURES:
         raise InputError(f"There is no measure '{measure}'; choose one of {', '.join(MEASURES)}.")
 

@@ -1,6 +1,6 @@
 """Predictions with and without the edits: next tokens, texts, answers.
 
-Probabilities are those of the model's softmax; logarithms are natural, so they and the KL divergences are in nats.
+Probabilities are those of the softmax of the model. Logarithms are natural; they and KL divergences are in nats.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from jola.insight.prompts import (
 from jola.model.edited import EditedModel, Masks
 
 _ROWS = 32
-"""Maximum answers per pass, and maximum positions of a text whose distributions are computed at once."""
+"""Maximum number of answers per pass, and of positions of a text whose distributions are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def token_scores(
     """ln p of each token of a text, without and with the edits.
 
     Args:
-        text: A plain text, with the special tokens that the tokenizer adds; an example, formatted as in training, with
-            prompt and answer; or token ids. Methods that edit positions of the prompt take a text without an answer as
-            the prompt.
+        text: A plain text, to which the tokenizer adds special tokens; an example with prompt and answer, formatted as
+            in training; or token ids. For methods that edit positions of the prompt, the prompt is the whole text
+            unless it is an example.
 
     Raises:
         InputError: The text has fewer than two tokens.

@@ -14,7 +14,7 @@ from jola.errors import InputError
 from jola.model.edited import EditedModel, Masks
 
 Prompt = str | Example | Sequence[int]
-"""A user message in the model's template, a conversation (its answer is ignored), or token ids as they are."""
+"""A user message, a conversation (its answer is ignored), both formatted with the chat template, or token ids."""
 
 # A character takes at most four tokens, one per byte.
 _BYTES = 4
@@ -36,7 +36,7 @@ def prompt_ids(model: EditedModel, prompt: Prompt, template: Template | None = N
 
 
 def checked_ids(model: EditedModel, ids: Sequence[int]) -> list[int]:
-    """The ids as a list; InputError if it is empty or an id is not in the vocabulary."""
+    """The ids as a list; `InputError` if it is empty or an id is not in the vocabulary."""
     result, size = [int(token) for token in ids], model.base.config.get_text_config().vocab_size
     if not result:
         raise InputError("The text has no tokens; enter some text.")
@@ -46,13 +46,13 @@ def checked_ids(model: EditedModel, ids: Sequence[int]) -> list[int]:
 
 
 def answer_ids(model: EditedModel, answer: str, template: Template | None = None) -> list[int]:
-    """Token ids of an answer as in training: with the text that the template adds, and the end token."""
+    """Token ids of an answer as in training, with the text that the template adds and the end token."""
     encoded = (template or Template(model.tokenizer)).encode(Example((Message("user", "?"),), answer))
     return encoded.input_ids[encoded.completion_start :]
 
 
 def answer_of(prompt: Prompt, answer: str | None) -> str:
-    """The given answer, or that of the example; InputError if there is neither."""
+    """The given answer, or that of the example; `InputError` if neither exists."""
     if answer is None and isinstance(prompt, Example):
         answer = prompt.completion
     if not answer:
@@ -61,7 +61,7 @@ def answer_of(prompt: Prompt, answer: str | None) -> str:
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """The text of each token of a sequence; for incomplete characters, the tokenizer's name of the token."""
+    """The text of each token of a sequence, or the tokenizer's name of the token for incomplete characters."""
     # A token is decoded together with those before it: SentencePiece tokenizers drop the leading space of a single
     # token.
     return [_text_after(tokenizer, ids[max(0, i - _BYTES) : i], token) for i, token in enumerate(ids)]
@@ -93,7 +93,7 @@ def batch_of(ids: Sequence[int]) -> Tensor:
 
 @contextmanager
 def at_rest(model: EditedModel) -> Iterator[None]:
-    """Disable gradients and gate noise inside the block, whatever mode the edits are in."""
+    """Disable gradients and gate noise inside the block, even if the edits are in training mode."""
     training = [i for i in model.in_use if i.training]
     with torch.no_grad():
         if not training:
@@ -110,7 +110,7 @@ def at_rest(model: EditedModel) -> Iterator[None]:
 
 
 def shared_mask(model: EditedModel, mask: Masks) -> list[EditMask | None]:
-    """The mask of each intervention in use, for a single prompt: without a batch dimension.
+    """The mask of each intervention in use for a single prompt, without a batch dimension.
 
     Raises:
         ValueError: A mask does not fit, or has several rows.

@@ -47,7 +47,7 @@ _VOCABULARY_ROWS = 16384
 
 @dataclass(frozen=True)
 class PromotedTokens:
-    """Tokens to which an offset adds the largest and smallest logits, as (token, logit), most extreme first."""
+    """Tokens whose logits an offset increases and decreases most, as (token, logit), most extreme first."""
 
     promoted: tuple[tuple[str, float], ...]
     suppressed: tuple[tuple[str, float], ...]
@@ -83,14 +83,14 @@ def promoted_tokens(
     """The tokens that an offset promotes and suppresses: W_U · diag(w) · W_O · a.
 
     The logits are those that the offset, with an open gate, adds to a residual stream of norm scale 1 (LayerNorm: after
-    subtracting the mean). Their order and ratios are meaningful, their size is not. Gates, masks and prompts have no
-    influence.
+    subtracting the mean). Their order and ratios are meaningful, but not their size. They do not depend on gates, masks
+    and prompts.
 
     Args:
-        intervention: Index in `EditedModel.in_use`; None takes the first intervention at the site.
+        intervention: Index in `EditedModel.in_use`; None uses the first intervention at the site.
 
     Raises:
-        InputError: There is no such edit, or it has no offset.
+        InputError: The edit does not exist, or it has no offset.
     """
     used = model.in_use
     found = [i for i, e in enumerate(used) if isinstance(e, GatedEdits) and e.site == site]
@@ -130,11 +130,12 @@ def direct_effects(
 ) -> DirectEffects:
     """The direct effect of each edit on the logit of the answer's first token, at the last token of the prompt.
 
-    An offset half adds W_U[token] · D · W_O · g_a·a, a scale half W_U[token] · D · W_O · (g_m·m ⊙ z), with z the head's
-    output there in the edited pass. With several adapters at one site, the effect is the change if the edit is removed.
+    An offset half adds W_U[token] · D · W_O · g_a·a, a scale half W_U[token] · D · W_O · (g_m·m ⊙ z), where z is the
+    output of the head at this token in the edited pass. With several adapters at one site, the effect is the change
+    when the edit is removed.
 
     Raises:
-        InputError: There is no answer, or the prompt is empty, or the model normalizes the residual stream itself.
+        InputError: The answer is missing, the prompt is empty, or the model normalizes the residual stream itself.
     """
     template = template or Template(model.tokenizer)
     ids = prompt_ids(model, prompt, template)
@@ -173,7 +174,7 @@ def direct_effects(
 
 
 class _Keep:
-    """A plan that keeps the input of each of its edits, by place."""
+    """A plan that stores the input of each of its edits, by (layer, site)."""
 
     def __init__(self, plan: Plan) -> None:
         self.inputs: dict[tuple[int, Site], Tensor] = {}
@@ -210,7 +211,7 @@ class _Reader:
     def written(self, site: Site, layer: int, vectors: Tensor, output: Tensor | None = None) -> Tensor:
         """The contribution of vectors (n, width) at a site to the residual stream, (n, hidden_size).
 
-        If a norm follows the sub-layer, `output` (hidden_size,) is the input of that norm; None takes its scale as 1.
+        If a norm follows the sub-layer, `output` (hidden_size,) is the input of that norm; None means scale 1.
         """
         if site is Site.HEADS:
             projection = self._base.get_submodule(module_path(self._base, site, layer))
@@ -252,7 +253,7 @@ class _Reader:
 
 
 def _frozen(norm: nn.Module, vectors: Tensor, at: Tensor | None) -> Tensor:
-    """Apply a norm to vectors (n, hidden_size) with its scale fixed at `at` (hidden_size,); None takes scale 1."""
+    """Apply a norm to vectors (n, hidden_size) with its scale fixed at `at` (hidden_size,); None means scale 1."""
     gain, scale, centred = _scales(norm, vectors[0] if at is None else at)
     if centred:
         vectors = vectors - vectors.mean(-1, keepdim=True)
