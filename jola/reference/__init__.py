@@ -1,1 +1,1 @@
-"""The interface of the authors' reference package: its configuration and its data classes."""
+"""The interface of the authors' reference package: its configuration and data classes."""

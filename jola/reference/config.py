@@ -1,7 +1,7 @@
-"""`JoLAConfig`: the settings of the reference package's scripts, with a default that works here.
+"""`JoLAConfig`: the settings of scripts of the reference package, with defaults that work here.
 
-The reference package's default names a gated model and a folder of its authors; here it is the default model and the
-default data, so that its example runs as it stands.
+The defaults of the reference package name a gated model and a local folder of its authors. Here, they are the default
+model and the default data, so that its example runs unchanged.
 """
 
 import json
@@ -20,13 +20,13 @@ from jola.system.paths import cache_home
 GROUPS = ("model_config", "training_config", "data_config", "jola_config")
 
 RENAMED = {"evaluation_strategy": "eval_strategy"}
-"""Training arguments that transformers has renamed since."""
+"""Training arguments that transformers has renamed."""
 
 
 class JoLAConfig:
     """Settings in four groups: ``model_config``, ``training_config``, ``data_config`` and ``jola_config``.
 
-    ``JoLAConfig(...)["model_config"]`` and ``JoLAConfig.get_jola_config(...)`` are the two ways in which scripts ask.
+    Scripts use ``JoLAConfig(...)["model_config"]`` or ``JoLAConfig.get_jola_config(...)``.
     """
 
     def __init__(self, default: bool = True, config_path: str | Path | None = None) -> None:
@@ -44,7 +44,7 @@ class JoLAConfig:
         """The default settings, or those of a YAML file.
 
         Raises:
-            InputError: No file is given with ``default=False``, or it cannot be read.
+            InputError: ``default=False`` without a file, or the file cannot be read.
         """
         if default:
             return _default()
@@ -98,7 +98,7 @@ def _default() -> dict[str, Any]:
 
 
 def _default_data() -> Path:
-    """The default task as ``train.json``, ``valid.json`` and ``test.json``, one object a line."""
+    """Write the default task as ``train.json``, ``valid.json`` and ``test.json``, with one object per line."""
     task = load_task(DataConfig(train_size=0, validation_size=0, test_size=0), seed=0)
     folder = cache_home() / "reference-data" / task.fingerprint[:12]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Data in the form of the reference package: a ``text`` column, answers found behind a response template.
+"""Data in the format of the reference package: a ``text`` column, in which a response template precedes the answer.
 
-`JoLADataset`, `make_data_collator` and `data_from_list` take and give what their namesakes there do. Two of its faults
-are not kept: an answer ends with the end token, so that a model learns to stop, and prompt and answer become tokens
-separately, so that the answer is found whatever the tokenizer does at the border.
+`JoLADataset`, `make_data_collator` and `data_from_list` have the same arguments and results as in the reference
+package. Two of its bugs are fixed: an answer ends with the end token, so that a model learns to stop, and prompt and
+answer are tokenized separately, so that the answer is found whatever the tokenizer does at the boundary.
 """
 
 import json
@@ -24,19 +24,19 @@ logger = logging.getLogger(__name__)
 
 RESPONSE_TEMPLATE = "### Response:\n"
 HOLD_OUT = 0.1
-"""Share of the training examples kept for validation when a script evaluates but gives no validation data."""
+"""Share of the training examples used for validation if a script evaluates without validation data."""
 
 Rows = list[dict[str, str]]
 
 
 class JoLADataset:
-    """Instructions and answers as prompts of the paper's plain template.
+    """Instructions and answers as prompts in the plain template of the paper.
 
     Args:
-        from_list: Kept for scripts that pass it; what is given decides.
-        data_path: A folder with ``train.json``, ``valid.json`` and ``test.json``, one object a line.
-        train_size: Training (and validation) examples to draw; 0 takes all.
-        train_list: A list of ``{"instruction", "answer"}``, or instructions and answers in turn.
+        from_list: Unused; for compatibility with scripts that pass it.
+        data_path: A folder with ``train.json``, ``valid.json`` and ``test.json``, with one object per line.
+        train_size: Number of training (and validation) examples to draw; 0 means all.
+        train_list: A list of ``{"instruction", "answer"}``, or a list of alternating instructions and answers.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class JoLADataset:
         self.jola_datasets: dict[str, Any] = {"train": {}, "valid": {}, "test": {}}
 
     def data_from_list(self) -> dict[str, Any]:
-        """The data sets by part; ``train`` from `train_list`, the others empty."""
+        """The data sets by part: ``train`` from `train_list`; the others are empty."""
         self.jola_datasets["train"] = self.format_prompt(self._sample(_pairs(self.train_list)), append_label=True)
         return self.jola_datasets
 
@@ -68,11 +68,11 @@ class JoLADataset:
         return self.jola_datasets
 
     def generate_prompt(self, instruction: str) -> str:
-        """The paper's prompt around an instruction."""
+        """Insert an instruction into the prompt of the paper."""
         return PLAIN_PROMPT.replace("{instruction}", instruction)
 
     def format_prompt(self, rows: Rows, append_label: bool) -> datasets.Dataset:
-        """A data set with ``text``, or for testing with ``prompt`` and ``target_text``."""
+        """A data set with a column ``text``, or for testing with ``prompt`` and ``target_text``."""
         prompts = [(self.generate_prompt(row["instruction"]), row["answer"]) for row in rows]
         if append_label:
             return datasets.Dataset.from_dict({"text": [prompt + answer for prompt, answer in prompts]})
@@ -91,24 +91,24 @@ def data_from_list(train_list: Sequence[Any], train_size: int = 200) -> dict[str
 
 @dataclass(frozen=True)
 class ResponseCollator:
-    """Batches of texts in which only what follows the response template bears the loss.
+    """Collate texts to batches in which only the answer after the response template has labels.
 
-    A row is ``{"text"}``, ``{"input_ids"}`` or `Encoded`; the batch is that of `jola.data.examples.collate`.
+    A row is ``{"text"}``, ``{"input_ids"}`` or `Encoded`; batches are as from `jola.data.examples.collate`.
     """
 
     response_template: str
     tokenizer_: PreTrainedTokenizerBase
-    """Not named ``tokenizer``, or Trainer would write it into every checkpoint."""
+    """Not named ``tokenizer``, because Trainer would save it in every checkpoint."""
 
     def __call__(self, rows: list[Any]) -> dict[str, Tensor]:
-        """One batch, padded on the right."""
+        """Create one batch, padded on the right."""
         pad = self.tokenizer_.pad_token_id
         if not isinstance(pad, int):
             raise InputError("The tokenizer has no padding token; set tokenizer.pad_token.")
         return collate([self.encode(row) for row in rows], pad)
 
     def encode(self, row: Any) -> Encoded:
-        """Tokens of one row, the prompt and the answer made separately."""
+        """Tokenize one row, with prompt and answer separately."""
         if isinstance(row, Encoded):
             return row
         decode = self.tokenizer_.decode
@@ -126,7 +126,7 @@ class ResponseCollator:
 def make_data_collator(
     response_template: str = RESPONSE_TEMPLATE, tokenizer: PreTrainedTokenizerBase | None = None, mlm: bool = False
 ) -> ResponseCollator:
-    """A collator that masks everything up to and including the response template."""
+    """Create a collator that masks everything up to and including the response template."""
     if tokenizer is None:
         raise InputError("make_data_collator needs a tokenizer: make_data_collator(tokenizer=…).")
     if mlm:
@@ -136,7 +136,7 @@ def make_data_collator(
 
 @dataclass(frozen=True)
 class TextDataset:
-    """How a trainer turns a ``text`` column into tokens."""
+    """Settings of a trainer for tokenizing a ``text`` column."""
 
     tokenizer: PreTrainedTokenizerBase
     collator: Callable[[list[Any]], dict[str, Tensor]] | None
@@ -145,9 +145,9 @@ class TextDataset:
 
 
 def encode_texts(data: Any, how: TextDataset, part: str) -> Any:
-    """`Encoded` rows for a data set with a text column; None for an empty one; anything else as it is.
+    """Convert a data set with a text column to `Encoded` rows; None if it is empty. Other data is returned unchanged.
 
-    Texts longer than the limit are left out and their number is logged; none left is an InputError.
+    Texts longer than the limit are left out and their number is logged. `InputError` if no text is left.
     """
     if data is None or (hasattr(data, "__len__") and len(data) == 0):
         return None
@@ -172,7 +172,7 @@ def encode_texts(data: Any, how: TextDataset, part: str) -> Any:
 
 
 def hold_out(rows: Any, seed: int) -> tuple[list[Any], list[Any]]:
-    """(training, validation) rows, when validation is asked for but no data is given for it."""
+    """Split rows into (training, validation), for a training that validates without validation data."""
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     size = max(1, round(HOLD_OUT * len(rows)))
     if size == len(rows):
@@ -208,7 +208,7 @@ def _read_lines(path: Path) -> Rows:
             f"Cannot read {path} ({error}); data_path needs train.json, valid.json and test.json."
         ) from error
     rows = []
-    # Not str.splitlines: U+2028 and its like may stand inside a JSON text.
+    # Not str.splitlines, because JSON strings may contain U+2028 and other line separators.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             where = f"Line {number} of {path}"
