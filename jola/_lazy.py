@@ -1,4 +1,4 @@
-"""Packages that import the names they offer on first use, so that ``import jola`` and ``jola --help`` stay quick."""
+"""Lazy imports of the public names of packages, so that ``import jola`` and ``jola --help`` are fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -6,10 +6,10 @@ from typing import Any
 
 
 def lazily(package: str, homes: Mapping[str, tuple[str, ...]]) -> Callable[[str], Any]:
-    """A module ``__getattr__`` (PEP 562) that takes each name from its home.
+    """Create a module ``__getattr__`` (PEP 562) that imports each name from the module in which it is defined.
 
     Args:
-        package: Name of the package that offers the names.
+        package: Name of the package that exports the names.
         homes: Names by the module in which they are defined.
     """
     home_of = {name: home for home, names in homes.items() for name in names}

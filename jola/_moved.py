@@ -1,4 +1,4 @@
-"""Import paths of earlier versions: each is an alias of the module that has its contents now."""
+"""Import paths of earlier versions, as aliases of the current modules."""
 
 import sys
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ MOVED = {
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Finds a module under its old name, and below it what the new one has below it."""
+    """Find modules and their submodules by their old names."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -58,11 +58,11 @@ class _MovedModules(MetaPathFinder, Loader):
         return import_module(_home(spec.name) or spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module was executed under its own name."""
+        """Do nothing: the module was executed under its current name."""
 
 
 def _home(name: str) -> str | None:
-    """Where a module of this name is now; None for a name that never was, or still is, its own."""
+    """The current name of a module; None if this is not an old name."""
     if name in MOVED:
         return MOVED[name]
     parent, _, child = name.rpartition(".")

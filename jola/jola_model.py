@@ -21,8 +21,8 @@ from jola.runs.adapter_source import local_adapter
 class JoLAModel(EditedModel):
     """A frozen causal language model with trainable edits (paper, section 3).
 
-    What it computes is `EditedModel`; here are the ways in and out: the base model and adapters from folders and the
-    Hub, adapters and merged models to them, and the names that scripts of the reference package use.
+    `EditedModel` implements the computation. This class loads base models and adapters from folders and the Hub, saves
+    adapters and merged models, and provides the method names of the reference package.
     """
 
     @classmethod
@@ -44,18 +44,18 @@ class JoLAModel(EditedModel):
 
         Args:
             model: 'default', a Hub id, a local folder or a GGUF file.
-            dtype: 'float32', 'bfloat16', 'float16', the same of PyTorch (``torch.float32``), or 'auto': bfloat16 where
-                the processor computes in it.
+            dtype: 'float32', 'bfloat16', 'float16', a dtype of PyTorch such as ``torch.float32``, or 'auto', which is
+                bfloat16 if the hardware supports it, else float32.
             device: 'auto', 'cpu', 'cuda', …
-            device_map: Places of the layers on several devices, in memory and on disk, in place of `device`: 'auto',
-                'balanced', 'balanced_low_0', 'sequential', a JSON file, or a device, 'cpu' or 'disk' for each module.
-            quantize: How the frozen weights are stored: 'none', '4bit' and '8bit' by bitsandbytes, or 'int8' by
-                torchao. Edits stay in float32.
-            shard_base: Divide the frozen weights among the processes that torchrun started. All of them load the model,
-                and make the same passes.
+            device_map: Devices of the layers, instead of `device`: 'auto', 'balanced', 'balanced_low_0', 'sequential',
+                a JSON file, or a device, 'cpu' or 'disk' for each module.
+            quantize: Storage of the frozen weights: 'none', '4bit' or '8bit' with bitsandbytes, or 'int8' with torchao.
+                Edits stay in float32.
+            shard_base: Divide the frozen weights among the processes started by torchrun. All processes must load the
+                model and run their passes at the same time; the tokens may differ.
 
         Raises:
-            InputError: The model cannot be found or loaded, or its architecture is not known.
+            InputError: The model cannot be found or loaded, or its architecture is unknown.
         """
         base, tokenizer, name = load_base(
             model,
@@ -87,13 +87,13 @@ class JoLAModel(EditedModel):
         Args:
             adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
             revision: Branch, tag or commit of the adapter on the Hub.
-            model: The base model, when it is not where the adapter says.
+            model: The base model, if it is not in the location saved in the adapter.
             dtype, device, device_map, shard_base: As for `from_pretrained`.
-            quantize: As for `from_pretrained`; None as in training.
+            quantize: As for `from_pretrained`; None uses the quantization of the training.
         """
         with local_adapter(adapter, revision) as folder:
             found = read_adapter(folder)
-        # What is wrong with these is not the fault of the base model.
+        # These arguments are checked here, so that their errors are not attributed to the base model below.
         chosen = pick_dtype(dtype, pick_device(device))
         device_map = None if device_map is None else read_device_map(device_map)
         quantize = found.base_quantization if quantize is None else quantize
@@ -125,9 +125,12 @@ class JoLAModel(EditedModel):
     def save_pretrained(
         self, folder: Path | str, facts: Mapping[str, Any] | None = None, *, compact: bool = False
     ) -> Path:
-        """Write the edits as a self-describing adapter directory; `facts` (name → text) go into its README.
+        """Save the edits as an adapter directory.
 
-        ``compact`` leaves out the vectors of closed gates, which nothing computes with.
+        Args:
+            folder: The adapter directory.
+            facts: More lines for its README, name → text.
+            compact: Leave out the vectors of closed gates, which are unused.
         """
         return save_adapter(self, folder, facts, compact=compact)
 
@@ -138,7 +141,7 @@ class JoLAModel(EditedModel):
         return push_adapter(self, repo, **arguments)
 
     def merge_and_unload(self, safe: bool = True, **arguments: Any) -> PreTrainedModel:
-        """The edited model as a plain one of transformers; see `jola.export.merge_and_unload`."""
+        """Fold the edits into a new plain model of transformers; see `jola.export.merge_and_unload`."""
         from jola.export import merge_and_unload
 
         return merge_and_unload(self, safe, **arguments)
@@ -153,10 +156,10 @@ class JoLAModel(EditedModel):
         base_model_name: str | None = None,
         **others: Any,
     ) -> "JoLAModel":
-        """`from_pretrained` under the reference package's name and arguments.
+        """`from_pretrained` with the name and the arguments of the reference package.
 
-        `cache_dir` and `base_model_name` change nothing there and nothing here; `applied_module` is 'attention', 'mlp'
-        or 'both'.
+        `cache_dir` and `base_model_name` have no effect, as in the reference package; `applied_module` is 'attention',
+        'mlp' or 'both'.
         """
         sites: dict[str, Literal["heads", "mlp", "both"]] = {"attention": "heads", "mlp": "mlp", "both": "both"}
         if applied_module not in sites:
@@ -165,11 +168,11 @@ class JoLAModel(EditedModel):
         return cls.from_pretrained(pretrained_model_name_or_path, edits=edits, device=device or "auto", **others)
 
     def unfreeze_jola_params(self) -> "JoLAModel":
-        """Make the edits and gates train, and nothing else; they do from the start."""
+        """Make only the edits and gates trainable, which is also the initial state."""
         self.base.requires_grad_(False)
         return self.requires_grad_(True)
 
     @property
     def model(self) -> "JoLAModel":
-        """This model: scripts of the reference package say ``jola_model.model.train()``."""
+        """The model itself, because scripts of the reference package call ``jola_model.model.train()``."""
         return self

@@ -6,11 +6,11 @@
     model = RemoteModel.from_adapter("my-run/adapter", model="meta-llama/Llama-3.1-70B")
     next_tokens(model, "The capital of France is")
 
-Prompts and edits leave the machine; the weights of the model never reach it. The edits must be affine maps of
-activations, z ↦ scale ⊙ z + offset, as those of JoLA, RED, LoFiT and RePE are. Nothing is trained remotely.
+Prompts and edits are sent to the server; the weights of the model are not downloaded. The edits must be affine maps of
+activations, z ↦ scale ⊙ z + offset, like those of JoLA, RED, LoFiT and RePE. Remote training is not supported.
 
-The server has none of our code, so a request contains only tensors, strings and the source of what is computed with
-them: functions called inside a trace are defined inside other functions, which nnsight sends as source.
+JoLA is not installed on the server, so a request contains only tensors, strings and source code. Functions called
+inside a trace are defined inside other functions, because nnsight sends their source.
 """
 
 import threading
@@ -51,15 +51,15 @@ from jola.system.paths import is_there
 __all__ = ["RemoteModel", "RemotePasses", "RequestStopped", "refuse_other_edits"]
 
 Step = tuple[str, bool, Tensor, Tensor]
-"""Path of a module, whether its input or its output is edited, scale and offset."""
+"""Path of a module, whether its input is edited (else its output), scale and offset."""
 
 
 class RemoteModel(EditedModel):
-    """A model hosted by NDIF, with edits that are sent along with each request.
+    """A model hosted by NDIF, with edits that are sent with each request.
 
-    It is used like `jola.JoLAModel` by `jola.insight.next_tokens`, `answer_scores` and `jola.evaluation`; the logit
-    lens is `RemoteModel.logit_lens`. Only the shape of the model is compared with that of the adapter, because the
-    weights are not on this machine.
+    `jola.insight.next_tokens`, `answer_scores` and `jola.evaluation` accept it like a `jola.JoLAModel`; the logit lens
+    is `RemoteModel.logit_lens`. Only the shape of the model is compared with that of the adapter, because the weights
+    are not on this machine.
     """
 
     traced: "RemotePasses"
@@ -68,17 +68,17 @@ class RemoteModel(EditedModel):
     def from_adapter(
         cls, adapter: Path | str, *, revision: str | None = None, model: str | None = None, simulate: bool = False
     ) -> "RemoteModel":
-        """The model that an adapter was trained on, or `model`, with the edits of the adapter.
+        """Create a remote model with the edits of an adapter.
 
         Args:
             adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
             revision: Branch, tag or commit of the adapter on the Hub.
-            model: The base model on the Hub, when it is not where the adapter says.
-            simulate: Send nothing: serialize each request and run it in this process, as ``remote="local"`` of nnsight
-                does. The model may then also be a local folder.
+            model: The base model on the Hub, if it is not the one saved in the adapter.
+            simulate: Send nothing, but serialize each request and run it in this process, like ``remote="local"`` of
+                nnsight. The model may then also be a local folder.
 
         Raises:
-            InputError: There is no API key, the edits cannot be sent, or the model is not one of the Hub.
+            InputError: The API key is missing, the edits cannot be sent, or the model is not on the Hub.
         """
         with local_adapter(adapter, revision) as folder:
             read = read_adapter(folder)
@@ -92,7 +92,7 @@ class RemoteModel(EditedModel):
     def from_pretrained(
         cls, model: str, *, edits: Any = None, revision: str | None = None, simulate: bool = False
     ) -> "RemoteModel":
-        """A model without its weights, and with fresh edits; arguments and errors as for `from_adapter`."""
+        """Create a remote model with new edits, without its weights; arguments and errors as for `from_adapter`."""
         if not simulate:
             require_key()
             if model == "default" or model in ASSETS or is_there(model):
@@ -106,7 +106,7 @@ class RemoteModel(EditedModel):
         return cls(base, tokenizer, edits, name=model, revision=revision, traced=passes)
 
     def train(self, mode: bool = True) -> "RemoteModel":
-        """Only evaluation mode is possible."""
+        """Set evaluation mode; `InputError` for training mode."""
         if mode:
             raise InputError("A remote model cannot be trained; train on a model that is loaded here.")
         super().train(False)
@@ -114,9 +114,9 @@ class RemoteModel(EditedModel):
 
     @contextmanager
     def until(self, stop: threading.Event, seconds: float) -> Iterator[None]:
-        """End requests early within this block: with `RequestStopped` on ``stop``, with `InputError` after ``seconds``.
+        """End requests within this block with `RequestStopped` if ``stop`` is set or `InputError` after ``seconds``.
 
-        A request that has been sent may still be computed by the server. Without this, a request has an hour.
+        The server may still compute a request that has been sent. By default, the time limit is one hour.
         """
         passes, before = self.traced, (self.traced.stop, self.traced.seconds)
         passes.stop, passes.seconds = stop, seconds
@@ -126,7 +126,7 @@ class RemoteModel(EditedModel):
             passes.stop, passes.seconds = before
 
     def frozen_parameters(self) -> FrozenWeights:
-        """Names of the weights; their values are on the server."""
+        """The names of the weights; their values are only on the server."""
         return _WeightsElsewhere(self.base)
 
     def plan(
@@ -137,7 +137,7 @@ class RemoteModel(EditedModel):
         prompt: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Any:
-        """The maps of one pass by (layer, site); arguments as for `EditedModel.plan`."""
+        """The affine maps of one pass by (layer, site); arguments as for `EditedModel.plan`."""
         maps = combined(self.in_use, self.masks(mask), strength)
         ordered = sorted(maps.items(), key=lambda item: (item[0][1], SITE_ORDER[item[0][0]]))
         return {(layer, site): affine for (site, layer), affine in ordered}
@@ -151,7 +151,7 @@ class RemoteModel(EditedModel):
         mask: Masks = None,
         strength: float = 1.0,
     ) -> Tensor:
-        """As in `EditedModel`; one number for each token of an answer comes back."""
+        """As in `EditedModel`; only one number for each token of an answer is downloaded."""
         rows = [Encoded([*prompts[row], *ids], len(prompts[row])) for row, ids in answers]
         batch = collate(rows, pad_token_of(self.tokenizer))
         targets = batch["labels"][:, 1:]
@@ -169,7 +169,7 @@ class RemoteModel(EditedModel):
         strength: float = 1.0,
         template: Template | None = None,
     ) -> LogitLens:
-        """As `jola.insight.logit_lens`, in one request; only the most likely tokens come back."""
+        """Like `jola.insight.logit_lens`, in one request; only the most likely tokens are downloaded."""
         ids = prompt_ids(self, prompt, template)
         kept = len(ids) if last is None else max(1, min(last, len(ids)))
         with at_rest(self):
@@ -185,9 +185,9 @@ class RemotePasses(TracedModel):
     """Passes of a model on a server, with affine edits.
 
     Args:
-        base: The model on the meta device, which tells shapes and module paths.
+        base: The model on the meta device, from which shapes and module paths are read.
         tokenizer: Its tokenizer.
-        name, revision: What the server knows it by.
+        name, revision: Name and revision of the model on the server.
         simulate: As for `RemoteModel.from_adapter`.
     """
 
@@ -201,14 +201,14 @@ class RemotePasses(TracedModel):
         simulate: bool = False,
     ) -> None:
         where = {} if revision is None else {"revision": revision}
-        # Sent with each request: the server would otherwise compute attention as the last request asked.
+        # Sent with each request, because the server would otherwise use the implementation of the previous request.
         attention = pick_attention("auto", base.config, torch.device("cuda"))
         try:
             with hub_or_cache(name):
                 self._nn: Any = nnsight.TransformersModel(
                     name, task="text-generation", tokenizer=tokenizer, attn_implementation=attention, **where
                 )
-        except Exception as error:  # whatever the Hub's client and transformers raise
+        except Exception as error:  # any error of the client of the Hub and of transformers
             raise _not_found(name, error) from error
         self._name, self._simulate, self._head_path = name, simulate, head_path(base)
         self.stop: threading.Event | None = None
@@ -217,20 +217,20 @@ class RemotePasses(TracedModel):
 
     @property
     def device(self) -> torch.device:
-        """Where inputs are made and results arrive."""
+        """Device of the inputs and the results."""
         return torch.device("cpu")
 
     def wrap(self) -> None:
-        """Nothing: modules are not replaced remotely."""
+        """Do nothing, because modules are not replaced remotely."""
 
     def _check_sites(self) -> None:
-        """Nothing: shapes at the sites would need a pass."""
+        """Do nothing, because the check would need a remote pass."""
 
     def packing(self, inputs: dict[str, Tensor], rows: Tensor, edited_alike: Tensor | None = None) -> None:
-        """None: batches are not packed."""
+        """None, because batches are not packed."""
 
     def run(self, inputs: dict[str, Tensor], plan: Plan, rows: Tensor | None = None, **_: Any) -> Tensor:
-        """As in `TracedModel`; what concerns only memory and speed on this machine is ignored."""
+        """As in `TracedModel`; arguments that affect only local memory and speed are ignored."""
         model, head, layers, edit = self._nn, self._head_path, self._layers, _editor(self._steps_by_layer(plan))
         with self.lock:
             with model.trace(**inputs, use_cache=False, backend=self._backend()):
@@ -247,7 +247,7 @@ class RemotePasses(TracedModel):
 
         Args:
             inputs, plan: As for `run`.
-            targets: (batch, tokens − 1): the token after each position, or −100 where none is asked for.
+            targets: (batch, tokens − 1): the token after each position, or −100 to skip the position.
         """
         model, head, layers, edit = self._nn, self._head_path, self._layers, _editor(self._steps_by_layer(plan))
         rows, tokens = torch.nn.functional.pad(targets != IGNORED, (0, 1)), targets[targets != IGNORED][:, None]
@@ -271,13 +271,13 @@ class RemotePasses(TracedModel):
         uniform: bool = False,
     ) -> Any:
         """As in `TracedModel`, without stopping criteria; a streamer gets the whole answer at once."""
-        # Both are our code: the server cannot call it.
+        # Both are local code, which the server cannot call.
         streamer = arguments.get("streamer")
         arguments = {key: value for key, value in arguments.items() if key not in ("streamer", "stopping_criteria")}
         model, layers, edit = self._nn, self._layers, _editor(self._steps_by_layer(plan))
-        edited = bool(plan)  # a loop without an edit in it would not end
+        edited = bool(plan)  # a loop without an edit would not end
         with self.lock, warnings.catch_warnings():
-            # The loop below asks for one step more than the model makes; that is how it ends.
+            # The loop below ends by requesting one step more than the model runs, of which nnsight warns.
             warnings.filterwarnings("ignore", message=".*tracer\\.iter.*")
             with model.generate(**arguments, backend=self._backend()) as tracer:
                 with tracer.invoke(inputs):
@@ -295,13 +295,13 @@ class RemotePasses(TracedModel):
         return tokens
 
     def lens(self, inputs: dict[str, Tensor], plan: Plan, kept: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What the final norm and the head read from the residual stream before, between and after the layers.
+        """Apply the final norm and the head to the residual stream before, between and after the layers.
 
         Args:
-            inputs: Of one prompt.
+            inputs: Inputs of one prompt.
             plan: As for `run`.
-            kept: Positions, from the end.
-            count: Most likely tokens.
+            kept: Number of positions, from the end.
+            count: Number of most likely tokens.
 
         Returns:
             Token ids and ln p of the most likely tokens without and with the edits, (2, layers + 1, kept, count), and
@@ -310,8 +310,8 @@ class RemotePasses(TracedModel):
         model, blocks = self._nn, [module_path(self.base, Site.BLOCK, layer) for layer in self._layers]
         count = min(max(count, 0), self.base.config.get_text_config().vocab_size)
         read_base, read_edited = (_reader(blocks, steps, kept) for steps in ({}, self._steps_by_layer(plan)))
-        # In the last pass the layers are skipped; what follows them reads all streams as rows of one batch. Inside the
-        # session, comments and broken lines would shift the lines on which nnsight looks for its traces.
+        # The last pass skips the layers and applies norm and head to all streams as rows of one batch. Do not add
+        # comments or line breaks inside the session: nnsight would not find its traces on the shifted lines.
         with self.lock:
             with model.session(backend=self._backend()):
                 with model.trace(**inputs, use_cache=False):
@@ -328,7 +328,7 @@ class RemotePasses(TracedModel):
         return indices, values, kl
 
     def record(self, *_: Any, **__: Any) -> Record:
-        """Refused.
+        """Not supported.
 
         Raises:
             InputError: Always.
@@ -354,16 +354,16 @@ class RemotePasses(TracedModel):
             return LocalSimulationBackend(self._nn)
         try:
             key = self._nn.to_model_key()
-        except Exception as error:  # whatever the Hub's client raises, which gives the name that the server knows
+        except Exception as error:  # any error of the client of the Hub, which resolves the name for the server
             raise _not_found(self._name, error) from error
         return NdifBackend(key, self._nn._remoteable_get_env(), stop=self.stop, seconds=self.seconds)
 
 
 def refuse_other_edits(adapter: Adapter) -> None:
-    """Refuse an adapter whose edits are not affine maps of activations.
+    """Check that the edits of an adapter are affine maps of activations.
 
     Raises:
-        InputError: Its edits cannot be sent.
+        InputError: The edits cannot be sent.
     """
     if not isinstance(adapter.method, ActivationMethod) or not all(map(is_affine, adapter.rebuild())):
         raise InputError(
@@ -383,18 +383,18 @@ def _not_found(name: str, error: Exception) -> InputError:
     )
 
 
-# What these return runs on the server.
+# The functions that these return run on the server.
 
 
 def _editor(steps: Mapping[int, Sequence[Step]]) -> Callable[[Any, int], None]:
-    """A function that applies the edits of a layer, within a trace."""
+    """Return a function that applies the edits of a layer within a trace."""
 
     def edit(model, layer):
         for path, entering, scale, offset in steps.get(layer, ()):
             module = model.get(path)
             before = module.input if entering else module.output
             z = before[0] if isinstance(before, tuple) else before
-            # In float32, as here: a scale within 0.4 % of 1 does not exist in bfloat16.
+            # In float32, because bfloat16 cannot represent scales within 0.4 % of 1.
             z = torch.addcmul(offset.to(z.device), z, scale.to(z.device)).to(z.dtype)
             if entering:
                 module.input = z
@@ -405,7 +405,7 @@ def _editor(steps: Mapping[int, Sequence[Step]]) -> Callable[[Any, int], None]:
 
 
 def _reader(blocks: Sequence[str], steps: Mapping[int, Sequence[Step]], kept: int) -> Callable[[Any], Tensor]:
-    """A function for the residual stream of an edited pass: (layers + 1, kept, hidden size), within a trace."""
+    """Return a function that gives the residual stream of an edited pass, (layers + 1, kept, hidden), in a trace."""
     edit = _editor(steps)
 
     def read(model):
