@@ -1,4 +1,4 @@
-"""Recipes: all settings that belong to one way of training JoLA, under one name."""
+"""Recipes: named sets of all settings for one way of training JoLA."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ _PUBLISHED: Mapping[str, Any] = {
     "patience": 2,
     "keep": "loss",
 }
-"""What the paper and its code have in common. The paper does not state epochs, batch size and patience."""
+"""Settings shared by the paper and its code. The paper does not state epochs, batch size and patience."""
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -27,7 +27,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "gate_learning_rate": 5e-4,
         # One of 20 epochs.
         "warmup_ratio": 0.05,
-        # Not stated; the reference code weighs a gate of an 8B model by about as much.
+        # Not stated; about the weight of a gate of an 8B model in the reference code.
         "l0_weight": 4e-5,
     },
     "reference": {
@@ -43,14 +43,14 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
 
 
 def recipe(name: str, method: str = RunConfig.method) -> RunConfig:
-    """The settings of a recipe.
+    """Return the settings of a recipe.
 
     Args:
         name: A key of `RECIPES`.
-        method: Only JoLA has recipes other than 'default'.
+        method: Name of a method; only JoLA has recipes other than 'default'.
 
     Raises:
-        InputError: There is no such recipe, or it is not one for this method.
+        InputError: There is no such recipe, or it is not for this method.
     """
     if name not in RECIPES:
         raise InputError(f"--recipe is {name!r}; choose one of {', '.join(RECIPES)}.")

@@ -1,4 +1,4 @@
-"""Choosing heads under the settings of a run: the model and the examples that the run will use."""
+"""Choose heads under the settings of a run, with its model and its examples."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from jola.system.progress import Progress
 
 
 def budget_of(config: RunConfig) -> Budget:
-    """What selectors may spend under these settings."""
+    """Return the budget of selectors under these settings."""
     training = config.training
     return Budget(training.epochs, training.batch_size, config.data.max_length, training.max_grad_norm)
 
@@ -33,15 +33,15 @@ def score_heads(
     stopped: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> tuple[HeadScores, int]:
-    """Scores of all heads of the model of ``config`` on its training examples, and the number of these examples.
+    """Return the scores of all heads of the model of ``config``, and the number of training examples used.
 
     Args:
         config: Model, data, seed and budget.
         selector: One of `SELECTORS`.
         k: Number of heads that will be chosen.
-        progress: Told what happens.
-        stopped: Asked at each step of the selector whether it should end.
-        settings: Further settings of the selector.
+        progress: Receives phases, steps and notes.
+        stopped: Called at each step of the selector; True stops the selection.
+        settings: Other settings of the selector.
 
     Raises:
         InputError: The model, the data or ``k`` cannot be used.
@@ -71,7 +71,7 @@ def score_heads(
 
 
 def chosen_heads(config: RunConfig, progress: Progress, stop: threading.Event) -> str | None:
-    """The heads that the selector of ``--heads SELECTOR@K`` chooses, as ``--heads`` takes them; None if none is named.
+    """Return the heads that ``--heads SELECTOR@K`` chooses, in the format of ``--heads``; None without a selector.
 
     Raises:
         InputError: The selection cannot be made, or several processes train.

@@ -9,12 +9,11 @@ r"""Controls: baseline scores that need little or no training, and the scores of
 
 L is the negative log-likelihood of an answer, in nats. Differences from published code, with reasons:
 
-* Michel et al.'s code adds |gradient| over batches, so that gradients within a batch cancel before the absolute value
-  is taken, and then divides by the number of tokens and by the norm of each layer. Here every example has its own ξ,
-  which
+* Michel et al.'s code adds |gradient| over batches, so gradients within a batch cancel before the absolute value is
+  taken. It then divides by the number of tokens and by the norm of each layer. Here every example has its own ξ, which
   gives the expectation in the formula. Layers are not normalized, because heads of all layers compete for K places.
-* LoFiT's first stage is trained with JoLA's budget and optimizer; the offsets of its second stage are what
-  select-then-edit trains. `jola train --method lofit` trains both (`jola.methods.lofit`).
+* LoFiT's first stage is trained with JoLA's budget and optimizer; its second stage trains offsets of the chosen heads,
+  as select-then-edit does. `jola train --method lofit` trains both (`jola.methods.lofit`).
 * Ablation needs (layers · heads) passes per example, so it uses only as many examples as fit into the budget
   (`Ablation.examples`). A pass without a head starts at the layer of the head.
 """
@@ -177,7 +176,7 @@ class JoLAGates(BaseSelector):
 
 
 def head_edits(interventions: Sequence[Intervention], where: str) -> GatedEdits:
-    """The gated edits of heads among `interventions`. Raises `InputError` if there are none."""
+    """Return the gated edits of heads among `interventions`. Raises `InputError` if there are none."""
     for own in interventions:
         if isinstance(own, GatedEdits) and own.site is Site.HEADS and own.gate_parameters():
             return own
@@ -187,13 +186,13 @@ def head_edits(interventions: Sequence[Intervention], where: str) -> GatedEdits:
 
 
 def expected_gates(edits: GatedEdits) -> Tensor:
-    """max(E[g_a], E[g_m]) of every head, (layers, heads), float64; the lowest score where no edit is allowed."""
+    """Return max(E[g_a], E[g_m]) of every head, (layers, heads), float64; the lowest score where no edit is allowed."""
     values = [expectation(parameter.detach().cpu().double()) for parameter in edits.gate_parameters()]
     return torch.stack(values).amax(0) * edits.editable.cpu()
 
 
 def _ablation(selection: Selection, row: Encoded) -> Tensor:
-    """(layers, heads): loss without the head minus loss with it, for one example, in nats."""
+    """Return the loss without each head minus the loss with it, (layers, heads), for one example, in nats."""
     model, (layers, heads) = selection.model, selection.shape
     ids = torch.tensor([row.input_ids[:-1]])
     answer = torch.tensor(row.input_ids[row.completion_start :], device=model.device)

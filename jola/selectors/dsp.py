@@ -50,7 +50,7 @@ _TINY = torch.finfo(torch.float64).tiny
 
 
 def soft_top_k(weights: Tensor, k: int, temperature: float, noise: Tensor | None = None) -> Tensor:
-    """A relaxed sample of `k` heads, with the shape of `weights`, float64; it sums to `k`.
+    """Return a relaxed sample of `k` heads, with the shape of `weights`, float64; it sums to `k`.
 
     While τ is above 1, the value of a head may exceed 1, as in the official code.
 
@@ -90,7 +90,7 @@ def _bounded(gradient: Tensor) -> Tensor:
 
 
 def hard_top_k(weights: Tensor, k: int) -> Tensor:
-    """1 at the `k` largest `weights`, 0 elsewhere, with their shape and dtype; ties go to the first entry."""
+    """Return 1 at the `k` largest `weights`, 0 elsewhere, with their shape and dtype; ties go to the first entry."""
     flat = weights.detach().flatten()
     mask = torch.zeros_like(flat)
     mask[flat.argsort(descending=True, stable=True)[:k]] = 1

@@ -65,7 +65,7 @@ class Provenance:
     def of(
         cls, method: str, model: "EditedModel", examples: Sequence[Example], seed: int, settings: Mapping[str, Any]
     ) -> "Provenance":
-        """The provenance of a new selection."""
+        """Return the provenance of a new selection."""
         own = installed_versions(["jola-workbench"])["jola-workbench"] or ""
         written = json.dumps(dict(settings), sort_keys=True, default=str)
         return cls(method, model_hash(model), fingerprint(examples), seed, own, written)
@@ -112,19 +112,19 @@ class HeadScores:
         return self.values.shape[0], self.values.shape[1]
 
     def ranking(self) -> list[tuple[int, int]]:
-        """All heads, best first."""
+        """Return all heads, best first."""
         order = np.argsort(-self.values.ravel(), kind="stable")
         return [divmod(int(index), self.shape[1]) for index in order]
 
     def top(self, k: int) -> "HeadSet":
-        """The ``k`` heads with the highest scores. Raises `InputError` if the model has fewer."""
+        """Return the ``k`` heads with the highest scores. Raises `InputError` if the model has fewer."""
         total = self.values.size
         if not 0 <= k <= total:
             raise InputError(f"k is {k}, but the model has {total} heads; choose a k from 0 to {total}.")
         return HeadSet(*self.shape, self.ranking()[:k], self.provenance)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary of JSON values."""
         return {
             "format": FORMAT,
             "scores": self.values.tolist(),
@@ -138,7 +138,7 @@ class HeadScores:
 
     @classmethod
     def from_dict(cls, content: Any) -> "HeadScores":
-        """The inverse of `to_dict`. `InputError` when it is something else."""
+        """Create scores from the result of `to_dict`. Raises `InputError` for anything else."""
         try:
             _check_format(content)
             return cls(content["scores"], Provenance(**content["provenance"]), Cost(**content["cost"]))
@@ -148,7 +148,7 @@ class HeadScores:
 
 @dataclass(frozen=True, init=False)
 class HeadSet(Collection[tuple[int, int]]):
-    """A set of heads of a model. Sets are equal if they have the same shape and the same heads, whatever their origin.
+    """A set of heads of a model. Sets are equal if their shapes and heads are equal, whatever their provenance.
 
     ``a | b``, ``a & b``, ``a - b``, ``a ^ b`` and ``~a`` are the usual set operations; the result has no provenance.
 
@@ -176,14 +176,14 @@ class HeadSet(Collection[tuple[int, int]]):
 
     @classmethod
     def from_array(cls, chosen: ArrayLike, provenance: Provenance | None = None) -> "HeadSet":
-        """The heads for which an array (layers, heads) is true."""
+        """Create the set of heads for which an array (layers, heads) is true."""
         flags = np.asarray(chosen, dtype=bool)
         layers, heads = flags.shape
         return cls(layers, heads, [(int(a), int(b)) for a, b in np.argwhere(flags)], provenance)
 
     @classmethod
     def from_text(cls, text: str, layers: int, heads: int) -> "HeadSet":
-        """The heads that ``--heads`` names: 'all' or pairs such as '3:0,3:7'."""
+        """Create the set of heads from the value of ``--heads``: 'all' or pairs such as '3:0,3:7'."""
         pairs = parse_heads(text, layers, heads)
         return cls(layers, heads, [(a, b) for a in range(layers) for b in range(heads)] if pairs is None else pairs)
 
@@ -206,7 +206,7 @@ class HeadSet(Collection[tuple[int, int]]):
         return self.layers, self.heads
 
     def array(self) -> NDArray[np.bool_]:
-        """(layers, heads), true at the chosen heads."""
+        """Return a (layers, heads) array that is true at the chosen heads."""
         flags = np.zeros(self.shape, dtype=bool)
         for layer, head in self.pairs:
             flags[layer, head] = True
@@ -235,22 +235,22 @@ class HeadSet(Collection[tuple[int, int]]):
         return HeadSet.from_array(~self.array())
 
     def to_text(self) -> str:
-        """The format of ``--heads`` and `EditConfig.heads`. Raises `InputError` for an empty set."""
+        """Return the set in the format of ``--heads`` and `EditConfig.heads`. Raises `InputError` if it is empty."""
         if not self.pairs:
             raise InputError("No head is chosen; choose at least one.")
         return "all" if len(self) == self.layers * self.heads else ",".join(f"{a}:{b}" for a, b in self.pairs)
 
     def edit_config(self, edits: EditConfig | None = None) -> EditConfig:
-        """The settings `edits` (or the defaults), restricted to these heads."""
+        """Return the settings `edits` (or the defaults), restricted to these heads."""
         return dataclasses.replace(edits or EditConfig(), sites="heads", layers="all", heads=self.to_text())
 
     def mask(self) -> HeadMask:
-        """A mask with both halves of these heads on and all others off."""
+        """Return a mask with both halves of these heads on and all others off."""
         factors = self.array().astype(np.float64)
         return HeadMask(factors, factors)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary of JSON values."""
         return {
             "format": FORMAT,
             "layers": self.layers,
@@ -261,7 +261,7 @@ class HeadSet(Collection[tuple[int, int]]):
 
     @classmethod
     def from_dict(cls, content: Any) -> "HeadSet":
-        """The inverse of `to_dict`. `InputError` when it is something else."""
+        """Create a set from the result of `to_dict`. Raises `InputError` for anything else."""
         try:
             _check_format(content)
             layers, heads = content["layers"], content["heads"]
@@ -296,7 +296,7 @@ def _check_format(content: Any) -> None:
 
 
 def model_hash(model: "EditedModel") -> str:
-    """A hash of the frozen model, from the names, shapes and evenly spaced entries of all weights.
+    """Return a hash of the frozen model, from the names, shapes and evenly spaced entries of all weights.
 
     Entries are rounded to bfloat16, so that the hash is the same for a model loaded in float32 and in bfloat16.
     """
@@ -323,7 +323,7 @@ def _save(path: Path, content: dict[str, Any]) -> None:
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """A hash of examples and their order."""
+    """Return a hash of examples and their order."""
     rows = [dataclasses.asdict(example) for example in examples]
     rows = [row if row["options"] else {n: v for n, v in row.items() if n != "options"} for row in rows]
     content = json.dumps(rows, ensure_ascii=False)

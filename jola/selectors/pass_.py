@@ -7,10 +7,10 @@ q₁ = P(g = 1) and q = 1 − q₀ − q₁, each clamped to [1e-6, 1 − 1e-6].
     R_conc = Σ_layers (1 − Π_heads q₀)                        the concentrator of PASSCONC: closes whole layers
     loss   = cross-entropy + c·(R_pass + c_conc·R_conc)
 
-c starts at 1e-5. It grows by a factor of 1000 over a third of the steps, on steps at which the gates are not yet N − K
-with φ ≤ −5 and K with φ ≥ 5. After a quarter, half and three quarters of the steps, φ is clipped to [−5, 5], and every
-gate at −5 is reopened (set to 5) with a probability equal to the confidence of its head: the mean over positions of its
-largest attention weight, divided by the maximum over heads. At the same steps,
+c starts at 1e-5. It grows by a factor of 1000 over a third of the steps, not counting steps at which exactly N − K
+gates have φ ≤ −5 and K have φ ≥ 5. After a quarter, half and three quarters of the steps, φ is clipped to [−5, 5], and
+every gate at −5 is reopened (set to 5) with a probability equal to the confidence of its head: the mean over positions
+of its largest attention weight, divided by the maximum over heads. At the same steps,
 
     c_conc = min over gates with φ > −5 of 2·max(ρ, 1) / Π_others-of-the-layer q₀,  at most 3000
     ρ      = σ(h + φ)σ(−h − φ) / (σ(h − φ)σ(φ − h)),   h = β·log(−γ/ζ)
@@ -91,7 +91,7 @@ def concentrator_penalty(log_alpha: Tensor) -> Tensor:
 
 
 def concentrator_weight(log_alpha: Tensor) -> float:
-    """The smallest c_conc that outweighs R_pass for some gate that is not clipped at −5; at most 3000."""
+    """Return the smallest c_conc that outweighs R_pass for some gate that is not clipped at −5; at most 3000."""
     closed = probabilities(log_alpha)[0]
     slope_full = torch.sigmoid(_SHIFT + log_alpha) * torch.sigmoid(-_SHIFT - log_alpha)
     slope_closed = torch.sigmoid(_SHIFT - log_alpha) * torch.sigmoid(log_alpha - _SHIFT)
@@ -164,7 +164,7 @@ class PassSchedule:
 def attention_confidence(
     model: EditedModel, rows: Sequence[Encoded], interventions: Sequence[Intervention], batch_size: int
 ) -> Tensor:
-    """Mean over examples and positions of the largest attention weight of each head, (layers, heads).
+    """Return the mean over examples and positions of the largest attention weight of each head, (layers, heads).
 
     Args:
         rows: Examples, including their answers.
@@ -177,7 +177,7 @@ def attention_confidence(
         for start in range(0, len(rows), batch_size):
             ids, mask = right_padded([row.input_ids for row in rows[start : start + batch_size]], pad)
             inputs, counted = model.inputs(ids, mask), mask[:, 1:].float()
-            # The language-model head has to run at one position at least.
+            # The language-model head must run at one position at least.
             last = last_positions(mask).to(model.device)
             starts = torch.tensor([row.completion_start for row in rows[start : start + batch_size]])
             plan = model.plan(None, 1.0, len(ids), model.prompt_tokens(inputs, starts))

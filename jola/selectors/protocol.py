@@ -58,7 +58,7 @@ class Selector(Protocol):
         template: Template | None = None,
         progress: Progress | None = None,
     ) -> HeadScores:
-        """Finite scores of shape (layers, heads), higher is better; `HeadScores.top` returns the best heads.
+        """Return finite scores of shape (layers, heads), higher is better; `HeadScores.top` returns the best heads.
 
         Args:
             model: The model; its edits are not used and not changed.
@@ -248,8 +248,8 @@ def fit(
 ) -> Cost:
     """Train `parameters` with AdamW; the model is not changed.
 
-    `jola.training.fit.fit` trains the edits of a model. Selectors train masks, which are built anew for every pass,
-    with a linear schedule, no warm-up, no validation and no checkpoints.
+    `jola.training.fit.fit` trains the edits of a model. Selectors train masks, which are rebuilt for every pass, with a
+    linear schedule, no warm-up, no validation and no checkpoints.
 
     Args:
         intervention: Returns the intervention for the next pass, built from the parameters.
@@ -299,7 +299,7 @@ def fresh_edits(selection: Selection, operation: Literal["both", "offset", "scal
 
 
 def on_tuned_base(selection: Selection, learning_rate: float) -> tuple[Selection, Cost]:
-    """The same selection on a base that has learned the task, and the cost of that.
+    """Return the same selection on a base that has learned the task, and the cost of training that base.
 
     The base is the model with ungated offsets and scales on all heads, trained with the budget and then frozen.
     """
@@ -318,15 +318,15 @@ def on_tuned_base(selection: Selection, learning_rate: float) -> tuple[Selection
 
 @dataclass(frozen=True)
 class OnTunedBase(BaseSelector):
-    """Comes before another selector among the bases of a class, and lets it score on a base that has learned the task.
+    """Mixin that lets the next selector among the bases of a class score on a base that has learned the task.
 
-    It costs a second training of the same budget.
+    This takes a second training with the same budget.
     """
 
     base_learning_rate: float = 5e-3
 
     def score(self, selection: Selection) -> tuple[Any, Cost]:
-        """Train edits, freeze them, and let the other selector score."""
+        """Train and freeze edits, then score with the other selector."""
         tuned, cost = on_tuned_base(selection, self.base_learning_rate)
         scores, own = super().score(tuned)
         return scores, cost + own

@@ -88,7 +88,7 @@ class MapScorer(nn.Module):
 
 
 def to_size(attention: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Attention (batch, heads, tokens, tokens), padded on the right, as maps (batch, heads, 128, 128).
+    """Convert attention (batch, heads, tokens, tokens), padded on the right, to maps (batch, heads, 128, 128).
 
     Rows of padding tokens are zero. Shorter maps are placed in the upper left corner; longer maps are averaged.
     """
@@ -103,7 +103,7 @@ def to_size(attention: Tensor, lengths: Sequence[int]) -> Tensor:
 
 
 def draw_heads(scores: Tensor, generator: torch.Generator) -> Tensor:
-    """A random half of the heads of one layer, (heads,) of 0 and 1, with straight-through gradients to `scores`.
+    """Draw a random half of the heads of one layer, (heads,) of 0 and 1, with straight-through gradients to `scores`.
 
     Args:
         scores: Logits of the draws, (heads,).
@@ -215,7 +215,7 @@ class SMP(BaseSelector):
 
     @torch.no_grad()
     def _scores(self, selection: Selection, scorer: MapScorer, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """Sum over prompts of the scores, (layers, heads)."""
+        """Return the sum of the scores over prompts, (layers, heads)."""
         layers, heads = selection.shape
         attention, _ = self._pass(selection, prompts, {}, range(layers))
         lengths, output = [len(prompt) for prompt in prompts], _OUTPUTS[self.representation][0]
@@ -232,7 +232,7 @@ class SMP(BaseSelector):
         plan: dict[tuple[int, Site], Edit],
         attention: Sequence[int],
     ) -> tuple[dict[int, Tensor], Tensor]:
-        """Attention (batch, heads, tokens, tokens) of some layers, and the representations (batch, hidden_size)."""
+        """Return attention (batch, heads, tokens, tokens) of some layers, and representations (batch, hidden_size)."""
         model = selection.model
         ids, mask = right_padded(prompts, pad_token_of(model.tokenizer))
         last, end = last_positions(mask).to(model.device), selection.shape[0]

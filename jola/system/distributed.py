@@ -1,6 +1,6 @@
 """The processes of ``accelerate launch`` or ``torchrun``, which train and test together, on one machine or several.
 
-Outside of such a launch there is one process, and nothing here does anything.
+Without such a launch there is one process, and these functions do nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from jola.system.processes import launched
 T = TypeVar("T")
 
 SINGLE_PROCESS = "--device-map spreads one process over all devices; start a single process, or leave it out."
-"""Refusal of a device map in a launch of several processes."""
+"""Error for a device map in a launch of several processes."""
 
 
 def meet(on_cpu: Callable[[], bool]) -> bool:
-    """Join the other processes, if there are any; whether this is the first of them, which writes.
+    """Join the other processes, if there are any; return whether this is the first one, which writes files.
 
-    `on_cpu` says whether they compute on the processor; it is asked only if there are others.
+    `on_cpu` returns whether they compute on the CPU; it is called only if there are others.
     """
     if launched() == 1:
         return True
@@ -30,20 +30,20 @@ def meet(on_cpu: Callable[[], bool]) -> bool:
 
 
 def processes() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
 def share(items: Sequence[T]) -> Sequence[T]:
-    """The items that this process works on: every n-th of n processes."""
+    """Return the items that this process works on: every n-th of n processes."""
     number = distributed.get_rank() if processes() > 1 else 0
     return items[number :: processes()]
 
 
 def joined(results: Sequence[T] | None) -> list[T] | None:
-    """The results of all processes for their `share`, in the order of the items; all processes call it.
+    """Return the results of all processes for their `share`, in the order of the items; all processes must call it.
 
-    None if any process has None.
+    None if any process passes None.
     """
     shares: list[Any] = [results]
     if processes() > 1:
@@ -56,7 +56,7 @@ def joined(results: Sequence[T] | None) -> list[T] | None:
 
 
 def by_first(action: Callable[[], Any], first: bool) -> Any:
-    """What `action` gives in the first process, in all of them; an InputError there is one everywhere."""
+    """Run `action` in the first process and return its result in all of them; all raise its `InputError`."""
     if processes() == 1:
         return action()
     outcome: list[Any] = [None, None]
@@ -72,7 +72,7 @@ def by_first(action: Callable[[], Any], first: bool) -> Any:
 
 
 def in_any(value: bool, device: torch.device) -> bool:
-    """Whether `value` is true in any of the processes: what all must do at the same step is decided together."""
+    """Whether `value` is true in any process, for decisions that all must make at the same step."""
     if processes() == 1:
         return value
     anywhere = torch.tensor(int(value), device=device)

@@ -1,4 +1,4 @@
-"""Writing files that another process reads at the same moment."""
+"""Write files that other processes may read at the same time."""
 
 import errno
 import json
@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and its parents, unless there is one. `InputError` as for `disk_errors`, and for a file there."""
+    """Create a folder and its parents if missing. Raises `InputError` as `disk_errors`, and for a file in its place."""
     with disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def removed_on_error(folder: Path) -> Iterator[None]:
-    """Remove a folder that was just made when the block raises, for instance because the disk is full."""
+    """Remove a folder that was just created if the block raises, for instance because the disk is full."""
     try:
         yield
     except BaseException:
@@ -52,15 +52,15 @@ def removed_on_error(folder: Path) -> Iterator[None]:
 
 
 def draft_of(path: Path) -> Path:
-    """A hidden name beside ``path`` that no other process or thread writes to."""
+    """Return a hidden name next to ``path`` that no other process or thread writes to."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
-    """Put ``data`` at ``path`` in one step: a reader finds the old content or the new, never a part.
+    """Write ``data`` to ``path`` atomically: a reader finds the old content or the new, never a part.
 
-    ``durable`` also waits until the disk has it, which survives a loss of power and costs milliseconds.
-    Raises `InputError` when the disk is full or may not be written.
+    With ``durable``, also wait until the data are on the disk, which survives a loss of power and costs milliseconds.
+    Raises `InputError` if the disk is full or may not be written.
     """
     draft = draft_of(path)
     with disk_errors(path):
@@ -80,9 +80,8 @@ def replace_file(path: Path, data: bytes, *, durable: bool = False) -> None:
 def append_whole(descriptor: int, data: bytes, path: Path) -> None:
     """Append ``data`` with a single write to a descriptor opened with ``O_APPEND``.
 
-    One write leaves at most one unfinished record when the process is killed. When the disk takes only a
-    part, the part is cut off again, so that the file still ends with a whole record, and `InputError` is
-    raised.
+    A single write leaves at most one incomplete record if the process is killed. If the disk takes only a part, that
+    part is removed again, so that the file still ends with a complete record, and `InputError` is raised.
     """
     with disk_errors(path):
         size = os.fstat(descriptor).st_size
@@ -93,7 +92,7 @@ def append_whole(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def plain(value: Any) -> Any:
-    """``value`` for JSON: tensors and arrays as numbers and lists, numbers that are not finite as None."""
+    """Return ``value`` for JSON: tensors and arrays as numbers and lists, numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -106,13 +105,13 @@ def plain(value: Any) -> Any:
 
 
 def json_bytes(content: Mapping[str, Any], *, indent: int | None = None) -> bytes:
-    """``content`` as one JSON object in UTF-8 with a line break at its end."""
+    """Return ``content`` as one JSON object in UTF-8 with a line break at its end."""
     text = json.dumps(plain(content), ensure_ascii=False, allow_nan=False, indent=indent)
     return text.encode("utf-8", errors="replace") + b"\n"
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The JSON object in ``path``; None when the file is missing, unfinished or holds something else."""
+    """Read the JSON object in ``path``; None if the file is missing, incomplete or contains something else."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

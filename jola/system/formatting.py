@@ -1,11 +1,11 @@
-"""How estimates and other values are written, in the terminal, on the page and in model cards."""
+"""Format estimates and other values for the terminal, the app and model cards."""
 
 import textwrap
 from collections.abc import Mapping
 from typing import Any
 
 SHARES = ("exact_match", "options", "first_label", "answer_letter")
-"""The metrics that are shares of right answers, and can be written in percent."""
+"""Metrics that are shares of right answers, and can be written in percent."""
 
 _BLANKS = {" ": "␣", "\n": "⏎", "\t": "⇥"}
 
@@ -19,7 +19,7 @@ def score_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     """``0.878 (n = 500, 95 % interval 0.846–0.904)``, without the name of the metric.
 
     Args:
-        found: A score as `jola.evaluation.metrics.Score.to_dict` gives it.
+        found: A score, from `jola.evaluation.metrics.Score.to_dict`.
         percent: Whether to write 100 times the fraction: ``87.8 % (…)`` of a share, ``23.1 (…)`` of another metric.
     """
     if percent and not is_share(found):
@@ -34,17 +34,17 @@ def short_score_text(found: Mapping[str, Any]) -> str:
 
 
 def score_title(found: Mapping[str, Any]) -> str:
-    """The name of a score's metric, as people read it."""
+    """Return the title of a score's metric."""
     return found.get("title") or found["metric"].replace("_", " ").capitalize()
 
 
 def score_label(found: Mapping[str, Any]) -> str:
-    """What a score of a run is: ``Test accuracy`` for exact match, else the name of its metric."""
+    """Return the label of a score of a run: ``Test accuracy`` for exact match, else the title of its metric."""
     return "Test accuracy" if found["metric"] == "exact_match" else score_title(found)
 
 
 def score_fact(found: Mapping[str, Any]) -> str:
-    """The name of a score in a model card: ``Test accuracy, exact match``, ``Test score, BLEU``."""
+    """Return the name of a score in a model card: ``Test accuracy, exact match``, ``Test score, BLEU``."""
     title = score_title(found)
     return f"Test accuracy, {title[0].lower()}{title[1:]}" if is_share(found) else f"Test score, {title}"
 
@@ -53,7 +53,7 @@ def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
     """``0.878 (n = 500, 95 % interval 0.846–0.904)``, or ``87.8 % (n = 500, 95 % interval 84.6–90.4)``.
 
     Args:
-        found: ``accuracy``, ``n``, ``low`` and ``high``, as `jola.evaluation.scoring.Accuracy.to_dict` gives them.
+        found: ``accuracy``, ``n``, ``low`` and ``high``, from `jola.evaluation.scoring.Accuracy.to_dict`.
         percent: Whether to write percentages instead of fractions.
     """
     value = f"{100 * found['accuracy']:.1f} %" if percent else f"{found['accuracy']:.3f}"
@@ -61,7 +61,7 @@ def accuracy_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
 
 
 def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
-    """What an accuracy is based on: ``n = 500, 95 % interval 0.846–0.904``."""
+    """Return sample size and interval of an accuracy: ``n = 500, 95 % interval 0.846–0.904``."""
     low, high = (f"{100 * found[end]:.1f}" if percent else f"{found[end]:.3f}" for end in ("low", "high"))
     return f"n = {found['n']:,}, 95 % interval {low}–{high}"
 
@@ -69,9 +69,9 @@ def sample_text(found: Mapping[str, Any], *, percent: bool = False) -> str:
 def interval_text(
     value: float | None, low: float | None, high: float | None, *, sign: str = "", digits: int = 3
 ) -> str:
-    """``0.878 (0.846 to 0.904)``, for a column whose heading says what the interval is; sign '+' shows both signs.
+    """``0.878 (0.846 to 0.904)``, for a column whose heading explains the interval; sign '+' shows both signs.
 
-    ``0.878`` without an interval, and nothing without a value.
+    Without an interval, ``0.878``; without a value, an empty text.
     """
     if value is None:
         return ""
@@ -85,7 +85,7 @@ def counted(count: int, noun: str, nouns: str = "") -> str:
 
 
 def visible(token: str) -> str:
-    """A token with its blanks, line breaks and control characters made visible."""
+    """Return a token with its spaces, line breaks and control characters made visible."""
     return "".join(_BLANKS.get(c, c if c.isprintable() else f"\\u{ord(c):04x}") for c in token)
 
 
@@ -99,11 +99,11 @@ def duration_text(seconds: float) -> str:
 
 
 def error_words(error: BaseException, limit: int = 200) -> str:
-    """What an exception says, in one line of at most ``limit`` characters; its type if it says nothing."""
+    """Return the message of an exception, in one line of at most ``limit`` characters; its type if it has none."""
     return textwrap.shorten(str(error), limit, placeholder=" …").rstrip(".") or type(error).__name__
 
 
 def short(value: Any) -> str:
-    """A value in a sentence: its `repr`, at most 40 characters of it."""
+    """Return the `repr` of a value for use in a sentence, at most 40 characters of it."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:39]}…"

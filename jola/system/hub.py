@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 _TIMEOUT = 10.0
-"""Seconds that the Hub has to answer a first request."""
+"""Seconds to wait for the Hub to answer a first request."""
 _lock = threading.Lock()
 _offline: list[bool] = []
-"""One entry for each block, of any thread, that reads caches because the Hub did not answer."""
+"""One entry for each block, in any thread, that reads only caches because the Hub did not answer."""
 
 
 @contextmanager
 def hub_or_cache(name: str = "") -> Iterator[None]:
-    """Within this, libraries read only their caches if the Hub does not answer a first request.
+    """Let libraries read only their caches inside the block if the Hub does not answer a first request.
 
     Nothing is requested for a ``name`` that is a local path.
 
@@ -37,14 +37,14 @@ def hub_or_cache(name: str = "") -> Iterator[None]:
 
 
 def _enter(constants: Any, get_session: Callable[[], Any]) -> bool:
-    """Switch the libraries to their caches if the Hub does not answer; whether this block now needs them there."""
+    """Switch the libraries to their caches if the Hub does not answer; return whether this block needs the caches."""
     with _lock:
         if not _offline:
             if constants.HF_HUB_OFFLINE:  # the user's choice
                 return False
             try:
                 get_session().head(constants.ENDPOINT, timeout=_TIMEOUT)
-            except Exception:  # errors of whatever HTTP library this release of the client uses
+            except Exception:  # the HTTP library, and with it the types of errors, depends on the release of the client
                 constants.HF_HUB_OFFLINE = True
             else:
                 return False

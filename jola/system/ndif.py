@@ -1,4 +1,4 @@
-"""The key for NDIF, and what its users have to know; `jola.remote` sends the requests."""
+"""The API key of NDIF, and what its users must know; `jola.remote` sends the requests."""
 
 import os
 
@@ -8,7 +8,7 @@ KEY_VARIABLE = "NDIF_API_KEY"
 """Environment variable with the API key."""
 
 HOST_VARIABLE = "NDIF_HOST"
-"""Environment variable with the address of another server than `HOST`."""
+"""Environment variable with the address of a server other than `HOST`."""
 
 HOST = "https://api.ndif.us"
 
@@ -29,13 +29,13 @@ def host() -> str:
 
 
 def privacy() -> str:
-    """What leaves this machine, and for where."""
+    """Return a sentence that says which data leave this machine, and where they are sent."""
     server = "NDIF" if host() == HOST else f"NDIF at {host()}"
     return f"Prompts and edits leave this machine: they are sent to {server}, which runs the model on its own servers."
 
 
 def require_key() -> None:
-    """Raise `InputError` if there is no API key, or the address of the server is not one."""
+    """Raise `InputError` if there is no API key or the address of the server is not valid."""
     if not has_key():
         raise InputError(
             f"Remote models need an API key of NDIF; get one at https://ndif.us and set {KEY_VARIABLE} to it."

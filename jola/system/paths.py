@@ -1,7 +1,7 @@
-"""Where things are kept: downloaded assets and training runs.
+"""Folders of downloaded assets and of training runs.
 
-Both follow the platform's conventions until the environment variable ``JOLA_HOME`` names one folder for both.
-They are functions so that a change of the variable takes effect at once.
+They follow the conventions of the platform unless the environment variable ``JOLA_HOME`` names one folder for both.
+They are functions, so that a change of the variable takes effect at once.
 """
 
 import os
@@ -14,10 +14,10 @@ HOME_VARIABLE = "JOLA_HOME"
 
 
 def is_there(path: str) -> bool:
-    """Whether a path that somebody wrote names a file or folder, ``~`` expanded; no text raises an error."""
+    """Whether a user's path, with ``~`` expanded, is an existing file or folder; no text raises an error."""
     try:
         return os.path.exists(os.path.expanduser(path))
-    except ValueError:  # a name of a user that cannot be one
+    except ValueError:  # an impossible user name after ~
         return False
 
 
@@ -27,12 +27,12 @@ def _home() -> Path | None:
 
 
 def cache_home() -> Path:
-    """Folder of what can be fetched again: the default model and data."""
+    """Folder of files that can be fetched again: the default model and data."""
     home = _home()
     return home / "cache" if home else user_cache_path(APP_NAME, appauthor=False)
 
 
 def runs_home() -> Path:
-    """Folder that holds one directory for each training run."""
+    """Folder with one directory for each training run."""
     home = _home()
     return home / "runs" if home else user_data_path(APP_NAME, appauthor=False) / "runs"

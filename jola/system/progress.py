@@ -4,24 +4,24 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """What a caller may want to see: phases, steps, notes."""
+    """Receives the progress of an operation: phases, steps and notes."""
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """A new phase begins: 'load', 'train', 'evaluate', with its number of steps when it is known."""
+        """Begin a phase, such as 'load', 'train' or 'evaluate', with its number of steps if it is known."""
 
     def advance(self, done: int, **values: float) -> None:
-        """`done` of the phase's total, with numbers worth showing."""
+        """Report that `done` steps of the phase are done, with numbers worth showing."""
 
     def note(self, sentence: str) -> None:
-        """Something the user should know."""
+        """Report something that the user should know, in one sentence."""
 
 
 class Stopped(Exception):
-    """Raised by whoever is called with the progress of an operation, to stop the operation."""
+    """Raised by a progress callback to stop the operation."""
 
 
 class Quiet:
-    """Progress that goes nowhere."""
+    """Progress that ignores everything."""
 
     def phase(self, name: str, total: int | None = None) -> None:
         """Ignore a phase."""

@@ -1,8 +1,8 @@
-"""Reading zip files from strangers: everything is checked before anything is written, and counted while it is.
+"""Read zip files from strangers: entries are checked before anything is written, and sizes again while writing.
 
-The format promises little. Names may lead out of the folder, sizes may lie, entries may be links, and a few kilobytes
-may unpack to gigabytes. So a caller says which files it expects and how large each may be, and gets those or one
-sentence.
+The format guarantees little. Names may lead out of the folder, sizes may be wrong, entries may be links, and a few
+kilobytes may unpack to gigabytes. So a caller specifies which files it expects and how large each may be, and gets
+those files or an error of one sentence.
 """
 
 import re
@@ -20,7 +20,7 @@ from jola.system.files import disk_errors
 
 MAX_ENTRIES = 256
 MAX_RATIO = 200
-"""Bytes that one packed byte may become, in entries of more than a megabyte."""
+"""Maximum ratio of unpacked to packed bytes, for entries of more than a megabyte."""
 _SMALL = 1 << 20
 _DIRECTORY_LIMIT = 1 << 18  # bytes of the list of entries, which zipfile reads into memory as a whole
 _CHUNK = 1 << 20
@@ -28,18 +28,18 @@ _END = b"PK\x05\x06"
 _END_OF_LARGE = b"PK\x06\x07"
 _END_SIZE = 22
 _METHODS = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-_IGNORED = re.compile(r"__MACOSX/.*|(?:.*/)?\.DS_Store", re.DOTALL)  # what a Mac adds to every zip file
+_IGNORED = re.compile(r"__MACOSX/.*|(?:.*/)?\.DS_Store", re.DOTALL)  # added by macOS to every zip file
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError, ValueError)
 
 Entries = dict[str, zipfile.ZipInfo]
 
 
 class SafeZip:
-    """A zip file whose entries were all looked at; use it in a ``with`` block.
+    """A zip file whose entries were checked; use it in a ``with`` block.
 
     Raises:
-        InputError: It is no zip file, or is damaged or encrypted, or one of its entries is no plain file below the
-            folder into which it is unpacked, or is there twice, or unpacks to far more than its packed size.
+        InputError: The file is not a zip file, or is damaged or encrypted, or an entry is not a plain file below the
+            folder into which it is unpacked, or occurs twice, or unpacks to far more than its packed size.
     """
 
     def __init__(self, file: Path, name: str | None = None) -> None:
@@ -69,7 +69,7 @@ class SafeZip:
         return InputError(f"{self.name} {what}; nothing was imported.")
 
     def _check_end(self) -> None:
-        """Bound the list of entries before zipfile reads it: a file of a megabyte may list ten thousands."""
+        """Limit the list of entries before zipfile reads it: a file of one megabyte may list tens of thousands."""
         size = self._file.seek(0, 2)
         self._file.seek(max(0, size - _END_SIZE - 0xFFFF))
         tail = self._file.read()
@@ -93,7 +93,7 @@ class SafeZip:
             self._check_entry(info)
             if info.is_dir() or _IGNORED.fullmatch(info.filename):
                 continue
-            # Two names that differ in their letters' case are one file on some disks.
+            # Names that differ only in case are one file on some disks.
             if info.filename.casefold() in seen:
                 raise self._refused(f"holds {info.filename!r} twice")
             seen.add(info.filename.casefold())
@@ -101,7 +101,7 @@ class SafeZip:
         return found
 
     def _check_entry(self, info: zipfile.ZipInfo) -> None:
-        # zipfile ends a name at a zero byte, and another program may not.
+        # zipfile ends a name at a null byte, but other programs may not.
         name = info.orig_filename
         parts = name.removesuffix("/").split("/")
         if re.search(r"[\\:\x00-\x1f\x7f]", name) or any(part in ("", ".", "..") for part in parts) or len(name) > 200:
@@ -122,10 +122,10 @@ class SafeZip:
         """Unpack entries into a new folder.
 
         Args:
-            names: Where each entry goes, as a path in the folder.
-            folder: A directory of the caller's, which takes it away again when this fails.
-            limit_of: Bytes that a path may have.
-            total: Bytes that all may have together.
+            names: Destination of each entry, as a path in the folder.
+            folder: A directory that the caller removes if this fails.
+            limit_of: Returns the maximum bytes of a path.
+            total: Maximum bytes of all files together.
         """
         for name, place in names.items():
             limit = min(limit_of(place), total)
@@ -137,7 +137,7 @@ class SafeZip:
                 total -= self._copy(name, target, limit)
 
     def _copy(self, name: str, target: Path, limit: int) -> int:
-        """Unpack one entry, counting: what the list of entries says of sizes is a claim. Returns the bytes."""
+        """Unpack one entry and return its bytes, which are counted because the list of entries may be wrong."""
         size = 0
         with open(target, "xb") as out:
             for chunk in self._chunks(name):

@@ -9,7 +9,7 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second one interrupts at once."""
+    """Yield an event that the first SIGINT or SIGTERM sets; the second one raises KeyboardInterrupt."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

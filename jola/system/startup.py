@@ -8,12 +8,12 @@ from contextlib import contextmanager
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Import PyTorch and what builds on it inside the block, without the garbage collector.
+    """Disable the garbage collector while PyTorch and packages that use it are imported inside the block.
 
-    While modules are imported, the garbage collector examines more and more objects and finds next to nothing; when the
-    process ends, it examines all of them again. Inside the block it is off. After a successful import it ignores the
-    objects that exist by then (`gc.freeze`). Once PyTorch has been imported, the block has no effect: models may exist,
-    and they must remain subject to garbage collection.
+    During imports, the garbage collector examines more and more objects and frees almost none; when the process ends,
+    it examines all of them again. Inside the block it is off. After a successful import it ignores the objects that
+    exist by then (`gc.freeze`). Once PyTorch has been imported, the block has no effect: models may exist, and they
+    must remain subject to garbage collection.
     """
     if "torch" in sys.modules or not gc.isenabled():
         yield

@@ -1,8 +1,8 @@
-"""As many threads as there are free cores, decided anew while a process computes.
+"""Use as many threads as there are free cores, adjusted while a process computes.
 
-The threads of PyTorch wait for each other by spinning. Beside other busy processes a thread that waits keeps its core
-from the one it waits for, and a computation slows down out of proportion: on two cores with three busy processes, a
-training step with two threads takes more than three times as long as with one.
+PyTorch's threads wait for each other by spinning. If other processes are busy, a waiting thread occupies a core that
+the thread it waits for needs, and a computation slows down disproportionately: on two cores with three busy processes,
+a training step with two threads takes more than three times as long as with one.
 """
 
 import os
@@ -14,20 +14,20 @@ from typing import Any
 import psutil
 
 INTERVAL = 2.0
-"""Seconds between two decisions, at least: shorter samples of the load are too noisy."""
+"""Minimum seconds between two decisions, because shorter samples of the load are too noisy."""
 _TOLERATED = 0.3
-"""Cores that other processes may use without taking a thread away: a desktop is never quite idle."""
+"""Cores that other processes may use without costing a thread, because a desktop is never quite idle."""
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Processor seconds since some moment.
+    """Processor seconds used up to a point in time.
 
     Args:
-        time: Seconds by the clock.
-        own: Of this process, over all its threads.
-        busy: Of all processes, over the cores that this process may use.
+        time: Seconds of the monotonic clock.
+        own: Used by this process, in all its threads.
+        busy: Used by all processes, on the cores that this process may use.
         cores: Number of these cores.
     """
 
@@ -38,18 +38,18 @@ class Sample:
 
 
 def take_sample() -> Sample:
-    """The present sample."""
+    """Take a sample now."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     allowed = affinity(0) if affinity else range(os.cpu_count() or 1)
     times: list[Any] = psutil.cpu_times(percpu=True)
     used = [each for core, each in enumerate(times) if core in allowed]
-    # On Linux the time of guests is also part of the user's time.
+    # On Linux, the time of guests is also included in user time.
     busy = sum(sum(each) - each.idle - getattr(each, "iowait", 0) - getattr(each, "guest", 0) for each in used)
     return Sample(time.monotonic(), time.process_time(), busy, len(used))
 
 
 def threads_for(before: Sample, now: Sample, most: int) -> int:
-    """Threads for the time to come, from 1 to `most`: the cores that other processes left free between two samples."""
+    """Return the number of threads to use, from 1 to `most`: the cores that others left free between two samples."""
     seconds = now.time - before.time
     others = max(0.0, (now.busy - before.busy - (now.own - before.own)) / seconds)
     return min(max(1, int(now.cores - others + _TOLERATED)), most)
@@ -59,8 +59,8 @@ class ThreadControl:
     """Adjusts the number of threads to the load of the machine.
 
     Args:
-        most: Threads at most; the number that is used when nothing else runs.
-        set_threads: Called with a new number.
+        most: Maximum number of threads, used if nothing else runs.
+        set_threads: Called with each new number.
         sample: Measures the load.
     """
 
@@ -72,7 +72,7 @@ class ThreadControl:
         self._before = sample()
 
     def update(self) -> None:
-        """Decide anew, if the last decision is `INTERVAL` seconds old; call it between pieces of work."""
+        """Decide again if the last decision is `INTERVAL` seconds old; call it between units of work."""
         now = self._sample()
         if now.time - self._before.time < INTERVAL:
             return
@@ -83,12 +83,12 @@ class ThreadControl:
             self._set(wanted)
 
     def restore(self) -> None:
-        """Use the number of threads of a quiet machine again."""
+        """Return to the maximum number of threads."""
         if self.threads != self.most:
             self.threads = self.most
             self._set(self.most)
 
 
 def fixed_by_user() -> bool:
-    """Whether the environment says how many threads to use, so that it is not for us to decide."""
+    """Whether environment variables set the number of threads, so that it must not be changed."""
     return any(os.environ.get(name) for name in _VARIABLES)

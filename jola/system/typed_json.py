@@ -1,8 +1,8 @@
-"""JSON files with declared types: a pydantic model says what a file may hold, and every reader checks against it.
+"""JSON files with declared types: a pydantic model defines what a file may contain, and readers check against it.
 
-The files of a run may come from somebody else or be edited by hand. The types below bound what the program computes
-with, and what JSON parsers, JavaScript (whole numbers below 2**53) and time functions can represent, so that a value
-that was read can always be shown, sorted and sent to a browser.
+The files of a run may come from others or be edited by hand. The types below bound values to what the program can
+compute with, and to what JSON parsers, JavaScript (integers below 2**53) and time functions can represent, so that a
+value that was read can always be shown, sorted and sent to a browser.
 """
 
 import json
@@ -17,36 +17,36 @@ from jola.errors import InputError
 from jola.system.formatting import short
 
 LARGEST = 2**53
-"""Bound of whole numbers: below it, a float holds each of them."""
+"""Bound of integers; a float represents every smaller one exactly."""
 LIMIT = 16 << 20
-"""Bytes of a file."""
+"""Maximum bytes of a file."""
 DEPTH = 12
-"""Levels of objects and lists in a file."""
+"""Maximum levels of nested objects and lists in a file."""
 _CONTAINERS = (dict, list)
 
 Count = Annotated[int, Field(ge=0, lt=LARGEST)]
 Number = Annotated[float, Field(gt=-1e300, lt=1e300)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(gt=-1e10, lt=1e10)]
-"""A duration by the wall clock, which may have been set back meanwhile."""
+"""A duration in wall-clock time; negative if the clock was set back."""
 Time = Annotated[float, Field(ge=0, lt=4102444800)]
-"""A moment before the year 2100, in seconds since the epoch."""
+"""A time before the year 2100, in seconds since the epoch."""
 Line = Annotated[str, Field(max_length=5000)]
 """A name, path or sentence."""
 Text = Annotated[str, Field(max_length=1 << 16)]
 
 
 class JsonFile(BaseModel):
-    """What a file, or an object inside it, may hold. Unknown members are kept; types are not converted."""
+    """Contents that a file, or an object inside it, may have. Unknown members are kept; types are not converted."""
 
     model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
 
 
 def read_typed(path: Path, model: type[JsonFile]) -> dict[str, Any] | None:
-    """The object in a file, checked; None when there is no file, or an empty one that is about to be written.
+    """Read and check the object in a file; None if the file is missing, or empty because it is about to be written.
 
     Raises:
-        InputError: The file cannot be read, is not valid JSON, or holds a value that ``model`` does not allow.
+        InputError: The file cannot be read, is not valid JSON, or contains a value that ``model`` does not allow.
     """
     content = _load(path)
     if content:
@@ -56,7 +56,7 @@ def read_typed(path: Path, model: type[JsonFile]) -> dict[str, Any] | None:
 
 
 def read_valid_part(path: Path, model: type[JsonFile]) -> tuple[dict[str, Any], str]:
-    """The members of the object in a file that are valid, and what is wrong with the file in one sentence, or ""."""
+    """Return the valid members of the object in a file, and one sentence about what is wrong with the file, or ""."""
     try:
         content = _load(path) or {}
     except InputError as error:
@@ -66,7 +66,7 @@ def read_valid_part(path: Path, model: type[JsonFile]) -> tuple[dict[str, Any], 
 
 
 def valid_part(content: Mapping[str, Any], model: type[JsonFile]) -> tuple[dict[str, Any], list[str]]:
-    """The members of an object that are valid, and what is wrong with each of the others."""
+    """Return the valid members of an object, and what is wrong with each of the others."""
     faults = _faults(content, model)
     return {name: value for name, value in content.items() if name not in faults}, list(faults.values())
 
@@ -92,7 +92,7 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 
 def _faults(content: Mapping[str, Any], model: type[JsonFile]) -> dict[str, str]:
-    """What is wrong with each member that is not valid, by its name."""
+    """Return what is wrong with each member that is not valid, by name."""
     faults = {name: f"{_name(name)}{fault}" for name, value in content.items() if (fault := _unrepresentable(value))}
     try:
         model.model_validate({name: value for name, value in content.items() if name not in faults})
@@ -104,7 +104,7 @@ def _faults(content: Mapping[str, Any], model: type[JsonFile]) -> dict[str, str]
 
 
 def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
-    """A validation error in words: "test.accuracy is 'x'; it should be a valid number"."""
+    """Return a validation error in words: "test.accuracy is 'x'; it should be a valid number"."""
     if fault["type"] == "missing":
         return f"{'.'.join(map(_name, fault['loc']))} is missing"
     names = []
@@ -112,7 +112,7 @@ def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
         try:
             content = content[name]
         except (IndexError, KeyError, TypeError):
-            break  # what follows names a member of a union of types
+            break  # the other names belong to a union of types
         names.append(_name(name))
     what = fault["msg"].removeprefix("Value error, ").replace("Input", "it", 1)
     if fault["type"] == "model_type":
@@ -121,13 +121,13 @@ def _sentence(content: Any, fault: Mapping[str, Any]) -> str:
 
 
 def _name(key: Any) -> str:
-    """A key as sentences show it: quoted if it is long, or breaks a line."""
+    """Return a key for use in a sentence: quoted if it is long or contains a line break."""
     text = str(key)
     return text if text.isprintable() and len(text) <= 40 else short(text)
 
 
 def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
-    """Where in a value there is something that not every program can hold, and what; empty when there is nothing."""
+    """Return where a value contains something that not every program can represent, and what; empty if nowhere."""
     if isinstance(value, float):  # first, because most values are floats
         return "" if math.isfinite(value) else f" is {value}; it must be a finite number"
     if isinstance(value, _CONTAINERS):
@@ -145,7 +145,7 @@ def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8: it holds no half of a surrogate pair."""
+    """Whether a text can be encoded as UTF-8: it contains no half of a surrogate pair."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def installed_versions(names: Iterable[str]) -> dict[str, str | None]:
-    """Versions of packages by name; None for those that are not installed."""
+    """Return the versions of packages by name; None for those that are not installed."""
     installed: dict[str, str | None] = dict.fromkeys(names)
     for name in installed:
         with suppress(PackageNotFoundError):
