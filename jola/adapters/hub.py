@@ -13,7 +13,7 @@ from jola.errors import InputError
 from jola.settings import check_revision
 
 FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
-"""The only files of a repository that are downloaded."""
+"""The files of a repository that are downloaded; others are ignored."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 

@@ -13,7 +13,7 @@ class ComputedOffsets(GatedEdits):
     """Offsets of the residual stream after some layers, initially 0, without trainable parameters.
 
     Args:
-        layers: Layers of the model.
+        layers: Number of layers of the model.
         width: Hidden size.
         edited: Layers with an offset.
     """

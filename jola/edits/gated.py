@@ -23,7 +23,7 @@ from jola.errors import InputError
 from jola.settings import EditConfig, parse_heads, parse_layers
 
 INITIAL_STD = 1e-3
-"""Standard deviation of fresh offsets and scales, as in the reference code."""
+"""Standard deviation of the initial offsets and scales, as in the reference code."""
 
 
 class GatedEdits(Intervention):

@@ -21,7 +21,7 @@ from jola.errors import InputError
 
 CHANNEL = "update"
 INITIAL_STD = 1e-2
-"""Standard deviation of a fresh down-projection of `BottleneckEdits` (Houlsby et al., 2019, section 3.6)."""
+"""Standard deviation of the initial down-projection of `BottleneckEdits` (Houlsby et al., 2019, section 3.6)."""
 ROUNDING = 1e-3
 """Tolerance of R·Rᵀ = I for tensors read from a file."""
 
@@ -93,7 +93,7 @@ class HiddenEdits(Intervention):
         return given * strength
 
     def scaled(self, mask: EditMask | None, strength: float) -> dict[str, Tensor]:
-        """The tensors of an adapter file that change if mask and strength are folded into the edits.
+        """The tensors of an adapter file that change when mask and strength are folded into the edits.
 
         Raises:
             ValueError: The mask does not fit, or differs by row.

@@ -1,4 +1,4 @@
-"""`WeightEdits`: edits of the weights of modules by peft layers in the frozen model; the model without these layers."""
+"""`WeightEdits`: edits of weights by peft layers in the frozen model, and access to the model without these layers."""
 
 import itertools
 import math
@@ -73,7 +73,7 @@ class WeightEdits(Intervention):
         raise NotImplementedError
 
     def _scale(self, place: Place, module: Any, factor: float) -> None:
-        """Multiply the change by a peft layer by a factor; 1 is as trained."""
+        """Scale the change of a peft layer by a factor; 1 is as trained."""
         raise NotImplementedError
 
     def _config(self) -> Any:
@@ -184,7 +184,7 @@ class WeightEdits(Intervention):
         adapter = f"jola{next(_numbers)}"
         trains = {id(p): p.requires_grad for p in base.parameters()}
         active = {id(m): m._active_adapter for m in base.modules() if isinstance(m, BaseTunerLayer)}
-        # peft stores a list of adapters in the model, and would mix up those of different methods.
+        # peft stores the configurations of adapters in the model, and would treat those of other methods as its own.
         record = base.__dict__.pop("peft_config", None)
         modules: dict[str, Any] = {}
         try:

@@ -58,8 +58,8 @@ def affine_edits(model: "EditedModel", mask: "Masks" = None, strength: float = 1
         strength: Factor on every edit.
 
     Raises:
-        InputError: An intervention in use is not a `GatedEdits` at heads or MLPs, or the mask has a batch
-            dimension, or the strength is not finite.
+        InputError: An intervention in use is not affine (see `is_affine`), the mask has a batch dimension, or the
+            strength is not finite.
         ValueError: The mask does not fit the edits.
     """
     return combined(model.in_use, model.masks(mask), strength)

@@ -30,10 +30,9 @@ def checkpointed(
     reapply_weights: Reapply | None,
     lock: AbstractContextManager[Any],
 ) -> Iterator[None]:
-    """Inside the block, a pass stores only the input of each layer, except for the last layer.
+    """Let passes inside the block store only the input of each layer, but all activations of the last layer.
 
-    All activations of the last layer are stored. The backward pass needs them first, so they do not raise its peak
-    memory.
+    The backward pass needs those of the last layer first, so they do not raise its peak memory.
 
     Args:
         plan: The edits of the pass.

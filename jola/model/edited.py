@@ -92,11 +92,11 @@ class EditedModel(nn.Module):
         self.reset_edits(seed)
         for intervention in self.own_interventions():
             self.traced.place(intervention)
-        # As models of transformers are after loading; the gates have noise only after `train()`.
+        # In evaluation mode, like models of transformers after loading; gates have noise only after `train()`.
         self.eval()
 
     def replace_edits(self, edits: Any, seed: int = 0) -> None:
-        """Replace the model's own edits with fresh ones; arguments as for the class."""
+        """Replace the model's own edits with new ones; arguments as for the class."""
         method, settings = method_of_settings(edits)
         self.detach(self.own_interventions())
         self._attach(method, settings, seed)

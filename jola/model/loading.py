@@ -153,7 +153,7 @@ def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedM
             return AutoModelForCausalLM.from_config(config, attn_implementation="eager"), source.display
     except InputError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # see `load_base`
         raise _cannot_load(source, error) from error
 
 
@@ -232,7 +232,7 @@ def load_tokenizer(model: str, revision: str | None = None) -> PreTrainedTokeniz
         return AutoTokenizer.from_pretrained(source.path_or_id, **where)
     except InputError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # see `load_base`
         reason = error_words(error)
         raise InputError(
             f"The tokenizer of {source.display} cannot be loaded ({reason}); check the name and the network, or give "

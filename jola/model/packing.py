@@ -173,7 +173,7 @@ def can_pack(base: PreTrainedModel) -> bool:
 
 
 def is_packed_alike(base: PreTrainedModel, run: Callable[..., Tensor], run_packed: Callable[..., Tensor]) -> bool:
-    """Whether packed and ordinary passes give the same logits for two short rows: a model may modify attention.
+    """Whether packed and ordinary passes give the same logits for two short rows; custom attention may differ.
 
     Args:
         run: Computes the logits of a pass from its inputs, plan and rows.

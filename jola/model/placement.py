@@ -107,7 +107,7 @@ def _exists(place: str | int) -> bool:
 
 
 def _name(place: str | int) -> str:
-    """The name of a device; the number of an accelerator becomes its name: 0 is cuda:0."""
+    """The name of a device, also for the number of an accelerator: 0 is cuda:0."""
     try:
         return DISK if place == DISK else str(torch.empty(0, device=place).device)
     except (RuntimeError, AssertionError):

@@ -78,7 +78,7 @@ class HeadMask:
         self._set(on, np.where(on, hundredths, TRAINED), tuple(factors))
 
     def _set(self, on: NDArray[Any], strength: NDArray[Any], channels: tuple[str, ...]) -> None:
-        """From flags and hundredths (never 0), both of shape (channels, layers, units)."""
+        """Set the fields from flags and hundredths (never 0), both of shape (channels, layers, units)."""
         for name, value in {
             "layers": int(on.shape[1]),
             "units": int(on.shape[2]),
@@ -148,7 +148,7 @@ class HeadMask:
         return self.factors["scale"]
 
     def edit_mask(self) -> "EditMask":
-        """The mask in the form for `JoLAModel.forward`."""
+        """Convert to the `EditMask` that `JoLAModel.forward` takes."""
         import torch  # takes seconds to import, and most uses of masks do not need it
 
         from jola.edits.intervention import EditMask
