@@ -1,7 +1,7 @@
 """The axes of a grid and the cells that they span: arm × task × train size × seed × model; needs no PyTorch.
 
 An *arm* is a method with its settings, written ``method`` or ``method:setting=value:…``. Several values separated by
-slashes are as many arms: ``lora:learning_rate=1e-4/5e-4``.
+slashes make as many arms: ``lora:learning_rate=1e-4/5e-4``.
 """
 
 import dataclasses
@@ -23,21 +23,21 @@ from jola.methods import METHODS, method_named
 from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
-"""Settings that are axes of a grid, and the groups that they are in."""
+"""Settings that are axes of a grid, with their groups."""
 NEUTRAL = ("output", "report_to", "record_every", "gradient_checkpointing")
-"""Settings of the training that change no number."""
+"""Settings of the training that do not change results."""
 OF_A_LAUNCH = ("shard_base",)
-"""Settings that need several processes; a cell is made by one."""
+"""Settings that need several processes; a cell is run by one."""
 _SLUG_LENGTH = 40
 _DIGITS = 6
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A method with all its settings, those of the axes aside.
+    """A method with all its settings, except those of the axes.
 
     Args:
-        label: As written: ``jola``, ``jola:gates=none``.
+        label: The arm as written: ``jola``, ``jola:gates=none``.
         settings: `RunConfig.to_dict` without `AXES` and `NEUTRAL`.
     """
 
@@ -73,7 +73,7 @@ class PlannedCell(NamedTuple):
 
 @dataclass(frozen=True)
 class Axes:
-    """Labels of arms, tasks, numbers of training examples, seeds and models, of which a grid has every combination."""
+    """Labels of arms, tasks, numbers of training examples, seeds and models; a grid has all combinations of them."""
 
     arms: tuple[str, ...]
     tasks: tuple[str, ...]
@@ -82,7 +82,7 @@ class Axes:
     models: tuple[str, ...]
 
     def cells(self, arms: Mapping[str, Arm]) -> Iterator[PlannedCell]:
-        """All cells, seed by seed, so that an interrupted grid has as many seeds of every arm as possible.
+        """Yield all cells, seed by seed, so that an interrupted grid has as many seeds of every arm as possible.
 
         An arm that trains nothing has one cell for each task and model.
         """
@@ -101,7 +101,7 @@ class Axes:
 def checked_axes(
     arms: Iterable[str], tasks: Iterable[str], train_sizes: Iterable[int], seeds: Iterable[int], models: Iterable[str]
 ) -> Axes:
-    """Axes without repetitions, with the full paths of files and folders.
+    """Return axes without repetitions, with absolute paths of files and folders.
 
     Raises:
         InputError: An axis is empty, or names something that does not exist.
@@ -120,7 +120,7 @@ def checked_axes(
 
 
 def _checked_tasks(task: str) -> tuple[str, ...]:
-    """The task, or those of a group."""
+    """Return the task, or the tasks of a group."""
     from jola.data.tasks.registry import GROUPS, REGISTRY
     from jola.data.tasks.sources import HUB_PREFIX
 
@@ -137,12 +137,12 @@ def _checked_tasks(task: str) -> tuple[str, ...]:
 
 
 def _full_path(name: str) -> str:
-    """The full path of a file or folder, so that a grid does not depend on the working directory; else the name."""
+    """Return the absolute path of a file or folder, so that a grid works in any working directory; else the name."""
     return str(Path(name).expanduser().resolve()) if not _is_registered(name) and is_there(name) else name
 
 
 def expand_arms(texts: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> dict[str, Arm]:
-    """The arms in texts such as ``jola:gates=none`` or ``lora:learning_rate=1e-4/5e-4``, by their labels.
+    """Return the arms in texts such as ``jola:gates=none`` or ``lora:learning_rate=1e-4/5e-4``, by label.
 
     Args:
         base: Settings of all arms, by group (without ``edits``).
@@ -154,7 +154,7 @@ def expand_arms(texts: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def arm_count(text: str) -> int:
-    """Number of arms in a text, repeated values counted, found without making them."""
+    """Return the number of arms in a text, including repeated values, without creating them."""
     return math.prod(len(change.split("/")) for change in text.split(":")[1:])
 
 
@@ -185,7 +185,7 @@ def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[
 
 
 def _parsed(text: str, annotation: Any) -> Any:
-    """A value of the type of a setting where the text is one; `RunConfig.validate` refuses others."""
+    """Convert a text to the type of a setting, if possible; `RunConfig.validate` refuses other texts."""
     kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
     if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -212,9 +212,9 @@ def _without_axes(config: RunConfig) -> dict[str, Any]:
 
 
 def changed_setting(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """The first setting in which a stored arm differs from the same arm now; empty when there is none.
+    """Return the first setting in which a stored arm differs from the same arm now; empty if there is none.
 
-    Settings that the stored arm does not have, because they are newer, count as left at their defaults.
+    Settings that the stored arm lacks, because they are newer, count as left at their defaults.
     """
     before = _without_axes(RunConfig.from_dict({**stored}))
     for group in GROUPS:
@@ -225,18 +225,18 @@ def changed_setting(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def config_of(arm: Arm, cell: PlannedCell, neutral: Mapping[str, Any], output: Path | str) -> RunConfig:
-    """All settings of the run of a cell, which is in the directory `output`."""
+    """Return all settings of the run of a cell, whose directory is `output`."""
     values = {group: dict(arm.settings[group]) for group in GROUPS}
     for name, group in AXES.items():
         values[group][name] = getattr(cell, name)
-    for name in NEUTRAL:  # a file may have them in an arm
+    for name in NEUTRAL:  # the file of a grid may have them in an arm
         values["training"].pop(name, None)
     values["training"] |= {**neutral, "output": str(output)}
     return RunConfig.from_dict({**values, "method": arm.method})
 
 
 def numbers(text: str, flag: str) -> tuple[int, ...]:
-    """Whole numbers in a comma-separated text. `InputError` for anything else."""
+    """Return the integers in a comma-separated text. Raises `InputError` for anything else."""
     words = words_of(text)
     if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 15)]:
         raise InputError(f"{flag} names {bad[0]!r}; write whole numbers, separated by commas.")
@@ -244,12 +244,12 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
 
 
 def words_of(text: str) -> tuple[str, ...]:
-    """Different words in a comma-separated text."""
+    """Return the distinct words in a comma-separated text."""
     return tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
-    """Names for a table: of paths and Hub ids the last part, where that is enough to tell them apart."""
+    """Return names for a table: the last part of paths and Hub ids, if it is enough to distinguish them."""
     short = {name: re.split(r"[/\\]", name.rstrip("/\\"))[-1] or name for name in names if is_path_like(name)}
     taken = [*short.values(), *(name for name in names if name not in short)]
     return {name: short[name] if name in short and taken.count(short[name]) == 1 else name for name in names}
@@ -268,12 +268,12 @@ def is_path_like(name: str) -> bool:
 
 
 def short_hash(text: str) -> str:
-    """Six hexadecimal digits that tell apart what has the same name otherwise."""
+    """Return six hexadecimal digits that distinguish things with the same name."""
     return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:_DIGITS]
 
 
 def slug(text: str) -> str:
-    """A part of a folder's name: of a path or a Hub id its last part."""
+    """Return a part of a folder's name; for a path or a Hub id, from its last part."""
     if ":" not in text and is_path_like(text):
         text = re.sub(r"\.(jsonl?|csv|parquet)$", "", re.split(r"[/\\]", text)[-1])
     return re.sub(r"[^a-zA-Z0-9.]+", "-", text).strip("-.")[:_SLUG_LENGTH].strip("-.") or "x"

@@ -1,10 +1,10 @@
-"""The folder of one cell of a study: its lock, its result or the reason why it has none; needs no PyTorch.
+"""The folder of one cell of a study: its lock, and its result or failure; needs no PyTorch.
 
-cells/.NAME.lock            held by the process that makes the cell
+cells/.NAME.lock            held by the process that runs the cell
 cells/NAME/run/             an ordinary run, which is resumed if it was interrupted
-cells/NAME/log.txt          output of the processes that made it
-cells/NAME/result.json      appears in one step when the cell is done
-cells/NAME/failed.json      why it could not be made; removed to try again
+cells/NAME/log.txt          output of the processes that ran it
+cells/NAME/result.json      written atomically when the cell is done
+cells/NAME/failed.json      why it failed; removed to try again
 """
 
 import errno
@@ -24,13 +24,13 @@ from jola.system.typed_json import read_valid_part, valid_part
 
 CellState = Literal["done", "failed", "running", "interrupted", "open"]
 STATES: tuple[CellState, ...] = ("done", "failed", "running", "interrupted", "open")
-"""The states of a cell. An interrupted one has a run that no process works on."""
+"""The states of a cell. An interrupted cell has a run but no running process."""
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class Locked(Exception):
-    """Another process makes this cell."""
+    """Another process runs this cell."""
 
 
 class Interrupted(Exception):
@@ -39,12 +39,12 @@ class Interrupted(Exception):
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = False, required: bool = True) -> Iterator[None]:
-    """Keep other processes away from a cell while the block runs.
+    """Lock a cell for this process while the block runs.
 
     Args:
-        folder: Of the cell; the lock is a file beside it.
-        wait: Wait for a process that has the lock.
-        required: Refuse a file system without locks.
+        folder: Folder of the cell; the lock is a file next to it.
+        wait: Whether to wait for a process that has the lock.
+        required: Whether to refuse a file system without locks.
 
     Raises:
         Locked: Another process has the lock, and `wait` is false.
@@ -95,21 +95,21 @@ class CellFolder:
         return self.path / "log.txt"
 
     def result(self) -> dict[str, Any] | None:
-        """What `write_result` wrote; None while there is none, or when the file is damaged."""
+        """Return the result of the cell; None if it does not exist or is damaged."""
         content, fault = read_valid_part(self.path / "result.json", GridResultFile)
-        if fault and valid_part(content, GridResultFile)[1]:  # what is left lacks something
+        if fault and valid_part(content, GridResultFile)[1]:  # a required member is missing
             return None
         return content or None
 
     def failure(self) -> str | None:
-        """Why the cell could not be made; None if it did not fail."""
+        """Return why the cell failed; None if it did not."""
         if not (self.path / "failed.json").exists():
             return None
         content, _ = read_valid_part(self.path / "failed.json", FailureFile)
         return str(content.get("message") or "The cell failed, and the file that says why is damaged.")
 
     def state(self) -> CellState:
-        """The state of the cell now."""
+        """Return the current state of the cell."""
         if (self.path / "result.json").exists():
             return "done"
         if (self.path / "failed.json").exists():
@@ -119,17 +119,17 @@ class CellFolder:
         return "running" if self.run.alive else "interrupted"
 
     def write_result(self, content: Mapping[str, Any]) -> None:
-        """Keep a result, in one step; the cell no longer counts as failed."""
+        """Write the result atomically; the cell no longer counts as failed."""
         make_folder(self.path)
         replace_file(self.path / "result.json", json_bytes({"format": 1, **content}, indent=2), durable=True)
         self.retry()
 
     def write_failure(self, message: str) -> None:
-        """Keep why the cell could not be made."""
+        """Record why the cell failed."""
         make_folder(self.path)
         content = {"format": 1, "message": message, "time": time.time()}
         replace_file(self.path / "failed.json", json_bytes(content, indent=2), durable=True)
 
     def retry(self) -> None:
-        """Forget that the cell failed."""
+        """Remove the record of a failure, so that the cell is run again."""
         (self.path / "failed.json").unlink(missing_ok=True)

@@ -1,6 +1,7 @@
-"""`compare`: selectors × K × seeds on one task, with JoLA and the model without edits beside them.
+"""`compare`: run selectors × K × seeds on one task, together with JoLA and the base model.
 
-What is done is kept at once (`jola.studies.results`); called again on the same folder, only what is missing is done.
+Results are saved as soon as they are computed (`jola.studies.results`); called again on the same folder, `compare` runs
+only what is missing.
 """
 
 import dataclasses
@@ -50,16 +51,16 @@ def compare(
     progress: Progress | None = None,
     model: JoLAModel | None = None,
 ) -> Comparison:
-    """Run a comparison, or go on with one.
+    """Start a comparison, or continue one.
 
     Args:
         config: Settings of model, data, edits and training, the same for all; ``training.seed`` is that of `grid`.
-        folder: Of the comparison; may hold one with the same settings, whose grid may be another.
-        progress: Told what happens.
-        model: The model that `config` names, when it is loaded already.
+        folder: Folder of the comparison; may contain one with the same settings, also with another grid.
+        progress: Receives phases, steps and notes.
+        model: The model of `config`, if it is already loaded.
 
     Raises:
-        InputError: A setting cannot be used, or the folder holds something else.
+        InputError: A setting cannot be used, or the folder contains something else.
     """
     grid.validate()
     config.validate()
@@ -71,7 +72,7 @@ def compare(
     comparison = Comparison(folder)
     _check(comparison, _settings(config))
     grid.check_halves(comparison.folder)
-    # The folder is claimed when it is sure that this can be compared.
+    # The folder is claimed only after all checks.
     progress.phase("load")
     model = model or JoLAModel.from_pretrained(edits=config.edits, **asdict(config.model))
     grid.validate(model.geometry.num_layers * model.geometry.num_heads)
@@ -87,7 +88,7 @@ def compare(
 
 @dataclass
 class _Worker:
-    """Does one cell after the other and keeps what it made."""
+    """Runs one cell after the other and stores the results."""
 
     comparison: Comparison
     config: RunConfig
@@ -100,19 +101,19 @@ class _Worker:
         self._tasks: dict[int, Task] = {}
 
     def phase(self, name: str, total: int | None = None) -> None:
-        """As `Progress` has it, with the number of the cell before it."""
+        """See `Progress`; the number of the cell precedes the name."""
         self.progress.phase(f"{self.prefix}, {name}", total)
 
     def advance(self, done: int, **values: float) -> None:
-        """As `Progress` has it."""
+        """See `Progress`."""
         self.progress.advance(done, **values)
 
     def note(self, sentence: str) -> None:
-        """As `Progress` has it."""
+        """See `Progress`."""
         self.progress.note(sentence)
 
     def work(self, protocol: str, method: str, k: str, seed: int) -> None:
-        """Make a cell unless it is there."""
+        """Run a cell unless it has a result."""
         name = cell_name(protocol, method, k, seed)
         if self.comparison.cell(name) is None:
             with self._alone(name):
@@ -121,7 +122,7 @@ class _Worker:
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
-        """Keep other processes away from a cell, whose checkpoints they would delete; wait for one that works on it."""
+        """Lock a cell against other processes, which would delete its checkpoints; wait for one that runs it."""
         folder = self.comparison.cell_folder(name)
         if is_locked(folder):
             self.note(f"Another process is running {name}; this one waits for it.")
@@ -162,14 +163,14 @@ class _Worker:
         self.comparison.write_cell(Cell("base", "base", "", 0, None, right, Cost(), Cost()))
 
     def _keep_gates(self, outcome: Outcome, task: Task, seed: int, folder: Path) -> None:
-        """JoLA's gates as scores, which cost what its training did."""
+        """Store JoLA's gates as scores, with the cost of its training."""
         edits = head_edits(read_edits(folder / "adapter"), str(folder))
         provenance = Provenance.of("jola", self.model, task.train, seed, {})
         values = expected_gates(edits).numpy()
         self.comparison.write_scores(f"jola-seed{seed}", HeadScores(values, provenance, outcome.cost))
 
     def _number(self, k: str, seed: int) -> int:
-        """The number of heads that a selector is asked for."""
+        """Return the number of heads to choose."""
         if k == HALVES:
             return max(1, *map(len, self._open_halves(seed).values()))
         if k != AUTO:
@@ -179,13 +180,13 @@ class _Worker:
         return max(1, len(jola.heads))
 
     def _open_halves(self, seed: int) -> dict[str, HeadSet]:
-        """The heads whose offset, and those whose scale, JoLA leaves open with a seed."""
+        """Return the heads whose offset, and those whose scale, JoLA leaves open with a seed."""
         name = cell_name("jola", "jola", "", seed)
         edits = head_edits(read_edits(self.comparison.cell_folder(name) / "adapter"), name)
         return {half: HeadSet.from_array(on.cpu().numpy()) for half, on in edits.on().items()}
 
     def _halves(self, method: str, scores: HeadScores, seed: int) -> dict[str, HeadSet]:
-        """The heads of each half for a selector: as many of its best as JoLA leaves open, or JoLA's own."""
+        """Return the heads of each half for a selector: as many of its best as JoLA leaves open, or JoLA's own."""
         opened = self._open_halves(seed)
         if not any(map(len, opened.values())):
             return {half: scores.top(int(half == "offset")) for half in opened}  # edits need one unit
@@ -217,7 +218,7 @@ class _Worker:
         return scores
 
     def task(self, seed: int) -> Task:
-        """The examples of a seed. `InputError` when there are none to test."""
+        """Return the examples of a seed. Raises `InputError` if there are no test examples, or no right answers."""
         if seed not in self._tasks:
             task = load_task(self.config.data, seed)
             if not task.test:
@@ -235,25 +236,25 @@ class _Worker:
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What all cells of a comparison have in common."""
+    """Return the settings that all cells of a comparison share."""
     settings = config.to_dict()
-    # JoLA is what selectors are compared with.
+    # Selectors are always compared with JoLA.
     del settings["method"]
-    # Seeds are those of the grid, and the others change no number.
+    # Seeds are those of the grid, and the others do not change results.
     for name in ("seed", *NEUTRAL):
         del settings["training"][name]
     return settings
 
 
 def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
-    """Refuse a folder that holds something else, or results of other settings."""
+    """Refuse a folder that contains something else, or results of other settings."""
     there = comparison.settings()
     if not there:
         if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
             raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
         return
-    # A comparison that does not name its method is of JoLA. Settings of model and data that earlier versions did not
-    # have are at their defaults. Those of the training are not filled in: some of their defaults have changed.
+    # A comparison without a method is of JoLA. Settings of model and data that earlier versions lacked have their
+    # defaults. Those of the training are not filled in, because some of their defaults have changed.
     usual = {name: values for name, values in RunConfig().to_dict().items() if name in ("model", "data")}
     stored = {"method": "jola"} | there.get("settings", {})
     before, now = _by_name(usual) | _by_name(stored), _by_name(settings)
@@ -266,13 +267,13 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
 
 
 def _by_name(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
-    """Settings by (group, name); the method, which has no group, is a group of its own."""
+    """Return settings by (group, name); the method, which has no group, is a group of its own."""
     groups = {group: values if isinstance(values, dict) else {group: values} for group, values in settings.items()}
     return {(group, name): value for group, values in groups.items() for name, value in values.items()}
 
 
 def _claim(comparison: Comparison, settings: dict[str, Any], planned: list[str], test: str) -> None:
-    """Make the folder one of this comparison, with these cells to do; ``test`` is the fingerprint of the examples."""
+    """Make the folder that of this comparison, with these cells; ``test`` is the fingerprint of the test examples."""
     _check(comparison, settings)
     there = comparison.settings() or {"settings": settings, "versions": installed_versions(PACKAGES)}
     if there.get("test_examples", test) != test:

@@ -1,9 +1,9 @@
-"""Two ways to use a choice of heads, for the comparison with JoLA's own (docs/selectors.md).
+"""Two ways to use chosen heads, for the comparison with JoLA's own choice (docs/selectors.md).
 
 Select-then-edit (`select_then_edit`) trains edits without gates on only the chosen heads, or with `select_halves`
 offsets and scales on different numbers of heads. Gate swap (`gate_swap`) trains the edits of all heads with the mask of
-DSP or PASS instead of JoLA's Hard-Concrete gates. Both are compared with `train_jola`. Model, examples, steps, rates,
-schedule and test are the same in all of them: `jola.training.fit.fit` trains them with the same settings.
+DSP or PASS instead of JoLA's Hard-Concrete gates. Both are compared with `train_jola`. Model, examples, steps, learning
+rates, schedule and test are the same in all of them: `jola.training.fit.fit` trains them with the same settings.
 """
 
 import dataclasses
@@ -34,13 +34,13 @@ from jola.system.progress import Progress
 from jola.training.fit import fit
 
 SETTLED = 5.0
-"""|φ| of a gate that was decided: its test-time value is exactly 0 or 1."""
+"""|φ| of a decided gate, whose test-time value is exactly 0 or 1."""
 
 SwapMethod = Literal["dsp", "pass"]
 
 
 class FixedGate(HardConcrete):
-    """A gate whose value is given and does not train: 1 where ``mask`` (layers, units) is true, 0 elsewhere."""
+    """A gate with a fixed value, which is not trained: 1 where ``mask`` (layers, units) is true, 0 elsewhere."""
 
     def __init__(self, mask: Tensor) -> None:
         layers, units = mask.shape
@@ -50,26 +50,26 @@ class FixedGate(HardConcrete):
             self.log_alpha.copy_((2 * mask.float() - 1) * SETTLED)
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
-        """The value, in training too."""
+        """Return the value, also in training."""
         return self.value()
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How edited heads did on the test examples of a task."""
+    """Results of edited heads on the test examples of a task."""
 
     correct: tuple[bool, ...]
-    """By test example, in the task's order."""
+    """For each test example, in the order of the task."""
     open: dict[str, int]
-    """Units with an open gate, of each half."""
+    """Number of units with an open gate, by half."""
     heads: HeadSet
     """Heads with an open gate of either half."""
     cost: Cost
-    """Of the training."""
+    """Cost of the training."""
 
 
 def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:
-    """A model with fresh edits on the same frozen base, which is not copied."""
+    """Return a model with new edits on the same frozen base, which is not copied."""
     return JoLAModel(
         model.base,
         model.tokenizer,
@@ -82,7 +82,7 @@ def fresh_model(model: JoLAModel, edits: EditConfig, seed: int) -> JoLAModel:
 
 
 def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, progress: Progress) -> Outcome:
-    """JoLA itself: the edits and gates that `config` asks for, on all heads."""
+    """Train JoLA itself: the edits and gates of `config`, on all heads."""
     edited = fresh_model(model, config.edits, config.training.seed)
     return _train_and_test(edited, task, config, folder, progress)
 
@@ -90,14 +90,14 @@ def train_jola(model: JoLAModel, task: Task, config: RunConfig, folder: Path, pr
 def select_then_edit(
     model: JoLAModel, heads: HeadSet, task: Task, config: RunConfig, folder: Path, progress: Progress
 ) -> Outcome:
-    """Edits without gates on only `heads`, everything else as for `train_jola`.
+    """Train edits without gates on only `heads`, with everything else as in `train_jola`.
 
     Args:
         model: Its frozen base is used; its own edits are not.
-        folder: For checkpoints, which are removed, and for the adapter.
+        folder: Folder of the adapter, and of checkpoints, which are removed.
 
     Raises:
-        InputError: No head is chosen, or they are of another model.
+        InputError: No head is chosen, or the heads are of another model.
     """
     edits = heads.edit_config(dataclasses.replace(config.edits, gates="none"))
     edited = fresh_model(model, edits, config.training.seed)
@@ -112,12 +112,12 @@ def select_halves(
     folder: Path,
     progress: Progress,
 ) -> Outcome:
-    """Edits without trained gates, with offsets and scales each on a set of heads of their own.
+    """Train edits without trained gates, with separate sets of heads for offsets and scales.
 
     Args:
         model: Its frozen base is used; its own edits are not.
         halves: The heads of each half, by half; at least one head in total.
-        folder: For checkpoints, which are removed, and for the adapter.
+        folder: Folder of the adapter, and of checkpoints, which are removed.
     """
     chosen = HeadSet.from_array(np.any([heads.array() for heads in halves.values()], axis=0))
     edits = chosen.edit_config(dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"))
@@ -131,11 +131,12 @@ def select_halves(
 def gate_swap(
     model: JoLAModel, method: SwapMethod, k: int, task: Task, config: RunConfig, folder: Path, progress: Progress
 ) -> Outcome:
-    """Edits of all heads with the gates of `method`: in the end, `k` offsets and `k` scales are on.
+    """Train edits of all heads with the gates of `method`; after training, `k` offsets and `k` scales are on.
 
-    The differences from `train_jola` are the gates, their learning rate and penalty; that gradients of edits and gates
-    are clipped separately, because the weight of PASS's penalty can grow to 1e4 and would otherwise shrink the steps of
-    the edits; and that the edits of the last step are kept, because before it more than `k` are on.
+    There are three differences from `train_jola`. The gates, their learning rate and their penalty are those of
+    `method`. Gradients of edits and gates are clipped separately, because the weight of PASS's penalty can grow to 1e4
+    and would otherwise shrink the steps of the edits. The edits of the last step are kept, because more than `k` are on
+    before it.
     """
     clip = _ClipGroups(config.training.max_grad_norm)
     training = dataclasses.replace(
@@ -158,7 +159,7 @@ def gate_swap(
         swapped |= {
             "penalty": lambda edits, weight: torch.stack([s.penalty() for s in schedules]).sum(),
             "before_step": _all(schedule.before_step for schedule in schedules),
-            "constant_gate_rate": True,  # gates that are reopened late have to close again
+            "constant_gate_rate": True,  # gates that are reopened late must close again
         }
     else:
         swapped |= {
@@ -176,12 +177,12 @@ class TopKGate(HardConcrete):
         self.k = k
 
     def value(self) -> Tensor:
-        """The final mask."""
+        """Return the final mask."""
         return dsp.hard_top_k(self.log_alpha, self.k)
 
 
 class SoftTopKGate(TopKGate):
-    """A gate that DSP draws: a relaxed sample of K units in training. ``log_alpha`` is DSP's w."""
+    """A gate drawn as in DSP: a relaxed sample of K units in training. ``log_alpha`` is DSP's w."""
 
     temperature = dsp.HOTTEST
 
@@ -191,11 +192,11 @@ class SoftTopKGate(TopKGate):
             nn.init.xavier_uniform_(self.log_alpha, generator=generator).add_(center)
 
     def before_step(self, step: int, total: int) -> None:
-        """Cool down."""
+        """Lower the temperature."""
         self.temperature = dsp.temperature(step, total)
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
-        """Gates of one pass, float32."""
+        """Return the gates of one pass, float32."""
         if not self.training:
             return self.value()
         noise = gumbel(self.log_alpha.shape, generator or torch.default_generator)
@@ -232,7 +233,7 @@ class _ClipGroups(TrainerCallback):
 
 
 def _all(functions: Iterable[Callable[[int, int], None]]) -> Callable[[int, int], None]:
-    """Call each of them."""
+    """Return a function that calls all of them."""
     listed = list(functions)
 
     def call(step: int, total: int) -> None:
@@ -243,7 +244,7 @@ def _all(functions: Iterable[Callable[[int, int], None]]) -> Callable[[int, int]
 
 
 def _pass_schedules(model: JoLAModel, k: int, task: Task, config: RunConfig) -> list[pass_.PassSchedule]:
-    """One for each half: K offsets and K scales stay."""
+    """Return a schedule for each half, which keeps K offsets or K scales."""
     rows = encode_examples(task.train, Template(model.tokenizer, config.data.template), config.data.max_length).rows
     rows = rows[: pass_.CONFIDENCE_EXAMPLES]
 
@@ -266,7 +267,7 @@ def _gates(edits: GatedEdits) -> "list[TopKGate]":
 
 
 def _settle(edits: GatedEdits) -> None:
-    """Replace gates of another kind by Hard-Concrete gates of the same value, so that the adapter is like any other."""
+    """Replace gates of other kinds by Hard-Concrete gates of the same value, so that the adapter is an ordinary one."""
     for name, gate in list(edits.gates.items()):
         if isinstance(gate, TopKGate | FixedGate):
             plain = HardConcrete(gate.log_alpha.shape[0], gate.log_alpha.shape[1]).to(gate.log_alpha.device)
@@ -284,12 +285,12 @@ def _train_and_test(
     callbacks: Sequence[TrainerCallback] = (),
     **swapped: Any,
 ) -> Outcome:
-    """Train with `fit`, which gets the arguments `swapped`, and test."""
+    """Train with `fit`, called with the arguments `swapped`, and test."""
     template = Template(model.tokenizer, config.data.template)
     train = encode_examples(task.train, template, config.data.max_length)
     validation = encode_examples(task.validation, template, config.data.max_length) if task.validation else None
     checkpoints = folder / "checkpoints"
-    shutil.rmtree(checkpoints, ignore_errors=True)  # of an attempt that was interrupted
+    shutil.rmtree(checkpoints, ignore_errors=True)  # of an interrupted attempt
     fitted = fit(config, model, train, validation, checkpoints, [_Follow(progress), *callbacks], **swapped)
     shutil.rmtree(checkpoints, ignore_errors=True)
     _settle(model.edits)
@@ -308,6 +309,6 @@ def _train_and_test(
 def right_answers(
     model: JoLAModel, task: Task, template: Template, progress: Callable[[int, int], None]
 ) -> tuple[bool, ...]:
-    """Whether the model answers each test example right, by the metric of the task, which must be a share."""
+    """Return whether the model answers each test example right, by the task's metric, which must be a share."""
     answers = exact_match(model, task.test, template, max_new_tokens=task.max_new_tokens, progress=progress).answers
     return tuple(value == 1 for value in METRICS[task.metrics[0]].values(answers, task.test, task.labels))

@@ -1,4 +1,4 @@
-"""How long the open cells of a grid take, at the pace of the cells that are done."""
+"""Estimate how long the open cells of a grid take, from the times of cells that are done."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from jola.system.processes import machine
 
 @dataclass(frozen=True)
 class GridEstimate:
-    """Time and memory of cells that are not done."""
+    """Expected time and memory of cells that are not done."""
 
     seconds: float
-    """Of the cells that there is a pace for, one after the other."""
+    """Total time of the cells that have an estimate, run one after the other."""
     known: int
     """Number of these cells."""
     cells: int
@@ -24,11 +24,11 @@ class GridEstimate:
 
 
 class Pace:
-    """The time of cells by that of earlier ones on this computer, or on others while there are none here.
+    """Estimates the time of cells from earlier cells on this computer, or on others if there are none here.
 
-    The nearest earlier cells count: those that differ in the seed only, else those of the same arm and model, of the
-    same method and model, or of the same model. Times are scaled by the number of examples that a cell trains on and
-    tests.
+    The most similar earlier cells are used: those that differ only in the seed, else those of the same arm and model,
+    of the same method and model, or of the same model. Times are scaled by the number of examples that a cell trains on
+    and tests.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -47,13 +47,13 @@ class Pace:
         self._memory = max((result["peak_memory"] for result in results.values()), default=None)
 
     def seconds(self, name: str) -> float | None:
-        """Expected time of a cell; None without a similar one."""
+        """Return the expected time of a cell, in seconds; None without a similar one."""
         cell = self._grid.planned[name]
         paces = next((self._known[key] for key in self._keys(cell) if key in self._known), None)
         return sum(paces) / len(paces) * self._examples(cell) if paces else None
 
     def estimate(self, names: Iterable[str]) -> GridEstimate:
-        """Expected time and memory of cells."""
+        """Return the expected time and memory of cells."""
         times = [self.seconds(name) for name in names]
         known = [seconds for seconds in times if seconds is not None]
         return GridEstimate(sum(known), len(known), len(times), self._memory)
@@ -67,7 +67,7 @@ class Pace:
         ]
 
     def _examples(self, cell: PlannedCell) -> float:
-        """Examples that a cell trains on, with repetition, and tests: those there are, or that were asked for."""
+        """Return the number of examples that a cell trains on, with repetition, and tests; as planned if unknown."""
         settings = self._grid.arms[cell.arm].settings
         asked = cell.train_size, settings["data"]["test_size"]
         n_train, n_test = self._numbers.get((cell.task, cell.train_size), asked)

@@ -1,7 +1,7 @@
-"""Making the cells of a grid: one process for each, several at a time; needs no PyTorch.
+"""Run the cells of a grid: one process for each, several at a time; needs no PyTorch.
 
-The process of a cell is ``jola grid cell FOLDER NAME``. A crash costs one cell, and the process that starts the others
-keeps no state: killed at any moment and started again, it continues with the cells that are not done.
+The process of a cell is ``jola grid cell FOLDER NAME``. A crash costs one cell. The process that starts the others
+keeps no state: if it is killed and started again, it continues with the cells that are not done.
 """
 
 import os
@@ -29,51 +29,51 @@ from jola.system.signals import stop_on_signal
 from jola.system.threads import fixed_by_user
 
 LOCKED, INTERRUPTED = 3, 130
-"""Exit codes of the process of a cell: another process makes it, and stopped on request."""
+"""Exit codes of the process of a cell: if another process runs it, and if it was stopped on request."""
 WITHOUT_LOCKS = "--without-locks"
 _LOOK_SECONDS = 1.0
 _LOCKED_SECONDS = 5.0
-"""Between two looks at cells that other processes make."""
+"""Seconds between two checks of cells that other processes run."""
 
 Outcome = Literal["done", "failed", "interrupted"]
 
 
 @dataclass(frozen=True)
 class Ended:
-    """A cell that a process has ended with, and how far the grid is."""
+    """A cell whose process has ended, and the progress of the grid."""
 
     name: str
     outcome: Outcome
     message: str
-    """Why it failed; else empty."""
+    """Why the cell failed; else empty."""
     done: int
-    """Cells of this call that are done or failed."""
+    """Number of cells of this call that are done or failed."""
     total: int
-    """Cells of this call."""
+    """Number of cells of this call."""
 
 
 class Watcher(Protocol):
-    """What a caller may want to see."""
+    """Receives the progress of a grid."""
 
     def ended(self, cell: Ended) -> None:
-        """A process has ended."""
+        """Called when the process of a cell has ended."""
 
     def looked(self, running: Sequence[str], waiting: int) -> None:
-        """Called about once a second with the cells that are being made here, and how many others make."""
+        """Called about once a second with the cells that run here, and the number of cells that other processes run."""
 
 
 class Executor(Protocol):
-    """Runs the process of a cell somewhere."""
+    """Runs the processes of cells somewhere."""
 
     slots: int
-    """Cells made at once."""
+    """Maximum number of cells that run at once."""
 
     def run(self, name: str, slot: int) -> int:
-        """Make a cell and return the exit code of its process; called from a thread for each slot."""
+        """Run a cell and return the exit code of its process; called from one thread per slot."""
         ...
 
     def stop(self, *, kill: bool) -> None:
-        """Ask all processes to stop at their next step, or end them at once."""
+        """Ask all processes to stop at their next step, or kill them at once."""
 
 
 def run_grid(
@@ -84,19 +84,19 @@ def run_grid(
     *,
     minutes: float = float("inf"),
 ) -> bool:
-    """Make the cells that are not done, in their order. Cells that other processes make are skipped and come back to.
+    """Run the cells that are not done, in order. Cells that other processes run are skipped and tried again later.
 
     SIGINT and SIGTERM stop the running cells at their next step, with a checkpoint; a second signal ends them at once.
 
     Args:
         grid: The grid.
         names: Names of the cells.
-        executor: Where their processes run.
-        watcher: Told what happens.
-        minutes: Start no cell after this time.
+        executor: Runs the processes of the cells.
+        watcher: Receives progress.
+        minutes: Start no cell after this time, in minutes.
 
     Returns:
-        Whether all cells have a result or a failure; False when it was stopped before.
+        Whether all cells have a result or a failure; False if it was stopped before.
     """
     with stop_on_signal() as stop, ThreadPoolExecutor(executor.slots) as pool:
         try:
@@ -107,7 +107,7 @@ def run_grid(
 
 
 class _Work:
-    """The cells that are to be made, and the processes that make them."""
+    """The cells to run, and the processes that run them."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Work:
         self.interrupted = 0
 
     def work(self, pool: ThreadPoolExecutor) -> bool:
-        """Make all cells; whether that was possible."""
+        """Run all cells; return whether all of them have a result or a failure."""
         stopped = False
         looked = time.monotonic()
         while True:
@@ -158,7 +158,7 @@ class _Work:
     def _start(self, name: str, pool: ThreadPoolExecutor) -> None:
         if is_locked(self.grid.cell(name).path):
             self.locked.append(name)
-        elif self._is_over(name):  # another process made it
+        elif self._is_over(name):  # another process ran it
             self._report(name)
         else:
             slot = self.free.pop()
@@ -190,7 +190,7 @@ class _Work:
 
 
 def _sentence(code: int, log: Path) -> str:
-    """How a process ended that did not say so itself."""
+    """Return a sentence about how a process ended that recorded neither a result nor a failure."""
     if code >= 0:
         return f"The process of the cell ended with exit code {code}; {log} has its output."
     name = signal.Signals(-code).name if -code in set(signal.Signals) else str(-code)
@@ -199,12 +199,13 @@ def _sentence(code: int, log: Path) -> str:
 
 
 class LocalExecutor:
-    """Processes on this computer.
+    """Runs the processes of cells on this computer.
 
     Args:
-        folder: Of the grid.
-        workers: Cells made at once. Each has a GPU, where there are any, and its share of the processor's cores.
-        locks: Refuse a file system without locks.
+        folder: Folder of the grid.
+        workers: Maximum number of cells that run at once. Each has a GPU, if there are any, and an equal share of the
+            CPU cores.
+        locks: Whether to refuse a file system without locks.
     """
 
     def __init__(self, folder: Path, workers: int = 1, *, locks: bool = True) -> None:
@@ -220,7 +221,7 @@ class LocalExecutor:
         self._stopping = False
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Environment variables of the processes of a slot; the number of threads unless the user has set it."""
+        """Return the environment variables of a slot: its GPU, and the number of threads unless the user set it."""
         if self.slots == 1:
             return {}
         threads = str(max(1, (psutil.cpu_count(logical=False) or 1) // self.slots))
@@ -228,7 +229,7 @@ class LocalExecutor:
         return variables | ({"CUDA_VISIBLE_DEVICES": self._gpus[slot]} if self._gpus else {})
 
     def run(self, name: str, slot: int) -> int:
-        """As `Executor` has it."""
+        """See `Executor`."""
         with ExitStack() as stack:
             with self._mutex:
                 if self._stopping:
@@ -242,7 +243,7 @@ class LocalExecutor:
                     del self._processes[name]
 
     def stop(self, *, kill: bool) -> None:
-        """As `Executor` has it."""
+        """See `Executor`."""
         with self._mutex:
             self._stopping = True
             for process in self._processes.values():
@@ -254,18 +255,18 @@ class LocalExecutor:
 def cell_process(
     folder: Path, name: str, environment: Mapping[str, str], *, locks: bool = True
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """The process that makes one cell, whose output goes to the log of the cell.
+    """Run the process of one cell, whose output goes to the log of the cell.
 
     Args:
-        folder: Of the grid.
-        name: Of the cell.
-        environment: All environment variables.
-        locks: Refuse a file system without locks.
+        folder: Folder of the grid.
+        name: Name of the cell.
+        environment: All environment variables of the process.
+        locks: Whether to refuse a file system without locks.
     """
     cell = CellFolder(folder / "cells" / name)
     command = [sys.executable, "-m", "jola", "grid", "cell", str(folder), name]
     make_folder(cell.path)
-    # In a session of its own, so that Ctrl-C reaches it only once, by way of its executor.
+    # In its own session, so that Ctrl-C reaches it only once, through its executor.
     with (
         disk_errors(cell.log_path),
         open(cell.log_path, "ab") as log,
@@ -282,7 +283,7 @@ def cell_process(
 
 
 def visible_gpus() -> list[str]:
-    """The NVIDIA GPUs of this computer, as ``CUDA_VISIBLE_DEVICES`` names them, without importing PyTorch."""
+    """Return the NVIDIA GPUs of this computer, in the format of ``CUDA_VISIBLE_DEVICES``, without importing PyTorch."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
         return [part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1")]

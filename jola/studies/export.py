@@ -1,4 +1,4 @@
-"""`export_grid`: the plan and the results of a grid as one zip file, without adapters and without paths."""
+"""`export_grid`: write the plan and the results of a grid to a zip file, without adapters and without paths."""
 
 import dataclasses
 import io
@@ -37,7 +37,7 @@ CELL_COLUMNS = ("cell", "state", "arm", "method", "task", "model", *_CELL, *_SCO
 def export_grid(grid: Grid, file: Path | str) -> Path:
     """Write a zip file with ``grid.json``, ``cells.csv``, ``results.csv`` and ``results.md``.
 
-    Files and folders that are tasks or models appear by the last part of their paths.
+    Paths of tasks and models are reduced to their last parts.
 
     Raises:
         InputError: The file exists, or its name does not end in ``.zip``.
@@ -65,7 +65,7 @@ def export_grid(grid: Grid, file: Path | str) -> Path:
 
 
 def _public_names(names: list[str]) -> dict[str, str]:
-    """Names without the folders of this computer; a few digits tell apart what is called the same."""
+    """Return the names without the folders of this computer; a few digits distinguish names that become equal."""
     short = short_names(list(dict.fromkeys(names)))
     private = {name for name in short if os.path.isabs(name)}
     return {
@@ -75,7 +75,7 @@ def _public_names(names: list[str]) -> dict[str, str]:
 
 
 def _plan(grid: Grid, names: dict[str, str]) -> dict[str, Any]:
-    """The content of ``grid.json`` with public names."""
+    """Return the content of ``grid.json`` with public names."""
     plans = [
         {**plan, **{axis: [names[name] for name in plan[axis]] for axis in ("tasks", "models")}} for plan in grid.plans
     ]

@@ -1,4 +1,4 @@
-"""A `Table` as Markdown, CSV, LaTeX or HTML."""
+"""Write a `Table` as Markdown, CSV, LaTeX or HTML."""
 
 import html
 import re
@@ -26,7 +26,7 @@ th, td {{ padding: 0.25rem 0.75rem; text-align: left; border-bottom: 1px solid #
 
 
 def markdown(table: Table) -> str:
-    """A table of GitHub's Markdown, with the notes below."""
+    """Return a table in GitHub's Markdown, with the notes below."""
     lines = [_row(table.columns), _row(["---"] * len(table.columns)), *map(_row, table.rows)]
     return "\n".join([*lines, *(f"\n{note}" for note in table.notes)]) + "\n"
 
@@ -36,12 +36,12 @@ def _row(texts: "tuple[str, ...] | list[str]") -> str:
 
 
 def csv(table: Table) -> str:
-    """Comma-separated values; a text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Return comma-separated values, with an apostrophe before texts that a spreadsheet would evaluate as formulas."""
     return csv_text([table.columns, *table.rows])
 
 
 def latex(table: Table) -> str:
-    """A ``tabular`` with the rules of booktabs; notes are comments."""
+    """Return a ``tabular`` with the rules of booktabs; notes are comments."""
     rows = [" & ".join(map(_latex_text, row)) + r" \\" for row in (table.columns, *table.rows)]
     lines = [*(f"% {note}" for note in table.notes), rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\toprule"]
     return "\n".join([*lines, rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}"]) + "\n"
@@ -52,7 +52,7 @@ def _latex_text(text: str) -> str:
 
 
 def html_page(table: Table) -> str:
-    """A page of its own that loads nothing."""
+    """Return a self-contained page, which loads nothing."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in table.columns)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(t)}</td>" for t in row) + "</tr>" for row in table.rows)
     notes = "".join(f"<p>{html.escape(note)}</p>" for note in table.notes)
@@ -60,4 +60,4 @@ def html_page(table: Table) -> str:
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"csv": csv, "markdown": markdown, "latex": latex, "html": html_page}
-"""By the names of the flags of ``jola grid show``."""
+"""Formats by the names of the flags of ``jola grid show``."""

@@ -1,11 +1,11 @@
-"""`Grid`: many trainings with their results in one folder, which can be interrupted at any moment; needs no PyTorch.
+"""`Grid`: many trainings with their results in one folder, which can be interrupted at any time; needs no PyTorch.
 
-    grid.json                   settings, arms, axes and versions: what `jola grid plan` was asked for
-    tasks/NAME.json             the test examples of a task, which all its cells must have
+    grid.json                   settings, arms, axes and versions: the plan of `jola grid plan`
+    tasks/NAME.json             the test examples of a task, which must be the same in all its cells
     cells/NAME/                 one training with its test, see `jola.studies.cells`
 
-The cells follow from the axes. Planning again on the same folder adds cells and never removes one. The files are the
-only state: any number of processes, also on several machines that share the folder, make and read cells at once.
+The axes define the cells. Planning again in the same folder adds cells and never removes one. The files are the only
+state: any number of processes, also on several machines that share the folder, run and read cells at the same time.
 """
 
 import dataclasses
@@ -40,12 +40,12 @@ Settings = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class GridState:
-    """How far a grid is."""
+    """The progress of a grid."""
 
     counts: dict[CellState, int]
     """Number of cells in each state, in the order of `jola.studies.cells.STATES`."""
     running: tuple[str, ...]
-    """Names of cells that are being made now."""
+    """Names of the cells that are running."""
     failed: dict[str, str]
     """Why cells failed, by name."""
 
@@ -56,18 +56,18 @@ class GridState:
 
 
 class Grid:
-    """The folder of a grid. Make one with `Grid.plan`, or read one with `Grid.open`."""
+    """The folder of a grid. Create one with `Grid.plan`, or open one with `Grid.open`."""
 
     def __init__(self, folder: Path | str, content: Mapping[str, Any]) -> None:
         self.folder = Path(folder).resolve()
-        """Full path of the folder."""
+        """Absolute path of the folder."""
         self.content = content
-        """What is in ``grid.json``."""
+        """Content of ``grid.json``."""
         self._known: dict[str, tuple[tuple[int, int], dict[str, Any] | None]] = {}
 
     @classmethod
     def open(cls, folder: Path | str) -> "Grid":
-        """The grid in a folder. `InputError` when there is none, or one of another version."""
+        """Return the grid in a folder. Raises `InputError` if there is none, or one of a newer version."""
         content = _read(Path(folder))
         if content is None:
             raise InputError(f"{folder} holds no grid; `jola grid plan` makes one.")
@@ -82,16 +82,16 @@ class Grid:
         settings: Settings,
         neutral: Mapping[str, Any] | None = None,
     ) -> "Grid":
-        """Make a folder a grid with these cells, or add them to the grid that it is.
+        """Create a grid with these cells in a folder, or add them to the grid that is there.
 
         Args:
-            axes: What is combined, from `jola.studies.axes.checked_axes`.
-            arms: The arms by their labels, from `jola.studies.axes.expand_arms`.
-            settings: Settings that all arms were made with.
-            neutral: Settings of the training that change no result.
+            axes: Values to combine, from `jola.studies.axes.checked_axes`.
+            arms: The arms by label, from `jola.studies.axes.expand_arms`.
+            settings: Settings shared by all arms.
+            neutral: Settings of the training that do not change results.
 
         Raises:
-            InputError: The folder holds something else, or a grid with other settings.
+            InputError: The folder contains something else, or a grid with other settings.
         """
         path = Path(folder)
         make_folder(path)
@@ -111,12 +111,12 @@ class Grid:
 
     @cached_property
     def arms(self) -> dict[str, Arm]:
-        """The arms by their labels."""
+        """The arms by label."""
         return {label: Arm(label, arm["settings"]) for label, arm in self.content["arms"].items()}
 
     @cached_property
     def planned(self) -> dict[str, PlannedCell]:
-        """All cells by their names, in the order in which they are made and in which shards count them."""
+        """All cells by name, in the order in which they are run and in which shards count them."""
         found: dict[str, PlannedCell] = {}
         for plan in self.plans:
             for cell in Axes(**{name: tuple(values) for name, values in plan.items()}).cells(self.arms):
@@ -125,25 +125,25 @@ class Grid:
 
     @property
     def plans(self) -> list[dict[str, Any]]:
-        """The axes of every plan, as `jola.studies.axes.Axes` has them."""
+        """The axes of every plan, with the fields of `jola.studies.axes.Axes`."""
         return self.content["plans"]
 
     @property
     def several_sizes(self) -> bool:
-        """Whether the number of training examples is compared."""
+        """Whether several numbers of training examples are compared."""
         return len({size for plan in self.plans for size in plan["train_sizes"]}) > 1
 
     def cell(self, name: str) -> CellFolder:
-        """The folder of a cell, which may not exist yet."""
+        """Return the folder of a cell, which may not exist yet."""
         return CellFolder(self.folder / "cells" / name)
 
     def config(self, name: str) -> RunConfig:
-        """All settings of the run of a cell."""
+        """Return all settings of the run of a cell."""
         cell = self.planned[name]
         return config_of(self.arms[cell.arm], cell, self.content.get("neutral", {}), self.cell(name).run.path)
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """The result of a cell; None while there is none. A file is not read again before it changes."""
+        """Return the result of a cell; None if it has none. A file is only read again after it has changed."""
         folder = self.cell(name)
         try:
             found = os.stat(folder.path / "result.json")
@@ -155,37 +155,37 @@ class Grid:
         return self._known[name][1]
 
     def results(self) -> dict[str, dict[str, Any]]:
-        """The results of the cells that are done, by name."""
+        """Return the results of the cells that are done, by name."""
         existing = self._existing()
         found = ((name, self.result(name)) for name in self.planned if name in existing)
         return {name: result for name, result in found if result is not None}
 
     def states(self) -> dict[str, CellState]:
-        """The state of every cell by name."""
+        """Return the state of every cell by name."""
         existing = self._existing()
         return {name: self.state_of(name) if name in existing else "open" for name in self.planned}
 
     def state_of(self, name: str) -> CellState:
-        """The state of a cell."""
+        """Return the state of a cell."""
         if self.result(name) is not None:
             return "done"
         if not self.cell(name).path.is_dir():
             return "open"
         state = self.cell(name).state()
         if state == "done":
-            # A result that appeared a moment ago, or a damaged one, which is made again.
+            # The result was written a moment ago, or it is damaged and the cell is run again.
             return "done" if self.result(name) is not None else "interrupted"
-        # The process may still load its model, or be one of another computer.
+        # The process may still be loading its model, or run on another computer.
         return "running" if state in ("open", "interrupted") and self._is_locked(name) else state
 
     def _is_locked(self, name: str) -> bool:
         try:
             return is_locked(self.cell(name).path)
-        except InputError:  # a folder that only others may write
+        except InputError:  # only others may write the folder
             return False
 
     def state(self) -> GridState:
-        """How far the grid is."""
+        """Return the progress of the grid."""
         states = self.states()
         counts: dict[CellState, int] = dict.fromkeys(STATES, 0)
         for state in states.values():
@@ -194,16 +194,16 @@ class Grid:
         return GridState(counts, tuple(name for name, state in states.items() if state == "running"), failed)
 
     def rows(self, metric: str = "", *, best: bool | Callable[[Arm], str] = False) -> "list[Row]":
-        """The table of results, see `jola.studies.rows.rows_of`."""
+        """Return the table of results, see `jola.studies.rows.rows_of`."""
         from jola.studies.rows import rows_of
 
         return rows_of(self, metric, best=best)
 
     def retry(self, names: Iterable[str] | None = None) -> list[str]:
-        """Forget the failures, so that their cells are made again; their names.
+        """Remove the records of failures, so that the cells are run again; return the names of these cells.
 
         Args:
-            names: Cells whose failures are forgotten; by default all.
+            names: Cells whose failures are removed; all by default.
         """
         states = self.states()
         failed = [name for name in (states if names is None else names) if states[name] == "failed"]
@@ -212,7 +212,7 @@ class Grid:
         return failed
 
     def claim_test_examples(self, task: str, fingerprint: str, number: int) -> None:
-        """Record the test examples of a task. `InputError` when other cells of the task were tested on others."""
+        """Record the test examples of a task. Raises `InputError` if other cells of the task were tested on others."""
         path = self.folder / "tasks" / f"{slug(task)}-{short_hash(task)}.json"
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ class Grid:
             replace_file(path, json_bytes(content, indent=2), durable=True)
 
     def _existing(self) -> set[str]:
-        """Names of the cells that have a folder."""
+        """Return the names of the cells that have a folder."""
         try:
             return set(os.listdir(self.folder / "cells")) & self.planned.keys()
         except OSError:
@@ -246,7 +246,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_arms(path: Path, content: Mapping[str, Any]) -> None:
-    """Refuse settings that no run can have, methods that this version does not have, and plans of missing arms."""
+    """Refuse settings that no run can have, methods unknown to this version, and plans of missing arms."""
     for label, arm in content["arms"].items():
         method = arm["settings"].get("method")
         if not isinstance(method, str) or method not in METHODS:
@@ -264,7 +264,7 @@ def _check_arms(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _check_settings(path: Path, where: str, settings: Mapping[str, Any]) -> None:
-    """Refuse settings of a run that do not exist, or have another type or values out of bounds."""
+    """Refuse settings of a run that do not exist, have another type or are out of bounds."""
     try:
         RunConfig.from_dict(dict(settings))
     except InputError as error:
@@ -272,7 +272,7 @@ def _check_settings(path: Path, where: str, settings: Mapping[str, Any]) -> None
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:
-    """Refuse settings that are not those of the grid in a folder."""
+    """Refuse settings that differ from those of the grid in a folder."""
     for group, values in settings.items():
         for name, value in values.items():
             before = there["settings"].get(group, {}).get(name, value)
@@ -288,7 +288,7 @@ def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Map
 
 
 def shard_of(cells: Iterable[str], shard: str) -> list[str]:
-    """The cells of a shard such as ``3/16``: every sixteenth, beginning with the fourth.
+    """Return the cells of a shard such as ``3/16``: every sixteenth, beginning with the fourth.
 
     Raises:
         InputError: The text is not two numbers, the first below the second.

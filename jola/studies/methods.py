@@ -1,4 +1,4 @@
-"""Comparisons of methods with equal tries for each, as grids, and the Pareto fronts of their results; needs no PyTorch.
+"""Compare methods with equally many tries, as grids, and compute Pareto fronts of their results; needs no PyTorch.
 
 Published learning rates do not suit every model, and a method that was tuned more than another looks better than it is.
 Here each method is tried with the same number of rates around its own default η,
@@ -39,12 +39,12 @@ from jola.studies.tables import (
 TRIES, SPACING = 3, 3.0
 MOST_TRIES = 9
 COSTS = ("trainable", "adapter_bytes", "seconds", "peak_memory", "text_kl")
-"""Fields of a `Row` whose fronts against the score are computed: lower is better."""
+"""Fields of a `Row` whose Pareto fronts against the score are computed; lower is better."""
 _RATE = "learning_rate"
 
 
 def tried_rates(default: float, tries: int = TRIES, spacing: float = SPACING) -> tuple[float, ...]:
-    """Learning rates around a default one, which is among them, in ascending order; three digits of each.
+    """Return learning rates around a default one, including it, in ascending order, rounded to three digits.
 
     Raises:
         InputError: The number of tries is not from 1 to 9, or the spacing is not above 1 and at most 100.
@@ -57,10 +57,10 @@ def tried_rates(default: float, tries: int = TRIES, spacing: float = SPACING) ->
 
 
 def arms_with_tries(methods: Iterable[str], tries: int = TRIES, spacing: float = SPACING) -> tuple[str, ...]:
-    """Arms of a grid, for `jola.studies.axes.expand_arms`: each method, with or without settings, with its rates.
+    """Return arms for `jola.studies.axes.expand_arms`: each method, with or without settings, with its learning rates.
 
     Raises:
-        InputError: There is no such method, or a learning rate is among its settings.
+        InputError: There is no such method, or its settings include a learning rate.
     """
     return tuple(_with_tries(text, tries, spacing) for text in methods)
 
@@ -90,18 +90,18 @@ def plan_comparison(
     settings: Settings | None = None,
     neutral: Mapping[str, Any] | None = None,
 ) -> Grid:
-    """Make a folder a grid that compares methods, or add to the one that it is.
+    """Create a grid that compares methods in a folder, or add to the grid that is there.
 
     Args:
-        folder: Of the grid.
+        folder: Folder of the grid.
         methods: Methods, with settings as in ``lora:rank=4``.
-        tasks: Tasks or groups, as `jola.studies.axes.checked_axes` takes them.
+        tasks: Tasks or groups, see `jola.studies.axes.checked_axes`.
         tries, spacing: Learning rates of each method, see `tried_rates`.
         settings: Settings of all cells that differ from the defaults, by group: ``{"training": {"epochs": 4}}``.
-        neutral: Settings of the training that change no result.
+        neutral: Settings of the training that do not change results.
 
     Raises:
-        InputError: A method, task or setting is not valid, or the folder holds something else.
+        InputError: A method, task or setting is not valid, or the folder contains something else.
     """
     given = settings or {}
     shared = {**given, "training": {**given.get("training", {}), _RATE: None}}
@@ -110,13 +110,13 @@ def plan_comparison(
 
 
 def variant(arm: Arm) -> str:
-    """The label of an arm without its learning rate: arms of the same variant are tries of each other."""
+    """Return the label of an arm without its learning rate; arms of the same variant are tries of one method."""
     return ":".join(part for part in arm.label.split(":") if not part.startswith(f"{_RATE}="))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A method with the rate that validation chose, on one task, beside the others there."""
+    """A method with the learning rate that validation chose, on one task, compared with the others there."""
 
     name: str
     """Method with its settings, without the rate: ``lora:rank=4``."""
@@ -132,22 +132,22 @@ class Compared:
 
     @property
     def edge(self) -> str:
-        """'lowest' or 'highest' where the chosen rate is the end of those tried: the best one may be outside them."""
+        """'lowest' or 'highest' if the chosen rate is at the end of those tried, so the best one may be outside."""
         if self.rate is None or len(self.tried) < 2:
             return ""
         return {self.tried[0]: "lowest", self.tried[-1]: "highest"}.get(self.rate, "")
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary of JSON values."""
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "row"}
         return {**own, "edge": self.edge, **dataclasses.asdict(self.row)}
 
 
 def compared(grid: Grid, metric: str = "") -> list[Compared]:
-    """One result for each method with its settings, task, number of training examples and model of a grid.
+    """Return one result for each method with its settings, task, number of training examples and model of a grid.
 
     Args:
-        grid: Any grid; arms that differ in nothing but the learning rate are tries of each other.
+        grid: Any grid; arms that differ only in the learning rate are tries of one method.
         metric: Name of a metric; by default the first one of each task.
 
     Raises:
@@ -182,7 +182,7 @@ def _rate(arm: Arm) -> float:
 
 
 def _fronts(rows: Sequence[Row]) -> dict[str, list[bool]]:
-    """Whether each row is on the front of each cost, among the rows of the same task, size and model."""
+    """Return whether each row is on the front of each cost, among the rows of the same task, size and model."""
     groups: dict[tuple[str, int, str], list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault((row.task, row.train_size, row.model), []).append(number)
@@ -196,7 +196,7 @@ def _fronts(rows: Sequence[Row]) -> dict[str, list[bool]]:
 
 
 def _cost(row: Row, name: str) -> float:
-    # The base model is what side effects are measured against.
+    # Side effects are measured against the base model.
     if name == "text_kl" and not METHODS[row.method].trains:
         return 0.0
     return _known(getattr(row, name))
@@ -220,7 +220,7 @@ def _layer_changes(
 
 
 def comparison_dict(grid: Grid, found: Sequence[Compared]) -> dict[str, Any]:
-    """A comparison for JSON: folder and state of the grid, its methods, and the fronts of each task by cost."""
+    """Return a comparison for JSON: folder and state of the grid, its methods, and the fronts of each task by cost."""
     fronts = {
         cost: [{"method": each.name, "task": each.row.task} for each in found if each.pareto[cost]] for cost in COSTS
     }
@@ -240,7 +240,7 @@ def check_metric(grid: Grid, metric: str) -> None:
 
 
 def methods_table(found: Sequence[Compared]) -> Table:
-    """Of each method the chosen rate, the score, what it costs, its side effects and whether it is on the front."""
+    """Return a table of methods: chosen rate, score, costs, side effects, and whether they are on the front."""
     rows = [each.row for each in found]
     tasks, models = (short_names(list(dict.fromkeys(getattr(row, name) for row in rows))) for name in ("task", "model"))
     sizes = {row.train_size for row in rows}

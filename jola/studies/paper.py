@@ -1,4 +1,4 @@
-"""Numbers of the paper, to show beside one's own where both measure the same."""
+"""Numbers of the paper, to show next to one's own if both measure the same."""
 
 import json
 from collections.abc import Collection
@@ -10,10 +10,11 @@ from typing import Any
 def paper_value(
     arm: str, task: str, train_size: int, model: str, metric: str | None, items: Collection[int]
 ) -> float | None:
-    """The accuracy that the paper reports, between 0 and 1; None unless it measured the same.
+    """Return the accuracy that the paper reports, between 0 and 1; None unless it measured the same.
 
-    The same means: task, whole test part, metric, model, and number of training examples. The paper's answers are from
-    a search with four beams. Its numbers are of one run, and those of baselines probably means over several settings.
+    This requires the same task, whole test part, metric, model, and number of training examples. The paper's answers
+    are from a beam search with four beams. Its numbers are of one run, and those of baselines probably means over
+    several settings.
 
     Args:
         arm: Label of the arm; the order of its settings does not matter.

@@ -1,10 +1,10 @@
-"""Pareto fronts: which points no other point beats at both a cost and a score; needs no PyTorch."""
+"""Pareto fronts: points that no other point beats in both cost and score; needs no PyTorch."""
 
 from collections.abc import Sequence
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[bool]:
-    """Whether each point is on the front of cost (lower is better) against score (higher is better).
+    """Return whether each point is on the front of cost (lower is better) against score (higher is better).
 
     A point is on the front unless another one is at least as good in both numbers and better in one. Equal points are
     therefore on the front together or not at all, and of several points with the same cost only those with the highest

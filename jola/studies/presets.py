@@ -26,7 +26,7 @@ _LLAMA = "meta-llama/Llama-3.1-8B-Instruct"
 
 @dataclass(frozen=True)
 class Preset:
-    """Axes of a table or figure of the paper; every one of them can be replaced."""
+    """Axes of a table or figure of the paper; each of them can be replaced."""
 
     title: str
     arms: tuple[str, ...]
@@ -73,11 +73,11 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
 }
-"""By the names of ``jola grid plan --preset``."""
+"""Presets by their names in ``jola grid plan --preset``."""
 
 
 def preset_named(name: str) -> Preset:
-    """The preset of a name, without methods that are not in `METHODS`.
+    """Return the preset of a name, without methods that are not in `METHODS`.
 
     Raises:
         InputError: There is no such preset.

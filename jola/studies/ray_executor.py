@@ -1,7 +1,8 @@
 """`RayExecutor`: the processes of cells on the nodes of a Ray cluster; needs the extra ``ray``.
 
-Ray only places the processes. The state of a grid is its folder, which all nodes must see, so that nothing is lost with
-the cluster. A failed task is not repeated by Ray: like any other failure, it is kept, and made again when asked for.
+Ray only places the processes. The state of a grid is its folder, which all nodes must see, so nothing is lost with the
+cluster. Ray does not repeat a failed task: like any other failure, it is recorded, and the cell is run again on
+request.
 """
 
 import os
@@ -24,14 +25,15 @@ _LOOK_SECONDS = 1.0
 
 
 class RayExecutor:
-    """Makes cells as tasks of Ray.
+    """Runs cells as tasks of Ray.
 
     Args:
-        folder: Of the grid.
-        address: Of a running cluster: ``host:port``, ``ray://host:port`` or ``auto``. Empty starts Ray on this
-            computer, for as long as this object is open.
-        workers: Cells made at once; by default one for each GPU, or for each node of a cluster without GPUs.
-        locks: Refuse a file system without locks.
+        folder: Folder of the grid.
+        address: Address of a running cluster: ``host:port``, ``ray://host:port`` or ``auto``. Empty starts Ray on this
+            computer, until this object is closed.
+        workers: Maximum number of cells that run at once; by default one for each GPU, or for each node of a cluster
+            without GPUs.
+        locks: Whether to refuse a file system without locks.
 
     Raises:
         InputError: Ray is not installed, the address does not answer, or a node does not see the folder.
@@ -74,7 +76,7 @@ class RayExecutor:
             raise InputError(f"A node of the Ray cluster does not see {self.folder}; use a shared folder.")
 
     def run(self, name: str, slot: int) -> int:
-        """As `jola.studies.executors.Executor` has it."""
+        """See `jola.studies.executors.Executor`."""
         task = self._running[name] = self._task.remote(str(self.folder), name, self.locks)
         try:
             while not self._ray.wait([task], timeout=_LOOK_SECONDS)[0]:
@@ -98,7 +100,7 @@ class RayExecutor:
                 (run.path / PAUSE_FILE).touch()
 
     def stop(self, *, kill: bool) -> None:
-        """As `jola.studies.executors.Executor` has it; runs are asked to pause, which reaches other nodes."""
+        """See `jola.studies.executors.Executor`; runs are asked to pause by files, which reach other nodes."""
         self._stopping = True
         if kill:
             for task in list(self._running.values()):
@@ -117,7 +119,7 @@ def sees_grid(folder: str) -> bool:
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address that nothing answers at, before Ray tries for minutes."""
+    """Refuse an address at which nothing answers, before Ray tries for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and host and port.isdecimal() and int(port) < 1 << 16):
         raise InputError(f"--ray is {address!r}; write it as host:port, as ray://host:port, or as auto.")
@@ -128,7 +130,7 @@ def _check_address(address: str) -> None:
 
 
 def _connected(address: str) -> Any:
-    """The module, connected to a cluster."""
+    """Return the module ``ray``, connected to a cluster."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     try:
         ray: Any = import_module("ray")

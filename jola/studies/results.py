@@ -1,12 +1,12 @@
-"""A comparison of selectors on disk: one folder, in which every result stands as soon as there is one.
+"""A comparison of selectors on disk: a folder in which every result is saved as soon as it is computed.
 
-    comparison.json               the settings, versions, and the names of the cells that were asked for last
+    comparison.json               the settings, versions, and the names of the cells that were planned last
     scores/NAME.json              `HeadScores` of a selector for a seed (and K, where it depends on it)
     cells/NAME/result.json        one training with its test: a `Cell`
     cells/NAME/adapter/           its edits
-    workers/PID.json              a process that is at work on it: `jola.system.processes.at_work`
+    workers/PID.json              a process that is working on it: `jola.system.processes.at_work`
 
-`Comparison` reads such a folder, also while another process writes it, and makes tables of it.
+`Comparison` reads such a folder, also while another process writes it, and builds tables from it.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class Cell:
     protocol: Protocol
     method: str
     k: str
-    """As asked for: a number, or `AUTO`; empty where there is none."""
+    """As requested: a number, `AUTO` or `HALVES`; empty if there is none."""
     seed: int
     heads: HeadSet | None
-    """Heads that are edited in the end."""
+    """Heads that are edited after training."""
     correct: tuple[bool, ...]
-    """By test example; the test examples and their order are the same in all cells."""
+    """For each test example; the test examples and their order are the same in all cells."""
     training: Cost
     selection: Cost
     """Cost of the selection, in addition to the training."""
@@ -59,7 +59,7 @@ class Cell:
         return float(np.mean(self.correct))
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary of JSON values."""
         return {
             "format": FORMAT,
             **{name: getattr(self, name) for name in ("protocol", "method", "k", "seed")},
@@ -74,7 +74,7 @@ class Cell:
 
     @classmethod
     def from_dict(cls, content: Any) -> "Cell":
-        """The inverse of `to_dict`. `InputError` when it is something else."""
+        """Create a cell from the result of `to_dict`. Raises `InputError` for anything else."""
         faults = valid_part(content, CellFile)[1] if isinstance(content, dict) else ["it is no JSON object"]
         if faults:
             raise InputError(f"This is no result of a comparison ({faults[0]}).")
@@ -96,44 +96,44 @@ class Comparison:
 
     @classmethod
     def open(cls, folder: Path | str) -> "Comparison":
-        """The comparison in a folder. `InputError` when there is none."""
+        """Return the comparison in a folder. Raises `InputError` if there is none."""
         comparison = cls(folder)
         if comparison.settings().get("format") != FORMAT:
             raise InputError(f"{folder} holds no comparison of selectors; `jola compare` makes one.")
         return comparison
 
     def settings(self) -> dict[str, Any]:
-        """What is valid in ``comparison.json``; empty when there is none."""
+        """Return the valid part of ``comparison.json``; empty if it does not exist."""
         return read_valid_part(self.folder / FILE, ComparisonFile)[0]
 
     def write_settings(self, settings: dict[str, Any]) -> None:
-        """Make the folder one of a comparison."""
+        """Make the folder that of a comparison with these settings."""
         make_folder(self.folder)
         replace_file(self.folder / FILE, json_bytes({"format": FORMAT, **settings}, indent=2))
 
     def cell_folder(self, name: str) -> Path:
-        """Path of the cell with this name, whether it exists or not."""
+        """Return the path of the cell with this name, whether or not it exists."""
         return self.folder / "cells" / name
 
     def cell(self, name: str) -> Cell | None:
-        """The result of this name; None while there is none."""
+        """Return the result with this name; None if it does not exist."""
         path = self.cell_folder(name) / "result.json"
         content = read_typed(path, CellFile)
         return Cell.from_dict(content) if content else None
 
     def cells(self) -> list[Cell]:
-        """All results there are, by name."""
+        """Return all existing results, sorted by name."""
         found = (self.cell(path.parent.name) for path in sorted(self.folder.glob("cells/*/result.json")))
         return [cell for cell in found if cell is not None]
 
     def write_cell(self, cell: Cell) -> None:
-        """Keep a result, in one step."""
+        """Write a result atomically."""
         folder = self.cell_folder(cell.name)
         make_folder(folder)
         replace_file(folder / "result.json", json_bytes(cell.to_dict()))
 
     def scores(self, name: str) -> HeadScores | None:
-        """The scores of this name; None while there are none."""
+        """Return the scores with this name; None if they do not exist or are damaged."""
         try:
             content = read_typed(self.folder / "scores" / f"{name}.json", JsonFile)
             return HeadScores.from_dict(content) if content else None
@@ -141,7 +141,7 @@ class Comparison:
             return None
 
     def all_scores(self, seed: int) -> dict[str, HeadScores]:
-        """The scores of a seed by method; of those that depend on K, the scores for the automatic K or the first."""
+        """Return the scores of a seed by method; if they depend on K, those for the automatic K, else for the first."""
         found: dict[str, HeadScores] = {}
         for path in sorted(
             self.folder.glob(f"scores/*-seed{seed}.json"), key=lambda p: (f"-k{AUTO}-" not in p.name, p)
@@ -152,15 +152,15 @@ class Comparison:
         return found
 
     def write_scores(self, name: str, scores: HeadScores) -> None:
-        """Keep scores, in one step."""
+        """Write scores atomically."""
         folder = self.folder / "scores"
         make_folder(folder)
         replace_file(folder / f"{name}.json", json_bytes(scores.to_dict()))
 
     def head_sets(self, seed: int, k: str) -> dict[str, HeadSet]:
-        """The heads that each method chooses with a seed and K, by method.
+        """Return the heads that each method chooses with a seed and K, by method.
 
-        JoLA's are those with its largest expected gates if K is a number, else all that it left open.
+        For JoLA, these are the heads with the largest expected gates if K is a number, else all that it left open.
         """
         cells = [cell for cell in self.cells() if cell.seed == seed]
         sets = {c.method: c.heads for c in cells if c.protocol == "jola" or (c.protocol == "edit" and c.k == k)}
@@ -169,11 +169,11 @@ class Comparison:
         return {method: heads for method, heads in sets.items() if heads is not None}
 
     def rows(self) -> "list[SelectorRow]":
-        """One row for each protocol, method and K, seeds together; see `summarise`."""
+        """Return one row for each protocol, method and K, over all seeds; see `summarise`."""
         return summarise(self.cells())
 
     def to_frame(self) -> "pd.DataFrame":
-        """`rows` as a table."""
+        """Return `rows` as a table."""
         import pandas as pd  # takes long to import
 
         return pd.DataFrame([dataclasses.asdict(row) for row in self.rows()])
@@ -185,7 +185,8 @@ class SelectorRow:
 
     Intervals are 95 % intervals. With several seeds they are Student's t over seeds, and describe what other seeds
     would give on the same test examples; with one seed they are over test examples. None where there is nothing to
-    compare with, and where all seeds give the same.
+    would give on the same test examples; with one seed they are over test examples. None if there is nothing to compare
+    with, or if all seeds give the same.
     """
 
     protocol: str
@@ -225,7 +226,7 @@ class SelectorRow:
 
 
 def summarise(cells: Iterable[Cell]) -> list[SelectorRow]:
-    """One row for each protocol, method and K, in the order: base, JoLA, then by protocol, method and K."""
+    """Return one row for each protocol, method and K, in the order: base, JoLA, then by protocol, method and K."""
     groups: dict[tuple[str, str, str], dict[int, Cell]] = {}
     for cell in cells:
         groups.setdefault((cell.protocol, cell.method, cell.k), {})[cell.seed] = cell
@@ -239,7 +240,7 @@ def summarise(cells: Iterable[Cell]) -> list[SelectorRow]:
 def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell]) -> SelectorRow:
     cells = [own[seed] for seed in sorted(own)]
     accuracy, low, high = accuracy_interval([cell.correct for cell in cells])
-    # The base model has no seed, so it is compared with every run of JoLA.
+    # The base model does not depend on the seed, so it is compared with every run of JoLA.
     paired = dict.fromkeys(jola, cells[0]) if key[0] == "base" else own
     shared = sorted(paired.keys() & jola.keys()) if key[0] != "jola" else []
     difference = _difference([(paired[seed], jola[seed]) for seed in shared])
@@ -273,13 +274,13 @@ def _row(key: tuple[str, str, str], own: dict[int, Cell], jola: dict[int, Cell])
 def _difference(
     pairs: Sequence[tuple[Cell, Cell]],
 ) -> tuple[float | None, float | None, float | None, float | None]:
-    """Mean difference of accuracies, its interval, and a p-value."""
+    """Return the mean difference of accuracies, its interval, and a p-value."""
     if not pairs:
         return None, None, None, None
     if len(pairs) == 1:
         (mine, theirs) = pairs[0]
         one = paired_bootstrap(mine.correct, theirs.correct)
-        # Two trainings tell nothing about the methods, so there is no p-value.
+        # Two trainings say nothing about the methods in general, so there is no p-value.
         return one.difference, one.low, one.high, None
     found = mean_over_seeds([mine.accuracy - theirs.accuracy for mine, theirs in pairs])
     return found.mean, found.low, found.high, found.p_value
@@ -290,6 +291,6 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _ratio(values: Sequence[float], others: Sequence[float]) -> float | None:
-    """Ratio of two means; None if there is nothing to divide by."""
+    """Return the ratio of two means; None if there is nothing to divide by."""
     whole = _mean(others) if others else 0.0
     return _mean(values) / whole if whole else None

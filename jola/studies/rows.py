@@ -1,4 +1,4 @@
-"""Rows of the tables of a grid: an arm on a task, its seeds together; needs no PyTorch."""
+"""Rows of the tables of a grid: one arm on one task, over all its seeds; needs no PyTorch."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from jola.studies.grid import Grid
 
 BASELINE = "jola"
-"""Method that the others are compared with."""
+"""Method with which the others are compared."""
 
 
 @dataclass(frozen=True)
 class Row:
     """One arm on one task with one model and number of training examples, over all its seeds.
 
-    None stands for what is not known yet, or does not exist.
+    None means that a value is not known yet, or does not exist.
     """
 
     arm: str
@@ -50,13 +50,13 @@ class Row:
     difference_low: float | None
     difference_high: float | None
     p_value: float | None
-    """Of the paired t-test."""
+    """p-value of the paired t-test."""
     p_holm: float | None
-    """The same adjusted for all rows of the table (Holm, 1979)."""
+    """`p_value` adjusted for all rows of the table (Holm, 1979)."""
     pairs: int
     """Number of seeds that arm and baseline share."""
     validation: float | None
-    """Mean over seeds of the validation cross-entropy of the edits that were kept, nats."""
+    """Mean over seeds of the validation cross-entropy of the kept edits, in nats."""
     validation_accuracy: float | None
     """Mean over seeds of their validation accuracy; None for tasks that are not scored by a share of right answers."""
     trainable: int | None
@@ -64,7 +64,7 @@ class Row:
     seconds: float | None
     """Mean time of a cell: loading, training and testing, with all interrupted sessions."""
     peak_memory: int | None
-    """Bytes, the most of all seeds."""
+    """Maximum over seeds, in bytes."""
     adapter_bytes: int | None
     paper: float | None
     """The paper's number for the same task, test part, metric and model."""
@@ -75,7 +75,7 @@ class Row:
     text_kl_low: float | None = None
     text_kl_high: float | None = None
     text_change: float | None = None
-    """The same of the change of the cross-entropy on plain text."""
+    """The same for the change of the cross-entropy on plain text."""
     text_change_low: float | None = None
     text_change_high: float | None = None
     text_tokens: int | None = None
@@ -93,7 +93,7 @@ class _Group:
 
     @property
     def validation(self) -> float | None:
-        """Mean over seeds of the validation cross-entropy of the edits that were kept."""
+        """Mean over seeds of the validation cross-entropy of the kept edits."""
         return mean_of_known(result.get("validation") for result in self.results.values())
 
     @property
@@ -103,25 +103,26 @@ class _Group:
         return None if None in found else mean_of_known(found)
 
     def scores(self, metric: str | None) -> dict[int, dict[str, Any]]:
-        """The scores of a metric by seed."""
+        """Return the scores of a metric by seed."""
         found = {seed: score_of(result, metric) for seed, result in self.results.items()}
         return {seed: score for seed, score in found.items() if score is not None}
 
 
 def score_of(result: Mapping[str, Any], metric: str | None) -> dict[str, Any] | None:
-    """The score of a metric in the result of a cell."""
+    """Return the score of a metric in the result of a cell; None if it has none."""
     return next((score for score in result["scores"] if score["metric"] == metric), None)
 
 
 def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str]" = False) -> list[Row]:
-    """One row for each arm, task, number of training examples and model, in the order of the plan.
+    """Return one row for each arm, task, number of training examples and model, in the order of the plan.
 
     Args:
         grid: The grid.
-        metric: Name of a metric; by default the first one that the results of a task have.
-        best: Keep one arm of each method, chosen on validation among those with the fewest failed cells: the highest
-            accuracy, on average over seeds, and among equals the lowest cross-entropy. Only cross-entropy is used if an
-            arm has no validation accuracy. A function names what one arm is kept of.
+        metric: Name of a metric; by default the first one in the results of a task.
+        best: Whether to keep only one arm of each method, chosen on validation among those with the fewest failed
+            cells: the highest accuracy, averaged over seeds, and among equals the lowest cross-entropy. Only
+            cross-entropy is used if an arm has no validation accuracy. If it is a function, one arm is kept for each of
+            its results instead of for each method.
 
     Raises:
         InputError: No result has this metric.
@@ -164,7 +165,7 @@ def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping
             group.results[cell.seed] = results[name]
         if states[name] == "failed":
             groups[key] = dataclasses.replace(group, failed=group.failed + 1)
-    # What trains nothing is beside every number of training examples.
+    # An arm that trains nothing is shown with every number of training examples.
     for (task, _, model, arm), group in list(groups.items()):
         if not group.trains:
             groups |= {(task, size, model, arm): group for size in sizes[task, model]}
@@ -175,7 +176,7 @@ def _groups(grid: "Grid", results: Mapping[str, dict[str, Any]], states: Mapping
 
 
 def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[Arm], str]) -> dict[_Key, int]:
-    """Of each method the key that validation chooses, and the number of arms that it was chosen from."""
+    """Return the key that validation chooses for each method, and the number of arms that it was chosen from."""
     tried: dict[tuple[Any, ...], list[_Key]] = {}
     for key in groups:
         tried.setdefault((*key[:3], of(arms[key[3]])), []).append(key)
@@ -187,7 +188,7 @@ def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[
         def order(key: _Key) -> tuple[int, float, float]:
             group = groups[key]
             accuracy, loss = group.validation_accuracy, group.validation
-            # The mean of the seeds that did not fail is not that of the arm.
+            # If some seeds failed, the mean of the others is not that of the arm.
             return group.failed, -(accuracy or 0.0) if by_accuracy else 0.0, float("inf") if loss is None else loss
 
         return min(known or keys, key=order)
@@ -198,7 +199,7 @@ def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[
 def _baseline(
     groups: Mapping[_Key, _Group], kept: Collection[_Key], key: _Key, arms: Mapping[str, Arm]
 ) -> _Group | None:
-    """The group that another one is compared with: JoLA, or its first arm, on the same task, size and model."""
+    """Return the group with which another one is compared: JoLA, or its first arm, on the same task, size and model."""
     found = [other for other in kept if other[:3] == key[:3] and arms[other[3]].method == BASELINE]
     chosen = min(found, key=lambda other: other[3] != BASELINE, default=key)
     return groups[chosen] if chosen != key else None
@@ -210,7 +211,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
     mean = mean_over_seeds([score["value"] for score in own.values()]) if own else None
     low, high, interval = _interval(mean, list(own.values()))
     theirs = baseline.scores(metric) if baseline else {}
-    # What trains nothing has no seed, and is compared with every seed of the baseline.
+    # An arm that trains nothing has no seed, and is compared with every seed of the baseline.
     score = next(iter(own.values()), None)
     paired = own if group.trains or score is None else dict.fromkeys(theirs, score)
     shared = sorted(paired.keys() & theirs.keys())
@@ -250,7 +251,7 @@ def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric
 
 
 def _side_effects(by_seed: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
-    """The fields of a row about side effects, from those of its seeds; none unless every seed has them."""
+    """Return the fields of a row about side effects, from those of its seeds; empty unless every seed has them."""
     found = [effects for effects in by_seed if effects]
     if not found or len(found) < len(by_seed):
         return {}

@@ -1,4 +1,4 @@
-"""What the files of comparisons and grids may hold; needs no PyTorch, as listing them must not."""
+"""Contents of the files of comparisons and grids; imports no PyTorch, so that listing them is fast."""
 
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -91,7 +91,7 @@ class GridFile(JsonFile):
 
 
 class CellScore(JsonFile):
-    """The mean of a metric over ``n`` test examples; the interval is over these."""
+    """The mean of a metric over ``n`` test examples, with an interval over these."""
 
     metric: Line
     value: Number
@@ -130,7 +130,7 @@ class FailureFile(JsonFile):
 
 
 class SessionsFile(JsonFile):
-    """``cells/NAME/sessions.json``: seconds of the interrupted sessions by the time when they began."""
+    """``cells/NAME/sessions.json``: seconds of the interrupted sessions by their start times."""
 
     __pydantic_extra__: dict[str, Seconds]
 

@@ -1,4 +1,4 @@
-"""The plan of a comparison of selectors, and the names of its parts. Imports no PyTorch, so that listing is fast."""
+"""The plan of a comparison of selectors, and the names of its cells. Imports no PyTorch, so that listing is fast."""
 
 import re
 from dataclasses import dataclass
@@ -11,25 +11,25 @@ from jola.settings import SELECTOR_NAMES
 SWAP_NAMES = ("dsp", "pass")
 """Methods whose gates can replace JoLA's (`jola.studies.editing.gate_swap`)."""
 AUTO = "auto"
-"""A K: as many heads as JoLA leaves open with the same seed."""
+"""A value of K: as many heads as JoLA leaves open with the same seed."""
 HALVES = "halves"
-"""A K: as many offsets and as many scales as JoLA leaves open with the same seed, on the best heads of a selector."""
+"""A value of K: as many offsets and scales as JoLA leaves open with the same seed, on a selector's best heads."""
 DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit", "random")
-"""All but the ablation effect, which is slow, and the variants on a tuned base, which need a training of their own."""
+"""All but the ablation effect, which is slow, and the variants on a tuned base, which need another training."""
 
 CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
-"""A name that `cell_name` gives to a training."""
+"""Pattern of the names that `cell_name` gives to trainings."""
 
 
 def cell_name(protocol: str, method: str, k: str, seed: int) -> str:
-    """``edit-dsp-k32-seed42``; ``jola-seed42``."""
+    """Return the name of a cell, such as ``edit-dsp-k32-seed42`` or ``jola-seed42``."""
     parts = [protocol] + ([method] if method != protocol else []) + ([f"k{k}"] if k else []) + [f"seed{seed}"]
     return "-".join(parts)
 
 
 @dataclass(frozen=True)
 class SelectorGrid:
-    """What is compared.
+    """The plan of a comparison of selectors.
 
     Args:
         selectors: Names in `SELECTOR_NAMES`, for select-then-edit.
@@ -44,7 +44,7 @@ class SelectorGrid:
     seeds: tuple[int, ...] = (42,)
 
     def validate(self, total: int | None = None) -> Self:
-        """Return self, or raise InputError naming what cannot be; `total` is the number of heads, once it is known."""
+        """Return self, or raise `InputError` for an invalid value; `total` is the number of heads, once known."""
         for given, known, what in (
             (self.selectors, SELECTOR_NAMES, "selector"),
             (self.swaps, SWAP_NAMES, "method whose gates can be swapped in"),
@@ -82,7 +82,7 @@ class SelectorGrid:
                 )
 
     def cells(self) -> list[tuple[str, str, str, int]]:
-        """(protocol, method, K, seed) of everything that is trained."""
+        """Return (protocol, method, K, seed) of everything that is trained."""
         found: list[tuple[str, str, str, int]] = []
         for seed in self.seeds:
             found.append(("jola", "jola", "", seed))
@@ -92,7 +92,7 @@ class SelectorGrid:
         return found
 
     def cell_names(self) -> list[str]:
-        """The names of `cells`."""
+        """Return the names of `cells`."""
         return [cell_name(*cell) for cell in self.cells()]
 
 

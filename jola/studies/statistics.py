@@ -18,12 +18,12 @@ if TYPE_CHECKING:  # seconds to import
     from jola.selectors.heads import HeadScores, HeadSet
 
 RESAMPLES = 10_000
-"""Draws of a bootstrap."""
+"""Number of bootstrap resamples."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Two sets of heads: heads in common, Jaccard index, and what two independent random sets of these sizes give.
+    """Two sets of heads: heads in common, Jaccard index, and both as expected of random sets of these sizes.
 
     `p_value` is the probability that such random sets share at least as many heads (one-sided, hypergeometric).
     """
@@ -36,16 +36,16 @@ class Overlap:
 
 
 def jaccard(a: "HeadSet", b: "HeadSet") -> float:
-    """|a ∩ b| / |a ∪ b|; 1 for two empty sets. `InputError` for sets of different models."""
+    """|a ∩ b| / |a ∪ b|; 1 for two empty sets. Raises `InputError` for sets of different models."""
     union = len(a | b)
     return len(a & b) / union if union else 1.0
 
 
 def expected_jaccard(total: int, first: int, second: int) -> float:
-    """The exact mean Jaccard index of independent random subsets of `first` and `second` out of `total` heads.
+    """Return the exact mean Jaccard index of independent random subsets of `first` and `second` out of `total` heads.
 
-    The number in common x is hypergeometric, and the index is x / (first + second − x); its mean is not that of x
-    put into the formula.
+    The number x of heads in common is hypergeometric, and the index is x / (first + second − x). Its mean is not the
+    index of the mean of x.
     """
     if not (0 <= first <= total and 0 <= second <= total):
         raise ValueError(f"Subsets of {first} and {second} out of {total}.")
@@ -59,7 +59,7 @@ def expected_jaccard(total: int, first: int, second: int) -> float:
 
 
 def overlap(a: "HeadSet", b: "HeadSet") -> Overlap:
-    """How much two sets of heads of one model share, beside what chance gives."""
+    """Return how many heads two sets of one model have in common, and how many are expected by chance."""
     from scipy import stats
 
     total, common = a.layers * a.heads, len(a & b)
@@ -76,7 +76,7 @@ def overlap(a: "HeadSet", b: "HeadSet") -> Overlap:
 class RankCorrelation:
     """Spearman's ρ and Kendall's τ-b of two rankings of `n` heads, with two-sided p-values against independence.
 
-    All are NaN where one of the rankings is constant.
+    All but `n` are NaN if one of the rankings is constant.
     """
 
     spearman: float
@@ -87,7 +87,7 @@ class RankCorrelation:
 
 
 def rank_correlation(a: "HeadScores", b: "HeadScores") -> RankCorrelation:
-    """How alike two scores order the heads of one model. `InputError` for scores of different models."""
+    """Correlate the rankings of one model's heads by two scores. Raises `InputError` for scores of different models."""
     if a.shape != b.shape:
         raise InputError(f"Scores of models of {a.shape} and {b.shape} (layers, heads) cannot be compared.")
     first, second = a.values.ravel(), b.values.ravel()
@@ -97,7 +97,7 @@ def rank_correlation(a: "HeadScores", b: "HeadScores") -> RankCorrelation:
         return RankCorrelation(nothing, nothing, nothing, nothing, n)
     from scipy import stats
 
-    # SciPy's results are named tuples whose type checkers do not know.
+    # SciPy returns named tuples whose fields type checkers do not know.
     spearman: Any = stats.spearmanr(first, second)
     kendall: Any = stats.kendalltau(first, second)
     return RankCorrelation(
@@ -107,7 +107,7 @@ def rank_correlation(a: "HeadScores", b: "HeadScores") -> RankCorrelation:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of two accuracies on the same items, its 95 % interval, and a two-sided p-value against none."""
+    """A difference of two accuracies on the same items, its 95 % interval, and a two-sided p-value against 0."""
 
     difference: float
     low: float
@@ -117,7 +117,7 @@ class Difference:
 
 
 def paired_bootstrap(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: int = RESAMPLES) -> Difference:
-    """Accuracy of a minus that of b, with an interval from resampling items.
+    """Return the accuracy of a minus that of b, with an interval from resampling items.
 
     Args:
         a, b: Whether each answer is correct, (items,), with the items in the same order.
@@ -141,7 +141,7 @@ def paired_bootstrap(a: ArrayLike, b: ArrayLike, *, seed: int = 0, resamples: in
 
 
 def accuracy_interval(correct: ArrayLike) -> tuple[float, float | None, float | None]:
-    """Mean accuracy and its 95 % interval: Wilson's over items for one seed, Student's t over several seeds.
+    """Return the mean accuracy and its 95 % interval: Wilson's over items for one seed, Student's t over several seeds.
 
     Args:
         correct: (items,) or (seeds, items).
@@ -167,8 +167,8 @@ class SeedMean:
     """A mean over seeds with its 95 % interval, and a two-sided p-value against a mean of 0.
 
     The interval and the p-value are Student's t with `n` − 1 degrees of freedom: with few seeds, a normal or a
-    bootstrap interval is too narrow. They say what other seeds would give on the same test examples. None with one
-    seed, and where all values are equal: a few equal accuracies do not show that all seeds give the same.
+    bootstrap interval is too narrow. They describe what other seeds would give on the same test examples. Both are None
+    with one seed, and if all values are equal, because a few equal accuracies do not show that all seeds give the same.
     """
 
     mean: float
@@ -179,7 +179,7 @@ class SeedMean:
 
 
 def mean_over_seeds(values: Sequence[float]) -> SeedMean:
-    """The mean of one value per seed, or of one difference per seed for paired methods.
+    """Return the mean of one value per seed, or of one difference per seed for paired methods.
 
     Args:
         values: At least one finite number.
@@ -195,19 +195,19 @@ def mean_over_seeds(values: Sequence[float]) -> SeedMean:
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:
-    """The mean of the values that are not None; None if there are none."""
+    """Return the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
 
 
 def holm_of_known(p_values: Sequence[float | None]) -> list[float | None]:
-    """`holm` of the p-values that are not None; None where they are."""
+    """Apply `holm` to the p-values that are not None; the others stay None."""
     adjusted = iter(holm([p for p in p_values if p is not None]))
     return [None if p is None else next(adjusted) for p in p_values]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm, 1979): rejecting those below α keeps the family-wise error at α."""
+    """Adjust p-values for multiple tests (Holm, 1979): rejecting those below α keeps the family-wise error at α."""
     given = np.asarray(p_values, dtype=np.float64)
     if given.size == 0:
         return []

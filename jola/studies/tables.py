@@ -1,4 +1,4 @@
-"""Tables of a grid as texts, for all formats; needs no PyTorch."""
+"""Tables of a grid as text, for all formats; needs no PyTorch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from jola.studies.grid import Grid
 
 Across = Literal["task", "train_size", "model"]
-"""What the columns of `pivot` are."""
+"""Field of a `Row` by which `pivot` arranges the columns."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A heading and rows of texts."""
+    """Column headings and rows of text."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
-    """Sentences that say what the numbers are."""
+    """Sentences that explain the numbers."""
 
 
 SEEDS_NOTE = (
@@ -32,7 +32,7 @@ SEEDS_NOTE = (
 
 
 def results_table(rows: Sequence[Row]) -> Table:
-    """Every number of the rows."""
+    """Return a table of all numbers of the rows."""
     tasks, models = (short_names(list(dict.fromkeys(names))) for names in _names_of(rows))
     several = len(models) > 1
     with_paper = any(row.paper is not None for row in rows)
@@ -55,7 +55,7 @@ def results_table(rows: Sequence[Row]) -> Table:
 
 
 def text_note(rows: Sequence[Row]) -> str:
-    """What the columns about side effects are."""
+    """Return a note on the columns about side effects."""
     tokens = max(row.text_tokens or 0 for row in rows)
     return (
         f"KL on text: KL(base ‖ edited) per token of plain text; nats on text: change of the cross-entropy there; "
@@ -64,9 +64,9 @@ def text_note(rows: Sequence[Row]) -> str:
 
 
 def pivot(rows: Sequence[Row], across: Across) -> Table:
-    """Scores with a row for each arm and a column for each task, number of training examples or model.
+    """Return scores with a row for each arm and a column for each task, number of training examples or model.
 
-    Rows that differ in anything else are rows of their own.
+    Scores that differ in anything else are in different rows.
     """
     names = list(dict.fromkeys(getattr(row, across) for row in rows))
     heads = {name: size_text(name) for name in names} if across == "train_size" else short_names(names)
@@ -96,7 +96,7 @@ def pivot(rows: Sequence[Row], across: Across) -> Table:
 
 
 def cells_table(grid: "Grid") -> Table:
-    """Every cell with its state, its score or the reason why it failed."""
+    """Return every cell with its state, and its score or why it failed."""
     states = grid.states()
 
     def texts(name: str) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ TABLES: dict[str, Callable[[Sequence[Row]], Table]] = {
     "sizes": lambda rows: pivot(rows, "train_size"),
     "models": lambda rows: pivot(rows, "model"),
 }
-"""The tables of rows by their names in ``jola grid show``."""
+"""Tables of rows by their names in ``jola grid show``."""
 
 
 def _arm_text(row: Row, *, with_settings: bool = True) -> str:
@@ -123,14 +123,14 @@ def _arm_text(row: Row, *, with_settings: bool = True) -> str:
 
 
 def score_text(row: Row) -> str:
-    """``0.812 (0.771 to 0.853)``, or why there is no number."""
+    """Return ``0.812 (0.771 to 0.853)``, or why there is no number."""
     if row.value is None:
         return "failed" if row.failed == row.planned else "no such metric" if row.seeds else "missing"
     return interval_text(row.value, row.low, row.high, digits=4)
 
 
 def seeds_text(row: Row) -> str:
-    """``3``; ``2 of 3, 1 failed`` when some are missing."""
+    """Return ``3``, or ``2 of 3, 1 failed`` if some are missing."""
     if row.seeds == row.planned:
         return str(row.seeds)
     return f"{row.seeds} of {row.planned}" + (f", {row.failed} failed" if row.failed else "")
@@ -151,7 +151,7 @@ def _entry(row: Row | None) -> str:
 
 
 def side_effect_texts(row: Row) -> tuple[str, str]:
-    """KL on plain text, and change of the cross-entropy there: ``0.0123 (0.0101 to 0.0150)``."""
+    """Return KL on plain text, and the change of the cross-entropy there: ``0.0123 (0.0101 to 0.0150)``."""
     change = interval_text(row.text_change, row.text_change_low, row.text_change_high, sign="+", digits=4)
     return interval_text(row.text_kl, row.text_kl_low, row.text_kl_high, digits=4), change
 
@@ -161,17 +161,17 @@ def _names_of(rows: Sequence[Row]) -> tuple[list[str], list[str]]:
 
 
 def size_text(size: int) -> str:
-    """A number of training examples; ``all`` for 0."""
+    """Return a number of training examples; ``all`` for 0."""
     return f"{size:,}" if size else "all"
 
 
 def memory_text(size: int | None) -> str:
-    """``1,240 MB``; below 10 MB with two decimals, and nothing if it is not known."""
+    """Return ``1,240 MB``; with two decimals below 10 MB, and empty if it is not known."""
     if size is None:
         return ""
     return f"{size / 1e6:,.0f} MB" if size >= 1e7 else f"{size / 1e6:.2f} MB"
 
 
 def number_text(value: float | None, form: str) -> str:
-    """The value in a form such as ``{:,}``, and nothing if it is not known."""
+    """Return the value in a form such as ``{:,}``; empty if it is not known."""
     return "" if value is None else form.format(value)

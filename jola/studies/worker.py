@@ -1,4 +1,4 @@
-"""`make_cell`: one cell of a grid, made in this process."""
+"""`make_cell`: run one cell of a grid in this process."""
 
 import dataclasses
 import shutil
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
     from jola.training.run import Prepared
 
 LAYER_PROMPTS = 16
-"""Test examples on whose prompts the changes of layers are measured."""
+"""Number of test examples on whose prompts the changes of layers are measured."""
 _SESSIONS = "sessions.json"
 
 
 def make_cell(
     grid: Grid, name: str, *, locks: bool = True, progress: Progress | None = None, began: float | None = None
 ) -> dict[str, Any]:
-    """Train and test one cell, unless that is done, and return its result.
+    """Train and test one cell, unless it has a result, and return its result.
 
     Args:
         grid: The grid.
         name: Name of one of its cells.
-        locks: Refuse a file system without locks.
-        progress: Told what happens.
-        began: When the process of the cell started, seconds since the epoch; by default now.
+        locks: Whether to refuse a file system without locks.
+        progress: Receives phases, steps and notes.
+        began: Start of the cell's process, in seconds since the epoch; now by default.
 
     Raises:
-        InputError: The cell cannot be made; ``failed.json`` says why.
-        Locked: Another process makes it.
+        InputError: The cell cannot be run; ``failed.json`` says why.
+        Locked: Another process runs it.
         Interrupted: The run was stopped on request.
     """
     if name not in grid.planned:
@@ -61,7 +61,7 @@ def make_cell(
             cell.write_failure(f"{type(error).__name__}: {error}")
             raise
         cell.write_result(result)
-        # They are large, and a cell that is done is not trained further.
+        # Checkpoints are large, and a cell that is done is not trained further.
         shutil.rmtree(cell.run.checkpoints_dir, ignore_errors=True)
         return result
 
@@ -109,10 +109,10 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
 
 
 def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
-    """The settings with which the run of a cell goes on: its own, and those in `NEUTRAL` as they are planned now.
+    """Return the settings with which the run of a cell continues: its own, but those in `NEUTRAL` as planned now.
 
-    All else must be as planned: the folder may come from somebody else, and nobody who reads or checks the plan would
-    see other data or another model.
+    All others must be as planned: the folder may come from somebody else, and a reader of the plan would not notice
+    other data or another model.
     """
     pairs = [("method", stored.method, planned.method)]
     for part, planned_part in zip(stored.parts(), planned.parts(), strict=True):
@@ -129,7 +129,7 @@ def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
 
 
 def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
-    """Side effects and changes of layers, for the result of the run; nothing without edits, or if measuring fails."""
+    """Measure side effects and changes of layers, for the result of the run; empty without edits, or if it fails."""
     import torch
 
     from jola.evaluation.side_effects import side_effects
@@ -154,7 +154,7 @@ def _measure(prepared: "Prepared", progress: Progress) -> dict[str, Any]:
 
 
 def _validation_accuracy(result: Mapping[str, Any]) -> float | None:
-    """Validation accuracy of the kept edits; None for tasks that are not scored by a share of right answers."""
+    """Return the validation accuracy of the kept edits; None if the task's score is not a share of right answers."""
     scores, validation = result.get("scores") or [], result.get("validation")
     return validation["accuracy"] if validation and scores and is_share(scores[0]) else None
 
@@ -169,14 +169,14 @@ def _keep_session(cell: CellFolder) -> None:
 
 
 def _sessions(cell: CellFolder) -> dict[str, float]:
-    """Seconds of the interrupted sessions by the time when they began; what is damaged is left out."""
+    """Return the seconds of the interrupted sessions by their start times, without damaged entries."""
     return {began: float(seconds) for began, seconds in read_valid_part(cell.path / _SESSIONS, SessionsFile)[0].items()}
 
 
 def _result(cell: CellFolder, run: Run, examples: str, began: float) -> dict[str, Any]:
-    """``result.json`` of a cell whose run has finished."""
+    """Return the content of ``result.json`` for a cell whose run has finished."""
     result, config, status = run.result() or {}, run.raw_config(), run.status()
-    # Longer than this process where an earlier one was killed after the run and before the result.
+    # Longer than this process if an earlier one was killed after the run and before it wrote the result.
     started, updated = status["started"] or began, status["updated"] or began
     last = max(time.time() - began, updated - started) - (result.get("measure_seconds") or 0)
     sessions = _sessions(cell) | {str(started): last}
