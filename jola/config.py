@@ -57,7 +57,7 @@ class RunConfig:
     def _take_defaults(self) -> None:
         """Give settings that are left to the method the method's values."""
         method = METHODS.get(self.method)
-        if method is None:  # `validate` says so
+        if method is None:  # `validate` reports it
             return
         if self.edits is None:
             self.edits = method.settings()

@@ -286,7 +286,7 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}")
 MAX_NUMBER = 10**15
 """Largest whole number of a setting: exact in JSON, in the browser and in float64."""
 
-# At most five digits: no model has more layers, and a range of that length is still quick to write out.
+# At most five digits: no model has more layers, and a range of that length is still quick to expand.
 _LAYERS = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
 _HEAD = re.compile(r"([0-9]{1,5}):([0-9]{1,5})")
 _CHOSEN = re.compile(r"([^@]*)@(.*)")

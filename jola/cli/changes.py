@@ -1,4 +1,4 @@
-"""``jola evaluate`` with ``--side-effects``, ``--layers`` or ``--reading``: what is measured beside the test."""
+"""``jola evaluate`` with ``--side-effects``, ``--layers`` or ``--reading``: measurements other than the test."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from jola.runs.run import Run
 
 LAYER_PROMPTS = 32
-"""Test examples on whose prompts layers are compared, unless a number is given."""
+"""Number of test examples on whose prompts layers are compared by default."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """An adapter with its model, and the task to use, as the flags of ``jola evaluate`` name them."""
+    """An adapter with its model, and the task to use, from the flags of ``jola evaluate``."""
 
     adapter: str
     loading: Loading
@@ -30,11 +30,11 @@ class Place:
     template: Any
 
     def data(self, run: "Run | None", test_size: int | None) -> DataConfig:
-        """The data of the task."""
+        """Return the data of the task."""
         return test_data(run, self.task, test_size, self.template)
 
     def load(self, progress: console.ConsoleProgress) -> "EditedModel":
-        """The model with the edits of the adapter."""
+        """Load the model with the edits of the adapter."""
         progress.phase("load")
         return self.loading.load(find_adapter(self.adapter)[0], progress)
 

@@ -1,4 +1,4 @@
-"""What the commands share: flags, finding runs and adapters, settings as flags, quiet libraries."""
+"""Shared parts of the commands: flags, finding runs and adapters, settings as flags, quiet libraries."""
 
 import dataclasses
 import typing
@@ -63,7 +63,7 @@ class Loading:
     remote: Remote = False
 
     def load(self, folder: Path, progress: "Progress") -> "EditedModel":
-        """The model of an adapter, loaded here or used remotely."""
+        """Load the model of an adapter on this machine, or use it remotely."""
         if not self.remote:
             from jola import JoLAModel
 
@@ -95,15 +95,15 @@ BY_DEFAULT = Loading()
 
 
 def setting_names(config: RunConfig) -> set[str]:
-    """Names of the settings that its method uses: those of gates only if it has gates."""
+    """Return the names of the settings that a method uses: those of gates only if it has gates."""
     return {f.name for part in config.parts() for f in dataclasses.fields(part)} - config.tuning.unused_settings
 
 
 def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
-    """A dataclass with the same groups and defaults as a configuration, annotated for tyro.
+    """Return a dataclass with the same groups and defaults as a configuration, annotated for tyro.
 
     Args:
-        config: Its groups become groups of flags, without the settings that its method does not use; its values are
+        config: Its groups become groups of flags, without the settings that its method does not use; its values become
             the defaults.
         omit: Names of settings that the command does not take.
     """
@@ -123,7 +123,7 @@ def settings_type(config: RunConfig, omit: Container[str] = ()) -> type:
 
 
 def check_flags(arguments: Sequence[str], method: str) -> None:
-    """Refuse a flag that is a setting of other methods only."""
+    """Refuse a flag that is a setting only of other methods."""
     names = {name: setting_names(RunConfig(method=name)) for name in METHODS}
     for argument in arguments:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
@@ -137,13 +137,13 @@ def check_flags(arguments: Sequence[str], method: str) -> None:
 
 
 def run_config(settings: Any, *, method: str = RunConfig.method, **training: Any) -> RunConfig:
-    """The validated configuration in an instance of a `settings_type`; ``training`` overrides that group."""
+    """Return the validated configuration of an instance of a `settings_type`; ``training`` overrides that group."""
     values = dataclasses.asdict(settings)
     return RunConfig.from_dict({**values, "training": values["training"] | training, "method": method})
 
 
 def find_run(name: str) -> "Run":
-    """The run with this id or directory."""
+    """Return the run with this id or directory."""
     from jola.runs.run import Run
     from jola.runs.store import RunStore
 
@@ -151,7 +151,7 @@ def find_run(name: str) -> "Run":
 
 
 def find_adapter(name: str) -> tuple[Path, "Run | None"]:
-    """The adapter directory of a name, and the run it belongs to, if any."""
+    """Return the adapter directory of a name, and the run that it belongs to, if any."""
     from jola.adapters.directory import CONFIG_NAME
     from jola.runs.run import Run
 
@@ -166,7 +166,7 @@ def find_adapter(name: str) -> tuple[Path, "Run | None"]:
 
 
 def test_data(run: "Run | None", task: str | None, test_size: int | None, template: Any) -> DataConfig:
-    """The data to test an adapter on: what is given, else that of its run.
+    """Return the data to test an adapter on: as given, else those of its run.
 
     Args:
         run: The run of the adapter, if any.
@@ -187,7 +187,7 @@ def test_data(run: "Run | None", task: str | None, test_size: int | None, templa
 
 
 def load_tested(data: DataConfig, seed: int, progress: "Progress") -> "Task":
-    """The task of the data; its notes are shown. `InputError` when it has no test examples."""
+    """Load the task of the data and show its notes. Raises `InputError` if it has no test examples."""
     from jola import load_task
 
     progress.phase("load")
@@ -201,7 +201,7 @@ def load_tested(data: DataConfig, seed: int, progress: "Progress") -> "Task":
 
 @contextmanager
 def importing_libraries() -> Iterator[None]:
-    """Import large libraries inside the block. Those of Hugging Face show no progress bars or warnings from then on."""
+    """Import large libraries inside the block. Afterwards, those of Hugging Face show no progress bars or warnings."""
     with quick_imports():
         from huggingface_hub.utils import disable_progress_bars
         from transformers.utils import logging

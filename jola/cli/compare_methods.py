@@ -1,4 +1,4 @@
-"""``jola compare --methods``: methods compared with equal tries of the learning rate for each."""
+"""``jola compare --methods``: compare methods with equally many tries of the learning rate for each."""
 
 import dataclasses
 import sys
@@ -90,7 +90,7 @@ def compare_methods(
 
 
 def show_comparison(planned: "Grid", metric: str, json: bool) -> None:
-    """Print what is known of each method."""
+    """Print the results of each method so far."""
     found = compared(planned, metric)
     if json:
         console.print_json(comparison_dict(planned, found))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # slow to import, and `jola --help` prints without it
+if TYPE_CHECKING:  # slow to import, and `jola --help` does not need it
     from rich.console import Console
 
 PHASES = {"load": "Loading model and data", "train": "Training", "evaluate": "Testing"}
 LINES = 20
-"""Progress lines per phase when standard error is not a terminal."""
+"""Progress lines per phase if standard error is not a terminal."""
 
 _FEW_ROWS = 200
 WIDE = 10_000
@@ -21,13 +21,13 @@ WIDE = 10_000
 
 @cache
 def errors() -> "Console":
-    """Standard error."""
+    """Return the console of standard error."""
     return _console(stderr=True)
 
 
 @cache
 def output() -> "Console":
-    """Standard output."""
+    """Return the console of standard output."""
     return _console()
 
 
@@ -103,30 +103,30 @@ class ConsoleProgress:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on one line of standard output."""
+    """Print one JSON object on one line of standard output."""
     print_text(json.dumps(value, ensure_ascii=False))
 
 
 def print_error(text: str) -> None:
-    """An error or a note on standard error."""
+    """Print an error or a note on standard error."""
     errors().print(text, markup=False)
 
 
 def print_text(text: str) -> None:
-    """Text on standard output, unchanged; rich would expand its tabs."""
+    """Print text on standard output, unchanged; rich would expand its tabs."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def print_table(columns: list[str], rows: list[list[Any]]) -> None:
-    """A plain table on standard output: as wide as it needs in a file or a pipe, folded to fit in a terminal."""
+    """Print a plain table on standard output: as wide as needed in a file or a pipe, folded to fit in a terminal."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for column in columns:
-        # The first column names the row, and names are there to be copied.
+        # The first column names the row, and a name that is not broken can be copied.
         table.add_column(column, overflow="fold", no_wrap=column == columns[0])
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
@@ -135,7 +135,7 @@ def print_table(columns: list[str], rows: list[list[Any]]) -> None:
 
 
 def print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table of texts on standard output: as `print_table`, or, when it is long, as lines that are quick to make."""
+    """Print a table of texts on standard output: with `print_table`, or, if it is long, as lines, which is faster."""
     if len(rows) <= _FEW_ROWS:
         print_table(list(columns), [list(row) for row in rows])
         return
@@ -145,5 +145,5 @@ def print_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def size(size: int) -> str:
-    """Bytes as megabytes."""
+    """Return bytes as megabytes."""
     return f"{size / 1e6:.1f} MB"

@@ -173,7 +173,7 @@ def evaluate(
 
 
 def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference: bool, json: bool) -> None:
-    """Score the kept answers of a run, and add the scores of the edited model to its result."""
+    """Score the stored answers of a run, and add the scores of the edited model to its result."""
     with importing_libraries():
         from jola.evaluation.answers import score_answers
 
@@ -195,7 +195,7 @@ def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference:
 
 
 def _keep_base(run: "Run", answers: Mapping[str, Sequence["TestAnswer"]]) -> bool:
-    """Add the answers without edits to those that a run kept, if they are to the same examples; whether it did."""
+    """Add the answers without edits to those stored with a run, if the examples are equal; return whether it did."""
     edited, base = ({answer.id: answer for answer in answers[name]} for name in ("edited", "base"))
     kept = run.answers()
     if not kept or run.alive or any(answer.id not in base for answer in kept):
@@ -214,7 +214,7 @@ def _keep_base(run: "Run", answers: Mapping[str, Sequence["TestAnswer"]]) -> boo
 
 
 def _plain(score: "Score") -> dict[str, Any]:
-    """A share of right answers as an accuracy, and another score as in ``result.json``."""
+    """Return a share of right answers as an accuracy, and another score as in ``result.json``."""
     found = score.to_dict()
     return {"accuracy": score.value, "n": score.n, "low": score.low, "high": score.high} if is_share(found) else found
 
@@ -302,7 +302,7 @@ def generate(
 
 
 def _read_prompt(given: str) -> str:
-    """The prompt, from standard input if `-` is given."""
+    """Return the prompt, read from standard input if `-` is given."""
     try:
         prompt = sys.stdin.read() if given == "-" else given
         prompt.encode("utf-8")

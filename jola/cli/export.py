@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from jola.runs.run import Run
 
 PROMPTS_LIMIT = 1 << 20
-"""Bytes of a file with prompts."""
+"""Maximum bytes of a file with prompts."""
 
 Source = Positional[
     Annotated[str, arg(metavar="SOURCE", help="Adapter directory or zip file, or the id or directory of a run.")]
@@ -192,7 +192,7 @@ def edits(
 
 @dataclass
 class _Export:
-    """One export: what it reads, and the report that it prints at the end."""
+    """One export: its source, and the report that is printed at the end."""
 
     path: Path
     run: "Run | None"
@@ -202,7 +202,7 @@ class _Export:
 
     @cached_property
     def saved_masks(self) -> "list[tuple[str, SavedMask]]":
-        """(site, mask) of every mask that is saved with the run."""
+        """(site, mask) of every mask saved with the run."""
         from jola.adapters.directory import read_edits
         from jola.edits.masks import SavedMasks
         from jola.runs.adapter_source import local_adapter
@@ -227,7 +227,7 @@ class _Export:
         return found
 
     def load(self, model: str | None, device: str) -> "JoLAModel":
-        """The edited model in float32, so that weights are rounded only once, when they are written."""
+        """Load the edited model in float32, so that weights are rounded only once, when they are written."""
         with importing_libraries():
             from jola import JoLAModel
 
@@ -239,7 +239,7 @@ class _Export:
 def _exporting(
     form: str, source: str, mask: str | None, json: bool, output: Path, push: str | None = None, public: bool = False
 ) -> Iterator[_Export]:
-    """Find the source, refuse a form its method does not have; at the end upload for --push and print the report."""
+    """Find the source and refuse a form that its method lacks; at the end, upload for --push and print the report."""
     address = {}
     with _terminated_as_interrupted(), console.ConsoleProgress() as progress:
         with importing_libraries():
@@ -249,7 +249,7 @@ def _exporting(
         path, run = (Path(source), None) if Path(source).is_file() else find_adapter(source)
         refuse_export(path, form)
         if push:
-            # Nothing is written that could not be uploaded.
+            # Checked first, so that nothing is written that cannot be uploaded.
             check_repo(push)
             check_token()
         job = _Export(path, run, mask, progress)

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from jola.studies.grid import Grid, GridState
 
 OMITTED = {*AXES, *OF_A_LAUNCH, "output", *(field.name for field in dataclasses.fields(EditConfig))}
-"""Settings that a grid has as axes or by method, or that no cell can have."""
+"""Settings that are axes of a grid, depend on the method, or are impossible in a cell."""
 _MOST_LINES = 100
-"""Cells that ``jola grid plan`` lists."""
+"""Maximum number of cells that ``jola grid plan`` lists."""
 
 GridFolder = Positional[Annotated[Path, arg(metavar="FOLDER", help="Folder of the grid.")]]
 _TABLE_HELP = (
@@ -38,7 +38,7 @@ grid = SubcommandApp()
 
 
 def shared_settings() -> RunConfig:
-    """The defaults of a grid, whose learning rate is that of each method."""
+    """Return the default settings of a grid, in which the learning rate is that of each method."""
     config = RunConfig()
     config.training = dataclasses.replace(config.training, learning_rate=None)
     return config
@@ -169,10 +169,10 @@ def run(
 
 
 def refuse_launcher() -> None:
-    """Refuse several processes of a launcher, each of which would make all cells.
+    """Refuse several processes of a launcher, each of which would run all cells.
 
     Raises:
-        InputError: There are several.
+        InputError: There are several processes.
     """
     from jola.system.processes import launched
 
@@ -186,7 +186,7 @@ def refuse_launcher() -> None:
 def make_cells(
     planned: "Grid", names: Sequence[str], executor: "Executor", *, minutes: float = float("inf")
 ) -> tuple[bool, int]:
-    """Make cells, with a line for each that ends.
+    """Run cells, and print a line for each that ends.
 
     Returns:
         Whether all have a result or a failure, and how many failed in this call.
@@ -199,7 +199,7 @@ def make_cells(
 
 
 class _Watcher:
-    """A line for each cell that ends, and in a terminal one line with those that are being made."""
+    """Prints a line for each cell that ends, and in a terminal one line with the running cells."""
 
     def __init__(self, planned: "Grid", names: Sequence[str], slots: int) -> None:
         self._grid, self._names, self._slots = planned, names, slots
@@ -232,7 +232,7 @@ class _Watcher:
         console.print_error(f"{line}  ({self._left})" if self._left else line)
 
     def looked(self, running: Sequence[str], waiting: int) -> None:
-        """Show the steps of the cells that are being made."""
+        """Show the steps of the running cells."""
         if not console.errors().is_terminal:
             return
         parts = [f"{name} {_step_text(self._grid.cell(name).run.status())}" for name in running]
@@ -248,7 +248,7 @@ def _step_text(status: Mapping[str, Any]) -> str:
 
 
 def state_text(state: "GridState") -> str:
-    """``12 of 16 cells done, 1 failed, 3 open``, and why cells failed."""
+    """Return ``12 of 16 cells done, 1 failed, 3 open``, and why cells failed."""
     others = [f"{number:,} {name}" for name, number in state.counts.items() if number and name != "done"]
     lines = [", ".join([f"{state.counts['done']:,} of {state.total:,} cells done", *others])]
     return "\n".join([*lines, *(f"failed  {name}: {message}" for name, message in state.failed.items())])

@@ -1,4 +1,4 @@
-"""``jola methods``: what can be trained, with which settings, and how many numbers that are on a model."""
+"""``jola methods``: the methods, their settings, and how many parameters they train on a model."""
 
 import argparse
 import dataclasses
@@ -21,10 +21,10 @@ _SHAPE_HELP = "Count what is trained on this model, of which no weights are read
 
 
 def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
-    """``jola methods`` with the flags of the method that it is asked about.
+    """Return ``jola methods`` with the flags of the method that it describes.
 
     Args:
-        arguments: Those of the command line, of which the name is read before all others are parsed.
+        arguments: Arguments of the command line; the name is read before all others are parsed.
 
     Raises:
         InputError: There is no such method, or a flag belongs to another one.
@@ -67,7 +67,7 @@ def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
 
 
 def _setting_of(argument: str) -> str:
-    """The name of the setting that an argument may set; empty for one that is no flag."""
+    """Return the name of the setting that an argument may set; empty if it is not a flag."""
     return argument.partition("=")[0][2:].replace("-", "_") if argument.startswith("--") else ""
 
 
@@ -84,7 +84,7 @@ def _own_settings(method: str) -> set[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Count:
-    """How many numbers a method trains on a model, with some of its settings."""
+    """The number of parameters that a method trains on a model, with some of its settings."""
 
     method: str
     settings: str
@@ -92,27 +92,27 @@ class Count:
     stages: dict[str, int]
     frozen: int
     refusal: str = ""
-    """Why the model cannot have these edits, as one sentence; then there are no stages."""
+    """Why the model cannot have these edits, as one sentence; there are no stages then."""
 
     @property
     def trainable(self) -> int:
-        """Numbers that train in the last stage."""
+        """Number of parameters trained in the last stage."""
         return list(self.stages.values())[-1] if self.stages else 0
 
     @property
     def share(self) -> float:
-        """The same, as a share of all numbers, as peft prints it."""
+        """The same as a share of all parameters, as in peft."""
         return self.trainable / (self.frozen + self.trainable)
 
     def row(self) -> list[Any]:
-        """For the table."""
+        """Return the row of the table."""
         if self.refusal:
             return [self.method, self.settings, "none", "", self.refusal]
         earlier = [f"{count:,} in the stage {name}" for name, count in list(self.stages.items())[:-1]]
         return [self.method, self.settings, f"{self.trainable:,}", f"{self.share:.4%}", "; ".join(earlier)]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return a dictionary of JSON values."""
         if self.refusal:
             return {"settings": self.settings, "refusal": self.refusal}
         return {"settings": self.settings, "trainable": self.trainable, "stages": self.stages, "share": self.share}
@@ -122,7 +122,7 @@ _COUNT_COLUMNS = ["method", "settings", "trainable", "share", "notes"]
 
 
 def _counts(method: Method, edits: Sequence[Any], base: "PreTrainedModel", *, refuse: bool = True) -> Iterator[Count]:
-    """Counts for several settings; those that do not fit the model are an error, or listed with the reason."""
+    """Yield the counts for several settings; raise an error for those that do not fit the model, or list the reason."""
     from jola.model.architectures import geometry_of
 
     geometry, frozen = geometry_of(base), sum(p.numel() for p in base.parameters())
@@ -137,7 +137,7 @@ def _counts(method: Method, edits: Sequence[Any], base: "PreTrainedModel", *, re
 
 
 def _presets(method: Method) -> list[Any]:
-    """The default settings and those of the presets."""
+    """Return the default settings and those of the presets."""
     return [method.settings(), *(method.settings(**changes) for changes in method.presets.values())]
 
 
@@ -177,7 +177,8 @@ def _describe(method: Method, edits: Any, shape: str | None, json: bool) -> None
 
 
 def _empty(shape: str | None) -> tuple[Any, dict[str, Any]]:
-    """The model without weights that counts are made on, and what JSON says of it; nothing without a name."""
+    """Return the model without weights on which parameters are counted, and its facts for JSON; empty without a
+    name."""
     if shape is None:
         return None, {}
     from jola.model.loading import empty_model

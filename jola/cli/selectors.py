@@ -1,4 +1,4 @@
-"""``jola select``: choose heads of a model for a task. ``jola compare``: such choices compared with JoLA's own."""
+"""``jola select``: choose heads of a model for a task. ``jola compare``: compare such choices with JoLA's own."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from jola.system.formatting import interval_text
 
 _SELECTORS = ", ".join(SELECTOR_NAMES)
 _OF_ONE_RUN = {"seed", "output", "report_to", "record_every", "sites", "layers", "heads"}
-"""Settings that a comparison decides itself, or takes in another form."""
+"""Settings that a comparison sets itself, or takes in another form."""
 _OF_TRAINING = {field.name for group in (EditConfig, TrainingConfig) for field in dataclasses.fields(group)}
 _OF_SELECTION = {"epochs", "batch_size", "max_grad_norm"}
 
@@ -55,7 +55,7 @@ def select(
 
 
 def compare_command(arguments: Sequence[str]) -> Callable[..., None]:
-    """``jola compare`` of methods where ``--methods`` is given, else of selectors."""
+    """Return ``jola compare`` for methods if ``--methods`` is given, else for selectors."""
     of_methods = any(argument.partition("=")[0] == "--methods" for argument in arguments)
     if arguments[:1] != ["compare"] or not of_methods:
         return compare

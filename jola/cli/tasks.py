@@ -98,7 +98,7 @@ def _sizes(parts: Any) -> dict[str, list[Any]]:
 
 
 def _texts(examples: "Sequence[Example]", model: str | None, template: PromptFormat) -> list[tuple[str, str]]:
-    """Prompt and answer of each example as training shows them to the model."""
+    """Return prompt and answer of each example as the model sees them in training."""
     from jola.data.examples import PLAIN_PROMPT, Template
     from jola.model.loading import load_tokenizer
 

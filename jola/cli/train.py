@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def train_command(arguments: Sequence[str]) -> Callable[..., None]:
-    """``jola train`` with the flags of one method.
+    """Return ``jola train`` with the flags of one method.
 
     Args:
-        arguments: Those of the command line, of which ``--method`` is read before all others are parsed.
+        arguments: Arguments of the command line; ``--method`` and ``--recipe`` are read before all others are parsed.
 
     Raises:
         InputError: There is no such method, or a flag belongs to another one.
