@@ -40,7 +40,7 @@ class JoLAModel(EditedModel):
         shard_base: bool = False,
         seed: int = 0,
     ) -> "JoLAModel":
-        """Load a model with fresh edits.
+        """Load a model with new edits.
 
         Args:
             model: 'default', a Hub id, a local folder or a GGUF file.

@@ -1,4 +1,4 @@
-"""Methods of fitting edits of a frozen model. Each is in its own file; `METHODS` lists them.
+"""Methods for fitting edits of a frozen model. Each is in its own file; `METHODS` lists them.
 
 To add one, write a `Method` in a file here, add it to `METHODS`, and add a row to ``tests/methods/test_contract.py``.
 """

@@ -60,7 +60,7 @@ class Material(Protocol):
 
 
 class Method(ABC):
-    """A method of fitting edits of a frozen model to examples.
+    """A method for fitting edits of a frozen model to examples.
 
     A method has no state: it attaches `Intervention`s to a model, whose parameters are trained, saved and loaded. All
     methods share one training loop, one adapter format and one page.

@@ -30,7 +30,7 @@ class JoLA(ActivationMethod):
     has_gates = True
 
     def check(self, settings: EditConfig, training: TrainingConfig) -> None:
-        """Refuse heads without edits of heads, shared gates with the reference objective, and invalid lists."""
+        """Refuse chosen heads without edits of heads, shared gates with the reference objective, and invalid lists."""
         if settings.heads != "all" and settings.sites == "mlp":
             raise InputError("--heads picks attention heads, but --sites is mlp; use --layers instead.")
         if training.objective == "reference" and settings.gates == "shared":

@@ -27,7 +27,7 @@ class WeightMethod(Method):
     """A method whose settings have ``target_modules``: names of modules, separated by commas, or `every`."""
 
     every: ClassVar[str]
-    """Value of ``target_modules`` that names no single modules."""
+    """Value of ``target_modules`` that selects the default modules."""
     every_words: ClassVar[str]
     """Description of these modules for an error message about a model without them."""
     own_config = False
