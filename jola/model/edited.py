@@ -79,9 +79,8 @@ class EditedModel(nn.Module):
         """The frozen model wrapped by nnsight, for passes that record activations or start in the middle."""
         self.geometry: Geometry = self.traced.geometry
         self.gradient_checkpointing = False
-        """Whether training passes store only a few activations, and the backward pass recomputes the others. On
-        accelerators, it does so in another thread that takes `lock`: calling ``backward()`` in a thread that holds the
-        lock would wait forever."""
+        """Whether training passes store few activations and the backward pass recomputes the others. On accelerators,
+        it takes `lock` in another thread: calling ``backward()`` in a thread that holds the lock would wait forever."""
         self._forward_arguments = set(inspect.signature(base.forward).parameters)
         self._calling_thread = threading.local()
         self._attach(method, settings, seed)
@@ -102,11 +101,7 @@ class EditedModel(nn.Module):
         self._attach(method, settings, seed)
 
     def resize_token_embeddings(self, size: int) -> Any:
-        """Resize the embeddings of the frozen model, as in transformers.
-
-        Raises:
-            InputError: Its weights are on several devices or divided among processes.
-        """
+        """Resize the embeddings of the frozen model, as in transformers. `InputError` if it is spread or divided."""
         refuse_spread(self.base, "Resizing the embeddings")
         with self.lock:
             embeddings = self.base.resize_token_embeddings(size)
@@ -190,9 +185,8 @@ class EditedModel(nn.Module):
     def using(self, interventions: Sequence[Intervention]) -> Iterator[None]:
         """Use other interventions inside the block, in the calling thread; other threads are not affected.
 
-        Several interventions at one site are applied in order: the second edits the output of the first. An empty
-        sequence gives the base model. The interventions are not moved: `jola.load_edits` loads edits onto the device
-        of the model.
+        Interventions at the same site are applied in order: each edits the output of the one before. An empty sequence
+        gives the base model. The interventions must be on the device of the model, where `jola.load_edits` puts them.
         """
         before = getattr(self._calling_thread, "in_use", None)
         self._calling_thread.in_use = tuple(interventions)
