@@ -177,8 +177,7 @@ def _describe(method: Method, edits: Any, shape: str | None, json: bool) -> None
 
 
 def _empty(shape: str | None) -> tuple[Any, dict[str, Any]]:
-    """Return the model without weights on which parameters are counted, and its facts for JSON; empty without a
-    name."""
+    """Return the model without weights on which parameters are counted, and its facts for JSON; empty without name."""
     if shape is None:
         return None, {}
     from jola.model.loading import empty_model

@@ -2,7 +2,7 @@
 
 Every token of one text is matched with the most similar token of the other, by the cosine of their vectors after one
 layer of the encoder. Precision is the mean over the tokens of the answer, recall over those of the reference, and the
-value is their harmonic mean, for the reference with the largest. Values of different encoders or layers are not
+value is their harmonic mean, for the reference for which it is largest. Values of different encoders or layers are not
 comparable, so both are part of the metric's name. As in GEM, there are no idf weights and no rescaling.
 
 The package ``bert-score`` computes it. Two cases in which it fails are handled here: an empty answer scores 0, and a

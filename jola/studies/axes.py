@@ -1,7 +1,7 @@
 """The axes of a grid and the cells that they span: arm × task × train size × seed × model; needs no PyTorch.
 
 An *arm* is a method with its settings, written ``method`` or ``method:setting=value:…``. Several values separated by
-slashes make as many arms: ``lora:learning_rate=1e-4/5e-4``.
+slashes define one arm each: ``lora:learning_rate=1e-4/5e-4``.
 """
 
 import dataclasses

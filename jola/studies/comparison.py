@@ -267,7 +267,7 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
 
 
 def _by_name(settings: dict[str, Any]) -> dict[tuple[str, str], Any]:
-    """Return settings by (group, name); the method, which has no group, is a group of its own."""
+    """Return settings by (group, name); the method, which has no group, forms its own."""
     groups = {group: values if isinstance(values, dict) else {group: values} for group, values in settings.items()}
     return {(group, name): value for group, values in groups.items() for name, value in values.items()}
 

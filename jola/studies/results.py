@@ -184,7 +184,6 @@ class SelectorRow:
     """A method with one K over all its seeds, compared with JoLA on the same seeds and test examples.
 
     Intervals are 95 % intervals. With several seeds they are Student's t over seeds, and describe what other seeds
-    would give on the same test examples; with one seed they are over test examples. None where there is nothing to
     would give on the same test examples; with one seed they are over test examples. None if there is nothing to compare
     with, or if all seeds give the same.
     """

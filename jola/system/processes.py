@@ -26,7 +26,7 @@ the epoch as recorded by the kernel; older status files contain such seconds on 
 
 
 def identity(pid: int) -> dict[str, Any]:
-    """Return ``{"pid", "pid_created"}`` of a process, a pair that is never reused. `psutil.NoSuchProcess` if gone."""
+    """Return ``{"pid", "pid_created"}`` of a process, which are never reused. Raises `psutil.NoSuchProcess`."""
     return {"pid": pid, "pid_created": _ticks(pid)[1] or _seconds(pid)}
 
 

@@ -1,4 +1,4 @@
-"""The fourteen domains of MMLU-Pro (Wang et al., 2024), each a task of its own.
+"""The fourteen domains of MMLU-Pro (Wang et al., 2024), each a separate task.
 
 The dataset has no training part. For each domain, 100 test questions form the test part, another 100 the validation
 part, and the others the training part, ordered by a hash of the question; the paper does not say how it splits.
