@@ -79,7 +79,7 @@ class Panel:
         if found is None or not mark:
             return {"box": gr.Column(visible=False), "known": {}}
         from workbench.compare import (
-            results as compare_results,  # which imports PyTorch, and the page begins without it
+            results as compare_results,  # imports PyTorch, which the page does not need at startup
         )
 
         try:

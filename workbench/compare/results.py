@@ -125,7 +125,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 
 def heads_view(results: Results, seed: int, k: str, methods: Sequence[str], reading: str, *, dark: bool) -> Drawn:
-    """The map of the heads that the methods chose, in one reading, with the same as a table."""
+    """The map of the heads that the methods chose, in one reading, and the same data as a table."""
     sets = results.sets(seed, k, methods)
     table = head_table(sets)
     figure = FIGURES[reading]
@@ -277,7 +277,7 @@ _PROTOCOLS = {"base": "no edits", "jola": "joint training", "edit": "select-then
 
 
 def rows_table(rows: Sequence[SelectorRow]) -> str:
-    """HTML table with one row for each method and K: accuracy, difference to JoLA, adjusted p, cost."""
+    """Return an HTML table with one row for each method and K: accuracy, difference to JoLA, adjusted p, cost."""
     if not rows:
         return markup.note("No training has ended yet.")
     columns = (
@@ -333,7 +333,7 @@ def _row_cells(row: SelectorRow) -> str:
 
 
 def set_words(cell: Cell) -> str:
-    """HTML that describes the set of a cell, with its heads as ``--heads`` takes them."""
+    """Describe the set of a cell as HTML, with its heads in the format of ``--heads``."""
     heads = cell.heads
     assert heads is not None
     total = heads.layers * heads.heads
@@ -348,7 +348,7 @@ def set_words(cell: Cell) -> str:
 
 
 def set_tools(results: Results, cell: Cell) -> str:
-    """The set as JSON, and the code that reads it."""
+    """Return the value of the tools: the set as JSON, and the code that reads it."""
     assert cell.heads is not None
     code = "\n".join(
         [

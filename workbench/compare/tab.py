@@ -1,4 +1,4 @@
-"""Compare: choices of heads beside JoLA's own. A form at the left; the comparisons and their results at the right."""
+"""The Compare tab: selections of heads compared with JoLA's. Form on the left, comparisons and results on the right."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,14 +26,14 @@ SMALL: dict[str, Any] = {
     "train_size": 16, "validation_size": 8, "test_size": 16, "epochs": 1, "selectors": ["gradient", "offset"],
     "swaps": [], "ks": "16", "seeds": "42",
 }  # fmt: skip
-"""A first comparison that takes minutes: it shows how the place works, not which selector is best."""
+"""A first comparison that takes minutes: it shows how the tab works, not which selector is best."""
 
 
 # What the buttons do
 
 
 def read(values: Mapping[str, Any]) -> tuple[RunConfig, Plan]:
-    """The settings and the plan in the form. `InputError` names the field as the form labels it."""
+    """Read the settings and the plan from the form. Raises `InputError`, which names the field by its label."""
     config = form.read_form({name: value for name, value in values.items() if name not in _PLAN})
     plan = Plan.read(
         values.get("selectors") or (), values.get("swaps") or (), values.get("ks", "auto"), values.get("seeds", "42")
@@ -42,9 +42,9 @@ def read(values: Mapping[str, Any]) -> tuple[RunConfig, Plan]:
 
 
 def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple[str | None, str]:
-    """Begin a comparison with the values of the form, or go on with the one shown when it has the same settings.
+    """Start a comparison with the values of the form, or continue the one shown if it has the same settings.
 
-    (Its id, nothing), or (None, why not).
+    Returns (id, empty), or (None, error).
     """
     try:
         config, plan = read(values)
@@ -57,7 +57,7 @@ def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple
 
 
 def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
-    """The values of a form that goes on with a comparison, and what to do with it in one sentence. `InputError`."""
+    """Return the values of the form to continue a comparison, and a sentence for the user. Raises `InputError`."""
     found = bench.comparisons.get(id)
     config, plan = found.config(), found.plan()
     names = [setting.name for setting in _settings()]
@@ -73,13 +73,13 @@ def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
 
 
 def _with_settings(bench: Workbench, id: str, config: RunConfig) -> StoredComparison | None:
-    """The comparison with this id, when it has these settings."""
+    """Return the comparison with this id if it has these settings, otherwise None."""
     found = bench.comparisons.find(id)
     return found if found is not None and found.has_settings(config) else None
 
 
 def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
-    """What a comparison will cost, in HTML; what is wrong with the values when it cannot be begun."""
+    """Return the cost of a comparison, or why it cannot be started, as HTML."""
     try:
         config, plan = read(values)
         bench.comparisons.check(config)
@@ -102,21 +102,21 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
 
 
 def _heads_of(config: RunConfig) -> int | None:
-    """How many heads the model has, when it lies on this disk."""
+    """Return the number of heads of the model; None if it is not on this disk."""
     facts = estimate.find_model(config.model.model, config.model.revision)
     return facts.layers * facts.heads if facts is not None else None
 
 
-# One set of heads, elsewhere
+# One set of heads, in other tabs
 
 
 def training_on(bench: Workbench, id: str, pick: str | None) -> tuple[RunConfig, str]:
-    """The settings that train on a set without gates, and where it comes from in one sentence. `InputError`."""
+    """Return settings that train a set of heads without gates, and a sentence on its origin. Raises `InputError`."""
     found, cell, _ = _picked(bench, id, pick)
     config = found.config()
     edits = dataclasses.replace(cell.heads.edit_config(config.edits), gates="none")
     training = dataclasses.replace(config.training, seed=cell.seed)
-    # Of two losses one weighs gates, of which there are none here.
+    # The other objective weighs gates, which do not exist here.
     training = dataclasses.replace(training, objective="paper")
     sentence = (
         f"The form is filled in: {len(cell.heads):,} heads of {_whose(cell)}, without gates. Start training then edits "
@@ -126,9 +126,9 @@ def training_on(bench: Workbench, id: str, pick: str | None) -> tuple[RunConfig,
 
 
 def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[str, str]:
-    """(run, mask) that show a set in the Playground: the run shown there, or the newest one of the same shape.
+    """Return (run, mask) to show a set in the Playground: the run shown there, or the newest one of the same shape.
 
-    `InputError` when there is none.
+    Raises `InputError` if no run fits.
     """
     _, cell, _ = _picked(bench, id, pick)
     heads = cell.heads
@@ -146,8 +146,8 @@ def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[s
 
 
 def _picked(bench: Workbench, id: str, pick: str | None) -> tuple[StoredComparison, Any, Any]:
-    """(the comparison, the cell of the set, all results)."""
-    from workbench.compare import results as compare_results  # which imports PyTorch, and the page begins without it
+    """Return (comparison, cell of the set, all results)."""
+    from workbench.compare import results as compare_results  # imports PyTorch, which the page does not need at startup
 
     found = bench.comparisons.get(id)
     results = compare_results.results_of(found.folder, found.mark())
@@ -167,7 +167,7 @@ def _usable(bench: Workbench) -> list[Run]:
 
 
 def _shape_of(run: Run) -> tuple[int, int] | None:
-    """(layers, heads) of a run that edits heads; None for others and for damaged ones."""
+    """Return (layers, heads) of a run that edits heads; None for other and damaged runs."""
     from workbench.service.page_state import edits_of
 
     try:
@@ -182,7 +182,7 @@ def _shape_of(run: Run) -> tuple[int, int] | None:
 
 @dataclasses.dataclass(frozen=True)
 class CompareTab:
-    """The parts that the app connects with other places."""
+    """The components that the app connects with other tabs."""
 
     view: gr.HTML
     start: gr.Button
@@ -193,17 +193,17 @@ class CompareTab:
         return [self.view, self.start]
 
     def set(self) -> list[Any]:
-        """The comparison and the set that is chosen in it, as `training_on` and `mask_for` take them."""
+        """The inputs of `training_on` and `mask_for`: the comparison, and the set that is chosen in it."""
         return [self.view, self.panel.pick]
 
 
 def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
-    """Put a comparison on the page: updates for `CompareTab.showing`."""
+    """Show a comparison: return updates for `CompareTab.showing`."""
     return work_list.first(bench.comparisons, asked), gr.Button(interactive=True)
 
 
 def build(bench: Workbench, place: gr.Tab) -> CompareTab:
-    """Lay the place out and connect its own events."""
+    """Lay out the tab and connect its own events."""
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
             inputs = _basic_fields()
@@ -213,7 +213,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
                 cost_box = gr.HTML("", apply_default_css=False, elem_id="compare-cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="compare-message")
                 with gr.Row(elem_classes="jw-buttons"):
-                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    # Disabled until the first response, which would overwrite the result of an earlier click.
                     start_button = gr.Button(
                         "Start comparison", variant="primary", interactive=False, elem_id="compare-start"
                     )
@@ -229,7 +229,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
 
     def on_start(shown: str, *values: Any) -> tuple[Any, ...]:
         id, sentence = start(bench, given(values), shown)
-        if id is None:  # and not once more where the cost would stand
+        if id is None:  # show the error once, not in place of the cost as well
             return gr.skip(), markup.note(sentence, "error"), ""
         return id, "", gr.skip()
 
@@ -250,7 +250,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
     costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
     gr.on([place.select, *changes], trigger_mode="always_last", **costing)
-    events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has another result
+    events.redraw(trigger_mode="always_last", **costing)  # another comparison is shown, or it has new results
     events.more(on_more, view, [message, *fields], **PRIVATE)
     events.small(on_small, None, fields, **PRIVATE)
     work_list.connect(view, message, bench.comparisons)
@@ -266,7 +266,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:
         return panel.by_component(panel.draw(bench.comparisons.find(id), *choice, dark=dark))
 
-    # Gradio passes the event only to a listener with this annotation, and finds none behind `*choice`.
+    # Gradio passes the event only to listeners with this annotation, which it does not find after `*choice`.
     def on_news(
         id: str,
         view: str,
@@ -304,7 +304,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
 
 
 def _settings() -> list[form.Setting]:
-    """The settings of a run that a comparison has; gates are what is compared, so that they cannot be left out."""
+    """Return the settings of a run that a comparison has; gates cannot be disabled, because they are compared."""
     found = [setting for setting in form.settings() if setting.name not in LEFT_OUT]
     return [
         dataclasses.replace(setting, kind=Literal["two", "shared"]) if setting.name == "gates" else setting
@@ -313,7 +313,7 @@ def _settings() -> list[form.Setting]:
 
 
 def _basic_fields() -> dict[str, gr.components.Component]:
-    """The few settings that matter, and what is compared, by name."""
+    """Build the fields of the most important settings and of the plan, by name."""
     settings = {setting.name: setting for setting in _settings()}
     inputs: dict[str, gr.components.Component] = {}
     group = ""
@@ -352,7 +352,7 @@ def _basic_fields() -> dict[str, gr.components.Component]:
 def _options(
     label: str, help: str, methods: Mapping[str, SelectorInfo], chosen: Sequence[str], id: str
 ) -> gr.CheckboxGroup:
-    # The style sheet shows the first line as a title and the second one as its explanation.
+    # The style sheet shows the first line as a title and the second one as an explanation.
     choices = [(f"{method.title}\n{method.line}", name) for name, method in methods.items()]
     return gr.CheckboxGroup(
         choices, value=list(chosen), label=label, info=help, elem_id=f"compare-{id}", elem_classes="cv-options"
@@ -366,5 +366,5 @@ def _text(label: str, help: str, value: str, id: str) -> gr.Textbox:
 
 
 def _more_fields() -> dict[str, gr.components.Component]:
-    """The rest, under the heading of its group."""
+    """Build the fields of the other settings, under the heading of each group."""
     return grouped_fields((setting for setting in _settings() if setting.name not in _BASIC), "compare")

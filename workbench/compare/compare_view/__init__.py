@@ -26,14 +26,14 @@ from workbench.ui.server_functions import takes
 _HERE = Path(__file__).parent
 
 EVENTS = ("choose", "more", "redraw", "remove", "restore", "resumework", "small", "stopwork")
-"""What the component tells, with the id of a comparison where it is about one that is not on the page; ``small`` and
-``more`` ask for a form that is filled in, with a small one and with the one on the page."""
+"""Events of the component. Those about a comparison that is not on the page have its id. ``small`` and ``more`` ask to
+fill in the form, with a small comparison or with the one on the page."""
 
 HOLD_SECONDS = 2.0
-"""A question without news is answered after this time: longer would hold up the end of the server."""
+"""A request without news is answered after this time; longer waits would delay the shutdown of the server."""
 _LOOK_SECONDS = 0.7
 _AT_REST_SECONDS = 5.0
-"""A comparison at which the app does not work is read again after this time: a shell may work at it."""
+"""A comparison that is not running in the app is read again after this time, because it may be running in a shell."""
 
 STYLE = work_list.style("cv") + (_HERE / "compare_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "compare_view.html").read_text(encoding="utf-8")
@@ -41,10 +41,10 @@ _SCRIPT = work_list.SCRIPT + (_HERE / "compare_view.js").read_text(encoding="utf
 
 
 def compare_view(comparisons: Comparisons) -> gr.HTML:
-    """The component. Its value is the id of the comparison on the page; its events are `EVENTS`.
+    """Create the component. Its value is the id of the comparison on the page; its events are `EVENTS`.
 
-    ``redraw`` tells that the results of that comparison are not those that were drawn last. What the page asks by
-    itself changes nothing, for such a question can come from any page that the browser shows.
+    ``redraw`` means that the results of that comparison differ from those that were drawn last. Requests that the page
+    sends by itself change nothing, because any page in the browser can send them.
     """
 
     rows: Rows = {}
@@ -71,11 +71,11 @@ def compare_view(comparisons: Comparisons) -> gr.HTML:
 
 
 Rows = dict[str, tuple[float, dict[str, Any]]]
-"""Rows of the list that were read, by id, and when."""
+"""Rows of the list by id, each with the time at which it was read."""
 
 
 def snapshot(comparisons: Comparisons, id: str, known: Rows | None = None) -> dict[str, Any]:
-    """Everything the component shows, with a token that changes with it; ``known`` keeps rows that are at rest."""
+    """Return everything that the component shows, and a token that changes with it; ``known`` caches inactive rows."""
     known = {} if known is None else known
     chosen, now, rows = comparisons.find(id), time.monotonic(), []
     for found in comparisons.list():
@@ -122,7 +122,7 @@ def _chosen(found: StoredComparison) -> dict[str, Any]:
 
 
 def about(found: StoredComparison) -> str:
-    """Data, model and size of a comparison in one line."""
+    """Describe data, model and size of a comparison in one line."""
     try:
         config = found.config()
     except InputError:
@@ -133,7 +133,7 @@ def about(found: StoredComparison) -> str:
 
 
 def words(found: StoredComparison) -> str:
-    """What is compared, in one line."""
+    """Describe what is compared in one line."""
     try:
         return found.plan().words()
     except InputError as error:
@@ -141,7 +141,7 @@ def words(found: StoredComparison) -> str:
 
 
 def methods(found: StoredComparison) -> str:
-    """All methods that are compared."""
+    """Return the titles of all methods that are compared."""
     try:
         return ", ".join(found.plan().names())
     except InputError:
