@@ -35,14 +35,14 @@ _FILTERS = {
         LOST: ("Lowered by the edits", "A lower score with the edits"),
     },
 }
-"""Each filter in words, and the caption of its table, by whether an answer is right or wrong, or has a score."""
+"""Label and table caption of each filter, for answers that are right or wrong (True) or have a score (False)."""
 _NONE = "This run kept no answers to its test examples: it was imported, or trained before answers were kept."
 _SHOW = '() => setTimeout(() => document.querySelector("#answers-panel")?.scrollIntoView({ block: "start" }), 60)'
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the panel shows: a run, a filter or a cell of the confusion matrix, and a page from 0."""
+    """What the panel shows: a run, a filter or a cell of the confusion matrix, and a page counted from 0."""
 
     run: str = ""
     kind: str = ALL
@@ -54,7 +54,7 @@ class Shown:
 
 
 def matching(found: Judged, shown: Shown) -> list[int]:
-    """Indices of the answers that the filter or the cell lets through, the lowest values first."""
+    """Return the indices of the answers that match the filter or the cell, lowest values first."""
     answers, values = found.answers, found.edited
     if shown.cell is not None:
         labels = labels_of(answers)
@@ -66,7 +66,7 @@ def matching(found: Judged, shown: Shown) -> list[int]:
 
 
 def content(found: Judged, shown: Shown) -> str:
-    """Scores, confusion matrices and a page of examples, as HTML."""
+    """Return scores, confusion matrices and a page of examples, as HTML."""
     indices = matching(found, shown)
     first = min(shown.page, max(0, (len(indices) - 1) // PAGE)) * PAGE
     rows = [_row(index, found) for index in indices[first : first + PAGE]]
@@ -103,8 +103,8 @@ def _matrices(answers: Sequence[TestAnswer], shown: Shown) -> str:
 
 
 def scores(found: Judged) -> str:
-    """The score with and without the edits, and how many examples the edits changed, in one line of HTML."""
-    from jola.evaluation.answers import score_answers  # which imports scipy, and the page begins without it
+    """Return the score with and without the edits, and the number of changed examples, as one line of HTML."""
+    from jola.evaluation.answers import score_answers  # imports scipy, which the page does not need at startup
 
     (edited,) = (score.to_dict() for score in score_answers(found.answers, [found.metric]))
     words = [f"with the edits {score_text(edited, percent=True)}"]
@@ -124,7 +124,7 @@ def _choices(is_share: bool) -> list[tuple[str, str]]:
 
 
 def lacking(run: Run, answers: Sequence[TestAnswer]) -> str:
-    """Words for a button that computes what is missing; empty if nothing is, or if it cannot be computed."""
+    """Return the label of a button that computes missing answers; empty if none is missing or can be computed."""
     if not run.has_adapter or run.alive:
         return ""
     if not answers:
@@ -152,25 +152,25 @@ class AnswersPanel:
     message: gr.HTML
 
     def outputs(self) -> list[Any]:
-        """What `updates` gives values for."""
+        """The outputs of `updates`."""
         return [
             self.shown, self.title, self.examples, self.kind, self.back, self.on, self.compute, self.stop, self.message
         ]  # fmt: skip
 
     @property
     def after(self) -> str:
-        """A script for after the panel was opened: it brings the panel into view."""
+        """A script to run after opening the panel, which scrolls it into view."""
         return _SHOW
 
     def opened(self, id: str) -> tuple[Any, ...]:
-        """Values for the column and `outputs` that open the panel for a run."""
+        """Return values for the column and `outputs` that open the panel for a run."""
         run = self.bench.find(id)
         if run is None:
             return gr.Column(visible=False), *[gr.skip()] * len(self.outputs())
         return gr.Column(visible=True), *self.updates(Shown(run.id))
 
     def updates(self, shown: Shown, message: str = "") -> tuple[Any, ...]:
-        """Values for `outputs`."""
+        """Return values for `outputs`."""
         off = gr.Button(visible=False)
         try:
             run = self.bench.must_find(shown.run)
@@ -201,7 +201,7 @@ class AnswersPanel:
 
 
 def build(bench: Workbench, page: gr.Blocks | None) -> AnswersPanel:
-    """Lay the panel out, hidden, and connect its own events."""
+    """Lay out the panel, hidden, and connect its own events."""
     with gr.Column(visible=False, elem_id="answers-panel") as column:
         shown = gr.State(Shown())
         with gr.Row(elem_classes="jw-actions"):
@@ -246,24 +246,24 @@ class AnswersEvents:
             page.unload(self.on_stop)
 
     def on_kind(self, shown: Shown, kind: str) -> tuple[Any, ...]:
-        """Another filter."""
+        """Apply another filter."""
         return self.panel.updates(Shown(shown.run, kind if kind in (WRONG, GAINED, LOST) else ALL))
 
     def on_cell(self, shown: Shown, event: gr.EventData) -> tuple[Any, ...]:
-        """The examples of a cell of the matrix; those of all cells when it is clicked again."""
+        """Show the examples of a cell of the matrix, or of all cells if it is clicked again."""
         cell = _cell(event._data, labels_of(kept_answers(self.panel.bench.must_find(shown.run))))
         return self.panel.updates(Shown(shown.run, cell=None if cell == shown.cell else cell))
 
     def on_back(self, shown: Shown) -> tuple[Any, ...]:
-        """The page before."""
+        """Show the previous page."""
         return self.panel.updates(replace(shown, page=shown.page - 1))
 
     def on_next(self, shown: Shown) -> tuple[Any, ...]:
-        """The next page."""
+        """Show the next page."""
         return self.panel.updates(replace(shown, page=shown.page + 1))
 
     def on_compute(self, shown: Shown, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Compute and keep what is missing."""
+        """Compute and store missing answers."""
         kept = (gr.skip(),) * (len(self.panel.outputs()) - 3)
         working = gr.Button(visible=False), gr.Button(visible=True)
         try:
@@ -278,12 +278,12 @@ class AnswersEvents:
             yield self.panel.updates(shown, markup.note(str(error), "error"))
 
     def on_stop(self, request: gr.Request) -> None:
-        """Stop what this page computes."""
+        """Stop the calls of this page."""
         self.stops.stop(request.session_hash or "")
 
 
 def opened_example(bench: Workbench, shown: Shown, payload: Any) -> TestAnswer:
-    """The answer whose example an ``open`` event names. `InputError` if there is none."""
+    """Return the answer whose example an ``open`` event names. Raises `InputError` if it does not exist."""
     number = payload.get("number") if isinstance(payload, dict) else None
     answers = kept_answers(bench.must_find(shown.run))
     if not isinstance(number, int) or not 0 <= number < len(answers):
@@ -292,7 +292,7 @@ def opened_example(bench: Workbench, shown: Shown, payload: Any) -> TestAnswer:
 
 
 def _cell(payload: Any, labels: Sequence[str]) -> tuple[int, int] | None:
-    """The cell that a ``cell`` event names; None if there is none."""
+    """Return the cell that a ``cell`` event names; None if it does not exist."""
     row, column = (payload.get("row"), payload.get("column")) if isinstance(payload, dict) else (None, None)
     if not isinstance(row, int) or not isinstance(column, int):
         return None

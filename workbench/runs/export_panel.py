@@ -33,7 +33,7 @@ _FETCH = """() => {
   };
   fetch();
 }"""
-"""Starts the download once the button is there, which is some time after the event that shows it has ended."""
+"""Starts the download once the button exists, some time after the event that shows it has ended."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ExportPanel:
 
 
 def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
-    """Values for `ExportPanel.outputs` that open the panel for a run, or hide it if there is no such run."""
+    """Return values for `ExportPanel.outputs` that open the panel for a run, or hide it if the run does not exist."""
     run = bench.find(id)
     if run is None:
         return gr.Column(visible=False), "", *[gr.skip()] * 4
@@ -67,7 +67,7 @@ def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
 
 
 def choices(form: Form, refusal: str | None = None) -> tuple[Any, str]:
-    """(radio of formats, help) for a form, or why the method of the run does not have it."""
+    """Return (radio of formats, help) for a form, or the reason why the method of the run does not support it."""
     if refusal:
         return gr.Radio(choices=[], value=None, visible=False), markup.note(refusal, "plain")
     formats = gr.Radio(
@@ -77,13 +77,13 @@ def choices(form: Form, refusal: str | None = None) -> tuple[Any, str]:
 
 
 def refusal_of(bench: Workbench, id: str, form: Form) -> str | None:
-    """Why the edits of a run cannot be exported in this form, as one sentence; None if they can."""
+    """Return in one sentence why the edits of a run cannot be exported in this form; None if they can."""
     run = bench.find(id)
     return method_in(run.raw_config()).export_refusal(form.kind) if run is not None and form.kind else None
 
 
 def measured(found: Exported) -> str:
-    """What was written and how exact it is, as HTML."""
+    """Return size and exactness of an export as HTML."""
     rows = [("Size", _bytes(found.size)), *_exactness(found.report)]
     if not found.download:
         rows.insert(0, ("Written to", str(found.place)))
@@ -127,7 +127,7 @@ def _bytes(size: int) -> str:
 
 
 def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
-    """Lay the panel out, hidden, and connect its own events."""
+    """Lay out the panel, hidden, and connect its own events."""
     exports = exports or Exports(bench.settings)
     first = next(iter(FORMS.values()))
     with gr.Column(visible=False, elem_id="export") as column:

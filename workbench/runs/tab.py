@@ -1,4 +1,4 @@
-"""Runs: all of them in a table, named, compared, deleted and brought back, given away and taken in."""
+"""The Runs tab: the table of all runs, to label, compare, delete, restore, export and import them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -39,11 +39,11 @@ _NOTHING = "–"
 _TIME = re.compile(r"^[0-9]{8}-[0-9]{6}-(?=.)")
 
 
-# What is done to runs
+# Actions on runs
 
 
 def annotate(bench: Workbench, id: str, label: str, note: str) -> dict[str, Any]:
-    """Give a run a label and a note; the value for the table."""
+    """Give a run a label and a note; return the value for the table."""
     try:
         bench.must_find(id).annotate(label=label, note=note)
     except InputError as error:
@@ -52,7 +52,7 @@ def annotate(bench: Workbench, id: str, label: str, note: str) -> dict[str, Any]
 
 
 def remove(bench: Workbench, id: str) -> dict[str, Any]:
-    """Move a run to the trash, with an offer to undo that."""
+    """Move a run to the trash; return the value for the table, which offers to undo this."""
     try:
         name = _name(bench.store.get(id))
         bench.store.remove(id)
@@ -62,7 +62,7 @@ def remove(bench: Workbench, id: str) -> dict[str, Any]:
 
 
 def restore(bench: Workbench, id: str) -> dict[str, Any]:
-    """Bring a deleted run back, and choose it."""
+    """Restore a deleted run, and select it."""
     try:
         run = bench.store.restore(id)
     except InputError as error:
@@ -73,8 +73,8 @@ def restore(bench: Workbench, id: str) -> dict[str, Any]:
 
 
 def take_in(store: RunStore, path: str) -> dict[str, Any]:
-    """Import an uploaded zip file, and choose the run that it becomes."""
-    from jola.runs.archive import import_archive  # which imports PyTorch, and the page begins without it
+    """Import an uploaded zip file as a run, and select it."""
+    from jola.runs.archive import import_archive  # imports PyTorch, which the page does not need at startup
 
     try:
         run = import_archive(Path(path), store)
@@ -87,23 +87,23 @@ def _name(run: Run) -> str:
     return run.notes().label or run.id
 
 
-# Two runs beside each other
+# Comparison of two runs
 
 
 @dataclass(frozen=True)
 class ComparedRuns:
-    """What the page shows of two runs."""
+    """The comparison of two runs for the page."""
 
     tables: str
     """Figures and settings that differ, as HTML."""
     validation: figures.Figure
     training: figures.Figure
     gates: figures.Figure | None
-    """Maps of the gates of both; None where a method has none."""
+    """Maps of the gates of both; None if a method has no gates."""
 
 
 def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> ComparedRuns | None:
-    """Two runs beside each other; None when there are not two."""
+    """Compare two runs; None unless two of the ids exist."""
     runs = [run for id in ids if (run := bench.find(id)) is not None]
     if len(runs) != 2:
         return None
@@ -122,13 +122,13 @@ def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Comp
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """Names that tell the runs apart; of an id, without the time with which it begins."""
+    """Return distinct names of the runs: the label, or the id without the time at its beginning."""
     names = [run.notes().label or _TIME.sub("", run.id) for run in runs]
     return [f"{name} ({run.id})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
 def _kept_gates(run: Run) -> Mapping[str, Any]:
-    """The gates of the edits that a run kept, or of its last record; nothing before the first."""
+    """Return the gates of the kept edits of a run, or of its last record; empty before the first record."""
     site = next(iter(sorted(run.sites(), key=lambda name: name != "heads")), "")
     try:
         history = run.gates(site)
@@ -139,7 +139,7 @@ def _kept_gates(run: Run) -> Mapping[str, Any]:
 
 
 def comparison_tables(comparison: RunComparison, names: Sequence[str]) -> str:
-    """How two runs ended and what differs in their settings, as two HTML tables."""
+    """Return the results of two runs and the settings that differ, as two HTML tables."""
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in names)
     units = next(row.values for row in comparison.figures if row.name == "units")
     examples = next(row.values for row in comparison.figures if row.name == "n_validation")
@@ -184,7 +184,7 @@ def _setting_words(name: str, value: Any) -> str:
 
 
 def _figure_title(row: ComparedValues) -> str:
-    """What a figure is called; empty for one that is not shown."""
+    """Return the title of a figure; empty for one that is not shown."""
     known = [value for value in row.values if value is not None]
     if known and isinstance(known[0], Mapping) and "metric" in known[0]:
         return score_title(known[0])
@@ -208,9 +208,9 @@ def _figure_words(name: str, value: Any, units: Any, examples: Any) -> str:
 
 @dataclass(frozen=True)
 class RunsTab:
-    """The parts that the app connects with other places.
+    """The components that the app connects with other tabs.
 
-    ``table.train`` and ``table.playground`` are events that ask to open a run there; `chosen` gives its id.
+    The events ``table.train`` and ``table.playground`` ask to open a run in that tab; `chosen` returns its id.
     ``answers.examples.open`` asks to open an example in the Playground.
     """
 
@@ -220,13 +220,13 @@ class RunsTab:
 
 
 def chosen(event: gr.EventData) -> str:
-    """The id of the run that an event of the table is about."""
+    """Return the id of the run of an event of the table."""
     return text_of(event, "id")
 
 
 @dataclass(frozen=True)
 class _ComparedView:
-    """The components that show two runs beside each other."""
+    """The components that show two runs side by side."""
 
     column: gr.Column
     tables: gr.HTML
@@ -239,7 +239,7 @@ class _ComparedView:
 
 
 def build(bench: Workbench, page: gr.Blocks | None = None) -> RunsTab:
-    """Lay the place out and connect its own events."""
+    """Lay out the tab and connect its own events."""
     with gr.Row(elem_classes="jw-place"), gr.Column(elem_classes=["jw-work", "jw-runs"], scale=1):
         table = run_table(bench.store)
         upload = gr.UploadButton("Import …", file_types=[".zip"], size="sm", elem_id="runs-import")
@@ -262,7 +262,7 @@ def _build_compared() -> _ComparedView:
 
 
 def _connect_table(bench: Workbench, table: gr.HTML, upload: gr.UploadButton) -> None:
-    """What is done to runs."""
+    """Connect the actions on runs."""
 
     def on_annotate(event: gr.EventData) -> Any:
         told = said(event)
@@ -277,7 +277,7 @@ def _connect_table(bench: Workbench, table: gr.HTML, upload: gr.UploadButton) ->
     def on_upload(path: str) -> Any:
         return take_in(bench.store, path)
 
-    # "multiple": what is done while the answer to the last thing is on its way is not lost.
+    # "multiple": an action is not lost while the response to the previous one is pending.
     events: Any = table
     events.annotate(on_annotate, None, table, trigger_mode="multiple", **PRIVATE)
     events.remove(on_remove, None, table, trigger_mode="multiple", **PRIVATE)
@@ -292,7 +292,7 @@ def _connect_panels(
     answers: AnswersPanel,
     compared: _ComparedView,
 ) -> None:
-    """What is opened below the table."""
+    """Connect the panels that open below the table."""
 
     def on_export(event: gr.EventData) -> tuple[Any, ...]:
         return export_panel.shown(bench, chosen(event))
@@ -312,6 +312,6 @@ def _connect_panels(
     events.export(on_export, None, exporting.outputs(), **PRIVATE).then(None, None, None, js=exporting.after)
     opening = [answers.column, *answers.outputs()]
     events.answers(on_answers, None, opening, **PRIVATE).then(None, None, None, js=answers.after)
-    # One at a time: the answer to the last change of the marks is also the last one to arrive.
+    # One at a time, so that the response to the last change of the selection arrives last.
     once: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple", "concurrency_limit": 1}
     events.compare(on_compare, None, compared.outputs(), **once)

@@ -22,7 +22,7 @@ from workbench.ui.server_functions import takes
 _HERE = Path(__file__).parent
 
 EVENTS = ("annotate", "answers", "compare", "export", "playground", "remove", "restore", "train")
-"""What the component tells, each with the id of a run (``compare`` with ids) and whether the page is dark."""
+"""Events of the component, each with the id of a run (``compare`` with ids) and whether the page is dark."""
 
 STYLE = (_HERE / "run_table.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "run_table.html").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ _DELETED = 50
 
 
 class Listing:
-    """The runs of a store for pages that follow it: each gets only what changed since it last asked."""
+    """The runs of a store for pages that follow it; each page gets only the changes since its last request."""
 
     def __init__(self, store: RunStore) -> None:
         self._store = store
@@ -42,11 +42,10 @@ class Listing:
         self._last = ""
 
     def news(self, token: str) -> dict[str, Any]:
-        """What changed since the answer with this token.
+        """Return the changes since the answer with this token.
 
-        Only ``{"token"}`` if nothing did; else also ``runs``, the rows that are new or different, ``gone``, the ids
-        that are not there any more, ``whole``, whether these rows are all there are, and ``deleted``, what can be
-        restored.
+        Only ``{"token"}`` if nothing changed; otherwise also ``runs``, the new or changed rows, ``gone``, the ids that
+        no longer exist, ``whole``, whether ``runs`` has all rows, and ``deleted``, the runs that can be restored.
         """
         with self._lock:
             rows = {row["id"]: row for row in self._store.summaries()}
@@ -73,12 +72,12 @@ class Listing:
 
 
 def _shown(row: RunSummary) -> dict[str, Any]:
-    """A row for the page; the default model goes by its title."""
+    """Return a row for the page, with the default model by its title."""
     return {**row, "model": ASSETS[DEFAULT_MODEL].title if row["model"] == "default" else row["model"]}
 
 
 def run_table(store: RunStore) -> gr.HTML:
-    """The component. Its events are `EVENTS`; its value is what `answer` makes."""
+    """Create the component. Its events are `EVENTS`; its values come from `answer` and `saved`."""
     listing = Listing(store)
 
     @takes(str)
@@ -96,10 +95,10 @@ def run_table(store: RunStore) -> gr.HTML:
 
 
 def answer(words: str, kind: str = "good", *, undo: str = "", chosen: str = "") -> dict[str, Any]:
-    """A value that shows a sentence; ``undo`` is a run to bring back, ``chosen`` one to choose."""
+    """Return a value that shows a sentence; ``undo`` is a run that can be restored, ``chosen`` one to select."""
     return {"serial": secrets.token_hex(8), "words": words, "kind": kind, "undo": undo, "chosen": chosen}
 
 
 def saved(words: str) -> dict[str, Any]:
-    """A value that shows a sentence beneath the name and the note."""
+    """Return a value that shows a sentence below the name and the note."""
     return {"serial": secrets.token_hex(8), "saved": words}
