@@ -18,12 +18,12 @@ VIEWS = ("tables", "sizes", "pareto")
 _TABLE_TITLES = {"results": "Results", "tasks": "By task", "sizes": "By training examples", "models": "By model"}
 TABLE_CHOICES = [(_TABLE_TITLES.get(name, name.capitalize()), name) for name in (*TABLES, "methods", "cells")]
 _FIRST = "first"
-"""In the list of metrics: the first one of each task."""
+"""Choice in the list of metrics: the first metric of each task."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """The components; `draw` gives updates for them by the names that they have here."""
+    """The components; `draw` returns updates by the names of these fields."""
 
     box: gr.Column
     message: gr.HTML
@@ -35,7 +35,7 @@ class Panel:
     cost: gr.Dropdown
     tabs: Mapping[str, gr.Tab]
     view: gr.State
-    """The view that is in sight."""
+    """Name of the visible view."""
     dark: gr.Checkbox
     table: gr.Radio
     table_text: gr.HTML
@@ -50,12 +50,12 @@ class Panel:
         return [self.view, self.best, self.metric, self.task, self.model, self.size, self.cost, self.table]
 
     def outputs(self) -> list[Any]:
-        """What `draw` may change."""
+        """The components that `draw` may change."""
         still = ("tabs", "dark", "best", "cost", "table")
         return [getattr(self, field.name) for field in fields(self) if field.name not in still] + [self.cost]
 
     def by_component(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
-        """The updates of `draw` as gradio takes them."""
+        """The updates of `draw`, by component."""
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
@@ -63,7 +63,7 @@ class Panel:
         study: StoredStudy | None, view: str, best: bool, metric: Any, task: Any, model: Any, size: Any, cost: Any,
         table: Any, *, dark: bool,
     ) -> dict[str, Any]:  # fmt: skip
-        """Updates by name that show a study in one of `VIEWS`; choices that it does not have become its first ones."""
+        """Updates by name that show a study in one of `VIEWS`; choices that it does not offer become its first ones."""
         if study is None or not study.mark():
             return {"box": gr.Column(visible=False)}
         try:
@@ -108,7 +108,7 @@ class Panel:
 
 
 def build_results() -> Panel:
-    """Lay the results out, hidden until there is a study."""
+    """Build the components, hidden until there is a study."""
     parts: dict[str, Any] = {}
     with gr.Column(visible=False, elem_id="studies-results") as box:
         parts["message"] = gr.HTML("", apply_default_css=False, elem_id="studies-results-message")

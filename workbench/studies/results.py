@@ -1,4 +1,4 @@
-"""What the Studies place shows of the results: tables as `jola grid show` has them, and figures."""
+"""The results of a study for the Studies tab: the tables of `jola grid show`, and figures."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from jola.studies.grid import Grid
 
 _LISTED = 300
-"""Rows of a table on the page; the CSV file has all."""
+"""Maximum number of rows of a table on the page; the CSV file has all."""
 _KEPT = 8
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure, and what takes it along."""
+    """A figure, and the data of its tools (CSV and code)."""
 
     figure: Figure
     tools: str
@@ -42,25 +42,25 @@ class Results:
         self.metric, self.best = metric, best
         found = [score["metric"] for result in self.grid.results().values() for score in result["scores"]]
         self.metrics = list(dict.fromkeys(found))
-        """Metrics that the results have."""
+        """Names of the metrics in the results."""
 
     def tasks(self) -> list[tuple[str, str]]:
-        """(short name, task) of every task."""
+        """Return (short name, task) of every task."""
         names = short_names(list(dict.fromkeys(row.task for row in self.rows)))
         return [(short, name) for name, short in names.items()]
 
     def models(self) -> list[tuple[str, str]]:
-        """(short name, model) of every model."""
+        """Return (short name, model) of every model."""
         names = short_names(list(dict.fromkeys(row.model for row in self.rows)))
         return [(short, name) for name, short in names.items()]
 
     def sizes(self) -> list[str]:
-        """Numbers of training examples as texts, ascending; 0 is all."""
+        """Return the numbers of training examples as texts, ascending; 0 means all and is last."""
         sizes = {row.train_size for row in self.rows}
         return [str(size) for size in sorted(sizes, key=lambda size: size or float("inf"))]
 
     def code(self, *lines: str) -> str:
-        """Python that reads the study and makes the view again."""
+        """Return Python code that reads the study and creates the view again."""
         options = [f"{self.metric!r}"] if self.metric else []
         options += ["best=True"] if self.best else []
         opened = [f"grid = Grid.open({str(self.grid.folder)!r})", f"rows = grid.rows({', '.join(options)})"]
@@ -73,7 +73,7 @@ _cache: dict[tuple[str, str, str, bool], Results] = {}
 
 
 def results_of(study: StoredStudy, metric: str = "", *, best: bool = False) -> Results:
-    """The results now; made again only when there are other ones. `InputError` when the grid is damaged."""
+    """Return the results, cached until they change. Raises `InputError` if the grid is damaged."""
     key = study.id, study.mark(), metric, best
     if key not in _cache:
         made = Results(study, metric, best=best)
@@ -87,7 +87,7 @@ def results_of(study: StoredStudy, metric: str = "", *, best: bool = False) -> R
 
 
 def table_view(results: Results, name: str) -> tuple[str, str]:
-    """(a table as HTML, what takes it along); ``name`` is one of `TABLES`, or ``cells``."""
+    """Return (table as HTML, data of its tools); ``name`` is one of `TABLES`, ``methods`` or ``cells``."""
     if name == "cells":
         made = cells_table(results.grid)
     elif name == "methods":
@@ -109,7 +109,7 @@ def table_view(results: Results, name: str) -> tuple[str, str]:
 
 
 def html_table(table: Table, name: str) -> str:
-    """A table for the page, its first rows when there are many."""
+    """Return a table for the page, with only its first rows if there are many."""
     if not table.rows:
         return markup.note("The study has no cells.")
     head = "".join(f'<th scope="col">{markup.escape(column)}</th>' for column in table.columns)

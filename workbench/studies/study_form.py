@@ -1,4 +1,4 @@
-"""The form of the Studies place: methods, learning rates, tasks, seeds, sizes and models, and the shared settings."""
+"""The form of the Studies tab: methods, learning rates, tasks, seeds, sizes and models, and the shared settings."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -30,14 +30,14 @@ SMALL: dict[str, Any] = {
     "into": NEW, "methods": ["jola", "lora"], "variants": "", "tries": 1, "tasks": ["sentiment"], "train_sizes": "16",
     "seeds": "42, 43", "models": ["default"], "validation_size": 8, "test_size": 16, "epochs": 1,
 }  # fmt: skip
-"""A first study that takes minutes: it shows how the place works, not which method is best."""
+"""A first study that takes minutes: it shows how the tab works, not which method is best."""
 
 
-# What the form says
+# Values of the form
 
 
 def read(values: Mapping[str, Any]) -> tuple[StudyPlan, dict[str, dict[str, Any]], dict[str, Any]]:
-    """(plan, settings that all arms share, those that change no result). `InputError` names the field as labeled."""
+    """Return (plan, shared settings, settings without effect on results). Raises `InputError` naming a label."""
     config = form.read_form({name: value for name, value in values.items() if name not in (*PLAN_FIELDS, "into")})
     factor = values.get("factor")
     plan = StudyPlan(
@@ -54,27 +54,27 @@ def read(values: Mapping[str, Any]) -> tuple[StudyPlan, dict[str, dict[str, Any]
 
 
 def into(bench: Workbench, values: Mapping[str, Any], shown: str) -> StoredStudy | None:
-    """The study that the cells of the form are added to; None for a new one."""
+    """Return the study to which the cells of the form are added; None for a new one."""
     return bench.studies.get(shown) if values.get("into") == SHOWN and shown else None
 
 
 def _expanded(
     bench: Workbench, values: Mapping[str, Any], found: StoredStudy | None
 ) -> tuple[Axes, dict[str, Arm], dict[str, dict[str, Any]], dict[str, Any]]:
-    """(axes, arms, shared settings, those that change no result) of a new study, or of cells that one gets.
+    """Return (axes, arms, shared settings, settings without effect on results) of a new study or of new cells.
 
-    `InputError` for what is not valid, and for tasks and models that this app may not use.
+    Raises `InputError` for invalid values, and for tasks and models that this app may not use.
     """
     plan, settings, neutral = read(values)
     bench.studies.check_names(plan.tasks, plan.models)
-    if found is not None:  # in a shell, one learning rate for all methods can be given
+    if found is not None:  # a study from a shell can have one learning rate for all methods
         stored = found.grid().content["settings"].get("training", {})
         settings["training"]["learning_rate"] = stored.get("learning_rate")
     return *plan.expanded(settings), settings, neutral
 
 
 def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple[str | None, str]:
-    """Plan a study, or add cells to the one that is shown, and begin: (its id, nothing), or (None, why not)."""
+    """Plan a study, or add cells to the one shown, and start it; return (id, empty), or (None, error)."""
     try:
         found = into(bench, values, shown)
         axes, arms, settings, neutral = _expanded(bench, values, found)
@@ -86,7 +86,7 @@ def start(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> tuple
 
 
 def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
-    """The number of cells that the form asks for, and their time, in HTML; what is wrong with the form otherwise."""
+    """Return the number of cells of the form and their time, or what is wrong with the form, as HTML."""
     try:
         found = into(bench, values, shown)
         axes, arms, _, _ = _expanded(bench, values, found)
@@ -102,7 +102,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
 
 
 def _time_words(grid: Grid, names: list[str]) -> str:
-    """How many of these cells a study lacks, and their time at the pace of its cells."""
+    """Return how many of these cells are new to a study, and the time of the others at the pace of its cells."""
     pace = Pace(grid)
     states = grid.states()
     planned = [name for name in names if name in grid.planned]
@@ -123,7 +123,7 @@ def _sizes_and_seeds(axes: Axes) -> list[tuple[str, str]]:
 
 
 def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
-    """The values of a form that adds cells to a study, and what to do with it in one sentence. `InputError`."""
+    """Return the values of the form to add cells to a study, and a sentence for the user. Raises `InputError`."""
     grid = bench.studies.get(id).grid()
     values = plan_values(StudyPlan.of_grid(grid)) | {"into": SHOWN}
     shared = {name: value for group in grid.content["settings"].values() for name, value in group.items()}
@@ -137,13 +137,13 @@ def more(bench: Workbench, id: str) -> tuple[dict[str, Any], str]:
 
 
 def plan_values(plan: StudyPlan) -> dict[str, Any]:
-    """The values of the fields that are axes."""
+    """Return the values of the fields that are axes."""
     values = dataclasses.asdict(plan)
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def of_preset(name: str) -> dict[str, Any]:
-    """The values of a form with the axes of a table or figure of the paper. `InputError`."""
+    """Return the values of a form with the axes of a table or figure of the paper. Raises `InputError`."""
     return plan_values(StudyPlan.of_preset(name)) | {"into": NEW}
 
 
@@ -151,12 +151,12 @@ def of_preset(name: str) -> dict[str, Any]:
 
 
 def settings() -> list[form.Setting]:
-    """The settings of a run that all arms share."""
+    """Return the settings of a run that all arms share."""
     return [one for one in form.settings(RunConfig.method) if one.group != "edits" and one.name not in _LEFT_OUT]
 
 
 def basic_fields() -> dict[str, gr.components.Component]:
-    """What is compared, and the few settings that matter, by name."""
+    """Build the fields of the axes and of the most important settings, by name."""
     inputs: dict[str, gr.components.Component] = {}
     gr.HTML(markup.section("Compare methods"), apply_default_css=False)
     inputs["into"] = gr.Radio(
@@ -205,12 +205,12 @@ def basic_fields() -> dict[str, gr.components.Component]:
 
 
 def more_fields() -> dict[str, gr.components.Component]:
-    """The rest of the shared settings, under the heading of their group."""
+    """Build the fields of the other shared settings, under the heading of their group."""
     return grouped_fields((setting for setting in settings() if setting.name not in _BASIC), "studies")
 
 
 def preset_field() -> gr.Dropdown:
-    """A list of the tables and figures of the paper, which fill the form."""
+    """Build the list of tables and figures of the paper, which fills in the form."""
     return gr.Dropdown(
         [("None", ""), *preset_choices()], value="", filterable=False, label="Preset of the paper",
         info="Fills in the axes of a table or figure.", elem_id="studies-preset", elem_classes=["setting", "jw-wide"],
@@ -233,5 +233,5 @@ def _text(label: str, help: str, value: str, id: str, *classes: str) -> gr.Textb
 
 
 def given(inputs: Iterable[str], values: Iterable[Any]) -> dict[str, Any]:
-    """The values of the form by the names of its fields."""
+    """Return the values of the form by the names of its fields."""
     return dict(zip(inputs, values, strict=True))

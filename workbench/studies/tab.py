@@ -1,4 +1,4 @@
-"""Studies: grids of cells. A form at the left; the studies, their cells and their results at the right."""
+"""The Studies tab: grids of cells. Form on the left; studies, their cells and their results on the right."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,11 @@ from workbench.studies.study_view import study_view
 from workbench.ui import markup, work_list
 from workbench.ui.events import DARK, PRIVATE, said, text_of
 
-# What the buttons do
+# Actions of the buttons
 
 
 def open_folder(bench: Workbench, folder: str) -> tuple[str | None, str]:
-    """Show the grid in a folder: (its id, nothing), or (None, why not)."""
+    """Show the grid in a folder; return (id, empty), or (None, error)."""
     try:
         return bench.studies.open(folder).id, ""
     except InputError as error:
@@ -29,10 +29,10 @@ def open_folder(bench: Workbench, folder: str) -> tuple[str | None, str]:
 
 @dataclass(frozen=True)
 class StudiesTab:
-    """The parts that the app connects with other places.
+    """The components that the app connects with other tabs.
 
-    ``view.playground``, ``view.answers`` and ``view.train`` are events that ask to open the run of a cell; `text_of`
-    gives its ``id``.
+    The events ``view.playground``, ``view.answers`` and ``view.train`` ask to open the run of a cell; `text_of` returns
+    its ``id``.
     """
 
     view: gr.HTML
@@ -44,12 +44,12 @@ class StudiesTab:
 
 
 def show(bench: Workbench, asked: str | None) -> tuple[Any, ...]:
-    """Put a study on the page: updates for `StudiesTab.showing`."""
+    """Show a study: return updates for `StudiesTab.showing`."""
     return work_list.first(bench.studies, asked), gr.Button(interactive=True)
 
 
 def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
-    """Lay the place out and connect its own events."""
+    """Lay out the tab and connect its own events."""
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
             inputs = study_form.basic_fields()
@@ -60,7 +60,7 @@ def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
                 cost_box = gr.HTML("", apply_default_css=False, elem_id="studies-cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="studies-message")
                 with gr.Row(elem_classes="jw-buttons"):
-                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    # Disabled until the first response, which would overwrite the result of an earlier click.
                     start = gr.Button("Start study", variant="primary", interactive=False, elem_id="studies-start")
         with gr.Column(elem_classes=["jw-work", "jw-studies"], scale=1):
             view = study_view(bench.studies)
@@ -81,13 +81,13 @@ def _connect_form(
     message: gr.HTML,
     cost_box: gr.HTML,
 ) -> None:
-    """Starting, the size of what the form asks for, and what fills the form in."""
+    """Connect the start button, the estimate of the size, and everything that fills in the form."""
     fields: list[Any] = list(inputs.values())
     events: Any = view
 
     def on_start(shown: str, *values: Any) -> tuple[Any, ...]:
         id, sentence = study_form.start(bench, study_form.given(inputs, values), shown)
-        if id is None:  # and not once more where the size would be
+        if id is None:  # show the error once, not in place of the size as well
             return gr.skip(), markup.note(sentence, "error"), ""
         return id, "", gr.skip()
 
@@ -121,14 +121,14 @@ def _connect_form(
     changes = [change for one in fields if (change := getattr(one, "change", None)) is not None]
     costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
     gr.on([place.select, *changes], trigger_mode="always_last", **costing)
-    events.redraw(trigger_mode="always_last", **costing)  # another study is shown, or it has another result
+    events.redraw(trigger_mode="always_last", **costing)  # another study is shown, or it has new results
     preset.input(on_preset, preset, [message, *fields], **PRIVATE)
     events.more(on_more, view, [message, *fields], **PRIVATE)
     events.small(on_small, None, [message, *fields], **PRIVATE)
 
 
 def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
-    """Choosing, opening, stopping, continuing, trying again, deleting."""
+    """Connect selecting, opening, stopping, continuing, retrying and deleting."""
     events: Any = view
 
     def on_open(event: gr.EventData) -> tuple[Any, str]:
@@ -159,7 +159,7 @@ def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:
         return panel.by_component(panel.draw(bench.studies.find(id), *choice, dark=dark))
 
-    # Gradio finds out by the annotation that a listener wants the event.
+    # Gradio passes the event only to listeners with this annotation.
     def on_news(
         id: str, view: str, best: bool, metric: Any, task: Any, model: Any, size: Any, cost: Any, table: Any,
         event: gr.EventData,

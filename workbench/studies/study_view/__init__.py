@@ -1,4 +1,4 @@
-"""The list of studies and the selected one: its cells as a matrix, its progress, one cell, and what can be done.
+"""The list of studies and the selected one: its cells as a matrix, its progress, one cell, and its actions.
 
 `workbench.studies.tab` handles the events of this component.
 """
@@ -31,18 +31,18 @@ EVENTS = (
     "answers", "choose", "more", "openfolder", "playground", "redraw", "remove", "restore", "resumework", "retry",
     "small", "stopwork", "train",
 )  # fmt: skip
-"""What the component tells. ``answers``, ``playground`` and ``train`` have the id of the run of a cell, ``retry`` the
+"""Events of the component. ``answers``, ``playground`` and ``train`` have the id of the run of a cell, ``retry`` the
 name of a cell, ``openfolder`` a path, ``choose`` and ``restore`` the id of a study."""
 
 HOLD_SECONDS = 2.0
-"""A question without news is answered after this time: longer would hold up the end of the server."""
+"""A request without news is answered after this time; longer waits would delay the shutdown of the server."""
 _LOOK_SECONDS = 0.7
 _AT_REST_SECONDS = 5.0
-"""A study in the list at which the app does not work is read again after this time: a shell may work at it."""
+"""A study that is not running in the app is read again after this time, because it may be running in a shell."""
 _REST = 4
-"""A large study is read again after this many times the time that reading it took."""
+"""A large study is read again after this multiple of the time that reading it took."""
 _RUNNING = 4
-"""Running cells that are named with their steps."""
+"""Maximum number of running cells that are listed with their steps."""
 
 STYLE = work_list.style("sv") + (_HERE / "study_view.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "study_view.html").read_text(encoding="utf-8")
@@ -52,10 +52,10 @@ _SCRIPT = work_list.SCRIPT + "".join(
 
 
 def study_view(studies: Studies) -> gr.HTML:
-    """The component. Its value is the id of the study on the page; its events are `EVENTS`.
+    """Create the component. Its value is the id of the study on the page; its events are `EVENTS`.
 
-    ``redraw`` tells that the results of that study are not those that were drawn last. What the page asks by itself
-    changes nothing, for such a question can come from any page that the browser shows.
+    ``redraw`` means that the results of that study differ from those that were drawn last. Requests that the page sends
+    by itself change nothing, because any page in the browser can send them.
     """
     views = StudyViews(studies)
 
@@ -65,7 +65,7 @@ def study_view(studies: Studies) -> gr.HTML:
         while True:
             found, text = await anyio.to_thread.run_sync(views.snapshot, id, cell)
             if found != token:
-                # As text: the server looks at every single part of an object before it sends it.
+                # As text, because the server inspects every part of an object before sending it.
                 return {"token": found, "view": text}
             if time.monotonic() > end:
                 return {"token": token}
@@ -86,7 +86,7 @@ def study_view(studies: Studies) -> gr.HTML:
 
 
 class StudyViews:
-    """What the component shows, for all pages that look at it."""
+    """What the component shows, cached for all pages."""
 
     def __init__(self, studies: Studies) -> None:
         self._studies = studies
@@ -95,7 +95,7 @@ class StudyViews:
         self._views: dict[str, tuple[float, dict[str, Any]]] = {}
 
     def snapshot(self, id: str, cell: str = "") -> tuple[str, str]:
-        """(token, everything that the component shows as JSON); the token changes with it."""
+        """Return (token, everything that the component shows, as JSON); the token changes with it."""
         chosen = self._studies.find(id)
         view: dict[str, Any] = {"list": self._list(id), "chosen": None, "cell": None}
         if chosen is not None:
@@ -105,7 +105,7 @@ class StudyViews:
         return hashlib.sha256(text.encode()).hexdigest()[:24], text
 
     def cell_at(self, id: str, row: int, column: int) -> dict[str, Any] | None:
-        """The cell at a place of the matrix; None when there is none."""
+        """Return the cell at a place of the matrix; None if there is no cell."""
         study = self._studies.find(id)
         try:
             return self._cell(study, self._matrix(study)[0].names.get((row, column), "")) if study is not None else None
@@ -113,7 +113,7 @@ class StudyViews:
             return None
 
     def _list(self, id: str) -> list[dict[str, Any]]:
-        """Rows of all studies; those at rest are read again after some seconds only."""
+        """Return the rows of all studies; inactive ones are only read again after some seconds."""
         now, rows = time.monotonic(), []
         for found in self._studies.list():
             read_again, row = self._rows.get(found.id, (0.0, {}))
@@ -174,7 +174,7 @@ class StudyViews:
         }
 
     def _cell(self, study: StoredStudy, name: str) -> dict[str, Any] | None:
-        """A cell and its place; None when there is no such cell."""
+        """Return a cell and its place; None if the cell does not exist."""
         try:
             grid, (matrix, _) = study.grid(), self._matrix(study)
         except InputError:
@@ -187,11 +187,11 @@ class StudyViews:
 _EMPTY: dict[str, Any] = {
     "folder": "", "counts": {}, "cells": "", "labels": None, "mark": "", "used": "", "left": "", "now": [], "log": "",
 }  # fmt: skip
-"""What is shown of a study that cannot be read, besides its row."""
+"""Values shown for a study that cannot be read, in addition to its row."""
 
 
 def _row(study: StoredStudy, error: Exception | None = None) -> dict[str, Any]:
-    """The row of a study in the list. One that cannot be read must not hide the others, whatever is wrong with it."""
+    """Return the row of a study in the list; a study that cannot be read must never hide the others."""
     try:
         return study.row() if error is None else study.damaged_row(error)
     except Exception as damage:
@@ -200,7 +200,7 @@ def _row(study: StoredStudy, error: Exception | None = None) -> dict[str, Any]:
 
 
 def _left_words(study: StoredStudy, left: list[str]) -> str:
-    """Time that is left at the pace of earlier cells; one after the other, as the app makes them."""
+    """Return the remaining time at the pace of earlier cells, run one after the other as in the app."""
     if not left:
         return ""
     estimate = study.estimate(left)
