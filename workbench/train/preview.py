@@ -1,4 +1,4 @@
-"""Examples as the model will see them, with the tokenizer alone: no weights are loaded and nothing large is fetched."""
+"""Examples as the model sees them, using only the tokenizer: no weights are loaded and nothing large is downloaded."""
 
 import statistics
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ from workbench.ui.markup import escape
 
 EXAMPLES = 10
 _COUNTED = 5000
-"""Examples whose tokens are counted; counting more would take longer than anybody waits for a preview."""
+"""Maximum number of examples whose tokens are counted; more would take too long for a preview."""
 _SHOWN_TOKENS = 1500
 
 
 @dataclass(frozen=True)
 class PreviewExample:
-    """The text of each token and whether it bears the loss; ``length`` counts the tokens, ``bearing`` those that do."""
+    """Each token and whether it contributes to the loss; ``length`` counts all tokens, ``bearing`` those that do."""
 
     tokens: tuple[tuple[str, bool], ...]
     length: int
@@ -27,7 +27,7 @@ class PreviewExample:
 
 @dataclass(frozen=True)
 class Preview:
-    """Training examples of a run. ``counted`` of ``total`` examples were turned into tokens; the lengths are theirs."""
+    """Training examples of a run. ``counted`` of ``total`` examples were tokenized; the lengths are those of these."""
 
     examples: tuple[PreviewExample, ...]
     template: str
@@ -38,14 +38,14 @@ class Preview:
     median: float
     longest: int
     longest_used: int
-    """Of those that are not too long; 0 when all are."""
+    """Longest of the examples that are not too long; 0 if all are."""
     notes: tuple[str, ...]
 
 
 def load_preview(config: RunConfig, count: int = EXAMPLES) -> Preview:
-    """The first ``count`` training examples of a run with these settings.
+    """Load the first ``count`` training examples of a run with these settings.
 
-    `InputError` when the data or the tokenizer cannot be used, or would have to be fetched with the model.
+    Raises `InputError` if the data or the tokenizer cannot be used, or would have to be downloaded with the model.
     """
     from jola.data.examples import Template, describe_tokens
     from jola.data.tasks import load_task
@@ -84,7 +84,7 @@ def load_preview(config: RunConfig, count: int = EXAMPLES) -> Preview:
 
 
 def load_tokenizer(config: RunConfig) -> Any:
-    """The tokenizer of the model that the settings name. `InputError` when it cannot be had without the model."""
+    """Load the tokenizer of the model in the settings. Raises `InputError` if it is not available without the model."""
     name = config.model.model
     asset = assets.ASSETS.get(assets.DEFAULT_MODEL if name == "default" else name)
     if asset is not None and not next(status for status in assets.status() if status.name == asset.name).ready:
@@ -101,7 +101,7 @@ def load_tokenizer(config: RunConfig) -> Any:
 
 
 def preview_html(preview: Preview) -> str:
-    """The preview for the page; everything from the examples is escaped."""
+    """Return the preview for the page; all text from the examples is escaped."""
     counted = f"the first {preview.counted:,} of {preview.total:,}" if preview.counted < preview.total else "all"
     limit = (
         f"{preview.too_long:,} of {preview.counted:,} are longer than {preview.limit:,} tokens and will be left out."

@@ -1,4 +1,4 @@
-"""The code that reproduces a run: the command line and the Python lines, with the settings that are not the default."""
+"""Code that reproduces a run: the command line and Python, with the settings that are not the default."""
 
 import shlex
 from dataclasses import fields, replace
@@ -10,9 +10,9 @@ from jola.settings import chosen_by
 
 
 def reproduce(run: Run) -> dict[str, str]:
-    """``shell`` and ``python``, which train the run once more, and ``read``, which reads what it recorded.
+    """Return ``shell`` and ``python`` code that trains the run again, and ``read`` code that reads its records.
 
-    `InputError` when the settings of the run are damaged.
+    Raises `InputError` if the settings of the run are damaged.
     """
     config = run.run_config()
     config = replace(config, training=replace(config.training, output=""))
@@ -20,12 +20,12 @@ def reproduce(run: Run) -> dict[str, str]:
 
 
 def shell_command(config: RunConfig) -> str:
-    """``jola train`` with the flags that differ from the defaults, quoted for a shell."""
+    """Return ``jola train`` with the flags that differ from the defaults, quoted for a shell."""
     return shlex.join(["jola", "train", *config.flags()])
 
 
 def python_lines(config: RunConfig) -> str:
-    """Python that trains with these settings."""
+    """Return Python code that trains with these settings."""
     groups = "".join(
         f"    {group!r}: {changed!r},\n"
         for group, part, usual in zip(GROUPS, config.parts(), RunConfig(method=config.method).parts(), strict=True)
@@ -45,7 +45,7 @@ def python_lines(config: RunConfig) -> str:
 
 
 def reading_lines(run: Run) -> str:
-    """Python that reads the gates and the metrics of a run as tables."""
+    """Return Python code that reads the gates and the metrics of a run as tables."""
     return (
         "import pandas as pd\n"
         "from jola import Run\n\n"
@@ -56,6 +56,6 @@ def reading_lines(run: Run) -> str:
 
 
 def _changed(part: Any, usual: Any) -> dict[str, Any]:
-    """The settings of a group that are not the default of the method."""
+    """Return the settings of a group that are not the default of the method."""
     names = [field.name for field in fields(part)]
     return {name: value for name in names if (value := getattr(part, name)) != getattr(usual, name)}

@@ -1,4 +1,4 @@
-"""Train: choose model, data and settings at the left, watch the gates close at the right."""
+"""The Train tab: model, data and settings on the left, the live view of the gates on the right."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from workbench.ui.fields import accept_upload, field
 __all__ = ["TrainTab", "accept_upload", "build", "cancel", "cost", "pause", "preview", "resume", "show", "start"]
 
 _GROUPS = {"edits": "Method", "model": "Model", "data": "Data", "training": "Training"}
-"""Headings of the form in their order."""
+"""Headings of the form in order."""
 
 _PUT_RUN_IN_ADDRESS = """(run) => {
   const address = new URL(location);
@@ -36,13 +36,13 @@ _PUT_RUN_IN_ADDRESS = """(run) => {
 }"""
 
 
-# What the buttons do
+# Actions of the buttons
 
 
 def start(bench: Workbench, values: Mapping[str, Any], restarts: float | None = 0) -> tuple[str | None, str]:
-    """Start or queue a run with the values of the form, and its restarts: (id, message), or (None, error).
+    """Start or queue a run with the values of the form, and its restarts; return (id, message), or (None, error).
 
-    If a restart cannot be started, those before it stay, and the message has the error.
+    If a restart cannot be started, the earlier runs are kept, and the message contains the error.
     """
     runs: list[Run] = []
     failed = ""
@@ -65,7 +65,7 @@ def start(bench: Workbench, values: Mapping[str, Any], restarts: float | None = 
 
 
 def _choice_words(config: RunConfig) -> str:
-    """How to choose among restarts; nothing for a method that does not train, and has no validation."""
+    """Explain how to choose among restarts; empty for a method that does not train and has no validation."""
     if not METHODS[config.method].trains:
         return ""
     info = REGISTRY.get(config.data.task)
@@ -75,7 +75,7 @@ def _choice_words(config: RunConfig) -> str:
 
 
 def waiting_words(bench: Workbench, id: str) -> str:
-    """What to tell of a run that waits; nothing of one that does not."""
+    """Return the message for a waiting run; empty if it does not wait."""
     place = bench.jobs.waiting.place(id)
     if place is None:
         return ""
@@ -91,7 +91,7 @@ def waiting_words(bench: Workbench, id: str) -> str:
 
 
 def cancel(bench: Workbench, id: str) -> str:
-    """Ask a run to stop, or take it out of the queue; what to tell the user."""
+    """Ask a run to stop, or remove it from the queue; return the message for the user."""
     try:
         waits = bench.jobs.waiting.place(id) is not None
         bench.jobs.cancel(id)
@@ -103,7 +103,7 @@ def cancel(bench: Workbench, id: str) -> str:
 
 
 def pause(bench: Workbench, id: str) -> str:
-    """Ask a run to pause; what to tell the user."""
+    """Ask a run to pause; return the message for the user."""
     try:
         bench.jobs.pause(id)
     except InputError as error:
@@ -112,7 +112,7 @@ def pause(bench: Workbench, id: str) -> str:
 
 
 def resume(bench: Workbench, id: str) -> str:
-    """Let a run go on; what to tell the user."""
+    """Resume a run; return the message for the user."""
     try:
         bench.jobs.resume(id)
     except InputError as error:
@@ -121,7 +121,7 @@ def resume(bench: Workbench, id: str) -> str:
 
 
 def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
-    """What a run with the values of the form will cost, in HTML; what is wrong with them when they cannot be used."""
+    """Return the cost of a run with the values of the form, or what is wrong with them, as HTML."""
     try:
         config = form.read_form(values)
         bench.jobs.check(config)
@@ -133,7 +133,7 @@ def cost(bench: Workbench, values: Mapping[str, Any]) -> str:
 
 
 def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:
-    """(examples as the model will see them, nothing), or (nothing, why there are none)."""
+    """Return (examples as the model sees them, empty), or (empty, error)."""
     try:
         config = form.read_form(values)
         bench.jobs.check(config)
@@ -147,14 +147,14 @@ def preview(bench: Workbench, values: Mapping[str, Any]) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class TrainTab:
-    """The parts that the app connects with other places."""
+    """The components that the app connects with other tabs."""
 
     view: gr.HTML
     picker: gr.Dropdown
     start: gr.Button
     remembered: gr.BrowserState
     inputs: Mapping[str, gr.components.Component]
-    """The fields of the form by the keys of their settings, and the ``method``."""
+    """The fields of the form by the keys of their settings, and ``method``."""
     message: gr.HTML
 
     def showing(self) -> list[Any]:
@@ -167,7 +167,7 @@ class TrainTab:
 
 
 def show(bench: Workbench, id: str) -> tuple[Any, ...]:
-    """Put a run on the page: updates for `TrainTab.showing`."""
+    """Show a run: return updates for `TrainTab.showing`."""
     run = bench.find(id)
     choices = bench.run_choices(also=(id,))
     picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
@@ -177,14 +177,14 @@ def show(bench: Workbench, id: str) -> tuple[Any, ...]:
 
 
 def fill(tab: TrainTab, config: RunConfig, sentence: str) -> tuple[Any, ...]:
-    """Put settings into the form, and say where they come from: updates for `TrainTab.filling`."""
+    """Fill settings into the form with a sentence on their origin: return updates for `TrainTab.filling`."""
     values = {setting.key: config[setting.name] for setting in form.settings(config.method)} | {"method": config.method}
     updates = [values.get(key, gr.skip()) for key in tab.inputs]
     return markup.note(sentence, "good"), *("" if value is None else value for value in updates)
 
 
 def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
-    """Lay the place out and connect its own events."""
+    """Lay out the tab and connect its own events."""
     bench.jobs.continue_queue()
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
@@ -206,7 +206,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                 cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="start-message")
                 with gr.Row(elem_classes="jw-buttons"):
-                    # Waits for the page's first answer, which would overwrite what a click before it brought.
+                    # Disabled until the first response, which would overwrite the result of an earlier click.
                     start_button = gr.Button("Start training", variant="primary", interactive=False, elem_id="start")
                     preview_button = gr.Button("Preview", elem_id="preview-open")
         with gr.Column(elem_classes="jw-work", scale=1):
@@ -222,7 +222,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     parts.connect(inputs["learning_rate"])
     tab = TrainTab(view, picker, start_button, remembered, inputs, message)
     fields = list(inputs.values())
-    # When a page is opened and not before: what lists the devices takes seconds to import.
+    # Only when a page is opened, because listing the devices takes seconds to import.
     gr.on(None, lambda: gr.Dropdown(choices=[AUTO, *bench.jobs.devices(), CPU]), None, inputs["device"], **PRIVATE)
     address: dict[str, Any] = {"fn": None, "inputs": remembered, "outputs": None, "js": _PUT_RUN_IN_ADDRESS}
 
@@ -231,7 +231,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
 
     def on_start(restarts: float | None, *values: Any) -> tuple[Any, ...]:
         id, sentence = start(bench, given(values), restarts)
-        if id is None:  # and not once more where the cost would stand
+        if id is None:  # show the error once, not in place of the cost as well
             return "", markup.note(sentence, "error"), gr.skip(), *[gr.skip()] * len(tab.showing())
         return gr.skip(), markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
 
@@ -267,7 +267,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     picker.input(lambda id: show(bench, id), picker, tab.showing(), **PRIVATE).then(**address)
     view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **PRIVATE)
     view.resumerun(on_resume, view, showing, **PRIVATE)
-    # The queue has a button for each run: a press counts also while the one before it is at work.
+    # The queue has a button for each run; a click also counts while the previous one is being processed.
     view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **PRIVATE)
     view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **PRIVATE).then(**address)
     view.began(on_began, view, showing, **PRIVATE)
@@ -277,17 +277,17 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
 
 @dataclass
 class _MethodParts:
-    """What the form shows for some methods only."""
+    """Parts of the form that are shown only for some methods."""
 
     choice: gr.Dropdown
     summary: gr.HTML
     of_methods: list[tuple[str, gr.Column]] = field_(default_factory=list)
-    """Name of a method, and a box with settings of its own."""
+    """Names of methods, each with the box of its own settings."""
     of_training: dict[str, gr.components.Component] = field_(default_factory=dict)
     """Settings of training except the learning rate; some methods use only some of them."""
 
     def connect(self, rate: gr.components.Component) -> None:
-        """Show what belongs to the chosen method; a learning rate that is still a default follows it."""
+        """Show the parts of the chosen method; a learning rate that is still a default changes with it."""
 
         def on_method(name: str, rate: float | None) -> tuple[Any, ...]:
             chosen = METHODS[name]
@@ -306,13 +306,13 @@ class _MethodParts:
 
 
 def method_summary(name: str) -> str:
-    """What a method trains and where it was published, in HTML."""
+    """Return what a method trains and where it was published, as HTML."""
     method = METHODS[name]
     return f'<p class="jw-summary">{markup.escape(method.summary)} <cite>{markup.escape(method.source)}</cite></p>'
 
 
 def _method_choice() -> tuple[dict[str, gr.components.Component], _MethodParts]:
-    """The first choice of the form: what is trained."""
+    """Build the first field of the form: the method."""
     gr.HTML(markup.section(_GROUPS["edits"]), apply_default_css=False)
     method = gr.Dropdown(
         [(method.title, name) for name, method in METHODS.items()],
@@ -327,7 +327,7 @@ def _method_choice() -> tuple[dict[str, gr.components.Component], _MethodParts]:
 
 
 def _fields(*, advanced: bool, parts: _MethodParts) -> dict[str, gr.components.Component]:
-    """The few settings that matter, or the rest, by their keys: those of each method, then those that all have."""
+    """Build the basic or the advanced fields, by key: those of each method, then the common ones."""
     inputs: dict[str, gr.components.Component] = {}
     for name in METHODS:
         own = [setting for setting in form.settings(name) if setting.method and setting.advanced == advanced]

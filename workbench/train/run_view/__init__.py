@@ -21,11 +21,11 @@ from workbench.ui.server_functions import takes
 _HERE = Path(__file__).parent
 
 UPDATE_SECONDS = 0.2
-"""Shortest time between two updates of the page."""
+"""Minimum time between two updates of the page."""
 HOLD_SECONDS = 2.0
-"""A question without news is answered after this time: longer would hold up the end of the server."""
+"""A request without news is answered after this time; longer waits would delay the shutdown of the server."""
 _LOOK_SECONDS = 0.25
-"""Between two looks at the files of a run, whose process wants the processor for itself."""
+"""Time between two reads of the files of a run, whose process needs the processor."""
 
 STYLE = maps.STYLE + (_HERE / "run_view.css").read_text(encoding="utf-8")
 _SCRIPTS = ("curves.js", "run_view.js", "run_tools.js")
@@ -35,11 +35,11 @@ _MARKUP = (_HERE / "run_view.html").read_text(encoding="utf-8").replace("<!-- ga
 
 
 async def _follow(followers: Followers, id: str, token: str, site: str, curves: bool) -> dict[str, Any]:
-    """Answer the page's question for news of a run, with the token it knows and the site it shows.
+    """Answer the page's request for news of a run, with its last token and the site it shows.
 
-    ``{"snapshot": …}``, in JSON within it, as soon as there is something that the token does not cover, and every two
-    seconds while the run is at work, for its clock; ``{"idle": true}`` when nothing happened to a run that has ended;
-    ``{"gone": true}`` when there is no such run.
+    Returns ``{"snapshot": …}``, itself as JSON text, as soon as the token changes, and every two seconds while the run
+    is running, for its clock; ``{"idle": true}`` if nothing changed for a run that has ended; ``{"gone": true}`` if the
+    run does not exist.
     """
     follower = await anyio.to_thread.run_sync(followers.get, id)
     if follower is None:
@@ -54,14 +54,14 @@ async def _follow(followers: Followers, id: str, token: str, site: str, curves: 
                     return {"idle": True}
                 break
             await asyncio.sleep(_LOOK_SECONDS)
-        # As text: the server looks at every single number of a list before it sends it.
+        # As text, because the server inspects every number of a list before sending it.
         return {"snapshot": await anyio.to_thread.run_sync(lambda: json.dumps(follower.snapshot(site, curves=curves)))}
-    except (InputError, OSError):  # the directory was removed or damaged in between
+    except (InputError, OSError):  # the directory was removed or damaged meanwhile
         return {"gone": True}
 
 
 def _count(value: int) -> int:
-    """A number of a step or a record. `InputError` for anything else that a program may send."""
+    """Return the number of a step or a record. Raises `InputError` for invalid numbers that a program may send."""
     if not 0 <= value <= MAX_NUMBER:
         raise InputError("Steps and records are whole numbers, counted from 0.")
     return value
@@ -71,7 +71,7 @@ Answer = TypeVar("Answer")
 
 
 async def _ask(followers: Followers, id: str, question: Callable[[Follower], Answer]) -> Answer | None:
-    """The answer to a question about a run; None when there is no such run, or nothing that answers it."""
+    """Return the answer to a question about a run; None if the run does not exist or the question has no answer."""
 
     def ask() -> Answer | None:
         follower = followers.get(id)
@@ -84,12 +84,11 @@ async def _ask(followers: Followers, id: str, question: Callable[[Follower], Ans
 
 
 def run_view(followers: Followers) -> gr.HTML:
-    """The component. Its value is the id of the run on the page.
+    """Create the component. Its value is the id of the run on the page.
 
-    Its events: ``began`` and ``ended`` tell that a process began to work on this run, or ended; ``pauserun``,
-    ``resumerun`` and ``cancelrun`` ask for that; ``openrun`` asks for the run in its data, and ``cancelrun`` may
-    name another run, one that waits. What the page asks by itself
-    changes nothing, for such a question can come from any page that the browser shows.
+    Its events: ``began`` and ``ended`` mean that a process of this run began or ended; ``pauserun``, ``resumerun`` and
+    ``cancelrun`` ask for that action, ``cancelrun`` maybe for another, waiting run; ``openrun`` asks for the run in its
+    data. Requests that the page sends by itself change nothing, because any page in the browser can send them.
     """
 
     @takes(str, str, str, bool)
