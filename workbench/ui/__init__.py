@@ -3,4 +3,4 @@
 from pathlib import Path
 
 BASICS = (Path(__file__).parent / "basics.js").read_text(encoding="utf-8")
-"""The beginning of the scripts of views."""
+"""Common beginning of the scripts of all views."""

@@ -1,4 +1,4 @@
-"""What the listeners of all places have in common."""
+"""Helpers for the event listeners of all tabs."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ DARK = """(...values) => {
   values[values.length - 1] = document.body.classList.contains("dark");
   return values;
 }"""
-"""Script that sets the last input of an event to whether the page is dark: figures are drawn to match."""
+"""Script that sets the last input of an event to whether the page is dark, so that figures match."""
 
 
 def said(event: gr.EventData) -> dict[str, Any]:
-    """What an event of a component says. A page may send anything: empty for all but an object."""
+    """Return the data of an event of a component; empty if it is not an object, because a page may send anything."""
     return event._data if isinstance(event._data, dict) else {}
 
 
 def text_of(event: gr.EventData, name: str) -> str:
-    """What an event of a component says under a name; empty if it says nothing there."""
+    """Return an entry of the data of an event as text; empty if it is missing."""
     return str(said(event).get(name, ""))

@@ -1,4 +1,4 @@
-"""Fields of a form that more than one place has: a list that takes what is typed, and an upload beside it."""
+"""Form fields that several tabs use: a list that also accepts typed values, and an upload."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +18,7 @@ GROUP_TITLES = {"edits": "Method", "model": "Model", "data": "Data", "training":
 
 
 def grouped_fields(settings: Iterable[form.Setting], prefix: str) -> dict[str, gr.components.Component]:
-    """The inputs of settings by their names, each group under its heading; ``prefix`` as for `field`."""
+    """Build the inputs of settings by name, each group under its heading; ``prefix`` as for `field`."""
     inputs: dict[str, gr.components.Component] = {}
     group = ""
     for setting in settings:
@@ -30,7 +30,7 @@ def grouped_fields(settings: Iterable[form.Setting], prefix: str) -> dict[str, g
 
 
 def accept_upload(path: str) -> tuple[str | None, str]:
-    """(the file to train on, what is in it), or (None, why it cannot be used)."""
+    """Return (file to train on, its description), or (None, why it cannot be used)."""
     name = Path(path).name
     try:
         kept, count = keep_upload(Path(path))
@@ -40,9 +40,9 @@ def accept_upload(path: str) -> tuple[str | None, str]:
 
 
 def field(setting: form.Setting, prefix: str = "setting", **options: Any) -> gr.components.Component:
-    """The input of a setting: a list for model and task, with an upload below the task, else what its type asks for.
+    """Build the input of a setting: a list for model and task, with an upload below the task, or the one for its type.
 
-    ``prefix`` begins the ids of the elements, which no two places may share.
+    ``prefix`` begins the ids of the elements, which must differ between tabs.
     """
     if setting.name == "model":
         return _open_choice(setting, [(f"{ASSETS[DEFAULT_MODEL].title} (default)", "default")], prefix)
@@ -56,7 +56,7 @@ def field(setting: form.Setting, prefix: str = "setting", **options: Any) -> gr.
 
 
 def _open_choice(setting: form.Setting, choices: list[tuple[str, str]], prefix: str) -> gr.Dropdown:
-    """A list that also takes what is typed, such as a path."""
+    """Build a list that also accepts typed values, such as a path."""
     return gr.Dropdown(
         choices,
         value=setting.default,

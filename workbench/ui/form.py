@@ -1,4 +1,4 @@
-"""The form of the Train page, made from the dataclasses that are also the flags of ``jola train``."""
+"""The form of the Train tab, built from the dataclasses that also define the flags of ``jola train``."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from jola.config import GROUPS, RunConfig, flag
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
 
-# The app chooses the directory itself, and starts one process; a tracker asks for an account in a terminal.
+# The app chooses the directory itself and starts one process; a tracker asks for an account in a terminal.
 _LEFT_OUT = frozenset({"output", "report_to", "shard_base"})
 
 
@@ -31,13 +31,13 @@ class Setting:
     """Type of the value, as annotated."""
     default: Any
     optional: bool = False
-    """Whether it may be left out."""
+    """Whether the value may be missing."""
     method: str = ""
-    """Name of the method that it is a setting of; empty for settings of the model, the data and the training."""
+    """Name of the method of the setting; empty for settings of the model, the data and the training."""
 
     @property
     def key(self) -> str:
-        """Name of its field in the form: settings of different methods may have one name."""
+        """Key of the field in the form; includes the method, because settings of several methods may share a name."""
         return f"{self.method}.{self.name}" if self.method not in ("", RunConfig.method) else self.name
 
     @property
@@ -51,7 +51,7 @@ class Setting:
 
 
 def settings(method: str = RunConfig.method) -> list[Setting]:
-    """The settings of a run with this method that the form shows, in the order of the dataclasses."""
+    """Return the settings of a run with this method that the form shows, in the order of the dataclasses."""
     return [
         Setting(
             name=field.name,
@@ -71,18 +71,18 @@ def settings(method: str = RunConfig.method) -> list[Setting]:
 
 
 def _kind(annotation: Any) -> Any:
-    """The type that is asked for: of a number that may be left out, that of its value."""
+    """Return the type of the input; for an optional number, the type of the number."""
     numbers = [kind for kind in typing.get_args(annotation) if kind in (int, float)]
     return numbers[0] if numbers else annotation
 
 
 def element_id(setting: Setting, prefix: str = "setting") -> str:
-    """The id of the field: ``setting-l0-weight``, ``setting-lora-rank``."""
+    """Return the id of the field: ``setting-l0-weight``, ``setting-lora-rank``."""
     return f"{prefix}-{re.sub('[_.]', '-', setting.key)}"
 
 
 def component(setting: Setting, **options: Any) -> gr.components.Component:
-    """The input of one setting."""
+    """Build the input of one setting."""
     common: dict[str, Any] = {
         "label": setting.label,
         "info": setting.help,
@@ -101,7 +101,7 @@ def component(setting: Setting, **options: Any) -> gr.components.Component:
 
 
 def read_form(values: Mapping[str, Any]) -> RunConfig:
-    """The settings in the form, checked. `InputError` names the field as the form labels it.
+    """Read and check the settings in the form. Raises `InputError`, which names the field by its label.
 
     Args:
         values: The value of each field by its `Setting.key`, and the name of the ``method``. Fields of other methods
@@ -119,14 +119,14 @@ def read_form(values: Mapping[str, Any]) -> RunConfig:
 
 
 def in_form_words(sentence: str, shown: Iterable[Setting] | None = None) -> str:
-    """A sentence about flags as one about the fields of the form: ``--l0-weight`` → ``L0 weight``."""
+    """Replace flags in a sentence with the labels of the form: ``--l0-weight`` → ``L0 weight``."""
     named = shown or [setting for method in METHODS for setting in settings(method)]
     titles = {flag(setting.name): setting.title for setting in named}
     return re.sub(r"--[a-z0-9][a-z0-9-]*", lambda found: titles.get(found[0], found[0]), sentence)
 
 
 def _read(setting: Setting, value: Any) -> Any:
-    """What the component gave, as a value of the setting's type."""
+    """Convert the value of a component to the type of the setting."""
     if setting.kind in (int, float):
         if value is None or value == "":
             if setting.optional:

@@ -1,4 +1,4 @@
-"""Small pieces of HTML. Everything that comes from people, files or models goes through `escape`."""
+"""Small pieces of HTML. All text from people, files or models goes through `escape`."""
 
 import difflib
 import html
@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-# Share of common words, twice the number in common ÷ all words, from which differences are worth marking.
+# Minimum share of common words (2 × number in common ÷ all words) for which differences are marked.
 _ALIKE = 0.4
 
 
 def escape(text: object) -> str:
-    """Text that means nothing to HTML, nor to the templates in which it is put."""
+    """Escape text for HTML, and for the templates into which it is inserted."""
     escaped = html.escape(str(text), quote=True)
     for character in "{}$`":
         escaped = escaped.replace(character, f"&#{ord(character)};")
@@ -19,7 +19,7 @@ def escape(text: object) -> str:
 
 
 def note(text: str, kind: Literal["error", "good", "plain", "busy"] = "plain") -> str:
-    """One sentence; an error is announced by screen readers at once. Empty text gives nothing."""
+    """Return one sentence as HTML, empty for empty text; screen readers announce errors at once."""
     if not text:
         return ""
     role = "alert" if kind == "error" else "status"
@@ -27,18 +27,18 @@ def note(text: str, kind: Literal["error", "good", "plain", "busy"] = "plain") -
 
 
 def costs(short: str, rows: Iterable[tuple[str, str]]) -> str:
-    """What something costs in one line, and its parts to unfold."""
+    """Return a cost in one line, with its parts in a collapsed list."""
     listed = "".join(f"<dt>{escape(what)}</dt><dd>{escape(words)}</dd>" for what, words in rows)
     return f'<details class="jw-cost"><summary>{escape(short)}</summary><dl>{listed}</dl></details>'
 
 
 def section(title: str) -> str:
-    """A heading inside a column."""
+    """Return a heading inside a column."""
     return f'<h2 class="jw-section">{escape(title)}</h2>'
 
 
 def answer(text: str | None, other: str | None = None, *, writing: bool = False) -> str:
-    """A generated answer; words that ``other`` lacks are marked. None is an answer that was not generated yet."""
+    """Return a generated answer, with words that ``other`` lacks marked; None if it was not generated yet."""
     if text is None:
         return '<p class="jw-answer jw-empty">–</p>'
     body = _marked(text, other) if other is not None else escape(text)
@@ -49,7 +49,7 @@ def answer(text: str | None, other: str | None = None, *, writing: bool = False)
 
 
 def _marked(text: str, other: str) -> str:
-    """Two answers that share little are left unmarked: a page full of marks shows nothing."""
+    """Mark words that ``other`` lacks, unless the two share so little that almost all words would be marked."""
     words, others = (re.findall(r"\s+|\S+", part) for part in (text, other))
     pieces = []
     matcher = difflib.SequenceMatcher(a=others, b=words, autojunk=False)

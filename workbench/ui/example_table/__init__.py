@@ -1,4 +1,4 @@
-"""A table of test examples with answers beside each other; a click on a row, or on a cell of a matrix, is an event."""
+"""A table of test examples with answers side by side. Clicks on rows, and on cells of a matrix, are events."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ PAGE = 50
 """Rows on a page."""
 _PROMPT_LENGTH, _ANSWER_LENGTH = 280, 160
 _LONG_START = 24
-"""Characters with which all prompts of a page begin, from which on they are left out."""
+"""Minimum length of a common beginning of all prompts of a page that is left out."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One example: its number in the test data, the last turn of its prompt, and the answers with what they are."""
+    """One example: its number in the test data, the last turn of its prompt, and its answers."""
 
     number: int
     prompt: str
     expected: str
     answers: tuple[tuple[str | None, float | None], ...]
-    """Text and value of each; None if it is not known."""
+    """Text and value of each answer; None if unknown."""
     is_share: bool = True
-    """Whether a value says right or wrong, 1 or 0, and is not a score."""
+    """Whether values are 1 (right) or 0 (wrong) instead of scores."""
     change: str = ""
-    """What the edits changed: "gained", "lost" or nothing."""
+    """Effect of the edits: "gained", "lost" or empty."""
 
 
 def example_table(elem_id: str) -> gr.HTML:
-    """The component. Its value is HTML of `table` and `matrix`.
+    """Create the component. Its value is HTML from `table` and `matrix`.
 
     Its events are ``open``, with the ``number`` of an example, and ``cell``, with ``row`` and ``column`` of a matrix.
     """
@@ -45,14 +45,14 @@ def example_table(elem_id: str) -> gr.HTML:
 
 
 def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, caption: str) -> str:
-    """A page of examples.
+    """Return a page of examples as HTML.
 
     Args:
         rows: The rows of the page.
         columns: Headings of the answers.
         first: Number of the first row among all that match, from 1.
-        total: How many match.
-        caption: What the rows are, as in "wrong first".
+        total: Number of examples that match.
+        caption: Description of the rows, as in "wrong first".
     """
     if not total:
         return markup.note("No example is of this kind.")
@@ -67,10 +67,10 @@ def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, c
 
 
 def _shared_start(prompts: Sequence[str]) -> str:
-    """The words with which all prompts begin, such as the instruction of the task; empty if that is little."""
+    """Return the words with which all prompts begin, such as the instruction of the task; empty if they are short."""
     if len(prompts) < 2:
         return ""
-    first, last = min(prompts), max(prompts)  # what these two share, all share
+    first, last = min(prompts), max(prompts)  # what these two share, all prompts share
     same = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     shared = first[:same].rstrip()
     shared = shared[: len(shared) - len(shared.split()[-1])] if shared else ""
@@ -106,13 +106,13 @@ def _short(text: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """The text on one line, without what exceeds ``length`` characters."""
+    """Return the text on one line, truncated to ``length`` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def matrix(found: Confusion, title: str, chosen: tuple[int, int] | None = None, *, clicks: bool = True) -> str:
-    """A confusion matrix, expected × answered; ``chosen`` is the cell whose examples are shown."""
+    """Return a confusion matrix, expected × answered, as HTML; ``chosen`` is the cell whose examples are shown."""
     heads = "".join(f'<th scope="col">{_short(name)}</th>' for name in (*found.labels, OTHER))
     most = max(1, int(found.counts.max()))
     rows = "".join(

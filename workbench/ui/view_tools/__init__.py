@@ -16,9 +16,9 @@ _SCRIPT = (_HERE / "view_tools.js").read_text(encoding="utf-8")
 
 
 def view_tools(elem_id: str) -> gr.HTML:
-    """The component. It belongs into the same ``.jw-view`` as the figure or the ``.jw-picture`` that it takes.
+    """Create the component. It must be in the same ``.jw-view`` as the figure or the ``.jw-picture`` that it saves.
 
-    Its value is what `tools_value` makes, or None while there is nothing to take.
+    Its value comes from `tools_value`, or is None while there is nothing to save.
     """
     return gr.HTML(
         None,
@@ -31,11 +31,11 @@ def view_tools(elem_id: str) -> gr.HTML:
 
 
 def tools_value(name: str, csv: str = "", code: str = "", taken: str = "") -> str:
-    """A value for `view_tools`: the name of the files, the numbers as CSV, and the code; empty ones are not offered.
+    """Return a value for `view_tools`: the name of the files, the data as CSV, and the code; empty ones are hidden.
 
-    ``taken`` is JSON to copy and to save, of something that is no picture.
+    ``taken`` is JSON to copy and to save, for a view without an image.
 
-    It is text, JSON: the answers of a generator reach the page as differences, which gradio applies to the object that
-    it has given to the component, so that one with keys could lose them before it is shown.
+    The value is JSON text, because gradio sends the outputs of a generator as differences, which it applies to the
+    object of the component; an object with keys could lose them before it is shown.
     """
     return json.dumps({"name": name, "csv": csv, "code": code, "json": taken})

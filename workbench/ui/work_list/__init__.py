@@ -1,4 +1,4 @@
-"""What the views of comparisons and of studies share: a script and a style, which their own follow, and listeners."""
+"""Shared parts of the views of comparisons and studies: a script, a style and listeners."""
 
 import secrets
 from collections.abc import Callable
@@ -18,16 +18,16 @@ _STYLE = (_HERE / "work_list.css").read_text(encoding="utf-8")
 
 
 def style(prefix: str) -> str:
-    """The style of a view whose classes begin with ``prefix``."""
+    """Return the style of a view whose classes begin with ``prefix``."""
     return _STYLE.replace("wl", prefix)
 
 
 Works = WorkStore[Any]
-"""The comparisons or the studies that there are."""
+"""The store of comparisons or of studies."""
 
 
 def connect(view: gr.HTML, message: gr.HTML, works: Works) -> None:
-    """Choosing, stopping, continuing, deleting and restoring in a view; refusals go to the message."""
+    """Connect selecting, stopping, continuing, deleting and restoring in a view; errors are shown in ``message``."""
     events: Any = view
 
     def on_choose(event: gr.EventData) -> Any:
@@ -57,7 +57,7 @@ def connect(view: gr.HTML, message: gr.HTML, works: Works) -> None:
 
 
 def refusal(action: Callable[[], Any]) -> str:
-    """Why something cannot be done; empty when it was."""
+    """Call ``action``, and return the message of its `InputError`; empty if it succeeded."""
     try:
         action()
     except InputError as error:
@@ -66,13 +66,13 @@ def refusal(action: Callable[[], Any]) -> str:
 
 
 def remove(works: Works, id: str) -> tuple[str, str]:
-    """Move a work to the trash: (the id of the one to show now, what went wrong)."""
+    """Move a work to the trash; return (id of the work to show, error)."""
     sentence = refusal(lambda: works.remove(id))
     return (id, sentence) if sentence else (first(works), "")
 
 
 def restore(works: Works, id: str) -> tuple[str, str]:
-    """Bring a work back: (the id of the one to show now, what went wrong)."""
+    """Restore a work; return (id of the work to show, error)."""
     try:
         return works.restore(id).id, ""
     except InputError as error:
@@ -80,17 +80,17 @@ def restore(works: Works, id: str) -> tuple[str, str]:
 
 
 def first(works: Works, asked: str | None = None) -> str:
-    """The id of the work to show: the one in the address, the one that is running, or the newest; empty for none."""
+    """Return the id of the work to show: the one in the address, the running one, or the newest; empty without work."""
     found = works.find(asked) or works.active()
     listed = [] if found else works.list()
     return found.id if found else listed[0].id if listed else ""
 
 
 def removal(id: str, shown: str, sentence: str) -> Any:
-    """What the listener of ``remove`` returns for the view: the id of the work to show, or that ``id`` is still there.
+    """Return the update of the view after ``remove``: the id of the work to show, or that ``id`` still exists.
 
     Args:
         sentence: Why the work was not removed; empty if it was.
     """
-    # The serial number tells a second refusal from the first.
+    # The serial number distinguishes a second refusal from the first.
     return gr.HTML(refused={"id": id, "serial": secrets.token_hex(8)}) if sentence else shown
