@@ -1,4 +1,4 @@
-"""The views that are computed on request: written answers, scores along a text, and the logit lens."""
+"""The views that are computed on request: generated answers, scores along a text, and the logit lens."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -20,7 +20,7 @@ _LONG = "A figure of more than 400 tokens is hard to read; the CSV file has them
 
 
 def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button, shown: LiveViews) -> None:
-    """The answers, shown while they are written; then the views of the next token, if they wait to be asked."""
+    """Build the view of the answers, shown while they are written, and update next-token views that need a request."""
     limits, stops = wiring.bench.settings.limits, wiring.stops
     with gr.Column(elem_classes="jw-view"):
         answers = gr.HTML(results.answers(None), apply_default_css=False, elem_id="answers")
@@ -71,7 +71,7 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
 
     outputs = [wiring.message, answers, tools, go, stop, *shown.outputs(wiring)[1:]]
     go.click(on_answer, [*wiring.asking, length, wiring.answers], outputs, **PRIVATE)
-    # Not by cancelling the event: that leaves the page as it was in the middle of a word.
+    # Not by cancelling the event, which would leave the page in the middle of a word.
     stop.click(on_stop, None, None, **PRIVATE)
     page.unload(on_stop)
 
@@ -93,7 +93,7 @@ def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> 
 
 
 def text_panel(wiring: Wiring) -> None:
-    """What the edits change along a text that is given."""
+    """Build the view of the changes by the edits along a given text."""
     gr.HTML(
         '<p class="jw-hint">The probability of each token of a text, given the tokens before it. The text is read as '
         "it is, without a chat template.</p>",
@@ -137,7 +137,7 @@ def text_panel(wiring: Wiring) -> None:
 
 
 def lens_panel(wiring: Wiring, stop: gr.Button) -> None:
-    """The next token as every layer has it."""
+    """Build the view of the next token after each layer."""
     gr.HTML(
         '<p class="jw-hint">What the model would say if it stopped after a layer: the final norm and the '
         "language-model head, applied to the residual stream at the last position.</p>",

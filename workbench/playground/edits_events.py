@@ -54,12 +54,12 @@ SIMPLE_CHANGES: Mapping[str, Change] = {
     "undo": lambda s: s.with_history(s.history.undone()),
     "redo": lambda s: s.with_history(s.history.redone()),
 }
-"""What the buttons that need no value do, by name."""
+"""Changes of the buttons that need no value, by name."""
 
 
 @dataclass(frozen=True)
 class EditsEvents:
-    """The listeners; ``about`` describes the run with an id in HTML."""
+    """The listeners; ``about`` describes the run with an id as HTML."""
 
     wiring: Wiring
     panel: EditsPanel
@@ -74,7 +74,7 @@ class EditsEvents:
         self._connect_link()
         self._connect_run()
 
-    # Changes of the mask and of how the edits act, each followed by what the views then show
+    # Changes of the mask and of how edits are applied, each followed by an update of the views
 
     def _connect_mask(self) -> None:
         panel = self.panel
@@ -105,7 +105,7 @@ class EditsEvents:
         connect(listener, asking, outputs, **{**_QUICK, **options})
 
     def changed(self, request: gr.Request, change: Change, text: str, kind: str, answers: str) -> Values:
-        """Change the state, then show the mask with the first view that follows from it."""
+        """Change the state, then update the mask and the views that depend on it."""
         page = page_of(request)
         try:
             state = self.wiring.pages.change(page, lambda state: change(_chosen(state)))
@@ -123,7 +123,7 @@ class EditsEvents:
             shown = (gr.skip(),) * len(shown)
 
     def _changing(self, change: Change) -> Callable[..., Values]:
-        """A listener that makes a change."""
+        """Return a listener that applies a change."""
 
         def listener(text: str, kind: str, answers: str, request: gr.Request) -> Values:
             yield from self.changed(request, change, text, kind, answers)
@@ -131,7 +131,7 @@ class EditsEvents:
         return listener
 
     def _changing_to(self, change: Callable[..., PageState]) -> Callable[..., Values]:
-        """A listener that makes a change by the values of further inputs."""
+        """Return a listener that applies a change with the values of further inputs."""
 
         def listener(text: str, kind: str, answers: str, request: gr.Request, *values: Any) -> Values:
             yield from self.changed(request, lambda state: change(state, *values), text, kind, answers)
@@ -139,7 +139,7 @@ class EditsEvents:
         return listener
 
     def on_edit(self, text: str, kind: str, answers: str, request: gr.Request, evt: gr.EventData) -> Values:
-        """A gesture on the map."""
+        """Apply a gesture on the map."""
         payload = evt._data
 
         def change(state: PageState) -> PageState:
@@ -151,7 +151,7 @@ class EditsEvents:
         yield from self.changed(request, change, text, kind, answers)
 
     def on_where(self, text: str, kind: str, answers: str, request: gr.Request, where: str) -> Values:
-        """Another place of the model, which may be chosen before a run is."""
+        """Choose where the model runs, which is possible before choosing a run."""
         page = page_of(request)
         state = self.wiring.pages.change(page, lambda state: replace(state, remote=where == REMOTE))
         skipped = (gr.skip(),) * len(self.panel.mask_outputs())
@@ -161,7 +161,7 @@ class EditsEvents:
         yield from self._with_views(skipped, state, page, text, kind, answers)
 
     def keep_strongest(self, state: PageState, k: float | None) -> PageState:
-        """Only the ``k`` edits with the largest norm, times the gate where there is one."""
+        """Keep only the ``k`` edits with the largest norm, times the gate if there is one."""
         edits = edits_of(chosen_run(self.wiring.bench, state.run))[state.site]
         gates = gates_of_edits(edits) or {}
         strengths = {
@@ -171,7 +171,7 @@ class EditsEvents:
         return state.with_mask(state.mask.strongest(int(k or 0), strengths, open_gates(state, self.wiring.bench)))
 
     def keep_from(self, state: PageState, threshold: float | None) -> PageState:
-        """Only the offsets and scales whose expected gate is at least ``threshold``. `InputError` without gates."""
+        """Keep only halves whose expected gate is at least ``threshold``. Raises `InputError` if there are no gates."""
         values = gates_of_edits(edits_of(chosen_run(self.wiring.bench, state.run))[state.site])
         if values is None:
             raise InputError("The edits of this run have no gates; keep the strongest instead.")
@@ -187,11 +187,11 @@ class EditsEvents:
         panel.buttons["remove"].click(self.on_remove, panel.saved, outputs, **PRIVATE)
 
     def use_saved(self, state: PageState, name: str | None) -> PageState:
-        """The mask with this name in place of the present one."""
+        """Replace the current mask with the saved mask of this name."""
         return state.with_mask(saved_masks(self.wiring, state).get(name)) if name else state
 
     def on_save(self, name: str, request: gr.Request) -> tuple[Any, Any]:
-        """Save the present mask."""
+        """Save the current mask."""
         state = self.wiring.state(request)
         try:
             entry = saved_masks(self.wiring, _chosen(state)).save(name, state.mask, replace=True)
@@ -222,7 +222,7 @@ class EditsEvents:
         )
         panel.shared.change(None, panel.shared, None, js=_PUT_MASK_IN_ADDRESS)
 
-    # Another run or site
+    # Changing the run or the site
 
     def _connect_run(self) -> None:
         panel, wiring = self.panel, self.wiring
@@ -252,7 +252,7 @@ class EditsEvents:
 
 
 def with_others(state: PageState, others: list[str] | None, arrangement: str) -> PageState:
-    """With other runs beside the chosen one, or applied together with it."""
+    """Return the state with other runs in separate columns, or applied together with the chosen one."""
     chosen = tuple(id for id in others or () if id != state.run)
     return replace(state, others=chosen, on_top=arrangement == ON_TOP)
 

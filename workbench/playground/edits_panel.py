@@ -1,6 +1,6 @@
-"""The settings of the edits at the left, and the map: whose edits are applied, which of them, and how strongly.
+"""The settings of the edits and the map: the run whose edits are applied, which of them, and their strength.
 
-`workbench.playground.edits_events` has what happens when they are used.
+`workbench.playground.edits_events` has the listeners.
 """
 
 from dataclasses import dataclass
@@ -44,28 +44,28 @@ class EditsPanel:
     saved: gr.Dropdown
     strength: gr.Slider
     where: gr.Radio
-    """Where the model runs; to be seen only with a key for NDIF."""
+    """Where the model runs; visible only with a key for NDIF."""
     shared: gr.Textbox
     arrangement: gr.Radio
     buttons: dict[str, gr.Button]
     strongest: gr.Number
     threshold: gr.Number
     of_gates: gr.Row
-    """What only edits with gates have."""
+    """Shown only for edits with gates."""
     name: gr.Textbox
     taking: import_panel.ImportPanel
 
     def mask_outputs(self) -> list[Any]:
-        """What shows the mask; filled by `mask_updates`."""
+        """The components that show the mask; filled by `mask_updates`."""
         return [self.map, self.summary, self.undo, self.redo, self.shared]
 
     def run_outputs(self) -> list[Any]:
-        """What shows the run; filled by `run_updates`."""
+        """The components that show the run; filled by `run_updates`."""
         return [self.about, self.site, self.saved, self.strength, self.where, self.of_gates, *self.mask_outputs()]
 
 
 def build_settings() -> dict[str, Any]:
-    """The column at the left, as the arguments of `EditsPanel` apart from ``map``."""
+    """Build the left column; return the arguments of `EditsPanel` except ``map``."""
     parts: dict[str, Any] = {}
     gr.HTML(markup.section("Edits"), apply_default_css=False)
     parts["run"] = gr.Dropdown(
@@ -126,14 +126,14 @@ def build_settings() -> dict[str, Any]:
     with gr.Row(elem_classes="jw-buttons"):
         for name, words in (("save", "Save"), ("remove", "Remove"), ("link", "Copy link")):
             buttons[name] = gr.Button(words, size="sm", elem_id=f"mask-{name}")
-    # Read only by scripts: the mask as text for a link.
+    # Only read by scripts: the mask as text for a link.
     parts["shared"] = gr.Textbox("", elem_classes="jw-hidden", elem_id="shared-mask", label="Mask in the link")
     parts["buttons"] = buttons
     return parts
 
 
 def build_map() -> gr.HTML:
-    """The map."""
+    """Build the map."""
     return edit_map(elem_id="edit-map")
 
 
@@ -141,7 +141,7 @@ def build_map() -> gr.HTML:
 
 
 def mask_updates(wiring: Wiring, state: PageState) -> tuple[Any, ...]:
-    """Values for `EditsPanel.mask_outputs` after a change of the mask."""
+    """Return values for `EditsPanel.mask_outputs` after a change of the mask."""
     return gr.HTML(mask=edit_map_mask(state.mask, key=state.key, seen=state.seen)), *_about_mask(wiring, state)
 
 
@@ -157,13 +157,13 @@ def _about_mask(wiring: Wiring, state: PageState) -> tuple[Any, ...]:
 
 
 def map_value(wiring: Wiring, state: PageState) -> dict[str, Any]:
-    """Everything that the map shows."""
+    """Return everything that the map shows."""
     edits = edits_of(chosen_run(wiring.bench, state.run))[state.site]
     return edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=state.effects)
 
 
 def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
-    """Values for `EditsPanel.run_outputs` after another run or site was chosen."""
+    """Return values for `EditsPanel.run_outputs` after another run or site was chosen."""
     if not state.run:
         return about, gr.skip(), gr.Dropdown(choices=[], value=None), *[gr.skip()] * 3, None, "", *[gr.skip()] * 2, ""
     sites = list(state.histories)
@@ -180,7 +180,7 @@ def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]
 
 
 def saved_choices(wiring: Wiring, state: PageState, chosen: str | None = None) -> gr.Dropdown:
-    """The masks that are saved with the run."""
+    """Return the list of the masks that are saved with the run."""
     try:
         names = [saved.name for saved in saved_masks(wiring, state).list()]
     except InputError:
@@ -189,12 +189,12 @@ def saved_choices(wiring: Wiring, state: PageState, chosen: str | None = None) -
 
 
 def saved_masks(wiring: Wiring, state: PageState) -> SavedMasks:
-    """The store of the masks that are saved with the run, at the chosen site."""
+    """Return the store of the masks that are saved with the run, at the chosen site."""
     return SavedMasks(chosen_run(wiring.bench, state.run).path, state.site)
 
 
 def opened_cell(state: PageState, payload: Any) -> tuple[int, int] | None:
-    """The head that a ``card`` event of the map names; None when the event is of another run."""
+    """Return the head that a ``card`` event of the map names; None if the event belongs to another run."""
     if not isinstance(payload, dict) or payload.get("key") != state.key:
         return None
     return card_cell(payload, *state.mask.shape)

@@ -1,4 +1,4 @@
-"""What does each edit do: the effect of switching it off, and what it adds directly to the answer's logit."""
+"""Effects of each edit: the effect of switching it off, and what it adds directly to the answer's logit."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -71,7 +71,7 @@ class EffectsView:
 
 
 def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
-    """Lay the view out and connect its events."""
+    """Lay out the view and connect its events."""
     EffectsEvents(wiring, edit_map, page, _build()).connect()
 
 
@@ -101,7 +101,7 @@ def _build() -> EffectsView:
 
 
 def _build_question() -> dict[str, Any]:
-    """What is measured, and of which answers."""
+    """Build the inputs for the measure and the answers."""
     return {
         "measure": gr.Radio(
             _MEASURES, value=LOG_PROBABILITY, label="Measure", elem_id="effect-measure", elem_classes="jw-radio"
@@ -159,7 +159,7 @@ class EffectsEvents:
         dark: bool,
         request: gr.Request,
     ) -> Values:
-        """Measure on the prompt."""
+        """Measure effects on the prompt."""
 
         def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
             way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
@@ -182,7 +182,7 @@ class EffectsEvents:
     def on_mean(
         self, count: float | None, measure: views.MeasureName, answers: str, wrong: str, dark: bool, request: gr.Request
     ) -> Values:
-        """Measure on test examples of the run, with their right answers."""
+        """Measure mean effects on test examples of the run, with their right answers."""
         yield "", markup.note("Reading the test examples …", "busy"), *(gr.skip(),) * 4, gr.Button(visible=False)
 
         def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
@@ -208,7 +208,7 @@ class EffectsEvents:
         begin: "Callable[[PageState, views.Progress], tuple[Ticket[EditEffects], str, str]]",
         dark: bool,
     ) -> Values:
-        """Begin a call, show its progress, then its result; ``begin`` also names the answer and gives the code."""
+        """Begin a call, show its progress, then its result; ``begin`` also returns a name of the answer and code."""
         skipped, progress = (gr.skip(),) * 4, views.Progress()
         try:
             ticket, name, code = begin(self.wiring.state(request), progress)
@@ -241,7 +241,7 @@ class EffectsEvents:
     # Direct effects
 
     def on_direct(self, text: str, kind: str, answers: str, answer: str, dark: bool, request: gr.Request) -> Values:
-        """What each edit adds to the logit of the answer's first token."""
+        """Compute what each edit adds to the logit of the answer's first token."""
         state = self.wiring.state(request)
         try:
             way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
@@ -259,7 +259,7 @@ class EffectsEvents:
             yield failed(error), gr.skip(), gr.skip()
 
     def on_stop(self, request: gr.Request) -> None:
-        """Stop what this page measures."""
+        """Stop the measurement of this page."""
         self.stops.stop(page_of(request))
 
 
@@ -269,7 +269,7 @@ def _fields_of(measure: str) -> tuple[Any, Any]:
 
 
 def _arguments(measure: str, wrong: list[str]) -> tuple[str, dict[str, Any]]:
-    """The measure as arguments of a call in Python, and the values that they name."""
+    """Return the measure as arguments of a Python call, and the values of the variables in them."""
     if measure == LOG_PROBABILITY:
         return "", {}
     if measure == KL:
@@ -278,7 +278,7 @@ def _arguments(measure: str, wrong: list[str]) -> tuple[str, dict[str, Any]]:
 
 
 def wanted_answer(state: PageState, text: str, answers: str, answer: str) -> str:
-    """The answer whose probability is measured. `InputError` if none is given anywhere."""
+    """Return the answer whose probability is measured. Raises `InputError` if none is given."""
     if answer.strip():
         return answer.strip()
     if state.right and state.prompt is not None and state.prompt.text == text:
@@ -291,7 +291,7 @@ def wanted_answer(state: PageState, text: str, answers: str, answer: str) -> str
 
 
 def wrong_answers(answers: str, right: str, wrong: str) -> list[str]:
-    """The candidates for the wrong answer: the written one, or the given answers. `InputError` if there is none."""
+    """Return the wrong answers: the written one, or the other given answers. Raises `InputError` if there is none."""
     found = [wrong.strip()] if wrong.strip() else answers_of(answers)
     found = [answer for answer in found if answer != right]
     if not found:

@@ -1,4 +1,4 @@
-"""The card of one unit: its gates over training, its strength, what its offset speaks for, what it looks at."""
+"""The card of one unit: its gates over training, its strength, the tokens its offset promotes, and its attention."""
 
 import math
 from collections.abc import Iterator
@@ -42,10 +42,10 @@ class HeadPanel:
 
     title: gr.HTML
     first: gr.Slider
-    """Strength of the first channel, of JoLA's edits the offset."""
+    """Strength of the first channel, which is the offset for JoLA's edits."""
     second: gr.Slider
     missing: gr.HTML
-    """Why some of the views are not there for this unit."""
+    """Why this unit does not have some of the views."""
     promoted: gr.HTML
     promoted_tools: gr.HTML
     attention: gr.Plot
@@ -61,7 +61,7 @@ class HeadPanel:
 
 
 def build() -> HeadPanel:
-    """Lay the card out."""
+    """Lay out the card."""
     title = gr.HTML(EMPTY, apply_default_css=False, elem_id="head-title")
     first, second = (
         gr.Slider(
@@ -86,7 +86,7 @@ def build() -> HeadPanel:
 
 
 def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews, places: gr.Tabs) -> None:
-    """Open the card on the map's ``card`` event, and let its sliders set the strength of the head."""
+    """Connect the map's ``card`` event, which opens the card, and the sliders for the strength of the head."""
 
     def on_card(text: str, kind: str, dark: bool, request: gr.Request, evt: gr.EventData) -> Iterator[tuple[Any, ...]]:
         page = page_of(request)
@@ -147,7 +147,7 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
 
 
 def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) -> tuple[Any, ...]:
-    """What is known without the model: values for the outputs of the card."""
+    """Return values for the outputs of the card that do not need the model."""
     layer, unit = cell
     run = chosen_run(wiring.bench, state.run)
     edits = edits_of(run)[state.site]
@@ -193,7 +193,7 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
 
 
 def _missing(edits: "Intervention") -> str:
-    """Which views this unit does not have, and why."""
+    """Explain which views this unit does not have."""
     sentences = []
     if edits.site == "weights":
         sentences.append(
@@ -208,7 +208,7 @@ def _missing(edits: "Intervention") -> str:
 
 
 def _effects(state: PageState, cell: tuple[int, int], half: str) -> list[str]:
-    """The measured effect of one half of the edit in words, when there is one."""
+    """Return the measured effect of one half of the edit in words; empty if it was not measured."""
     effects = state.effects
     if effects is None:
         return []
@@ -224,7 +224,7 @@ def _effects(state: PageState, cell: tuple[int, int], half: str) -> list[str]:
 def _asked(
     wiring: Wiring, state: PageState, cell: tuple[int, int], text: str, kind: str, dark: bool, page: str
 ) -> Iterator[tuple[Any, ...]]:
-    """What the model has to compute: the tokens that the offset speaks for, then what the head looks at."""
+    """Yield values that need the model: the tokens that the offset promotes, then the attention pattern."""
     layer, unit = cell
     way = wiring.columns_of(state)[0]
     keep = (gr.skip(),) * 4

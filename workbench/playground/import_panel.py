@@ -1,4 +1,4 @@
-"""Importing an adapter: a zip file that is uploaded, or a folder on the app's computer, becomes a run."""
+"""Import of an adapter as a run, from an uploaded zip file or a folder on the app's computer."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from workbench.service.bench import Workbench
 from workbench.ui import markup
 
 Opened = Callable[[gr.Request, str], Iterator[tuple[Any, ...]]]
-"""Opens the run with an id: the values of all components that show it."""
+"""Opens the run with an id; yields values for all components that show it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ImportPanel:
 
 
 def build() -> ImportPanel:
-    """Lay them out."""
+    """Lay out the components."""
     with gr.Accordion("Import an adapter", open=False, elem_classes="jw-more", elem_id="import-adapter"):
         folder = gr.Textbox(
             label="Folder or zip file", info="An adapter's folder on this computer; it is copied and listed as a run.",
@@ -45,12 +45,12 @@ def connect(bench: Workbench, panel: ImportPanel, opened: Opened, outputs: list[
     """Connect the events.
 
     Args:
-        opened: Opens what was taken in.
+        opened: Opens the imported run.
         outputs: The components that ``opened`` fills.
     """
 
     def taken(request: gr.Request, place: Path) -> Iterator[tuple[Any, ...]]:
-        from jola.runs.archive import import_archive  # which imports PyTorch, and the page begins without it
+        from jola.runs.archive import import_archive  # imports PyTorch, which the page does not need at startup
 
         try:
             run = import_archive(place, bench.store)

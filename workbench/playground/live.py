@@ -1,4 +1,4 @@
-"""The views that follow every click: the next token, and the probability of given answers."""
+"""The views that are updated after every click: the next token, and the probability of given answers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LiveViews:
-    """The components; `outputs` are those that `look` fills."""
+    """The components; `look` fills `outputs`."""
 
     tokens: gr.HTML
     tokens_tools: gr.HTML
@@ -34,7 +34,7 @@ class LiveViews:
 
 
 def build() -> LiveViews:
-    """Lay the two views out."""
+    """Lay out both views."""
     with gr.Column(elem_classes="jw-view"):
         tokens = gr.HTML(results.token_table(None), apply_default_css=False, elem_id="tokens")
         tokens_tools = view_tools("tokens-tools")
@@ -47,9 +47,9 @@ def build() -> LiveViews:
 def look(
     wiring: Wiring, state: PageState, page: str, text: str, kind: str, answers: str, *, asked: bool = False
 ) -> Iterator[tuple[Any, ...]]:
-    """Values for `LiveViews.outputs`: the next tokens first, then the answers.
+    """Yield values for `LiveViews.outputs`: the next tokens first, then the answers.
 
-    Unless a button has ``asked`` for it, nothing is sent to NDIF and no large model is fetched: the page then says so.
+    Unless ``asked`` by a button, nothing is sent to NDIF and no large model is downloaded; the page then says so.
     """
     nothing = (gr.skip(),) * 4
     try:
@@ -91,7 +91,7 @@ def _waiting(wiring: Wiring, state: PageState, page: str, tickets: Sequence[Tick
 def _tokens(
     wiring: Wiring, state: PageState, page: str, ways: Sequence[Column], prompt: Prompt, looked: Sequence[views.Looked]
 ) -> tuple[Any, Any]:
-    """The table of next tokens, with what changed since the last look at the prompt with other edits, and its tools."""
+    """Return the table of next tokens and its tools, with the change since the last result with other edits."""
     subject, edits = (state.run, prompt), f"{state.strength:g} {masks_text(state)}"
     last = wiring.pages.get(page).last
     before = last[2] if last is not None and last[0] == subject and last[1] != edits else None
@@ -112,7 +112,7 @@ def _shares(
     given: Sequence[str],
     scores: "Sequence[AnswerScores]",
 ) -> tuple[Any, Any]:
-    """The table of the given answers, and its tools; the page remembers the likeliest one."""
+    """Return the table of the given answers and its tools; the state of the page stores the most likely one."""
     shares = views.AnswerShares(
         tuple(way.title for way in ways),
         tuple(given),

@@ -1,4 +1,4 @@
-"""Test the edits that are on: their accuracy on test examples of the run, and the examples that flip."""
+"""Test of the edits that are on: their accuracy on test examples of the run, and the examples that flip."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ Values = Iterator[tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class MaskTestPanel:
-    """The components; ``examples.open`` is an event with the ``number`` of an example that was tested."""
+    """The components; ``examples.open`` is an event with the ``number`` of a tested example."""
 
     go: gr.Button
     count: gr.Number
@@ -39,7 +39,7 @@ class MaskTestPanel:
 
 
 def build(wiring: Wiring, page: gr.Blocks) -> MaskTestPanel:
-    """Lay the view out and connect its own events."""
+    """Lay out the view and connect its own events."""
     gr.HTML(_HINT, apply_default_css=False)
     with gr.Row(elem_classes="jw-actions"):
         go = gr.Button("Test these edits on the test examples", size="sm", scale=0, elem_id="mask-test")
@@ -91,12 +91,12 @@ class MaskTestEvents:
             yield failed(error), "", *ready
 
     def on_stop(self, request: gr.Request) -> None:
-        """Stop what this page tests."""
+        """Stop the test of this page."""
         self.stops.stop(page_of(request))
 
 
 def opened_example(tested: MaskTest | None, run: str, payload: Any) -> TestAnswer:
-    """The example that an ``open`` event names. `InputError` if there is none."""
+    """Return the example that an ``open`` event names. Raises `InputError` if it does not exist."""
     number = payload.get("number") if isinstance(payload, dict) else None
     known = tested.answers if tested is not None and tested.run == run else ()
     if not isinstance(number, int) or not 0 <= number < len(known):
@@ -108,8 +108,8 @@ def opened_example(tested: MaskTest | None, run: str, payload: Any) -> TestAnswe
 
 
 def summary(found: MaskTest, on: str) -> str:
-    """Score of the base model, of all edits and of those that are on, as HTML; ``on`` says which are on."""
-    from jola.evaluation.answers import score_answers  # which imports scipy, and the page begins without it
+    """Return the scores of the base model, all edits, and those that are on, as HTML; ``on`` describes the latter."""
+    from jola.evaluation.answers import score_answers  # imports scipy, which the page does not need at startup
 
     rows, title = [], ""
     for name, answers in zip(_TITLES, _said(found), strict=True):
@@ -128,7 +128,7 @@ def summary(found: MaskTest, on: str) -> str:
 
 
 def flips(found: MaskTest) -> str:
-    """The examples that all edits and those that are on answer differently well, as HTML."""
+    """Return the examples whose value differs between all edits and those that are on, as HTML."""
     said = _said(found)
     values = [judged(answers, found.metric) for answers in said]
     rows = []
@@ -148,7 +148,7 @@ def flips(found: MaskTest) -> str:
 
 
 def _said(found: MaskTest) -> tuple[list[TestAnswer], list[TestAnswer], list[TestAnswer]]:
-    """The answers of the base model, with all edits, and with those that are on."""
+    """Return the answers of the base model, with all edits, and with those that are on."""
     base = [replace(answer, answer=answer.base_answer or "") for answer in found.answers]
     chosen = [replace(answer, answer=text) for answer, text in zip(found.answers, found.chosen, strict=True)]
     return base, list(found.answers), chosen

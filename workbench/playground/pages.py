@@ -1,4 +1,4 @@
-"""The states of the open pages, on the server: gestures that come quickly one after the other all find the last one."""
+"""The states of the open pages, on the server, so that gestures in quick succession all see the latest state."""
 
 import threading
 from collections import OrderedDict
@@ -10,19 +10,19 @@ _KEPT_PAGES = 512
 
 
 class Pages:
-    """The choices of each open page, by the name that gradio gives it."""
+    """The states of the open pages, by gradio's name of the page."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._states: OrderedDict[str, PageState] = OrderedDict()
 
     def get(self, page: str) -> PageState:
-        """The present state of a page; that of a fresh one when it is not known."""
+        """Return the current state of a page; a new state if the page is unknown."""
         with self._lock:
             return self._states.get(page, PageState())
 
     def change(self, page: str, change: Callable[[PageState], PageState]) -> PageState:
-        """Replace the state of a page in one step, and return the new one; when ``change`` raises, nothing happens."""
+        """Replace the state of a page atomically, and return the new one; if ``change`` raises, nothing changes."""
         with self._lock:
             state = change(self._states.get(page, PageState()))
             self._states[page] = state
@@ -32,6 +32,6 @@ class Pages:
             return state
 
     def forget(self, page: str) -> None:
-        """The page was closed."""
+        """Drop the state of a page that was closed."""
         with self._lock:
             self._states.pop(page, None)

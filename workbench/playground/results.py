@@ -1,4 +1,4 @@
-"""The views of the Playground that are tables and words. Whatever comes from people and models is escaped."""
+"""The views of the Playground that are tables and text. All text from people and models is escaped."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ _CERTAIN = -0.01
 """ln p above which a model is certain: p > 0.99."""
 
 _DIFFERENT = 0.05
-"""Share from which runs are said to differ."""
+"""Spread of probabilities from which runs are marked as different."""
 _TOP = (
     '<span class="jw-likeliest" title="the likeliest of this column">▲<span class="jw-hidden">likeliest</span></span>'
 )
@@ -38,10 +38,10 @@ _MEANINGS = {
 
 
 def token_table(view: NextTokens | None, masks: str = "") -> str:
-    """The likeliest next tokens, base beside edited, with the change in percentage points.
+    """Return the most likely next tokens, base next to edited, with the change in percentage points.
 
-    With several columns, the likeliest token of each is marked, and the last column is the spread between the runs.
-    ``masks`` is the text of the masks that were used, `masks_text`; the table carries it as ``data-masks``.
+    With several columns, the most likely token of each is marked, and the last column is the spread between the runs.
+    ``masks`` is the text of the masks, from `masks_text`; the table has it as ``data-masks``.
     """
     if view is None:
         return markup.note("Write a prompt: the next token, without and with the edits, appears here.")
@@ -64,7 +64,7 @@ def token_table(view: NextTokens | None, masks: str = "") -> str:
 
 
 def since_words(since: Since | None) -> str:
-    """What the last change of the edits changed, in words that say so even where no digit of the table changes."""
+    """Describe the effect of the last change of the edits, even if no digit of the table changes."""
     if since is None:
         return ""
     name = visible(since.before.token)
@@ -89,7 +89,7 @@ def _token_row(token: NextToken, top: Sequence[float]) -> str:
 
 
 def _shares(shares: Sequence[float], likeliest: Sequence[bool]) -> str:
-    """A cell for each column; with several, the likeliest of a column is marked."""
+    """Return a cell for each column; with several, the most likely token of a column is marked."""
     marks = [_TOP if is_top and len(shares) > 1 else "" for is_top in likeliest]
     return "".join(f"<td>{share_bar(p, 'edited')}{mark}</td>" for p, mark in zip(shares, marks, strict=True))
 
@@ -99,7 +99,7 @@ def _last_head(one: bool) -> str:
 
 
 def _last_cell(base: float, edited: Sequence[float]) -> str:
-    """The change from the base model, or with several columns how far they are apart."""
+    """Return the change from the base model, or with several columns their spread."""
     if len(edited) == 1:
         return _points(edited[0] - base)
     spread = max(edited) - min(edited)
@@ -113,7 +113,7 @@ def _points(change: float) -> str:
 
 
 def share_bar(share: float, side: str) -> str:
-    """A share in [0, 1] as a bar with its figure."""
+    """Return a share in [0, 1] as a bar with its value."""
     percent = 100 * share
     return (
         '<span class="jw-bar-track" aria-hidden="true">'
@@ -123,7 +123,7 @@ def share_bar(share: float, side: str) -> str:
 
 
 def answer_table(view: AnswerShares | None, right: str = "") -> str:
-    """The share of each given answer among them, base beside edited; the right one, where it is known, is marked."""
+    """Return the share of each given answer, base next to edited; the right answer is marked if it is known."""
     if view is None:
         return ""
     one = len(view.columns) == 1
@@ -148,9 +148,9 @@ def answer_table(view: AnswerShares | None, right: str = "") -> str:
 
 
 def answers(view: Writings | None) -> str:
-    """The written answers side by side; when all are there, words that the base model's lacks are marked.
+    """Return the generated answers side by side; once all are complete, words that the base answer lacks are marked.
 
-    With several runs, a sentence says which of the other answers each one equals.
+    With several runs, the heading of an answer names an earlier answer that is equal.
     """
     if view is None:
         view = Writings(("Edited",), (None, None))
@@ -170,7 +170,7 @@ def answers(view: Writings | None) -> str:
 
 
 def _equal_words(view: Writings, index: int) -> str:
-    """Which earlier answer this one equals, when several runs have answered."""
+    """Name an earlier answer that is equal to this one, if several runs have answered."""
     text = view.texts[index]
     if not view.done or len(view.texts) < 3 or text is None:
         return ""
@@ -180,11 +180,11 @@ def _equal_words(view: Writings, index: int) -> str:
 
 
 def text_strip(scores: "TokenScores") -> str:
-    """The text with what the edits made likelier and unlikelier: colour, and a sign for those who do not see it."""
+    """Return the text with tokens marked as more or less likely by color, and by a sign for readers without color."""
     pieces = []
     for token, base, edited in zip(scores.tokens, scores.base, scores.edited, strict=True):
         change = float(edited) - float(base)
-        if change != change:  # the first token has nothing before it
+        if change != change:  # the first token is not scored
             pieces.append(f"<span>{markup.escape(token)}</span>")
             continue
         depth = min(1.0, abs(change) / 3)
@@ -198,13 +198,13 @@ def text_strip(scores: "TokenScores") -> str:
 
 
 def figure(value: float) -> str:
-    """A signed number with three decimals, or with two digits where those would be zeros."""
+    """Format a signed number with three decimals, or with two significant digits if it is small."""
     value = float(value)
     return f"{value:+.3f}" if value == 0 or abs(value) >= 0.0095 else f"{value:+.2g}"
 
 
 def effects_table(effects: "EditEffects", answer: str, names: Mapping[str, Sequence[str]] | None = None) -> str:
-    """The edits whose switching off changes the answer most; ``names`` are those of the units by site."""
+    """Return the edits with the largest effects; ``names`` are those of the units by site."""
     names = names or {}
     unit, half = ("Module", "Channel") if any(edit.site == "weights" for edit in effects.edits) else ("Head", "Half")
     order = sorted(range(len(effects.edits)), key=lambda i: -abs(float(effects.effect[i])))[:_RANKED]
@@ -242,7 +242,7 @@ def _unit_words(edit: "EditRef", names: Mapping[str, Sequence[str]]) -> str:
 
 
 def effects_words(effects: "EditEffects") -> str:
-    """What was measured, on how much, and how much faster than one by one."""
+    """Describe what was measured, on how many examples, and the speed compared with one by one."""
     if not effects.edits:
         return markup.note("No edit is on; switch some on, or choose a run with open gates.")
     meaning = _MEANINGS[effects.measure]
@@ -263,13 +263,13 @@ def effects_words(effects: "EditEffects") -> str:
         f"{effects.seconds:.1f} s for all at once; one by one would take about {effects.one_by_one_seconds:.1f} s "
         f"({faster:.1f} times as long)"
     )
-    if any(str(edit.site) == "weights" for edit in effects.edits):  # the rows of a batch share the weights
+    if any(str(edit.site) == "weights" for edit in effects.edits):  # all rows of a batch share the weights
         speed = f"measured one by one in {effects.seconds:.1f} s"
     return markup.note(f"{len(effects.edits):,} edits, {where}: {speed}. {meaning}{rounding}")
 
 
 def promoted(tokens: "PromotedTokens | None") -> str:
-    """What a head's offset speaks for and against."""
+    """Return the tokens that a head's offset promotes and suppresses."""
     if tokens is None:
         return ""
 
@@ -288,6 +288,6 @@ def promoted(tokens: "PromotedTokens | None") -> str:
 
 
 def mask_words(state: PageState, counts: str) -> str:
-    """How many edits are on, in one sentence."""
+    """Describe how many edits are on, in one sentence."""
     strength = "" if state.strength == 1.0 else f" All edits at strength {state.strength:g}."
     return f'<p class="jw-about" role="status">{markup.escape(counts + strength)}</p>'

@@ -1,4 +1,4 @@
-"""The Python that gives the numbers of a view again, for a notebook or a script."""
+"""Python code that reproduces the numbers of a view in a notebook or a script."""
 
 import textwrap
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from workbench.service.session import Prompt, Use
 
 
 def snippet(columns: Sequence[Column], call: str, prompt: Prompt | None = None, **names: object) -> str:
-    """Lines that load what the page uses and then make ``call``, once for each column.
+    """Return code that loads what the page uses and then runs ``call``, once for each column.
 
-    ``call`` may use ``model``, ``mask`` and, when a prompt is given, ``prompt``; ``names`` are further variables.
+    ``call`` may use ``model``, ``mask`` and, if a prompt is given, ``prompt``; ``names`` are further variables.
     """
     imports = {"from jola import JoLAModel, insight"}
     lines: list[str] = []
@@ -53,7 +53,7 @@ def _column_lines(column: Column, call: str, plain: str, imports: set[str]) -> l
 
 
 def _loading_line(use: Use) -> str:
-    """The model as the run used it: the adapter contains neither the path of a local model nor the number format."""
+    """Return code that loads the model as in the run; the adapter lacks the path of a local model and the dtype."""
     asked = use.run.run_config().model
     options = ""
     if is_there(asked.model):
@@ -79,7 +79,7 @@ def _mask_lines(use: Use, name: str, imports: set[str]) -> list[str]:
 
 
 def _masks_of(use: Use, edits: str, imports: set[str]) -> list[str]:
-    """One mask for each site of an adapter that is combined with another, in the order of its edits."""
+    """Return code for one mask per site of an adapter that is combined with others, in the order of its edits."""
     changed = {site: mask for site, mask in use.masks.items() if mask.changed}
     if use.strength == 1.0 and not changed:
         return [f"masks += [None] * len({edits})"]

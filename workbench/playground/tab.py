@@ -1,4 +1,4 @@
-"""Playground: a prompt, the map of the edits, and how the edits change the answer of the model."""
+"""The Playground tab: a prompt, the map of the edits, and how the edits change the answer of the model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -34,16 +34,16 @@ _HEAD = "<h1>Edits</h1><p>Each cell is one edit; click it to switch the edit on 
 
 @dataclass(frozen=True)
 class PlaygroundTab:
-    """The parts that the app connects with other places."""
+    """The components that the app connects with other tabs."""
 
     wiring: Wiring
     panel: EditsPanel
     live: LiveViews
     right: gr.HTML
-    """The right answer of the example in the box."""
+    """The right answer of the example in the text box."""
 
     def outputs(self) -> list[Any]:
-        """What `offer` fills."""
+        """The outputs of `offer`."""
         return [
             self.panel.run, self.panel.others, self.wiring.prompt, self.wiring.answers, self.right,
             *self.panel.run_outputs(), *self.live.outputs(self.wiring),
@@ -51,7 +51,7 @@ class PlaygroundTab:
 
 
 def about_run(bench: Workbench, id: str | None) -> str:
-    """The chosen run in a few lines of HTML."""
+    """Describe the chosen run in a few lines of HTML."""
     run = bench.find(id)
     if run is None:
         return markup.note("No run has edits yet. Train one first: it appears here with its first epoch.")
@@ -73,10 +73,10 @@ def offer(
     text: str = "",
     example: Example | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Fill the place for a run: values for `PlaygroundTab.outputs`.
+    """Fill the tab for a run: yield values for `PlaygroundTab.outputs`.
 
-    It keeps what the page has chosen when ``wanted`` names no other run that has edits. ``masks`` and ``example`` open
-    the run again, with these edits on or with this prompt.
+    The choices of the page are kept unless ``wanted`` is another run with edits. ``masks`` and ``example`` open the run
+    again, with these edits on or with this prompt.
     """
     before = tab.wiring.state(request)
     choices = bench.run_choices(with_adapter=True, also=(wanted, before.run, *before.others))
@@ -101,7 +101,7 @@ def _opened(
     text: str,
     example: Example | None,
 ) -> Iterator[tuple[Any, ...]]:
-    """Values for `PlaygroundTab.outputs` after the lists of runs, when a run is opened."""
+    """Yield values for `PlaygroundTab.outputs` after the lists of runs, for a run that is opened."""
     wiring = tab.wiring
     empty = (gr.skip(),) * len(tab.live.outputs(wiring))
     state, message = _state_of(bench, id, masks)
@@ -122,7 +122,7 @@ def _opened(
 
 
 def _state_of(bench: Workbench, id: str | None, masks: str) -> tuple[PageState, str]:
-    """The state that opens a run, without the masks if they are not valid; and what went wrong, as HTML."""
+    """Return the state that opens a run, without the masks if they are invalid, and the error as HTML."""
     message = ""
     for wanted in dict.fromkeys((masks, "")):
         if id is None:
@@ -135,14 +135,14 @@ def _state_of(bench: Workbench, id: str | None, masks: str) -> tuple[PageState, 
 
 
 def _prompt_of(bench: Workbench, run: Run) -> str:
-    """A prompt like those that the run was trained on; empty if the data of its task are missing."""
+    """Return a prompt like those that the run was trained on; empty if the data of its task are missing."""
     with suppress(InputError):
         return first_prompt(run) or test_examples(bench, run)[0].prompt[-1].content
     return ""
 
 
 def right_words(state: PageState) -> str:
-    """The right answer of the example in the box, as HTML; empty if there is none."""
+    """Return the right answer of the example in the text box, as HTML; empty without an example."""
     if state.prompt is None:
         return ""
     earlier = len(state.prompt.turns) - 1
@@ -151,7 +151,7 @@ def right_words(state: PageState) -> str:
 
 
 def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
-    """Lay the place out and connect its own events."""
+    """Lay out the tab and connect its own events."""
     with gr.Row(elem_classes="jw-place"):
         with gr.Column(elem_classes="jw-settings", scale=0):
             parts = edits_panel.build_settings()
@@ -198,7 +198,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
     EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id)).connect()
     head_panel.connect(wiring, panel, card, shown, views)
     _connect_prompt(wiring, shown, draw, tested.examples, right)
-    # In the page, so that it does not wait for the answers.
+    # In the browser, so that it does not wait for the answers.
     go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
 
     def on_unload(request: gr.Request) -> None:
@@ -215,7 +215,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
 
 
 def _connect_prompt(wiring: Wiring, shown: LiveViews, draw: gr.Button, tested: Any, right: gr.HTML) -> None:
-    """The prompt: typing looks at the next token; a button, or a tested example that is clicked, fills it."""
+    """Connect the prompt: typing updates the next token; a button, or a click on a tested example, fills it."""
 
     def on_prompt(text: str, kind: str, answers: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         state = wiring.state(request)

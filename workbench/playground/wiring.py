@@ -1,4 +1,4 @@
-"""What the panels of the Playground share: the prompt on the page, the page's state, and waiting in words."""
+"""Shared by the panels of the Playground: the prompt on the page, the page's state, and messages while waiting."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from workbench.service.session import Prompt
 from workbench.ui import events, markup
 
 PRIVATE: dict[str, Any] = {**events.PRIVATE, "concurrency_limit": None}
-"""As `workbench.ui.events.PRIVATE`, for listeners that wait for the model and may do so side by side."""
+"""Like `workbench.ui.events.PRIVATE`, for listeners that wait for the model and may run concurrently."""
 
 PLAIN = "Plain text"
 CHAT = "Chat turn"
@@ -34,36 +34,37 @@ class Wiring:
     message: gr.HTML
     dark: gr.Checkbox
     stops: Stops = field(default_factory=Stops)
-    """What the Stop button of a page ends."""
+    """The calls that the Stop button of a page ends."""
 
     @property
     def asking(self) -> list[Any]:
-        """Inputs of a listener that works with the prompt."""
+        """Inputs of a listener that uses the prompt."""
         return [self.prompt, self.kind]
 
     def state(self, request: gr.Request) -> PageState:
-        """What the asking page has chosen."""
+        """Return the state of the requesting page."""
         return self.pages.get(page_of(request))
 
     def columns(self, request: gr.Request) -> list[Column]:
-        """The ways of answering that the asking page compares."""
+        """Return the columns that the requesting page compares."""
         return self.columns_of(self.state(request))
 
     def columns_of(self, state: PageState) -> list[Column]:
-        """The ways of answering that a state compares."""
+        """Return the columns that a state compares."""
         return columns(self.bench, state)
 
     def wait(self, ticket: Ticket[Any], state: PageState) -> Iterator[str]:
-        """Why nothing is there yet, as HTML, again and again until the call is done."""
+        """Yield why there is no result yet, as HTML, repeatedly until the call is done."""
         run = self.bench.find(state.run)
         loading = run is not None and not self.bench.session.is_loaded(run, state.remote)
         for place in ticket.waiting():
             yield waiting_words(place, loading, state.remote)
 
     def must_ask(self, state: PageState) -> str:
-        """Why the model of a run only computes when a button is pressed, as HTML; empty if it may always compute.
+        """Return as HTML why the model only computes when a button is pressed; empty if it may always compute.
 
-        Prompts are not sent to NDIF unasked. Where NDIF can be chosen, large models are not fetched unasked either.
+        Prompts are not sent to NDIF without a request. If NDIF can be chosen, models are not downloaded without one
+        either.
         """
         run = self.bench.find(state.run)
         if state.remote:
@@ -77,24 +78,24 @@ class Wiring:
 
 
 def page_of(request: gr.Request) -> str:
-    """The name of the page that asks."""
+    """Return the name of the requesting page."""
     return request.session_hash or ""
 
 
 def prompt_of(state: PageState, text: str, kind: str) -> Prompt:
-    """The drawn conversation while the box still shows it, else what the box holds."""
+    """Return the drawn conversation if the text box still shows it, otherwise the content of the box."""
     if kind != PLAIN and state.prompt is not None and state.prompt.text == text:
         return state.prompt
     return Prompt.of(text, plain=kind == PLAIN)
 
 
 def answers_of(text: str | None) -> list[str]:
-    """The answers in a box, one on each line; equal ones count once."""
+    """Return the answers in a text box, one per line, without duplicates."""
     return list(dict.fromkeys(filter(None, map(str.strip, (text or "").splitlines()))))
 
 
 def waiting_words(place: int, loading: bool, remote: bool = False) -> str:
-    """Why nothing is there yet, in one sentence."""
+    """Return why there is no result yet, in one sentence."""
     if place:
         return markup.note(f"In the queue: {place} before you.", "busy")
     if remote:
@@ -103,9 +104,9 @@ def waiting_words(place: int, loading: bool, remote: bool = False) -> str:
 
 
 def failed(error: Exception) -> str:
-    """What went wrong, as HTML; empty for a call that a newer one replaced."""
+    """Return an error as HTML; empty for a call that was replaced by a newer one."""
     return "" if isinstance(error, Superseded) else markup.note(str(error), "error")
 
 
 EXPECTED = (InputError, Superseded)
-"""What a listener shows in words; everything else is a fault of the app."""
+"""Exceptions that a listener shows as text; all others are faults of the app."""

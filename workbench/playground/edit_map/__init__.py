@@ -31,7 +31,7 @@ _HERE = Path(__file__).parent
 
 MARKUP = (_HERE / "edit_map.html").read_text(encoding="utf-8")
 STYLE = (_HERE / "edit_map.css").read_text(encoding="utf-8")
-"""Beside `workbench.ui.maps.STYLE`, which it builds upon."""
+"""Style of the map, in addition to `workbench.ui.maps.STYLE`."""
 SCRIPT = "\n".join(
     (
         maps.SCRIPT,
@@ -45,17 +45,17 @@ SCRIPT = "\n".join(
 
 
 def edit_map(value: dict[str, Any] | None = None, *, elem_id: str = "edit-map", **more: Any) -> gr.HTML:
-    """The component; ``more`` goes to `gr.HTML`. A page may hold several, each with its own ``elem_id``.
+    """Create the component; ``more`` is passed to `gr.HTML`. A page may have several, each with its own ``elem_id``.
 
-    Its value is made by `edit_map_value`; ``gr.HTML(mask=edit_map_mask(…))`` as the answer of a listener changes the
-    mask alone. Its events, whose payloads are in ``evt._data`` of a `gr.EventData`:
+    Its value comes from `edit_map_value`; a listener that returns ``gr.HTML(mask=edit_map_mask(…))`` changes only the
+    mask. Its events, whose payloads are in ``evt._data`` of a `gr.EventData`:
 
     ``edit``         ``{key, gesture, half, cells, action, earlier}``, for `apply_edits`
-    ``card``         ``{key, layer, unit, half}``, for `card_cell`: somebody wants to know more about a head
+    ``card``         ``{key, layer, unit, half}``, for `card_cell`: open the card of a head
     ``undo, redo``   ``{key}``: Ctrl+Z and Ctrl+Shift+Z on the map
 
     Listeners of ``edit`` need ``trigger_mode="multiple"`` and ``concurrency_limit=1``, so that none is dropped and each
-    sees what the one before it did. Requests can overtake each other all the same; `apply_edits` puts that right.
+    sees the result of the previous one. Requests can still overtake each other, which `apply_edits` corrects.
     """
     return gr.HTML(
         value,

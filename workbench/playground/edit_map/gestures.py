@@ -1,4 +1,4 @@
-"""What the page asks for, checked: anybody can send anything to the address of an event."""
+"""Checks the requests of the page, because anyone can send anything to the address of an event."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ _DAMAGED = "The map sent something that is not a change of edits; reload the pag
 
 
 def apply_edits(mask: HeadMask, payload: Any, seen: int = 0) -> tuple[HeadMask, int]:
-    """The mask after the gestures of an ``edit`` event, and the number of the last one, the next ``seen``.
+    """Apply the gestures of an ``edit`` event; return the new mask and the number of the last one, the next ``seen``.
 
-    A gesture counts once, in the order in which it was made: those up to ``seen`` are skipped, and those that the page
-    repeats in ``earlier``, because it has no answer to them yet, come first. So a request that was lost or overtaken by
-    the next one changes nothing in the result. Numbers are those of one page: keep ``seen`` with the session, not with
-    the run. `InputError` when the payload is not what the map sends.
+    Each gesture is applied once, in order: gestures up to ``seen`` are skipped, and those that the page repeats in
+    ``earlier``, because they are still unanswered, come first. A request that was lost or overtaken by the next one
+    therefore does not change the result. Numbers are those of one page: store ``seen`` with the session, not with the
+    run. Raises `InputError` if the payload is not one of the map.
     """
     _require(isinstance(payload, Mapping))
     earlier = payload.get("earlier", [])
@@ -34,7 +34,7 @@ def apply_edits(mask: HeadMask, payload: Any, seen: int = 0) -> tuple[HeadMask, 
 
 
 def card_cell(payload: Any, layers: int, units: int) -> tuple[int, int]:
-    """Layer and unit of a ``card`` event. `InputError` when the payload names none of these."""
+    """Return layer and unit of a ``card`` event. Raises `InputError` if the payload is invalid."""
     _require(isinstance(payload, Mapping))
     return _cell([payload.get("layer"), payload.get("unit")], layers, units)
 

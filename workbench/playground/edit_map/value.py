@@ -16,16 +16,16 @@ from workbench.service.run_frames import encode_gates
 if TYPE_CHECKING:
     from jola.edits.intervention import Intervention
 
-# Grows with every answer, also from one start of the app to the next.
+# Grows with every answer, also across restarts of the app.
 _revisions = itertools.count(time.time_ns() // 1000)
 
 
 class Effects(Protocol):
-    """Effects of switching single halves off, such as `jola.insight.EditEffects`: one entry for each edit measured.
+    """Effects of switching off single halves, such as `jola.insight.EditEffects`: one entry per measured edit.
 
     Each of ``edits`` has ``site``, ``layer``, ``unit`` and ``half``; ``low`` and ``high`` bound the interval and may be
-    NaN or None where there is none; ``n`` is the number of examples behind an effect, one for all or one each. With
-    the ``measure`` ``kl``, effects have no sign.
+    NaN or None without one; ``n`` is the number of examples of an effect, a single number or one each. With the
+    ``measure`` ``kl``, effects have no sign.
     """
 
     @property
@@ -51,14 +51,14 @@ def edit_map_value(
     seen: int = 0,
     effects: Effects | None = None,
 ) -> dict[str, Any]:
-    """The value of the component.
+    """Return the value of the component.
 
     ``edits`` are the edits of a model, or the last record of a run's gates (``offset_gate``, ``scale_gate``,
-    ``offset_norm``, ``scale_norm``, each (layers, units)); NaN marks what is not trained. ``key`` tells these edits
-    from others: with another key the page forgets its place and the gestures under way. ``seen`` is the number of the
-    last gesture in the mask, from `apply_edits`. Raises `ValueError` when edits and mask differ in shape.
+    ``offset_norm``, ``scale_norm``, each (layers, units)); NaN means not trained. ``key`` identifies these edits: if it
+    changes, the page resets the cursor and drops unanswered gestures. ``seen`` is the number of the last gesture in the
+    mask, from `apply_edits`. Raises `ValueError` if edits and mask differ in shape.
     """
-    from jola.edits.intervention import Intervention  # which imports PyTorch: only what is shown needs it
+    from jola.edits.intervention import Intervention  # imports PyTorch, which is not needed before a map is shown
 
     names, gated = None, True
     if isinstance(edits, Intervention):
@@ -89,7 +89,7 @@ def edit_map_value(
 
 
 def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, Any]:
-    """The part of the value that a gesture changes; ``key`` and ``seen`` as in `edit_map_value`."""
+    """Return the part of the value that a gesture changes; ``key`` and ``seen`` as in `edit_map_value`."""
     on = np.stack(list(mask.on.values()))
     strength = np.stack(list(mask.strength.values()))
     return {
@@ -102,7 +102,7 @@ def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, 
 
 
 def _fields(edits: "Intervention") -> dict[str, Any]:
-    """Norm and gate of each cell; without gates 1 where it edits anything. The gate is NaN where nothing trains."""
+    """Return norm and gate of each cell; without gates, 1 if it is edited. The gate is NaN if it is not trained."""
     gates, recorded = gates_of_edits(edits) or edits.on(), edits.record()
     fields = {}
     for channel, norm in edits.norms().items():
