@@ -1,8 +1,8 @@
 """The recorded edits of a run in the format of the map on the page.
 
 A value in [0, 1] is sent as one byte: 0 is exactly 0, 1 to 254 are larger values in equal steps, and 255 means not
-    trained. A norm is sent as its share of `norm_top`, a round number that no norm of the run so far exceeds, so that a
-    color means the same norm at every step.
+trained. A norm is sent as its share of `norm_top`, a round number that no norm of the run so far exceeds, so that a
+color means the same norm at every step.
 """
 
 import base64
