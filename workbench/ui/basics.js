@@ -1,5 +1,5 @@
-/* What the scripts of the views share. It comes first in the body of a gr.HTML's js_on_load: element and trigger are
- * given. */
+/* Shared by the scripts of all views. First part of the body of js_on_load of a gr.HTML: element and trigger are
+ * defined. */
 const find = (selector) => element.querySelector(selector);
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const isDark = () => document.body.classList.contains("dark") || document.documentElement.classList.contains("dark");
@@ -9,5 +9,5 @@ const make = (tag, properties = {}, ...children) => {
   node.append(...children);
   return node;
 };
-/* Tell the server that something happened; it also learns whether the page is dark. */
+/* Send an event to the server, with whether the page is dark. */
 const act = (name, data = {}) => trigger(name, { dark: isDark(), ...data });

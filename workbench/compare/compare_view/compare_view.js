@@ -1,6 +1,6 @@
-/* The comparisons there are, and the chosen one, fed by a long poll while the place is in sight.
+/* The list of comparisons and the selected one, updated by a long poll while the tab is visible.
  *
- * The body of a gr.HTML's js_on_load, after work_list.js: props, server and watch are given too.
+ * Body of js_on_load of a gr.HTML, after work_list.js: props, server and watch are also defined.
  */
 const root = find(".cv");
 
@@ -16,13 +16,13 @@ const showList = (list) => {
     state: STATE_WORDS[found.state], title: titled(found), tip: found.methods, about: found.about,
     done: `${found.done} of ${found.planned}`, created: found.created,
   }));
-  // With the sample alone there is none of one's own yet.
+  // The sample does not count as a comparison of the user.
   find(".cv-first").hidden = list.some((found) => found.id !== "sample");
   find(".cv-all").hidden = !list.length;
   root.dataset.count = list.length;
 };
 
-// The chosen one
+// The selected comparison
 
 const showChosen = (chosen) => {
   view.chosen = chosen;
@@ -39,7 +39,7 @@ const showChosen = (chosen) => {
   find(".cv-stop").hidden = !working;
   find(".cv-more").hidden = working;
   find(".cv-resume").hidden = !["stopped", "failed"].includes(chosen.state);
-  // It keeps its place, so that a second click on Stop does not delete.
+  // Disabled instead of hidden, so that a second click on Stop does not delete.
   find(".cv-remove").disabled = working;
   find(".cv-remove").title = working ? "Stop the comparison before you delete it." : "";
   const counts = `${chosen.done} of ${chosen.planned} trainings done`;
@@ -47,7 +47,7 @@ const showChosen = (chosen) => {
   setText(find(".cv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
   find(".cv-chosen").dataset.state = chosen.state;
   find(".cv-progress").hidden = chosen.state === "finished";
-  // A training under way counts as far as it is, and never as done.
+  // The running training counts by its progress, and never as done.
   const part = chosen.now_total ? 0.9 * Math.min(1, chosen.now_done / chosen.now_total) : 0;
   showProgress("cv", chosen.done, chosen.planned, working ? part : 0);
   const now = find(".cv-now");
@@ -70,7 +70,7 @@ const apply = (snapshot) => {
 
 const redraw = connectRedraw(root, view);
 
-// What is done
+// Actions
 
 connectButtons("cv");
 

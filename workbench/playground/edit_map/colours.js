@@ -1,5 +1,5 @@
-/* What a cell's colour means, and the colour: gate, norm and an effect without a sign in cividis, an effect with a sign
- * from blue over nothing to orange. DIVERGING holds the anchors of the latter for the light and the dark page. */
+/* The colors of cells: gates, norms and effects without a sign in cividis, effects with a sign from blue through
+ * neutral to orange. DIVERGING contains the anchors of the latter for the light and the dark page. */
 const rgb = (colour) => [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
 
 const mix = (from, to, share) => {
@@ -20,7 +20,7 @@ const largest = (values) => values.reduce((most, value) => (Math.abs(value) > mo
 const figure = (value) => (value !== 0 && Math.abs(value) < 0.0995 ? value.toPrecision(2) : value.toFixed(2));
 const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${figure(Math.abs(value))}`;
 
-/* One meaning of colour over decoded data: a scale of 256 colours, and the index of a cell in it, null for none. */
+/* The coloring of decoded data in a mode: a scale of 256 colors, and the index of a cell in it, null for no color. */
 const colouring = (data, mode, dark) => {
   if (mode === "norm") {
     const most = data.norm.map(largest);

@@ -1,9 +1,9 @@
-/* The picture of the edits, and its words. Layout, theme and axes are those of GateMap.
+/* Drawing of the edits, and texts about them. Layout, theme and axes are those of GateMap.
  *
- * Channels, such as the halves offset and scale, are named in places (`half`, where "both" means all) and counted in
- * arrays, in the order of frame.channels. An array that holds all has the cells of the first channel first. The state that
- * is drawn: data {gate, norm, effect, open}, base {on, strength} as the server has
- * them, `on` with what the server has not confirmed, counts, meaning of colour, cursor, hover, selection, drag.
+ * Places name a channel, such as the halves offset and scale (`half`, where "both" means all); arrays index channels in
+ * the order of frame.channels. Arrays over all channels have the cells of the first channel first. The drawn state:
+ * data {gate, norm, effect, open}, base {on, strength} from the server, `on` including changes that the server has not
+ * confirmed, counts, meaning of the color, cursor, hover, selection, drag.
  */
 const WHERE_ROWS_ARE_NUMBERED = 11;
 
@@ -16,13 +16,13 @@ class EditDrawing extends GateMap {
       on: new Uint8Array(0),
       counts: null,
       meaning: "gate",
-      selection: null,    // {from, to}: corners, made by keys
+      selection: null,    // {from, to}: corners, set by keys
       drag: null,         // {half, from, to, both} while the pointer is down
       sprites: new MarkSprites(),
     });
   }
 
-  // Questions about cells; `half` is a name, `index` its place among the channels
+  // Properties of cells; `half` is a name, `index` its index among the channels
 
   halvesOf(half) {
     return half === "both" ? this.channels.map((_, index) => index) : [this.channels.indexOf(half)];
@@ -32,7 +32,7 @@ class EditDrawing extends GateMap {
     return half === "both" ? (this.channels.length > 1 ? "Both halves" : capital(this.channels[0])) : capital(half);
   }
 
-  /* What the columns are called: heads, modules or units. */
+  /* The name of the columns: heads, modules or units. */
   unitsName() {
     return `${SITE_UNITS[this.frame.site] || "unit"}s`;
   }
@@ -54,7 +54,7 @@ class EditDrawing extends GateMap {
     return all ? Math.round(100 * all[index * this.frame.layers * this.frame.units + this.cellIndex(cell)]) / 100 : 1;
   }
 
-  /* Cells of a rectangle {from, to}, corners included. */
+  /* Cells of a rectangle {from, to}, including the corners. */
   cellsIn({ from, to }) {
     const cells = [];
     for (let layer = Math.min(from.layer, to.layer); layer <= Math.max(from.layer, to.layer); layer++) {
@@ -67,12 +67,12 @@ class EditDrawing extends GateMap {
     return { from: { layer: from, unit: 0 }, to: { layer: to, unit: this.frame.units - 1 } };
   }
 
-  /* Which halves keys mean. */
+  /* The halves that keys change. */
   reach() {
     return this.both ? "both" : this.cursor.half;
   }
 
-  /* Page coordinates of a cell and of a layer's number, also before the first picture. */
+  /* Page coordinates of a cell, also before the first drawing. */
   position(half, layer, unit) {
     this.measure();
     return super.position(half, layer, unit);
@@ -91,8 +91,8 @@ class EditDrawing extends GateMap {
     this.theme.rim = "rgb(255 255 255 / 45%)";
   }
 
-  /* The colour of a cell, by half and number. Closed gates: the dark end of the scale of gates, and grey beside signed
-   * values, where dark means much. What is off is faded besides its mark. */
+  /* The color of a cell, by index of half and cell. Closed gates have the dark end of the scale, or gray next to
+   * effects, where dark may mean large. Edits that are off are faded, in addition to their mark. */
   paints() {
     const { scale, index: colourOf } = colouring(this.data, this.meaning, this.theme.dark), { surface } = this.theme;
     const faded = scale.map((colour) => mix(colour, surface, 0.68)), cells = this.frame.layers * this.frame.units;
@@ -128,7 +128,7 @@ class EditDrawing extends GateMap {
     context.font = `12px ${theme.font}`;
     context.textAlign = "right";
     const trained = this.data.gate[index].some((code) => code !== GATE_UNTRAINED);
-    // Above a narrow half there is no room for both.
+    // There is no room for both above a narrow half.
     if (plot.width > 170) context.fillText(trained ? `${on} of ${open} on` : "not trained", plot.left + plot.width, plot.top - 10);
 
     const roomy = plot.cellWidth >= 7 && plot.cellHeight >= 6;
@@ -139,7 +139,7 @@ class EditDrawing extends GateMap {
     this.drawUnitAxis(plot);
   }
 
-  /* Closed cells lie flat in the ground; an open one can be switched and has an edge. */
+  /* Draw large cells; only open ones, which can be switched, have a border. */
   drawLarge(half, index, paints) {
     const { context, theme, frame, data } = this;
     const edged = this.plots[half].cellWidth >= 11 && this.plots[half].cellHeight >= 9;
@@ -163,7 +163,7 @@ class EditDrawing extends GateMap {
     }
   }
 
-  /* Thousands of small cells: one pixel each, enlarged without smoothing. */
+  /* Draw thousands of small cells: one pixel each, enlarged without smoothing. */
   drawSmall(plot, index, paints) {
     const { layers, units } = this.frame;
     this.pixels ||= document.createElement("canvas");
@@ -200,7 +200,7 @@ class EditDrawing extends GateMap {
     }
   }
 
-  /* The margin: of the layer's open edits, those that are on. */
+  /* Draw in the margin how many of a layer's open edits are on. */
   drawCounts(plot, index) {
     const { context, theme, frame } = this;
     const numbered = plot.cellHeight >= WHERE_ROWS_ARE_NUMBERED, full = numbered ? 14 : 40;
@@ -220,7 +220,7 @@ class EditDrawing extends GateMap {
     });
   }
 
-  /* Further channels have the numbers too: each switches its layer in its channel. */
+  /* Draw the layer numbers of further channels too; each switches its layer in its channel. */
   drawLayerNumbers(plot) {
     const { context, theme, frame } = this;
     context.fillStyle = theme.quiet;
@@ -250,7 +250,7 @@ class EditDrawing extends GateMap {
     }
   }
 
-  /* A dashed line around cells: a region while it is drawn, a selection, a layer. */
+  /* Draw a dashed line around cells: a dragged region, a selection, or a layer. */
   frameRegion(half, { from, to }) {
     const { context, theme } = this;
     const first = this.cell(half, Math.min(from.layer, to.layer), Math.min(from.unit, to.unit));
@@ -277,7 +277,7 @@ class EditDrawing extends GateMap {
     return [`effect ${signed(value)} nats (${interval}n = ${n})`];
   }
 
-  /* A place on the map, a line each. */
+  /* Lines of text about a place on the map. */
   words({ half, layer, unit }) {
     const index = this.channels.indexOf(half);
     if (unit === null) {

@@ -1,6 +1,6 @@
-/* The component: the map and its table, the choice of what colour means, and the traffic with Python.
+/* The component: the map and its table, the choice of the color, and the communication with Python.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props and watch are given.
+ * Body of js_on_load of a gr.HTML: element, trigger, props and watch are defined.
  */
 const root = element.querySelector(".em");
 const find = (selector) => root.querySelector(selector);
@@ -39,7 +39,7 @@ map.onChange = () => {
   showTable();
 };
 
-// Several maps on a page: radio buttons belong together by their name.
+// Radio buttons are grouped by name, which must differ between maps on a page.
 const name = `em-mode-${(window.jolaEditMaps = (window.jolaEditMaps || 0) + 1)}`;
 for (const input of root.querySelectorAll(".em-modes input")) {
   input.name = name;

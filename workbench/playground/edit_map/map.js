@@ -1,6 +1,6 @@
-/* The map of edits: what the server said, the gestures that it has not answered yet, pointing and keys.
+/* The map of edits: the state of the server, gestures that it has not answered yet, pointer and keys.
  *
- * `tell` is {edit, card, undo, redo}: functions that take the payload of an event.
+ * `tell` is {edit, card, undo, redo}: functions that send the payload of an event.
  */
 const RESENDS = 3;
 const MOST_EARLIER = 500;
@@ -11,15 +11,15 @@ class EditMap extends EditDrawing {
     Object.assign(this, {
       tell,
       edits: null,        // key of the edits on the map
-      both: false,        // whether keys mean both halves
+      both: false,        // whether keys change both halves
       unanswered: [],     // gestures without an answer, oldest first
       lastGesture: 0,
-      patience: 10000,    // milliseconds until a gesture without an answer is told again
+      patience: 10000,    // milliseconds until a gesture without an answer is sent again
       onChange: () => {},
     });
   }
 
-  // What the server says
+  // State of the server
 
   setValue(value) {
     const { layers, units, site, channels, unit_names, has_gates } = value;
@@ -51,7 +51,7 @@ class EditMap extends EditDrawing {
     this.refresh();
   }
 
-  /* What is on now: the server's mask and on it the gestures under way. */
+  /* Compute what is on now: the server's mask with the unanswered gestures applied. */
   refresh() {
     const { layers, units } = this.frame, cells = layers * units;
     this.on = this.base.on.slice();
@@ -78,7 +78,7 @@ class EditMap extends EditDrawing {
 
   // Changing edits
 
-  /* Switch the open edits among cells; `first` decides: if it is on, all go off. Without one, any that is on decides. */
+  /* Switch the open edits among cells: off if `first` is on, or without `first`, if any is on. */
   toggle(cells, half, first = null) {
     const halves = this.halvesOf(half);
     const open = cells.filter((cell) => halves.some((index) => this.isOpen(index, cell)));
@@ -104,13 +104,13 @@ class EditMap extends EditDrawing {
     this.report(`${where}, ${this.halfName(half).toLowerCase()} ${action}. ${now} of ${all} on.`);
   }
 
-  /* The latest gesture, with those before it that have no answer yet. */
+  /* Send the latest gesture, with earlier ones that have no answer yet. */
   send() {
     const latest = this.unanswered.at(-1);
     this.tell.edit({ key: this.edits, ...latest, earlier: this.unanswered.slice(0, -1) });
   }
 
-  /* A request can be lost. The number of the gesture keeps it from being done twice. */
+  /* Requests can be lost. The number of a gesture prevents applying it twice. */
   resend(number, left) {
     setTimeout(() => {
       if (!this.canvas.isConnected || this.unanswered.at(-1)?.gesture !== number) return;
@@ -129,9 +129,9 @@ class EditMap extends EditDrawing {
     this.tell.card({ key: this.edits, layer, unit, half });
   }
 
-  // Pointing
+  // Pointer
 
-  /* Where the pointer is: a cell, or with `unit` null a layer's number or its counts beside a half. */
+  /* The place of the pointer: a cell, or with `unit` null, the number or the counts of a layer next to a half. */
   placeAt(event) {
     const cell = this.at(event.clientX, event.clientY);
     if (cell || !this.frame) return cell;
@@ -147,7 +147,7 @@ class EditMap extends EditDrawing {
     return null;
   }
 
-  /* The place in the half where a drag began that is nearest to the pointer. */
+  /* The place nearest to the pointer in the half where the drag began. */
   nearest(event, { half, unit }) {
     const bounds = this.canvas.getBoundingClientRect(), plot = this.plots[half];
     const place = (at, cell, count) => Math.max(0, Math.min(count - 1, Math.floor(at / cell)));
@@ -222,7 +222,7 @@ class EditMap extends EditDrawing {
     this.writeReadout();
   }
 
-  /* A click is a drag without way; nothing more is to be done. */
+  /* A click is handled as a drag of length 0. */
   pick() {}
 
   // Keys
@@ -293,7 +293,7 @@ class EditMap extends EditDrawing {
     };
   }
 
-  /* A sentence about what was just done, for the eyes until the pointer moves on and for a screen reader. */
+  /* Show a sentence about the last action, until the pointer moves and for screen readers. */
   report(sentence) {
     this.say.textContent = sentence;
     this.readout.textContent = sentence;

@@ -1,4 +1,4 @@
-/* What is not as trained carries a shape, light around dark, which can be told on every colour below it. */
+/* Marks of edits that are not as trained: dark shapes with a light outline, visible on every color. */
 const MARKS = {
   off: (path, r) => {
     path.moveTo(-r, -r);
@@ -52,13 +52,13 @@ const drawMark = (context, mark, x, y, size) => {
   context.restore();
 };
 
-/* The same picture thousands of times: drawn once for each kind, size and density, and copied from then on. */
+/* Caches marks, which are drawn thousands of times: once for each kind, size and density, then copied. */
 class MarkSprites {
   constructor() {
     this.made = new Map();
   }
 
-  /* Context in CSS pixels with a scale of `density`. */
+  /* `context` uses CSS pixels with a scale of `density`. */
   draw(context, mark, x, y, size, density) {
     const key = `${mark} ${size} ${density}`;
     const side = Math.ceil(size + 6);

@@ -1,5 +1,5 @@
-/* The same edits as text: a row for each unit with an edit, a checkbox for each channel. It is made when it is opened,
- * some rows at first, and brought up to date in place, so that the focus stays where it is. */
+/* The same edits as text: one row per unit with an edit, one checkbox per channel. The table is built when it is
+ * opened, with a limited number of rows at first, and updated in place to keep the focus. */
 const TABLE_ROWS = 300;
 
 class EditTable {
@@ -12,7 +12,7 @@ class EditTable {
     place.addEventListener("click", (event) => this.press(event.target.closest("button")));
   }
 
-  /* Show the edits of the map, when they are other ones than before, or their present state. */
+  /* Show the edits of the map: rebuild the table for other edits, then update their state. */
   show() {
     if (!this.map.data) return;
     if (this.made !== this.map.data) this.build();

@@ -1,4 +1,4 @@
-/* The rows of the table of runs: what each column says, by what it sorts, and what a search looks at. No drawing. */
+/* The rows of the table of runs: text and sort key of each column, and the searched text. No drawing. */
 const STATE_WORDS = {
   queued: "Queued", starting: "Starting", training: "Training", evaluating: "Testing", paused: "Paused",
   finished: "Finished", cancelled: "Cancelled", failed: "Failed", killed: "Stopped",
@@ -7,7 +7,7 @@ const AT_WORK = new Set(["starting", "training", "evaluating"]);
 const HALVES = ["offset", "scale"];
 
 const grouped = (number) => number.toLocaleString("en");
-/* An id begins with the time of the run, which has a column of its own. */
+/* An id begins with the time of the run, which has its own column. */
 const nameOf = (run) => run.label || run.id.replace(/^\d{8}-\d{6}-(?=.)/, "");
 const lastPart = (name) => (name || "").split("/").pop();
 
@@ -19,7 +19,7 @@ const stateWords = (run) => {
 };
 
 const percent = (share) => (100 * share).toFixed(1);
-/* The score of the task's own metric: a share in percent, another metric with its name. */
+/* The score by the metric of the task: a share in percent, other metrics with their name. */
 const scoreShort = ({ score }) => {
   if (!score) return "";
   return score.share ? `${percent(score.value)} %` : `${score.title} ${percent(score.value)}`;
@@ -57,8 +57,8 @@ const begun = (seconds) => {
   return `${time.getDate()} ${MONTHS[time.getMonth()]}${year}, ${two(time.getHours())}:${two(time.getMinutes())}`;
 };
 
-/* What a cell says, what follows in a quieter colour, all of it where the cell says less, and by what it is sorted. The
-   column without a width takes what is left. */
+/* Columns: `text` of a cell, `quiet` text after it, `whole` text if the cell is shortened, and the `sort` key. The
+ * column without a width takes the remaining space. */
 const COLUMNS = [
   { key: "state", title: "Status", width: 104, text: stateWords, sort: (run) => stateWords(run) },
   { key: "name", title: "Name", width: 0, text: nameOf, sort: (run) => nameOf(run).toLowerCase() },
@@ -86,7 +86,7 @@ const COLUMNS = [
   { key: "size", title: "Size", width: 74, number: true, text: (run) => bytes(run.size), sort: (run) => -run.size },
 ];
 
-/* The runs in which every word of the search occurs somewhere. */
+/* The runs that contain every word of the search. */
 const searched = (runs, text) => {
   const words = text.toLowerCase().split(/\s+/).filter(Boolean);
   if (!words.length) return runs;
@@ -96,10 +96,10 @@ const searched = (runs, text) => {
   });
 };
 
-/* The methods of the runs, for a choice among them. */
+/* The methods of the runs, for the filter. */
 const methodsOf = (runs) => [...new Set(runs.map((run) => run.method))].sort();
 
-/* In the order of a column, the newest first among equals. */
+/* Sort by a column, newest first among equals. */
 const sorted = (runs, key, down) => {
   const { sort } = COLUMNS.find((column) => column.key === key);
   const turn = down ? -1 : 1;

@@ -1,8 +1,8 @@
-/* The page of runs: a table that draws only the visible rows, and beside it the chosen run.
+/* The page of runs: a table that draws only the visible rows, and next to it the selected run.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. It follows basics.js and
- * rows.js. What is done to a run goes to the server as an event, and its answer comes back as the value. Everything that came from a
- * file or a person is written with textContent.
+ * Body of js_on_load of a gr.HTML, after basics.js and rows.js: element, trigger, props, server and watch are defined.
+ * Actions on a run are sent to the server as events, and the answer comes back as the value. All text from files or
+ * people is written with textContent.
  */
 const root = find(".rt");
 const scroller = find(".rt-scroll");
@@ -55,7 +55,7 @@ const arrange = () => {
   COLUMNS.forEach((column, index) => {
     const cell = find("thead tr").children[index + 1];
     if (column.key !== view.key) cell.removeAttribute("aria-sort");
-    // Numbers and times are wanted with the largest first, so that is what the first click gives.
+    // The first click sorts numbers and times in descending order.
     else cell.setAttribute("aria-sort", view.down !== Boolean(column.number || column.key === "created") ? "descending" : "ascending");
   });
   const total = view.runs.size;
@@ -73,7 +73,7 @@ const arrange = () => {
   draw();
 };
 
-/* The choice of a method, if runs have several; a method whose last run is gone is no longer chosen. */
+/* Show the filter by method if runs have several; reset it if the last run of its method is gone. */
 const showMethods = () => {
   const methods = methodsOf([...view.runs.values()]);
   if (!methods.includes(view.method)) view.method = "";
@@ -99,7 +99,7 @@ const makeRow = () => {
   return row;
 };
 
-/* Put the rows in sight into a few table rows that are used again and again. */
+/* Fill the visible rows into a small pool of table rows. */
 const draw = () => {
   const sight = Math.ceil((scroller.clientHeight || 600) / ROW) + 2 * SPARE;
   const count = Math.min(view.shown.length, sight);
@@ -157,7 +157,7 @@ const reveal = () => {
   else if ((at + 1) * ROW > scroller.scrollTop + room) scroller.scrollTop = (at + 1) * ROW - room;
 };
 
-// The chosen run
+// The selected run
 
 const choose = (id, { scroll = true } = {}) => {
   if (id !== view.chosen) save();
@@ -205,7 +205,7 @@ const showChosen = (anew = false) => {
   });
 };
 
-/* Name and note are kept when one leaves them, so that nothing typed is lost. */
+/* Save name and note when they lose the focus, so that no input is lost. */
 const save = () => {
   const found = run();
   if (!found || !view.edited) return;
@@ -213,7 +213,7 @@ const save = () => {
   view.edited = false;
   if (label === found.label && note === found.note) return;
   setText(find(".rt-saved"), "Saving …");
-  // Who comes back to the run before the answer is there finds what was typed.
+  // If the user returns to the run before the answer arrives, the fields have the new text.
   Object.assign(found, { label, note });
   act("annotate", { id: found.id, label, note });
 };
@@ -225,7 +225,7 @@ const mark = (id) => {
   compare();
 };
 
-/* Two marked runs are compared below the table; what was below it goes when one of the marks does. */
+/* Two ticked runs are compared below the table; the comparison disappears with one of the ticks. */
 const compare = () => {
   const [was, is] = [root.dataset.comparing === "true", view.marked.length === MOST_MARKED];
   root.dataset.comparing = String(is);
@@ -256,7 +256,7 @@ const remove = () => {
   scroller.focus({ preventScroll: true });
 };
 
-// What was done, and how to undo it
+// Messages and undo
 
 const toast = ({ words, undo = "", kind = "plain" }) => {
   const box = find(".rt-toast");
@@ -340,7 +340,7 @@ const follow = async () => {
       await look();
       wait = root.dataset.connection === "lost" ? Math.min(12_000, 2 * wait) : POLL;
     }
-    // A page that comes into sight is not shown stale for long.
+    // Stop waiting early if the page becomes visible for the first time.
     for (let waited = 0; waited < wait; waited += 250) {
       await sleep(250);
       if (inSight() && root.dataset.state === "waiting") break;
@@ -348,7 +348,7 @@ const follow = async () => {
   }
 };
 
-// Hands on
+// Input
 
 body.addEventListener("click", (event) => {
   const row = event.target.closest("tr[data-id]");
@@ -429,7 +429,7 @@ new MutationObserver(() => {
   if (view.marked.length === MOST_MARKED) compare();
 }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
-/* Gradio listens to the events whose names occur in a script in quotes. */
+/* Gradio registers the events whose quoted names occur in a script. */
 const EVENTS = ["annotate", "answers", "compare", "export", "playground", "remove", "restore", "train"];
 element.runTable = { view, draw, scroller, events: EVENTS };
 

@@ -1,6 +1,6 @@
-/* The matrix of cells on a canvas that covers what is in sight, whatever the number of cells.
+/* The matrix of cells on a canvas as large as the visible part, for any number of cells.
  *
- * Every state has a color and a mark. The scrolling element lies over the canvas and takes pointer and keys.
+ * Every state has a color and a mark. The scrolling element covers the canvas and receives pointer and keys.
  */
 const STATES = {
   d: { name: "done", words: "done", color: "--jw-good" },
@@ -10,7 +10,7 @@ const STATES = {
   o: { name: "open", words: "waiting", color: "--jw-line" },
 };
 
-/* The mark of a state in a square of this size: a tick, an arrow, a cross, two bars, a dot. */
+/* Draw the mark of a state in a square of this size: a tick, an arrow, a cross, two bars, or a dot. */
 const drawMark = (pen, code, x, y, size) => {
   const at = (across, down) => [x + across * size, y + down * size];
   pen.beginPath();
@@ -34,7 +34,7 @@ const drawMark = (pen, code, x, y, size) => {
   }
 };
 
-/* One cell: filled with the color of its state, the mark on it. A waiting one is an outline, a done one a tint. */
+/* Draw one cell: filled with the color of its state, with a mark. A waiting cell is an outline, a done cell a tint. */
 const drawCell = (pen, code, x, y, width, height, colors) => {
   const state = STATES[code];
   if (!state) return;
@@ -45,7 +45,7 @@ const drawCell = (pen, code, x, y, width, height, colors) => {
     pen.strokeRect(x + 0.5, y + 0.5, width - 1, height - 1);
   } else {
     pen.fillStyle = colors[state.color];
-    // What is done is quiet: there is most of it in the end.
+    // Done cells are pale, because most cells are done at the end.
     pen.globalAlpha = code === "d" ? 0.16 : 1;
     pen.fillRect(x, y, width, height);
     pen.globalAlpha = 1;
@@ -62,7 +62,7 @@ const colorsNow = () => {
   return Object.fromEntries(names.map((name) => [name, style.getPropertyValue(name).trim()]));
 };
 
-/* A canvas for this many CSS pixels, and the pen for it. */
+/* Resize a canvas to this many CSS pixels; return its context. */
 const fit = (canvas, width, height) => {
   const ratio = window.devicePixelRatio || 1;
   const [across, down] = [Math.round(width * ratio), Math.round(height * ratio)];
@@ -76,7 +76,7 @@ const fit = (canvas, width, height) => {
 
 const MOST_HEIGHT = 440, ROW = 22, GAP = 2, LEAST_WIDTH = 22, MOST_WIDTH = 44, FONT = "12px", SMALL = "11px";
 
-/* pick(row, column) is called when a cell is opened, say(words) with the cell under the cursor. */
+/* pick(row, column) is called when a cell is opened, say(words) with the text of the cell under the pointer. */
 const makeMatrix = (frame, pick, say) => {
   const canvas = frame.querySelector("canvas"), scroll = frame.querySelector(".sv-scroll"), space = frame.querySelector(".sv-space");
   const family = getComputedStyle(frame).fontFamily;
@@ -85,7 +85,7 @@ const makeMatrix = (frame, pick, say) => {
   const code = (row, column) => cells[row * columns.length + column] || "-";
   const exists = (place) => place && STATES[code(...place)];
 
-  /* Sizes of labels and cells. */
+  /* Compute the sizes of labels and cells. */
   const measure = () => {
     const pen = canvas.getContext("2d");
     pen.font = `${FONT} ${family}`;
@@ -127,7 +127,7 @@ const makeMatrix = (frame, pick, say) => {
     const firstColumn = Math.max(0, Math.floor(across / box.width));
     const lastColumn = Math.min(columns.length, Math.ceil((across + width - box.left) / box.width));
     pen.save();
-    // Two pixels more, for the frame around a cell at the edge.
+    // Two more pixels for the frame around a cell at the edge.
     pen.beginPath(); pen.rect(box.left - 2, box.top - 2, width - box.left + 2, height - box.top + 2); pen.clip();
     for (let row = firstRow; row < lastRow; row += 1) {
       for (let column = firstColumn; column < lastColumn; column += 1) {
@@ -141,7 +141,7 @@ const makeMatrix = (frame, pick, say) => {
       pen.strokeRect(xOf(place[1]) - 1, yOf(place[0]) - 1, box.width, ROW);
     }
     pen.restore();
-    // Labels do not scroll away from their cells.
+    // Labels stay visible when scrolling.
     pen.textBaseline = "middle";
     pen.save();
     pen.beginPath(); pen.rect(0, box.top, box.left, height - box.top); pen.clip();
@@ -219,7 +219,7 @@ const makeMatrix = (frame, pick, say) => {
     event.preventDefault();
     const bound = (value, size) => Math.max(0, Math.min(size - 1, value));
     let next = [bound(cursor[0] + step[0], rows.length), bound(cursor[1] + step[1], columns.length)];
-    // Over places without a cell: to the nearest one in this direction, or for the ends towards the cursor.
+    // Skip places without a cell in this direction; for Home and End, back towards the cursor.
     const back = Number.isFinite(step[1]) ? step : [0, -Math.sign(step[1])];
     while (!exists(next)) {
       next = [next[0] + back[0], next[1] + back[1]];
@@ -236,7 +236,7 @@ const makeMatrix = (frame, pick, say) => {
   new MutationObserver(drawSoon).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
   return {
-    /* Show other cells; labels only change with another plan. */
+    /* Show other cells; labels change only with the plan. */
     set(labels, codes) {
       const other = JSON.stringify([labels.rows, labels.columns]) !== JSON.stringify([rows, columns]);
       cells = codes;
@@ -249,7 +249,7 @@ const makeMatrix = (frame, pick, say) => {
       drawSoon();
     },
     choose(place) { chosen = place; if (!hover) show(chosen); drawSoon(); },
-    /* Where a cell is on the page, for tests. */
+    /* Position of a cell on the page, for tests. */
     xy(row, column) {
       const edge = scroll.getBoundingClientRect();
       return [edge.left + box.left + (column + 0.5) * box.width - scroll.scrollLeft, edge.top + box.top + (row + 0.5) * ROW - scroll.scrollTop];

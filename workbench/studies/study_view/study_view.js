@@ -1,6 +1,6 @@
-/* The studies there are, the chosen one with its cells, and one cell, fed by a long poll while the place is in sight.
+/* The list of studies, the selected one with its cells, and one cell, updated by a long poll while the tab is visible.
  *
- * The body of a gr.HTML's js_on_load, after work_list.js and matrix.js: props, server and watch are given too.
+ * Body of js_on_load of a gr.HTML, after work_list.js and matrix.js: props, server and watch are also defined.
  */
 const root = find(".sv");
 
@@ -13,7 +13,7 @@ const view = {
   cell: asked.get("tab") === "studies" ? asked.get("cell") || "" : "", cellFacts: null, kick: null,
 };
 
-/* Give up the question that the server holds, and ask another one. */
+/* Abandon the pending request and send a new one. */
 const askAnew = () => {
   view.token = "";
   if (view.kick) view.kick();
@@ -42,7 +42,7 @@ const showList = (list) => {
   root.dataset.count = list.length;
 };
 
-// The chosen one
+// The selected study
 
 const showCounts = (counts) => {
   const shown = Object.entries(STATES).filter(([, state]) => counts[state.name]);
@@ -72,7 +72,7 @@ const showChosen = (chosen) => {
   find(".sv-resume").hidden = working || !left || chosen.state === "damaged";
   find(".sv-retry-all").hidden = !chosen.failed;
   find(".sv-more").hidden = working || chosen.state === "damaged";
-  // It keeps its place, so that a second click on Stop does not delete.
+  // Disabled instead of hidden, so that a second click on Stop does not delete.
   const remove = find(".sv-remove");
   setText(remove, chosen.opened ? "Remove from the list" : "Delete");
   remove.disabled = !chosen.removable;
@@ -148,7 +148,7 @@ const redraw = connectRedraw(root, view, () => {
   if (view.chosen && view.chosen.labels) showCounts(view.chosen.counts);
 });
 
-// What is done
+// Actions
 
 connectButtons("sv");
 find(".sv-open").addEventListener("submit", (event) => {

@@ -1,6 +1,6 @@
-/* Small charts on canvases: lines over steps, a stack of the four states over steps, and maps at chosen steps. */
+/* Small charts on canvases: lines over steps, the four states stacked over steps, and maps at chosen steps. */
 
-/* The colours of a map, and those of lines and states. */
+/* The colors of a map, and those of lines and states. */
 const chartTheme = (theme) => {
   const style = getComputedStyle(document.body);
   const read = (name) => style.getPropertyValue(name).trim();
@@ -11,8 +11,8 @@ const chartTheme = (theme) => {
   };
 };
 
-/* A chart's frame: clears the canvas, draws both axes and gives the mapping from data to pixels. With `log` the axis of
- * the values is logarithmic, from one power of ten to another, and lower values lie at its foot. */
+/* Clear the canvas and draw both axes; return the mapping from data to pixels. With `log`, the value axis is
+ * logarithmic between two powers of ten, and lower values are drawn at its bottom. */
 const chartFrame = (canvas, theme, { steps, top, bottom = 0, left = 34, format, log = false }) => {
   const width = Math.max(160, canvas.clientWidth), height = Math.max(60, canvas.clientHeight);
   const context = fitCanvas(canvas, width, height);
@@ -59,14 +59,14 @@ const chartMarker = ({ context, plot, x }, theme, step) => {
   context.setLineDash([]);
 };
 
-/* A round number that is at least the value. */
+/* Return a round number that is at least the value. */
 const roundUp = (value) => {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 1.5, 2, 3, 4, 5, 6, 8, 10].find((factor) => factor * power >= value) * power;
 };
 
-/* Means over the neighbours on both sides, fewer at the ends, so that a steep begin is not pulled along. */
+/* Means over the neighbors on both sides, and over fewer at the ends, to avoid bias at a steep beginning. */
 const smooth = (points, reach = 6) => points.map(([step], index) => {
   const side = Math.min(reach, index, points.length - 1 - index);
   const near = points.slice(index - side, index + side + 1);
@@ -88,7 +88,7 @@ const shortNumber = (value) => (value === 0 ? "0" : Number(value.toPrecision(2))
 
 const highest = (...series) => series.flat().reduce((most, [, value]) => Math.max(most, value), 0);
 
-/* The powers of ten between which all series lie, three of them at most. */
+/* The powers of ten that enclose all series, at most three decades. */
 const decades = (...series) => {
   const values = series.flat().map(([, value]) => value).filter((value) => value > 0);
   if (!values.length) return [0.1, 1];
@@ -116,7 +116,7 @@ const drawLoss = (canvas, theme, { train, validation, penalty, steps, marker }) 
   chartMarker(chart, theme, marker);
 };
 
-/* counts: for each of steps, how many units are in each state; the stack begins with "none" at the bottom. */
+/* counts: for each of the steps `at`, the number of units in each state; the stack begins with "none" at the bottom. */
 const drawStates = (canvas, theme, { at, counts, steps, marker }) => {
   const total = counts.length ? counts[0].reduce((sum, count) => sum + count, 0) : 1;
   const chart = chartFrame(canvas, theme, { steps, top: total, format: (value) => Math.round(value) });
@@ -135,14 +135,14 @@ const drawStates = (canvas, theme, { at, counts, steps, marker }) => {
   chartMarker(chart, theme, marker);
 };
 
-/* One line over the steps: a learning rate, or λ. */
+/* Draw one line over the steps: a learning rate, or λ. */
 const drawRate = (canvas, theme, { points, steps, marker }) => {
   const chart = chartFrame(canvas, theme, { steps, top: roundUp(highest(points)), left: 48, format: shortNumber });
   strokeLine(chart, points, theme.train, 1.5);
   chartMarker(chart, theme, marker);
 };
 
-/* norms: for each of the steps `at` the mean norm of the edits of each channel, null where a channel is not trained. */
+/* norms: for each of the steps `at`, the mean norm of the edits of each channel; null for an untrained channel. */
 const drawNorms = (canvas, theme, { at, norms, steps, marker }) => {
   const series = (norms[0] || []).map((_, channel) => (
     at.map((step, index) => [step, norms[index][channel]]).filter(([, value]) => value !== null)));
@@ -151,7 +151,7 @@ const drawNorms = (canvas, theme, { at, norms, steps, marker }) => {
   chartMarker(chart, theme, marker);
 };
 
-/* closed: for each of the steps `at` the mean P(closed) of the offset and of the scale gates, null where not trained. */
+/* closed: for each of the steps `at`, the mean P(closed) of the offset and the scale gates; null if not trained. */
 const drawClosed = (canvas, theme, { at, closed, steps, marker }) => {
   const chart = chartFrame(canvas, theme, { steps, top: 1, format: shortNumber });
   [0, 1].forEach((half) => {
@@ -163,13 +163,13 @@ const drawClosed = (canvas, theme, { at, closed, steps, marker }) => {
   chartMarker(chart, theme, marker);
 };
 
-/* Mean P(closed) of one half in a frame; null when it is not trained. */
+/* Mean P(closed) of one half in a frame; null if it is not trained. */
 const meanClosed = (codes) => {
   const trained = codes.filter((code) => code !== GATE_UNTRAINED);
   return trained.length ? 1 - trained.reduce((sum, code) => sum + gateValue(code), 0) / trained.length : null;
 };
 
-/* P(closed) of both halves, one below the other, at the steps of the frames from left to right. */
+/* Draw P(closed) of both halves, one below the other, at the steps of the frames from left to right. */
 const drawCourse = (canvas, theme, frames) => {
   const width = Math.max(240, canvas.clientWidth), left = 52, gap = 14, foot = 20, head = 18;
   const each = Math.min(190, (width - left - 2 - gap * Math.max(0, frames.length - 1)) / Math.max(1, frames.length));

@@ -1,4 +1,4 @@
-/* Beneath the map: the panels that unfold, and what can be taken along. The last part of run_view.js. */
+/* Below the map: the collapsible panels and the exports. The last part of run_view.js. */
 
 // Panels
 
@@ -29,7 +29,7 @@ function forgetCourse() {
   if (!find(".rv-code").hidden) showCode();
 }
 
-/* Maps of P(closed) at chosen steps; while a run trains they are asked for anew every few seconds. */
+/* Maps of P(closed) at chosen steps, requested again every few seconds while a run trains. */
 async function refreshCourse(now = false) {
   const snapshot = view.snapshot;
   if (find(".rv-course").hidden || !snapshot?.frame || course.asking) return;
@@ -85,11 +85,11 @@ for (const button of root.querySelectorAll("[data-copy]")) {
   });
 }
 
-/* Whether a text reached the clipboard; a page that is not served from this computer may not write there. */
+/* Copy a text; return whether it reached the clipboard, which pages from other computers may not write. */
 const copyText = (text) => Promise.resolve(navigator.clipboard?.writeText(text)).then(
   () => Boolean(navigator.clipboard), () => false);
 
-// What can be taken along
+// Exports
 
 const save = (blob, name) => {
   const link = document.createElement("a");
@@ -99,7 +99,7 @@ const save = (blob, name) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
 };
 
-/* The map as it is shown, with its step and what its colours mean. */
+/* The map as shown, with its step and its color scale. */
 const mapPicture = () => {
   const { theme, size, frame } = map, density = window.devicePixelRatio || 1, edge = 16, head = 44, foot = 34;
   const picture = document.createElement("canvas");
@@ -138,7 +138,7 @@ const mapPicture = () => {
   return picture;
 };
 
-/* The whole table, in as many pieces as the server gives. */
+/* Fetch the whole table, in pieces from the server. */
 const fetchPieces = async (site) => {
   const pieces = [], run = view.run;
   for (let start = 0; start !== null;) {
@@ -185,16 +185,16 @@ for (const button of root.querySelectorAll("[data-take]")) {
   });
 }
 
-/* Milliseconds of the main thread that one update takes, from the text of the news to the drawn map; for benchmarks. */
+/* Milliseconds of main-thread time for one update, from the received text to the drawn map; for benchmarks. */
 element.measureUpdate = () => {
   const news = JSON.stringify(view.snapshot), begin = performance.now();
   apply(JSON.parse(news));
   map.draw();
-  map.context.getImageData(0, 0, 1, 1); // waits until the drawing is done
+  map.context.getImageData(0, 0, 1, 1); // waits until the drawing is complete
   return performance.now() - begin;
 };
 
-// Begin
+// Start
 
 watch("value", () => openRun(props.value || ""));
 openRun(props.value || "");

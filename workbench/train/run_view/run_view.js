@@ -1,19 +1,19 @@
-/* One run on the page: map, figures, curves and the slider over its history, fed by a long poll.
+/* One run on the page: map, figures, curves and the slider over its history, updated by a long poll.
  *
- * The body of a gr.HTML's js_on_load: element, trigger, props, server and watch are given. Above it stand basics.js,
- * gate_map.js and curves.js, below it run_tools.js. Everything that came from a file or a person is written with textContent.
+ * Body of js_on_load of a gr.HTML, after basics.js, gate_map.js and curves.js and before run_tools.js: element,
+ * trigger, props, server and watch are defined. All text from files or people is written with textContent.
  */
 const root = find(".rv");
 
 const view = {
   run: null,          // id on the page
-  token: "",          // what the server last told; sent back so that it answers when there is more
+  token: "",          // last token of the server, sent back so that it answers when there is news
   site: "",
   snapshot: null,
-  shown: null,        // record that the slider holds, or null while it follows the run
+  shown: null,        // record that the slider selects, or null while it follows the run
   shownStep: null,
-  linked: null,       // step that the address asks for, until the run has a map
-  wanted: null,       // record asked for while another request is on its way
+  linked: null,       // step in the address, until the run has a map
+  wanted: null,       // record to fetch while another request is pending
   fetching: false,
   wasActive: null,
 };
@@ -25,7 +25,7 @@ for (const ramp of root.querySelectorAll(".gm-ramp")) {
 }
 
 const splitFigure = (text) => text.split(/(?= \()/);
-/* A figure, with what follows in brackets in small type. */
+/* Show a figure, with text in parentheses in small type. */
 const setFigure = (selector, text) => {
   const node = find(selector);
   if (node.textContent === text) return;
@@ -34,7 +34,7 @@ const setFigure = (selector, text) => {
   node.replaceChildren(figure, small);
 };
 
-// Drawing what the snapshot says
+// Drawing a snapshot
 
 const showFrame = (frame) => {
   const decoded = decodeFrame(frame);
@@ -53,7 +53,7 @@ const showFrame = (frame) => {
   else showTable();
 };
 
-/* What colour means: the chosen button, and the words at the ends of the scale. */
+/* Show what the color means: the selected button, and the labels at the ends of the scale. */
 const showLegend = () => {
   for (const button of root.querySelectorAll(".gm-colours button")) {
     button.setAttribute("aria-pressed", String(button.dataset.shows === map.shows));
@@ -77,7 +77,7 @@ for (const button of root.querySelectorAll(".gm-colours button")) {
     showTable();
   });
 }
-/* What is special about the gates of a run with another method. */
+/* Notes on the gates of runs with other settings of the gates. */
 const GATING = {
   shared: "In this run both halves of an edit share one gate, so both maps of gates agree.",
   none: "This run has no gates: every edit is always on.",
@@ -99,7 +99,7 @@ const showTable = () => {
   }));
 };
 
-/* Of a run at work the table is written anew once a second: a large one costs more than the map. */
+/* While a run is running, rebuild the table only once a second; a large one costs more than the map. */
 let tableTimer = 0;
 const showTableSoon = () => {
   tableTimer ||= setTimeout(() => {
@@ -108,7 +108,7 @@ const showTableSoon = () => {
   }, 1000);
 };
 
-/* Of a run at work the curves are asked for once in two seconds: they hardly change, and cost more than the map. */
+/* While a run is running, request the curves only every two seconds; they hardly change and cost more than the map. */
 const curves = { at: -Infinity, of: null, lines: null, states: null };
 const wantsCurves = () => curves.of !== curvesOf(view.snapshot) || performance.now() - curves.at > 2000;
 const curvesOf = (snapshot) => `${snapshot?.run} ${snapshot?.frame?.site}`;
@@ -123,7 +123,7 @@ const drawCurves = () => {
   if (!snapshot || !curves.lines) return;
   const theme = chartTheme(map.theme);
   const { train, validation, penalty, edit_rate: edits, gate_rate: gates, l0_weight: l0 } = curves.lines;
-  // A run that ended early has no empty end.
+  // Do not leave space for steps after an early end.
   const steps = Math.max(snapshot.state === "finished" ? 0 : snapshot.total, snapshot.step, 1), marker = view.shownStep;
   const gated = snapshot.frame?.has_gates !== false;
   drawLoss(find(".rv-loss"), theme, { train, validation, penalty: gated ? penalty : [], steps, marker });
@@ -176,7 +176,7 @@ const showSites = (sites, chosen) => {
   }));
 };
 
-/* What can be done with the run now; the server does it and the next news show it. */
+/* Actions on the run; the server performs them, and the next snapshot shows the result. */
 const deeds = {
   pause: () => trigger("pauserun", { run: view.run }),
   resume: () => trigger("resumerun", { run: view.run }),
@@ -285,7 +285,7 @@ const showEmpty = (snapshot) => {
   }
 };
 
-/* What only a run with gates has, or only one without. */
+/* Show the parts for runs with gates, or for runs without. */
 const showParts = ({ has_gates: gates, channels }) => {
   for (const part of root.querySelectorAll("[data-gates]")) part.hidden = part.dataset.gates !== String(gates);
   if (!gates) find(".rv-course").hidden = true;
@@ -302,7 +302,7 @@ const showParts = ({ has_gates: gates, channels }) => {
   }));
 };
 
-/* The top bar, and the buttons, which only the server can switch. */
+/* Update the top bar, and the buttons, which only the server can change. */
 const tellOthers = (snapshot) => {
   document.dispatchEvent(new CustomEvent("jola-run", { detail: snapshot }));
   if (view.wasActive && !snapshot.active) trigger("ended", { run: snapshot.run });
@@ -330,7 +330,7 @@ find(".rv-kept").addEventListener("click", async () => {
 
 let addressTimer = 0;
 
-/* One request at a time; of those asked for in between, the last one counts. */
+/* Send one request at a time; of the records requested meanwhile, only the last one counts. */
 const showRecord = async (record) => {
   view.shown = view.wanted = record;
   find(".rv-follow").hidden = false;
@@ -351,7 +351,7 @@ const showRecord = async (record) => {
   addressTimer = setTimeout(putStepInAddress, 300);
 };
 
-/* The step in the address, which a link may ask for: ?run=…&step=… */
+/* The step in the address, as set by a link: ?run=…&step=… */
 const stepInAddress = () => {
   const asked = new URL(location).searchParams, step = asked.get("step") || "";
   return asked.get("run") === view.run && /^[0-9]{1,8}$/.test(step) ? Number(step) : null;
@@ -363,7 +363,7 @@ const putStepInAddress = () => {
   history.replaceState(null, "", address);
 };
 
-/* Hold the map at the step that the address asks for; a step that is yet to come follows the run. */
+/* Show the map at the step in the address; for a future step, follow the run. */
 const showLinked = async (last) => {
   const run = view.run, step = view.linked;
   view.linked = null;
@@ -416,7 +416,7 @@ const openRun = (id) => {
   showEmpty(null);
 };
 
-/* Mounting again retires the loop of the mount before. */
+/* Mounting the view again ends the loop of the previous mount. */
 const generation = (window.jolaRunView = (window.jolaRunView || 0) + 1);
 const poll = async () => {
   let wait = 250;
@@ -426,7 +426,7 @@ const poll = async () => {
       await sleep(150);
       continue;
     }
-    // A failed call gives undefined instead of an exception.
+    // A failed call returns undefined instead of raising an exception.
     const answer = await server.follow([id, view.token, view.site, wantsCurves()]).catch(() => undefined);
     if (id !== view.run) continue;
     if (!answer) {

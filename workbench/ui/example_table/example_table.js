@@ -1,6 +1,6 @@
-/* Clicks on the rows of a table of examples and on the cells of a matrix become events.
+/* Turns clicks on the rows of a table of examples and on the cells of a matrix into events.
  *
- * The body of a gr.HTML's js_on_load: element and trigger are given.
+ * Body of js_on_load of a gr.HTML: element and trigger are defined.
  */
 element.addEventListener("click", (event) => {
   const cell = event.target.closest("[data-row]");

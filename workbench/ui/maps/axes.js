@@ -1,4 +1,4 @@
-/* A canvas with sharp pixels for so many CSS pixels, and its context in CSS pixels. */
+/* Resize a canvas to this many CSS pixels at the density of the screen; return its context, in CSS pixels. */
 const fitCanvas = (canvas, width, height) => {
   const density = window.devicePixelRatio || 1;
   const [across, down] = [Math.round(width * density), Math.round(height * density)];
@@ -8,9 +8,9 @@ const fitCanvas = (canvas, width, height) => {
   return context;
 };
 
-/* The axes of a map of layers × units, from what GateMap measured: plots, frame, theme. */
+/* The axes of a layer × unit map, drawn from plots, frame and theme of GateMap. */
 class MapAxes {
-  /* Width of the longest name of a unit in pixels, 0 where units are numbered. */
+  /* Width of the longest unit name in pixels; 0 if units are numbered. */
   longestName() {
     this.context.font = `10px ${this.theme.mono}`;
     return Math.max(0, ...(this.frame?.unit_names || []).map((name) => this.context.measureText(name).width));
@@ -35,7 +35,7 @@ class MapAxes {
     context.fillText(below, plot.left + plot.width / 2, foot);
   }
 
-  /* Names below the columns, upright where the columns are narrow. */
+  /* Draw names below the columns, rotated if the columns are narrow. */
   drawUnitNames(plot) {
     const { context, frame } = this;
     frame.unit_names.forEach((name, unit) => {

@@ -1,6 +1,6 @@
-/* Cividis, 256 colours from dark blue (0) to yellow (255), as six hexadecimal digits each.
- * Nuñez, Anderton, Renslow, "Optimizing colormaps with consideration for color vision deficiency" (PLOS ONE 2018);
- * the table is the one matplotlib publishes, rounded to 8 bits. */
+/* Cividis, 256 colors from dark blue (0) to yellow (255), as six hexadecimal digits each. Nuñez, Anderton, Renslow,
+ * "Optimizing colormaps with consideration for color vision deficiency" (PLOS ONE 2018); the table is that of
+ * matplotlib, rounded to 8 bits. */
 const CIVIDIS = (
   "00224e00234f00245100255300255400265600275800285900285b00295d002a5f002a61002b62002c64002c66002d68"
   + "002e6a002e6c002f6d00306f0030700031700031710132710533710833700c34700f357012357014367016377018376f"

@@ -1,10 +1,11 @@
-/* What a frame holds and how it is read.
+/* The content of a frame, and how to decode it.
  *
- * A frame is {site, layers, units, unit_names, channels, has_gates, step, norm_top, fields}. `channels` are the parts of
- * a cell, such as offset and scale; fields hold a Uint8Array(layers * units) for the norm of each (offset_norm) and, with
- * gates, for the gate and the probability that it is open (offset_gate, offset_open): 0 = exactly 0, 1..254 = equal steps
- * up to 1 (for a norm: up to norm_top), 255 = not trained. `unit_names` is null where units are numbered. `on` has for each
- * channel the codes that say what is edited: gates, or norms where there are none. CIVIDIS comes from cividis.js.
+ * A frame is {site, layers, units, unit_names, channels, has_gates, step, norm_top, fields}. `channels` are the parts
+ * of a cell, such as offset and scale. `fields` contains one Uint8Array(layers * units) for the norm of each channel
+ * (offset_norm) and, with gates, for the gate and the probability that it is open (offset_gate, offset_open): 0 =
+ * exactly 0, 1..254 = equal steps up to 1 (for a norm: up to norm_top), 255 = not trained. `unit_names` is null if
+ * units are numbered. `on` contains for each channel the codes that tell what is edited: gates, or norms without gates.
+ * CIVIDIS is defined in cividis.js.
  */
 const GATE_OPEN_LEVELS = 254;
 const GATE_UNTRAINED = 255;
@@ -18,7 +19,7 @@ const decodeGates = (text) => {
   return codes;
 };
 
-/* A frame as the server sends it, read. */
+/* Decode a frame from the server. */
 const decodeFrame = (frame) => {
   const fields = Object.fromEntries(Object.entries(frame.fields).map(([name, text]) => [name, decodeGates(text)]));
   const on = Object.fromEntries(frame.channels.map((name) => [name, fields[`${name}_${frame.has_gates ? "gate" : "norm"}`]]));
@@ -30,7 +31,7 @@ const gateTrained = (code) => code !== GATE_UNTRAINED;
 const gateOpen = (code) => code > 0 && code < GATE_UNTRAINED;
 const gateColour = (code) => CIVIDIS[Math.round((code / GATE_OPEN_LEVELS) * 255)];
 
-/* Red, green, blue and opacity of each code as one number, in the order in which a canvas keeps them. */
+/* Red, green, blue and opacity of each code as one number, in the byte order of a canvas. */
 const pixelTable = (colourOf) => {
   const bytes = new Uint8ClampedArray(4 * 256);
   for (let code = 0; code < 256; code++) {
@@ -45,7 +46,7 @@ const pixelTable = (colourOf) => {
 };
 const GATE_PIXELS = pixelTable((code) => (code === GATE_UNTRAINED ? null : gateColour(code)));
 
-/* The states of all units, made of both halves' gates. */
+/* The states of all units, from the gates of both halves. */
 const stateCodes = ({ on: { offset, scale } }) => offset.map((code, index) => (
   code === GATE_UNTRAINED && scale[index] === GATE_UNTRAINED
     ? GATE_UNTRAINED
@@ -56,7 +57,7 @@ const openWords = (code) => (code === GATE_UNTRAINED ? "not trained" : gateValue
 const gateWords = (code) => (code === 0 ? "closed" : openWords(code));
 const normWords = (code, top) => (code === GATE_UNTRAINED ? "not trained" : Number((gateValue(code) * top).toPrecision(2)).toString());
 
-/* What colour may mean: which field, its title, the words at both ends of the scale, and a value in words. */
+/* Quantities that the color can show: field, title, labels at both ends of the scale, and the text of a value. */
 const MEANINGS = {
   gate: {
     title: (half) => `${half} gates`, field: "gate", ends: () => ["0 closed", "1 fully open"], words: gateWords,
@@ -88,15 +89,15 @@ const MEANINGS = {
   },
 };
 
-/* The smallest round number of cells between two labels that lie at least `room` pixels apart. */
+/* The smallest round number of cells between two labels that are at least `room` pixels apart. */
 const tickEvery = (cell, room) => [1, 2, 4, 5, 8, 10, 16, 20, 32].find((every) => every * cell >= room) || 64;
 
 const SITE_UNITS = { heads: "head", weights: "module" };
 
-/* What one unit of a frame is called: "head 3", "q_proj", "mlp". */
+/* The name of one unit of a frame: "head 3", "q_proj", "mlp". */
 const unitName = ({ site, unit_names: names }, unit) => (site === "heads" ? `head ${unit}` : names ? names[unit] : site);
 
-/* An element of a table with its text and attributes. */
+/* Create an element with text and attributes. */
 const makeNode = (tag, text, attributes = {}) => {
   const node = document.createElement(tag);
   if (text !== undefined) node.textContent = text;

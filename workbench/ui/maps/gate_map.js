@@ -1,10 +1,10 @@
-/* The layer × unit map: a panel for each channel, side by side, or the states of heads on one, on one canvas.
+/* The layer × unit map on one canvas: one panel per channel, side by side, or one panel with the states.
  *
- * Drawing and input alone: it knows neither where frames come from nor what the page does with a chosen head.
- * gate_codes.js says what a frame is, and what `shows` may be: what colour means.
+ * Only drawing and input, independent of the source of frames and of what the page does with a selected head.
+ * gate_codes.js describes frames and the values of `shows`, the quantity that the color shows.
  */
 class GateMap extends MapAxes {
-  /* root holds .gm-canvas, .gm-tip, .gm-readout and .gm-say. */
+  /* root contains .gm-canvas, .gm-tip, .gm-readout and .gm-say. */
   constructor(root) {
     super();
     this.root = root;
@@ -27,7 +27,7 @@ class GateMap extends MapAxes {
     return this.frame?.channels ?? HALVES;
   }
 
-  /* What colour means now: edits without gates have their size only. */
+  /* The quantity that the color shows now; edits without gates only have a size. */
   get meaningShown() {
     return this.frame?.has_gates === false ? "size" : this.shows;
   }
@@ -41,7 +41,7 @@ class GateMap extends MapAxes {
     this.writeReadout();
   }
 
-  /* Change what colour means: a name in MEANINGS. */
+  /* Change the quantity that the color shows: a name in MEANINGS. */
   colourBy(shows) {
     this.shows = shows;
     this.invalidate();
@@ -56,7 +56,7 @@ class GateMap extends MapAxes {
     this.invalidate();
   }
 
-  /* Several frames between two screen refreshes are drawn once. */
+  /* Draw at the next screen refresh, once for several frames. */
   invalidate() {
     if (this.pending) return;
     this.pending = true;
@@ -88,7 +88,7 @@ class GateMap extends MapAxes {
     const left = 40, top = 28, margin = 50, between = 20;
     const names = this.channels, single = this.meaningShown === "state", panels = single ? 1 : names.length;
     const room = (width - left - (panels - 1) * between - panels * margin) / panels;
-    // Few layers or heads do not make giant cells.
+    // Limits the size of cells with few layers or heads.
     const cellWidth = Math.min(64, room / units);
     const longest = this.longestName();
     this.tilted = longest > cellWidth - 4;
@@ -100,7 +100,7 @@ class GateMap extends MapAxes {
     this.size = { width, height };
   }
 
-  /* Pixels of a cell's edges relative to the canvas, on whole pixels so that gaps look equal. */
+  /* Position and size of a cell on the canvas, in whole pixels so that all gaps look equal. */
   cell(half, layer, unit) {
     const plot = this.plots[half];
     const x = Math.round(plot.left + unit * plot.cellWidth);
@@ -112,7 +112,7 @@ class GateMap extends MapAxes {
     };
   }
 
-  /* Page coordinates of a cell's centre, for whoever wants to point at it. */
+  /* Page coordinates of a cell's center. */
   position(half, layer, unit) {
     const bounds = this.canvas.getBoundingClientRect();
     const { x, y, width, height } = this.cell(half, layer, unit);
@@ -156,7 +156,7 @@ class GateMap extends MapAxes {
     this.drawPanel(half, codes, opens, paint, !total ? "" : gated ? `${open} of ${total} open` : always);
   }
 
-  /* Both halves at once. What a state is shows in its sign too, where there is room for one. */
+  /* Draw both halves as states; a state also has a sign if there is room. */
   drawStates() {
     const states = stateCodes(this.frame), colours = this.theme.states;
     this.statePixels ||= pixelTable((code) => colours[code]);
@@ -191,12 +191,12 @@ class GateMap extends MapAxes {
     context.fillStyle = theme.quiet;
     context.font = `12px ${theme.font}`;
     context.textAlign = "right";
-    // Above a narrow panel there is no room for both.
+    // There is no room for both above a narrow panel.
     if (plot.width > 190) context.fillText(words, plot.left + plot.width - gap, plot.top - 10);
     this.drawUnitAxis(plot);
   }
 
-  /* In place of the cells of a half that is not there. */
+  /* Draw a message in place of the cells of a missing half. */
   drawAbsent(plot, words) {
     const { context, theme } = this;
     context.strokeStyle = theme.line;
@@ -210,7 +210,7 @@ class GateMap extends MapAxes {
     context.fillText(words, plot.left + plot.width / 2, plot.top + plot.height / 2 + 4);
   }
 
-  /* Cells with a line between them. */
+  /* Draw cells with lines between them. */
   drawCells(half, codes, { colour, sign = false }) {
     const { context, theme, frame } = this;
     context.lineWidth = 1;
@@ -230,7 +230,7 @@ class GateMap extends MapAxes {
     }
   }
 
-  /* + for an offset, × for a scale, both of them for both. */
+  /* Draw + for an offset, × for a scale, or both. */
   drawSign(code, x, y) {
     const { context, theme } = this, reach = 3;
     context.strokeStyle = code === 3 ? theme.surface : "#ffffff";
@@ -244,7 +244,7 @@ class GateMap extends MapAxes {
     context.stroke();
   }
 
-  /* Thousands of small cells: one pixel each, enlarged without smoothing. */
+  /* Draw thousands of small cells: one pixel each, enlarged without smoothing. */
   drawPixels(plot, codes, table) {
     const { layers, units } = this.frame;
     this.pixels ||= document.createElement("canvas");
@@ -261,7 +261,7 @@ class GateMap extends MapAxes {
     this.context.drawImage(this.pixels, plot.left, plot.top, plot.width, plot.height);
   }
 
-  /* The margin: how many gates of the layer are open, as a bar and, where there is room, as a number. */
+  /* Draw the number of open gates of a layer in the margin, as a bar and, if there is room, as a number. */
   drawOpenBar(plot, layer, open) {
     const { context, theme, frame } = this;
     const y = Math.round(plot.top + layer * plot.cellHeight);
@@ -294,7 +294,7 @@ class GateMap extends MapAxes {
     return `Layer ${layer}, ${unitName(this.frame, unit)}`;
   }
 
-  /* Everything that is known of a cell, in pieces: the state, and one piece for each channel. */
+  /* Everything known about a cell: the state, and one text per channel. */
   facts(cell) {
     const at = cell.layer * this.frame.units + cell.unit, { fields, norm_top: top, on } = this.frame;
     if (!this.frame.has_gates) {

@@ -1,4 +1,4 @@
-/* The numbers of the map as text: one table for each channel, or one for the states, layers as rows. */
+/* The values of the map as text: one table per channel, or one for the states, with layers as rows. */
 const gateTables = (frame, shows = "gate") => {
   const meaning = MEANINGS[shows], gates = frame.has_gates, states = gates ? stateCodes(frame) : null;
   return (shows === "state" ? ["state"] : frame.channels).map((half) => {

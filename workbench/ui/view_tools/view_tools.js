@@ -1,5 +1,5 @@
-// What can be taken along from a view: its picture, its numbers, and the code that gives them again.
-// `element`, `props` and `watch` are gradio's; the view is the nearest `.jw-view` around this component.
+// Tools to save the image, the data and the code of a view.
+// `element`, `props` and `watch` come from gradio; the view is the nearest `.jw-view` around this component.
 
 const find = (name) => element.querySelector(`.vt-${name}`);
 const say = (text) => {
@@ -12,7 +12,7 @@ const value = () => JSON.parse(props.value || "{}");
 const show = () => {
   const { csv, code, json } = value();
   find("said").parentElement.hidden = !csv && !code && !json;
-  // What is taken as JSON is data alone, without a picture of it.
+  // A view with JSON has only data and no image.
   find("picture").hidden = Boolean(json);
   find("csv").hidden = !csv;
   find("json").hidden = find("copy-json").hidden = !json;
@@ -30,7 +30,7 @@ const save = (blob, ending) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 };
 
-// A copy of the node that carries its own style, so that it looks alike outside the page.
+// A copy of the node with inline styles, so that it looks the same outside the page.
 const styled = (node) => {
   const copy = node.cloneNode(true);
   const originals = [node, ...node.querySelectorAll("*")];

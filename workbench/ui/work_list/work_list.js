@@ -1,10 +1,11 @@
-/* What the views of comparisons and of studies share: a list of works, deleting with undo, redrawing, the address, and the
+/* Shared by the views of comparisons and studies: a list of works, deleting with undo, redrawing, the address, and the
  * long poll.
  *
- * It comes after basics.js and before the script of a view in the body of a gr.HTML's js_on_load: element, trigger,
- * watch and props are given. Everything that came from a file or a person is written with textContent.
+ * Part of the body of js_on_load of a gr.HTML, after basics.js and before the script of a view: element, trigger, watch
+ * and props are defined. All text from files or people is written with textContent.
  */
-/* Rows of the list, of which `view` has the chosen one. `describe` gives the words of a work: state, title, tip, about, done, created. */
+/* Show the rows of the list; `view` has the selected one. `describe` returns the texts of a work: state, title, tip,
+ * about, done, created. */
 const showWorks = (prefix, view, list, describe) => {
   const body = find("tbody");
   while (body.childElementCount > list.length) body.lastElementChild.remove();
@@ -34,8 +35,8 @@ const showWorks = (prefix, view, list, describe) => {
   });
 };
 
-/* Deleting may be refused, so it is told when the work is gone: call the result with each new list. `view` has the
- * chosen work; `tell` gives the words. */
+/* Deleting may be refused, so it is only reported once the work is gone: call the result with each new list. `view`
+ * has the selected work; `tell` returns the message. */
 const connectRemoval = (prefix, view, tell) => {
   const leaving = new Map();
   find(`.${prefix}-remove`).addEventListener("click", () => {
@@ -61,8 +62,8 @@ const connectRemoval = (prefix, view, tell) => {
   };
 };
 
-/* Draw the figures again when there are other results, another work, or another colour of the page; `recolour` is called
- * for the last. Call the result with each new state. */
+/* Redraw the figures for new results, another work or another theme of the page; the latter also calls `recolour`.
+ * Call the result with each new state. */
 const connectRedraw = (root, view, recolour = () => {}) => {
   const redraw = () => {
     const wanted = `${view.chosen ? view.chosen.id + view.chosen.mark : ""} ${isDark()}`;
@@ -84,7 +85,7 @@ const connectButtons = (prefix) => {
   }
 };
 
-/* The bar reaches further than what is done by what has failed or is under way. */
+/* The bar shows what is done plus `further`, which has failed or is running. */
 const showProgress = (prefix, done, total, further) => {
   const bar = find(`.${prefix}-progress`);
   bar.setAttribute("aria-valuemax", total);
@@ -92,8 +93,8 @@ const showProgress = (prefix, done, total, further) => {
   bar.firstChild.style.width = `${100 * Math.min(1, (done + further) / Math.max(1, total))}%`;
 };
 
-/* The address names the place and what it shows while it is in sight, so that a reload and a link find them. `shown`
- * gives the values by their names in the address; call the result when they change. */
+/* While the tab is visible, the address names it and what it shows, for reloads and links. `shown` returns the
+ * values by their names in the address; call the result when they change. */
 const connectAddress = (view, place, shown) => () => {
   const address = new URL(location), parts = address.searchParams, values = shown();
   if (view.inSight) {
@@ -107,16 +108,16 @@ const connectAddress = (view, place, shown) => () => {
   if (address.href !== location.href) history.replaceState(null, "", address);
 };
 
-/* Ask for news while the view is in sight, until the element is gone or mounted again under the same name.
- * `ask` gives the token of an answer and what takes it, or nothing if the question was given up; `seen` is called
- * when the view comes into sight or leaves it. */
+/* Request news while the view is visible, until the element is removed or mounted again under the same name. `ask`
+ * returns the token of an answer and the function that applies it, or nothing if the request was abandoned; `seen`
+ * is called when the view becomes visible or hidden. */
 const followNews = async (name, root, view, ask, seen) => {
   const own = (window[name] = (window[name] || 0) + 1);
   let wait = 500;
   while (element.isConnected && own === window[name]) {
     const inSight = root.offsetParent !== null;
     if (inSight !== view.inSight) {
-      // While the page begins, its own address says where it goes.
+      // Until the page is ready, its address must not change: it tells what to open.
       view.inSight = inSight;
       if (document.documentElement.dataset.ready) seen();
     }
