@@ -15,12 +15,12 @@ LABELLED = 400
 
 
 def map_height(layers: int, per_layer: int = 16, most: int = 720) -> int:
-    """Height in pixels of a map with one row per layer, limited for very few and very many layers."""
+    """Return the height in pixels of a map with one row per layer, limited for very few and very many layers."""
     return int(np.clip(per_layer * layers, 110, most))
 
 
 def heat(values: NDArray[Any], hover: str, **kwargs: Any) -> go.Heatmap:
-    """A heatmap of cells (layers, units), by default on ``coloraxis``; ``hover`` is plotly's hover template."""
+    """Return a heatmap of cells (layers, units), by default on ``coloraxis``; ``hover`` is plotly's hover template."""
     gap = 1 if values.size <= _GAPS else 0
     return go.Heatmap(
         z=values, xgap=gap, ygap=gap, hoverongaps=False, hovertemplate=f"{hover}<extra></extra>",
@@ -29,7 +29,7 @@ def heat(values: NDArray[Any], hover: str, **kwargs: Any) -> go.Heatmap:
 
 
 def axis_name(letter: str, panel: int) -> str:
-    """The name in the layout of the axis of a panel; panels are counted from 1, row by row."""
+    """Return the name in the layout of the axis of a panel; panels are counted from 1, row by row."""
     return f"{letter}axis{panel if panel > 1 else ''}"
 
 

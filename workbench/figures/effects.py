@@ -37,7 +37,7 @@ _MEASURED = {
     "logit_difference": ("on right − wrong answer", "logit(right) − logit(wrong), all edits on − this one off"),
     "kl": ("on the next token", "KL(all edits on ‖ this one off)"),
 }
-"""Of each measure: what the effect is on, and the effect as a formula."""
+"""For each measure: the object of the effect, and its formula."""
 
 _NO_EDITS = "No edit is open, so there is nothing to switch off."
 
@@ -47,7 +47,7 @@ Names = Mapping[str, Sequence[str]]
 
 
 def _label(edit: "EditRef", several: bool, names: Names) -> str:
-    """The location of an edit and, with several adapters in use, its adapter, counted from 1."""
+    """Return the location of an edit and, with several adapters in use, its adapter, counted from 1."""
     known = names.get(str(edit.site), ()) if edit.site != "heads" else ()
     named = f"layer {edit.layer}, {text(known[edit.unit])}" if edit.unit < len(known) else ""
     words = f"{named or place(str(edit.site), edit.layer, edit.unit)} · {text(edit.half)}"
@@ -63,7 +63,7 @@ def _ranked(
     *,
     dark: bool,
 ) -> Figure:
-    """Bars from zero, largest first, in the color and pattern of their half."""
+    """Draw bars from zero, largest first, in the color and pattern of their half."""
     colours, figure = palette(dark), panels()
     several = len({edit.intervention for edit in edits}) > 1
     order = np.argsort(-np.abs(np.nan_to_num(effect)), kind="stable")[:count]
@@ -109,14 +109,14 @@ def _amount(found: "EditEffects") -> str:
 
 
 def _noise(found: "EditEffects") -> str:
-    """A note on the rounding error for a single prompt in half precision; empty otherwise."""
+    """Return a note on the rounding error for a single prompt in half precision; empty otherwise."""
     if found.n != 1 or not found.rounding > 0:
         return ""
     return f"; within ±{number(2 * found.rounding, 2)} nats (gray), effects may be rounding errors"
 
 
 def _ends(found: "EditEffects") -> str:
-    """The measure without edits and with all edits."""
+    """Return the measure without edits and with all edits."""
     if found.measure == "kl":
         return f"KL(all edits on ‖ base): {number(found.base)}"
     name = "log p(answer)" if found.measure == "log_probability" else "logit difference"
@@ -124,7 +124,7 @@ def _ends(found: "EditEffects") -> str:
 
 
 def edit_effects(found: "EditEffects", *, count: int = 30, names: Names | None = None, dark: bool = False) -> Figure:
-    """The edits with the largest effects, by the measure of ``found``, with 95 % intervals for means.
+    """Draw the edits with the largest effects, by the measure of ``found``, with 95 % intervals for means.
 
     ``names`` are those of the units of a layer by site, where units have names.
     """
@@ -161,7 +161,7 @@ def effect_map(
     intervention: int = 0,
     dark: bool = False,
 ) -> Figure:
-    """The effects by layer and unit, offsets and scales side by side; closed edits are blank.
+    """Draw the effects by layer and unit, offsets and scales side by side; closed edits are blank.
 
     ``shape`` is (layers, units) of the model; without it, the map ends at the last open edit. ``intervention`` selects
     the adapter if several are in use.
@@ -200,7 +200,7 @@ def effect_map(
 
 
 def direct_effects(found: "DirectEffects", *, count: int = 30, dark: bool = False) -> Figure:
-    """The direct effect of each edit on the logit of the answer, bypassing all later layers."""
+    """Draw the direct effect of each edit on the logit of the answer, bypassing all later layers."""
     title = f"Direct effect of each edit on the logit of {token(found.token, 24)}"
     effect = np.asarray(found.effect, dtype=float)
     if not len(effect):

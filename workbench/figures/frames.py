@@ -30,7 +30,7 @@ SMOOTHING = 6
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """The table as CSV. Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
+    """Return the table as CSV. Text that a spreadsheet would evaluate as a formula is prefixed with an apostrophe."""
     safe = frame.rename(columns=inert)
     for index, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_datetime64_any_dtype(kind):
@@ -47,7 +47,7 @@ def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
 
 
 def fields_at(gates: Gates, step: int | None = None) -> tuple[int | None, dict[str, Values]]:
-    """The step and the fields, each (layers, units), of the last record up to ``step``; None takes the last record.
+    """Return step and fields, each (layers, units), of the last record up to ``step``; None means the last record.
 
     A history without records has no fields. For plain arrays, the step is the given one.
     """
@@ -68,7 +68,7 @@ def _plain(values: ArrayLike, name: str) -> Values:
 
 
 def field(fields: Mapping[str, Values], half: str, quantity: str) -> Values | None:
-    """``quantity`` (gate, open, norm) of one half, (layers, units); None if it is not among the fields."""
+    """Return ``quantity`` (gate, open, norm) of one half, (layers, units); None if it is not among the fields."""
     return fields.get(f"{half}_{quantity}", fields.get(half))
 
 
@@ -82,7 +82,7 @@ def trained(fields: Mapping[str, Values], half: str) -> bool:
 
 
 def states(fields: Mapping[str, Values]) -> NDArray[np.int64] | None:
-    """The index into `STATES` of each unit, (layers, units); None without gates."""
+    """Return the index into `STATES` of each unit, (layers, units); None without gates."""
     values = [field(fields, half, "gate") for half in HALVES]
     shape = next((array.shape for array in values if array is not None), None)
     if shape is None:
@@ -97,7 +97,7 @@ def _cells(layers: int, units: int) -> dict[str, Any]:
 
 
 def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """One row per unit: layer, unit, every known field, and the state."""
+    """Return one row per unit: layer, unit, every known field, and the state."""
     step, fields = fields_at(gates, step)
     if not fields:
         return pd.DataFrame(columns=["layer", "unit", "state"])
@@ -113,7 +113,7 @@ def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
 
 
 def spread_steps(history: GateHistory, count: int = 5) -> list[int]:
-    """``count`` recorded steps from the first to the last, as evenly spaced as the records allow."""
+    """Return ``count`` recorded steps from the first to the last, as evenly spaced as the records allow."""
     if not len(history):
         return []
     wanted = np.linspace(history.steps[0], history.steps[-1], count)
@@ -122,7 +122,7 @@ def spread_steps(history: GateHistory, count: int = 5) -> list[int]:
 
 
 def closed_map(history: GateHistory, steps: Sequence[int] | None = None) -> pd.DataFrame:
-    """One row per chosen step, half, layer and unit, with ``p_closed`` = P(gate is exactly 0 in training)."""
+    """Return one row per chosen step, half, layer and unit, with ``p_closed`` = P(gate is exactly 0 in training)."""
     parts = []
     for step in spread_steps(history) if steps is None else steps:
         at, fields = fields_at(history, step)
@@ -135,12 +135,12 @@ def closed_map(history: GateHistory, steps: Sequence[int] | None = None) -> pd.D
 
 
 def state_counts(history: GateHistory) -> pd.DataFrame:
-    """One row per record: step, and the number of units in each of `STATES`."""
+    """Return one row per record: step, and the number of units in each of `STATES`."""
     return pd.DataFrame({"step": history.steps, **history.counts()})
 
 
 def open_by_layer(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """One row per layer: open offset gates, open scale gates (NaN if a half was not trained), and units."""
+    """Return one row per layer: open offset gates, open scale gates (NaN if a half was not trained), and units."""
     _, fields = fields_at(gates, step)
     columns: dict[str, Any] = {}
     for half in HALVES:
@@ -153,7 +153,7 @@ def open_by_layer(gates: Gates, step: int | None = None) -> pd.DataFrame:
 
 
 def head_history(history: GateHistory, layer: int, unit: int) -> pd.DataFrame:
-    """One row per record: step, and every field of this unit. Raises `InputError` if there is no such unit."""
+    """Return one row per record: step, and every field of this unit. Raises `InputError` if the unit does not exist."""
     layers, units = next(iter(history.fields.values())).shape[1:]
     if not (0 <= layer < layers and 0 <= unit < units):
         raise InputError(
@@ -166,7 +166,7 @@ def head_history(history: GateHistory, layer: int, unit: int) -> pd.DataFrame:
 
 
 def compare_gates(first: Gates, second: Gates, quantity: str = "gate") -> pd.DataFrame:
-    """One row per half and unit that both runs have: values in the first and the second, and their difference."""
+    """Return one row per half and unit of both runs: values in the first and the second, and their difference."""
     fields = [fields_at(gates)[1] for gates in (first, second)]
     parts = []
     for half in HALVES:
@@ -182,7 +182,7 @@ def compare_gates(first: Gates, second: Gates, quantity: str = "gate") -> pd.Dat
 
 
 def series(metrics: Metrics, name: str) -> tuple[NDArray[np.int64], Values]:
-    """Steps and values of one metric; entries without it are left out."""
+    """Return the steps and values of one metric; entries without it are left out."""
     found = [
         (entry["step"], entry[name])
         for entry in metrics
@@ -195,7 +195,7 @@ def series(metrics: Metrics, name: str) -> tuple[NDArray[np.int64], Values]:
 
 
 def smooth(values: Values, reach: int = SMOOTHING) -> Values:
-    """Moving average over ``reach`` neighbors on both sides, and over fewer at the ends to avoid bias there."""
+    """Return the moving average over ``reach`` neighbors on both sides, and over fewer at the ends to avoid bias."""
     total = np.concatenate([[0.0], np.cumsum(values)])
     at = np.arange(len(values))
     side = np.minimum(reach, np.minimum(at, len(values) - 1 - at))
@@ -212,7 +212,7 @@ def _by_step(metrics: Metrics, names: Sequence[str]) -> pd.DataFrame:
 
 
 def losses(metrics: Metrics) -> pd.DataFrame:
-    """One row per step: cross-entropy, its moving average, penalty, and validation cross-entropy, in nats."""
+    """Return one row per step: cross-entropy, its moving average, penalty, and validation cross-entropy, in nats."""
     frame = _by_step(metrics, ["cross_entropy", "penalty", "validation_cross_entropy"])
     steps, values = series(metrics, "cross_entropy")
     mean = pd.DataFrame({"step": steps, "cross_entropy_mean": smooth(values)}).drop_duplicates("step", keep="last")
@@ -220,12 +220,12 @@ def losses(metrics: Metrics) -> pd.DataFrame:
 
 
 def rates(metrics: Metrics) -> pd.DataFrame:
-    """One row per step: the learning rates of edits and gates, and λ."""
+    """Return one row per step: the learning rates of edits and gates, and λ."""
     return _by_step(metrics, ["learning_rate", "gate_learning_rate", "l0_weight"])
 
 
 def compare_curves(runs: Mapping[str, Metrics], quantity: str = "validation_cross_entropy") -> pd.DataFrame:
-    """One row per run and step: the value of the metric ``quantity``."""
+    """Return one row per run and step: the value of the metric ``quantity``."""
     parts = []
     for name, metrics in runs.items():
         steps, values = series(metrics, quantity)

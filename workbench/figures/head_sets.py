@@ -44,7 +44,7 @@ _TALL = 60
 
 
 def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """The heads chosen by each method: layers down, heads across; each cell has one strip per method that chose it.
+    """Draw the heads chosen by each method: layers down, heads across; each cell has a strip per method that chose it.
 
     A method has the same position in all cells, so that its strips are identified by position as well as by color. The
     number in a cell, and its gray level, give the number of methods that chose the head. The hover text lists them.
@@ -111,7 +111,7 @@ def head_sets(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
 
 
 def head_agreement(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """The number of methods that chose each head, on one sequential scale: layers down, heads across."""
+    """Draw the number of methods that chose each head, on one sequential scale: layers down, heads across."""
     title = "How many methods agree"
     if not sets:
         return blank(title, _NOTHING_CHOSEN, dark=dark)
@@ -135,7 +135,7 @@ def head_agreement(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
 
 
 def heads_against(sets: Mapping[str, HeadSet], reference: str = "jola", *, dark: bool = False) -> Figure:
-    """One map for each method: heads that the method and the reference chose, only the one, or only the other.
+    """Draw one map for each method: heads that both the method and the reference chose, or only one of them.
 
     Args:
         sets: Chosen heads by method, all for one model.
@@ -205,7 +205,7 @@ def heads_against(sets: Mapping[str, HeadSet], reference: str = "jola", *, dark:
 
 
 def head_table(sets: Mapping[str, HeadSet]) -> "pd.DataFrame":
-    """One row per head chosen by at least one method: location, number of methods, and their names.
+    """Return one row per head chosen by at least one method: location, number of methods, and their names.
 
     Heads chosen by most methods come first.
     """
@@ -227,7 +227,7 @@ def _who(chosen: NDArray[np.bool_], names: list[str]) -> str:
 def _strips(
     chosen: NDArray[np.bool_], room: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int8]]:
-    """Cell edges across and down, and the index of the method in each strip, −1 if it did not choose the head.
+    """Return cell edges across and down, and the index of the method in each strip, −1 if it did not choose the head.
 
     Every head has one column per method and one more at its right, for the count or as a gap. Narrow rows separate the
     layers, unless there are many.
@@ -249,6 +249,6 @@ def _strips(
 
 
 def _steps(colours: tuple[str, ...]) -> list[list[object]]:
-    """A color scale of equal steps."""
+    """Return a color scale of equal steps."""
     count = len(colours)
     return [[at / count, colour] for index, colour in enumerate(colours) for at in (index, index + 1)]

@@ -41,7 +41,7 @@ _LENS_COLUMNS = 12
 
 
 def attention_pattern(found: "AttentionPattern", *, dark: bool = False) -> Figure:
-    """The attention pattern of a head: row tokens attend to column tokens; base, edited, and the change.
+    """Draw the attention pattern of a head: row tokens attend to column tokens; base, edited, and the change.
 
     The color scale is a square root, because a few tokens receive nearly all attention.
     """
@@ -82,7 +82,7 @@ def attention_pattern(found: "AttentionPattern", *, dark: bool = False) -> Figur
 
 
 def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = False) -> Figure:
-    """The prediction after each layer: base, edited, and KL(edited ‖ base), with layers downwards.
+    """Draw the prediction after each layer: base, edited, and KL(edited ‖ base), with layers downwards.
 
     Without ``position``, the most likely next token at every position of the result. With ``position``, an index into
     them (−1 is the last one), the most likely tokens at this position. Bold tokens differ from those of the base.
@@ -146,7 +146,7 @@ def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = 
 def _lens_words(
     rows: "Sequence[Sequence[LensToken]]", base: "Sequence[Sequence[LensToken]]", columns: int
 ) -> list[list[str]]:
-    """The text in the cells: tokens, shortened to fit, bold if they differ from the base."""
+    """Return the text in the cells: tokens, shortened to fit, bold if they differ from the base."""
     room = max(3, 40 // columns)
     return [
         [
@@ -158,7 +158,7 @@ def _lens_words(
 
 
 def _readings(found: "LogitLens", side: str, layer: int, at: int) -> str:
-    """The most likely tokens of one cell, for its hover text."""
+    """Return the most likely tokens of one cell, for its hover text."""
     lines = [f"after {counted(found.layers[layer], 'layer')}, {side}, at {token(found.tokens[at], 24)}"]
     lines += [f"{entry.probability:.3f} {token(entry.token, 40)}" for entry in getattr(found, side)[layer][at]]
     return "<br>".join(lines)
@@ -185,20 +185,20 @@ def _lens_axes(
 
 
 def _causal(values: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The pattern without the upper triangle, which is masked."""
+    """Return the pattern without the upper triangle, which is masked."""
     pattern = np.asarray(values, dtype=float)
     return np.where(np.tri(len(pattern), dtype=bool), pattern, np.nan)
 
 
 def _below(words: list[str]) -> int:
-    """Bottom margin in pixels for a map with these (escaped) vertical labels and its color keys."""
+    """Return the bottom margin in pixels for a map with these (escaped) vertical labels and its color keys."""
     if len(words) > _WRITTEN:
         return KEYED
     return KEYED + 7 * max(len(html.unescape(word)) for word in words)
 
 
 def _pairs(words: list[str]) -> NDArray[np.object_]:
-    """(T, T, 2): the attending and the attended token of each cell."""
+    """Return (T, T, 2): the attending and the attended token of each cell."""
     column = np.asarray(words, dtype=object)
     rows, cols = np.broadcast_arrays(column[:, None], column[None, :])
     return np.stack([rows, cols], axis=-1)

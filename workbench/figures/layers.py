@@ -26,7 +26,7 @@ _LABEL = 28
 
 
 def layer_changes(changes: Mapping[str, Sequence[float]], *, prompts: int = 0, dark: bool = False) -> Figure:
-    """How much methods change the residual stream after each layer: methods down, layers across.
+    """Draw how much methods change the residual stream after each layer: methods down, layers across.
 
     Args:
         changes: ‖edited − base‖ / ‖base‖ after each layer by the name of a method: the ``change`` of

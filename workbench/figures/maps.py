@@ -55,7 +55,7 @@ def gate_map(
     site: str = "heads",
     dark: bool = False,
 ) -> Figure:
-    """The map of both halves at one step, one cell per unit, with the open gates per layer in the margin.
+    """Draw the map of both halves at one step, one cell per unit, with the open gates per layer in the margin.
 
     ``gates`` is a history, shown at ``step`` (None: the last record), or arrays (see `frames.Gates`), for which
     ``step`` and ``site`` can be given. ``colour`` selects the quantity: the gate at evaluation or P(open) in training,
@@ -140,7 +140,7 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
 
 
 def closed_map(history: GateHistory, steps: Sequence[int] | None = None, *, dark: bool = False) -> Figure:
-    """Figure 7 of the paper, from a run: P(closed) of every gate at chosen steps, offsets above, scales below.
+    """Draw figure 7 of the paper for a run: P(closed) of every gate at chosen steps, offsets above, scales below.
 
     P(closed) is the probability that a gate is exactly 0 in training; its mean is given above each map. By default,
     five steps from the first to the last record are shown. Dark is closed, as in the paper and in the gate map.
@@ -186,7 +186,7 @@ def compare_gates(
     site: str = "heads",
     dark: bool = False,
 ) -> Figure:
-    """The gates of two runs side by side, and their difference (second − first); offsets above, scales below.
+    """Draw the gates of two runs side by side, and their difference (second − first); offsets above, scales below.
 
     Histories are shown at their last record. Runs of different shapes are shown without the difference.
     """
@@ -239,7 +239,7 @@ def compare_gates(
 
 
 def open_by_layer(gates: Gates, step: int | None = None, *, dark: bool = False) -> Figure:
-    """The number of open edits per layer, offsets and scales, at one step."""
+    """Draw the number of open edits per layer, offsets and scales, at one step."""
     at, _ = frames.fields_at(gates, step)
     title = "Open edits per layer" + ("" if at is None else f" at step {at:,}")
     frame = frames.open_by_layer(gates, step)

@@ -18,7 +18,7 @@ from workbench.figures.style import Figure, palette, text
 
 
 def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
-    """All figures of a comparison by name; figures of one seed or one K show the first."""
+    """Return all figures of a comparison by name; figures of one seed or one K show the first."""
     cells = comparison.cells()
     seeds = sorted({cell.seed for cell in cells if cell.protocol != "base"})
     ks = list(dict.fromkeys(cell.k for cell in cells if cell.protocol == "edit"))
@@ -38,7 +38,7 @@ def figures(comparison: Comparison, *, dark: bool = False) -> dict[str, Figure]:
 
 
 def report(comparison: Comparison, *, dark: bool = False) -> str:
-    """The report as HTML, including the plotly script."""
+    """Return the report as HTML, including the plotly script."""
     colours, task = palette(dark), comparison.settings().get("settings", {}).get("data", {}).get("task", "")
     drawn = figures(comparison, dark=dark)
     parts = [

@@ -44,32 +44,32 @@ _MARKS = {
 
 
 def method_name(method: str) -> str:
-    """The name of a selector in figures; markup, like the result of `text`."""
+    """Return the name of a selector in figures; markup, like the result of `text`."""
     return text(_TITLES.get(method, method), 40)
 
 
 def method_mark(method: str, *, dark: bool = False) -> tuple[str, str]:
-    """(color, marker symbol) of a method, the same in every figure. Other methods share one marker."""
+    """Return (color, marker symbol) of a method, the same in every figure. Other methods share one marker."""
     colours = palette(dark).categories
     index, symbol = _MARKS.get(method, (zlib.crc32(method.encode()) % len(colours), "pentagon"))
     return colours[index], symbol
 
 
 def row_name(row: SelectorRow) -> str:
-    """The name of the method of a row in figures; markup, like the result of `text`."""
+    """Return the name of the method of a row in figures; markup, like the result of `text`."""
     if row.protocol == "jola":
         return "JoLA"
     return method_name(row.method) + (" gates" if row.protocol == "swap" else "")
 
 
 def row_mark(row: SelectorRow, *, dark: bool = False) -> tuple[str, str]:
-    """(color, marker symbol) of the method of a row; gate swaps have open markers."""
+    """Return (color, marker symbol) of the method of a row; gate swaps have open markers."""
     colour, symbol = method_mark(row.method, dark=dark)
     return colour, f"{symbol}-open" if row.protocol == "swap" else symbol
 
 
 def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """Jaccard index of each pair of sets, with the value expected for independent random sets of these sizes."""
+    """Draw the Jaccard index of each pair of sets, with the value expected for random sets of these sizes."""
     title, methods = "Overlap of the chosen heads", list(sets)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
@@ -91,7 +91,7 @@ def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
 
 
 def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -> Figure:
-    """Spearman's ρ of each pair of scores over all heads; the hover text gives Kendall's τ and p-values."""
+    """Draw Spearman's ρ of each pair of scores over all heads; the hover text gives Kendall's τ and p-values."""
     title, methods = "Rank correlation of the methods", list(scores)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)
@@ -109,7 +109,7 @@ def rank_correlations(scores: Mapping[str, HeadScores], *, dark: bool = False) -
 
 
 def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """The number of heads chosen per layer: methods down, layers across."""
+    """Draw the number of heads chosen per layer: methods down, layers across."""
     title = "Chosen heads per layer"
     if not sets:
         return blank(title, "No heads have been chosen yet.", dark=dark)
@@ -133,7 +133,7 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
 
 
 def accuracy_forest(rows: Sequence[SelectorRow], k: str, *, dark: bool = False) -> Figure:
-    """Accuracy of every method with one K, best first: mean, 95 % interval and, as small dots, each seed.
+    """Draw the accuracy of every method with one K, best first: mean, 95 % interval and, as small dots, each seed.
 
     The dashed line is JoLA's mean. The model without edits is named in the subtitle: drawn to scale, it would leave
     little room for the others.
@@ -177,7 +177,7 @@ def accuracy_forest(rows: Sequence[SelectorRow], k: str, *, dark: bool = False) 
 
 
 def accuracy_by_k(rows: Sequence[SelectorRow], *, dark: bool = False) -> Figure:
-    """Accuracy of each method against K, with 95 % intervals; K is evenly spaced, in the order of the heads edited.
+    """Draw the accuracy of each method against K, with 95 % intervals; K is evenly spaced, ordered by edited heads.
 
     The dashed line is JoLA, which has no K.
     """
@@ -227,7 +227,7 @@ def _bars(rows: Sequence[SelectorRow], colour: str) -> dict[str, object]:
 
 
 def _interval(row: SelectorRow) -> str:
-    """``0.742 [0.648, 0.836]``; without bounds if there is no interval."""
+    """Return ``0.742 [0.648, 0.836]``; without bounds if there is no interval."""
     bounds = f" [{row.low:.3f}, {row.high:.3f}]" if row.low is not None and row.high is not None else ""
     return f"{row.accuracy:.3f}{bounds}"
 
@@ -275,7 +275,7 @@ def _reference_line(figure: Figure, rows: Sequence[SelectorRow], *, dark: bool, 
 
 
 def selection_costs(rows: Sequence[SelectorRow], *, dark: bool = False) -> Figure:
-    """Time of each selection divided by the time of JoLA's training with the same seed."""
+    """Draw the time of each selection divided by the time of JoLA's training with the same seed."""
     title = "Cost of each selection"
     found: dict[str, float] = {}
     for row in rows:
@@ -310,7 +310,7 @@ def _matrix(
     *,
     dark: bool,
 ) -> Figure:
-    """A matrix over pairs of methods; `pair` returns the value and the hover text."""
+    """Draw a matrix over pairs of methods; `pair` returns the value and the hover text."""
     colours, figure, side = palette(dark), panels(), len(methods)
     pairs = [[pair(a, b) for b in methods] for a in methods]
     values = np.array([[value for value, _ in row] for row in pairs], dtype=np.float64)

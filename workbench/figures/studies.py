@@ -45,7 +45,7 @@ COSTS: dict[str, CostAxis] = {
 
 
 def arm_name(arm: str, best_of: int = 1) -> str:
-    """The name of an arm in figures, ``LoRA, learning rate 0.001``; markup, like the result of `text`."""
+    """Return the name of an arm in figures, ``LoRA, learning rate 0.001``; markup, like the result of `text`."""
     method, *changes = arm.split(":")
     title = METHODS[method].title if method in METHODS else method
     words = [title, *(change.replace("_", " ").replace("=", " ", 1) for change in changes)]
@@ -55,7 +55,7 @@ def arm_name(arm: str, best_of: int = 1) -> str:
 
 
 def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
-    """The score of each arm against the number of training examples, with 95 % intervals.
+    """Draw the score of each arm against the number of training examples, with 95 % intervals.
 
     Args:
         rows: Rows of one task, model and metric, from `Grid.rows`. Arms that train nothing are dashed lines. If
@@ -113,7 +113,7 @@ def _curve(row: Row) -> str:
 
 
 def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) -> Figure:
-    """The score of each arm against a cost; filled points and the line are the Pareto front.
+    """Draw the score of each arm against a cost; filled points and the line are the Pareto front.
 
     An arm is on the front unless another one costs no more and scores no less. The front is computed from means; the
     paired test in the table tells whether two arms differ.

@@ -63,7 +63,7 @@ class Palette:
         return self.state_none, self.state_offset, self.state_scale, self.state_both
 
     def half(self, half: str) -> str:
-        """The color of one half of the edits."""
+        """Return the color of one half of the edits."""
         return self.state_offset if half == "offset" else self.state_scale
 
     @property
@@ -103,7 +103,7 @@ STATE_WORDS = dict(zip(STATES, ("no edit", "offset only", "scale only", "both"),
 
 
 def palette(dark: bool) -> Palette:
-    """The colors of the dark or the light theme."""
+    """Return the colors of the dark or the light theme."""
     return DARK if dark else LIGHT
 
 
@@ -111,13 +111,13 @@ class Figure(go.Figure):
     """A plotly figure that includes `CONFIG` wherever it is shown: in a notebook, or as JSON in a page."""
 
     def to_json(self, *args: Any, **kwargs: Any) -> str:
-        """As in plotly, with ``config`` next to ``data`` and ``layout``, where gradio's Plot reads it."""
+        """Like plotly's `to_json`, with ``config`` next to ``data`` and ``layout``, where gradio's Plot reads it."""
         written = super().to_json(*args, **kwargs)
         assert isinstance(written, str)
         return f'{written.rstrip().removesuffix("}")},"config":{json.dumps(CONFIG)}}}'
 
     def show(self, *args: Any, **kwargs: Any) -> Any:
-        """As in plotly, with `CONFIG` unless another ``config`` is given."""
+        """Like plotly's `show`, with `CONFIG` unless another ``config`` is given."""
         return super().show(*args, **{"config": CONFIG, **kwargs})
 
     def _ipython_display_(self) -> None:
@@ -148,13 +148,13 @@ def text(value: object, limit: int = 0) -> str:
 
 
 def token(value: object, limit: int = 0) -> str:
-    """A token as `text`, with spaces and control characters made visible; long tokens are truncated."""
+    """Return a token as `text`, with spaces and control characters made visible; long tokens are truncated."""
     seen = visible(str(value)) or "∅"
     return text(f"{seen[: limit - 1]}…" if limit and len(seen) > limit else seen)
 
 
 def word_ticks(labels: Sequence[str], colour: str, *, mono: bool = False, size: int = 12) -> dict[str, Any]:
-    """Settings of an axis with a label at each of 0, 1, 2, …, and a small gap between labels and panel."""
+    """Return the settings of an axis with a label at each of 0, 1, 2, …, and a small gap between labels and panel."""
     font = {"size": size, "color": colour} | ({"family": MONO} if mono else {})
     return {
         "tickmode": "array", "tickvals": list(range(len(labels))), "ticktext": list(labels), "tickfont": font,
@@ -168,12 +168,12 @@ def number(value: float, digits: int = 3) -> str:
 
 
 def unit_name(site: str) -> str:
-    """The name of one unit of a site; markup, like the result of `text`."""
+    """Return the name of one unit of a site; markup, like the result of `text`."""
     return {"heads": "head", "mlp": "MLP", "weights": "module"}.get(site) or text(site, 40)
 
 
 def place(site: str, layer: int, unit: int, half: str = "") -> str:
-    """``layer 3, head 2, offset``; sites with one unit per layer have no unit number."""
+    """Return ``layer 3, head 2, offset``; sites with one unit per layer have no unit number."""
     numbered = f" {unit}" if site in ("heads", "weights") else ""
     words = f"layer {layer}, {unit_name(site)}{numbered}"
     return f"{words}, {text(half)}" if half else words
@@ -211,7 +211,7 @@ def _template(colours: Palette) -> go.layout.Template:
 
 
 def panels(rows: int = 1, cols: int = 1, **kwargs: Any) -> Figure:
-    """An empty figure with panels, laid out by `plotly.subplots.make_subplots`."""
+    """Create an empty figure with panels, laid out by `plotly.subplots.make_subplots`."""
     figure = make_subplots(rows=rows, cols=cols, figure=Figure(), **kwargs)
     assert isinstance(figure, Figure)
     return figure
@@ -254,7 +254,7 @@ def finish(
 
 
 def blank(title: str, sentence: str, *, dark: bool, height: int = 200) -> Figure:
-    """A figure without data, with a sentence that says why."""
+    """Create a figure without data, with a sentence that says why."""
     figure = Figure()
     figure.update_layout(xaxis={"visible": False}, yaxis={"visible": False})
     say(figure, sentence, dark=dark)
@@ -288,17 +288,17 @@ def _axis(letter: str, panel: int) -> str:
 
 
 def scale(colours: Sequence[str], power: float = 1.0) -> list[list[Any]]:
-    """A plotly color scale of equally spaced colors; a ``power`` above 1 spreads out small values."""
+    """Return a plotly color scale of equally spaced colors; a ``power`` above 1 spreads out small values."""
     return [[(index / (len(colours) - 1)) ** power, colour] for index, colour in enumerate(colours)]
 
 
 def half_key(half: str, *, dark: bool) -> str:
-    """The name of a half, preceded by its mark."""
+    """Return the name of a half, preceded by its mark."""
     return f'<span style="color:{palette(dark).half(half)}">{"●" if half == "offset" else "◆"}</span> {half}'
 
 
 def half_pattern(half: str, *, dark: bool) -> dict[str, Any]:
-    """The fill pattern of one half: scales are striped, so that halves differ not only in color."""
+    """Return the fill pattern of one half: scales are striped, so that halves differ not only in color."""
     colours = palette(dark)
     return {
         "shape": "/" if half == "scale" else "", "bgcolor": colours.half(half), "fgcolor": colours.surface,

@@ -39,7 +39,7 @@ def _rows_height(count: int) -> int:
 def _dumbbells(
     labels: Sequence[str], whole: Sequence[str], base: ArrayLike, edited: ArrayLike, *, mono: bool, dark: bool
 ) -> Figure:
-    """One row per label: a ring for the base, a diamond for the edited model, and the change in percentage points."""
+    """Draw one row per label: a ring for the base, a diamond for the edited model, and the change in points."""
     colours, figure = palette(dark), panels()
     before, after = (100 * np.asarray(values, dtype=float) for values in (base, edited))
     rows = np.arange(len(labels))
@@ -81,7 +81,7 @@ def _dumbbells(
 
 
 def next_tokens(found: "NextTokens", *, dark: bool = False) -> Figure:
-    """Probabilities of the most likely next tokens, base and edited, with the change in percentage points."""
+    """Draw the probabilities of the most likely next tokens, base and edited, with the change in percentage points."""
     title = "Next token, base and edited"
     if not found.tokens:
         return blank(title, "No next tokens were requested.", dark=dark)
@@ -98,7 +98,7 @@ def next_tokens(found: "NextTokens", *, dark: bool = False) -> Figure:
 
 
 def answer_shares(found: "AnswerScores", *, dark: bool = False) -> Figure:
-    """The shares of the given answers in their total probability, base and edited."""
+    """Draw the shares of the given answers in their total probability, base and edited."""
     title = "Share of each answer, base and edited"
     if not len(found.answers):
         return blank(title, "No answers were given.", dark=dark)
@@ -112,7 +112,7 @@ def answer_shares(found: "AnswerScores", *, dark: bool = False) -> Figure:
 
 
 def token_scores(found: "TokenScores", *, dark: bool = False) -> Figure:
-    """Log-probability of each token of a text given what precedes it, base and edited, and KL(edited ‖ base) there."""
+    """Draw the log-probability of each token of a text, base and edited, and KL(edited ‖ base) at each token."""
     title = "Each token of the text, base and edited"
     count = len(found.tokens)
     base, edited, kl = (np.asarray(values, dtype=float) for values in (found.base, found.edited, found.kl))
@@ -163,7 +163,7 @@ def token_scores(found: "TokenScores", *, dark: bool = False) -> Figure:
 def promoted_tokens(
     found: "PromotedTokens", layer: int, unit: int, *, site: str = "heads", dark: bool = False
 ) -> Figure:
-    """The tokens whose logits one offset raises and lowers most, projected through the unembedding."""
+    """Draw the tokens whose logits one offset raises and lowers most, projected through the unembedding."""
     title = f"Tokens moved by the offset of {place(site, layer, unit)}"
     sides = (("Promoted", list(found.promoted)), ("Suppressed", list(found.suppressed)))
     if not any(entries for _, entries in sides):

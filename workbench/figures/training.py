@@ -51,7 +51,7 @@ QUANTITIES = {
 
 
 def _line(x: Any, y: Any, name: str, colour: str, **kwargs: Any) -> go.Scatter:
-    """A line, with markers if there are few points, so that a single point is visible."""
+    """Return a line, with markers if there are few points, so that a single point is visible."""
     few = len(x) <= _FEW
     line = {"color": colour, "width": 1.75, **kwargs.pop("line", {})}
     marker = {"color": colour, "size": 6, **kwargs.pop("marker", {})}
@@ -66,7 +66,7 @@ def _traces(figure: Figure) -> tuple[Any, ...]:
 
 
 def _step_axes(figure: Figure, rows: int = 1) -> None:
-    """A step axis that starts at 0 and has no fractional ticks."""
+    """Set a step axis that starts at 0 and has no fractional ticks."""
     last = max((int(max(trace["x"])) for trace in _traces(figure) if len(trace["x"])), default=0)
     figure.update_xaxes(range=[-0.004 * last, 1.004 * last] if last > 8 else [-0.4, last + 0.4], tickformat=",d")
     if last <= 8:
@@ -75,7 +75,7 @@ def _step_axes(figure: Figure, rows: int = 1) -> None:
 
 
 def losses(metrics: Metrics, *, n_validation: int | None = None, dark: bool = False) -> Figure:
-    """Training cross-entropy (every step and its moving average), validation cross-entropy, and the penalty below.
+    """Draw training cross-entropy (every step and its moving average), validation cross-entropy, and penalty.
 
     ``metrics`` is the result of `Run.metrics`, ``n_validation`` the number of validation examples.
     """
@@ -122,7 +122,7 @@ def losses(metrics: Metrics, *, n_validation: int | None = None, dark: bool = Fa
 
 
 def state_counts(history: GateHistory, *, dark: bool = False) -> Figure:
-    """The number of units with no edit, an offset, a scale, or both, stacked over the steps."""
+    """Draw the number of units with no edit, an offset, a scale, or both, stacked over the steps."""
     unit = "heads" if history.site == "heads" else f"{unit_name(history.site)}s"
     title = f"States of the {unit}"
     frame = frames.state_counts(history)
@@ -154,7 +154,7 @@ def state_counts(history: GateHistory, *, dark: bool = False) -> Figure:
 
 
 def rates(metrics: Metrics, *, dark: bool = False) -> Figure:
-    """The learning rates of edits and gates, and λ, each on its own axis."""
+    """Draw the learning rates of edits and gates, and λ, each on its own axis."""
     title = "Learning rates and λ"
     frame, colours = frames.rates(metrics), palette(dark)
     rows = {
@@ -182,7 +182,7 @@ def rates(metrics: Metrics, *, dark: bool = False) -> Figure:
 def compare_curves(
     runs: Mapping[str, Metrics], quantity: str = "validation_cross_entropy", *, dark: bool = False
 ) -> Figure:
-    """One metric of several runs, by display name, on the same axes.
+    """Draw one metric of several runs, by display name, on the same axes.
 
     Training losses are drawn as moving averages. Runs differ in color, dash and marker.
     """
@@ -223,7 +223,7 @@ def compare_curves(
 
 
 def head_history(history: GateHistory, layer: int, unit: int, *, dark: bool = False) -> Figure:
-    """One unit over the steps: gates in evaluation, P(open) in training, and norms of offset and scale."""
+    """Draw one unit over the steps: gates in evaluation, P(open) in training, and norms of offset and scale."""
     title = f"History of {place(history.site, layer, unit)}"
     frame = frames.head_history(history, layer, unit)
     if not len(frame):
