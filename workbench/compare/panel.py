@@ -66,12 +66,12 @@ class Panel:
         return [getattr(self, field.name) for field in fields(self) if field.name not in still]
 
     def by_component(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
-        """The updates of `draw`, by component."""
+        """Return the updates of `draw`, by component."""
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
     def draw(found: StoredComparison | None, view: str, *choice: Any, dark: bool) -> dict[str, Any]:
-        """Updates by name that show a comparison in one of `VIEWS`; choices that it does not offer are replaced.
+        """Return updates by name that show a comparison in one of `VIEWS`; choices that it does not offer are replaced.
 
         ``choice`` are the values of `methods`, `known`, `k`, `seed`, `pick` and `reading`.
         """
@@ -174,7 +174,7 @@ def _updates(
 
 
 def _first_k(results: Any, seed: int, ks: Sequence[str]) -> str:
-    """The K that is shown first; not 'auto' if JoLA has closed no head, because all sets are then equal."""
+    """Return the K that is shown first; not 'auto' if JoLA closed no head, because all sets are then equal."""
     jola = next((cell.heads for cell in results.cells if cell.protocol == "jola" and cell.seed == seed), None)
     if ks[0] == _AUTO and len(ks) > 1 and jola is not None and len(jola) == jola.layers * jola.heads:
         return ks[1]
@@ -223,7 +223,7 @@ def build_results() -> Panel:
 
 
 def _view(parts: dict[str, Any], name: str, *, text: bool = False) -> None:
-    """A figure with its tools, and its text if it has one."""
+    """Build a figure with its tools, and its text if it has one."""
     parts[f"{name}_plot"] = gr.Plot(show_label=False, elem_id=f"compare-{name}-plot")
     parts[f"{name}_tools"] = view_tools(f"compare-{name}-tools")
     if text:

@@ -51,31 +51,31 @@ class Results:
         """One row for each method and K, over all seeds."""
 
     def seeds(self) -> list[int]:
-        """Seeds with at least one set of heads."""
+        """Return the seeds with at least one set of heads."""
         return sorted({cell.seed for cell in self.cells if cell.heads is not None})
 
     def ks(self) -> list[str]:
-        """Every K with at least one result, words first; ['auto'] while JoLA has the only result."""
+        """Return every K with at least one result, words first; ['auto'] while JoLA has the only result."""
         found = {cell.k for cell in self.cells if cell.k}
         return sorted(found, key=lambda k: (k.isdigit(), int(k) if k.isdigit() else 0, k)) or [AUTO]
 
     def methods(self) -> list[str]:
-        """Methods that have chosen heads, in the order of the form."""
+        """Return the methods that have chosen heads, in the order of the form."""
         found = {cell.method for cell in self.cells if cell.protocol in ("jola", "edit") and cell.heads is not None}
         return [name for name in METHODS if name in found] + sorted(found - set(METHODS))
 
     def sets(self, seed: int, k: str, methods: Sequence[str]) -> dict[str, HeadSet]:
-        """The heads that these methods chose with a seed and K."""
+        """Return the heads that these methods chose with a seed and K."""
         found = self.comparison.head_sets(seed, k)
         return {method: found[method] for method in methods if method in found}
 
     def scores(self, seed: int, methods: Sequence[str]) -> dict[str, HeadScores]:
-        """The scores that these methods gave to all heads with a seed."""
+        """Return the scores that these methods gave to all heads with a seed."""
         found = self.comparison.all_scores(seed)
         return {method: found[method] for method in methods if method in found}
 
     def picks(self, seed: int, k: str) -> list[tuple[str, str]]:
-        """(label, name of the cell) of every set with a seed and K: JoLA's, then selectors and gate swaps."""
+        """Return (label, name of the cell) of every set with a seed and K: JoLA's, then selectors and gate swaps."""
         found = []
         for cell in self.cells:
             if cell.heads is None or cell.seed != seed or (cell.protocol != "jola" and cell.k != k):
@@ -84,7 +84,7 @@ class Results:
         return sorted(found, key=lambda pair: (not pair[1].startswith("jola-"), pair[0]))
 
     def picked(self, name: str) -> Cell:
-        """The cell with this name. Raises `InputError` if it has no heads."""
+        """Return the cell with this name. Raises `InputError` if it has no heads."""
         cell = next((cell for cell in self.cells if cell.name == name), None)
         if cell is None or cell.heads is None:
             raise InputError("Choose a set of heads first.")
@@ -97,7 +97,7 @@ def _results(folder: Path, mark: str) -> Results:
 
 
 def results_of(folder: Path, mark: str) -> Results:
-    """The results in a folder, cached by `StoredComparison.mark`.
+    """Return the results in a folder, cached by `StoredComparison.mark`.
 
     Raises:
         InputError: A result is missing or damaged.
@@ -106,7 +106,7 @@ def results_of(folder: Path, mark: str) -> Results:
 
 
 def pick_words(cell: Cell) -> str:
-    """The label of the heads of a cell in a list."""
+    """Return the label of the heads of a cell in a list."""
     if cell.protocol == "jola":
         return "JoLA: heads with an open gate"
     if cell.protocol == "swap":
@@ -125,7 +125,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 
 def heads_view(results: Results, seed: int, k: str, methods: Sequence[str], reading: str, *, dark: bool) -> Drawn:
-    """The map of the heads that the methods chose, in one reading, and the same data as a table."""
+    """Draw the map of the heads that the methods chose, in one reading, and the same data as a table."""
     sets = results.sets(seed, k, methods)
     table = head_table(sets)
     figure = FIGURES[reading]
@@ -142,7 +142,7 @@ def heads_view(results: Results, seed: int, k: str, methods: Sequence[str], read
 
 
 def overlap_view(results: Results, seed: int, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The heads that each pair of methods has in common."""
+    """Draw the heads that each pair of methods has in common."""
     import pandas as pd
 
     sets = results.sets(seed, k, methods)
@@ -160,7 +160,7 @@ def overlap_view(results: Results, seed: int, k: str, methods: Sequence[str], *,
 
 
 def ranks_view(results: Results, seed: int, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The rank correlation of each pair of methods over all heads."""
+    """Draw the rank correlation of each pair of methods over all heads."""
     import pandas as pd
 
     scores = results.scores(seed, methods)
@@ -175,7 +175,7 @@ def ranks_view(results: Results, seed: int, methods: Sequence[str], *, dark: boo
 
 
 def layers_view(results: Results, seed: int, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The number of heads that each method chose in each layer."""
+    """Draw the number of heads that each method chose in each layer."""
     import pandas as pd
 
     sets = results.sets(seed, k, methods)
@@ -185,7 +185,7 @@ def layers_view(results: Results, seed: int, k: str, methods: Sequence[str], *, 
 
 
 def forest_view(results: Results, k: str, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The accuracy of each method with one K, over all seeds, and the table of all rows."""
+    """Draw the accuracy of each method with one K, over all seeds, with the table of all rows."""
     rows = _rows_of(results, methods)
     code = _recipe(results, _DRAWING, *_row_lines(methods), f"draw.accuracy_forest(rows, {k!r}).show()")
     figure = draw.accuracy_forest(rows, k, dark=dark)
@@ -193,14 +193,14 @@ def forest_view(results: Results, k: str, methods: Sequence[str], *, dark: bool)
 
 
 def accuracy_view(results: Results, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """Accuracy against K, over all seeds."""
+    """Draw the accuracy against K, over all seeds."""
     rows = _rows_of(results, methods)
     code = _recipe(results, _DRAWING, *_row_lines(methods), "draw.accuracy_by_k(rows).show()")
     return Drawn(draw.accuracy_by_k(rows, dark=dark), tools_value("accuracy-by-k", to_csv(_frame(rows)), code))
 
 
 def costs_view(results: Results, methods: Sequence[str], *, dark: bool) -> Drawn:
-    """The time of each selection as a share of the time of JoLA's training."""
+    """Draw the time of each selection as a share of the time of JoLA's training."""
     rows = _rows_of(results, methods)
     columns = ["protocol", "method", "k", "seeds", "selection_seconds", "training_seconds", "cost_ratio"]
     code = _recipe(results, _DRAWING, *_row_lines(methods), "draw.selection_costs(rows).show()")
@@ -221,19 +221,19 @@ def _drawn(
     *,
     dark: bool,
 ) -> Drawn:
-    """A figure of sets or scores by method; ``loading`` is the code that reads them as ``sets``."""
+    """Draw a figure of sets or scores by method; ``loading`` is the code that reads them as ``sets``."""
     drawing = f"draw.{figure.__name__}({{method: sets[method] for method in {list(by_method)!r}}}).show()"
     code = _recipe(results, _DRAWING, loading, drawing)
     return Drawn(figure(by_method, dark=dark), tools_value(name, to_csv(frame), code))
 
 
 def _rows_of(results: Results, methods: Sequence[str]) -> list[SelectorRow]:
-    """Rows of these methods, and those of gate swaps, which choose no heads in advance."""
+    """Return the rows of these methods, and of gate swaps, which do not choose heads in advance."""
     return [row for row in results.rows if row.protocol != "edit" or row.method in methods]
 
 
 def _row_lines(methods: Sequence[str]) -> tuple[str, str]:
-    """Code for `_rows_of`."""
+    """Return Python code equivalent to `_rows_of`."""
     rows = 'rows = [row for row in comparison.rows() if row.protocol != "edit" or row.method in methods]'
     return f"methods = {list(methods)!r}", rows
 
@@ -246,7 +246,7 @@ def _frame(rows: Sequence[SelectorRow]) -> "pd.DataFrame":
 
 
 def _recipe(results: Results, importing: str, *lines: str) -> str:
-    """Python code that reads the comparison and draws a view again."""
+    """Return Python code that reads the comparison and draws a view again."""
     opened = f"comparison = Comparison.open({str(results.comparison.folder)!r})"
     return "\n".join(["from jola.studies.results import Comparison", importing, "", opened, *lines, ""])
 

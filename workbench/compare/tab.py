@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 """A first comparison that takes minutes: it shows how the tab works, not which selector is best."""
 
 
-# What the buttons do
+# Actions of the buttons
 
 
 def read(values: Mapping[str, Any]) -> tuple[RunConfig, Plan]:
@@ -259,7 +259,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
 
 
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
-    """Draw when results are new, and when another view, method, K, seed or set is chosen."""
+    """Redraw for new results, and when another view, method, K, seed or set is chosen."""
     always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
     chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick, panel.reading]
 

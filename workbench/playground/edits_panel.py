@@ -137,7 +137,7 @@ def build_map() -> gr.HTML:
     return edit_map(elem_id="edit-map")
 
 
-# What is shown
+# Content
 
 
 def mask_updates(wiring: Wiring, state: PageState) -> tuple[Any, ...]:

@@ -104,7 +104,7 @@ def opened_example(tested: MaskTest | None, run: str, payload: Any) -> TestAnswe
     return known[number]
 
 
-# What is shown
+# Content
 
 
 def summary(found: MaskTest, on: str) -> str:

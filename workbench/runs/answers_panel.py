@@ -1,4 +1,4 @@
-"""The test answers of a run: which labels are confused, which examples are wrong, and what the edits changed."""
+"""The test answers of a run: confused labels, wrong examples, and the effect of the edits."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -42,7 +42,7 @@ _SHOW = '() => setTimeout(() => document.querySelector("#answers-panel")?.scroll
 
 @dataclass(frozen=True)
 class Shown:
-    """What the panel shows: a run, a filter or a cell of the confusion matrix, and a page counted from 0."""
+    """The content of the panel: a run, a filter or a cell of the confusion matrix, and a page counted from 0."""
 
     run: str = ""
     kind: str = ALL
@@ -50,7 +50,7 @@ class Shown:
     page: int = 0
 
 
-# What is shown
+# Content
 
 
 def matching(found: Judged, shown: Shown) -> list[int]:

@@ -166,7 +166,7 @@ def estimate(config: RunConfig, store: RunStore) -> Estimate:
 
 
 def _earlier_runs(config: RunConfig, store: RunStore) -> Iterable[Run]:
-    """Runs of the same model on this machine, those of the same method and the same task first."""
+    """Return the runs of the same model on this machine, those of the same method and the same task first."""
     here, found = machine(), []
     for run in store.list()[:_LOOKED_AT]:
         known = run.raw_config()
@@ -186,7 +186,7 @@ def _same_work(run: Run, config: RunConfig) -> bool:
 
 
 def seconds_per_example(run: Run) -> float | None:
-    """Training time per example in seconds, including validation; None before the third step."""
+    """Return the training time per example in seconds, including validation; None before the third step."""
     training = run.raw_config().get("training") or {}
     size = training.get("batch_size", 0) * training.get("gradient_accumulation", 0)
     times = [m["time"] for m in run.metrics() if "loss" in m and isinstance(m.get("time"), int | float)]
@@ -200,7 +200,7 @@ def seconds_per_example(run: Run) -> float | None:
 
 
 def _measured_peak(run: Run, config: RunConfig) -> float | None:
-    """Peak memory of a run with the same method, checkpointing, batch size, maximum length and task, in bytes."""
+    """Return a run's peak memory in bytes; None unless method, checkpointing, batch size, length and task agree."""
     known, peak = run.raw_config(), (run.result() or {}).get("peak_memory")
     same = _same_work(run, config)
     same = same and (known.get("training") or {}).get("batch_size") == config.training.batch_size
@@ -265,7 +265,7 @@ def _folder_of(name: str, revision: str | None) -> Path | None:
 
 
 def _weight_shapes(folder: Path) -> dict[str, list[int]] | None:
-    """Shapes of the tensors in the safetensors files of a folder, from their headers; None if one cannot be read."""
+    """Read the shapes of the tensors in a folder from the headers of safetensors files; None if one is unreadable."""
     shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         try:
@@ -283,7 +283,7 @@ def _count_parameters(shapes: dict[str, list[int]] | None) -> int | None:
 
 
 def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int, int], ...]:
-    """Weight matrices inside numbered layers."""
+    """Return path and shape of each weight matrix inside numbered layers."""
     return tuple(
         (name.removesuffix(".weight"), shape[0], shape[1])
         for name, shape in (shapes or {}).items()
@@ -294,7 +294,7 @@ def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int
 def _memory(
     config: RunConfig, facts: ModelFacts | None, trained: int | None, data: DataFacts | None, earlier: list[Run]
 ) -> tuple[tuple[str, float], ...]:
-    """Bytes by purpose; empty if the size of the model is not known."""
+    """Return the memory in bytes by purpose; empty if the size of the model is not known."""
     known = [(run.raw_config().get("parameters") or {}).get("frozen") for run in earlier]
     frozen = (facts.parameters if facts else None) or next((n for n in known if isinstance(n, int)), None)
     if frozen is None:
@@ -318,13 +318,13 @@ def _memory(
 
 
 def trainable(config: RunConfig, facts: ModelFacts) -> int | None:
-    """Number of trainable parameters; None if the known facts about the model do not suffice to count them."""
+    """Count the trainable parameters; None if the known facts about the model do not suffice."""
     count = _COUNTS.get(config.method)
     return count(config.edits, facts) if count is not None else None
 
 
 def _count_gated(edits: EditConfig, facts: ModelFacts) -> int:
-    """Offsets, scales and gates."""
+    """Count the parameters of offsets, scales and gates."""
     layers = _layer_count(edits.layers, facts)
     halves = 2 if edits.operation == "both" else 1
     gates = {"two": halves, "shared": 1, "none": 0}[edits.gates]
@@ -334,43 +334,43 @@ def _count_gated(edits: EditConfig, facts: ModelFacts) -> int:
 
 
 def _count_red(edits: REDConfig, facts: ModelFacts) -> int:
-    """Ungated offsets and scales of the MLP outputs."""
+    """Count the ungated offsets and scales of the MLP outputs."""
     return _count_gated(EditConfig(sites="mlp", gates="none", layers=edits.layers), facts)
 
 
 def _count_low_rank(edits: LoRAConfig, facts: ModelFacts) -> int | None:
-    """Rows of A and columns of B."""
+    """Count the entries of A and B."""
     named = None if edits.target_modules == ALL_LINEAR else edits.target_modules.split(",")
     return edits.rank * sum(map(sum, _linear(named, facts))) or None
 
 
 def _count_biases(edits: BitFitConfig, facts: ModelFacts) -> int | None:
-    """One number for each output feature, the first dimension of an nn.Linear."""
+    """Count one bias for each output feature, the first dimension of an nn.Linear."""
     named = QKV_NAMES if edits.target_modules == QKV else edits.target_modules.split(",")
     return sum(outputs for outputs, _ in _linear(named, facts)) or None
 
 
 def _count_scales(edits: LoFiTConfig, facts: ModelFacts) -> int:
-    """Scales of all heads, or offsets of the given heads."""
+    """Count the scales of all heads, or the offsets of the given heads."""
     heads = facts.layers * facts.heads if edits.heads == AUTO else len(edits.heads.split(","))
     return heads * facts.head_dim
 
 
 def _count_subspaces(edits: LoReFTConfig, facts: ModelFacts) -> int:
-    """R, W and b, twice if the two ends are separate."""
+    """Count the entries of R, W and b, twice if the two ends are separate."""
     first, last = parse_positions(edits.positions) or (0, 0)
     ends = 2 if edits.ends == "separate" and first and last else 1
     return ends * _layer_count(edits.layers, facts) * edits.rank * (2 * facts.hidden + 1)
 
 
 def _count_bottlenecks(edits: HoulsbyConfig, facts: ModelFacts) -> int:
-    """Two matrices and two biases at both sites."""
+    """Count the entries of two matrices and two biases at both sites."""
     width = facts.hidden // edits.reduction_factor
     return 2 * _layer_count(edits.layers, facts) * (2 * facts.hidden * width + width + facts.hidden)
 
 
 def _layer_count(layers: str, facts: ModelFacts) -> int:
-    """Number of layers in the setting; all if the setting does not fit the model, which the training refuses."""
+    """Return the number of layers in the setting; all if it does not fit the model, which the training refuses."""
     try:
         return len(parse_layers(layers, facts.layers))
     except InputError:
@@ -378,7 +378,7 @@ def _layer_count(layers: str, facts: ModelFacts) -> int:
 
 
 def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
-    """Shapes of the linear modules with one of these names, or of all for None."""
+    """Return the shapes of the linear modules with one of these names, or of all for None."""
     return [
         sizes
         for path, *sizes in facts.linear
@@ -408,7 +408,7 @@ def _bytes_of(dtype: str) -> int:
 
 
 def describe(cost: Estimate) -> list[tuple[str, str, str]]:
-    """(quantity, amount, source of the estimate) for the page."""
+    """Return (quantity, amount, source of the estimate) for the page."""
     steps = (
         (f"{cost.steps:,} steps", f"{cost.epoch_steps:,} per epoch, with at most {cost.examples:,} training examples")
         if cost.steps and cost.epoch_steps and cost.examples

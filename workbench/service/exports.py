@@ -141,7 +141,7 @@ class RunningExport:
         self.process.terminate()
 
     def lines(self) -> Iterator[str]:
-        """Lines of progress."""
+        """Yield the lines of progress."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             if words := line.strip():
@@ -149,7 +149,7 @@ class RunningExport:
                 yield words
 
     def report(self) -> dict[str, Any]:
-        """The report of ``jola export``. `InputError` with its message if it failed or was stopped."""
+        """Return the report of ``jola export``. Raises `InputError` with its message if it failed or was stopped."""
         assert self.process.stdout is not None
         out = self.process.stdout.read()
         code = self.process.wait()

@@ -319,7 +319,7 @@ def facts(
     active = state in UNFINISHED
     started, end = status["started"], time.time() if active else status["updated"]
     if state == "queued":
-        started = None  # this is when it began to wait
+        started = None  # time when it began to wait
     left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
     return {

@@ -162,7 +162,7 @@ class Jobs:
             return f"A run waits in the queue; start the {noun} when it has ended, or take the run out of the queue."
         return ""
 
-    # Starting what is next
+    # Starting the next run
 
     def _started(self, run: Run) -> Run:
         status = run.status()

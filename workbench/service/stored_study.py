@@ -90,7 +90,7 @@ class StoredStudy(StoredWork):
         return self.opened or (self.folder / GRID_FILE).exists()
 
     def beginnings(self) -> Sequence[Path]:
-        """As in `StoredWork`."""
+        """See `StoredWork`."""
         return self.own / OPENED_FILE, self.folder / GRID_FILE
 
     @property

@@ -55,7 +55,7 @@ class Panel:
         return [getattr(self, field.name) for field in fields(self) if field.name not in still] + [self.cost]
 
     def by_component(self, updates: Mapping[str, Any]) -> dict[Any, Any]:
-        """The updates of `draw`, by component."""
+        """Return the updates of `draw`, by component."""
         return {getattr(self, name): update for name, update in updates.items()}
 
     @staticmethod
@@ -63,7 +63,7 @@ class Panel:
         study: StoredStudy | None, view: str, best: bool, metric: Any, task: Any, model: Any, size: Any, cost: Any,
         table: Any, *, dark: bool,
     ) -> dict[str, Any]:  # fmt: skip
-        """Updates by name that show a study in one of `VIEWS`; choices that it does not offer become its first ones."""
+        """Return updates by name that show a study in one of `VIEWS`; choices that it does not offer are replaced."""
         if study is None or not study.mark():
             return {"box": gr.Column(visible=False)}
         try:

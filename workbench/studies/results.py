@@ -135,7 +135,7 @@ def _entry(text: str, heading: bool) -> str:
 
 
 def sizes_view(results: Results, task: str, model: str, *, dark: bool) -> Drawn:
-    """Scores of one task and model against the number of training examples."""
+    """Draw the scores of one task and model against the number of training examples."""
     rows = [row for row in results.rows if (row.task, row.model) == (task, model)]
     code = results.code(
         "from workbench.figures import studies as draw",
@@ -146,7 +146,7 @@ def sizes_view(results: Results, task: str, model: str, *, dark: bool) -> Drawn:
 
 
 def pareto_view(results: Results, task: str, model: str, size: int, cost: str, *, dark: bool) -> Drawn:
-    """Scores of one task, model and number of training examples against a cost."""
+    """Draw the scores of one task, model and number of training examples against a cost."""
     rows = [row for row in results.rows if (row.task, row.model, row.train_size) == (task, model, size)]
     code = results.code(
         "from workbench.figures import studies as draw",

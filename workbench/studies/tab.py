@@ -152,7 +152,7 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
 
 
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
-    """Draw when results are new, and when another view, table, task, metric or cost is chosen."""
+    """Redraw for new results, and when another view, table, task, metric or cost is chosen."""
     always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
     chosen = [view, *panel.choices()]
 
