@@ -135,8 +135,8 @@ class Settings:
         """Raise `InputError` for a model or data that the page may not use.
 
         If only this computer reaches the app, everything is allowed, because its users can read the same files as the
-        app. If other computers reach it, only the built-in models and tasks are allowed, and what --models and
-        --folders name.
+        app. If other computers reach it, only the built-in models and tasks, uploads, and what --models and --folders
+        name are allowed.
         """
         if self.loopback:
             return

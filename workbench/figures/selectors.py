@@ -69,7 +69,7 @@ def row_mark(row: SelectorRow, *, dark: bool = False) -> tuple[str, str]:
 
 
 def overlap_matrix(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure:
-    """Draw the Jaccard index of each pair of sets, with the value expected for random sets of these sizes."""
+    """Draw the Jaccard index of each pair of sets, with its expected value for independent sets of these sizes."""
     title, methods = "Overlap of the chosen heads", list(sets)
     if len(methods) < 2:
         return blank(title, _FEW, dark=dark)

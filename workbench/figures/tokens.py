@@ -39,7 +39,7 @@ def _rows_height(count: int) -> int:
 def _dumbbells(
     labels: Sequence[str], whole: Sequence[str], base: ArrayLike, edited: ArrayLike, *, mono: bool, dark: bool
 ) -> Figure:
-    """Draw one row per label: a ring for the base, a diamond for the edited model, and the change in points."""
+    """Draw one row per label: ring for the base, diamond for the edited model, and change in percentage points."""
     colours, figure = palette(dark), panels()
     before, after = (100 * np.asarray(values, dtype=float) for values in (base, edited))
     rows = np.arange(len(labels))

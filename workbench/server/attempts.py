@@ -14,7 +14,7 @@ _MOST_HELD = 200
 
 @dataclass(frozen=True)
 class Patience:
-    """Waiting times: none for fewer than ``free`` wrong attempts, then 1 s, doubled with each one up to ``longest``."""
+    """Waiting times: none for fewer than ``free`` wrong attempts, then 1 s, doubling up to ``longest``."""
 
     free: int
     longest: float

@@ -38,7 +38,7 @@ class Jobs:
         command: Command line of ``jola train``.
         at_once: Maximum number of concurrent runs on a machine with at most one accelerator.
         check: Raises `InputError` for settings that this app may not train with.
-        turns: Shared by all work that must not run at the same time; by default, only the runs of all apps.
+        turns: Shared by all work that must not run at the same time; by default, only by the runs of all apps.
         devices: Returns the accelerators of this machine. With several, one run trains on each at the same time.
     """
 

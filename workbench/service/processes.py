@@ -109,7 +109,7 @@ class Turns:
     def add(self, noun: str, reason: Callable[[str], str]) -> None:
         """Register a kind of work. ``reason`` is called with the noun of the work that is to be started.
 
-        It returns in one sentence why that has to wait for work of this kind; empty while none is running.
+        It returns in one sentence why that has to wait for work of this kind; empty if it need not wait.
         """
         self._reasons[noun] = reason
 
@@ -126,11 +126,11 @@ class Turns:
             lock.release()
 
     def taken(self, noun: str) -> bool:
-        """Whether work of another kind is running."""
+        """Whether work of another kind is running or waiting."""
         return any(reason(noun) for other, reason in self._reasons.items() if other != noun)
 
     def check(self, noun: str) -> None:
-        """Raise `InputError` while work of any kind is running."""
+        """Raise `InputError` while work of any kind is running or waiting."""
         for reason in self._reasons.values():
             if sentence := reason(noun):
                 raise InputError(sentence)

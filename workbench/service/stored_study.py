@@ -2,7 +2,7 @@
 
 ::
 
-    ID/                   a grid that the app planned, only
+    ID/                   a grid that the app planned, and nothing else
     .app/ID/opened.json   path of a grid that was created elsewhere and opened in the app
     .app/ID/              status.json and log.txt of its process
 """

@@ -38,7 +38,7 @@ def section(title: str) -> str:
 
 
 def answer(text: str | None, other: str | None = None, *, writing: bool = False) -> str:
-    """Return a generated answer, with words that ``other`` lacks marked; None if it was not generated yet."""
+    """Return a generated answer, with words that ``other`` lacks marked; a dash if it was not generated yet."""
     if text is None:
         return '<p class="jw-answer jw-empty">–</p>'
     body = _marked(text, other) if other is not None else escape(text)

@@ -87,8 +87,8 @@ def run_view(followers: Followers) -> gr.HTML:
     """Create the component. Its value is the id of the run on the page.
 
     Its events: ``began`` and ``ended`` mean that a process of this run began or ended; ``pauserun``, ``resumerun`` and
-    ``cancelrun`` ask for that action, ``cancelrun`` maybe for another, waiting run; ``openrun`` asks for the run in its
-    data. Requests that the page sends by itself change nothing, because any page in the browser can send them.
+    ``cancelrun`` ask for that action, and ``cancelrun`` may name another, waiting run; ``openrun`` asks for the run in
+    its data. Requests that the page sends by itself change nothing, because any page in the browser can send them.
     """
 
     @takes(str, str, str, bool)
