@@ -1,6 +1,6 @@
 """Methods for fitting edits of a frozen model. Each is in its own file; `METHODS` lists them.
 
-To add one, write a `Method` in a file here, add it to `METHODS`, and add a row to ``tests/methods/test_contract.py``.
+To add one, write a `Method` in a file here, add it to `METHODS`, and add a row to ``tests/methods/contract.py``.
 """
 
 from typing import Any

@@ -35,6 +35,10 @@ class Stage:
     """Whether `Method.compute` computes the interventions without gradients."""
 
 
+LinearShape = tuple[str, int, int]
+"""Path, output features and input features of a linear module."""
+
+
 class Material(Protocol):
     """The data and the model from which `Method.compute` computes interventions."""
 
@@ -128,6 +132,20 @@ class Method(ABC):
         Raises:
             InputError: As for `attach`.
         """
+
+    def count(self, settings: Any, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int | None:
+        """Count the parameters of the first stage without PyTorch or the model, to estimate the memory of a training.
+
+        Args:
+            linear: The weight matrices in the layers; empty if they are not known.
+
+        Returns:
+            The same number as `trainable`; None if it cannot be counted.
+
+        Raises:
+            InputError: The settings do not fit the geometry.
+        """
+        return None
 
     def stages(self, settings: Any) -> tuple[Stage, ...]:
         """The stages of fitting, in order; `attach` creates the interventions of the first stage."""

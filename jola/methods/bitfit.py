@@ -5,11 +5,13 @@ peft (BEFT, arXiv:2509.15974). If a module already has a bias, the two are added
 equivalent to training the original one.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
-from jola.methods.weights import WeightMethod
+from jola.methods.base import LinearShape
+from jola.methods.weights import WeightMethod, named_like
 from jola.settings import setting
 
 if TYPE_CHECKING:
@@ -60,6 +62,11 @@ class BitFit(WeightMethod):
         from peft import BeftConfig
 
         return BeftConfig(target_modules=self.targets(settings) or list(QKV_NAMES), task_type="CAUSAL_LM")
+
+    def count(self, settings: BitFitConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int | None:
+        """One bias for each output feature."""
+        targets = self.targets(settings) or QKV_NAMES
+        return sum(outputs for _, outputs, _ in named_like(targets, linear)) or None
 
     def _inject(self, base: "PreTrainedModel", geometry: "Geometry", settings: BitFitConfig) -> "WeightEdits":
         try:

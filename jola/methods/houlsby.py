@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from jola.errors import InputError
-from jola.methods.base import HiddenMethod
+from jola.methods.base import HiddenMethod, LinearShape
 from jola.settings import TrainingConfig, parse_layers, setting
 
 if TYPE_CHECKING:
@@ -60,6 +60,13 @@ class Houlsby(HiddenMethod):
             )
         layers = parse_layers(settings.layers, geometry.num_layers)
         return [BottleneckEdits(site, geometry.num_layers, width, bottleneck, layers) for site in self.sites(settings)]
+
+    def count(self, settings: HoulsbyConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """Two matrices and two biases at both sites of each layer."""
+        hidden = geometry.hidden_size
+        width = hidden // settings.reduction_factor
+        layers = len(parse_layers(settings.layers, geometry.num_layers))
+        return 2 * layers * (2 * hidden * width + width + hidden)
 
     def sites(self, settings: HoulsbyConfig) -> "list[Site]":
         """The outputs of attention and MLP."""

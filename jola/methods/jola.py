@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
-from jola.methods.base import ActivationMethod
+from jola.methods.base import ActivationMethod, LinearShape
 from jola.settings import EditConfig, TrainingConfig, chosen_by, parse_heads, parse_layers
 
 if TYPE_CHECKING:
@@ -52,6 +52,18 @@ class JoLA(ActivationMethod):
 
         return build_edits(settings, geometry)
 
+    def count(self, settings: EditConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """Offsets, scales and gates of all units that may be edited."""
+        halves = 2 if settings.operation == "both" else 1
+        gates = {"two": halves, "shared": 1, "none": 0}[settings.gates]
+        layers = parse_layers(settings.layers, geometry.num_layers)
+        total = 0
+        for site in self.sites(settings):
+            width = geometry.units(site)[1]
+            number = len(layers) if site == "mlp" else _count_heads(settings.heads, layers, geometry)
+            total += number * (halves * width + gates)
+        return total
+
     def sites(self, settings: EditConfig) -> "list[Site]":
         """Heads, MLPs, or both."""
         from jola.edits.sites import sites_of
@@ -71,3 +83,11 @@ class JoLA(ActivationMethod):
         if gates := [p for e in gated for p in e.gate_parameters()]:
             groups.append({"params": gates, "lr": gate_learning_rate, "weight_decay": 0.0})
         return groups
+
+
+def _count_heads(heads: str, layers: "Sequence[int]", geometry: "Geometry") -> int:
+    """Number of heads in `layers` that the setting `heads` names, or lets a selector choose."""
+    if (chosen := chosen_by(heads)) is not None:
+        return chosen[1]
+    pairs = parse_heads(heads, geometry.num_layers, geometry.num_heads)
+    return len(layers) * geometry.num_heads if pairs is None else sum(layer in layers for layer, _ in pairs)

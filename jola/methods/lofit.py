@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from jola.errors import InputError
-from jola.methods.base import ActivationMethod, Stage
+from jola.methods.base import ActivationMethod, LinearShape, Stage
 from jola.settings import EditConfig, TrainingConfig, parse_heads, setting
 
 if TYPE_CHECKING:
@@ -73,6 +73,12 @@ class LoFiT(ActivationMethod):
                 f"--kept-heads is {settings.kept_heads}, but the model has {heads} heads; choose at most {heads}."
             )
         return build_edits(EditConfig(gates="none", operation="scale"), geometry)
+
+    def count(self, settings: LoFiTConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """Scales of all heads if none are chosen, else offsets of the chosen ones."""
+        total = geometry.num_layers * geometry.num_heads
+        heads = total if settings.heads == AUTO else len(settings.heads.split(","))
+        return heads * geometry.head_dim
 
     def sites(self, settings: LoFiTConfig) -> "list[Site]":
         """The attention heads."""

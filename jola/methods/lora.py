@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jola.methods.weights import WeightMethod
+from jola.methods.base import LinearShape
+from jola.methods.weights import WeightMethod, named_like
 from jola.settings import setting
 
 if TYPE_CHECKING:
@@ -50,6 +51,12 @@ class LoRA(WeightMethod):
         from jola.edits.low_rank import LowRankEdits
 
         return LowRankEdits
+
+    def count(self, settings: LoRAConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int | None:
+        """A and B of each module, of `rank` rows and columns."""
+        targets = self.targets(settings)
+        modules = linear if targets is None else named_like(targets, linear)
+        return settings.rank * sum(outputs + inputs for _, outputs, inputs in modules) or None
 
     def rebuild(
         self, settings: LoRAConfig, geometry: "Geometry", tensors: "Mapping[str, Tensor]"

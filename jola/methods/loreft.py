@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jola.errors import InputError
-from jola.methods.base import HiddenMethod
+from jola.methods.base import HiddenMethod, LinearShape
 from jola.settings import TrainingConfig, parse_layers, setting
 
 if TYPE_CHECKING:
@@ -83,6 +83,13 @@ class LoReFT(HiddenMethod):
             identity=settings.start == "identity",
         )
         return [edits]
+
+    def count(self, settings: LoReFTConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """R, W and b in each layer, twice if the two ends are separate."""
+        first, last = parse_positions(settings.positions) or (0, 0)
+        ends = 2 if settings.ends == "separate" and first and last else 1
+        layers = len(parse_layers(settings.layers, geometry.num_layers))
+        return ends * layers * settings.rank * (2 * geometry.hidden_size + 1)
 
     def prompt_note(self, settings: LoReFTConfig, longest: int) -> str | None:
         """A warning if no prompt is long enough for the positions."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jola.methods.base import ActivationMethod
+from jola.methods.base import ActivationMethod, LinearShape
 from jola.settings import EditConfig, TrainingConfig, parse_layers, setting
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ class RED(ActivationMethod):
         from jola.edits.gated import build_edits
 
         return build_edits(EditConfig(sites="mlp", gates="none", layers=settings.layers), geometry, initial_std=0.0)
+
+    def count(self, settings: REDConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """A scale and an offset of the hidden size in each layer."""
+        return 2 * geometry.hidden_size * len(parse_layers(settings.layers, geometry.num_layers))
 
     def sites(self, settings: REDConfig) -> "list[Site]":
         """The outputs of MLPs."""

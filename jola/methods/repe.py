@@ -20,7 +20,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal
 
 from jola.errors import InputError
-from jola.methods.base import ActivationMethod, Material, Stage
+from jola.methods.base import ActivationMethod, LinearShape, Material, Stage
 from jola.settings import TrainingConfig, parse_layers, setting
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ class RePE(ActivationMethod):
         """Always 0."""
         self.build(settings, geometry)  # raises if the settings do not fit the model
         return {"directions": 0}
+
+    def count(self, settings: RePEConfig, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """Always 0."""
+        return 0
 
     def export_refusal(self, form: str) -> str | None:
         """Refuse forms without edits of the residual stream."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jola.errors import InputError
-from jola.methods.base import Method
+from jola.methods.base import LinearShape, Method
 from jola.settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -111,3 +111,8 @@ class WeightMethod(Method):
         return (
             holds and f"{self.title} changes weights, but {holds}; export the adapter, which peft loads, or merge it."
         )
+
+
+def named_like(names: Sequence[str], linear: Sequence[LinearShape]) -> list[LinearShape]:
+    """Return the linear modules that peft matches with these names: the whole path, or the end of it."""
+    return [shape for shape in linear if any(shape[0] == name or shape[0].endswith(f".{name}") for name in names)]

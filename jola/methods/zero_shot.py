@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from jola.methods.base import ActivationMethod
+from jola.methods.base import ActivationMethod, LinearShape
 from jola.settings import TrainingConfig
 
 if TYPE_CHECKING:
@@ -38,3 +38,7 @@ class ZeroShot(ActivationMethod):
     def build(self, settings: Any, geometry: "Geometry") -> "Sequence[Intervention]":
         """An empty list."""
         return []
+
+    def count(self, settings: Any, geometry: "Geometry", linear: "Sequence[LinearShape]") -> int:
+        """Always 0."""
+        return 0

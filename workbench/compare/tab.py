@@ -104,7 +104,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
 def _heads_of(config: RunConfig) -> int | None:
     """Return the number of heads of the model; None if it is not on this disk."""
     facts = estimate.find_model(config.model.model, config.model.revision)
-    return facts.layers * facts.heads if facts is not None else None
+    return facts.geometry.num_layers * facts.geometry.num_heads if facts is not None else None
 
 
 # One set of heads, in other tabs

@@ -11,23 +11,18 @@ import os
 import statistics
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import Any
 
-from jola.config import DataConfig, EditConfig, RunConfig, parse_layers
+from jola.config import DataConfig, RunConfig
 from jola.data import assets
 from jola.data.tasks import REGISTRY, load_task
+from jola.edits.sites import Geometry
 from jola.errors import InputError
-from jola.methods.bitfit import QKV, QKV_NAMES, BitFitConfig
-from jola.methods.houlsby import HoulsbyConfig
-from jola.methods.lofit import AUTO, LoFiTConfig
-from jola.methods.lora import ALL_LINEAR, LoRAConfig
-from jola.methods.loreft import LoReFTConfig, parse_positions
-from jola.methods.red import REDConfig
+from jola.methods.base import LinearShape
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.files import read_json
@@ -53,13 +48,10 @@ class ModelFacts:
     """Facts read from the files of a model without loading it; ``parameters`` is None if they are not on this disk."""
 
     parameters: int | None
-    layers: int
-    heads: int
-    head_dim: int
-    hidden: int
+    geometry: Geometry
     vocabulary: int
-    linear: tuple[tuple[str, int, int], ...] = ()
-    """Path and shape of each weight matrix in the layers, if the files contain them."""
+    linear: tuple[LinearShape, ...] = ()
+    """The weight matrices in the layers, if the files contain them."""
 
 
 @dataclass(frozen=True)
@@ -231,10 +223,13 @@ def find_model(name: str, revision: str | None = None) -> ModelFacts | None:
     shapes = _weight_shapes(folder)
     return ModelFacts(
         parameters=_count_parameters(shapes),
-        layers=layers,
-        heads=heads,
-        head_dim=number("head_dim") or hidden // heads,
-        hidden=hidden,
+        geometry=Geometry(
+            architecture=str(config.get("model_type", "")),
+            num_layers=layers,
+            num_heads=heads,
+            head_dim=number("head_dim") or hidden // heads,
+            hidden_size=hidden,
+        ),
         vocabulary=vocabulary,
         linear=_linear_modules(shapes),
     )
@@ -282,7 +277,7 @@ def _count_parameters(shapes: dict[str, list[int]] | None) -> int | None:
     return sum(math.prod(shape) for shape in shapes.values()) or None if shapes else None
 
 
-def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[tuple[str, int, int], ...]:
+def _linear_modules(shapes: dict[str, list[int]] | None) -> tuple[LinearShape, ...]:
     """Return path and shape of each weight matrix inside numbered layers."""
     return tuple(
         (name.removesuffix(".weight"), shape[0], shape[1])
@@ -302,101 +297,27 @@ def _memory(
     width = _bytes_of(config.model.dtype)
     parts = [("Python and its libraries", _PROCESS_BYTES), ("weights", frozen * width)]
     if facts is not None:
-        limit = config.data.max_length or sys.maxsize
+        sizes, limit = facts.geometry, config.data.max_length or sys.maxsize
         tokens = min(data.tokens if data else limit, limit, _MOST_TOKENS)
         answers = min(data.answer_tokens if data else tokens, tokens)
         batch = config.training.batch_size
-        layer = batch * tokens * (17 * facts.hidden + 2.5 * facts.heads * tokens) * width
+        layer = batch * tokens * (17 * sizes.hidden_size + 2.5 * sizes.num_heads * tokens) * width
         logits = batch * answers * facts.vocabulary * (width + 8)
         if trained is not None:
             parts.append(("edits", _OPTIMISER_BYTES * trained))
-        kept = facts.layers * layer
+        kept = sizes.num_layers * layer
         if config.training.gradient_checkpointing:  # all inputs of layers, the last layer, and a recomputed one
-            kept = min(kept, facts.layers * batch * tokens * facts.hidden * width + 2 * layer)
+            kept = min(kept, sizes.num_layers * batch * tokens * sizes.hidden_size * width + 2 * layer)
         parts.append(("activations", kept + logits))
     return tuple(parts)
 
 
 def trainable(config: RunConfig, facts: ModelFacts) -> int | None:
     """Count the trainable parameters; None if the known facts about the model do not suffice."""
-    count = _COUNTS.get(config.method)
-    return count(config.edits, facts) if count is not None else None
-
-
-def _count_gated(edits: EditConfig, facts: ModelFacts) -> int:
-    """Count the parameters of offsets, scales and gates."""
-    layers = _layer_count(edits.layers, facts)
-    halves = 2 if edits.operation == "both" else 1
-    gates = {"two": halves, "shared": 1, "none": 0}[edits.gates]
-    heads = facts.heads * (halves * facts.head_dim + gates) if edits.sites != "mlp" else 0
-    mlp = halves * facts.hidden + gates if edits.sites != "heads" else 0
-    return layers * (heads + mlp)
-
-
-def _count_red(edits: REDConfig, facts: ModelFacts) -> int:
-    """Count the ungated offsets and scales of the MLP outputs."""
-    return _count_gated(EditConfig(sites="mlp", gates="none", layers=edits.layers), facts)
-
-
-def _count_low_rank(edits: LoRAConfig, facts: ModelFacts) -> int | None:
-    """Count the entries of A and B."""
-    named = None if edits.target_modules == ALL_LINEAR else edits.target_modules.split(",")
-    return edits.rank * sum(map(sum, _linear(named, facts))) or None
-
-
-def _count_biases(edits: BitFitConfig, facts: ModelFacts) -> int | None:
-    """Count one bias for each output feature, the first dimension of an nn.Linear."""
-    named = QKV_NAMES if edits.target_modules == QKV else edits.target_modules.split(",")
-    return sum(outputs for outputs, _ in _linear(named, facts)) or None
-
-
-def _count_scales(edits: LoFiTConfig, facts: ModelFacts) -> int:
-    """Count the scales of all heads, or the offsets of the given heads."""
-    heads = facts.layers * facts.heads if edits.heads == AUTO else len(edits.heads.split(","))
-    return heads * facts.head_dim
-
-
-def _count_subspaces(edits: LoReFTConfig, facts: ModelFacts) -> int:
-    """Count the entries of R, W and b, twice if the two ends are separate."""
-    first, last = parse_positions(edits.positions) or (0, 0)
-    ends = 2 if edits.ends == "separate" and first and last else 1
-    return ends * _layer_count(edits.layers, facts) * edits.rank * (2 * facts.hidden + 1)
-
-
-def _count_bottlenecks(edits: HoulsbyConfig, facts: ModelFacts) -> int:
-    """Count the entries of two matrices and two biases at both sites."""
-    width = facts.hidden // edits.reduction_factor
-    return 2 * _layer_count(edits.layers, facts) * (2 * facts.hidden * width + width + facts.hidden)
-
-
-def _layer_count(layers: str, facts: ModelFacts) -> int:
-    """Return the number of layers in the setting; all if it does not fit the model, which the training refuses."""
     try:
-        return len(parse_layers(layers, facts.layers))
-    except InputError:
-        return facts.layers
-
-
-def _linear(names: Sequence[str] | None, facts: ModelFacts) -> list[list[int]]:
-    """Return the shapes of the linear modules with one of these names, or of all for None."""
-    return [
-        sizes
-        for path, *sizes in facts.linear
-        if names is None or any(path == name.strip() or path.endswith(f".{name.strip()}") for name in names)
-    ]
-
-
-_COUNTS: dict[str, Callable[[Any, ModelFacts], int | None]] = {
-    "jola": _count_gated,
-    "red": _count_red,
-    "lora": _count_low_rank,
-    "bitfit": _count_biases,
-    "lofit": _count_scales,
-    "loreft": _count_subspaces,
-    "houlsby": _count_bottlenecks,
-    "repe": lambda edits, facts: 0,
-    "zero-shot": lambda edits, facts: 0,
-}
+        return config.tuning.count(config.edits, facts.geometry, facts.linear)
+    except InputError:  # settings that do not fit this model; the training refuses them
+        return None
 
 
 def _bytes_of(dtype: str) -> int:

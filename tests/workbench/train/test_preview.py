@@ -15,9 +15,12 @@ from jola.data.tasks import load_task
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
+from jola.methods.houlsby import HoulsbyConfig
 from jola.methods.lofit import LoFiTConfig
 from jola.methods.lora import LoRAConfig
+from jola.methods.loreft import LoReFTConfig
 from jola.methods.red import REDConfig
+from jola.methods.zero_shot import ZeroShotConfig
 from jola.runs.store import RunStore
 from jola.system.processes import machine
 from tests.workbench.recorded import Recorder
@@ -103,6 +106,7 @@ class TestEstimate:
         ("method", "edits"),
         [
             ("jola", EditConfig(operation="offset", gates="none", layers="0,2", sites="both")),
+            ("jola", EditConfig(sites="both", layers="0-1", heads="0:1,1:3,2:2")),
             ("red", REDConfig(layers="1-2")),
             ("lora", LoRAConfig(rank=3)),
             ("lora", LoRAConfig(rank=2, target_modules="q_proj, down_proj")),
@@ -110,6 +114,10 @@ class TestEstimate:
             ("bitfit", BitFitConfig("v_proj")),
             ("lofit", LoFiTConfig(kept_heads=2)),
             ("lofit", LoFiTConfig(heads="0:1,2:2,2:3")),
+            ("loreft", LoReFTConfig(rank=3)),
+            ("loreft", LoReFTConfig(rank=2, layers="1", positions="f2+l3", ends="separate")),
+            ("houlsby", HoulsbyConfig(reduction_factor=4, layers="0,2")),
+            ("zero-shot", ZeroShotConfig()),
         ],
     )
     def test_what_a_method_trains_is_counted_before_loading_the_model(
@@ -120,6 +128,20 @@ class TestEstimate:
         model = JoLAModel.from_pretrained(str(tiny_folder), edits=edits, dtype="float32")
         config = RunConfig(method=method, edits=edits)
         assert estimate.trainable(config, facts) == model.trainable_parameters()[0]
+
+    def test_settings_that_do_not_fit_the_model_are_not_counted(self, tiny_folder: Path) -> None:
+        facts = estimate.find_model(str(tiny_folder))
+        assert facts is not None
+        assert estimate.trainable(RunConfig(edits=EditConfig(layers="0-999")), facts) is None
+
+    def test_heads_that_a_selector_chooses_are_counted(self, tiny_folder: Path) -> None:
+        facts = estimate.find_model(str(tiny_folder))
+        assert facts is not None
+        chosen, named = (
+            estimate.trainable(RunConfig(edits=EditConfig(gates="none", heads=heads)), facts)
+            for heads in ("random@3", "0:1,1:3,2:2")
+        )
+        assert chosen == named
 
     def test_modules_that_the_model_lacks_are_not_counted_and_the_page_says_so(
         self, config: RunConfig, store: RunStore
