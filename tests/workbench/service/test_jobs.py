@@ -26,8 +26,8 @@ from jola.runs.run import Run
 stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig(), resume="--resume" in sys.argv)
-run.write_status(state="training", total_steps=1000)
 print("flags", *sys.argv[1:], f"on {os.environ.get('JOLA_DEVICE')}", flush=True)
+run.write_status(state="training", total_steps=1000)
 begin, pause = run.status()["step"], run.path / "pause"
 for step in range(begin + 1, 1001):
     if stopped or pause.exists():
