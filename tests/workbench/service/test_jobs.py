@@ -60,7 +60,7 @@ def jobs(tmp_path: Path) -> Iterator[MakeJobs]:
                 os.kill(pid, signal.SIGKILL)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -79,7 +79,7 @@ def test_a_run_trains_in_its_own_process_and_cancel_stops_it_at_a_step(jobs: Mak
     assert active is not None and active.id == run.id
 
     one.cancel(run.id)
-    assert one.wait(run.id, 30)
+    assert one.wait(run.id, 300)
     assert run.state == "cancelled"
     assert run.status()["step"] < 1000
     assert one.active() is None
@@ -108,7 +108,7 @@ def test_two_may_train_at_once(tmp_path: Path) -> None:
     assert [run.state for run in runs] == ["starting", "starting", "queued"]
     for run in reversed(runs):
         one.cancel(run.id)
-        assert one.wait(run.id, 30)
+        assert one.wait(run.id, 300)
 
 
 def test_a_waiting_run_can_be_taken_out_or_removed(jobs: MakeJobs) -> None:
@@ -168,7 +168,7 @@ def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
     run = one.start(RunConfig())
     wait_for(lambda: run.status()["step"] > 2)
     one.pause(run.id)
-    assert one.wait(run.id, 30)
+    assert one.wait(run.id, 300)
     step = run.status()["step"]
     assert run.state == "paused" and not run.alive and step < 1000
     one.start(RunConfig())  # takes the free place
@@ -185,7 +185,7 @@ def test_a_run_that_is_paused_may_be_cancelled(jobs: MakeJobs) -> None:
     run = one.start(RunConfig())
     wait_for(lambda: run.status()["step"] > 2)
     one.pause(run.id)
-    assert one.wait(run.id, 30)
+    assert one.wait(run.id, 300)
     one.cancel(run.id)
     assert (run.state, run.status()["message"]) == ("cancelled", "")
 
@@ -215,7 +215,7 @@ time.sleep(60)
     wait_for(lambda: second.state == "training")
     for run in (third, second):
         again.cancel(run.id)
-        assert again.wait(run.id, 30)
+        assert again.wait(run.id, 300)
 
 
 def test_names_that_lead_elsewhere_are_no_waiting_runs(tmp_path: Path) -> None:
@@ -233,7 +233,7 @@ def test_another_app_finds_and_cancels_the_same_run(jobs: MakeJobs) -> None:
     other = jobs(TRAINS)
     assert other.active() is not None
     other.cancel(run.id)
-    assert other.wait(run.id, 30)
+    assert other.wait(run.id, 300)
     assert run.state == "cancelled"
 
 
@@ -307,7 +307,7 @@ time.sleep(60)
     again = Jobs(RunStore(tmp_path))
     assert again.active() is not None
     again.cancel(id)
-    assert again.wait(id, 30)
+    assert again.wait(id, 300)
 
 
 def test_a_long_log_is_shown_from_its_end(tmp_path: Path) -> None:
