@@ -45,9 +45,9 @@ class Settings:
     """Serve the JoLA Workbench."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; anything but this computer needs --auth."""
+    """Address to listen on; addresses that other computers can reach require --auth."""
     port: int = 7860
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 chooses a free one."""
     runs: Path | None = None
     """Folder of the training runs; the default is the one that `jola runs` lists."""
     open_browser: bool = False
@@ -60,9 +60,9 @@ class Settings:
     token: bool = True
     """Require the token in the printed address; with --auth, the app asks for the password instead."""
     models: tuple[str, ...] = ()
-    """Hub ids that may be trained besides the default model when other computers reach the app."""
+    """Hub ids of models that are allowed in addition to the default model if other computers can reach the app."""
     folders: tuple[Path, ...] = ()
-    """Folders whose models and data may be used when other computers reach the app."""
+    """Folders whose models and data are allowed if other computers can reach the app."""
     limits: Annotated[Limits, tyro.conf.Suppress] = Limits()
 
     @property
@@ -144,7 +144,7 @@ class Settings:
         task = config.data.task
         if task not in REGISTRY and not self._inside(task, *([uploads] if uploads else [])):
             raise InputError(
-                f"The data {task!r} are not open to this page; upload them, or start the app with --folders."
+                f"The data {task!r} are not allowed for this page; upload them, or start the app with --folders."
             )
 
     def check_model(self, model: str, device_map: str | None = None) -> None:
@@ -153,20 +153,21 @@ class Settings:
             return
         if model not in ("default", *ASSETS, *self.models) and not self._inside(model):
             raise InputError(
-                f"The model {model[:200]!r} is not open to this page; start the app with --models or --folders to "
+                f"The model {model[:200]!r} is not allowed for this page; start the app with --models or --folders to "
                 "allow it."
             )
         if device_map and device_map not in STRATEGIES and not self._inside(device_map):
             raise InputError(
-                f"The device map {device_map[:200]!r} is not open to this page; choose one of {', '.join(STRATEGIES)}, "
-                "or start the app with --folders."
+                f"The device map {device_map[:200]!r} is not allowed for this page; choose one of "
+                f"{', '.join(STRATEGIES)}, or start the app with --folders."
             )
 
     def check_path(self, path: str) -> None:
         """Raise `InputError` for a file or folder that the page may not use; see `check_sources`."""
         if not self.loopback and not self._inside(path):
             raise InputError(
-                f"The path {path[:200]!r} is not open to this page; upload a zip file, or start the app with --folders."
+                f"The path {path[:200]!r} is not allowed for this page; upload a zip file, or start the app with "
+                "--folders."
             )
 
     def _inside(self, path: str, *more: Path) -> bool:
@@ -195,7 +196,8 @@ class Settings:
                 ) from error
             except OSError as error:
                 raise InputError(
-                    f"Port {self.port} on {self.host} is taken or not of this computer; choose another with --port."
+                    f"Port {self.port} on {self.host} is in use, or the address does not belong to this computer; "
+                    "choose another --port or --host."
                 ) from error
             return probe.getsockname()[1]
 

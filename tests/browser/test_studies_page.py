@@ -91,7 +91,7 @@ def test_folders_are_opened_and_what_is_no_grid_is_a_sentence(
     page.fill("#sv-folder", str(tmp_path))
     page.get_by_role("button", name="Open folder").click()
     page.wait_for_selector("#studies-message [role=alert]")
-    assert "holds no grid" in page.inner_text("#studies-message")
+    assert "no grid" in page.inner_text("#studies-message")
     assert page.get_attribute(".sv", "data-id") == "stored"
     grid = plan(tmp_path / "elsewhere", ["siqa"], ["jola"], [1])
     page.fill("#sv-folder", str(grid.folder))

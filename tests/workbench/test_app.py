@@ -48,8 +48,8 @@ def test_a_taken_port_is_one_sentence_and_exit_code_2() -> None:
         port = listener.getsockname()[1]
         ended = run_app("--port", str(port))
     assert ended.returncode == 2
-    assert ended.stderr == f"error: Port {port} on 127.0.0.1 is taken or not of this computer; " + (
-        "choose another with --port.\n"
+    assert ended.stderr == f"error: Port {port} on 127.0.0.1 is in use, or the address does not belong to this " + (
+        "computer; choose another --port or --host.\n"
     )
     assert ended.stdout == ""
 

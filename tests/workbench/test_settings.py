@@ -122,12 +122,12 @@ def test_a_page_of_others_may_name_only_device_maps_in_open_folders(tmp_path: Pa
     for allowed in (None, "auto", str(tmp_path / "open" / "map.json")):
         exposed.check_sources(RunConfig(model=ModelConfig(device_map=allowed)))
     secret = RunConfig(model=ModelConfig(device_map=str(tmp_path / "secrets.json")))
-    with pytest.raises(InputError, match=r"device map .* is not open"):
+    with pytest.raises(InputError, match=r"device map .* is not allowed"):
         exposed.check_sources(secret)
     local.check_sources(secret)
 
 
 @pytest.mark.parametrize("path", ["~nosuchuser/x", "\ud800", "~\ud800", "\0", "~\0"])
 def test_texts_that_are_no_path_are_not_open(path: str) -> None:
-    with pytest.raises(InputError, match="not open"):
+    with pytest.raises(InputError, match="not allowed"):
         Settings(host="0.0.0.0").check_path(path)

@@ -79,7 +79,7 @@ class Endpoints:
         }
 
     def cancel(self, run: str) -> Job:
-        """Ask a run to stop at its next step, which keeps its best edits so far, or remove it from the queue."""
+        """Ask a run to stop at its next step and keep its best edits so far, or remove it from the queue."""
         found = self.bench.must_find(run)
         self.bench.jobs.cancel(found.id)
         return {"run": found.id, "state": found.state}
@@ -119,11 +119,11 @@ class Endpoints:
         count: int = 10,
         plain: bool = False,
     ) -> Prediction:
-        """The likeliest next tokens without and with the edits of a run.
+        """The most likely next tokens without and with the edits of a run.
 
-        `off` lists edits to switch off, {"layer", "unit"} with "half" and "site" where not all are meant: rows of
-        `effects` fit. `mask` is the text of a mask, as in the links that the Playground copies. `strength` is a factor
-        on all edits, from -2 to 2. `plain` takes the prompt as it is, without a chat template.
+        `off` lists edits to switch off: {"layer", "unit"}, with "half" and "site" to restrict them; rows of `effects`
+        can be passed. `mask` is the text of a mask, as in the links that the Playground copies. `strength` is a factor
+        on all edits, from -2 to 2. `plain` uses the prompt without a chat template.
         """
         _within("count", count, 1, _MOST_TOKENS)
         ways, asked = _ways(self.bench, run, off, mask, strength), Prompt.of(prompt, plain=plain)
@@ -167,7 +167,7 @@ class Endpoints:
         measure: views.MeasureName = "log_probability",
         wrong: str = "",
     ) -> Effects:
-        """How much a measure, in nats, falls when each open edit is switched off while all others stay on.
+        """Effects of switching off each open edit while all others stay on: decreases of a measure, in nats.
 
         `measure` is `log_probability` of the answer, `logit_difference` between the answer and the answer `wrong`, or
         `kl`, the divergence of the next token from the one with all edits. `off`, `mask`, `strength` and `plain` as
@@ -310,6 +310,7 @@ def _in_words(endpoint: Callable[Parameters, Answer]) -> Callable[Parameters, An
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from error
         except Superseded:
-            raise gr.Error("The app is closing; ask again when it is there.", print_exception=False) from None
+            message = "The app is shutting down; try again after it has restarted."
+            raise gr.Error(message, print_exception=False) from None
 
     return call

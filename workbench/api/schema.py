@@ -16,11 +16,11 @@ class Job(TypedDict):
 
 
 class RunStatus(RunSummary):
-    """A row of the table of runs, and how far the run is."""
+    """A row of the table of runs, with the progress of the run."""
 
     message: str
     before: int | None
-    """Runs that are before it in the queue; null when it does not wait."""
+    """Number of runs ahead of it in the queue; null if it is not waiting."""
     metrics: dict[str, Any] | None
     """Numbers of the last recorded step."""
     result: dict[str, Any] | None
@@ -28,7 +28,7 @@ class RunStatus(RunSummary):
 
 
 class Gates(TypedDict):
-    """Values of the gates of one site at one step, in [0, 1]: layers × units; null where nothing is trained."""
+    """Values of the gates of one site at one step, in [0, 1]: layers × units; null if not trained."""
 
     site: SiteName
     step: int
@@ -47,7 +47,7 @@ class Token(TypedDict):
 
 
 class Prediction(TypedDict):
-    """The likeliest next tokens of both; KL(edited ‖ base) over the whole vocabulary in nats."""
+    """The most likely next tokens of both; KL(edited ‖ base) over the whole vocabulary in nats."""
 
     tokens: list[Token]
     kl: float
@@ -55,14 +55,14 @@ class Prediction(TypedDict):
 
 
 class Answers(TypedDict):
-    """What the model writes without and with the edits."""
+    """Answers of the model without and with the edits."""
 
     base: str
     edited: str
 
 
 class Effect(TypedDict):
-    """What switching off one half of an edit changes, in nats."""
+    """Effect of switching off one half of an edit, in nats."""
 
     site: SiteName
     layer: int

@@ -135,12 +135,12 @@ def mask_for(bench: Workbench, id: str, pick: str | None, shown: str) -> tuple[s
     before = bench.find(shown)
     runs = [*([before] if before is not None and before.has_adapter else []), *_usable(bench)]
     if not runs:
-        raise InputError("No run has edits yet; train one first, and load the heads as its mask then.")
+        raise InputError("No run has edits yet; train one first, then load the heads as its mask.")
     run = next((run for run in runs if _shape_of(run) == heads.shape), None)
     if run is None:
         raise InputError(
-            f"These heads are of a model with {heads.layers} layers of {heads.heads} heads, and no run here has that "
-            "shape; train one with this model first."
+            f"These heads belong to a model with {heads.layers} layers of {heads.heads} heads, but no run here has "
+            "that shape; train one with this model first."
         )
     return run.id, f"heads:{heads.mask().to_text()}"
 

@@ -28,7 +28,7 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
     length = gr.Number(
         min(48, limits.new_tokens),
         label="Longest answer (tokens)",
-        info=f"At most {limits.new_tokens}. Always the likeliest token.",
+        info=f"At most {limits.new_tokens}. Greedy decoding.",
         minimum=1,
         maximum=limits.new_tokens,
         precision=0,
@@ -95,14 +95,14 @@ def _answer_tools(view: views.Writings, ways: Any, prompt: Any, length: int) -> 
 def text_panel(wiring: Wiring) -> None:
     """Build the view of the changes by the edits along a given text."""
     gr.HTML(
-        '<p class="jw-hint">The probability of each token of a text, given the tokens before it. The text is read as '
+        '<p class="jw-hint">The probability of each token of a text, given the tokens before it. The text is used as '
         "it is, without a chat template.</p>",
         apply_default_css=False,
     )
     text = gr.Textbox(label="Text", lines=3, max_lines=10, elem_id="scored-text")
     with gr.Row(elem_classes="jw-actions"):
         go = gr.Button("Score the text", size="sm", scale=0, elem_id="score")
-        copy = gr.Button("Take the prompt", size="sm", scale=0, elem_id="score-prompt")
+        copy = gr.Button("Use the prompt", size="sm", scale=0, elem_id="score-prompt")
     with gr.Column(elem_classes="jw-view"):
         strip = gr.HTML("", apply_default_css=False, elem_id="text-strip")
         plot = gr.Plot(show_label=False, visible=False, elem_id="text-plot")

@@ -104,7 +104,7 @@ def build_settings() -> dict[str, Any]:
         parts["redo"] = gr.Button("Redo", size="sm", interactive=False, elem_id="mask-redo")
     with gr.Row(elem_classes="jw-pick"):
         parts["strongest"] = gr.Number(
-            20, minimum=0, precision=0, label="Keep the strongest", info="By norm, times the gate where there is one.",
+            20, minimum=0, precision=0, label="Keep the strongest", info="By norm, times the gate if there is one.",
             elem_classes="setting", elem_id="strongest",
         )  # fmt: skip
         buttons["strongest"] = gr.Button("Keep", size="sm", scale=0, elem_id="mask-strongest")

@@ -108,11 +108,11 @@ def _build_question() -> dict[str, Any]:
         ),
         "answer": gr.Textbox(
             label="Answer",
-            info="If empty: the right answer if it is known, else the likeliest of the given answers.",
+            info="If empty: the right answer if known, otherwise the most likely of the given answers.",
             max_lines=1, elem_id="effect-answer", elem_classes="jw-line",
         ),
         "wrong": gr.Textbox(
-            label="Wrong answer", info="If empty: the likeliest of the other given answers.", visible=False,
+            label="Wrong answer", info="If empty: the most likely of the other given answers.", visible=False,
             max_lines=1, elem_id="effect-wrong", elem_classes="jw-line",
         ),
     }  # fmt: skip

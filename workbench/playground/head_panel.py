@@ -201,7 +201,7 @@ def _missing(edits: "Intervention") -> str:
             "does to the answer."
         )
     elif edits.site != "heads":
-        sentences.append("This unit is no attention head, so it has no attention pattern.")
+        sentences.append("This unit is not an attention head, so it has no attention pattern.")
     if gates_of_edits(edits) is None:
         sentences.append("These edits have no gates, so no gate history is shown.")
     return markup.note(" ".join(sentences)) if sentences else ""

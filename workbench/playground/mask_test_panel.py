@@ -20,7 +20,7 @@ from workbench.ui.example_table import Row, example_table, table
 MOST_EXAMPLES = 500
 _HINT = (
     '<p class="jw-hint">The first test examples of the run, answered with the edits that are on, with all edits, and '
-    "by the base model. Answers that the run kept are not computed again.</p>"
+    "by the base model. Stored answers of the run are not computed again.</p>"
 )
 _TITLES = ("Base model", "All edits", "These edits")
 

@@ -18,9 +18,9 @@ _CERTAIN = -0.01
 _DIFFERENT = 0.05
 """Spread of probabilities from which runs are marked as different."""
 _TOP = (
-    '<span class="jw-likeliest" title="the likeliest of this column">▲<span class="jw-hidden">likeliest</span></span>'
+    '<span class="jw-likeliest" title="most likely in this column">▲<span class="jw-hidden">most likely</span></span>'
 )
-_LEGEND = "▲: the likeliest of the column. Spread: largest − smallest probability of the runs, in points. "
+_LEGEND = "▲: most likely in the column. Spread: largest − smallest probability of the runs, in points. "
 
 _MEANINGS = {
     "log_probability": (
@@ -32,7 +32,8 @@ _MEANINGS = {
         "above zero, the edit helps the right answer."
     ),
     "kl": (
-        "An effect is KL(all edits on ‖ this one off) of the next token: how much the edit matters, not what it is for."
+        "An effect is KL(all edits on ‖ this one off) of the next token: how much the edit matters, not in which "
+        "direction."
     ),
 }
 
@@ -72,7 +73,7 @@ def since_words(since: Since | None) -> str:
     words = f"ln p({name}) {_ln_p(since.before.ln_p)} → {_ln_p(since.ln_p)}"
     words += f" ({change:+.2g} nats)" if change else " (no change)"
     if since.now.id != since.before.id:
-        words += f"; now the likeliest is {visible(since.now.token)}, ln p {_ln_p(since.now.ln_p)}"
+        words += f"; now the most likely token is {visible(since.now.token)}, ln p {_ln_p(since.now.ln_p)}"
     return f'<p class="jw-since" role="status">Since the last change: {markup.escape(words)}.</p>'
 
 

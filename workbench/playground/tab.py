@@ -54,7 +54,7 @@ def about_run(bench: Workbench, id: str | None) -> str:
     """Describe the chosen run in a few lines of HTML."""
     run = bench.find(id)
     if run is None:
-        return markup.note("No run has edits yet. Train one first: it appears here with its first epoch.")
+        return markup.note("No run has edits yet. Train one first; it appears here after its first epoch.")
     try:
         about = describe_config(run.config())
     except InputError as error:
@@ -178,7 +178,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 with gr.Tab("Next token", id="next"):
                     shown = live.build()
                     answers = gr.Textbox(
-                        label="Given answers", info="One on each line; the task's labels to begin with.", lines=2,
+                        label="Given answers", info="One per line; initially the labels of the task.", lines=2,
                         max_lines=8, elem_id="given-answers", elem_classes="jw-line",
                     )  # fmt: skip
                 wiring = Wiring(bench, Pages(), prompt, kind, answers, message, dark)

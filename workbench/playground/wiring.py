@@ -73,7 +73,7 @@ class Wiring:
         if run is None or not has_key() or session.is_loaded(run) or session.is_here(run):
             return ""
         return markup.note(
-            "The model is not on this machine. Press Answer to fetch it, or choose Remote (NDIF) as its place.", "plain"
+            "The model is not on this machine. Press Answer to download it, or choose Remote (NDIF).", "plain"
         )
 
 

@@ -36,7 +36,7 @@ _FILTERS = {
     },
 }
 """Label and table caption of each filter, for answers that are right or wrong (True) or have a score (False)."""
-_NONE = "This run kept no answers to its test examples: it was imported, or trained before answers were kept."
+_NONE = "This run has no stored answers to its test examples: it was imported, or trained before answers were stored."
 _SHOW = '() => setTimeout(() => document.querySelector("#answers-panel")?.scrollIntoView({ block: "start" }), 60)'
 
 
@@ -87,7 +87,7 @@ def _caption(found: Judged, shown: Shown) -> str:
         return filters.get(shown.kind, filters[ALL])[1]
     labels = labels_of(found.answers)
     row, column = shown.cell
-    said = labels[column] if column < len(labels) else "something that is no label"
+    said = labels[column] if column < len(labels) else "something that is not a label"
     return f"Expected {labels[row]}, answered {said} with the edits"
 
 
@@ -109,7 +109,7 @@ def scores(found: Judged) -> str:
     (edited,) = (score.to_dict() for score in score_answers(found.answers, [found.metric]))
     words = [f"with the edits {score_text(edited, percent=True)}"]
     if None in found.base:
-        words.append("the base model was not asked")
+        words.append("the base model was not tested")
     else:
         (base,) = (score.to_dict() for score in score_answers(found.answers, [found.metric], base=True))
         changes = [found.change(index) for index in range(len(found.answers))]
@@ -129,7 +129,7 @@ def lacking(run: Run, answers: Sequence[TestAnswer]) -> str:
         return ""
     if not answers:
         return "Answer the test examples"
-    return "Ask the base model too" if any(answer.base_answer is None for answer in answers) else ""
+    return "Also answer with the base model" if any(answer.base_answer is None for answer in answers) else ""
 
 
 # The panel
@@ -273,7 +273,7 @@ class AnswersEvents:
                 yield *kept, *working, markup.note(step.words(), "busy")
             yield self.panel.updates(shown)
         except Superseded:
-            yield self.panel.updates(shown, markup.note("Stopped; no answers were kept."))
+            yield self.panel.updates(shown, markup.note("Stopped; no answers were saved."))
         except InputError as error:
             yield self.panel.updates(shown, markup.note(str(error), "error"))
 

@@ -157,7 +157,7 @@ def comparison_tables(comparison: RunComparison, names: Sequence[str]) -> str:
     table = '<table class="jw-compared"><thead><tr><th scope="col"></th>{}</tr></thead><tbody>{}</tbody></table>'
     return (
         '<h2 class="jw-compared-head">Two runs compared</h2>'
-        f'<div class="jw-compared-tables"><section>{markup.section("How they ended")}{_filled(table, heads, ends)}'
+        f'<div class="jw-compared-tables"><section>{markup.section("Results")}{_filled(table, heads, ends)}'
         f"{warning}</section><section>{markup.section('Settings that differ')}{_filled(table, heads, settings)}"
         "</section></div>"
     )

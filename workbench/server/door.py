@@ -177,7 +177,7 @@ class Door:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         if self.hosts is not None and _name(host) not in self.hosts:
-            raise _Refusal(400, "This app answers to its own address only.")
+            raise _Refusal(400, "This app only answers requests to its own address.")
         self._check_origin(scope, headers, host)
         self._check_route(scope)
         length = headers.get("content-length", "0")
@@ -203,11 +203,11 @@ class Door:
     def _check_route(scope: Scope) -> None:
         path = _decoded(scope["path"])
         if _UNUSED.search(path):
-            raise _Refusal(404, "There is nothing at this address.")
+            raise _Refusal(404, "Not found.")
         if found := _FILE_ROUTE.search(path):
             target = path[found.end() :].strip()
             if _URL.search(target) and not _ONE_LETTER_DRIVE.match(target):
-                raise _Refusal(403, "This app fetches no URL.")
+                raise _Refusal(403, "This app does not fetch URLs.")
         if "deep_link" in parse_qs(scope["query_string"].decode("latin-1")):
             raise _Refusal(403, "This app has no deep links.")
 

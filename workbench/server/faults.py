@@ -45,7 +45,7 @@ async def answer(request: Request, error: Exception) -> Response:
     """Return the answer to a request that raised ``error``. Starlette calls this, then raises the error again."""
     if is_of_the_request(error):
         return PlainTextResponse(SENTENCE, 400)
-    return PlainTextResponse("The app has made a mistake; its log tells more.", 500)
+    return PlainTextResponse("Internal error; see the log of the app.", 500)
 
 
 def record(error: Exception) -> None:

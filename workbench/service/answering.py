@@ -105,7 +105,9 @@ def unanswered(bench: Workbench, run: Run) -> tuple[TestAnswer, ...]:
         return tuple(TestAnswer(e.id, e if e.options else replace(e, options=labels), "") for e in examples)
     by_id = {example.id: example for example in examples}
     if not all(answer.id in by_id for answer in kept):
-        raise InputError("The test data have changed since this run, and its kept prompts are shortened; train again.")
+        raise InputError(
+            "The test data have changed since this run, and its stored prompts are shortened; train again."
+        )
     return tuple(replace(a, example=replace(by_id[a.id], options=a.example.options)) for a in kept)
 
 
@@ -214,7 +216,7 @@ def complete(bench: Workbench, run: Run, *, page: str = "", stops: Stops | None 
     base = work.answers.get("base", [answer.base_answer for answer in answers])
     found = [replace(a, answer=e, base_answer=b) for a, e, b in zip(answers, edited, base, strict=True)]
     if not run.write_answers(found):
-        raise InputError("The answers are not kept: they would need more than 64 MB.")
+        raise InputError("The answers are not saved, because they need more than 64 MB.")
 
 
 @dataclass(frozen=True)

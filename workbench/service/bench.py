@@ -78,7 +78,7 @@ class Workbench:
         """Return the run with this id. Raises `InputError` if it does not exist."""
         run = self.find(id)
         if run is None:
-            raise InputError(f"There is no run {id!r}; `runs` lists those there are.")
+            raise InputError(f"There is no run {id!r}; `runs` lists all runs.")
         return run
 
     def choose_run(self, asked: str | None = None, remembered: str | None = None) -> Run | None:
@@ -130,13 +130,15 @@ def keep_upload(source: Path, limits: Limits = Limits()) -> tuple[Path, int]:  #
     _check_unpacked_size(source, limits)
     examples = read_examples(source)
     if len(examples) > limits.upload_examples:
-        raise InputError(f"{source} holds {len(examples):,} examples; at most {limits.upload_examples:,} are taken.")
+        raise InputError(
+            f"{source} has {len(examples):,} examples, but at most {limits.upload_examples:,} are allowed."
+        )
     for number, example in enumerate(examples, start=1):
         size = len(example.completion) + sum(len(turn.content) for turn in example.prompt)
         if size > limits.upload_characters:
             raise InputError(
-                f"Example {number:,} of {source} has {size:,} characters; at most {limits.upload_characters:,} are "
-                "taken."
+                f"Example {number:,} of {source} has {size:,} characters, but at most {limits.upload_characters:,} "
+                "are allowed."
             )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", source.name).lstrip(".-") or f"data{source.suffix}"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]

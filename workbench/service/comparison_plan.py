@@ -74,7 +74,7 @@ class Plan(SelectorGrid):
         """Read the plan from the form. Raises `InputError`, which names the field by its label."""
         words = _words(seeds, "Seeds")
         if bad := [word for word in words if not (word.isascii() and word.isdigit() and len(word) <= 10)]:
-            raise InputError(f"Seeds names {bad[0]!r}; give whole numbers with commas between, such as 42,43.")
+            raise InputError(f"Seeds names {bad[0]!r}; give whole numbers separated by commas, such as 42,43.")
         if not words:
             raise InputError("Seeds is empty; give at least one whole number, such as 42.")
         numbers = _words(ks, "K")
@@ -92,8 +92,8 @@ class Plan(SelectorGrid):
         )
         if len(plan.cells()) > MOST_CELLS:
             raise InputError(
-                f"This asks for {len(plan.cells()):,} trainings, and one comparison takes {MOST_CELLS} at most; choose "
-                "fewer selectors, K or seeds."
+                f"This requires {len(plan.cells()):,} trainings, but a comparison may have at most {MOST_CELLS}; "
+                "choose fewer selectors, K or seeds."
             )
         return plan
 
@@ -120,7 +120,9 @@ class Plan(SelectorGrid):
             selectors, swaps, ks = (tuple(map(str, content[part])) for part in ("selectors", "swaps", "ks"))
             return cls(selectors, swaps, ks, tuple(int(seed) for seed in content["seeds"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError("What this comparison compares is damaged; delete it and begin another.") from error
+            raise InputError(
+                "The plan of this comparison is damaged; delete the comparison and start another one."
+            ) from error
 
     def missing(self, done: Collection[str] = ()) -> list[str]:
         """Return the names of the trainings that are not in ``done``."""
@@ -235,7 +237,7 @@ def cost_words(
     # A selection with one pass over the examples costs about one epoch of a training.
     effort = trainings + plan.selections("training", done) + plan.selections("pass", done) / max(1, epochs)
     return f"{short}, {span(seconds[0] * effort, seconds[1] * effort)}", (
-        "at the pace of earlier runs of this model here; tests of the edits come on top"
+        "at the speed of earlier runs of this model on this computer, without tests of the edits"
     )
 
 

@@ -16,14 +16,14 @@ def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:
 
     Raises:
         InputError: The data are missing or not allowed for this page, or they are on the Hub and the run was imported,
-            in which case nothing is fetched.
+            in which case nothing is downloaded.
     """
     task = run.run_config().data.task
     bench.jobs.check(run.run_config())  # an imported run may name any source
     if "imported" in run.raw_config() and task.startswith("hf:"):
         raise InputError(
-            f"This run was imported and its examples are those of {task[:200]!r} on the Hub. Nothing is fetched for an "
-            "imported run; type a prompt instead."
+            f"This run was imported and its examples are those of {task[:200]!r} on the Hub. Nothing is downloaded for "
+            "an imported run; type a prompt instead."
         )
     return _test_examples(run, str(run.run_config().data))
 

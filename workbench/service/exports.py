@@ -269,8 +269,8 @@ class Exports:
         inside = "\0" not in folder and any(path.resolve().is_relative_to(root) for root in roots)
         if not self._settings.loopback and not inside:
             raise InputError(
-                f"The folder {folder[:200]!r} is not open to this page; leave it empty to download, or start the app "
-                "with --folders to allow it."
+                f"The folder {folder[:200]!r} is not allowed for this page; leave it empty to download, or start the "
+                "app with --folders to allow it."
             )
         if not path.is_absolute() or not os.path.isdir(path):
             raise InputError(f"There is no folder {folder[:200]!r}; give the absolute path of an existing folder.")

@@ -200,7 +200,7 @@ _STATE_WORDS = {
     "finished": "Finished",
     "cancelled": "Cancelled",
     "failed": "Failed",
-    "killed": "Stopped: the training process is gone",
+    "killed": "Stopped: the training process no longer exists",
 }
 
 
@@ -228,7 +228,7 @@ def describe_end(status: Mapping[str, Any], state: str) -> str:
     """Return the message of a run; for a finished run, the reason if it ended before its last step."""
     step, total = status["step"], status["total_steps"]
     if state == "finished" and 0 < step < total:
-        return f"at step {step:,} of {total:,}, because validation got no better"
+        return f"at step {step:,} of {total:,}, because validation did not improve"
     return status["message"] if state != "finished" else ""
 
 

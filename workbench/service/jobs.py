@@ -111,7 +111,7 @@ class Jobs:
             run = self.store.get(id)
             state = run.state
             if state not in RESUMABLE:
-                raise InputError(f"The run {id} is {state}; only one that was interrupted can go on.")
+                raise InputError(f"The run {id} is {state}; only interrupted runs can be resumed.")
             forget_pause(run)
             self.check(run.run_config())  # report damaged settings now, not when its turn comes
             self.waiting.add(run)
@@ -138,7 +138,7 @@ class Jobs:
             if run.status()["state"] in ("queued", "paused"):
                 self.waiting.take(id)
                 begun = run.status()["step"] > 0
-                message = "" if begun else "Taken out of the queue before training began."
+                message = "" if begun else "Removed from the queue before training began."
                 run.write_status(state="cancelled", message=message)
                 return
         self._processes.stop(run)
@@ -159,7 +159,7 @@ class Jobs:
         if self.active() is not None:
             return f"A run is training; start the {noun} when it has ended, or cancel the run in Train."
         if self.waiting.ids():
-            return f"A run waits in the queue; start the {noun} when it has ended, or take the run out of the queue."
+            return f"A run waits in the queue; start the {noun} when it has ended, or remove the run from the queue."
         return ""
 
     # Starting the next run

@@ -134,9 +134,9 @@ def refuse_unasked_fetch(run: Run, model: str, revision: str | None) -> None:
     try:
         validate_repo_id(model)
     except HFValidationError:
-        raise InputError(f"{says} and cannot be a model on the Hub; the run can be looked at and deleted.") from None
+        raise InputError(f"{says} and cannot be a model on the Hub; the run can only be viewed or deleted.") from None
     if not isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
         raise InputError(
-            f"{says}. Nothing is fetched for an imported run; if you trust this name, run `hf download {model}` and "
+            f"{says}. Nothing is downloaded for an imported run; if you trust this name, run `hf download {model}` and "
             "open the run again."
         )

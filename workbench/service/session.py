@@ -130,7 +130,8 @@ class Desk:
         total = sum(map(len, texts))
         if total > self.limits.text_characters:
             raise InputError(
-                f"The text has {total:,} characters and at most {self.limits.text_characters:,} are taken; shorten it."
+                f"The text has {total:,} characters, but at most {self.limits.text_characters:,} are allowed; "
+                "shorten it."
             )
 
     def checked(self, ids: list[int]) -> list[int]:
@@ -139,7 +140,7 @@ class Desk:
             raise InputError("The text has no tokens; write something.")
         if len(ids) > self.limits.prompt_tokens:
             raise InputError(
-                f"The text has {len(ids):,} tokens and at most {self.limits.prompt_tokens:,} are taken; shorten it."
+                f"The text has {len(ids):,} tokens, but at most {self.limits.prompt_tokens:,} are allowed; shorten it."
             )
         return ids
 

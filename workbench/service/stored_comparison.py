@@ -151,7 +151,7 @@ class StoredComparison(StoredWork):
         text, code = log_tail(self), status.get("code")
         said = last_sentence(self)
         if (isinstance(code, int) and code > 0 and said != _INTERRUPTED) or _LAST_WORDS.search(text):
-            return "failed", said or f"The process ended with exit code {code} and said nothing."
+            return "failed", said or f"The process ended with exit code {code} and printed no message."
         if isinstance(code, int) and code < 0:
             return "failed", f"The process was ended by signal {-code}; Resume continues with the completed results."
         if status.get("failed"):

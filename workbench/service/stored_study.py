@@ -117,7 +117,7 @@ class StoredStudy(StoredWork):
             found = os.stat(self.folder / GRID_FILE)
         except OSError:
             raise InputError(
-                f"The folder {self.folder} holds no grid any more; restore it, or remove it here."
+                f"The folder {self.folder} no longer contains a grid; restore it, or remove it here."
             ) from None
         mark = found.st_mtime_ns, found.st_ino
         if self._grid is None or self._grid[0] != mark:
@@ -169,8 +169,8 @@ class StoredStudy(StoredWork):
         if status.get("failed"):
             return "failed", str(status["failed"])
         if status.get("started") or progress.done or progress.failed:
-            return "stopped", "Some cells are not done; Continue makes them."
-        return "planned", "No cell is made yet; Continue begins."
+            return "stopped", "Some cells are not done; press Continue to run them."
+        return "planned", "No cell has run yet; press Continue to start."
 
     def estimate(self, names: list[str]) -> GridEstimate:
         """Estimate time and memory of cells from those that are done."""
@@ -251,7 +251,7 @@ def open_grid(folder: Path) -> Grid:
     number = sum(math.prod(map(len, plan.values())) for plan in grid.plans)
     if number > _MOST_CELLS:
         raise InputError(
-            f"The grid in {folder} plans {number:,} cells, and the app shows {_MOST_CELLS:,} at most; "
+            f"The grid in {folder} plans {number:,} cells, but the app shows at most {_MOST_CELLS:,}; "
             "use `jola grid show`."
         )
     return grid

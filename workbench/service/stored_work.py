@@ -180,7 +180,7 @@ class WorkStore(ABC, Generic[Stored]):
         """Return the work with this id. Raises `InputError` if it does not exist."""
         found = self.find(id)
         if found is None:
-            raise InputError(f"There is no such {self.noun} any more; choose another one.")
+            raise InputError(f"This {self.noun} no longer exists; choose another one.")
         return found
 
     def active(self) -> Stored | None:
@@ -201,7 +201,7 @@ class WorkStore(ABC, Generic[Stored]):
         try:
             Trash(self.root).restore(id)
         except InputError as error:
-            raise InputError(f"This {self.noun} cannot be brought back any more.") from error
+            raise InputError(f"This {self.noun} can no longer be restored.") from error
         return self.get(id)
 
     def _launch(self, found: Stored) -> None:

@@ -161,7 +161,7 @@ class Studies(WorkStore[StoredStudy]):
         found = self.get(id)
         grid = found.grid()
         if cell and cell not in grid.planned:
-            raise InputError("There is no such cell any more; open the study again.")
+            raise InputError("This cell no longer exists; open the study again.")
         if not found.working:
             self.turns.check(self.noun)  # before clearing any failure
         grid.retry([cell] if cell else None)
@@ -201,8 +201,8 @@ class Studies(WorkStore[StoredStudy]):
         tracker = grid.content.get("neutral", {}).get("report_to", "none")
         if found.opened and tracker != "none":
             raise InputError(
-                f"The grid in {found.folder} reports to the experiment tracker {tracker!r}, which the app does not do "
-                "for grids that were made elsewhere; run it with `jola grid run`, or change report_to in grid.json."
+                f"The grid in {found.folder} reports to the experiment tracker {tracker!r}, which the app does not "
+                "support for grids created elsewhere; run it with `jola grid run`, or change report_to in grid.json."
             )
         for plan in grid.plans:
             axes = Axes(**{name: tuple(values) for name, values in plan.items()})
@@ -230,11 +230,11 @@ class Studies(WorkStore[StoredStudy]):
         """Show the grid in a folder, without moving it. Raises `InputError` if it is missing or may not be read."""
         text = folder.strip()
         if not text or "\0" in text:
-            raise InputError("The folder is empty; write the path of a folder with a grid, as `jola grid plan` makes.")
+            raise InputError("The folder is empty; give the path of a folder created by `jola grid plan`.")
         self.check_path(text)
         path = Path(os.path.realpath(os.path.expanduser(text))) if is_there(text) else None
         if path is None or not is_unicode(str(path)):
-            raise InputError(f"{text[:200]!r} holds no grid; write the path of a folder that `jola grid plan` made.")
+            raise InputError(f"{text[:200]!r} contains no grid; give the path of a folder created by `jola grid plan`.")
         open_grid(path)
         if path.parent == self.root.resolve():
             return self.get(path.name)

@@ -94,7 +94,7 @@ class StudyPlan:
         count = sum(map(arm_count, named))
         if count > MOST_ARMS:
             raise InputError(
-                f"This asks for {count:,} arms, and the app plans {MOST_ARMS:,} at most; give fewer values in Variants."
+                f"This requires {count:,} arms, but the app plans at most {MOST_ARMS:,}; give fewer values in Variants."
             )
         _check_size(count, self.tasks, sizes, seeds, self.models)
         arms = expand_arms(named, settings)
@@ -126,7 +126,7 @@ def _check_size(*parts: int | Sequence[Any]) -> None:
     number = math.prod(part if isinstance(part, int) else len(part) for part in parts)
     if number > MOST_CELLS:
         raise InputError(
-            f"This asks for {number:,} cells, and the app plans {MOST_CELLS:,} at most; choose fewer methods, "
+            f"This requires {number:,} cells, but the app plans at most {MOST_CELLS:,}; choose fewer methods, "
             "tasks, sizes or seeds, or use `jola grid plan`."
         )
 

@@ -89,7 +89,7 @@ def load_tokenizer(config: RunConfig) -> Any:
     asset = assets.ASSETS.get(assets.DEFAULT_MODEL if name == "default" else name)
     if asset is not None and not next(status for status in assets.status() if status.name == asset.name).ready:
         raise InputError(
-            f"{asset.title} is not on this computer yet; the first training fetches it, and so does "
+            f"{asset.title} is not on this computer yet; it is downloaded by the first training or by "
             f"`jola assets fetch {asset.name}`."
         )
     from jola.model.loading import load_tokenizer as load
@@ -107,7 +107,7 @@ def preview_html(preview: Preview) -> str:
         f"{preview.too_long:,} of {preview.counted:,} are longer than {preview.limit:,} tokens and will be left out."
     )
     if preview.limit <= 0:
-        limit = "No example is left out: there is no limit of length."
+        limit = "No example is left out, because there is no length limit."
     elif not preview.too_long:
         limit = f"None is longer than {preview.limit:,} tokens, so none is left out."
     notes = "".join(f"<p>{escape(note)}</p>" for note in preview.notes)

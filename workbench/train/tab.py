@@ -98,7 +98,7 @@ def cancel(bench: Workbench, id: str) -> str:
     except InputError as error:
         return str(error)
     if waits:
-        return "The run is out of the queue."
+        return "The run was removed from the queue."
     return "The run stops at its next step and keeps the best edits so far."
 
 

@@ -23,7 +23,7 @@ def test_pointing_at_a_cell_reads_it(show: Show) -> None:
     assert float(effect) == pytest.approx(measured.effect[place], rel=0.06, abs=0.006)
     assert read == shown.page.inner_text(".gm-tip").replace("\n", ", ")
     shown.page.mouse.move(*shown.place("offset", 0, 0))
-    assert shown.page.inner_text(".gm-readout") == "Layer 0, head 0, offset, gate closed, nothing to switch"
+    assert shown.page.inner_text(".gm-readout") == "Layer 0, head 0, offset, gate closed, cannot be switched"
 
 
 def test_colour_means_what_is_chosen(show: Show) -> None:

@@ -241,7 +241,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("gates", {"run": "sample", "site": "mlp"}, "has recorded no gates of the site mlp; it has heads."),
     ("gates", {"run": "sample", "site": "../x"}, "site is '../x'; it must be 'heads' or 'mlp'."),
     ("predict", {"run": "sample", "prompt": " \n"}, "The prompt is empty"),
-    ("predict", {"run": "sample", "prompt": "film " * 5000}, "at most 1,024 are taken"),
+    ("predict", {"run": "sample", "prompt": "film " * 5000}, "at most 1,024 are allowed"),
     ("predict", {"run": "sample", "prompt": PROMPT, "strength": 3}, "strength is 3; it must be from -2 to 2."),
     ("predict", {"run": "sample", "prompt": PROMPT, "strength": "x"}, "strength is 'x'; it must be a number."),
     ("predict", {"run": "sample", "prompt": PROMPT, "count": 0}, "count is 0; it must be from 1 to 50."),

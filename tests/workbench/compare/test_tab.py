@@ -82,7 +82,7 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     assert bench.comparisons.wait(id, 30)
     assert work_list.remove(bench.comparisons, id) == ("", "")
     assert work_list.restore(bench.comparisons, id) == (id, "")
-    assert "no such comparison" in work_list.refusal(lambda: bench.comparisons.resume("none"))
+    assert "comparison no longer exists" in work_list.refusal(lambda: bench.comparisons.resume("none"))
 
 
 def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbench, made: Comparison) -> None:
@@ -125,11 +125,11 @@ def test_a_page_that_others_reach_compares_no_file_of_this_computer(tmp_path: Pa
     bench = Workbench.from_settings(Settings(host="0.0.0.0", auth="me:secret"))
     for changed in ({"task": str(tmp_path)}, {"model": str(tmp_path)}):
         values = compare.SMALL | changed
-        assert "not open to this page" in compare.start(bench, values)[1]
-        assert "not open to this page" in compare.cost(bench, values)
+        assert "not allowed for this page" in compare.start(bench, values)[1]
+        assert "not allowed for this page" in compare.cost(bench, values)
     asked = RunConfig(data=DataConfig(task=str(tmp_path)))
     make_comparison(bench.comparisons.root / "one", config=asked, undone=1)
-    assert "not open to this page" in work_list.refusal(lambda: bench.comparisons.resume("one"))
+    assert "not allowed for this page" in work_list.refusal(lambda: bench.comparisons.resume("one"))
 
 
 def test_the_list_tells_what_is_compared_and_how_far_it_is(bench: Workbench, made: Comparison) -> None:
@@ -327,7 +327,7 @@ def test_a_set_is_a_mask_in_a_run_of_the_same_shape(bench: Workbench, tiny_folde
     chosen = HeadMask.from_text(mask.removeprefix("heads:"), 3, 4)
     assert chosen.counts().on == 6 and chosen.counts().total == 24
     assert compare.mask_for(bench, "one", "jola-seed42", "gone")[0] in (first.id, second.id)
-    with pytest.raises(InputError, match="6 layers of 4 heads, and no run here has that shape"):
+    with pytest.raises(InputError, match="6 layers of 4 heads, but no run here has that shape"):
         compare.mask_for(bench, "other", "jola-seed42", "first")
 
 

@@ -232,7 +232,7 @@ def test_a_change_says_what_it_changed_even_where_no_digit_does(bench: Workbench
     assert f"({since.ln_p - before.ln_p:+.2g} nats)" in results.since_words(since)
     tiny = views.Since(views.Likeliest(1, TAG, -2e-7), -3e-7, views.Likeliest(2, "b", -0.5))
     words = results.since_words(tiny)
-    assert "-2e-07 → -3e-07 (-1e-07 nats); now the likeliest is b" in words and "<img" not in words
+    assert "-2e-07 → -3e-07 (-1e-07 nats); now the most likely token is b" in words and "<img" not in words
 
 
 def test_several_runs_are_marked_where_they_differ() -> None:

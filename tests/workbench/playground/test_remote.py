@@ -191,7 +191,7 @@ def test_a_model_that_is_not_here_is_not_fetched_unasked(
     asked: Asked, bench: Workbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench.session._loader, "is_here", lambda run: False)
-    says = "The model is not on this machine. Press Answer to fetch it, or choose Remote"
+    says = "The model is not on this machine. Press Answer to download it, or choose Remote"
     assert says in asked.fire("playground-run", "input", *ASKING, "one")
     assert says in asked.fire("strength", "input", *ASKING, 0.5)
     assert not asked.local

@@ -80,12 +80,12 @@ def test_matrices_scores_and_examples_have_their_n_and_are_escaped() -> None:
     assert "1–4 of 4 examples" in html and "<img" not in html and "${" not in html
     assert html.index('data-number="1"') < html.index('data-number="0"')
     chosen = content(JUDGED, Shown("one", cell=(0, 2)))
-    assert "Expected bad, answered something that is no label" in chosen and 'aria-pressed="true"' in chosen
+    assert "Expected bad, answered something that is not a label" in chosen and 'aria-pressed="true"' in chosen
 
 
 def test_without_base_answers_or_labels_less_is_shown() -> None:
     alone = content(judged([kept(0, "good", "good", None)], "exact_match"), Shown("one"))
-    assert "the base model was not asked" in alone and alone.count('et-matrix"') == 1
+    assert "the base model was not tested" in alone and alone.count('et-matrix"') == 1
     texts = content(judged([kept(0, "a long text", "another text", "", options=())], "exact_match"), Shown("one"))
     assert 'et-matrix"' not in texts and "another text" in texts and "(empty)" in texts
 
@@ -126,10 +126,10 @@ def test_thousands_of_answers_come_in_pages(bench: Workbench, run: Run, panel: A
 
 
 def test_a_run_without_answers_says_so(bench: Workbench, run: Run, panel: AnswersPanel) -> None:
-    assert lacking(run, ANSWERS) == "" and lacking(run, [kept(0, "a", "a", None)]) == "Ask the base model too"
+    assert lacking(run, ANSWERS) == "" and lacking(run, [kept(0, "a", "a", None)]) == "Also answer with the base model"
     (run.path / "answers.jsonl").unlink()
     column, *values = panel.opened("one")
-    assert column.visible and "kept no answers" in values[-1] and values[2] == ""
+    assert column.visible and "has no stored answers" in values[-1] and values[2] == ""
     assert values[6].visible and values[6].value == "Answer the test examples"
     assert panel.opened("absent")[0].visible is False
 

@@ -143,7 +143,7 @@ class TestPaths:
     def test_a_text_that_is_no_path_is_one_sentence(self, app: Served, exposed: Served, path: str) -> None:
         for served in (app, exposed):
             exports, run = Exports(served.bench.settings), served.bench.store.get("one")
-            with pytest.raises(InputError, match=r"no folder|not open to this page") as raised:
+            with pytest.raises(InputError, match=r"no folder|not allowed for this page") as raised:
                 list(exports.export("page", run, FORMS["Whole run"], folder=path))
             assert len(str(raised.value)) < 500
         with pytest.raises(InputError, match="no file or folder") as raised:

@@ -34,7 +34,7 @@ class TestLimits:
 
     def test_prompts_answers_and_time_have_a_limit(self, app: Served) -> None:
         client = Client(app.address, verbose=False)
-        with pytest.raises(AppError, match="at most 1,024 are taken"):
+        with pytest.raises(AppError, match="at most 1,024 are allowed"):
             client.predict("one", "film " * 2000, api_name="/predict")
         with pytest.raises(AppError, match="from 1 to 256"):
             client.predict("one", "film", new_tokens=100_000, api_name="/generate")
@@ -42,7 +42,7 @@ class TestLimits:
 
     def test_an_answer_counts_as_the_prompt_does(self, app: Served) -> None:
         client = Client(app.address, verbose=False)
-        with pytest.raises(AppError, match="at most 1,024 are taken"):
+        with pytest.raises(AppError, match="at most 1,024 are allowed"):
             client.predict("one", "film", "film " * 3000, api_name="/effects")
 
     @pytest.mark.parametrize("long", ["prompt", "answer", "both"])
@@ -64,7 +64,7 @@ class TestLimits:
             "direct": lambda: views.ask_direct_effects(session, stack, prompt, answer),
             "text": lambda: views.ask_token_scores(session, stack, prompt.text),
         }
-        with pytest.raises(InputError, match=r"characters and at most 100,000 are taken"):
+        with pytest.raises(InputError, match=r"characters, but at most 100,000 are allowed"):
             tickets[ask]().result()
 
     @pytest.mark.parametrize(

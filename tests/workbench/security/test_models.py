@@ -28,7 +28,7 @@ class TestModels:
     @pytest.mark.parametrize("model", ["evil/model", "/etc", "~", "../..", "\0", "x" * 5000, "~nobody/x", ""])
     def test_others_may_name_no_model_but_those_that_are_open(self, exposed: Served, model: str) -> None:
         check = exposed.bench.settings.check_model
-        with pytest.raises(InputError, match="not open to this page"):
+        with pytest.raises(InputError, match="not allowed for this page"):
             check(model)
         check("default")
 
@@ -57,23 +57,23 @@ class TestModels:
         before = len(exposed.bench.store.list())
         for model, task in (("evil/model", "sentiment"), (str(exposed.model), "sentiment"), ("default", "/etc")):
             values = {"model": model, "task": task}
-            with pytest.raises(AppError, match="not open to this page"):
+            with pytest.raises(AppError, match="not allowed for this page"):
                 client.predict(task, model, api_name="/start")
-            assert "not open to this page" in train.start(exposed.bench, values)[1]
+            assert "not allowed for this page" in train.start(exposed.bench, values)[1]
             html, words = train.preview(exposed.bench, values)
-            assert html == "" and "not open to this page" in words
-            assert "not open to this page" in train.cost(exposed.bench, values)
+            assert html == "" and "not allowed for this page" in words
+            assert "not allowed for this page" in train.cost(exposed.bench, values)
         assert len(exposed.bench.store.list()) == before
 
     def test_the_playground_loads_no_other_model_and_reads_no_other_data(self, exposed: Served) -> None:
         """Not even for an existing run: an imported run may name any model and data."""
         client = Client(exposed.address, auth=PASSWORD, verbose=False)
         for endpoint, more in (("predict", ()), ("generate", ()), ("effects", ("good",))):
-            with pytest.raises(AppError, match="not open to this page"):
+            with pytest.raises(AppError, match="not allowed for this page"):
                 client.predict("one", "A film", *more, api_name=f"/{endpoint}")
         run = exposed.bench.store.get("one")
         assert not exposed.bench.session.is_loaded(run)
-        with pytest.raises(InputError, match="not open to this page"):
+        with pytest.raises(InputError, match="not allowed for this page"):
             examples.test_examples(exposed.bench, run)
 
     def test_what_is_open_is_used(self, exposed: Served) -> None:

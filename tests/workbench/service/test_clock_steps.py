@@ -95,7 +95,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
             found = json.loads(ended.stdout)
             assert found["clock"] == pytest.approx([time.time() + seconds, psutil.boot_time() + seconds], abs=60)
             assert (found["states"][trains], found["states"][waits]) == ("training", "queued")
-            assert "is training; only one that was interrupted can go on" in found["resume"]
+            assert "is training; only interrupted runs can be resumed" in found["resume"]
             assert "cancel it" in found["remove"]
             states = [client.predict(id, api_name="/status")["state"] for id in (trains, waits)]
             assert states == ["training", "queued"]

@@ -107,7 +107,7 @@ def test_a_plan_asks_for_the_cells_of_the_command() -> None:
         ("", "42", "K is empty"),
         ("auto", "", "Seeds is empty"),
         ("auto", "4.5", "Seeds names '4.5'"),
-        ("auto", ",".join(map(str, range(99))), "trainings, and one comparison takes 500 at most"),
+        ("auto", ",".join(map(str, range(99))), "trainings, but a comparison may have at most 500"),
         ("1," * 300, "42", "K is longer than 400 characters"),
     ],
 )
@@ -320,7 +320,7 @@ def test_one_that_a_shell_made_is_listed_and_can_be_deleted_and_brought_back(com
     one.remove("mine")
     assert one.find("mine") is None and [found.id for found in one.list()] == ["half"]
     assert one.restore("mine").state == "finished"
-    with pytest.raises(InputError, match="cannot be brought back"):
+    with pytest.raises(InputError, match="can no longer be restored"):
         one.restore("half")
 
 

@@ -150,13 +150,13 @@ class TestExposed:
         (tmp_path / "open").mkdir()
         closed = Exports(self.settings(tmp_path))
         assert not closed.writes
-        assert "is not open to this page" in refusal(closed, run, "Table", "CSV", folder=str(tmp_path))
+        assert "is not allowed for this page" in refusal(closed, run, "Table", "CSV", folder=str(tmp_path))
         opened = Exports(self.settings(tmp_path, tmp_path / "open"))
         assert opened.writes
         for folder in (tmp_path, tmp_path / "open" / "..", Path("/etc")):
-            assert "is not open to this page" in refusal(opened, run, "Table", "CSV", folder=str(folder))
+            assert "is not allowed for this page" in refusal(opened, run, "Table", "CSV", folder=str(folder))
         (tmp_path / "open" / "way-out").symlink_to(tmp_path)
-        assert "is not open" in refusal(opened, run, "Table", "CSV", folder=str(tmp_path / "open" / "way-out"))
+        assert "is not allowed" in refusal(opened, run, "Table", "CSV", folder=str(tmp_path / "open" / "way-out"))
         assert done(opened, run, "Table", "CSV", folder=str(tmp_path / "open"))[1].place.is_file()
 
     def test_a_model_of_the_disk_is_loaded_from_named_folders_alone(
@@ -164,7 +164,7 @@ class TestExposed:
     ) -> None:
         for title in ("Plain checkpoint", "GGUF file"):
             message = refusal(Exports(self.settings(tmp_path)), run, title, "float32")
-            assert "is not open to this page; start the app with --models or --folders" in message
+            assert "is not allowed for this page; start the app with --models or --folders" in message
         done(Exports(self.settings(tmp_path)), run, "Table", "CSV")
         done(Exports(self.settings(tmp_path, tiny_folder)), run, "Plain checkpoint", "float32")
 
@@ -176,7 +176,7 @@ class TestExposed:
         adapter["base_model_name_or_path"] = "owner/private"
         (run.adapter_dir / "adapter_config.json").write_text(json.dumps(adapter))
         message = refusal(Exports(self.settings(tmp_path)), run, "Plain checkpoint", "float32")
-        assert message.startswith("The model 'owner/private' is not open to this page")
+        assert message.startswith("The model 'owner/private' is not allowed for this page")
 
 
 class TestThePanel:

@@ -281,7 +281,7 @@ def test_a_run_that_ended_early_says_why_and_which_edits_were_kept(recorder: Rec
     )
     recorder.run.write_status(state="finished")
     snapshot = Follower(recorder.run).snapshot()
-    assert snapshot["message"] == "Finished at step 30 of 40, because validation got no better"
+    assert snapshot["message"] == "Finished at step 30 of 40, because validation did not improve"
     assert snapshot["kept"] == 15
     assert snapshot["result"] == [
         ("Edits kept", "step 15"),

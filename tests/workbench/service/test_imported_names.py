@@ -129,7 +129,7 @@ def test_nothing_is_asked_of_the_hub(hub: str, home: Path, tmp_path: Path) -> No
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["taken"]["kind"] != "error", found["taken"]
     for question in ("predict", "generate", "effects", "Plain checkpoint", "Python script", "GGUF file"):
-        assert "Nothing is fetched for an imported run" in found["said"][question], (question, found["said"])
+        assert "Nothing is downloaded for an imported run" in found["said"][question], (question, found["said"])
         assert "evil/model" in found["said"][question]
     assert "'hf:evil/data' on the Hub" in found["said"]["examples"]
     assert found["asked"] == []

@@ -116,7 +116,7 @@ def test_a_waiting_run_can_be_taken_out_or_removed(jobs: MakeJobs) -> None:
     one.start(RunConfig())
     second, third, fourth = (one.start(RunConfig()) for _ in range(3))
     one.cancel(second.id)
-    assert (second.state, second.status()["message"]) == ("cancelled", "Taken out of the queue before training began.")
+    assert (second.state, second.status()["message"]) == ("cancelled", "Removed from the queue before training began.")
     one.store.remove(third.id)
     assert one.waiting.ids() == [fourth.id]
 
@@ -143,24 +143,24 @@ def test_a_run_that_is_deleted_as_its_turn_comes_is_passed_over(
 def test_settings_that_the_app_may_not_train_with_start_nothing(tmp_path: Path) -> None:
     def check(config: RunConfig) -> None:
         if config.model.model != "default":
-            raise InputError("The model is not open to this page.")
+            raise InputError("The model is not allowed for this page.")
 
     store = RunStore(tmp_path)
     one = Jobs(store, [sys.executable, "-c", TRAINS], check=check)
     other = RunConfig(model=ModelConfig(model="/etc/model"))
-    with pytest.raises(InputError, match="not open"):
+    with pytest.raises(InputError, match="not allowed"):
         one.start(other)
     assert store.list() == []
     # A run that was imported, or queued when the app was open to more models.
     run = Run.create(tmp_path / "imported", other)
     run.write_status(state="cancelled")
-    with pytest.raises(InputError, match="not open"):
+    with pytest.raises(InputError, match="not allowed"):
         one.resume("imported")
     with one.turns.locked():
         one.waiting.add(run)
     one.continue_queue()
     wait_for(lambda: run.state == "failed")
-    assert run.status()["message"] == "The model is not open to this page."
+    assert run.status()["message"] == "The model is not allowed for this page."
 
 
 def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
@@ -173,7 +173,7 @@ def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
     assert run.state == "paused" and not run.alive and step < 1000
     one.start(RunConfig())  # takes the free place
     assert one.resume(run.id).state == "queued"
-    with pytest.raises(InputError, match="queued; only one that was interrupted"):
+    with pytest.raises(InputError, match="queued; only interrupted runs can be resumed"):
         one.resume(run.id)
     one.cancel(one.running()[0].id)
     wait_for(lambda: run.status()["step"] > step + 1)

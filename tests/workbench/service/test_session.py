@@ -143,7 +143,7 @@ def test_an_answer_is_never_longer_than_the_limit(session: Session, loader: Coun
 
 
 def test_a_long_prompt_is_refused_with_its_length(session: Session, runs: list[Run]) -> None:
-    with pytest.raises(InputError, match=r"at most 64 are taken; shorten it"):
+    with pytest.raises(InputError, match=r"at most 64 are allowed; shorten it"):
         list(session.generate([Use(runs[0])], Prompt.of("film " * 100), new_tokens=4).texts())
 
 
@@ -335,14 +335,14 @@ def test_the_device_map_of_a_run_is_checked_like_its_model(runs: list[Run], tiny
     config["model"]["device_map"] = "/etc/secrets"
     (runs[0].path / "config.json").write_text(json.dumps(config))
     settings = Settings(host="0.0.0.0", folders=(tiny_folder,))
-    with pytest.raises(InputError, match="device map '/etc/secrets' is not open"):
+    with pytest.raises(InputError, match="device map '/etc/secrets' is not allowed"):
         Loader(settings.check_model).base(runs[0])
 
 
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("evil/model", "Nothing is fetched for an imported run; if you trust this name, run `hf download evil/model`"),
+        ("evil/model", "downloaded for an imported run; if you trust this name, run `hf download evil/model`"),
         ("evil/model; rm -rf x", "cannot be a model on the Hub"),
         ("/nowhere/model", "cannot be a model on the Hub"),
     ],

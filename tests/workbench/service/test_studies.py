@@ -100,23 +100,23 @@ def test_nothing_is_planned_while_other_work_is_under_way(studies: Make, tmp_pat
 def test_settings_that_the_app_may_not_use_are_refused(studies: Make, tmp_path: Path) -> None:
     def check(config: RunConfig) -> None:
         if config.data.task == "siqa":
-            raise InputError("The data 'siqa' are not open to this page.")
+            raise InputError("The data 'siqa' are not allowed for this page.")
 
     one = studies(SLEEPS, check=check)
     arms = expand_arms(["jola"], SETTINGS)
-    with pytest.raises(InputError, match="not open"):
+    with pytest.raises(InputError, match="not allowed"):
         one.start(checked_axes(arms, ["boolq", "siqa"], [8], [1], ["default"]), arms, SETTINGS, {})
     plan(one.root / "mine", ["siqa"], ["jola"], [1])
-    with pytest.raises(InputError, match="not open"):
+    with pytest.raises(InputError, match="not allowed"):
         one.resume("mine")
-    with pytest.raises(InputError, match="not open"):  # the cells planned before would start as well
+    with pytest.raises(InputError, match="not allowed"):  # the cells planned before would start as well
         one.extend("mine", checked_axes(arms, ["boolq"], [8], [1], ["default"]), arms, SETTINGS)
 
 
 def test_every_arm_is_checked(studies: Make) -> None:
     one = studies(SLEEPS, check=Settings(host="0.0.0.0").check_sources)
     arms = expand_arms(["jola", "jola:device_map=secrets"], SETTINGS)
-    with pytest.raises(InputError, match="device map 'secrets' is not open"):
+    with pytest.raises(InputError, match="device map 'secrets' is not allowed"):
         one.start(checked_axes(arms, ["boolq"], [8], [1], ["default"]), arms, SETTINGS, {})
 
 

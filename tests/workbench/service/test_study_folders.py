@@ -37,7 +37,7 @@ def test_a_grid_of_the_command_line_is_opened_and_stays_where_it_is(studies: Mak
     assert found.state()[0] == "finished"
     grid.folder.rename(tmp_path / "moved")
     state, message = found.state()
-    assert state == "damaged" and "holds no grid any more" in message
+    assert state == "damaged" and "no longer contains a grid" in message
     assert StudyViews(one).snapshot(found.id)[1]
 
 
@@ -51,8 +51,8 @@ def test_folders_of_something_else_are_refused_and_not_listed(studies: Make, tmp
     (broken / "grid.json").write_text("[1, 2")
     for folder, words in (
         ("", "The folder is empty"),
-        (str(tmp_path / "nowhere"), "holds no grid"),
-        (str(tmp_path / "empty"), "holds no grid"),
+        (str(tmp_path / "nowhere"), "no grid"),
+        (str(tmp_path / "empty"), "no grid"),
         (str(newer.parent), "newer version"),
         (str(broken), "grid.json"),
     ):
@@ -94,7 +94,7 @@ def test_an_opened_study_is_not_removed_while_the_app_works_on_it(studies: Make,
 
 @pytest.mark.parametrize("folder", ["~nosuchuser/x", "\ud800", "~\ud800", "/" + "x" * 5000])
 def test_texts_that_are_no_folder_are_a_sentence(studies: Make, folder: str) -> None:
-    with pytest.raises(InputError, match="holds no grid; write the path of a folder"):
+    with pytest.raises(InputError, match="contains no grid; give the path of a folder"):
         studies(SLEEPS).open(folder)
 
 
@@ -130,7 +130,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "plans.0.extra": lambda content: content["plans"][0].update(extra=[1]),
     "plans.0.seeds is": lambda content: content["plans"][0].update(seeds=[]),
     "plans is": lambda content: content.update(plans=[]),
-    "and the app shows 200,000 at most": lambda content: content["plans"][0].update(seeds=list(range(200_001))),
+    "but the app shows at most 200,000": lambda content: content["plans"][0].update(seeds=list(range(200_001))),
 }
 
 
@@ -190,7 +190,7 @@ def test_a_deleted_study_comes_back(studies: Make) -> None:
     one.remove("mine")
     assert one.find("mine") is None
     assert one.restore("mine").state()[0] == "finished"
-    with pytest.raises(InputError, match="cannot be brought back"):
+    with pytest.raises(InputError, match="can no longer be restored"):
         one.restore("other")
 
 

@@ -123,7 +123,7 @@ def test_a_page_of_others_does_not_learn_which_files_exist(bench: Workbench, tmp
     (tmp_path / "there.jsonl").write_text("{}")
     for action in (study_form.cost, lambda *given: study_form.start(*given)[1]):
         for file in ("there.jsonl", "absent.jsonl"):
-            assert "not open to this page" in action(exposed, values(**{name: [str(tmp_path / file)]}))
+            assert "not allowed for this page" in action(exposed, values(**{name: [str(tmp_path / file)]}))
     assert "6 cells" not in study_form.cost(exposed, values(tasks=["commonsense"]))
     assert "48 cells" in study_form.cost(exposed, values(tasks=["commonsense"]))
 

@@ -67,7 +67,7 @@ class TestPreview:
         assert "None is longer than 10,000 tokens" in preview_html(load_preview(unlimited))
 
     def test_the_default_model_is_not_fetched_for_it(self, home: Path) -> None:
-        with pytest.raises(InputError, match="is not on this computer yet; the first training fetches it"):
+        with pytest.raises(InputError, match="is not on this computer yet; it is downloaded by the first training"):
             load_preview(RunConfig())
         assert not home.exists() or not list(home.rglob("*.whl*"))
 

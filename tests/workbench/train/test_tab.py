@@ -40,7 +40,7 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
     assert third is not None and "after 2 runs" in words
     with patch.object(bench.studies, "working", return_value=True):
         assert train.waiting_words(bench, second).startswith("Queued: it starts after the running study")
-    assert train.cancel(bench, third) == train.cancel(bench, second) == "The run is out of the queue."
+    assert train.cancel(bench, third) == train.cancel(bench, second) == "The run was removed from the queue."
     assert "stops" in train.cancel(bench, id)
     assert bench.jobs.wait(id, 30)
 
@@ -99,7 +99,7 @@ def test_pause_and_resume_say_what_happens(bench: Workbench) -> None:
     run = Recorder(runs_home() / "one", steps=4, layers=2, units=2).until(2).run
     assert "pauses at its next step" in train.pause(bench, "one")
     assert (run.path / "pause").exists()
-    assert train.resume(bench, "one") == "The run one is training; only one that was interrupted can go on."
+    assert train.resume(bench, "one") == "The run one is training; only interrupted runs can be resumed."
     run.write_status(state="paused")
     assert train.resume(bench, "one") == ""
     assert run.state == "starting" and not (run.path / "pause").exists()
@@ -136,11 +136,11 @@ def test_a_page_that_others_reach_reads_no_file_of_this_computer(tmp_path: Path)
     bench = Workbench.from_settings(Settings(host="0.0.0.0", auth="me:secret"))
     values = {"task": str(file)}
     for answer in (train.start(bench, values), train.preview(bench, values)):
-        assert "not open to this page" in " ".join(filter(None, answer))
-    assert "not open to this page" in train.cost(bench, values)
+        assert "not allowed for this page" in " ".join(filter(None, answer))
+    assert "not allowed for this page" in train.cost(bench, values)
     assert bench.store.list() == []
     kept, _ = train.accept_upload(str(file))
-    assert "not open" not in train.cost(bench, {"task": kept})
+    assert "not allowed" not in train.cost(bench, {"task": kept})
 
 
 def test_start_with_a_bad_value_is_a_sentence_and_no_run(bench: Workbench) -> None:

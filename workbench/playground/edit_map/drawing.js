@@ -297,7 +297,7 @@ class EditDrawing extends GateMap {
   }
 
   closedWords() {
-    return this.frame.has_gates ? "gate closed, nothing to switch" : "nothing is edited here";
+    return this.frame.has_gates ? "gate closed, cannot be switched" : "not edited";
   }
 
   regionWords(region, half) {

@@ -7,7 +7,7 @@ from jola.edits.masks import HeadMask
 from jola.errors import InputError
 
 _MAX_EARLIER = 1000
-_DAMAGED = "The map sent something that is not a change of edits; reload the page."
+_DAMAGED = "The map sent an invalid change of edits; reload the page."
 
 
 def apply_edits(mask: HeadMask, payload: Any, seen: int = 0) -> tuple[HeadMask, int]:

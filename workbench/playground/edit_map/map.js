@@ -83,7 +83,7 @@ class EditMap extends EditDrawing {
     const halves = this.halvesOf(half);
     const open = cells.filter((cell) => halves.some((index) => this.isOpen(index, cell)));
     if (!open.length) {
-      this.report(this.frame.has_gates ? "No edit there: the gate is closed." : "No edit there.");
+      this.report(this.frame.has_gates ? "There is no edit here: the gate is closed." : "There is no edit here.");
       return;
     }
     const on = (cell) => halves.some((index) => this.isOpen(index, cell) && this.isOn(index, cell));

@@ -80,7 +80,7 @@ const COLUMNS = [
   },
   {
     key: "open", title: "Open gates", width: 116, number: true, text: openCounts, quiet: openOf,
-    hint: "Offset gates / scale gates that are not 0, of so many units", sort: (run) => -openSum(run),
+    hint: "Offset gates / scale gates that are not 0, out of all units", sort: (run) => -openSum(run),
   },
   { key: "seconds", title: "Time", width: 56, number: true, text: (run) => clock(run.seconds), sort: (run) => -(run.seconds ?? -1) },
   { key: "size", title: "Size", width: 74, number: true, text: (run) => bytes(run.size), sort: (run) => -run.size },

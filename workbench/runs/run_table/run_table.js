@@ -184,7 +184,7 @@ const showChosen = (anew = false) => {
     view.edited = false;
     setText(find(".rt-saved"), "");
   }
-  const needs = "This run has no adapter: it did not come to its end.";
+  const needs = "This run has no adapter, because it did not finish.";
   const working = AT_WORK.has(found.state);
   for (const [name, off, why] of [
     ["playground", !found.adapter, needs], ["export", !found.adapter, needs],

@@ -76,7 +76,7 @@ const showChosen = (chosen) => {
   const remove = find(".sv-remove");
   setText(remove, chosen.opened ? "Remove from the list" : "Delete");
   remove.disabled = !chosen.removable;
-  remove.title = remove.disabled ? `Stop the study before you ${chosen.opened ? "remove" : "delete"} it.` : chosen.opened ? "The folder stays where it is." : "";
+  remove.title = remove.disabled ? `Stop the study before you ${chosen.opened ? "remove" : "delete"} it.` : chosen.opened ? "The folder is not deleted." : "";
   const counts = `${counted(chosen.done)} of ${counted(chosen.total)} cells done${withFailures(chosen.failed)}`;
   const parts = [STATE_WORDS[chosen.state], counts, chosen.used, chosen.left].filter(Boolean).join(" · ");
   setText(find(".sv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
@@ -133,7 +133,7 @@ find(".sv-retry").addEventListener("click", () => { if (view.cellFacts) act("ret
 find(".sv-retry-all").addEventListener("click", () => act("retry", { cell: "" }));
 
 const tellDeleted = connectRemoval("sv", view, (gone) => (gone.opened
-  ? "Removed from the list; the folder is as it was." : `Deleted the study of ${gone.created}.`));
+  ? "Removed from the list; the folder is unchanged." : `Deleted the study of ${gone.created}.`));
 
 const apply = (snapshot) => {
   root.dataset.state = "ready";

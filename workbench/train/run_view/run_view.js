@@ -211,7 +211,7 @@ const showQueue = (waiting) => {
     remove.type = "button";
     remove.className = "rv-unqueue";
     remove.textContent = "Remove";
-    remove.setAttribute("aria-label", `Take ${id} out of the queue`);
+    remove.setAttribute("aria-label", `Remove ${id} from the queue`);
     remove.addEventListener("click", () => trigger("cancelrun", { run: id }));
     item.append(button, remove);
     return item;
@@ -278,7 +278,7 @@ const showEmpty = (snapshot) => {
     const none = snapshot.trains === false
       ? `${snapshot.method} trains nothing, so there is no map: the result is that of the base model.`
       : "This run ended before its first step, so there is no map.";
-    const advice = snapshot.state === "failed" ? " Start another one with other settings, or resume it when the cause is gone." : "";
+    const advice = snapshot.state === "failed" ? " Start another one with other settings, or resume it once the cause is fixed." : "";
     setText(find(".rv-waiting-words"), snapshot.active || snapshot.state === "queued" ? coming : none + advice);
     setText(find(".rv-waiting-note"), snapshot.note);
     find(".rv-waiting-hint").hidden = !snapshot.active && snapshot.state !== "queued";
@@ -397,7 +397,7 @@ const setConnection = (state) => {
   root.dataset.connection = state;
   const words = {
     lost: "The connection to the app is lost; trying again …",
-    gone: "This run is not in the run folder any more.",
+    gone: "This run is no longer in the run folder.",
   };
   setText(find(".rv-connection"), words[state] || "");
 };

@@ -55,7 +55,7 @@ def table(rows: Sequence[Row], columns: Sequence[str], first: int, total: int, c
         caption: Description of the rows, as in "wrong first".
     """
     if not total:
-        return markup.note("No example is of this kind.")
+        return markup.note("No examples match.")
     heads = "".join(f'<th scope="col">{markup.escape(name)}</th>' for name in ("Example", "Expected", *columns))
     shared = len(_shared_start([row.prompt for row in rows]))
     body = "".join(_row(row, shared) for row in rows)

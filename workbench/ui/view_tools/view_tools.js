@@ -70,12 +70,12 @@ find("picture").addEventListener("click", async () => {
   const camera = view?.querySelector(".js-plotly-plot .modebar-btn[data-title*='ownload']");
   if (camera) { camera.click(); say("Saved as a PNG file."); return; }
   const node = view?.querySelector(".jw-picture");
-  if (!node) { say("There is nothing to take a picture of yet."); return; }
+  if (!node) { say("There is no picture to save yet."); return; }
   try {
     save(await paint(node), "png");
     say("Saved as a PNG file.");
   } catch (error) {
-    say(`The picture could not be made (${error.message || "unknown reason"}).`);
+    say(`The picture could not be created (${error.message || "unknown reason"}).`);
   }
 });
 
@@ -94,7 +94,7 @@ find("copy-json").addEventListener("click", async () => {
     await navigator.clipboard.writeText(value().json);
     say("Copied.");
   } catch {
-    say("The browser does not let the page copy; save the file instead.");
+    say("The browser does not allow copying; save the file instead.");
   }
 });
 
