@@ -18,10 +18,10 @@ from benchmarks.train_step import ANSWER, in_turns
 def main() -> None:
     """Compare both sides for every method and length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="rounds that count (default 7)")
+    parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--lengths", default="256,1024,2048", help="tokens of the row, comma-separated")
     parser.add_argument("--methods", default="jola,lora", help="comma-separated")
-    parser.add_argument("--dtype", default="auto", help="of the frozen model")
+    parser.add_argument("--dtype", default="auto", help="number format of the frozen model")
     options = parser.parse_args()
     import torch
 

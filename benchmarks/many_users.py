@@ -63,7 +63,7 @@ def measure(bench: Any, numbers: list[int], rounds: int) -> dict[int, dict[str, 
 
     alone = [click(user)[1] for user in range(max(numbers))]
     if len({str(found) for found in alone}) != len(alone):
-        raise SystemExit("Two users have the same answer, so that mixing them up would not be seen.")
+        raise SystemExit("Two users have the same answer, so mixing them up would go unnoticed.")
     report = {}
     for users in numbers:
         ratios = []
@@ -78,7 +78,7 @@ def measure(bench: Any, numbers: list[int], rounds: int) -> dict[int, dict[str, 
             with ThreadPoolExecutor(users) as pool:
                 found = list(pool.map(begin, range(users)))
             if [str(answer) for _, answer in found] != [str(answer) for answer in alone[:users]]:
-                raise SystemExit(f"With {users} users, one of them got another answer than when asking alone.")
+                raise SystemExit(f"With {users} users, one of them got a different answer than alone.")
             ratios += [seconds / single for seconds, _ in found]
         report[users] = {
             "ratio": round(statistics.median(ratios), 2),

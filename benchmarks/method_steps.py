@@ -31,10 +31,12 @@ def main() -> None:
     """Fork a process for each method, let them step in turn, and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
-    parser.add_argument("--tokens", choices=("task", "random"), default="task", help="what the rows are made of")
-    parser.add_argument("--dtype", default="auto", help="of the frozen model")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; jola is always among them")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds (default 15)")
+    parser.add_argument(
+        "--tokens", choices=("task", "random"), default="task", help="examples of the default task, or random tokens"
+    )
+    parser.add_argument("--dtype", default="auto", help="number format of the frozen model")
+    parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; jola is always included")
     options = parser.parse_args()
     names = list(dict.fromkeys(["jola", *options.methods.split(",")]))
     report = measure(names, options.rounds, options.tokens, options.dtype)

@@ -166,7 +166,7 @@ def clone(folder: Path, url: str, commit: str, files: list[str]) -> Path:
         output("git", "-C", str(folder), "sparse-checkout", "set", "--no-cone", *files)
         output("git", "-C", str(folder), "checkout", commit)
     if (head := output("git", "-C", str(folder), "rev-parse", "HEAD").strip()) != commit:
-        raise SystemExit(f"{folder} is at the commit {head}, not at {commit}; remove it, or check that commit out.")
+        raise SystemExit(f"{folder} is at commit {head}, not {commit}; remove it or check out that commit.")
     return folder
 
 

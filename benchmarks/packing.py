@@ -37,7 +37,7 @@ def main() -> None:
         low, _, high = statistics.quantiles(ratios, n=4)
         print(
             f"{Path(task).name:15} packed ÷ not: {statistics.median(ratios):.3f} (quartiles {low:.3f}–{high:.3f}, "
-            f"n = {len(ratios)} batches of {options.batch_size}), tokens {tokens / places:.2f} of the places",
+            f"n = {len(ratios)} batches of {options.batch_size}), tokens {tokens / places:.2f} of all positions",
             flush=True,
         )
 

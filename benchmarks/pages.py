@@ -14,5 +14,5 @@ def with_body(page: str, body: str, begin: str, end: str) -> str:
     before, mark, rest = page.partition(begin)
     _, mark_of_end, after = rest.partition(end)
     if not mark or not mark_of_end:
-        raise SystemExit(f"The page has lost its marks, {begin} and {end}.")
+        raise SystemExit(f"The page lacks the marks {begin} and {end}.")
     return f"{before}{begin}\n\n{body}\n\n{end}{after}"

@@ -240,7 +240,7 @@ def pairs_of(cells: Sequence[Cell], arm: str) -> list[Pair]:
         other = own.get((cell["seed"], cell["n_train"])) or own.get((None, None))
         if other:
             if other["examples"] != cell["examples"]:
-                raise SystemExit(f"{arm} and {BASELINE} have different test examples of {cell['task']}.")
+                raise SystemExit(f"{arm} and {BASELINE} were tested on different examples of {cell['task']}.")
             metric = GROUPS[cell["group"]][0]
             found.append((other["scores"][metric], cell["scores"][metric]))
     return found
@@ -253,7 +253,7 @@ def difference(pairs: Sequence[Pair], seeds: bool) -> str:
         return over_values(values, "+")
     ((own, other),) = pairs
     if own == other:
-        return "+0.000, the same answers are right"
+        return "+0.000, the same answers are correct"
     return interval_text(values[0], *over_examples(own, other), sign="+")
 
 

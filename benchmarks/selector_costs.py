@@ -42,7 +42,8 @@ def main() -> None:
     print(f"JoLA: {training.processor_seconds:.0f} s of processor time, {training.seconds:.0f} s", flush=True)
     for name in options.selectors:
         cost = SELECTORS[name](budget=budget_of(config))(model, task.train, options.k, options.seed).cost
-        print(f"{name:10} {cost.processor_seconds / training.processor_seconds:.2f} of that", flush=True)
+        share = cost.processor_seconds / training.processor_seconds
+        print(f"{name:10} {share:.2f} of JoLA's processor time", flush=True)
 
 
 if __name__ == "__main__":

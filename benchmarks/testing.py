@@ -39,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
-    parser.add_argument("--examples", type=int, default=500, help="test examples that are answered (default 500)")
+    parser.add_argument("--examples", type=int, default=500, help="test examples to answer (default 500)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
     parser.add_argument("--dtype", default="auto", help="number format of the model")
     options = parser.parse_args()

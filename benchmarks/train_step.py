@@ -37,11 +37,13 @@ def main() -> None:
     """Run all peers, or (internal) act as one of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds (default 15)")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads of every process")
-    parser.add_argument("--tokens", choices=("task", "random"), default="task", help="what the rows are made of")
+    parser.add_argument(
+        "--tokens", choices=("task", "random"), default="task", help="examples of the default task, or random tokens"
+    )
     parser.add_argument("--reference", type=Path, default=ROOT / ".venv-reference", help="the reference's environment")
-    parser.add_argument("--without-reference", action="store_true", help="leave the reference package out")
+    parser.add_argument("--without-reference", action="store_true", help="omit the reference package")
     parser.add_argument("--worker", choices=sorted(WORKERS), help=argparse.SUPPRESS)
     parser.add_argument(
         "--dtype",

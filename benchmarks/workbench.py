@@ -43,7 +43,7 @@ def main() -> None:
     """Measure and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds that count (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="measured rounds (default 15)")
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES))
     options = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -305,7 +305,7 @@ def _train_in_turns(bench: Any, address: str, browser: Any, turns: int, first: i
                         page.goto(f"{address}/?run={name}")
                         page.wait_for_selector(f"#run-view .rv[data-run={name}]", state="attached")
                     if max(times()) > begin + TURN_STEPS - WATCHED_STEPS:
-                        raise SystemExit("The page took longer to open than a turn leaves it.")
+                        raise SystemExit("The page did not open within its turn.")
                     reach(begin + TURN_STEPS)
             reached = times()
         finally:

@@ -69,5 +69,5 @@ def test_a_clone_is_at_its_commit(tmp_path: Path) -> None:
     for _ in range(2):
         folder = clone(tmp_path / "clone", str(tmp_path / "origin"), commits[0], ["/model.py"])
         assert (folder / "model.py").read_text() == "first"
-    with pytest.raises(SystemExit, match=f"is at the commit {commits[0]}, not at {commits[1]}"):
+    with pytest.raises(SystemExit, match=f"is at commit {commits[0]}, not {commits[1]}"):
         clone(tmp_path / "clone", str(tmp_path / "origin"), commits[1], ["/model.py"])

@@ -84,7 +84,7 @@ def test_one_seed_has_intervals_over_examples() -> None:
     assert scores_table(cells)[:2] == [["method", "boolq (n = 4)"], ["JoLA", "0.500 (0.150 to 0.850)"]]
     rows = dict(differences_table(cells)[1:])
     assert rows["LoRA"] == f"+0.250 ({found.low:+.3f} to {found.high:+.3f})"
-    assert rows["RED"] == "+0.000, the same answers are right"
+    assert rows["RED"] == "+0.000, the same answers are correct"
     assert rows["Zero-shot"].startswith("-0.500 (-1.000 to ")
 
 
@@ -109,7 +109,7 @@ def test_what_does_not_train_is_paired_with_every_seed() -> None:
 
 def test_other_examples_are_not_paired() -> None:
     cells = [cell("jola", "1100"), {**cell("lora", "1100"), "examples": "b"}]
-    with pytest.raises(SystemExit, match="lora and jola have different test examples of boolq"):
+    with pytest.raises(SystemExit, match="lora and jola were tested on different examples of boolq"):
         differences_table(cells)
 
 

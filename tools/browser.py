@@ -53,7 +53,7 @@ def ensure() -> Path:
         _run([sys.executable, "-m", "playwright", "install", "chromium"], DOWNLOAD_SECONDS)
         path = find()
     if path is None and _is_root() and shutil.which("apt-get"):
-        _say("Playwright has none for this machine; installing the distribution's chromium with apt-get.")
+        _say("Playwright has no Chromium for this machine; installing the distribution's with apt-get.")
         apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120"]
         _run([*apt, "update"], APT_SECONDS)
         _run([*apt, "install", "-y", "--no-install-recommends", "chromium"], APT_SECONDS)

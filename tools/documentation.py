@@ -36,8 +36,8 @@ def _settings_lines() -> Iterator[str]:
         "",
         "Every setting of a training run and its default. The same names, with underscores, are used in the",
         "dataclasses of the Python API, in the `config.json` of a run and in the Train form of the app, which shows",
-        "the settings in bold first. `--method` chooses the method, `jola` by default; each method has settings of",
-        "its own. [Defaults](defaults.md) explains how the values were chosen.",
+        "the settings in bold first. `--method` chooses the method, `jola` by default; each method has its own",
+        "settings. [Defaults](defaults.md) explains how the values were chosen.",
         "",
         "`python -m tools.documentation` generates this page from `jola/settings.py` and `jola/methods/`.",
     )
@@ -121,7 +121,7 @@ def _gate_figure() -> Any:
 def main() -> None:
     """Write the settings page and, with ``--figures``, the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--figures", action="store_true", help="draw the figures too, which needs a Chromium")
+    parser.add_argument("--figures", action="store_true", help="also draw the figures, which needs Chromium")
     options = parser.parse_args()
     SETTINGS.write_text(settings_page(), encoding="utf-8")
     if options.figures:

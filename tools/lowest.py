@@ -22,7 +22,7 @@ _LOWER = re.compile(r">=\s*([\w.]+)")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the constraints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--extras", nargs="*", default=["test"], help="extras whose packages are fixed too")
+    parser.add_argument("--extras", nargs="*", default=["test"], help="extras whose packages are pinned too")
     extras = parser.parse_args(arguments).extras
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     print("\n".join(constraints(project, extras)))

@@ -122,7 +122,7 @@ def main() -> None:
     """Execute the named notebooks, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", nargs="*", type=Path, default=notebooks())
-    parser.add_argument("--store", action="store_true", help="keep the outputs in the notebooks")
+    parser.add_argument("--store", action="store_true", help="save the outputs in the notebooks")
     options = parser.parse_args()
     for path in options.notebook:
         print(f"==> {path.name}", flush=True)

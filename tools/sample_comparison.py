@@ -39,7 +39,9 @@ _TIME = (1980, 1, 1, 0, 0, 0)  # time of every entry, so that equal results give
 class Options:
     """Make the sample comparison."""
 
-    comparison: Annotated[Path | None, tyro.conf.arg(help="Folder of the comparison; kept, and resumed.")] = None
+    comparison: Annotated[Path | None, tyro.conf.arg(help="Folder of a comparison to resume and pack; it is kept.")] = (
+        None
+    )
     output: Annotated[Path, tyro.conf.arg(help="The archive.")] = ARCHIVE
 
 

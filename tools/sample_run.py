@@ -96,7 +96,7 @@ def check(archive: Path, folder: Path, source: Run) -> str:
     with zipfile.ZipFile(archive) as content:
         for name in content.namelist():
             if any(word in content.read(name) for word in private if len(word) > 1):
-                raise InputError(f"{archive} holds a path of this machine in {name}.")
+                raise InputError(f"{archive} contains a path of this machine in {name}.")
     from transformers.utils import logging
 
     from jola import JoLAModel
@@ -106,7 +106,7 @@ def check(archive: Path, folder: Path, source: Run) -> str:
     opened = {half: int((values > 0).sum()) for half, values in model.gated_edits()[0].gate_values().items()}
     summary = run.summary()
     if summary["open"] != {**opened, "units": summary["open"]["units"]}:
-        raise InputError(f"{archive} counts the open gates {summary['open']}, and the model has {opened}.")
+        raise InputError(f"The summary of {archive} has the open gates {summary['open']}, but the model has {opened}.")
     return f"{size:,} bytes, {len(run.gates())} records, {summary['accuracy']}, open gates {opened}"
 
 
@@ -119,7 +119,7 @@ def main() -> int:
             used, wanted = run.run_config(), settings()
             used.training.output = ""
             if used != wanted:
-                raise InputError(f"{run.path} was trained with other settings than the sample is.")
+                raise InputError(f"{run.path} was not trained with the settings of the sample.")
             archive = export_archive(thinned(run, Path(place) / "sample"), Path(place) / "sample.zip")
             found = check(archive, Path(place) / "runs", run)
             shutil.copyfile(archive, options.output)

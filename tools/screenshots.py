@@ -121,7 +121,7 @@ def main() -> None:
     """Take the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "images")
-    parser.add_argument("--only", choices=sorted(PLACES), action="append", help="only this place")
+    parser.add_argument("--only", choices=sorted(PLACES), action="append", help="take only this screenshot")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     shared = cache_home()

@@ -74,7 +74,7 @@ def make(folder: Path) -> Path:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Make the environment of the reference package.")
+    parser = argparse.ArgumentParser(description="Create the environment of the reference package.")
     parser.add_argument(
         "folder", nargs="?", type=Path, default=REPOSITORY / ".venv-reference", help="default: %(default)s"
     )

@@ -68,7 +68,9 @@ def uniform_noise(draws: Iterable[Tensor]) -> Iterator[None]:
             return rand(*shape, **options)
         draw = queue.pop(0)
         if tuple(torch.Size(*shape)) != tuple(draw.shape):
-            raise ValueError(f"The package asked for noise of shape {shape}, the figures hold {tuple(draw.shape)}.")
+            raise ValueError(
+                f"The package requested noise of shape {shape}, but the prepared noise has shape {tuple(draw.shape)}."
+            )
         return draw
 
     with mock.patch("torch.rand", scripted):

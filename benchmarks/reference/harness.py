@@ -19,8 +19,8 @@ from torch import nn
 from transformers import PreTrainedTokenizerFast, TrainingArguments, default_data_collator
 
 WRONG_PYTHON = (
-    f"error: This needs the reference package, jola {REFERENCE_VERSION}: run it with the python of the "
-    "environment that environment.py makes."
+    f"error: This needs the reference package, jola {REFERENCE_VERSION}: run it with the Python of the "
+    "environment that environment.py creates."
 )
 
 try:
