@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from jola.studies.axes import checked_axes, expand_arms
 from tests.jola.studies.grids import SETTINGS
@@ -9,15 +10,18 @@ from workbench.service.stored_study import StoredStudy
 from workbench.service.studies import Studies
 
 # Replaces `jola grid run`: writes a result for each cell that is not done, one after the other, without a model.
+# After the first cell, it waits as long as the file HOLD exists.
 MAKES = """
 import signal, sys, time
+from pathlib import Path
 from jola.studies.grid import Grid
 from tests.jola.studies.grids import result
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
 grid = Grid.open(sys.argv[1])
-for name, state in grid.states().items():
+for number, (name, state) in enumerate(grid.states().items()):
     if state not in ("done", "failed"):
-        time.sleep(PACE)
+        while number and Path("HOLD").exists():
+            time.sleep(0.01)
         grid.cell(name).write_result(result(0.5))
 """
 REFUSES = "import sys; print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
@@ -35,8 +39,8 @@ SLEEPS = "import time; time.sleep(60)"
 Make = Callable[..., Studies]
 
 
-def makes(pace: float = 0.0) -> str:
-    return MAKES.replace("PACE", str(pace))
+def makes(hold: Path = Path("none")) -> str:
+    return MAKES.replace("HOLD", str(hold))
 
 
 def begin(

@@ -18,8 +18,9 @@ from workbench.settings import Settings
 
 
 def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make, tmp_path: Path) -> None:
-    task = make_task(tmp_path / "task")
-    one = studies(makes(0.3))
+    task, hold = make_task(tmp_path / "task"), tmp_path / "hold"
+    hold.touch()
+    one = studies(makes(hold))
     found = begin(one, task)
     other = studies(SLEEPS)
     again = other.get(found.id)
@@ -30,6 +31,7 @@ def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make,
     jobs = Jobs(RunStore(tmp_path / "runs"), [sys.executable, "-c", SLEEPS], turns=other.turns)
     run = jobs.start(RunConfig())
     assert run.state == "queued"
+    hold.unlink()
     assert one.wait(found.id, 60)
     until(lambda: found.status().get("code") is not None)
     assert found.state() == again.state() == ("finished", "")
@@ -42,7 +44,9 @@ def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make,
 
 
 def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: Path) -> None:
-    one = studies(makes(0.5))
+    hold = tmp_path / "hold"
+    hold.touch()
+    one = studies(makes(hold))
     found = begin(one, make_task(tmp_path / "task"))
     until(lambda: found.progress().done == 1)
     with pytest.raises(InputError, match="running; stop it"):
@@ -54,6 +58,7 @@ def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: P
         assert found.state() == ("working", "")
     state, message = found.state()
     assert state == "stopped" and "Continue" in message and found.progress().done < 4
+    hold.unlink()
     one.resume(found.id)
     assert one.wait(found.id, 60)
     assert found.state()[0] == "finished"
