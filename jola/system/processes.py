@@ -93,11 +93,16 @@ def at_work(folder: Path) -> Iterator[None]:
     """Count this process among the `workers` of the folder while the block runs."""
     mine = folder / _WORKERS / f"{os.getpid()}.json"
     with disk_errors(mine):
-        mine.parent.mkdir(parents=True, exist_ok=True)
-        for path, alive in _workers(folder):
-            if not alive:  # it was killed
-                path.unlink(missing_ok=True)
-    replace_file(mine, json_bytes(own_identity()))
+        while True:
+            mine.parent.mkdir(parents=True, exist_ok=True)
+            for path, alive in _workers(folder):
+                if not alive:  # it was killed
+                    path.unlink(missing_ok=True)
+            try:
+                replace_file(mine, json_bytes(own_identity()))
+                break
+            except FileNotFoundError:  # another process ended meanwhile and removed the folder
+                continue
     try:
         yield
     finally:
