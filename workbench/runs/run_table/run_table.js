@@ -291,6 +291,19 @@ watch("value", () => {
 
 // Following the store
 
+/* Choose the run that an answer of the server named, once it is in the table; return whether it was. */
+const chooseWanted = () => {
+  if (!view.wanted || !view.runs.has(view.wanted)) return false;
+  view.chosen = view.wanted;
+  view.wanted = "";
+  root.dataset.chosen = view.chosen;
+  arrange();
+  reveal();
+  draw();
+  showChosen(true);
+  return true;
+};
+
 const take = (news) => {
   if (news.whole) view.runs.clear();
   for (const id of news.gone) view.runs.delete(id);
@@ -303,15 +316,7 @@ const take = (news) => {
   const marked = view.marked.filter((id) => view.runs.has(id));
   const lost = marked.length < view.marked.length;
   view.marked = marked;
-  if (view.wanted && view.runs.has(view.wanted)) {
-    view.chosen = view.wanted;
-    view.wanted = "";
-    root.dataset.chosen = view.chosen;
-    arrange();
-    reveal();
-    draw();
-    showChosen(true);
-  } else {
+  if (!chooseWanted()) {
     if (view.chosen && !view.runs.has(view.chosen)) view.chosen = "";
     arrange();
     showChosen(!view.edited && document.activeElement?.closest?.(".rt-chosen") === null);
@@ -327,6 +332,7 @@ const look = () => {
     if (!news || news.token === undefined) throw Error("no answer");
     root.dataset.connection = "live";
     if (news.token !== view.token) take(news);
+    else chooseWanted();  // the run may have been in the news before the answer that names it arrived
   }).catch(() => { root.dataset.connection = "lost"; });
   return looking;
 };
