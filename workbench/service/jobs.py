@@ -136,10 +136,11 @@ class Jobs:
         run = self.store.get(id)
         with self.turns.locked():
             if run.status()["state"] in ("queued", "paused"):
-                self.waiting.take(id)
                 begun = run.status()["step"] > 0
                 message = "" if begun else "Removed from the queue before training began."
+                # First, so that a run that pages no longer show in the queue is cancelled.
                 run.write_status(state="cancelled", message=message)
+                self.waiting.take(id)
                 return
         self._processes.stop(run)
 
