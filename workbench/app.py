@@ -84,12 +84,12 @@ def _serve(settings: Settings, console: Console) -> int:
         sample.install(bench.store)
         sample.install_comparison(bench.comparisons.root)
         server = serve(build(bench), settings)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):  # before the address is known, after which the app may be ended
+        signal.signal(number, lambda *_: stop.set())
     console.print(
         f"JoLA Workbench is at {server.address}   (runs in {settings.runs_root}; Ctrl-C ends)", soft_wrap=True
     )
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     stop.wait()
     active, comparison, study = bench.jobs.active(), bench.comparisons.active(), bench.studies.active()
     bench.session.close()
