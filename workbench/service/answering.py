@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 def kept_answers(run: Run) -> tuple[TestAnswer, ...]:
     """Return the stored answers of a run; empty if it has none. Raises `InputError` if the file is damaged."""
     try:
-        age = (run.path / ANSWERS_NAME).stat().st_mtime_ns
+        found = (run.path / ANSWERS_NAME).stat()
     except OSError:
         return ()
-    return _kept_answers(run.path, age)
+    return _kept_answers(run.path, (found.st_mtime_ns, found.st_ino))  # a clock may give two writes the same time
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _is_installed(package: str) -> bool:
 
 
 @lru_cache(maxsize=4)
-def _kept_answers(folder: Path, _age: int) -> tuple[TestAnswer, ...]:
+def _kept_answers(folder: Path, _version: tuple[int, int]) -> tuple[TestAnswer, ...]:
     return tuple(read_answers(folder))
 
 
