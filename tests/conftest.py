@@ -11,6 +11,7 @@ import pytest
 # huggingface_hub reads this variable when it is imported.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import httpx
 import torch
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +20,9 @@ from jola.jola_model import JoLAModel
 from jola.system.paths import HOME_VARIABLE, cache_home
 from tests import ROOT
 from tests.tiny import make_model, make_tokenizer
+
+# By default httpx, and gradio_client with it, wait 5 seconds for an answer, which a busy machine may exceed.
+vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(120)))
 
 SHARED_CACHE = cache_home()
 """The user's cache of downloaded assets, the only place outside their own folders where tests may write."""

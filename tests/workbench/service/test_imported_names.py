@@ -39,7 +39,7 @@ from workbench.train import tab as train
 folder, hub = Path(sys.argv[1]), sys.argv[2]
 
 def asked():
-    return httpx.get(hub + "/asked").json()
+    return httpx.get(hub + "/asked", timeout=120).json()
 
 def renamed(name, content):
     if name == "config.json":
@@ -62,7 +62,7 @@ def every_question(app, id):
     program = Endpoints(app.bench)
     for name, *more in ("status",), ("gates",), ("predict", "film"), ("generate", "film"), ("effects", "film", "good"):
         ask(name, lambda: getattr(program, name)(id, *more))
-    load = first_event(httpx.get(app.address + "/config").json())
+    load = first_event(httpx.get(app.address + "/config", timeout=120).json())
     for place in ("playground", "runs", "train", "compare"):
         body = {"fn_index": load["id"], "data": [None] * len(load["inputs"]), "session_hash": place}
         address = f"{app.address}/gradio_api/run/predict?tab={place}&run={id}"
