@@ -139,10 +139,16 @@ class TestRuns:
     def test_a_run_from_start_to_its_gates(self, app: Served, ask: Ask, tmp_path: Path) -> None:
         task = write_task(tmp_path / "reviews")
         settings = {"epochs": 2, "batch_size": 8, "test_size": 2, "dtype": "float32"}
+        long = ask("start", str(task), str(app.model), {**settings, "epochs": 5000, "patience": 0})
+        assert long["state"] in ("queued", "starting", "training")
         started = ask("start", str(task), str(app.model), settings)
-        assert started["state"] in ("queued", "starting", "training")
-        waiting = ask("start", str(task), str(app.model), {**settings, "epochs": 500, "patience": 0})
-        assert waiting["state"] == "queued" and ask("status", waiting["run"])["before"] == 0
+        assert started["state"] == "queued" and ask("status", started["run"])["before"] == 0
+
+        until(ask, long["run"], lambda status: status["step"] > 0)
+        assert ask("cancel", long["run"])["run"] == long["run"]
+        ended = until(ask, long["run"], lambda status: status["state"] == "cancelled")
+        assert 0 < ended["step"] < ended["total_steps"] and ended["before"] is None
+        assert ask("cancel", long["run"])["state"] == "cancelled"
 
         status = until(ask, started["run"], lambda status: status["state"] == "finished")
         assert (status["step"], status["adapter"], status["metrics"]["step"]) == (6, True, 6)
@@ -154,12 +160,7 @@ class TestRuns:
         recorded = app.bench.store.get(started["run"]).gates().at(3)["offset_gate"]
         assert ask("gates", started["run"], step=3)["offset"] == pytest.approx(recorded, abs=1e-6)
 
-        until(ask, waiting["run"], lambda status: status["step"] > 0)
-        assert ask("cancel", waiting["run"])["run"] == waiting["run"]
-        ended = until(ask, waiting["run"], lambda status: status["state"] == "cancelled")
-        assert 0 < ended["step"] < ended["total_steps"] and ended["before"] is None
-        assert ask("cancel", waiting["run"])["state"] == "cancelled"
-        assert [row["id"] for row in ask("runs")][:2] == [waiting["run"], started["run"]]
+        assert [row["id"] for row in ask("runs")][:2] == [started["run"], long["run"]]
 
     def test_a_half_that_is_not_trained_is_null(self, app: Served, ask: Ask) -> None:
         run = app.run("half")

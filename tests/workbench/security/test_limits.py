@@ -130,7 +130,7 @@ class TestLimits:
     def test_one_run_trains_and_cancelling_twice_is_the_same(self, app: Served, tmp_path: Path) -> None:
         client = Client(app.address, verbose=False)
         task = str(write_task(tmp_path / "task"))
-        settings = {"epochs": 500, "patience": 0, "dtype": "float32"}
+        settings = {"epochs": 5000, "patience": 0, "dtype": "float32"}
         ids = [client.predict(task, str(app.model), settings, api_name="/start")["run"] for _ in range(3)]
         assert len(app.bench.jobs.running()) == 1
         for id in [*reversed(ids), *ids]:
