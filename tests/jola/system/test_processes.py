@@ -14,7 +14,7 @@ from jola.config import RunConfig
 from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.system.files import json_bytes
+from jola.system.files import json_bytes, replace_file
 from jola.system.processes import at_work, identity, own_identity, process_alive, workers
 
 BREAKS = "import os, sys; from pathlib import Path; from jola.system.processes import at_work\n"
@@ -41,6 +41,20 @@ def test_one_that_was_killed_or_left_damaged_files_counts_no_more(tmp_path: Path
     with at_work(tmp_path):
         assert workers(tmp_path) == [own_identity()["pid"]]
     assert not (tmp_path / "workers").exists()
+
+
+def test_one_begins_while_the_last_one_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Path] = []
+
+    def replace(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 1:
+            path.parent.rmdir()
+        replace_file(path, data)
+
+    monkeypatch.setattr("jola.system.processes.replace_file", replace)
+    with at_work(tmp_path):
+        assert workers(tmp_path) == [os.getpid()] and len(calls) == 2
 
 
 @pytest.fixture
