@@ -21,6 +21,7 @@ FLAGS = [
 ]  # fmt: skip
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine; only failing tests wait that long."""
+sync_api.expect.set_options(timeout=PATIENCE)
 
 
 WAITING = {
