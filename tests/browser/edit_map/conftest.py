@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import App, OpenPage
+from tests.browser.conftest import PATIENCE, App, OpenPage
 from tests.browser.edit_map.demo import Demo, Serve, Show, Shown, gates
 from workbench.playground import edit_map as component
 from workbench.theme import STYLE, theme
@@ -41,6 +41,7 @@ def show(serve_demo: Serve, open_page: OpenPage) -> Show:
         page = open_page(serve_demo(demo), **options)
         shown = Shown(demo, page)
         page.wait_for_selector(".em[data-open]", state="attached")
+        shown.map(f"map.patience = {PATIENCE}")  # a late answer on a busy machine is not a lost one
         return shown
 
     return make

@@ -149,8 +149,10 @@ def test_a_head_is_opened(show: Show) -> None:
     shown = show()
     layer, unit = shown.demo.cells("scale")[2]
     shown.click("scale", layer, unit, "Alt")
+    shown.wait(lambda: len(shown.demo.cards) == 1)
     closed = shown.demo.cells("offset", open=False)[4]
     shown.page.mouse.dblclick(*shown.place("offset", *closed))
+    shown.wait(lambda: len(shown.demo.cards) == 2)
     shown.page.click(".em-table summary")
     shown.page.get_by_role("button", name="Layer 1, head", exact=False).first.click()
     shown.wait(lambda: len(shown.demo.cards) == 3)

@@ -1,6 +1,7 @@
 """Gestures and their answers: quick gestures, late answers, and lost requests."""
 
 from jola.edits.masks import HeadMask
+from tests.browser.conftest import PATIENCE
 from tests.browser.edit_map.demo import Demo, Show, gates
 
 
@@ -46,7 +47,8 @@ def test_a_lost_request_loses_nothing(show: Show) -> None:
     assert demo.mask == HeadMask.all(8, 6).toggled([one, other], "offset")
     # Without another gesture, the map sends the event again.
     demo.lose = 1
-    shown.map("map.patience = 300")
+    shown.map(f"void Object.defineProperty(map, 'patience', {{ get: () => map.asked++ ? {PATIENCE} : 300 }})")
+    shown.map("map.asked = 0")
     shown.click("offset", *one)
     shown.settle()
     assert demo.mask == HeadMask.all(8, 6).toggled([other], "offset")
