@@ -5,11 +5,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jola.config import RunConfig, TrainingConfig
 from jola.runs.archive import export_archive
@@ -79,6 +80,14 @@ def chosen(page: Any, id: str) -> None:
     page.wait_for_selector(f'.rt[data-chosen="{id}"] .rt-chosen:not([hidden])')
 
 
+def stored(page: Any, done: Callable[[], bool]) -> None:
+    """Wait until ``done()`` is true in Python."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not done():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+
+
 def said(page: Any, words: str) -> None:
     page.wait_for_function(
         "(words) => { const box = document.querySelector('.rt-toast'); "
@@ -109,7 +118,7 @@ def test_runs_of_one_method_and_their_order(page: Any, store: RunStore) -> None:
     for method in ("lora", "red"):
         MethodRecorder(store.root / method, RunConfig(method=method), steps=4).until(4).finish()
     listed(page, 5)
-    assert page.locator(".rt-method option").all_inner_texts() == ["All methods", "JoLA", "LoRA", "RED"]
+    expect(page.locator(".rt-method option")).to_have_text(["All methods", "JoLA", "LoRA", "RED"])
     page.select_option(".rt-method", "LoRA")
     assert ids(page) == ["lora"]
     assert page.inner_text(".rt-count") == "1 of 5 runs"
@@ -157,7 +166,7 @@ def test_a_run_is_named_by_keyboard_alone(page: Any, store: RunStore) -> None:
     page.keyboard.type("Second try")
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('.rt tbody tr[data-id=two]').textContent.includes('Second try')")
-    assert store.get("two").notes().label == "Second try"
+    stored(page, lambda: store.get("two").notes().label == "Second try")
     assert page.evaluate("document.activeElement.className") == "rt-scroll"
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('#opened :is(input, textarea)').value === 'train two'")
@@ -169,10 +178,7 @@ def test_a_note_that_was_typed_is_kept_when_another_run_is_chosen(page: Any, sto
     page.fill(".rt-note", "Failed at once.\n</textarea><script>alert(1)</script>")
     page.click(f"{ROWS}[data-id=one]")
     chosen(page, "one")
-    deadline = time.monotonic() + PATIENCE / 1000
-    while not store.get("two").notes().note and time.monotonic() < deadline:
-        page.wait_for_timeout(50)
-    assert store.get("two").notes().note.startswith("Failed at once.\n</textarea>")
+    stored(page, lambda: store.get("two").notes().note.startswith("Failed at once.\n</textarea>"))
     assert store.get("one").notes().note == ""
     page.click(f"{ROWS}[data-id=two]")
     assert page.input_value(".rt-note").startswith("Failed at once.")
@@ -204,7 +210,7 @@ def test_delete_and_undo(page: Any, store: RunStore) -> None:
 def test_a_run_at_work_cannot_be_deleted_and_its_row_follows_it(page: Any, store: RunStore) -> None:
     recorder = Recorder(store.root / "busy", steps=10, layers=4, units=5).until(2)
     listed(page, 4)
-    assert "Training 20 %" in page.inner_text(f"{ROWS}[data-id=busy]")
+    expect(page.locator(f"{ROWS}[data-id=busy]")).to_contain_text("Training 20 %", use_inner_text=True)
     page.click(f"{ROWS}[data-id=busy]")
     chosen(page, "busy")
     assert page.is_disabled(".rt-remove") and page.is_disabled(".rt-export") and page.is_disabled(".rt-playground")
@@ -219,6 +225,7 @@ def test_two_runs_are_compared_and_let_go(page: Any) -> None:
     for id in ("sample", "one"):
         page.click(f"{ROWS}[data-id={id}] input")
     page.wait_for_selector("#runs-gates .js-plotly-plot .main-svg", state="attached")
+    page.wait_for_selector("#runs-validation .js-plotly-plot", state="attached")
     assert page.locator("#runs-validation .js-plotly-plot").count() == 1
     assert "Settings that differ" in page.inner_text("#runs-compared").replace(
         "SETTINGS THAT DIFFER", "Settings that differ"
@@ -247,7 +254,7 @@ def test_export_and_import(page: Any, store: RunStore, tmp_path: Path) -> None:
     chooser.value.set_files(file)
     said(page, "Imported Sample.")
     listed(page, 4)
-    assert page.get_attribute(".rt", "data-chosen") not in ("", "sample")
+    page.wait_for_selector('.rt:not([data-chosen=""], [data-chosen="sample"])')
     assert page.inner_text(".rt-state") == "Finished, imported"
     (tmp_path / "broken.zip").write_bytes(b"PK\x03\x04 nothing")
     with page.expect_file_chooser() as chooser:

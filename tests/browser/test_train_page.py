@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from playwright.sync_api import expect
 
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.runs.run import Run
@@ -194,7 +195,7 @@ def test_a_link_opens_a_run_at_a_step(app: App, open_page: OpenPage) -> None:
     shown(page, step=8)
     page.click(".rv-follow")
     shown(page, step=21)
-    assert "step=" not in page.url
+    page.wait_for_url(lambda url: "step=" not in url)
     # A link to a future step follows the run; another run opens at its last step.
     page.goto(f"{app.address}/?run=linked&step=30")
     ready(page)
@@ -205,7 +206,7 @@ def test_a_link_opens_a_run_at_a_step(app: App, open_page: OpenPage) -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     shown(page, run="linked-other", step=3)
-    assert "step=" not in page.url
+    page.wait_for_url(lambda url: "step=" not in url)
 
 
 def test_reload_attaches_to_the_same_run(app: App, open_page: OpenPage) -> None:
@@ -422,9 +423,8 @@ def test_examples_and_cost_before_the_start(app: App, open_page: OpenPage, tiny_
     for name, value in (("model", tiny_folder), ("task", file)):
         page.fill(f"#setting-{name} input", str(value))
         page.keyboard.press("Enter")
-    page.wait_for_function("() => document.querySelector('#cost').textContent.includes('of memory')")
-    summary = page.inner_text("#cost summary")
-    assert re.fullmatch(r"\d+ steps, time known after the first steps, up to \d+ MB of memory", summary)
+    summary = re.compile(r"^\d+ steps, time known after the first steps, up to \d+ MB of memory$")
+    expect(page.locator("#cost summary")).to_have_text(summary, use_inner_text=True)
     page.click("#preview-open")
     page.wait_for_selector(".pv-list li >> nth=9")
     assert HOSTILE in page.inner_text(".pv-list")
@@ -510,4 +510,4 @@ def test_upload_of_a_broken_file_and_of_a_good_one(app: App, open_page: OpenPage
     chooser.set_input_files([{"name": "good.jsonl", "mimeType": "text/plain", "buffer": rows}])
     page.wait_for_selector("#upload-message [role=status]")
     assert page.inner_text("#upload-message") == "good.jsonl: 3 examples."
-    assert page.input_value("#setting-task input").endswith("good.jsonl")
+    expect(page.locator("#setting-task input")).to_have_value(re.compile(r"good\.jsonl$"))
