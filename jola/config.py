@@ -55,7 +55,7 @@ class RunConfig:
         self._take_defaults()
 
     def _take_defaults(self) -> None:
-        """Give settings that are left to the method the method's values."""
+        """Set the defaults of the method for settings that are None."""
         method = METHODS.get(self.method)
         if method is None:  # `validate` reports it
             return
@@ -66,7 +66,7 @@ class RunConfig:
 
     @property
     def tuning(self) -> Method:
-        """The method itself. `InputError` for an unknown name."""
+        """The method. Raises `InputError` for an unknown name."""
         return method_named(self.method)
 
     def validate(self) -> "RunConfig":
@@ -99,14 +99,17 @@ class RunConfig:
         raise KeyError(name)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionaries, ready for JSON: one for each group, and the name of the method."""
+        """Return nested dictionaries for JSON: one for each group, and the name of the method."""
         return {**{name: dataclasses.asdict(getattr(self, name)) for name in GROUPS}, "method": self.method}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "RunConfig":
-        """The inverse of `to_dict`; missing settings take their defaults, unknown ones are refused."""
+        """Create a configuration from the result of `to_dict`.
+
+        Missing settings get their defaults; unknown settings raise `InputError`.
+        """
         if not isinstance(values, dict):
-            raise InputError(f"Settings come in the groups {', '.join(GROUPS)}; this is no such object.")
+            raise InputError(f"Settings must be an object with the groups {', '.join(GROUPS)}.")
         unknown = sorted(set(values) - {*GROUPS, "method"})
         if unknown:
             raise InputError(f"Unknown group of settings {', '.join(unknown)}; known are {', '.join(GROUPS)}.")
@@ -134,7 +137,7 @@ class RunConfig:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"Cannot read the settings in {path}: {error}.") from error
         if not isinstance(values, dict):
-            raise InputError(f"Cannot read the settings in {path}: it holds no object of settings.")
+            raise InputError(f"Cannot read the settings in {path}: the file does not contain an object of settings.")
         return cls.from_dict({name: values[name] for name in (*GROUPS, "method") if name in values})
 
     def flags(self) -> list[str]:

@@ -116,8 +116,8 @@ class JoLAModel(EditedModel):
             if model:
                 raise
             raise InputError(
-                f"The adapter in {adapter} needs the model it was trained on, {found.base_model}; name it with "
-                f"--model if it is elsewhere now. ({error})"
+                f"The adapter in {adapter} needs the model it was trained on, {found.base_model}; if it has moved, "
+                f"give its new location with --model. ({error})"
             ) from error
         apply_adapter(loaded, found)
         return loaded.eval()

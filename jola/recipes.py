@@ -55,7 +55,7 @@ def recipe(name: str, method: str = RunConfig.method) -> RunConfig:
     if name not in RECIPES:
         raise InputError(f"--recipe is {name!r}; choose one of {', '.join(RECIPES)}.")
     if RECIPES[name] and method != RunConfig.method:
-        raise InputError(f"The recipe '{name}' is one for {RunConfig.method}; leave --recipe out for {method}.")
+        raise InputError(f"The recipe '{name}' is only for {RunConfig.method}; leave --recipe out for {method}.")
     config = RunConfig(method=method)
     values = config.to_dict()
     for group in GROUPS:

@@ -97,8 +97,8 @@ class RemoteModel(EditedModel):
             require_key()
             if model == "default" or model in ASSETS or is_there(model):
                 raise InputError(
-                    f"NDIF does not host {Path(model).name!r}, which is not a model of the Hub; use an adapter of one, "
-                    "or name it with --model owner/name."
+                    f"NDIF does not host {Path(model).name!r}, which is not a model on the Hub; use an adapter of a "
+                    "model on the Hub, or give the model with --model owner/name."
                 )
         base, _ = empty_model(model, revision=revision)
         tokenizer = load_tokenizer(model, revision)
@@ -108,7 +108,7 @@ class RemoteModel(EditedModel):
     def train(self, mode: bool = True) -> "RemoteModel":
         """Set evaluation mode; `InputError` for training mode."""
         if mode:
-            raise InputError("A remote model cannot be trained; train on a model that is loaded here.")
+            raise InputError("A remote model cannot be trained; load the model locally.")
         super().train(False)
         return self
 
@@ -334,8 +334,8 @@ class RemotePasses(TracedModel):
             InputError: Always.
         """
         raise InputError(
-            "This needs the activations of every layer, which are not read from a remote model; next tokens, answers "
-            "and the logit lens are."
+            "This needs the activations of every layer, which are not available from a remote model; next tokens, "
+            "answers and the logit lens are."
         )
 
     @property
@@ -368,7 +368,7 @@ def refuse_other_edits(adapter: Adapter) -> None:
     if not isinstance(adapter.method, ActivationMethod) or not all(map(is_affine, adapter.rebuild())):
         raise InputError(
             f"{adapter.method.title} cannot be used remotely, because its edits are not scales and offsets of "
-            "activations; load the model here, or use an adapter of JoLA, RED, LoFiT or RePE."
+            "activations; load the model locally, or use an adapter of JoLA, RED, LoFiT or RePE."
         )
 
 

@@ -17,9 +17,9 @@ from jola.errors import InputError
 from jola.system.formatting import short
 
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
-"""Placements of a model's layers that accelerate computes from the memory that is free."""
+"""Device maps that accelerate computes from the free memory."""
 DEVICE_VARIABLE = "JOLA_DEVICE"
-"""Environment variable with the device that the setting 'auto' means in a process, such as ``cuda:1``."""
+"""Environment variable with the device for the setting 'auto', such as ``cuda:1``."""
 
 
 def setting(
@@ -31,7 +31,7 @@ def setting(
     bounds: tuple[float, float] | None = None,
     gates: bool = False,
 ) -> Any:
-    """A dataclass field with its one line of help.
+    """Return a dataclass field with one line of help.
 
     Args:
         bounds: Smallest and largest number.
@@ -140,9 +140,7 @@ class DataConfig:
         "auto",
         "Prompt format: 'chat' uses the chat template, 'plain' the format of the paper, 'auto' chat if possible.",
     )
-    beams: int = setting(
-        1, "Beams of the search for an answer in the test; 1 is greedy decoding.", unit="beams", bounds=(1, 16)
-    )
+    beams: int = setting(1, "Number of beams for test answers; 1 is greedy decoding.", unit="beams", bounds=(1, 16))
     max_length: int = setting(
         512,
         "Maximum length of prompt plus answer; longer examples are skipped, and their number is reported.",
@@ -207,9 +205,9 @@ class TrainingConfig:
     )
     keep: Literal["best", "loss", "last"] = setting(
         "best",
-        "Edits to keep: 'best' are those of the epoch with the highest validation accuracy, the later one among equals "
-        "(for tasks of generating text, as 'loss'); 'loss', with the lowest validation cross-entropy; 'last', of the "
-        "last step.",
+        "Edits to keep: 'best' are those of the epoch with the highest validation accuracy, the latest in a tie (for "
+        "generation tasks, the same as 'loss'); 'loss', those with the lowest validation cross-entropy; 'last', those "
+        "of the last step.",
     )
     seed: int = setting(
         42,
@@ -239,7 +237,7 @@ def check_settings(settings: Any) -> None:
     """Refuse the first setting of a group that has the wrong type or is out of bounds.
 
     Raises:
-        InputError: The sentence names the setting by its flag.
+        InputError: The message names the setting by its flag.
     """
     hints = typing.get_type_hints(type(settings))
     for field_ in dataclasses.fields(settings):
@@ -272,7 +270,7 @@ def check_revision(revision: str | None, name: str = "--revision") -> None:
     """Refuse a text that cannot be a branch, tag or commit: it becomes part of an address and of a path in the cache.
 
     Raises:
-        InputError: The sentence calls the setting by ``name``.
+        InputError: The message names the setting ``name``.
     """
     if revision is not None and (not _REVISION.fullmatch(revision) or ".." in revision):
         raise InputError(
@@ -313,7 +311,7 @@ def parse_layers(text: str, num_layers: int | None) -> list[int]:
 
 
 def chosen_by(heads: str) -> tuple[str, int] | None:
-    """The selector and the number of heads that ``--heads SELECTOR@K`` names; None for heads that are named.
+    """Return the selector and the number of heads in ``--heads SELECTOR@K``; None if heads are listed instead.
 
     Raises:
         InputError: There is no such selector, it needs a trained adapter, or K is 0.
@@ -336,8 +334,8 @@ def parse_heads(text: str, num_layers: int | None, num_heads: int | None) -> lis
         return None
     if chosen_by(text):
         raise InputError(
-            f"--heads is {text!r}, and only `jola train` and grids let a selector choose the heads; name them, as "
-            "`jola select` prints them."
+            f"--heads is {text!r}, but selectors are supported only in `jola train` and grids; list the heads as "
+            "printed by `jola select`."
         )
     pairs: set[tuple[int, int]] = set()
     for part in text.split(","):

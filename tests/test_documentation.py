@@ -177,7 +177,7 @@ def test_a_sentence_that_nobody_says_is_found_out() -> None:
     known = templates()
     assert is_said("--heads names 40:0, but the model has 30 layers of 9 heads, both counted from 0.", known)
     assert not is_said("--heads names 40:0, but this model has 30 layers of 9 heads, both counted from 0.", known)
-    assert is_said("Line 3 of a.jsonl: the turn before the answer must be a user's.", known)
+    assert is_said("Line 3 of a.jsonl: the turn before the answer must be a user turn.", known)
 
 
 # The site

@@ -112,7 +112,7 @@ def save_adapter(
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in method.tensors(own).items()}
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise InputError(
-            f"The training diverged: {broken[0]} holds values that are not finite numbers. Start it again with a lower "
+            f"The training diverged: {broken[0]} contains values that are not finite; train again with a lower "
             "--learning-rate."
         )
     if compact:
@@ -141,7 +141,9 @@ def save_adapter(
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{folder} cannot be a folder: there is a file in its place; choose another.") from error
+            raise InputError(
+                f"{folder} cannot be created: a file is in the way; move it or choose another folder."
+            ) from error
         replace_file(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
         if foreign is None:
             replace_file(folder / CONFIG_NAME, _json(config))
@@ -179,17 +181,17 @@ def read_adapter(folder: Path | str) -> Adapter:
         points = {site: HOOK_POINTS[Site(site)] for site in config["hook_points"]}
         for name, needs in (("operation", method.formula), ("hook_points", points)):
             if config[name] != needs:
-                raise ValueError(f"{name} is {short(config[name])} where this version computes {needs!r}")
+                raise ValueError(f"{name} is {short(config[name])}, but this version supports only {needs!r}")
         base_model, revision = config["base_model_name_or_path"], config.get("revision")
         if not isinstance(base_model, str) or not base_model or not isinstance(revision, str | None):
-            raise ValueError(f"its base model is {short(base_model)} of revision {short(revision)}")
+            raise ValueError(f"the base model or its revision is invalid: {short(base_model)}, {short(revision)}")
         check_revision(revision, "revision")
         compact = config.get("compact", False)
         if not isinstance(compact, bool):
-            raise ValueError(f"compact is {short(compact)}; it is true or false")
+            raise ValueError(f"compact is {short(compact)}; it must be true or false")
         quantization = config.get("base_quantization", "none")
         if not isinstance(quantization, str):
-            raise ValueError(f"base_quantization is {short(quantization)}")
+            raise ValueError(f"base_quantization is {short(quantization)}; it must be text")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
     path = folder / WEIGHTS_NAME
@@ -197,7 +199,7 @@ def read_adapter(folder: Path | str) -> Adapter:
         raise InputError(f"{folder} is not a complete adapter directory: it has no {WEIGHTS_NAME}.")
     expected = _expected_shapes(folder, method, edits, geometry, None if compact else path.stat().st_size)
     if expected is None and path.stat().st_size > WEIGHTS_LIMIT:
-        raise InputError(f"{path} is larger than {WEIGHTS_LIMIT >> 20} MB, which no adapter of this method is.")
+        raise InputError(f"{path} is larger than {WEIGHTS_LIMIT >> 20} MB, the limit for an adapter of this method.")
     tensors = read_tensors(path, expected, compact=compact)
     return Adapter(folder, base_model, revision, method, edits, geometry, sample, quantization, tensors)
 
@@ -301,7 +303,9 @@ def _expected_shapes(
     try:
         shapes = method.shapes(edits, geometry)
     except InputError as error:
-        raise InputError(f"{folder / CONFIG_NAME} describes edits that its model cannot have ({error}).") from error
+        raise InputError(
+            f"{folder / CONFIG_NAME} describes edits that are impossible for its model ({error})."
+        ) from error
     if size is not None and shapes is not None and sum(map(math.prod, shapes.values())) > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
     return shapes
@@ -314,7 +318,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{folder} is not an adapter directory: it has no {CONFIG_NAME}.")
     if path.stat().st_size > CONFIG_LIMIT:
-        raise InputError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB, which no adapter configuration is.")
+        raise InputError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB, the limit for an adapter configuration.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -323,16 +327,16 @@ def _read_config(folder: Path) -> dict[str, Any]:
     method = METHODS.get(kind.lower()) if isinstance(kind, str) else None
     if method is None or (path.name == CONFIG_NAME) != method.own_config:
         words = (kind[:40] if isinstance(kind, str) else short(kind)) if kind else "unknown"
-        raise InputError(f"{folder} is an adapter of type {words}, not JOLA; it cannot be loaded here.")
+        raise InputError(f"{folder} is an adapter of type {words}, not one of JoLA Workbench; it cannot be loaded.")
     if config.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"{path} has format {short(config.get('schema_version'))}, and this version reads {SCHEMA_VERSION}; update "
-            "jola-workbench."
+            f"{path} has format version {short(config.get('schema_version'))}, but this version reads "
+            f"{SCHEMA_VERSION}; update jola-workbench."
         )
     if unknown := sorted(set(config) - CONFIG_KEYS):
         raise InputError(
-            f"{path} says {', '.join(repr(name[:40]) for name in unknown[:3])}, which this version does not know and "
-            "may compute wrongly; update jola-workbench, or take it out."
+            f"{path} contains {', '.join(repr(name[:40]) for name in unknown[:3])}, which this version does not know; "
+            "ignoring it could give wrong results, so update jola-workbench, or remove it."
         )
     return config
 

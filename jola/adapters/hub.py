@@ -38,17 +38,18 @@ def fetch(repo: str, revision: str | None = None, *, api: HfApi | None = None) -
         # Sizes are checked before the download, because a file may be larger than the disk.
         sizes = {file.rfilename: file.size or 0 for file in found.siblings or ()}
         if CONFIG_NAME not in sizes or WEIGHTS_NAME not in sizes:
-            raise InputError(f"{name} on the Hub is no adapter: it has no {CONFIG_NAME} with a {WEIGHTS_NAME}.")
+            raise InputError(f"{name} on the Hub is not an adapter: {CONFIG_NAME} or {WEIGHTS_NAME} is missing.")
         for file in FILES:
             if sizes.get(file, 0) > (WEIGHTS_LIMIT if file == WEIGHTS_NAME else CONFIG_LIMIT):
-                raise InputError(f"{file} of {name} on the Hub is larger than such a file may be; it was not fetched.")
+                raise InputError(f"{file} of {name} on the Hub exceeds the size limit; it was not downloaded.")
         return Path(api.snapshot_download(repo, revision=revision, allow_patterns=[*FILES]))
     except HFValidationError as error:
-        raise InputError(f"{repo!r} is no name of a repository; write owner/name.") from error
+        raise InputError(f"{repo!r} is not a valid repository name; use owner/name.") from error
     except InputError:
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"There is no folder or file {repo} here, and no adapter {name} could be fetched from the Hub ({reason})."
+            f"There is no folder or file {repo}, and the adapter {name} could not be downloaded from the Hub "
+            f"({reason})."
         ) from error

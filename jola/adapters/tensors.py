@@ -70,19 +70,20 @@ def read_tensors(path: Path, expected: Shapes | None, *, compact: bool) -> dict[
                 raise InputError(f"{path} lacks the tensor {', '.join(missing)}; the adapter is incomplete.")
             if extra := sorted(found - names):
                 raise InputError(
-                    f"{path} holds {_listed(extra)}, which its configuration does not describe; the adapter is damaged."
+                    f"{path} contains {_listed(extra)}, which its configuration does not describe; the adapter is "
+                    "damaged."
                 )
             for name, shape in expected.items():
                 has = tuple(file.get_slice(name).get_shape())
                 needed = (*has[:1], *shape[2:]) if name in vectors else shape
                 if has != needed or not has:
-                    raise InputError(f"Tensor {name} in {path} has shape {has}; {needed} is needed.")
+                    raise InputError(f"Tensor {name} in {path} has shape {has}; it must be {needed}.")
             tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
     for name in expected:
         if not tensors[name].is_floating_point() or not bool(torch.isfinite(tensors[name].float()).all()):
-            raise InputError(f"Tensor {name} in {path} holds values that are not finite numbers.")
+            raise InputError(f"Tensor {name} in {path} contains values that are not finite.")
     for name in vectors:
         tensors[name] = _expanded(tensors[name], tensors[name + _UNITS], expected[name], name, path)
     return {name: tensors[name] for name in expected}

@@ -52,7 +52,7 @@ Strength = Annotated[float, arg(help="Factor applied to every edit.")]
 
 @dataclass(frozen=True)
 class Loading:
-    """Where the model of an adapter is, and how it is loaded."""
+    """Base model of an adapter, and how it is loaded."""
 
     model: BaseModel = None
     dtype: Dtype = "auto"

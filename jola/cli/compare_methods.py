@@ -49,7 +49,9 @@ def compare_methods(
     train_size: Annotated[int, arg(help="Training examples; 0 uses all. [examples]")] = 200,
     model: Annotated[str, arg(help="Model, as `jola train --model` takes it.")] = "default",
     metric: Annotated[str, arg(help="Metric to show; by default the first one of each task.")] = "",
-    workers: Annotated[int, arg(help="Cells made at once; each has a GPU, or its share of the processor's cores.")] = 1,
+    workers: Annotated[
+        int, arg(help="Cells that run at once; each gets a GPU, or an equal share of the CPU cores.")
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Train methods with several learning rates and seeds, and compare them at the rates that validation chooses.
@@ -85,7 +87,7 @@ def compare_methods(
     if not complete:
         sys.exit(130)
     if failed:
-        console.print_error(f"note: `jola grid run {output} --retry` makes the failed cells again.")
+        console.print_error(f"note: `jola grid run {output} --retry` runs the failed cells again.")
         sys.exit(1)
 
 

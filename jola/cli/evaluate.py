@@ -52,7 +52,7 @@ def evaluate(
         tuple[str, ...],
         arg(
             metavar="METRIC [METRIC ...]",
-            help="Compute these metrics from the answers that the run kept, without its model, and add them to its "
+            help="Compute these metrics from the stored answers of the run, without its model, and add them to its "
             "result: exact_match, options, first_label, answer_letter, bleu, rouge_l, bertscore, "
             "bertscore:ENCODER@LAYER.",
         ),
@@ -63,7 +63,7 @@ def evaluate(
         arg(
             metavar="[FILE]",
             help="Instead of testing, measure what the edits change on plain text: cross-entropy and KL(base || "
-            "edited) per token. FILE has passages separated by empty lines; without it, a text of our own.",
+            "edited) per token. FILE has passages separated by empty lines; without it, a built-in text is used.",
         ),
     ] = None,
     layers: Annotated[
@@ -87,7 +87,7 @@ def evaluate(
         )
     if metrics and (loading.shard_base or launched() > 1):
         raise InputError(
-            "--metrics scores kept answers in one process, without a model; leave out --shard-base, and start jola "
+            "--metrics scores stored answers in one process, without a model; leave out --shard-base, and start jola "
             "without a launcher."
         )
     if loading.shard_base:
@@ -97,8 +97,8 @@ def evaluate(
     if side_effects is not None or layers or reading:
         if metrics or base or (reading and (layers or side_effects is not None)):
             raise InputError(
-                "--side-effects and --layers go together, and with none of --reading, --metrics and --base; use "
-                "separate commands."
+                "--side-effects and --layers can be combined with each other, but not with --reading, --metrics or "
+                "--base; use separate commands."
             )
         if launched() > 1:
             raise InputError(
@@ -112,7 +112,7 @@ def evaluate(
         return
     if metrics:
         if task is not None:
-            raise InputError("--metrics scores the answers that a run kept; leave --task out.")
+            raise InputError("--metrics scores the stored answers of a run; leave --task out.")
         _score_kept(find_run(adapter), metrics, base, first_reference, json)
         return
     with console.ConsoleProgress() as shown:
@@ -167,7 +167,7 @@ def evaluate(
                 measure("base")
             as_tested = task is None and loading.model is None and template == own_template
             if first and run and as_tested and _keep_base(run, answers):
-                progress.note("The answers without edits are now kept with the run.")
+                progress.note("The answers without edits are now stored with the run.")
     if first:
         _show(result, found, json)
 
@@ -179,7 +179,7 @@ def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference:
 
     kept = run.answers()
     if not kept:
-        raise InputError(f"The run {run.id} kept no answers; leave --metrics out to test it with its model.")
+        raise InputError(f"The run {run.id} has no stored answers; leave --metrics out to test it with its model.")
     if run.alive:
         raise InputError(f"The run {run.id} has not ended ({run.state}); wait until it has.")
     found = {

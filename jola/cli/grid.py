@@ -105,12 +105,14 @@ def _show_plan(planned: "Grid", json: bool) -> None:
     console.print_lines(["cell", "state"], [list(row) for row in listed])
     if len(states) > len(listed):
         console.print_text(f"… and {len(states) - len(listed):,} more: `jola grid show {planned.folder} --table cells`")
-    counted = [f"{len(states):,} cells", f"{len(open_cells):,} to make", *([f"{failed:,} failed"] if failed else [])]
+    counted = [f"{len(states):,} cells", f"{len(open_cells):,} to run", *([f"{failed:,} failed"] if failed else [])]
     console.print_text("\n" + ", ".join(counted))
     if estimate.known:
         unknown = estimate.cells - estimate.known
-        more = f", and {unknown:,} cells without a pace yet" if unknown else ""
-        console.print_text(f"about {duration_text(estimate.seconds)} one after the other, by earlier cells{more}")
+        more = f", and {unknown:,} cells without an estimate" if unknown else ""
+        console.print_text(
+            f"about {duration_text(estimate.seconds)} one after the other, estimated from earlier cells{more}"
+        )
     elif open_cells:
         console.print_text("no estimate of the time before the first cell is done")
     if estimate.memory:
@@ -123,8 +125,8 @@ def run(
     workers: Annotated[
         int | None,
         arg(
-            help="Cells made at once; each has a GPU, or its share of the processor's cores. By default 1; with --ray "
-            "one for each GPU or node."
+            help="Cells that run at once; each gets a GPU, or an equal share of the CPU cores. Default: 1; with --ray, "
+            "one per GPU or node."
         ),
     ] = None,
     shard: Annotated[str, arg(help="Run one part of the cells: 3/16 is part 3, counted from 0, of 16.")] = "",
@@ -136,7 +138,7 @@ def run(
     minutes: Annotated[float, arg(help="Start no cell after this time. [minutes]")] = float("inf"),
     json: Json = False,
 ) -> None:
-    """Make the cells that are not done; interrupted ones continue from their checkpoints."""
+    """Run the cells that are not done; interrupted cells resume from their checkpoints."""
     from jola.studies.executors import LocalExecutor
     from jola.studies.grid import Grid, shard_of
 
@@ -164,7 +166,7 @@ def run(
         console.print_error(f"stopped; to continue: `jola grid run {folder}`")
         sys.exit(130)
     if failed:
-        console.print_error("note: `jola grid run --retry` makes the failed cells again.")
+        console.print_error("note: `jola grid run --retry` runs the failed cells again.")
         sys.exit(1)
 
 
@@ -178,8 +180,8 @@ def refuse_launcher() -> None:
 
     if launched() > 1:
         raise InputError(
-            "The cells of a grid are made in processes of their own; start jola without torchrun or accelerate launch, "
-            "and choose their number with --workers."
+            "Each cell of a grid runs in a separate process; start jola without torchrun or accelerate launch, and set "
+            "the number of processes with --workers."
         )
 
 
@@ -236,7 +238,7 @@ class _Watcher:
         if not console.errors().is_terminal:
             return
         parts = [f"{name} {_step_text(self._grid.cell(name).run.status())}" for name in running]
-        parts += [f"{waiting} made by other processes"] if waiting else []
+        parts += [f"{waiting} running in other processes"] if waiting else []
         from rich.text import Text
 
         self._line.update(Text(" · ".join([*parts, *([self._left] if self._left else [])])))
@@ -331,7 +333,7 @@ def cell(
     name: Positional[Annotated[str, arg(metavar="CELL", help="Name of the cell.")]],
     without_locks: Annotated[bool, arg(help="Continue even if the file system has no locks.")] = False,
 ) -> None:
-    """Make one cell in this process, as `jola grid run` does in one of its own."""
+    """Run one cell in this process, as `jola grid run` does in a separate process."""
     from jola.studies.cells import Interrupted, Locked
     from jola.studies.executors import INTERRUPTED, LOCKED
     from jola.studies.grid import Grid
@@ -345,7 +347,7 @@ def cell(
         try:
             result = make_cell(opened, name, locks=not without_locks, progress=progress, began=began)
         except Locked:
-            console.print_error(f"Another process makes {name}.")
+            console.print_error(f"Another process is running {name}.")
             sys.exit(LOCKED)
         except Interrupted:
             console.print_error(f"stopped; to continue: `jola grid run {folder}`")

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _NAME_HELP = "Method to describe; give it first. Its settings are flags of the command. Default: list all methods."
-_SHAPE_HELP = "Count what is trained on this model, of which no weights are read: a Hub id, a folder or a config.json."
+_SHAPE_HELP = (
+    "Count the trained parameters for this model, without reading its weights: a Hub id, a folder or a config.json."
+)
 
 
 def methods_command(arguments: Sequence[str]) -> Callable[..., None]:
@@ -108,7 +110,7 @@ class Count:
         """Return the row of the table."""
         if self.refusal:
             return [self.method, self.settings, "none", "", self.refusal]
-        earlier = [f"{count:,} in the stage {name}" for name, count in list(self.stages.items())[:-1]]
+        earlier = [f"{count:,} in stage {name}" for name, count in list(self.stages.items())[:-1]]
         return [self.method, self.settings, f"{self.trainable:,}", f"{self.share:.4%}", "; ".join(earlier)]
 
     def to_dict(self) -> dict[str, Any]:

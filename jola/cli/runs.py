@@ -36,7 +36,7 @@ def list_runs(json: Json = False) -> None:
     if json:
         console.print_json({"runs": summaries})
     elif not summaries:
-        console.print_text(f"No runs yet in {store.root}; `jola train` makes the first.")
+        console.print_text(f"No runs yet in {store.root}; create one with `jola train`.")
     else:
         console.print_table(list(_columns(summaries[0])), [list(_columns(each).values()) for each in summaries])
 
@@ -160,7 +160,7 @@ def remove(
             store.trash.delete(removed)
         console.print_text(f"removed {run_id}")
     if not for_good:
-        console.print_error(f"note: `jola runs restore {shlex.join(run)}` brings them back, for a week.")
+        console.print_error(f"note: restore them within a week with `jola runs restore {shlex.join(run)}`.")
 
 
 @runs.command

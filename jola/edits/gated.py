@@ -250,7 +250,7 @@ def build_edits(config: EditConfig, geometry: Geometry, *, initial_std: float = 
             chosen[tuple(zip(*pairs, strict=True))] = True
             editable &= chosen
         if not bool(editable.any()):
-            raise InputError("--layers and --heads together name no head; widen one of them.")
+            raise InputError("--layers and --heads have no head in common; widen one of them.")
         result.append(
             GatedEdits(
                 site,

@@ -289,7 +289,7 @@ class SubspaceEdits(HiddenEdits):
         places: list[_Places] = []
         if self.positions is not None:
             if prompt is None:
-                raise ValueError("These edits depend on positions; say which tokens belong to the prompt.")
+                raise ValueError("These edits depend on positions; pass a mask of the tokens of the prompt.")
             first, last = _ends(prompt.to(self.weight.device), self.positions)
             ends = [first, last] if len(self.weight) == 2 else [first | last]
             if packed is not None:

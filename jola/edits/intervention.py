@@ -32,7 +32,7 @@ class EditMask(Mapping[str, Tensor]):
         shapes = {tuple(factor.shape) for factor in self._factors.values()}
         if len(shapes) != 1:
             listed = ", ".join(f"{channel} {tuple(factor.shape)}" for channel, factor in self._factors.items())
-            raise ValueError(f"The channels of a mask need one shape; these have {listed or 'none'}.")
+            raise ValueError(f"All channels of a mask must have the same shape; these have {listed or 'none'}.")
 
     def __getitem__(self, channel: str) -> Tensor:
         return self._factors[channel]

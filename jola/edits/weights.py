@@ -250,7 +250,7 @@ class WeightEdits(Intervention):
         unknown += [p for p in paths if _layer_of(p) is None]
         if unknown or not paths:
             raise InputError(
-                f"The tensors of this adapter are not those of modules in {layers} layers "
+                f"The tensors of this adapter do not belong to modules in {layers} layers "
                 f"({(unknown or ['none'])[0][:100]!r}); the adapter is damaged."
             )
         edits = cls({}, paths, layers)

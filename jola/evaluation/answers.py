@@ -66,7 +66,7 @@ def _scored(kept: Sequence[TestAnswer], metric: Metric, base: bool) -> Score:
     if len(answers) < len(found):
         what = "the log-likelihoods of options" if metric.reads == "options" else "answers without edits"
         raise InputError(
-            f"The metric {metric.name} needs {what}, which {len(found) - len(answers)} of the {len(found)} kept "
+            f"The metric {metric.name} needs {what}, which {len(found) - len(answers)} of the {len(found)} stored "
             "answers lack; test the adapter again with `jola evaluate`."
         )
     return metric.score(answers, [answer.example for answer in kept])

@@ -92,12 +92,12 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any]:
         kind = PretrainedConfig.get_config_dict(place)[0].get("model_type")
         if kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             raise InputError(
-                f"{encoder} is a model of type {str(kind)[:80]!r}, and BERTScore needs an encoder, whose tokens see "
-                "what follows them; name one, such as roberta-large."
+                f"{encoder} is a model of type {str(kind)[:80]!r}, but BERTScore needs an encoder with bidirectional "
+                "attention; choose one, such as roberta-large."
             )
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         if not 1 <= layer <= config.num_hidden_layers:
-            raise InputError(f"{encoder} has {config.num_hidden_layers} layers and no layer {layer}; name another.")
+            raise InputError(f"{encoder} has no layer {layer}; choose one from 1 to {config.num_hidden_layers}.")
         config.num_hidden_layers = layer
         tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
         model = AutoModel.from_pretrained(place, config=config, use_safetensors=True, trust_remote_code=False)
@@ -107,7 +107,7 @@ def _load(encoder: str, layer: int) -> tuple[Any, Any]:
         reason = error_words(error)
         raise InputError(
             f"The encoder {encoder} of BERTScore cannot be loaded ({reason}); fetch it with `hf download {encoder}`, "
-            f"or use bertscore:{MINILM}, whose encoder the package index has."
+            f"or use bertscore:{MINILM}, whose encoder is in the package index."
         ) from error
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
     return model.to(pick_device("auto")).eval(), tokenizer

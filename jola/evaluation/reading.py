@@ -50,11 +50,11 @@ def reading_vectors(model: "EditedModel") -> Tensor:
     """
     offsets = next((i for i in model.own_interventions() if isinstance(i, ComputedOffsets)), None)
     if offsets is None:
-        raise InputError(f"Reading needs directions of RePE, and this adapter is one of {model.method.title}.")
+        raise InputError(f"Reading needs the directions of RePE, but this is an adapter of {model.method.title}.")
     coefficient = model.edit_config.coefficient
     vectors = offsets.get_parameter("offset").detach()[:, 0].float().cpu()
     if not coefficient or not bool(vectors.any()):
-        raise InputError("The offsets of this adapter are zero, so that they have no direction; train RePE again.")
+        raise InputError("The offsets of this adapter are zero and have no direction; train RePE again.")
     # An offset is c·n·v, so its product with itself is (c·n)².
     squares = vectors.square().sum(-1, keepdim=True)
     return torch.where(squares > 0, coefficient * vectors / squares, 0.0)

@@ -23,8 +23,8 @@ def folded_card(model: "EditedModel", report: "FoldReport") -> str:
     base = portable_name(model.name)
     before, after = report.before_cast, report.after_cast
     converted = (
-        f" Its architecture is {report.architecture} instead of {report.converted_from}, which computes the same and "
-        "can hold the offsets."
+        f" Its architecture is {report.architecture} instead of {report.converted_from}; it computes the same and has "
+        "the biases that the offsets need."
         if report.converted_from
         else ""
     )

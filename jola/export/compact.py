@@ -99,7 +99,7 @@ def export_adapter(
     if changed:
         facts = {
             **(facts or {}),
-            "Modified edits": "exported with a mask or a strength; the figures above were measured without them",
+            "Modified edits": "exported with a mask or a strength; the results above were measured without them",
         }
     files = {
         **{name: json.dumps(config, indent=2, ensure_ascii=False).encode() for name, config in configs.items()},

@@ -306,7 +306,7 @@ def _judge(report: FoldReport, rows: Sequence[Tensor], safe: bool, progress: Pro
 def _lost(form: torch.dtype, before: Deviation, after: Deviation, effect: float, rows: Sequence[Tensor]) -> str:
     return (
         f"in {str(form).removeprefix('torch.')} the checkpoint loses {percent(after.lost)} of the edits' effect on the "
-        f"logits, and {percent(LOST_LIMIT)} is the limit: max |Δlogit| is {before.largest:.2g} before the cast and "
+        f"logits, but the limit is {percent(LOST_LIMIT)}: max |Δlogit| is {before.largest:.2g} before the cast and "
         f"{after.largest:.2g} after it while the edits change logits by up to {effect:.2g} (n = {len(rows)} prompts, "
         f"{sum(ids.shape[1] for ids in rows)} tokens)"
     )

@@ -110,7 +110,7 @@ def projection(model: PreTrainedModel, site: Site, layer: int) -> nn.Module:
     weight = getattr(module, "weight", None)
     if type(module) not in (nn.Linear, Conv1D) or weight is None or not weight.is_floating_point():
         raise InputError(
-            f"{path} is a {type(module).__name__} and not a plain matrix; load the model without quantization and "
+            f"{path} is a {type(module).__name__}, not a plain matrix; load the model without quantization and "
             "adapters, and export it again."
         )
     return module
@@ -154,8 +154,8 @@ def target_of(model: PreTrainedModel, edits: Foldable) -> Target:
         switch = BIAS_SWITCHES.get(kind, {}).get(Site.MLP if site is Site.BLOCK else site)
         if switch is None or not hasattr(config, switch):
             raise InputError(
-                f"The {what} cannot be folded into a plain {kind} model: transformers gives {path} no bias that could "
-                f"hold them; {alternatives}."
+                f"The {what} cannot be folded into a plain {kind} model, because {path} has no bias in transformers; "
+                f"{alternatives}."
             )
         setattr(config, switch, True)
     return Target(type(model), config)
@@ -171,8 +171,8 @@ def _as_llama(model: PreTrainedModel, mlp_bias: bool) -> LlamaConfig:
     kinds = getattr(old, "layer_types", None) or ()
     if "sliding_attention" in kinds or (not kinds and getattr(old, "sliding_window", None) is not None):
         raise InputError(
-            f"This {old.model_type} model uses a sliding window, which the Llama model that could hold the offsets "
-            f"does not have; {ALTERNATIVES}."
+            f"This {old.model_type} model uses a sliding window, which the Llama model needed for the offsets does not "
+            f"support; {ALTERNATIVES}."
         )
     values = {name: copy.deepcopy(getattr(old, name)) for name in _SHARED}
     try:

@@ -75,7 +75,7 @@ def export_standalone(
         include_model = source.base_model in ASSETS
     if include_model and isinstance(what, str | Path):
         raise InputError(
-            f"The base model {source.base_model} is to be included but not loaded; load it with "
+            f"The base model {source.base_model} cannot be included, because it is not loaded; load it with "
             "JoLAModel.from_adapter, or pass include_model=False."
         )
     tensors: dict[str, Tensor] = {}

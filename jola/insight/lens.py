@@ -169,8 +169,8 @@ def attention_pattern(
     ids = prompt_ids(model, prompt, template)
     if len(ids) > ATTENTION_TOKENS:
         raise InputError(
-            f"The prompt has {len(ids):,} tokens, and an attention pattern is shown for {ATTENTION_TOKENS} at most; "
-            "shorten it."
+            f"The prompt has {len(ids):,} tokens, but an attention pattern is limited to {ATTENTION_TOKENS}; shorten "
+            "the prompt."
         )
     inputs, rows = model.inputs(batch_of(ids)), _last_rows(model, len(ids), 1)
 

@@ -145,8 +145,8 @@ def direct_effects(
         edits, masks = open_edits(model, mask, strength), shared_mask(model, mask)
         if any(e.site == Site.WEIGHTS for e in edits):
             raise InputError(
-                "Direct effects are those of edits of activations, which add to the residual stream; changed weights "
-                "have none. Measure their effects instead."
+                "Only edits of activations, which add to the residual stream, have direct effects; for changed "
+                "weights, measure effects instead."
             )
         inputs, last = model.inputs(batch_of(ids)), torch.zeros(1, len(ids), dtype=torch.bool, device=model.device)
         last[0, -1] = True

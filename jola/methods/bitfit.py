@@ -73,6 +73,6 @@ class BitFit(WeightMethod):
             return super()._inject(base, geometry, settings)
         except TypeError as error:  # raised by peft for modules other than nn.Linear
             raise InputError(
-                f"BitFit needs modules of type Linear, and those of this {geometry.architecture} model are not "
-                "(GPT-2 has Conv1D, with biases of its own); name others with --target-modules, or train LoRA."
+                f"BitFit needs modules of type Linear, but those of this {geometry.architecture} model have another "
+                "type (GPT-2 uses Conv1D with biases); choose other modules with --target-modules, or train LoRA."
             ) from error

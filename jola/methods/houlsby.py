@@ -40,7 +40,8 @@ class Houlsby(HiddenMethod):
     }
     learning_rate = 1e-3
     why_not_exported = (
-        "Houlsby adapters are nonlinear functions of activations, which neither weights nor scales and offsets can hold"
+        "Houlsby adapters are nonlinear functions of activations, which cannot be expressed as weights or as scales "
+        "and offsets"
     )
 
     def check(self, settings: HoulsbyConfig, training: TrainingConfig) -> None:
@@ -56,7 +57,7 @@ class Houlsby(HiddenMethod):
         if not bottleneck:
             raise InputError(
                 f"--reduction-factor is {settings.reduction_factor}, but the hidden size of the model is {width}; "
-                f"choose {width} at most."
+                f"choose at most {width}."
             )
         layers = parse_layers(settings.layers, geometry.num_layers)
         return [BottleneckEdits(site, geometry.num_layers, width, bottleneck, layers) for site in self.sites(settings)]

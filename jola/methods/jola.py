@@ -35,7 +35,7 @@ class JoLA(ActivationMethod):
             raise InputError("--heads picks attention heads, but --sites is mlp; use --layers instead.")
         if training.objective == "reference" and settings.gates == "shared":
             raise InputError(
-                "--objective reference weighs the gates of offsets and scales differently, but --gates is shared; use "
+                "--objective reference weights the gates of offsets and scales differently, but --gates is shared; use "
                 "--objective paper."
             )
         parse_layers(settings.layers, None)

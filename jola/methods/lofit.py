@@ -105,7 +105,10 @@ class LoFiT(ActivationMethod):
         """Refuse the form without offsets."""
         if form != "ia3":
             return None
-        return "LoFiT trains offsets, but an IA3 adapter holds scales; export the adapter or the standalone script."
+        return (
+            "LoFiT trains offsets, but an IA3 adapter contains only scales; export the adapter or the standalone "
+            "script."
+        )
 
     def trainable(self, settings: LoFiTConfig, base: "PreTrainedModel", geometry: "Geometry") -> dict[str, int]:
         """Number of parameters of the scales of all heads and of the offsets of K heads."""

@@ -55,8 +55,8 @@ class LoReFT(HiddenMethod):
     # Lower than the published 9e-4, which is less stable in the default model with its small hidden size.
     learning_rate = 3e-4
     why_not_exported = (
-        "LoReFT multiplies activations by matrices, at some positions only, which neither weights nor scales and "
-        "offsets can hold"
+        "LoReFT multiplies activations by matrices at only some positions, which cannot be expressed as weights or as "
+        "scales and offsets"
     )
 
     def check(self, settings: LoReFTConfig, training: TrainingConfig) -> None:

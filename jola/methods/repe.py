@@ -107,7 +107,7 @@ class RePE(ActivationMethod):
         wrong = wrong_answers(material.train, material.labels, material.random)
         if (settings.layers == AUTO or settings.coefficient is None) and not material.validation:
             raise InputError(
-                "RePE chooses layers and coefficient by validation examples, and this task has none; give --layers and "
+                "RePE chooses layers and coefficient on validation examples, but this task has none; give --layers and "
                 "--coefficient, or validation examples."
             )
         right = material.after_blocks(material.train)
@@ -147,7 +147,10 @@ class RePE(ActivationMethod):
 
     def export_refusal(self, form: str) -> str | None:
         """Refuse forms without edits of the residual stream."""
-        holds = {"ia3": "an IA3 adapter holds scales", "standalone": "the Python script edits heads and MLPs"}.get(form)
+        holds = {
+            "ia3": "an IA3 adapter contains only scales",
+            "standalone": "the Python script edits heads and MLPs",
+        }.get(form)
         if holds is None:
             return None
         return f"RePE adds to the residual stream, but {holds}; export the adapter, or merge it."
@@ -166,7 +169,7 @@ def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, r
         others = [option for option in options if option != example.completion]
         if not others:
             raise InputError(
-                "RePE compares right answers with wrong ones, and all answers of this task are the same; choose a task "
+                "RePE compares right answers with wrong ones, but all answers of this task are the same; choose a task "
                 "with at least two answers."
             )
         wrong.append(random.choice(others))

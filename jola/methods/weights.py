@@ -104,8 +104,8 @@ class WeightMethod(Method):
     def export_refusal(self, form: str) -> str | None:
         """Refuse forms that contain only edits of activations."""
         holds = {
-            "ia3": "an IA3 adapter holds scales of activations",
-            "standalone": "the Python script holds scales and offsets of activations",
+            "ia3": "an IA3 adapter contains only scales of activations",
+            "standalone": "the Python script contains only scales and offsets of activations",
             "edits": "the table lists gates and vectors of activations",
         }.get(form)
         return (

@@ -22,7 +22,7 @@ class ZeroShot(ActivationMethod):
 
     name = "zero-shot"
     title = "Zero-shot"
-    summary = "Tests the base model as it is: nothing is attached, and nothing is trained."
+    summary = "Tests the unchanged base model, without training."
     formula = "h' = h"
     source = "no training"
     full_name = "Zero-shot (the base model)"

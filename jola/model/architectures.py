@@ -51,9 +51,9 @@ def architecture_of(model: "PreTrainedModel") -> Architecture:
     kind = model.config.model_type
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"Models of architecture {kind!r} are not known; known are {', '.join(sorted(ARCHITECTURES))}. "
-            "To add one, give the paths of its layers, attention output projection and MLP in "
-            "jola/model/architectures.py."
+            f"Models of architecture {kind!r} are not supported; supported architectures are "
+            f"{', '.join(sorted(ARCHITECTURES))}. To add one, add the paths of its layers, attention output projection "
+            "and MLP to jola/model/architectures.py."
         )
     return ARCHITECTURES[kind]
 
@@ -82,8 +82,8 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
     head_dim = widths.pop() // heads
     if (expected := getattr(model.config, "head_dim", None) or head_dim) != head_dim:
         raise InputError(
-            f"The heads of this {kind} model have width {expected}, but {architecture.heads} takes {heads} × "
-            f"{head_dim} numbers; jola/model/architectures.py does not describe this model correctly."
+            f"The heads of this {kind} model have width {expected}, but the input of {architecture.heads} has {heads} "
+            f"× {head_dim} numbers; jola/model/architectures.py does not describe this model correctly."
         )
     return Geometry(
         architecture=kind,

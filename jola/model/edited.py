@@ -255,7 +255,7 @@ class EditedModel(nn.Module):
         if labels is None:
             return CausalLMOutput(logits=self._run(inputs, rows_of(inputs, positions), mask, strength, prompt))
         if positions is not None:
-            raise ValueError("Give labels or positions, not both: labels say where logits are made.")
+            raise ValueError("Give labels or positions, not both: labels define where logits are computed.")
         answers = labels[:, 1:].to(self.device)
         rows = answers != IGNORED
         if not bool(rows.any()):

@@ -74,7 +74,7 @@ def load_base(
         check_flash_attention(places, form)
     quantized = {} if quantize == "none" else {"quantization_config": quantization_config(quantize, form)}
     if quantized and source.gguf_file:
-        raise InputError("A GGUF file is quantized already and is not quantized again; leave --quantize out.")
+        raise InputError("A GGUF file is already quantized; leave --quantize out.")
     where = _where(source, revision)
     spread: dict[str, Any] = {}
     try:
@@ -109,10 +109,10 @@ def load_base(
         base, report = loaded
         # Transformers only logs weights that are missing or have another shape, and fills them with random numbers.
         if missing := sorted(report["missing_keys"]):
-            raise ValueError(f"its files lack {len(missing)} weights, the first is {missing[0]}")
+            raise ValueError(f"{len(missing)} weights are missing from its files, beginning with {missing[0]}")
         if mismatched := sorted(report["mismatched_keys"]):
             name, has, needs = mismatched[0]
-            raise ValueError(f"{name} has shape {tuple(has)} where {tuple(needs)} is needed")
+            raise ValueError(f"{name} has shape {tuple(has)}, but {tuple(needs)} is needed")
     except BaseException as error:
         if spread:
             shutil.rmtree(spread["offload_folder"], ignore_errors=True)
@@ -145,7 +145,7 @@ def empty_model(model: str, *, revision: str | None = None) -> tuple[PreTrainedM
     given = Path(model).expanduser()
     is_config = given.suffix == ".json"
     if is_config and not given.is_file():
-        raise InputError(f"There is no file {model}; give the config.json of a model, a folder or a name.")
+        raise InputError(f"There is no file {model}; give the config.json of a model, a folder, or a model name.")
     source = ModelSource(str(given), None, str(given)) if is_config else resolve_model(model)
     try:
         config = _read_config(source, _where(source, revision))
@@ -187,16 +187,16 @@ def _check_architecture(source: ModelSource, where: dict[str, Any]) -> None:
     if isinstance(part, str) and part in ARCHITECTURES:
         raise InputError(
             f"{source.display} is a multi-modal model of architecture {shown}; only text-only language models "
-            f"can be loaded, so give its language model, {part!r}, as a model of its own."
+            f"can be loaded, so give its language model, {part!r}, as a separate model."
         )
     if "auto_map" in content:
         raise InputError(
-            f"{source.display} brings code of its own for its architecture {shown}, which is never run; known are "
-            f"{', '.join(sorted(ARCHITECTURES))}."
+            f"{source.display} brings its own code for its architecture {shown}, which is never run, for security; "
+            f"supported architectures are {', '.join(sorted(ARCHITECTURES))}."
         )
     raise InputError(
-        f"{source.display} is a model of architecture {shown}, which is not known; known are "
-        f"{', '.join(sorted(ARCHITECTURES))}. To add one, add its row to jola/model/architectures.py."
+        f"{source.display} is a model of architecture {shown}, which is not supported; supported architectures are "
+        f"{', '.join(sorted(ARCHITECTURES))}. To add one, add a row to jola/model/architectures.py."
     )
 
 
@@ -301,7 +301,7 @@ def pick_attention(implementation: str, config: PretrainedConfig, device: torch.
 def check_flash_attention(places: Collection[str], dtype: torch.dtype) -> None:
     """Raise `InputError` unless flash attention supports all devices of the layers and the format of the weights."""
     if others := sorted(place for place in places if not place.isdigit() and not place.startswith("cuda")):
-        lack = f"all layers on a GPU that the package flash-attn supports, and here they are on {', '.join(others)}"
+        lack = f"all layers on a GPU that the package flash-attn supports, but they are on {', '.join(others)}"
     elif dtype not in (torch.bfloat16, torch.float16):
         lack = f"weights in bfloat16 or float16, not {str(dtype).removeprefix('torch.')}"
     elif not is_flash_attn_2_available():  # transformers would download code from the Hub

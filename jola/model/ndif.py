@@ -106,8 +106,8 @@ class NdifBackend(RemoteBackend):
                     raise RequestStopped
                 if time.monotonic() > end:
                     raise InputError(
-                        f"NDIF did not answer within {self._seconds:g} seconds; see https://nnsight.net/status whether "
-                        "the model is running, and ask again."
+                        f"NDIF did not answer within {self._seconds:g} seconds; check at https://nnsight.net/status "
+                        "whether the model is running, and try again."
                     )
         finally:
             over.set()

@@ -59,7 +59,7 @@ def _checked(content: Any, what: str) -> dict[str, str | int]:
     for name, place in content.items():
         if not isinstance(place, str) and type(place) is not int:
             raise InputError(
-                f"{what} places {name!r} on a value of type {type(place).__name__}; "
+                f"{what} has a value of type {type(place).__name__} for {name!r}; "
                 "give the name or the number of a device."
             )
     return content
@@ -93,7 +93,7 @@ def check_device_map(placed: Mapping[str, str | int], empty: PreTrainedModel, la
                 f"The device map splits layer {index} over {' and '.join(sorted(inside))}; place each layer on one."
             )
     if set(placed.values()) == {DISK}:
-        raise InputError("The device map keeps everything on disk; place at least one module on a device or 'cpu'.")
+        raise InputError("The device map puts everything on disk; place at least one module on a device or 'cpu'.")
     for place in dict.fromkeys(placed.values()):
         if place != DISK and not _exists(place):
             raise InputError(f"The device map uses {place!r}, which this machine does not have; it has {_devices()}.")

@@ -35,7 +35,7 @@ def check_sharding(*, quantize: str, device_map: object) -> None:
         raise InputError("--shard-base and --device-map both place the weights; leave one of them out.")
     if launched() == 1:
         raise InputError(
-            "--shard-base divides the frozen model among several processes, and there is one; start jola with "
+            "--shard-base divides the frozen model among several processes, but there is only one; start jola with "
             "torchrun --nproc-per-node N -m jola, or leave --shard-base out."
         )
 

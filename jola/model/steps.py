@@ -58,7 +58,7 @@ def rows_of(inputs: Mapping[str, Tensor], positions: Tensor | Literal["last"] | 
     ids = inputs["input_ids"]
     if isinstance(positions, Tensor):
         if positions.shape != ids.shape or positions.dtype is not torch.bool:
-            raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, as the tokens are.")
+            raise ValueError(f"positions must be bool of shape {tuple(ids.shape)}, like the tokens.")
         return positions.to(ids.device)
     real = inputs.get("attention_mask", torch.ones_like(ids))
     counted = real.long().cumsum(-1)

@@ -435,7 +435,7 @@ class TracedModel:
                         shapes.append((Site.MLP, layer, hidden_of(self._at(layer, Site.MLP).output).shape[-1]))
         except (AttributeError, OutOfOrderError) as error:
             raise InputError(
-                f"A pass of this {geometry.architecture} model does not go through the attention projection and then "
+                f"A pass of this {geometry.architecture} model does not run the attention projection and then "
                 f"the MLP of every layer ({str(error).splitlines()[-1]}); jola/model/architectures.py does not "
                 "describe it correctly."
             ) from error

@@ -55,7 +55,7 @@ class JoLAConfig:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise InputError(f"Cannot read the settings in {config_path} ({error}).") from error
         if not isinstance(values, dict):
-            raise InputError(f"{config_path} holds no groups of settings such as model_config.")
+            raise InputError(f"{config_path} contains no groups of settings such as model_config.")
         for group in GROUPS:
             if not isinstance(values.get(group) or {}, dict):
                 raise InputError(f"{group} in {config_path} is {values[group]!r}; it must be a group of settings.")

@@ -116,7 +116,7 @@ class ResponseCollator:
         prompt, found, answer = text.rpartition(self.response_template)
         if not found or not answer:
             raise InputError(
-                f"A training text has no answer behind {self.response_template!r}; it begins with {text[:40]!r}."
+                f"A training text has no answer after {self.response_template!r}; it begins with {text[:40]!r}."
             )
         start: list[int] = list(self.tokenizer_(prompt + found)["input_ids"])
         end = str(self.tokenizer_.eos_token or "")
@@ -130,7 +130,7 @@ def make_data_collator(
     if tokenizer is None:
         raise InputError("make_data_collator needs a tokenizer: make_data_collator(tokenizer=…).")
     if mlm:
-        raise InputError("make_data_collator has no masked language modelling; leave mlm out.")
+        raise InputError("make_data_collator does not support masked language modeling; leave mlm out.")
     return ResponseCollator(response_template, tokenizer)
 
 
@@ -159,10 +159,10 @@ def encode_texts(data: Any, how: TextDataset, part: str) -> Any:
     rows = [collator.encode({"text": text}) for text in data[how.field]]
     kept = [row for row in rows if len(row.input_ids) <= how.max_length]
     if not kept:
-        raise InputError(f"No {part} text fits into max_seq_length = {how.max_length} tokens; raise it.")
+        raise InputError(f"No {part} text fits into max_seq_length = {how.max_length} tokens; increase it.")
     if len(kept) < len(rows):
         logger.warning(
-            "%d of %d %s texts are longer than %d tokens and left out.",
+            "%d of %d %s texts are longer than %d tokens and are left out.",
             len(rows) - len(kept),
             len(rows),
             part,
@@ -196,7 +196,7 @@ def _row(row: Any, where: str) -> dict[str, str]:
     if not isinstance(row, dict) or not {"instruction", "answer"} <= set(row):
         raise InputError(f"{where} lacks 'instruction' or 'answer'.")
     if not (isinstance(row["instruction"], str) and isinstance(row["answer"], str)):
-        raise InputError(f"{where} has an 'instruction' or 'answer' that is no text; put it in quotes.")
+        raise InputError(f"{where} has an 'instruction' or 'answer' that is not text; put it in quotes.")
     return row
 
 
@@ -217,5 +217,5 @@ def _read_lines(path: Path) -> Rows:
             except (json.JSONDecodeError, RecursionError) as error:
                 raise InputError(f"{where} is not valid JSON: {error}.") from error
     if not rows:
-        raise InputError(f"{path} holds no examples; it needs one object with 'instruction' and 'answer' a line.")
+        raise InputError(f"{path} contains no examples; it needs one object with 'instruction' and 'answer' per line.")
     return rows

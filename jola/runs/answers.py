@@ -52,7 +52,7 @@ class AnswerRow(JsonFile):
     def _one_for_each_option(self) -> "AnswerRow":
         for values in (self.log_likelihoods, self.base_log_likelihoods):
             if values is not None and len(values) != len(self.options):
-                raise ValueError(f"it has {len(values)} log-likelihoods of {len(self.options)} options")
+                raise ValueError(f"it has {len(values)} log-likelihoods for {len(self.options)} options")
         return self
 
 
@@ -134,7 +134,7 @@ def read_answers(folder: Path) -> list[TestAnswer]:
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     if len(data) > SIZE_LIMIT:
-        raise InputError(f"{path} is larger than {SIZE_LIMIT >> 20} MB, which no such file is.")
+        raise InputError(f"{path} is larger than {SIZE_LIMIT >> 20} MB, the limit for this file.")
     return [_answer(line, f"line {number} of {path}") for number, line in enumerate(data.splitlines(), 1)]
 
 

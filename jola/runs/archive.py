@@ -69,7 +69,7 @@ def export_archive(run: Run, file: Path | str) -> Path:
     if file.is_dir():
         file = file / f"{run.id}.zip"
     if file.exists():
-        raise InputError(f"{file} exists already; choose another name.")
+        raise InputError(f"{file} already exists; choose another name.")
     draft = draft_of(file)
     with disk_errors(file):
         try:
@@ -78,7 +78,7 @@ def export_archive(run: Run, file: Path | str) -> Path:
                     _add(archive, name, data)
             os.replace(draft, file)
         except FileNotFoundError as error:
-            raise InputError(f"There is no folder {file.parent}; make it, or choose another place.") from error
+            raise InputError(f"There is no folder {file.parent}; create it, or choose another one.") from error
         finally:
             draft.unlink(missing_ok=True)
     return file
@@ -200,7 +200,9 @@ def _places(archive: SafeZip) -> dict[str, str]:
     configs = [entry for entry in entries if entry.rpartition("/")[2] == CONFIG_NAME]
     if len(configs) != 1:
         found = "more than one" if configs else "no"
-        raise InputError(f"{archive.name} holds {found} {CONFIG_NAME}; it must be one adapter, or one exported run.")
+        raise InputError(
+            f"{archive.name} contains {found} {CONFIG_NAME}; it must contain exactly one adapter or one exported run."
+        )
     folder = configs[0].removesuffix(CONFIG_NAME)
     root = folder.removesuffix("adapter/")
     is_run = folder.endswith("adapter/") and any(f"{root}{known}" in entries for known in RUN_FILES)
@@ -210,7 +212,7 @@ def _places(archive: SafeZip) -> dict[str, str]:
         place = inner if is_run else f"adapter/{inner}"
         inside = entry.startswith(root if is_run else folder)
         if not inside or not _is_part(place):
-            raise InputError(f"{archive.name} holds {entry!r}, which is no part of an adapter or a run; take it out.")
+            raise InputError(f"{archive.name} contains {entry!r}, which is not part of an adapter or a run; remove it.")
         places[entry] = place
     return places
 
@@ -228,14 +230,14 @@ def _take_folder(source: Path, draft: Path) -> None:
                 (draft / file).write_bytes(data)
         return
     if not (source / CONFIG_NAME).is_file():
-        raise InputError(f"{source} is no adapter directory: it has no {CONFIG_NAME}.")
+        raise InputError(f"{source} is not an adapter directory: it has no {CONFIG_NAME}.")
     with disk_errors(draft):
         (draft / "adapter").mkdir()
         for file in ADAPTER_FILES:
             if not (source / file).is_file():
                 continue
             if (source / file).stat().st_size > limit_of(f"adapter/{file}"):
-                raise InputError(f"{source / file} is larger than such a file may be; nothing was imported.")
+                raise InputError(f"{source / file} exceeds the size limit for this file; nothing was imported.")
             shutil.copyfile(source / file, draft / "adapter" / file)
 
 

@@ -92,8 +92,8 @@ def _checked(folder: Path, source: str, name_of: Callable[[Any], Any]) -> Found:
     about = read_typed(folder / ARCHIVE_NAME, JsonFile) or {}
     if about and (about.get("format"), about.get("version")) != (FORMAT, FORMAT_VERSION):
         raise InputError(
-            f"{folder / ARCHIVE_NAME} has format {_short(about.get('format'))} {_short(about.get('version'))}, and "
-            f"{FORMAT} {FORMAT_VERSION} is read here; update jola-workbench."
+            f"{folder / ARCHIVE_NAME} has format {_short(about.get('format'))} {_short(about.get('version'))}, but "
+            f"this version reads {FORMAT} {FORMAT_VERSION}; update jola-workbench."
         )
     about, _ = valid_part(about, ArchiveFile)
     given = read_typed(folder / "config.json", JsonFile) or {}
@@ -185,7 +185,7 @@ def _metrics(path: Path) -> int:
             if faults := valid_part(entry, MetricsRow)[1]:
                 raise InputError(f"{path} is damaged in line {number} ({faults[0]}); export the run again.")
             if entry.get("step", -1) < last:
-                raise InputError(f"{path} counts no steps in line {number}; export the run again.")
+                raise InputError(f"{path} has an invalid step in line {number}; export the run again.")
             last = entry["step"]
     return last
 
@@ -198,7 +198,7 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
     for site in recorded_sites(folder):
         path = folder / f"{site}.json"
         if site not in shapes:
-            raise InputError(f"{path} is about a place that the adapter does not edit; export the run again.")
+            raise InputError(f"{path} is for a site that the adapter does not edit; export the run again.")
         header = read_typed(path, GateHeader) or {}
         shape = shapes[site]
         if (header.get("layers"), header.get("units")) != shape:
@@ -209,16 +209,16 @@ def _gates(folder: Path, adapter: Adapter) -> list[int]:
             history = GateHistory.read(folder, site)
         steps, values = history.steps, history.fields
         if len(steps) and (steps[0] < 0 or (np.diff(steps) <= 0).any() or steps[-1] >= 2**24):
-            raise InputError(f"{folder / f'{site}.f32'} counts no steps; export the run again.")
+            raise InputError(f"{folder / f'{site}.f32'} has invalid steps; export the run again.")
         for name, array in values.items():
             # NaN marks a half that is not trained.
             bad = np.isinf(array) | (array < 0) | ((array > 1) & (not name.endswith("_norm")))
             if bad.any():
-                raise InputError(f"{folder / f'{site}.f32'} holds a {name} that is not valid; export the run again.")
+                raise InputError(f"{folder / f'{site}.f32'} contains an invalid {name}; export the run again.")
         last.append(int(steps[-1]) if len(steps) else 0)
     strays = sorted(path.name for path in folder.glob("*.f32") if not path.with_suffix(".json").is_file())
     if strays:
-        raise InputError(f"{folder / strays[0]} has no description beside it; export the run again.")
+        raise InputError(f"{folder / strays[0]} has no matching .json file; export the run again.")
     return last
 
 

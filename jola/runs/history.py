@@ -77,7 +77,7 @@ def _check_records(path: Path) -> None:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "something else"
-        raise InputError(f"{path} is {what} where a file is expected.")
+        raise InputError(f"{path} must be a file, but is {what}.")
 
 
 def is_readable(folder: Path, site: str) -> bool:
@@ -214,7 +214,7 @@ class GateHistory:
         layout = _read_layout(folder, site)
         if layout is None:
             known = ", ".join(recorded_sites(folder)) or "none"
-            raise InputError(f"{folder} holds no gate history of the site '{site}' (recorded: {known}).")
+            raise InputError(f"{folder} contains no gate history of the site '{site}' (recorded: {known}).")
         # Read, not memory-mapped: a resuming run shortens the file, and accessing a mapped page beyond its end kills
         # the reader.
         try:

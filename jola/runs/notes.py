@@ -65,5 +65,5 @@ def _readable(text: str) -> str:
 
 def _checked(text: str, what: str, limit: int) -> str:
     if len(text) > limit:
-        raise InputError(f"The {what} has {len(text):,} characters and at most {limit:,} are kept; shorten it.")
+        raise InputError(f"The {what} has {len(text):,} characters, but the limit is {limit:,}; shorten it.")
     return text

@@ -75,7 +75,7 @@ class Run:
         """Return the run in ``path``. Raises `InputError` if there is none."""
         run = cls(path)
         if not run.path.is_dir():
-            raise InputError(f"There is no run directory {path}; `jola runs` lists the runs there are.")
+            raise InputError(f"There is no run directory {path}; `jola runs` lists all runs.")
         if not run.is_run():
             raise InputError(f"{path} is not a run directory: it has neither config.json nor status.json.")
         return run
@@ -102,7 +102,9 @@ class Run:
             try:
                 run.path.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
-                raise InputError(f"{path} is in the way: a file has the name of the run directory.") from None
+                raise InputError(
+                    f"{path} cannot be created: a file is in the way; move it or choose another directory."
+                ) from None
             new = run._claim(resume)
         created = time.time() if new else run.created
         content = {**config.to_dict(), **(extra or {}), "created": created}
@@ -139,8 +141,8 @@ class Run:
             others = sorted(name for name in names if not name.startswith("."))
             if others:
                 raise InputError(
-                    f"{self.path} holds other files ({', '.join(others[:3])}); "
-                    "choose an empty or a new directory for the run."
+                    f"{self.path} contains other files ({', '.join(others[:3])}); "
+                    "choose an empty or new directory for the run."
                 )
             try:
                 os.close(os.open(config, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
@@ -152,7 +154,7 @@ class Run:
             writer = "another process" if pid is None else f"process {pid}"
             raise InputError(f"{self.path} is being written by {writer}; wait for it or cancel it first.")
         if not resume:
-            raise InputError(f"{self.path} already holds a run ({state}); resume it or choose another directory.")
+            raise InputError(f"{self.path} already contains a run ({state}); resume it or choose another directory.")
         return False
 
     def is_run(self) -> bool:
@@ -231,7 +233,7 @@ class Run:
         """Return the last gate record of each site, and what is wrong with the files of the history."""
         records, problem = [], ""
         if (self.path / "metrics.jsonl").is_dir():
-            problem = "metrics.jsonl is a folder where a file is expected."
+            problem = "metrics.jsonl must be a file, but is a folder."
         for site in recorded_sites(self.gates_dir):
             try:
                 last = read_last(self.gates_dir, site)

@@ -64,9 +64,9 @@ class RunStore:
         """Return the run with this id. Raises `InputError` if there is none, or if the id leads out of the store."""
         path = self.root / run_id if is_plain_name(run_id) else None
         if path is None or path.is_symlink() or path.resolve().parent != self.root.resolve():
-            raise InputError(f"{run_id!r} is not the id of a run; `jola runs` lists the ids there are.")
+            raise InputError(f"{run_id!r} is not a valid run id; `jola runs` lists all ids.")
         if not path.is_dir():
-            raise InputError(f"There is no run '{run_id}' in {self.root}; `jola runs` lists the runs there are.")
+            raise InputError(f"There is no run '{run_id}' in {self.root}; `jola runs` lists all runs.")
         return Run.open(path)
 
     @property

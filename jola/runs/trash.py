@@ -73,10 +73,10 @@ class Trash:
         """
         found = next((run for run in self.runs() if run.id == run_id), None)
         if found is None:
-            raise InputError(f"There is no deleted run '{run_id}'; `jola runs restore` lists those that there are.")
+            raise InputError(f"There is no deleted run '{run_id}'; `jola runs restore` lists all deleted runs.")
         place = self.root / found.id
         if os.path.lexists(place):
-            raise InputError(f"There is a run '{run_id}' again; remove that one before restoring the older one.")
+            raise InputError(f"Another run '{run_id}' exists; remove it before restoring the deleted one.")
         with disk_errors(place):
             found.path.rename(place)
         return place

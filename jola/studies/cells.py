@@ -106,7 +106,7 @@ class CellFolder:
         if not (self.path / "failed.json").exists():
             return None
         content, _ = read_valid_part(self.path / "failed.json", FailureFile)
-        return str(content.get("message") or "The cell failed, and the file that says why is damaged.")
+        return str(content.get("message") or "The cell failed, but the file with the reason is damaged.")
 
     def state(self) -> CellState:
         """Return the current state of the cell."""

@@ -251,7 +251,7 @@ def _check(comparison: Comparison, settings: dict[str, Any]) -> None:
     there = comparison.settings()
     if not there:
         if comparison.folder.is_dir() and any(not path.name.startswith(".") for path in comparison.folder.iterdir()):
-            raise InputError(f"{comparison.folder} holds other files; choose an empty or a new folder.")
+            raise InputError(f"{comparison.folder} contains other files; choose an empty or new folder.")
         return
     # A comparison without a method is of JoLA. Settings of model and data that earlier versions lacked have their
     # defaults. Those of the training are not filled in, because some of their defaults have changed.

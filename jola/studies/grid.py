@@ -70,7 +70,7 @@ class Grid:
         """Return the grid in a folder. Raises `InputError` if there is none, or one of a newer version."""
         content = _read(Path(folder))
         if content is None:
-            raise InputError(f"{folder} holds no grid; `jola grid plan` makes one.")
+            raise InputError(f"{folder} contains no grid; create one with `jola grid plan`.")
         return cls(folder, content)
 
     @classmethod
@@ -97,7 +97,7 @@ class Grid:
         make_folder(path)
         with disk_errors(path):
             if _read(path) is None and any(not item.name.startswith(".") for item in path.iterdir()):
-                raise InputError(f"{path} holds other files; choose an empty or a new folder.")
+                raise InputError(f"{path} contains other files; choose an empty or new folder.")
             with FileLock(path / ".grid.lock"):
                 new = {"settings": settings, "arms": {}, "plans": [], "versions": installed_versions(PACKAGES)}
                 there = _read(path) or new

@@ -263,7 +263,7 @@ def methods_table(found: Sequence[Compared]) -> Table:
     notes = (
         SEEDS_NOTE,
         "Rate: learning rate with the highest validation accuracy among those tried, on average over seeds, and the "
-        "lowest cross-entropy among equals or if there is no accuracy; test scores play no part. Where it is the "
+        "lowest cross-entropy among equals or if there is no accuracy; test scores are not used. If it is the "
         "lowest or the highest, the best rate may be outside the range that was tried.",
         "Front: no other method of the task has an equal or higher score with as many or fewer trainable parameters, "
         "and is better in one of the two.",

@@ -87,7 +87,7 @@ class RayExecutor:
             if self._stopping:
                 return -signal.SIGTERM
             sentence = str(error).strip().splitlines()
-            CellFolder(self.folder / "cells" / name).write_failure(f"Ray could not make the cell: {sentence[0]}")
+            CellFolder(self.folder / "cells" / name).write_failure(f"Ray could not run the cell: {sentence[0]}")
             return 1
         finally:
             del self._running[name]

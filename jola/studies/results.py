@@ -75,9 +75,9 @@ class Cell:
     @classmethod
     def from_dict(cls, content: Any) -> "Cell":
         """Create a cell from the result of `to_dict`. Raises `InputError` for anything else."""
-        faults = valid_part(content, CellFile)[1] if isinstance(content, dict) else ["it is no JSON object"]
+        faults = valid_part(content, CellFile)[1] if isinstance(content, dict) else ["it is not a JSON object"]
         if faults:
-            raise InputError(f"This is no result of a comparison ({faults[0]}).")
+            raise InputError(f"This is not a valid result of a comparison ({faults[0]}).")
         return cls(
             **{name: content[name] for name in ("protocol", "method", "k", "seed")},
             heads=HeadSet.from_dict(content["heads"]) if content["heads"] else None,
@@ -99,7 +99,7 @@ class Comparison:
         """Return the comparison in a folder. Raises `InputError` if there is none."""
         comparison = cls(folder)
         if comparison.settings().get("format") != FORMAT:
-            raise InputError(f"{folder} holds no comparison of selectors; `jola compare` makes one.")
+            raise InputError(f"{folder} contains no comparison of selectors; create one with `jola compare`.")
         return comparison
 
     def settings(self) -> dict[str, Any]:

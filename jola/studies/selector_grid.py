@@ -47,10 +47,10 @@ class SelectorGrid:
         """Return self, or raise `InputError` for an invalid value; `total` is the number of heads, once known."""
         for given, known, what in (
             (self.selectors, SELECTOR_NAMES, "selector"),
-            (self.swaps, SWAP_NAMES, "method whose gates can be swapped in"),
+            (self.swaps, SWAP_NAMES, "method for gate swaps"),
         ):
             if unknown := [name for name in given if name not in known]:
-                raise InputError(f"{unknown[0]!r} is no {what}; choose among {', '.join(known)}.")
+                raise InputError(f"{unknown[0]!r} is not a {what}; choose one of {', '.join(known)}.")
         for k in self.ks:
             if k in (AUTO, HALVES):
                 continue
@@ -59,7 +59,7 @@ class SelectorGrid:
             if total is not None and int(k) > total:
                 raise InputError(f"K is {k}, but the model has {total} heads.")
         if not self.ks or not self.seeds or not (self.selectors or self.swaps):
-            raise InputError("Nothing is to be compared; give selectors, a K and a seed.")
+            raise InputError("There is nothing to compare; give selectors, a K and a seed.")
         if not self.selectors and set(self.ks) == {HALVES}:
             raise InputError(f"K {HALVES} applies to selectors, not to gate swaps; add a selector or another K.")
         if any(not 0 <= seed < 2**32 for seed in self.seeds):

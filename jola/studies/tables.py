@@ -26,8 +26,8 @@ class Table:
 
 
 SEEDS_NOTE = (
-    "Means over seeds with 95 % intervals: Student's t over seeds, which says what other seeds would give on the same "
-    "test examples; with one seed, over test examples; none where all seeds give the same."
+    "Means over seeds with 95 % intervals: Student's t over seeds, which describes other seeds on the same test "
+    "examples; with one seed, over test examples; none if all seeds give the same result."
 )
 
 

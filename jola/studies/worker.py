@@ -102,8 +102,8 @@ def _make(grid: Grid, name: str, cell: CellFolder, progress: Progress, began: fl
     _, faults = valid_part({"format": FORMAT, **result}, GridResultFile)
     if faults:
         raise InputError(
-            f"The run in {run.path} has a result that is not valid: {faults[0]}; remove the folder of the run, so that "
-            "the cell is made again."
+            f"The run in {run.path} has a result that is not valid: {faults[0]}; remove the folder of the run to run "
+            "the cell again."
         )
     return result
 
@@ -121,8 +121,8 @@ def _resumed(run: Run, stored: RunConfig, planned: RunConfig) -> RunConfig:
     for name, value, other in pairs:
         if name not in NEUTRAL and value != other:
             raise InputError(
-                f"The run in {run.path} has {name} {value!r}, and the grid plans {other!r}; remove the folder of the "
-                "run, so that the cell is made as planned."
+                f"The run in {run.path} has {name} {value!r}, but the grid plans {other!r}; remove the folder of the "
+                "run to run the cell as planned."
             )
     neutral = {name: getattr(planned.training, name) for name in NEUTRAL}
     return dataclasses.replace(stored, training=dataclasses.replace(stored.training, **neutral))

@@ -24,11 +24,13 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise InputError(f"There is no space left on the disk for {path}; free some, try again.") from error
+            raise InputError(
+                f"There is no space left on the disk for {path}; free some space and try again."
+            ) from error
         if error.errno in _FORBIDDEN:
-            raise InputError(f"{path} may not be written; choose another place or allow it.") from error
+            raise InputError(f"{path} is not writable; choose another location or change its permissions.") from error
         if error.errno == errno.EISDIR:
-            raise InputError(f"{path} cannot be written: there is a folder in its place; move it away.") from error
+            raise InputError(f"{path} cannot be written because it is a folder; move or rename it.") from error
         raise
 
 
@@ -38,7 +40,9 @@ def make_folder(folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(f"{folder} cannot be a folder: there is a file in its place.") from error
+            raise InputError(
+                f"{folder} cannot be created: a file is in the way; move it or choose another folder."
+            ) from error
 
 
 @contextmanager

@@ -80,7 +80,7 @@ class SafeZip:
             raise zipfile.BadZipFile
         (directory,) = struct.unpack_from("<L", tail, at + 12)
         if directory > _DIRECTORY_LIMIT or tail[max(0, at - 20) : at].startswith(_END_OF_LARGE):
-            raise self._refused("lists more files than an adapter or a run has")
+            raise self._refused("contains more files than an adapter or a run")
         self._file.seek(0)
 
     def _checked_entries(self) -> Entries:
@@ -88,14 +88,14 @@ class SafeZip:
         seen: set[str] = set()
         infos = self._zip.infolist()
         if len(infos) > MAX_ENTRIES:
-            raise self._refused(f"holds {len(infos)} files, and at most {MAX_ENTRIES} are taken")
+            raise self._refused(f"contains {len(infos)} files, but at most {MAX_ENTRIES} are allowed")
         for info in infos:
             self._check_entry(info)
             if info.is_dir() or _IGNORED.fullmatch(info.filename):
                 continue
             # Names that differ only in case are one file on some disks.
             if info.filename.casefold() in seen:
-                raise self._refused(f"holds {info.filename!r} twice")
+                raise self._refused(f"contains {info.filename!r} twice")
             seen.add(info.filename.casefold())
             found[info.filename] = info
         return found
@@ -105,16 +105,14 @@ class SafeZip:
         name = info.orig_filename
         parts = name.removesuffix("/").split("/")
         if re.search(r"[\\:\x00-\x1f\x7f]", name) or any(part in ("", ".", "..") for part in parts) or len(name) > 200:
-            raise self._refused(
-                f"holds a file with the name {name[:80]!r}, which leads out of its folder or is no name"
-            )
+            raise self._refused(f"contains a file with the invalid or unsafe name {name[:80]!r}")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise self._refused(f"holds {name!r}, which is a link or a device and not a plain file")
+            raise self._refused(f"contains {name!r}, which is a link or a device, not a regular file")
         if info.flag_bits & 0x1:
-            raise self._refused("is encrypted; make it again without a password")
+            raise self._refused("is encrypted; create it again without a password")
         if info.compress_type not in _METHODS:
-            raise self._refused(f"packs {name!r} with a method other than deflate")
+            raise self._refused(f"compresses {name!r} with a method other than deflate")
         if info.file_size > _SMALL and info.file_size > MAX_RATIO * info.compress_size:
             raise self._refused(f"unpacks {name!r} to more than {MAX_RATIO} times its size")
 
@@ -156,4 +154,4 @@ class SafeZip:
             raise self._refused(f"is damaged: {name!r} cannot be unpacked") from error
 
     def _too_large(self, name: str) -> InputError:
-        return self._refused(f"holds {name!r}, which is larger than such a file may be")
+        return self._refused(f"contains {name!r}, which exceeds the size limit for this file")

@@ -76,18 +76,18 @@ def _load(path: Path) -> dict[str, Any] | None:
         with open(path, "rb") as file:
             data = file.read(LIMIT + 1)
         if len(data) > LIMIT:
-            raise InputError(f"{path} is larger than {LIMIT >> 20} MB, which no such file is.")
+            raise InputError(f"{path} is larger than {LIMIT >> 20} MB, the limit for this file.")
         content = json.loads(data) if data.strip() else None
     except FileNotFoundError:
         return None
     except IsADirectoryError as error:
-        raise InputError(f"{path} is a folder where a file is expected.") from error
+        raise InputError(f"{path} must be a file, but is a folder.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON.") from error
     if content is not None and not isinstance(content, dict):
-        raise InputError(f"{path} holds no JSON object.")
+        raise InputError(f"{path} does not contain a JSON object.")
     return content
 
 
@@ -140,7 +140,7 @@ def _unrepresentable(value: Any, depth: int = DEPTH) -> str:
     if isinstance(value, int) and abs(value) >= LARGEST:
         return " is a whole number of 2**53 or more"
     if isinstance(value, str) and not is_unicode(value):
-        return " holds characters that are not valid Unicode"
+        return " contains characters that are not valid Unicode"
     return ""
 
 

@@ -224,7 +224,7 @@ def training_disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         # safetensors and PyTorch report a full disk only in the text of an error.
         if any(sign in str(error) for sign in _DISK_FULL_SIGNS):
-            raise InputError(f"There is no space left on the disk for {path}; free some, then resume.") from error
+            raise InputError(f"There is no space left on the disk for {path}; free some space, then resume.") from error
         raise
 
 

@@ -122,7 +122,9 @@ def reference_penalty(edits: list[GatedEdits], weight: float) -> Tensor:
     """
     total = torch.zeros(())
     if any("shared" in e.log_alphas() for e in edits):
-        raise InputError("The reference objective weighs the two kinds of gates differently; these edits share theirs.")
+        raise InputError(
+            "The reference objective weights the two kinds of gates differently, but these edits have shared gates."
+        )
     if weight == 0:
         return total
     for e in edits:

@@ -72,5 +72,7 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
     for settings in planned:
         place = Path(settings.training.output)
         if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
-            raise InputError(f"{place} holds a run or files; choose another --output, or add --resume to continue.")
+            raise InputError(
+                f"{place} already contains a run or other files; choose another --output, or add --resume to continue."
+            )
     return planned

@@ -191,7 +191,7 @@ def _train(
         run.write_status(state="paused")
         return
     if answers and not run.write_answers(answers):
-        progress.note("The test answers are not kept: they would need more than 64 MB.")
+        progress.note("The test answers are not saved, because they need more than 64 MB.")
     result = _result(prepared, fitted, stages, seconds, scores)
     run.write_result(result)
     if measure and not follower.ending:
@@ -232,7 +232,7 @@ def _fit_stages(
     """Fit the remaining stages; only the last one has edits to keep. A request to stop ends any stage."""
     model, seed = prepared.model, stages.config().training.seed
     if not model.method.trains:
-        follower.progress.note(f"{model.method.title} trains nothing; the base model is tested as it is.")
+        follower.progress.note(f"{model.method.title} trains nothing; the unchanged base model is tested.")
         return Fit(0, 0, 0, validation=None, validation_cross_entropy=None, seconds=0.0, processor_seconds=0.0)
     if stages.finished:
         model.replace_edits(stages.settings, seed)
@@ -418,6 +418,6 @@ def _encode(
     if encoded.dropped:
         progress.note(
             f"{encoded.dropped} of {len(examples)} {part} examples are longer than {config.data.max_length} tokens and "
-            "left out."
+            "are left out."
         )
     return encoded

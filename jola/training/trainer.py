@@ -185,8 +185,8 @@ class JoLATrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
             raise InputError(
-                f"The training diverged: the loss of step {self.state.global_step + 1} is not a finite number. Start "
-                "it again with a lower --learning-rate."
+                f"The training diverged: the loss of step {self.state.global_step + 1} is not finite; train again with "
+                "a lower --learning-rate."
             )
         if self.schedule.kind == "performance":
             # The reference code compares the loss of a batch; Trainer has divided it by the number of batches.

@@ -254,5 +254,5 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     )
     page.click("#compare-playground")
     common = 2 * len(gradient & offset)
-    words = f"{common} of 32 edits on" if 0 < common < 32 else f"All 32 edits o{'n' if common else 'ff'}"
+    words = f"{common} of 32 edits are on" if 0 < common < 32 else f"All 32 edits are o{'n' if common else 'ff'}"
     page.wait_for_function("(words) => document.querySelector('#mask-summary')?.innerText.startsWith(words)", arg=words)

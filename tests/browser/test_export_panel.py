@@ -120,4 +120,4 @@ def test_what_cannot_be_written_is_a_sentence(page: Any, tmp_path: Path) -> None
     page.wait_for_selector(".jw-export-facts:has-text('Written to')")
     assert (tmp_path / "one-ia3" / "adapter_config.json").is_file()
     page.click("#export-go")
-    page.wait_for_selector("#export-status .jw-error:has-text('exists already')")
+    page.wait_for_selector("#export-status .jw-error:has-text('already exists')")

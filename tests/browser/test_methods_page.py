@@ -91,7 +91,7 @@ def test_from_the_choice_of_a_method_to_a_switched_unit(
     page.mouse.click(*place)
     page.wait_for_selector(f"#tokens [data-masks^='{site}:']", state="attached")
     assert page.text_content("#tokens .jw-picture") != before
-    assert f"off are 1 {channels[0]}" in page.inner_text("#mask-summary")
+    assert f"1 {channels[0]} is off" in page.inner_text("#mask-summary")
     page.keyboard.press("i")
     page.wait_for_selector("#head-missing .jw-note")
     assert "no attention pattern" in page.inner_text("#head-missing")

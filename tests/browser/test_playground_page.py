@@ -72,7 +72,7 @@ def test_a_click_on_the_map_changes_the_next_token_and_undo_brings_it_back(
     click_cell(page, "offset", open_cells(run)[0])
     after = changed(page, before)
     assert "nats" in page.inner_text("#tokens .jw-since")
-    assert "edits on" in page.inner_text("#mask-summary") or "off" in page.inner_text("#mask-summary")
+    assert "edits are on" in page.inner_text("#mask-summary") or "off" in page.inner_text("#mask-summary")
     page.click("#mask-undo")
     assert changed(page, after) == before
     page.click("#mask-redo")
@@ -366,4 +366,4 @@ def test_an_adapter_is_taken_from_a_folder(app: App, run: Run, open_playground: 
     taken = Run.open(app.runs / new)
     assert open_cells(taken) == open_cells(run)
     page.wait_for_function("document.querySelector('#tokens .jw-picture') !== null")
-    assert re.search(r"edits on as trained", page.inner_text("#mask-summary"))
+    assert re.search(r"edits are on, as trained", page.inner_text("#mask-summary"))

@@ -183,4 +183,4 @@ def test_a_tiny_study_is_started_stopped_and_continued(
     page.wait_for_selector(f'#run-view .rv[data-run="{study}/{cell}"][data-state="finished"]', state="attached")
     page.get_by_role("tab", name="Studies", exact=True).click()
     page.click(".sv-playground")
-    page.wait_for_function("() => /edits on/.test(document.querySelector('#mask-summary')?.innerText)")
+    page.wait_for_function("() => /edits are on/.test(document.querySelector('#mask-summary')?.innerText)")

@@ -191,8 +191,8 @@ def test_the_reference_objective_needs_a_gate_for_each_half() -> None:
         ({"edits": {"epochs": 3}}, "Unknown setting epochs in edits"),
         ({"model": None}, "The settings in model are None; they must be an object"),
         ({"data": ["task"]}, "they must be an object of names and values."),
-        ([], "Settings come in the groups model, edits, data, training"),
-        (None, "Settings come in the groups"),
+        ([], "Settings must be an object with the groups model, edits, data, training"),
+        (None, "Settings must be an object with the groups"),
     ],
 )
 def test_what_is_no_configuration_is_refused(values: Any, sentence: str) -> None:

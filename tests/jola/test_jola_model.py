@@ -278,7 +278,7 @@ class TestSubsets:
         assert model.trainable_parameters()[0] == expected == sum(p.numel() for p in model.parameters())
 
     def test_heads_and_layers_that_exclude_each_other(self, tiny: Make) -> None:
-        with pytest.raises(InputError, match="--layers and --heads together name no head"):
+        with pytest.raises(InputError, match="--layers and --heads have no head in common"):
             tiny("llama", EditConfig(layers="0", heads="1:1"))
 
     @pytest.mark.parametrize(

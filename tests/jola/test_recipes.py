@@ -28,7 +28,7 @@ def test_the_reference_recipe_has_one_rate_and_its_loss() -> None:
     ("name", "method", "sentence"),
     [
         ("ours", "jola", "--recipe is 'ours'; choose one of default, paper, reference."),
-        ("paper", "lora", "The recipe 'paper' is one for jola; leave --recipe out for lora."),
+        ("paper", "lora", "The recipe 'paper' is only for jola; leave --recipe out for lora."),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused(name: str, method: str, sentence: str) -> None:

@@ -229,7 +229,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("method", [case.method for case in CASES if case.method not in AFFINE])
     def test_edits_that_are_not_affine(self, method: str, tmp_path: Path, models: Any) -> None:
-        with pytest.raises(InputError, match=r"cannot be used remotely, because .*; load the model here"):
+        with pytest.raises(InputError, match=r"cannot be used remotely, because .*; load the model locally"):
             RemoteModel.from_adapter(self.adapter(method, tmp_path / "a"), model=str(models("llama")), simulate=True)
 
     def test_no_key(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +243,7 @@ class TestRefusals:
     ) -> None:
         monkeypatch.setenv(KEY_VARIABLE, "a key")
         name = str(models("llama")) if name == "here" else name
-        with pytest.raises(InputError, match=r"which is not a model of the Hub; .* --model owner/name\."):
+        with pytest.raises(InputError, match=r"which is not a model on the Hub; .* --model owner/name\."):
             RemoteModel.from_adapter(self.adapter("jola", tmp_path / "a"), model=name)
 
     def test_another_shape(self, tmp_path: Path, models: Any) -> None:
@@ -252,7 +252,7 @@ class TestRefusals:
 
     def test_what_is_not_read_and_training(self, pair: Any) -> None:
         _, remote = pair()
-        with pytest.raises(InputError, match="which are not read from a remote model"):
+        with pytest.raises(InputError, match="which are not available from a remote model"):
             insight.layer_changes(remote, [IDS])
         with pytest.raises(InputError, match="cannot be trained"):
             remote.train()

@@ -254,7 +254,7 @@ def test_prompt_edits_beside_others() -> None:
 
 def test_positions_have_to_be_known() -> None:
     model = loreft()
-    with pytest.raises(ValueError, match="which tokens belong to the prompt"):
+    with pytest.raises(ValueError, match="pass a mask of the tokens of the prompt"):
         model.plan(None, 1.0, 1)
     with pytest.raises(ValueError, match="3 prompt lengths for 2 rows"):
         model(IDS, prompt_lengths=torch.tensor([1, 2, 3]))

@@ -219,7 +219,7 @@ class Exports:
     def _export(self, page: str, run: Run, form: Form, chosen: str | None, into: Path | None) -> Iterator[Any]:
         place = (into or self._fresh()) / _name(run, form, chosen)
         if place.exists():
-            raise InputError(f"{place} exists already; choose another folder, or remove it first.")
+            raise InputError(f"{place} already exists; choose another folder, or remove it first.")
         report: dict[str, Any] = {}
         if not form.kind:
             from jola.runs.archive import export_archive  # imports PyTorch, which the page does not need at startup

@@ -69,11 +69,11 @@ def load_task(data: DataConfig, seed: int) -> Task:
     train, validation, test = parts.train, parts.validation, parts.test
     if test is None:
         train, test = _carve(train, data.test_size, TEST_SHARE, parts.group)
-        notes.append(f"There is no test {source}: {len(test)} of the training examples are set aside as test part.")
+        notes.append(f"There is no test {source}: {len(test)} training examples are used for testing instead.")
     if validation is None:
         train, validation = _carve(train, data.validation_size, VALIDATION_SHARE, parts.group)
         notes.append(
-            f"There is no validation {source}: {len(validation)} of the training examples are set aside for it."
+            f"There is no validation {source}: {len(validation)} training examples are used for validation instead."
         )
     labels = info.labels if info else infer_labels(train, [*validation, *test])
     chosen_train = _take(_shuffled(train, f"train {seed}"), data.train_size)
@@ -165,7 +165,7 @@ def _take(examples: list[Example], size: int) -> tuple[Example, ...]:
 
 def _note_missing(notes: list[str], part: str, size: int, chosen: Sequence[Example]) -> None:
     if size > len(chosen):
-        notes.append(f"{size} {part} examples were asked for, and there are {len(chosen)}: all are taken.")
+        notes.append(f"{size} {part} examples were requested, but only {len(chosen)} exist; all are used.")
 
 
 def _shuffled(examples: list[Example], seed: str) -> list[Example]:

@@ -89,7 +89,7 @@ class HubTable:
         for split in splits:
             files = sorted(folder.glob(f"{self.configuration}/{split}/*.parquet"))
             if not files:
-                raise FileNotFoundError(f"{self.configuration}/{split} is not there")
+                raise FileNotFoundError(f"{self.configuration}/{split} does not exist")
             rows[split] = [row for file in files for row in pyarrow.parquet.read_table(file).to_pylist()]
         return rows, folder.name if _COMMIT.fullmatch(folder.name) else self.revision
 

@@ -72,7 +72,9 @@ class HeadMask:
         shapes = {values.shape for values in factors.values()}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
             listed = " and ".join(str(values.shape) for values in factors.values())
-            raise ValueError(f"A mask needs channels of one shape (layers, units); these have {listed or 'none'}.")
+            raise ValueError(
+                f"All channels of a mask must have the same shape (layers, units); these have {listed or 'none'}."
+            )
         hundredths = _hundredths(np.stack(list(factors.values())))
         on = hundredths != 0
         self._set(on, np.where(on, hundredths, TRAINED), tuple(factors))
@@ -177,13 +179,15 @@ class HeadMask:
             return "There are no edits to switch."
         strength = f", {counts.strength} at another strength" if counts.strength else ""
         if not counts.off:
-            return f"All {counts.total} edits on{strength or ' as trained'}."
+            return f"All {counts.total} edits are on{strength or ', as trained'}."
         if not counts.on:
-            return f"All {counts.total} edits off."
+            return f"All {counts.total} edits are off."
         off = ~self._flags & self._marked(among)
         numbers = zip(self.channels, off.sum((1, 2)).tolist(), strict=True)
         halves = " and ".join(f"{n} {half}{'s' if n > 1 else ''}" for half, n in numbers if n)
-        return f"{counts.on} of {counts.total} edits on{strength}; off are {halves}."
+        return (
+            f"{counts.on} of {counts.total} edits are on{strength}; {halves} {'is' if counts.off == 1 else 'are'} off."
+        )
 
     def to_text(self) -> str:
         """The mask as short text for URLs: letters, digits, ``-`` and ``_``; "1" if all edits are as trained.
@@ -340,7 +344,8 @@ class HeadMask:
     def _check_shape(self, other: "HeadMask") -> None:
         if other._shape != self._shape or other.channels != self.channels:
             raise InputError(
-                f"A mask of shape {self.shape} cannot be combined with one of {other.shape}; use masks of one model."
+                f"A mask of shape {self.shape} cannot be combined with one of {other.shape}; use masks of the same "
+                "model."
             )
 
 

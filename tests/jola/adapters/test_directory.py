@@ -134,7 +134,7 @@ class TestRoundTrip:
         folder = on(tiny_folder).save_pretrained(tmp_path / "a")
         moved = tiny_folder.rename(tmp_path / "moved")
         message = refusal(lambda: JoLAModel.from_adapter(folder))
-        assert f"needs the model it was trained on, {tiny_folder}; name it with --model" in message
+        assert f"needs the model it was trained on, {tiny_folder}; if it has moved, give" in message
         assert JoLAModel.from_adapter(folder, model=str(moved)).name == str(moved)
         assert "nowhere" in refusal(lambda: JoLAModel.from_adapter(folder, model="/nowhere"))
 
@@ -245,15 +245,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "deep JSON": (lambda a: (a / CONFIG).write_text("[" * 100_000), "adapter_config.json is not valid JSON"),
     "endless number": (lambda a: (a / CONFIG).write_text("1" * 9999), "adapter_config.json is not valid JSON"),
     "huge JSON": (lambda a: (a / CONFIG).write_text(" " * (1 << 20) + "{}"), "is larger than 1 MB"),
-    "a list": (lambda a: (a / CONFIG).write_text("[]"), "is an adapter of type unknown, not JOLA"),
-    "LoRA": (lambda a: edit_config(a, peft_type="LORA"), "is an adapter of type LORA, not JOLA"),
+    "a list": (lambda a: (a / CONFIG).write_text("[]"), "is an adapter of type unknown, not one of JoLA Workbench"),
+    "LoRA": (lambda a: edit_config(a, peft_type="LORA"), "is an adapter of type LORA, not one of JoLA Workbench"),
     "a long kind": (lambda a: edit_config(a, peft_type=["x" * 9999]), r"is an adapter of type \['xxxx"),
-    "a long revision": (lambda a: edit_config(a, revision=["x" * 9999]), r"of revision \['xxxx"),
-    "new schema": (lambda a: edit_config(a, schema_version=2), "has format 2, and this version reads 1; update"),
-    "no schema": (lambda a: edit_config(a, schema_version=None), "has format None"),
+    "a long revision": (lambda a: edit_config(a, revision=["x" * 9999]), r"revision is invalid: 'tiny-llama', \['xxxx"),
+    "new schema": (lambda a: edit_config(a, schema_version=2), "version 2, but this version reads 1; update"),
+    "no schema": (lambda a: edit_config(a, schema_version=None), "has format version None"),
     "unknown keys": (
         lambda a: edit_config(a, merged=True, alpha=16),
-        r"says 'alpha', 'merged', which this version does not know and may compute wrongly; update",
+        r"contains 'alpha', 'merged', which this version does not know; ignoring it could give wrong results",
     ),
     "no geometry": (lambda a: edit_config(a, geometry=None), "is not a complete JoLA configuration"),
     "odd geometry": (lambda a: edit_group(a, "geometry", experts=3), "complete JoLA configuration .*experts"),
@@ -263,14 +263,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "half a layer": (lambda a: edit_group(a, "geometry", num_layers=1.5), "num_layers is 1.5"),
     "true layers": (lambda a: edit_group(a, "geometry", num_layers=True), "num_layers is True"),
     "memory bomb": (lambda a: edit_group(a, "geometry", num_layers=10**12), "smaller than its configuration says"),
-    "another layer": (lambda a: edit_group(a, "geometry", num_layers=4), r"shape \(3, 4, 8\); \(4, 4, 8\) is needed"),
+    "another layer": (lambda a: edit_group(a, "geometry", num_layers=4), r"shape \(3, 4, 8\); it must be \(4, 4, 8\)"),
     "no edits": (lambda a: edit_config(a, edits=[]), "is not a complete JoLA configuration"),
     "an unknown setting": (lambda a: edit_group(a, "edits", lr=1), "complete JoLA configuration .*lr"),
     "an unknown gate": (lambda a: edit_group(a, "edits", gates="three"), "--gates is 'three'; choose one of"),
     "ε that is no number": (lambda a: edit_group(a, "edits", gate_threshold=float("nan")), "--gate-threshold is nan"),
     "layers it has not": (lambda a: edit_group(a, "edits", layers="7"), "--layers names layer 7"),
-    "another operation": (lambda a: edit_config(a, operation="z' = z + a"), "operation is .z' = z . a. where"),
-    "another place": (lambda a: edit_config(a, hook_points={"heads": "values"}), "hook_points is .* where"),
+    "another operation": (lambda a: edit_config(a, operation="z' = z + a"), "operation is .z' = z . a., but this"),
+    "another place": (lambda a: edit_config(a, hook_points={"heads": "values"}), "hook_points is .*, but this"),
     "no sample": (lambda a: edit_config(a, base_model_sample={}), "base_model_sample is empty"),
     "a sample in words": (lambda a: edit_config(a, base_model_sample={"x": "y"}), "complete JoLA configuration"),
     "a sample that is not a number": (
@@ -279,15 +279,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an infinite sample": (lambda a: edit_config(a, base_model_sample={"x": math.inf}), "no finite number for 'x'"),
     "an endless sample": (lambda a: edit_config(a, base_model_sample={"x": 10**400}), "complete JoLA configuration"),
-    "no base model": (lambda a: edit_config(a, base_model_name_or_path=None), "its base model is None"),
-    "numbered revision": (lambda a: edit_config(a, revision=3), "its base model is 'tiny-llama' of revision 3"),
+    "no base model": (lambda a: edit_config(a, base_model_name_or_path=None), "its revision is invalid: None"),
+    "numbered revision": (lambda a: edit_config(a, revision=3), "its revision is invalid: 'tiny-llama', 3"),
     "a missing tensor": (
         lambda a: edit_tensors(a, **{"heads.scale": None}),
         "lacks the tensor heads.scale; the adapter is incomplete",
     ),
     "an extra tensor": (
         lambda a: edit_tensors(a, **{"heads.third": torch.ones(2)}),
-        "holds heads.third, which its configuration does not describe",
+        "contains heads.third, which its configuration does not describe",
     ),
     "another site's tensors": (
         lambda a: edit_tensors(a, **{"heads.scale": None, "mlp.scale": torch.ones(3, 4, 8)}),
@@ -295,23 +295,23 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a wrong shape": (
         lambda a: edit_tensors(a, **{"heads.offset": torch.ones(3, 8, 4)}),
-        r"Tensor heads.offset in .* has shape \(3, 8, 4\); \(3, 4, 8\) is needed",
+        r"Tensor heads.offset in .* has shape \(3, 8, 4\); it must be \(3, 4, 8\)",
     ),
     "not a number": (
         lambda a: edit_tensors(a, **{"heads.gates.offset.log_alpha": torch.full((3, 4), torch.nan)}),
-        "heads.gates.offset.log_alpha in .* holds values that are not finite",
+        "heads.gates.offset.log_alpha in .* contains values that are not finite",
     ),
     "infinity": (
         lambda a: edit_tensors(a, **{"heads.scale": torch.full((3, 4, 8), -torch.inf)}),
-        "heads.scale in .* holds values that are not finite",
+        "heads.scale in .* contains values that are not finite",
     ),
     "whole numbers": (
         lambda a: edit_tensors(a, **{"heads.scale": torch.ones(3, 4, 8, dtype=torch.int64)}),
-        "heads.scale in .* not finite numbers",
+        "heads.scale in .* not finite",
     ),
     "not a number in eight bits": (
         lambda a: edit_tensors(a, **{"heads.scale": torch.full((3, 4, 8), torch.nan).to(torch.float8_e5m2)}),
-        "heads.scale in .* not finite numbers",
+        "heads.scale in .* not finite",
     ),
     "tensors cut short": (
         lambda a: (a / WEIGHTS).write_bytes((a / WEIGHTS).read_bytes()[:-10]),
@@ -337,8 +337,8 @@ def units(**values: Any) -> Callable[[Path], Any]:
 
 # The same for compact adapters.
 COMPACT_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "called whole": (lambda a: edit_config(a, compact=False), "holds heads.offset.units, heads.scale.units, which"),
-    "compact in words": (lambda a: edit_config(a, compact="yes"), "compact is 'yes'; it is true or false"),
+    "called whole": (lambda a: edit_config(a, compact=False), "contains heads.offset.units, heads.scale.units, which"),
+    "compact in words": (lambda a: edit_config(a, compact="yes"), "compact is 'yes'; it must be true or false"),
     "no units": (units(to=None), "lacks the tensor heads.offset.units"),
     "a unit that is not there": (
         lambda a: edit_tensors(a, **{"heads.offset.units": load_file(a / WEIGHTS)["heads.offset.units"] + 9}),
@@ -362,12 +362,12 @@ COMPACT_DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "vectors of another width": (
         lambda a: edit_tensors(a, **{"heads.offset": load_file(a / WEIGHTS)["heads.offset"][:, 1:].clone()}),
-        r"heads.offset in .* has shape \(\d+, 7\); \(\d+, 8\) is needed",
+        r"heads.offset in .* has shape \(\d+, 7\); it must be \(\d+, 8\)",
     ),
-    "a scalar": (lambda a: edit_tensors(a, **{"heads.offset": torch.tensor(1.0)}), r"has shape \(\); \(8,\) is needed"),
+    "a scalar": (lambda a: edit_tensors(a, **{"heads.offset": torch.tensor(1.0)}), r"shape \(\); it must be \(8,\)"),
     "not a number": (
         lambda a: edit_tensors(a, **{"heads.offset": load_file(a / WEIGHTS)["heads.offset"] * torch.nan}),
-        "heads.offset in .* holds values that are not finite",
+        "heads.offset in .* contains values that are not finite",
     ),
     # Without vectors, the file contains no tensor whose size could contradict the claimed one.
     "endless layers": (lambda a: edit_group(a, "geometry", num_layers=10**9), "units, more than any model has"),
@@ -411,7 +411,7 @@ class TestSaving:
     def test_into_a_file_is_refused(self, tiny: Make, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         for folder in (tmp_path / "file", tmp_path / "file" / "a"):
-            assert "there is a file in its place" in refusal(lambda f=folder: tiny("llama").save_pretrained(f))
+            assert "a file is in the way" in refusal(lambda f=folder: tiny("llama").save_pretrained(f))
 
     def test_a_disk_that_takes_no_more_loses_nothing(
         self, tiny: Make, adapter: Path, monkeypatch: pytest.MonkeyPatch

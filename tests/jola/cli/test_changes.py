@@ -60,7 +60,7 @@ def test_bad_input_is_one_sentence(jola: Jola, run: Run, place: Path, tmp_path: 
         (["--side-effects", "a", "b"], "takes one file"),
         (["--layers", "--base"], "separate commands"),
         (["--reading", "--layers"], "separate commands"),
-        (["--reading"], "needs directions of RePE"),
+        (["--reading"], "needs the directions of RePE"),
         (["--layers", "--device-map", tmp_path / "none.json"], "which is not a file"),
     ):
         assert_refused(jola("evaluate", run.path, *arguments), sentence)

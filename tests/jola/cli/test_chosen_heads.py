@@ -103,7 +103,7 @@ def test_a_selector_chooses_among_all_layers(jola: Jola, flags: list[Any]) -> No
 
 
 def test_a_model_alone_has_no_selector() -> None:
-    with pytest.raises(InputError, match="name them, as `jola select` prints them"):
+    with pytest.raises(InputError, match="list the heads as printed by `jola select`"):
         parse_heads("dsp@3", 3, 4)
 
 

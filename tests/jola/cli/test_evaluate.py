@@ -95,7 +95,7 @@ class TestEvaluate:
         own = with_own_answers(run, tmp_path)
         assert_refused(jola("evaluate", own.path, "--metrics", "exact_match", "--base"), "needs answers without edits")
         tested = jola("evaluate", own.path, "--base", "--json")
-        assert "kept with the run" in tested.err
+        assert "stored with the run" in tested.err
         kept = own.answers()
         assert [answer.answer for answer in kept] == [answer.answer for answer in run.answers()]
         assert all(len(answer.base_log_likelihoods or ()) == len(answer.log_likelihoods or ()) == 2 for answer in kept)
@@ -109,7 +109,7 @@ class TestEvaluate:
         assert_refused(jola("evaluate", own.path, "--metrics", "options"), "needs the log-likelihoods of options")
         assert_refused(jola("evaluate", own.path, "--task", "x", "--metrics", "bleu"), "leave --task out")
         (own.path / "answers.jsonl").unlink()
-        assert_refused(jola("evaluate", own.path, "--metrics", "bleu"), "kept no answers; leave --metrics out")
+        assert_refused(jola("evaluate", own.path, "--metrics", "bleu"), "has no stored answers; leave --metrics out")
 
     def test_an_adapter_without_a_run_needs_a_task(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
         adapter = Path(shutil.copytree(run.adapter_dir, tmp_path / "adapter"))
@@ -206,7 +206,7 @@ class TestBadAdapters:
         tensors = load_file(weights)
         first = next(iter(tensors))
         save_file(tensors | {first: torch.full_like(tensors[first], torch.nan)}, weights)
-        assert_refused(jola("generate", "x", "--adapter", adapter), "holds values that are not finite numbers")
+        assert_refused(jola("generate", "x", "--adapter", adapter), "contains values that are not finite")
         save_file({name: tensor for name, tensor in tensors.items() if name != first}, weights)
         assert_refused(jola("generate", "x", "--adapter", adapter), f"lacks the tensor {first}")
         weights.write_bytes(b"nonsense")
@@ -214,8 +214,8 @@ class TestBadAdapters:
             jola("generate", "x", "--adapter", adapter), "adapter_model.safetensors is .*; the adapter is incomplete"
         )
         (adapter / "adapter_config.json").write_text("[]")
-        assert_refused(jola("generate", "x", "--adapter", adapter), "is an adapter of type unknown, not JOLA")
-        assert_refused(jola("generate", "x", "--adapter", tmp_path / "nowhere"), "is not the id of a run")
+        assert_refused(jola("generate", "x", "--adapter", adapter), "of type unknown, not one of JoLA Workbench")
+        assert_refused(jola("generate", "x", "--adapter", tmp_path / "nowhere"), "is not a valid run id")
         assert_refused(jola("generate", "x", "--adapter", tmp_path), "is not a run directory")
 
 

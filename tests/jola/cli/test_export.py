@@ -169,15 +169,15 @@ def link(archive: zipfile.ZipFile) -> None:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], Path | None], str]] = {
-    "not a number": (nan, "not finite numbers"),
-    "a tensor more": (more, "holds heads.third"),
-    "a key more": (unknown, "says 'alpha'"),
+    "not a number": (nan, "not finite"),
+    "a tensor more": (more, "contains heads.third"),
+    "a key more": (unknown, "contains 'alpha'"),
     "a header of 100 MB": (header, "header is too large"),
-    "a way out": (zipped(lambda a: a.writestr("../out.py", "x")), "leads out"),
-    "an absolute name": (zipped(lambda a: a.writestr("/tmp/out.py", "x")), "leads out"),
+    "a way out": (zipped(lambda a: a.writestr("../out.py", "x")), "unsafe name"),
+    "an absolute name": (zipped(lambda a: a.writestr("/tmp/out.py", "x")), "unsafe name"),
     "a link": (zipped(link), "a link"),
     "a bomb": (zipped(lambda a: a.writestr("bomb", bytes(64 << 20))), "times its size"),
-    "a pickle": (zipped(lambda a: a.writestr("adapter_model.bin", b"\x80")), "no part of an adapter"),
+    "a pickle": (zipped(lambda a: a.writestr("adapter_model.bin", b"\x80")), "not part of an adapter"),
 }
 
 
@@ -216,7 +216,7 @@ class TestRefusals:
             (["merged", "{run}", "{}/a", "--prompts", "{}/none.txt"], "cannot be read as UTF-8"),
             (["merged", "{run}", "{}/a", "--strength", "nan"], "must be a finite number"),
             (["merged", "{run}", "{}/a", "--device", "abacus"], "no device 'abacus'"),
-            (["merged", "{run}", "{}/a", "--model", "{}/full"], "is no model"),
+            (["merged", "{run}", "{}/a", "--model", "{}/full"], "is not a model"),
             (["ia3", "{run}", "{}/a", "--strength", "0"], "No scale of these edits is open"),
             (["gguf", "{run}", "{}/a.bin"], "does not end in .gguf"),
             (["edits", "{run}", "{}/a.xlsx"], "neither .csv nor .json"),

@@ -31,13 +31,13 @@ def flags(place: Path) -> list[Any]:
 
 def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Path) -> None:
     result = jola("grid", "plan", planned, *flags(place), "--seeds", "42,43")
-    assert "4 cells, 4 to make" in result.out and "jola-task-n8-s43" in result.out
+    assert "4 cells, 4 to run" in result.out and "jola-task-n8-s43" in result.out
     assert "no estimate" in result.out
     cells = jola("grid", "plan", planned, "--json").json["cells"]
     assert [(cell["arm"], cell["seed"]) for cell in cells] == [("jola", 42), ("red", 42), ("jola", 43), ("red", 43)]
     fill(Grid.open(planned), lambda cell: 0.5 if cell.arm == "red" and cell.seed == 42 else None)
     out = jola("grid", "plan", planned).out
-    assert "4 cells, 3 to make" in out and "about 3 min one after the other, by earlier cells" in out
+    assert "4 cells, 3 to run" in out and "about 3 min one after the other, estimated from earlier cells" in out
 
 
 def test_run_makes_each_cell_in_a_process_and_show_prints_them(jola: Jola, planned: Path) -> None:
@@ -71,7 +71,7 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
     works = True
     assert jola("grid", "run", planned).code == 0
     assert Grid.open(planned).state().counts["failed"] == 2
-    assert jola("grid", "plan", planned).out.splitlines()[-1] == "2 cells, 0 to make, 2 failed"
+    assert jola("grid", "plan", planned).out.splitlines()[-1] == "2 cells, 0 to run, 2 failed"
     assert jola("grid", "run", planned, "--retry", "--shard", "1/2").code == 0
     state = Grid.open(planned).state()
     # Failures of other shards are left to the processes that run those shards.
@@ -95,13 +95,13 @@ def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], mo
         (["plan", "GRID", "--preset", "nonsense"], "--preset is 'nonsense'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola", "--seeds", "x"], "--seeds names 'x'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola"], "was planned with"),
-        (["plan", "PLACE", "--tasks", "sentiment", "--methods", "jola"], "holds other files"),
-        (["run", "PLACE"], "holds no grid"),
+        (["plan", "PLACE", "--tasks", "sentiment", "--methods", "jola"], "contains other files"),
+        (["run", "PLACE"], "contains no grid"),
         (["run", "GRID", "--shard", "2/2"], "--shard is '2/2'"),
         (["run", "GRID", "--workers", "0"], "--workers is 0"),
         (["run", "GRID", "--ray", "nonsense"], "--ray is 'nonsense'"),
         (["run", "GRID", "--ray", "a:1", "b:1"], "takes one address"),
-        (["show", "PLACE"], "holds no grid"),
+        (["show", "PLACE"], "contains no grid"),
         (["show", "GRID", "--metric", "nonsense"], "has the metric 'nonsense'"),
         (["show", "GRID", "--csv", "--json"], "Choose one"),
         (["cell", "GRID", "nonsense"], "There is no cell 'nonsense'"),

@@ -163,7 +163,7 @@ def test_methods_refuses_a_shape_that_does_not_fit(jola: Callable[..., Result], 
     result = jola("methods", "red", "--layers", "40", "--shape", llama_8b)
     assert_refused(result, "--layers names layer 40, but the model has layers 0 to 31")
     llama_8b.write_text('{"model_type": "bert"}')
-    assert_refused(jola("methods", "--shape", llama_8b), "a model of architecture 'bert', which is not known")
+    assert_refused(jola("methods", "--shape", llama_8b), "a model of architecture 'bert', which is not supported")
     llama_8b.write_text("{")
     assert_refused(jola("methods", "--shape", llama_8b), "cannot be loaded .*not a valid JSON")
 

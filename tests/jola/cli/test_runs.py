@@ -51,14 +51,14 @@ class TestRuns:
         (home / "runs").mkdir(parents=True)
         (home / "keep").mkdir()
         for command in (["show", "nothing"], ["remove", "nothing"], ["remove", "../keep"], ["show", "../keep"]):
-            assert_refused(jola("runs", *command), "`jola runs` lists the")
+            assert_refused(jola("runs", *command), "`jola runs` lists all")
         assert (home / "keep").is_dir()
 
     def test_a_deleted_run_comes_back(self, jola: Callable[..., Result], run: Run, home: Path) -> None:
         shutil.copytree(run.path, home / "runs" / "one")
         assert jola("runs", "restore").out == "No deleted run can be restored.\n"
         removed = jola("runs", "remove", "one")
-        assert "`jola runs restore one` brings them back" in removed.err
+        assert "restore them within a week with `jola runs restore one`" in removed.err
         assert jola("runs", "list", "--json").json == {"runs": []}
         assert jola("runs", "restore").out.splitlines()[1].split()[0] == "one"
         assert [found["id"] for found in jola("runs", "restore", "--json").json["deleted"]] == ["one"]
@@ -80,7 +80,7 @@ class TestRuns:
         assert jola("runs").out.splitlines()[1].split()[:3] == ["one", "[red]A", "label[/red]"]
         summary = jola("runs", "list", "--json").json["runs"][0]
         assert (summary["id"], summary["label"], summary["note"]) == ("one", "[red]A label[/red]", "Two\nlines.")
-        assert_refused(jola("runs", "rename", "one", "x" * 81), "The label has 81 characters and at most 80")
+        assert_refused(jola("runs", "rename", "one", "x" * 81), "The label has 81 characters, but the limit is 80")
 
     def test_a_run_is_given_away_and_taken_in(
         self, jola: Callable[..., Result], run: Run, home: Path, tmp_path: Path
@@ -88,7 +88,7 @@ class TestRuns:
         shutil.copytree(run.path, home / "runs" / "one")
         exported = jola("runs", "export", "one", "--output", tmp_path, "--json").json
         assert exported == {"run": "one", "file": f"{tmp_path}/one.zip", "bytes": os.path.getsize(tmp_path / "one.zip")}
-        assert_refused(jola("runs", "export", "one", "--output", tmp_path), "one.zip exists already")
+        assert_refused(jola("runs", "export", "one", "--output", tmp_path), "one.zip already exists")
         imported = jola("runs", "import", tmp_path / "one.zip", "--label", "A gift", "--json").json
         assert imported["summary"]["label"] == "A gift"
         assert imported["summary"]["imported"] is True

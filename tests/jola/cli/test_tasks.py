@@ -59,7 +59,7 @@ def test_what_cannot_be_shown(jola: Callable[..., Result], arc: list[Example], t
     assert_refused(jola("tasks", "show", "arc_easy", "--count", 0), "--count is 0; it must be at least 1")
     assert_refused(jola("tasks", "show", "arc_easy", "--template", "chat"), "name one with --model")
     assert_refused(jola("tasks", "show", "nothing"), "There is no task, folder or file 'nothing'; `jola tasks` lists")
-    assert_refused(jola("tasks", "show", "arc_easy", "--model", tmp_path), "is no model: it has no config.json")
+    assert_refused(jola("tasks", "show", "arc_easy", "--model", tmp_path), "is not a model: it has no config.json")
 
 
 def test_fetch(jola: Callable[..., Result], arc: list[Example]) -> None:

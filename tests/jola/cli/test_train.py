@@ -57,7 +57,7 @@ class TestTrain:
         result = jola(*train(place, "--train-size", 500, "--json"))
         assert result.code == 0
         assert result.json["n_train"] == 12
-        assert "note: 500 training examples were asked for, and there are 12: all are taken." in result.err
+        assert "note: 500 training examples were requested, but only 12 exist; all are used." in result.err
 
     def test_every_setting_is_a_flag(self, jola: Callable[..., Result]) -> None:
         shown = jola("train", "--help")
@@ -117,7 +117,7 @@ class TestBadInput:
             (["--max-length", "8"], "8 tokens"),
             (["--model", "nobody/nothing"], "The model nobody/nothing cannot be loaded .* --model default"),
             (["--model", "no/such/folder"], "There is no such file or folder: 'no/such/folder'"),
-            (["--model", "."], "is no model: it has no config.json"),
+            (["--model", "."], "is not a model: it has no config.json"),
             (["--l0-weight", "-0.1"], "--l0-weight is -0.1; it must be at least 0"),
             (["--learning-rate", "0"], "--learning-rate is 0; it must be greater than 0"),
             (["--learning-rate", "nan"], "--learning-rate is nan; it must be a finite number"),
@@ -150,7 +150,7 @@ class TestBadInput:
     def test_an_unknown_architecture(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
         BloomConfig(hidden_size=8, n_layer=1, n_head=2).save_pretrained(tmp_path / "bloom")
         result = jola(*train(place, "--model", tmp_path / "bloom"))
-        assert_refused(result, "bloom is a model of architecture 'bloom', which is not known; known are .*llama")
+        assert_refused(result, "architecture 'bloom', which is not supported; supported architectures are .*llama")
 
     def test_a_model_folder_that_is_damaged(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
         broken = Path(shutil.copytree(place / "tiny", tmp_path / "broken"))
@@ -164,9 +164,9 @@ class TestBadInput:
         self, jola: Callable[..., Result], place: Path, run: Run, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_text("x")
-        assert_refused(jola(*train(place, "--output", tmp_path / "file")), "a file has the name of the run directory")
-        assert_refused(jola(*train(place, "--output", tmp_path)), r"holds other files \(file\)")
-        assert_refused(jola(*train(place, "--output", run.path)), r"already holds a run \(finished\)")
+        assert_refused(jola(*train(place, "--output", tmp_path / "file")), "a file is in the way")
+        assert_refused(jola(*train(place, "--output", tmp_path)), r"contains other files \(file\)")
+        assert_refused(jola(*train(place, "--output", run.path)), r"already contains a run \(finished\)")
 
     def test_a_full_disk(self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
@@ -237,7 +237,7 @@ class TestRestarts:
         (tmp_path / "run-2").mkdir()
         (tmp_path / "run-2" / "notes.txt").write_text("mine")
         result = jola(*train(place, "--output", f"{tmp_path / 'run'}/", "--restarts", 1))
-        assert_refused(result, "run-2 holds a run or files; choose another --output")
+        assert_refused(result, "run-2 already contains a run or other files; choose another --output")
         assert not (tmp_path / "run").exists()
 
     def test_without_a_directory_the_runs_are_in_the_store(

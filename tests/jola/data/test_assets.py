@@ -76,7 +76,7 @@ class TestKeeping:
         [
             (OSError(errno.ENOSPC, "No space left on device"), "is full.* free some space.*JOLA_HOME"),
             (RuntimeError("I/O error: No space left on device (os error 28)"), "is full"),
-            (OSError(errno.EROFS, "Read-only file system"), "may not be written; set JOLA_HOME"),
+            (OSError(errno.EROFS, "Read-only file system"), "is not writable; set JOLA_HOME"),
         ],
     )
     def test_a_disk_that_is_full_or_closed(
@@ -132,7 +132,7 @@ class TestResolveModel:
         path.write_bytes(b"GGUF....")
         assert assets.resolve_model(str(path)) == assets.ModelSource(str(tmp_path.resolve()), path.name, "tiny.Q4")
         path.write_bytes(b"nonsense")
-        with pytest.raises(InputError, match="no GGUF file"):
+        with pytest.raises(InputError, match="is not a GGUF file"):
             assets.resolve_model(str(path))
 
     @pytest.mark.parametrize("name", ["gpt2", "owner/name", "Owner/name-1.5_x"])

@@ -326,7 +326,7 @@ def test_a_dataset_that_has_changed(hub: dict) -> None:
     with pytest.raises(InputError, match="there is no option 0 of 2"):
         load("piqa")
     hub[key("xsum")] = {"train": [{"document": "a", "target": "", "references": [""]}]}
-    with pytest.raises(InputError, match="xsum/validation is not there"):
+    with pytest.raises(InputError, match="xsum/validation does not exist"):
         load("xsum")
     hub[key("xsum")] |= dict.fromkeys(("validation", "test"), hub[key("xsum")]["train"])
     with pytest.raises(InputError, match="neither a target nor references"):

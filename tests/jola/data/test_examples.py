@@ -150,13 +150,13 @@ class TestReading:
             (
                 "x.jsonl",
                 lines({"messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "a"}]}),
-                ["turn before the answer must be a user's"],
+                ["turn before the answer must be a user turn"],
             ),
             ("x.jsonl", lines({"prompt": [], "completion": "a"}), ["turn before the answer"]),
             (
                 "x.jsonl",
                 lines({"prompt": "a", "completion": [{"role": "user", "content": "b"}]}),
-                ["one turn of the assistant"],
+                ["exactly one assistant turn"],
             ),
             ("x.jsonl", lines(GOOD | {"references": [1]}), ["references must be text"]),
             ("x.csv", "instruction,answer\na,b\nc,\n", ["ow 2", "'answer' has no value"]),

@@ -298,7 +298,7 @@ class TestMasks:
             make().prepare(EditMask(torch.ones(shape), torch.ones(shape)))
 
     def test_halves_of_different_shape_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"need one shape; these have offset \(3, 4\), scale \(2, 3, 4\)"):
+        with pytest.raises(ValueError, match=r"the same shape; these have offset \(3, 4\), scale \(2, 3, 4\)"):
             EditMask(torch.ones(3, 4), torch.ones(2, 3, 4))
 
     def test_a_mask_learns_nothing_into_what_it_switches_off(self) -> None:

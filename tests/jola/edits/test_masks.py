@@ -86,9 +86,9 @@ def test_strengths_out_of_range_are_refused(wrong: float) -> None:
 
 
 def test_halves_must_have_one_shape() -> None:
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         HeadMask(np.ones((2, 3)), np.ones((3, 2)))
-    with pytest.raises(ValueError, match="one shape"):
+    with pytest.raises(ValueError, match="the same shape"):
         HeadMask(np.ones(3), np.ones(3))
 
 
@@ -214,13 +214,13 @@ def test_masks_combine() -> None:
 
 def test_it_is_described_in_a_sentence() -> None:
     mask = HeadMask.all(*SHAPE)
-    assert mask.describe() == "All 24 edits on as trained."
-    assert HeadMask.none(*SHAPE).describe() == "All 24 edits off."
-    assert mask.with_strength([(0, 0)], "both", 0.5).describe() == "All 24 edits on, 2 at another strength."
+    assert mask.describe() == "All 24 edits are on, as trained."
+    assert HeadMask.none(*SHAPE).describe() == "All 24 edits are off."
+    assert mask.with_strength([(0, 0)], "both", 0.5).describe() == "All 24 edits are on, 2 at another strength."
     mixed = mask.toggled([(0, 0), (0, 1)], "offset").with_strength([(1, 1)], "scale", 2).toggled([(2, 2)], "scale")
-    assert mixed.describe() == "21 of 24 edits on, 1 at another strength; off are 2 offsets and 1 scale."
+    assert mixed.describe() == "21 of 24 edits are on, 1 at another strength; 2 offsets and 1 scale are off."
     among = {"offset": mixed.offset > 0, "scale": np.zeros(SHAPE)}
-    assert mixed.describe(among) == "All 10 edits on as trained."
+    assert mixed.describe(among) == "All 10 edits are on, as trained."
     assert mask.describe({"offset": np.zeros(SHAPE), "scale": np.zeros(SHAPE)}) == "There are no edits to switch."
 
 
@@ -453,7 +453,7 @@ def test_a_mask_of_one_channel_is_switched_described_and_shared_like_one_of_two(
     off = mask.switched([(0, 1), (1, 2)], "update", False).with_strength([(1, 0)], "both", 0.5)
     assert off.channels == ("update",)
     assert off.factors["update"].tolist() == [[1, 0, 1], [0.5, 1, 0]]
-    assert off.describe() == "4 of 6 edits on, 1 at another strength; off are 2 updates."
+    assert off.describe() == "4 of 6 edits are on, 1 at another strength; 2 updates are off."
     assert HeadMask.from_text(off.to_text(), 2, 3, ("update",)) == off
     assert off.inverted().inverted() == off != mask
     assert off.to_frame()["half"].unique().tolist() == ["update"]

@@ -70,7 +70,7 @@ def test_projections_are_those_of_hidden_states_on_the_directions(coefficient: f
 
 def test_what_cannot_be_read_is_one_sentence() -> None:
     model = JoLAModel(make_model("llama"), make_tokenizer())
-    with pytest.raises(InputError, match="needs directions of RePE, and this adapter is one of JoLA"):
+    with pytest.raises(InputError, match="needs the directions of RePE, but this is an adapter of JoLA"):
         reading_vectors(model)
     fresh = JoLAModel(make_model("llama"), make_tokenizer(), RePEConfig(layers="0", coefficient=1.0))
     with pytest.raises(InputError, match="offsets of this adapter are zero"):

@@ -149,7 +149,7 @@ class TestStandalone:
         model.name = DEFAULT_MODEL
         adapter = model.save_pretrained(tmp_path / "adapter")
         message = refusal(lambda: export_standalone(adapter, tmp_path / "a"))
-        assert f"The base model {DEFAULT_MODEL} is to be included but not loaded; load it" in message
+        assert f"The base model {DEFAULT_MODEL} cannot be included, because it is not loaded; load it" in message
         export_standalone(adapter, tmp_path / "a", include_model=False)
 
 

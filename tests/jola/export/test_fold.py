@@ -313,7 +313,7 @@ class TestRefusals:
 
         old = model.base.model.layers[1].self_attn.o_proj
         model.base.model.layers[1].self_attn.o_proj = Packed(old.in_features, old.out_features, bias=False)
-        assert "o_proj is a Packed and not a plain matrix; load the model without" in refusal(lambda: merge(model))
+        assert "o_proj is a Packed, not a plain matrix; load the model without" in refusal(lambda: merge(model))
 
     def test_weights_that_are_not_there(self, tokenizer: Any) -> None:
         model = edited("llama", tokenizer)

@@ -95,5 +95,5 @@ class TestAttentionPattern:
         for layer, unit in ((LAYERS, 0), (0, 4), (-1, 0)):
             with pytest.raises(InputError, match=f"no head {unit} in layer {layer}; .* 0 to 2 and heads from 0 to 3"):
                 insight.attention_pattern(model, IDS, layer, unit)
-        with pytest.raises(InputError, match="has 257 tokens, and an attention pattern is shown for 256 at most"):
+        with pytest.raises(InputError, match="has 257 tokens, but an attention pattern is limited to 256"):
             insight.attention_pattern(model, [5] * 257, 0, 0)

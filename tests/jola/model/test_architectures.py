@@ -116,7 +116,7 @@ class TestWhatDoesNotFit:
         base = make_model("qwen3")
         base.config = copy.deepcopy(base.config)
         base.config.head_dim = 8
-        assert "heads of this qwen3 model have width 8, but self_attn.o_proj takes 4 × 16" in refusal(base, tokenizer)
+        assert "this qwen3 model have width 8, but the input of self_attn.o_proj has 4 × 16" in refusal(base, tokenizer)
 
     @pytest.mark.parametrize(
         ("paths", "says"),
@@ -125,7 +125,7 @@ class TestWhatDoesNotFit:
             ({"mlp": "missing"}, "missing"),
             ({"heads": "self_attn.missing"}, "missing"),
             ({"heads": "self_attn"}, "weight"),
-            ({"heads": "mlp.down_proj"}, "have width 8, but mlp.down_proj takes 4 × 12 numbers"),
+            ({"heads": "mlp.down_proj"}, "have width 8, but the input of mlp.down_proj has 4 × 12 numbers"),
             ({"layers": "model.missing"}, "missing"),
             ({"layers": "model"}, "self_attn"),
             ({"mlp": "self_attn.q_proj"}, "already ran past"),
@@ -156,9 +156,7 @@ class TestWhatDoesNotFit:
         base = make_model("llama")
         layers = base.get_submodule("model.layers")
         layers[1] = Skipped(layers[1])
-        assert "does not go through the attention projection and then the MLP of every layer" in refusal(
-            base, tokenizer
-        )
+        assert "does not run the attention projection and then the MLP of every layer" in refusal(base, tokenizer)
 
     def test_a_model_is_usable_after_another_was_refused(self, tiny: Make, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch, pytest.raises(InputError):

@@ -180,8 +180,8 @@ class TestRefusals:
         rest = {name: place for name, place in OFFLOADED.items() if name != "lm_head"}
         assert "does not place lm_head.weight" in refusal(tiny_folder, rest)
         assert "places 'lm_head' twice, as a part of ''" in refusal(tiny_folder, {"": "cpu", "lm_head": "disk"})
-        assert "keeps everything on disk" in refusal(tiny_folder, {"": "disk"})
-        assert "places '' on a value of type float; give the name" in refusal(tiny_folder, {"": 1.5})
+        assert "puts everything on disk" in refusal(tiny_folder, {"": "disk"})
+        assert "has a value of type float for ''; give the name" in refusal(tiny_folder, {"": 1.5})
         assert "uses 'cuda:7', which this machine does not have" in refusal(tiny_folder, {"": "cuda:7"})
         split = OFFLOADED | {"model.layers.1.self_attn": "cuda:0", "model.layers.1.mlp": "cuda:1"}
         assert "splits layer 1 over cuda:0 and cuda:1; place each layer on one" in refusal(tiny_folder, split)

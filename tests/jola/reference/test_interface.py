@@ -184,8 +184,8 @@ class TestConfig:
             (None, "Cannot read the settings in"),
             (b"a: [", "Cannot read the settings in"),
             (b"\xff\xfe\xfa", "Cannot read the settings in"),
-            (b"just text", "holds no groups of settings"),
-            (b"", "holds no groups of settings"),
+            (b"just text", "contains no groups of settings"),
+            (b"", "contains no groups of settings"),
             (b"training_config: 3", "training_config in .* is 3; it must be a group"),
         ],
     )
@@ -271,8 +271,8 @@ class TestDataset:
             ("\xff".encode("latin-1"), r"Cannot read .*valid\.json"),
             (b'{"instruction": "a", "answer": "b"}\nnonsense\n', r"Line 2 of .*valid\.json is not valid JSON"),
             (b'{"question": "a"}\n', r"Line 1 of .*valid\.json lacks 'instruction' or 'answer'"),
-            (b"", r"valid\.json holds no examples"),
-            (b'{"instruction": "a", "answer": 3}\n', r"Line 1 of .*valid\.json has an .* that is no text"),
+            (b"", r"valid\.json contains no examples"),
+            (b'{"instruction": "a", "answer": 3}\n', r"Line 1 of .*valid\.json has an .* that is not text"),
         ],
     )
     def test_files_that_are_none(self, script_folder: Path, content: bytes | None, sentence: str) -> None:
@@ -322,7 +322,7 @@ class TestCollator:
 
     @pytest.mark.parametrize("text", ["no template at all", "a question\n### Response:\n"])
     def test_a_text_without_an_answer(self, tokenizer: PreTrainedTokenizerFast, text: str) -> None:
-        with pytest.raises(InputError, match="has no answer behind '### Response"):
+        with pytest.raises(InputError, match="has no answer after '### Response"):
             make_data_collator(tokenizer=tokenizer)([{"text": text}])
 
     def test_arguments_that_cannot_be(self, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -351,7 +351,7 @@ class TestTexts:
         made = trainer(data["train"])
         assert len(made.train_dataset) == 3
         assert all(isinstance(row, Encoded) for row in made.train_dataset)
-        assert "1 of 4 training texts are longer than 400 tokens and left out" in caplog.text
+        assert "1 of 4 training texts are longer than 400 tokens and are left out" in caplog.text
         with pytest.raises(InputError, match="No training text fits into max_seq_length = 5 tokens"):
             trainer(data["train"], max_seq_length=5)
 

@@ -58,7 +58,7 @@ GOOD = {"id": "a", "prompt": "?", "completion": "good", "answer": "bad"}
         ('{"id": "a", "prompt": "?"', "Line 2 of .* is not a JSON object"),
         (json.dumps(GOOD | {"answer": 7}), "Line 2 of .* is not valid: answer is 7"),
         (json.dumps({"id": "a", "prompt": "?", "completion": "good"}), "answer is missing"),
-        (json.dumps(GOOD | {"options": ["good", "bad"], "log_likelihoods": [-1.0]}), "1 log-likelihoods of 2 options"),
+        (json.dumps(GOOD | {"options": ["good", "bad"], "log_likelihoods": [-1.0]}), "1 log-likelihoods for 2 options"),
         (json.dumps(GOOD | {"options": ["good", "bad"], "log_likelihoods": [-1.0, 1e308]}), "log_likelihoods"),
         (json.dumps(GOOD | {"prompt": [{"role": "nobody", "content": "?"}]}), "Line 2 of .*nobody"),
         (json.dumps(GOOD | {"completion": " "}), "Line 2 of .*answer is empty"),

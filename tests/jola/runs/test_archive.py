@@ -125,7 +125,7 @@ class TestExport:
 
     def test_a_folder_gets_the_id_of_the_run(self, run: Run, tmp_path: Path) -> None:
         assert export_archive(run, tmp_path) == tmp_path / "run.zip"
-        with pytest.raises(InputError, match="exists already; choose another name"):
+        with pytest.raises(InputError, match="already exists; choose another name"):
             export_archive(run, tmp_path)
 
     def test_equal_runs_give_equal_files(self, run: Run, tmp_path: Path) -> None:
@@ -310,24 +310,24 @@ def put(row: int, column: int, value: float) -> Callable[[np.ndarray], None]:
 CONFIG, WEIGHTS = f"adapter/{CONFIG_NAME}", f"adapter/{WEIGHTS_NAME}"
 LONG = random.Random(0).randbytes(1 << 20).hex()
 BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
-    "no adapter": (lambda f: {k: v for k, v in f.items() if k != CONFIG}, f"holds no {CONFIG_NAME}"),
+    "no adapter": (lambda f: {k: v for k, v in f.items() if k != CONFIG}, f"contains no {CONFIG_NAME}"),
     "two adapters": (lambda f: f | {CONFIG_NAME: f[CONFIG]}, f"more than one {CONFIG_NAME}"),
     "no weights": (lambda f: {k: v for k, v in f.items() if k != WEIGHTS}, f"it has no {WEIGHTS_NAME}"),
-    "a pickle": (lambda f: f | {"adapter/adapter_model.bin": b"\x80\x04."}, "is no part of an adapter or a run"),
-    "a program": (lambda f: f | {"run.py": b"print()"}, "'run.py', which is no part"),
-    "a hidden file": (lambda f: f | {".env": b"x"}, "'.env', which is no part"),
-    "a checkpoint": (lambda f: f | {"checkpoints/checkpoint-1/x": b"x"}, "which is no part"),
-    "a status": (lambda f: f | {"status.json": b"{}"}, "'status.json', which is no part"),
-    "gates with a bad name": (lambda f: f | {"gates/../x.f32": b""}, "leads out of its folder"),
+    "a pickle": (lambda f: f | {"adapter/adapter_model.bin": b"\x80\x04."}, "is not part of an adapter or a run"),
+    "a program": (lambda f: f | {"run.py": b"print()"}, "'run.py', which is not part"),
+    "a hidden file": (lambda f: f | {".env": b"x"}, "'.env', which is not part"),
+    "a checkpoint": (lambda f: f | {"checkpoints/checkpoint-1/x": b"x"}, "which is not part"),
+    "a status": (lambda f: f | {"status.json": b"{}"}, "'status.json', which is not part"),
+    "gates with a bad name": (lambda f: f | {"gates/../x.f32": b""}, "invalid or unsafe name"),
     "a site that is not edited": (lambda f: f | {"gates/mlp.json": f["gates/heads.json"]}, "does not edit"),
-    "gates alone": (lambda f: f | {"gates/mlp.f32": b"1234"}, "has no description beside it"),
-    "another schema": (lambda f: edited(f, CONFIG, schema_version=99), "format 99"),
-    "another kind of adapter": (lambda f: edited(f, CONFIG, peft_type="LORA"), "type LORA, not JOLA"),
+    "gates alone": (lambda f: f | {"gates/mlp.f32": b"1234"}, "has no matching .json file"),
+    "another schema": (lambda f: edited(f, CONFIG, schema_version=99), "format version 99"),
+    "another kind of adapter": (lambda f: edited(f, CONFIG, peft_type="LORA"), "type LORA, not one of JoLA Workbench"),
     "a geometry of gigabytes": (
         lambda f: edited(f, CONFIG, geometry=json.loads(f[CONFIG])["geometry"] | {"head_dim": 10**12}),
         "smaller than its configuration says",
     ),
-    "a large configuration": (lambda f: edited(f, CONFIG, note=LONG), "larger than such a file may be"),
+    "a large configuration": (lambda f: edited(f, CONFIG, note=LONG), "exceeds the size limit"),
     "a large header": (lambda f: f | {WEIGHTS: struct.pack("<Q", 1 << 21) + bytes(5000)}, "header is too large"),
     "a huge header": (lambda f: f | {WEIGHTS: struct.pack("<Q", 2**63) + bytes(5000)}, "header is too large"),
     "no tensors": (lambda f: f | {WEIGHTS: bytes(5000)}, "not a readable safetensors file"),
@@ -339,7 +339,7 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
     "another shape": (lambda f: weights(f, heads__offset=torch.zeros(LAYERS, HEADS, 9)), "has shape"),
     "a tensor too many": (lambda f: weights(f, more=torch.zeros(2)), "does not describe"),
     "a broken configuration": (lambda f: f | {"config.json": b'{"model": '}, "is not valid JSON"),
-    "a list": (lambda f: f | {"config.json": b"[1, 2]"}, "holds no JSON object"),
+    "a list": (lambda f: f | {"config.json": b"[1, 2]"}, "does not contain a JSON object"),
     "a deep file": (lambda f: f | {"result.json": b'{"a": ' + b"[" * 100_000 + b"}"}, "is not valid JSON"),
     "a nested file": (
         lambda f: f | {"result.json": b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}"},
@@ -367,7 +367,7 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
     "seconds": (lambda f: edited(f, "result.json", seconds="soon"), "seconds is 'soon'; it should be a valid number"),
     "metrics in words": (lambda f: f | {"metrics.jsonl": b'{"step": 1, "loss": "<script>"}\n'}, "damaged in line 1"),
     "half a line": (lambda f: f | {"metrics.jsonl": f["metrics.jsonl"] + b'{"step": 1'}, "damaged in line 3"),
-    "steps that go back": (lambda f: f | {"metrics.jsonl": b'{"step": 2}\n{"step": 1}\n'}, "counts no steps in line 2"),
+    "steps that go back": (lambda f: f | {"metrics.jsonl": b'{"step": 2}\n{"step": 1}\n'}, "invalid step in line 2"),
     "a metric of a thousand digits": (
         lambda f: f | {"metrics.jsonl": b'{"step": 1, "loss": ' + b"9" * 1000 + b"}\n"},
         "damaged in line 1",
@@ -378,11 +378,11 @@ BAD: dict[str, tuple[Callable[[Files], Files], str]] = {
         "layers is 1000000000000000; it should be less",
     ),
     "other fields": (lambda f: edited(f, "gates/heads.json", fields=["a"]), "no field is a norm"),
-    "a gate above 1": (lambda f: history(f, put(1, 1, 1.5)), "a offset_gate that is not valid"),
-    "a gate below 0": (lambda f: history(f, put(2, 3, -0.1)), "that is not valid"),
-    "an infinite norm": (lambda f: history(f, put(2, -1, np.inf)), "scale_norm that is not valid"),
-    "a step that goes back": (lambda f: history(f, put(2, 0, 4)), "counts no steps"),
-    "a step that is no number": (lambda f: history(f, put(1, 0, np.nan)), "counts no steps"),
+    "a gate above 1": (lambda f: history(f, put(1, 1, 1.5)), "an invalid offset_gate"),
+    "a gate below 0": (lambda f: history(f, put(2, 3, -0.1)), "an invalid offset_gate"),
+    "an infinite norm": (lambda f: history(f, put(2, -1, np.inf)), "an invalid scale_norm"),
+    "a step that goes back": (lambda f: history(f, put(2, 0, 4)), "has invalid steps"),
+    "a step that is no number": (lambda f: history(f, put(1, 0, np.nan)), "has invalid steps"),
     "damaged masks": (lambda f: f | {"masks.json": b'{"version": 1, "masks": [3]}'}, "is damaged"),
 }
 

@@ -243,7 +243,7 @@ class TestResume:
     def test_a_run_is_never_overwritten_by_accident(self, run: Run, state: str) -> None:
         as_if_killed(run)
         run.write_status(state=state)
-        with pytest.raises(InputError, match=r"already holds a run .*; resume it or choose another directory"):
+        with pytest.raises(InputError, match=r"already contains a run .*; resume it or choose another directory"):
             Run.create(run.path, RunConfig())
         Run.create(run.path, RunConfig(), resume=True)
 
@@ -295,11 +295,11 @@ class TestRun:
 
     def test_a_run_is_not_mixed_with_other_files(self, tmp_path: Path) -> None:
         (tmp_path / "thesis.tex").touch()
-        with pytest.raises(InputError, match=r"holds other files \(thesis.tex\)"):
+        with pytest.raises(InputError, match=r"contains other files \(thesis.tex\)"):
             Run.create(tmp_path, RunConfig())
-        with pytest.raises(InputError, match="a file has the name"):
+        with pytest.raises(InputError, match="a file is in the way"):
             Run.create(tmp_path / "thesis.tex", RunConfig())
-        with pytest.raises(InputError, match="a file has the name"):
+        with pytest.raises(InputError, match="a file is in the way"):
             Run.create(tmp_path / "thesis.tex" / "run", RunConfig())
 
     def test_a_damaged_configuration_is_named(self, run: Run) -> None:

@@ -70,7 +70,7 @@ class TestRunStore:
         assert store.get(id).state == "starting"
         run = Run.create(store.get(id).path, RunConfig())
         assert run.config()["model"]
-        with pytest.raises(InputError, match="already holds a run"):
+        with pytest.raises(InputError, match="already contains a run"):
             Run.create(run.path, RunConfig())
 
     @pytest.mark.parametrize(
@@ -80,16 +80,16 @@ class TestRunStore:
     def test_an_id_does_not_lead_out_of_the_store(self, store: RunStore, id: str) -> None:
         Run.create(store.root / "a", RunConfig())
         Run.create(store.root.parent / "outside", RunConfig())
-        with pytest.raises(InputError, match="is not the id of a run"):
+        with pytest.raises(InputError, match="is not a valid run id"):
             store.get(id)
-        with pytest.raises(InputError, match="is not the id of a run"):
+        with pytest.raises(InputError, match="is not a valid run id"):
             store.remove(id)
 
     def test_a_link_out_of_the_store_is_not_followed(self, store: RunStore) -> None:
         outside = Run.create(store.root.parent / "outside", RunConfig())
         store.root.mkdir()
         (store.root / "link").symlink_to(outside.path)
-        with pytest.raises(InputError, match="is not the id of a run"):
+        with pytest.raises(InputError, match="is not a valid run id"):
             store.remove("link")
         assert outside.path.is_dir()
 
@@ -97,7 +97,7 @@ class TestRunStore:
         run = Run.create(store.root / "a", RunConfig())
         as_if_killed(run)
         (store.root / "alias").symlink_to(run.path)
-        with pytest.raises(InputError, match="is not the id of a run"):
+        with pytest.raises(InputError, match="is not a valid run id"):
             store.remove("alias")
         assert run.path.is_dir()
 

@@ -120,7 +120,7 @@ def plant(model: JoLAModel, heads: HeadSet) -> list[Example]:
         (slopes,) = torch.autograd.grad(found.loss(found.rows, HeadFactors(factors)) * len(candidates), factors)
         helped &= torch.stack([slopes[:, layer, head] < -0.1 for layer, head in heads]).all(0)
     good = [example for example, helps in zip(candidates, helped.tolist(), strict=True) if helps]
-    assert good, "no answer is likelier with every planted head at any strength; take other candidates"
+    assert good, "no answer becomes more likely with every planted head at all strengths; use other candidates"
     return (good * 8)[:8]
 
 

@@ -179,9 +179,9 @@ def test_a_comparison_refuses_other_settings_and_other_folders(config: RunConfig
     other = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=3))
     with pytest.raises(InputError, match="made with epochs 2, not 3"):
         compare(other, SelectorGrid(("random",)), folder)
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match="contains other files"):
         compare(config, SelectorGrid(("random",)), tmp_path)
-    with pytest.raises(InputError, match="holds no comparison"):
+    with pytest.raises(InputError, match="contains no comparison"):
         Comparison.open(tmp_path)
 
 
@@ -362,11 +362,11 @@ def test_the_names_are_those_of_the_selectors() -> None:
 @pytest.mark.parametrize(
     ("grid", "words"),
     [
-        (SelectorGrid(("nonsense",)), "'nonsense' is no selector"),
-        (SelectorGrid(("random",), ("smp",)), "'smp' is no method"),
+        (SelectorGrid(("nonsense",)), "'nonsense' is not a selector"),
+        (SelectorGrid(("random",), ("smp",)), "'smp' is not a method"),
         (SelectorGrid(("random",), ks=("0",)), "K is '0'"),
         (SelectorGrid(("random",), ks=("many",)), "K is 'many'"),
-        (SelectorGrid(()), "Nothing"),
+        (SelectorGrid(()), "There is nothing to compare"),
         (SelectorGrid((), ("dsp",), ("halves",)), "K halves applies to selectors"),
         (SelectorGrid(("random",), seeds=(-1,)), "Seeds"),
     ],

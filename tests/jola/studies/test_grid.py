@@ -129,11 +129,11 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, ta
     content = (grid.folder / "grid.json").read_bytes()
     with pytest.raises(InputError, match="was planned with test_size 6, not 5"):
         plan(grid.folder, [task], ["jola"], [1], settings={**SETTINGS, "data": {"test_size": 5}})
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match="contains other files"):
         plan(Path(task), [task], ["jola"], [1])
     with pytest.raises(InputError, match="There is no task, group"):
         plan(grid.folder, ["nowhere"], ["jola"], [1])
-    with pytest.raises(InputError, match="holds no grid"):
+    with pytest.raises(InputError, match="contains no grid"):
         Grid.open(task)
     assert (grid.folder / "grid.json").read_bytes() == content
     for damaged in (b"", b"{", content.replace(b'"format": 1', b'"format": 2')):
@@ -382,7 +382,7 @@ def test_a_run_that_is_not_the_planned_one_is_refused(
     run = grid.cell(cell).run
     run.path.mkdir(parents=True)
     (run.path / "config.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"has {name} '?{value}'?, and the grid plans"):
+    with pytest.raises(InputError, match=f"has {name} '?{value}'?, but the grid plans"):
         make_cell(grid, cell)
     assert f"has {name}" in (grid.cell(cell).failure() or "")
     shutil.rmtree(run.path)

@@ -130,7 +130,7 @@ def test_the_table_says_what_was_chosen_and_marks_the_front(grid: Grid) -> None:
     assert [row["front"] for row in rows.values()] == ["", "yes", "yes", "yes"]
     assert rows["red"]["trained"] == "100" and rows["red"]["seeds"] == "2" and rows["red"]["n test"] == "100"
     assert {"task", "n train", "model"}.isdisjoint(table.columns)
-    assert any("test scores play no part" in note for note in table.notes)
+    assert any("test scores are not used" in note for note in table.notes)
 
 
 def test_a_comparison_that_is_under_way_shows_what_is_there(grid: Grid) -> None:

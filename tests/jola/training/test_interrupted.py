@@ -178,7 +178,7 @@ class TestResume:
         assert_equal_runs(run_training(place.settings(path), resume=True), unbroken)
 
     def test_without_resume_a_run_is_not_overwritten(self, unbroken: Run, place: Place) -> None:
-        with pytest.raises(InputError, match=r"already holds a run \(finished\)"):
+        with pytest.raises(InputError, match=r"already contains a run \(finished\)"):
             run_training(place.settings(unbroken.path))
         assert unbroken.state == "finished"
 

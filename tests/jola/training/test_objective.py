@@ -123,7 +123,7 @@ class TestReference:
         assert reference_penalty([edits(operation=half)], 0.1).item() == pytest.approx(expected, rel=1e-5)
 
     def test_a_shared_gate_has_no_place_in_it(self) -> None:
-        with pytest.raises(InputError, match="these edits share theirs"):
+        with pytest.raises(InputError, match="these edits have shared gates"):
             reference_penalty([edits(gates="shared")], 0.1)
 
     def test_both_go_by_their_names(self) -> None:

@@ -48,7 +48,7 @@ def test_a_training_that_diverges_says_so_and_leaves_no_broken_edits(
     )
     with torch.no_grad():
         model.edits.offset[0, 0, 0] = torch.nan
-    with pytest.raises(InputError, match=r"diverged: heads.offset holds"):
+    with pytest.raises(InputError, match=r"diverged: heads.offset contains"):
         model.save_pretrained(tmp_path / "broken")
     assert not (tmp_path / "broken").exists()
 

@@ -152,16 +152,16 @@ def test_an_error_inside_a_layer_ends_all_processes(place: Place, tmp_path: Path
 
 class TestRefusals:
     def test_one_process(self) -> None:
-        with pytest.raises(InputError, match="and there is one; start jola with torchrun --nproc-per-node N -m jola"):
+        with pytest.raises(InputError, match="there is only one; start jola with torchrun --nproc-per-node N -m jola"):
             JoLAModel.from_pretrained(shard_base=True)
-        with pytest.raises(InputError, match="and there is one"):
+        with pytest.raises(InputError, match="but there is only one"):
             run_training(RunConfig(model=ModelConfig(shard_base=True)))
 
     def test_resuming_in_one_process_leaves_the_run_as_it_was(self, tmp_path: Path) -> None:
         run = Run.create(tmp_path / "run", RunConfig(model=ModelConfig(shard_base=True)))
         run.write_status(state="cancelled")
         config = RunConfig(model=ModelConfig(shard_base=True), training=TrainingConfig(output=str(run.path)))
-        with pytest.raises(InputError, match="and there is one"):
+        with pytest.raises(InputError, match="but there is only one"):
             run_training(config, resume=True)
         assert run.state == "cancelled"
 

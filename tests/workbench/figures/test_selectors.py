@@ -200,7 +200,7 @@ def test_the_report_has_every_figure_and_needs_no_network(tmp_path: Path, capsys
     with pytest.raises(SystemExit) as exit:
         selector_report.main([str(tmp_path)])
     assert exit.value.code == 2
-    assert "holds no comparison" in capsys.readouterr().err
+    assert "contains no comparison" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dark", [False, True])

@@ -79,7 +79,7 @@ def test_a_link_and_a_saved_mask_bring_the_mask_back(bench: Workbench, run: Run)
     assert open_run(bench, run.id, masks_text(state)).mask == state.mask
     SavedMasks(run.path, state.site).save("half", state.mask)
     assert SavedMasks(run.path, state.site).get("half") == state.mask
-    assert "edits on, " in state.mask.describe(open_gates(state, bench))
+    assert "edits are on, " in state.mask.describe(open_gates(state, bench))
 
 
 def test_the_map_has_the_names_and_channels_of_the_method(bench: Workbench, run: Run) -> None:
@@ -116,7 +116,7 @@ def test_direct_effects_and_promoted_tokens_of_weights_are_refused(bench: Workbe
     direct = views.ask_direct_effects(bench.session, column.stack, QUESTION, "good")
     if state.site == "weights":
         assert promoted.result() is None
-        with pytest.raises(InputError, match="changed weights have none"):
+        with pytest.raises(InputError, match="for changed weights, measure effects"):
             direct.result()
     else:
         assert promoted.result().promoted and direct.result().effect.size

@@ -107,7 +107,7 @@ def assert_one_row_says_so(store: RunStore, words: str) -> None:
         ("config.json", ("created",), 1e15, "config.json is not valid: created is 1000000000000000.0"),
         ("config.json", ("task", "n_train"), BIG, "task.n_train is a whole number"),
         ("config.json", ("training",), True, "training is True; it should be an object"),
-        ("config.json", ("model", "model"), "\ud800", "model.model holds characters that are not valid Unicode"),
+        ("config.json", ("model", "model"), "\ud800", "model.model contains characters that are not valid Unicode"),
         ("status.json", ("step",), BIG, "status.json is not valid: step is a whole number"),
         ("status.json", ("state",), "dancing", "state is 'dancing'"),
         ("notes.json", ("label",), ["a"], "notes.json is not valid: label is ['a']"),
@@ -136,10 +136,12 @@ def test_a_folder_in_place_of_a_file_is_said_in_the_row_of_its_run(store: RunSto
     path = store.root / "odd" / file
     path.unlink()
     path.mkdir()
-    assert_one_row_says_so(store, f"{file} is a folder where a file is expected")
+    assert_one_row_says_so(store, f"{file} must be a file, but is a folder")
 
 
-@pytest.mark.parametrize(("content", "words"), [(b'{"test": ', "is not valid JSON"), (b"[1]", "holds no JSON object")])
+@pytest.mark.parametrize(
+    ("content", "words"), [(b'{"test": ', "is not valid JSON"), (b"[1]", "does not contain a JSON object")]
+)
 def test_what_is_no_object_is_said_in_the_row_of_its_run(store: RunStore, content: bytes, words: str) -> None:
     (store.root / "odd" / "result.json").write_bytes(content)
     assert_one_row_says_so(store, f"result.json {words}")
@@ -201,7 +203,7 @@ def test_a_note_cannot_replace_a_folder(store: RunStore) -> None:
     path = store.root / "odd" / "notes.json"
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match="there is a folder in its place"):
+    with pytest.raises(InputError, match="because it is a folder"):
         store.get("odd").annotate(label="new")
 
 

@@ -111,7 +111,7 @@ class TestRefusals:
     def test_its_own_sentence(self, run: Run, bench: Workbench, tmp_path: Path) -> None:
         exports = Exports(bench.settings)
         (tmp_path / "one-ia3").mkdir()
-        assert "exists already" in refusal(exports, run, "IA3 adapter", folder=str(tmp_path))
+        assert "already exists" in refusal(exports, run, "IA3 adapter", folder=str(tmp_path))
         assert "There is no folder" in refusal(exports, run, "Table", "CSV", folder=str(tmp_path / "none"))
         assert "There is no folder" in refusal(exports, run, "Table", "CSV", folder="relative")
         assert "choose one of float32" in refusal(exports, run, "Plain checkpoint", "int8")

@@ -82,7 +82,7 @@ def test_a_crash_is_no_stop(studies: Make, tmp_path: Path) -> None:
     found = begin(one, make_task(tmp_path / "task"))
     until(lambda: found.status().get("code") is not None)
     assert found.state() == ("failed", "RuntimeError: Out of luck")
-    found.log_path.write_text("note: `jola grid run --retry` makes the failed cells again.\n")
+    found.log_path.write_text("note: `jola grid run --retry` runs the failed cells again.\n")
     assert found.state()[0] == "stopped"
 
 

@@ -74,7 +74,7 @@ class TestPreview:
     def test_a_model_without_a_tokenizer_is_a_sentence(self, config: RunConfig, tmp_path: Path) -> None:
         (tmp_path / "bare").mkdir()
         (tmp_path / "bare" / "config.json").write_text("{}")
-        with pytest.raises(InputError, match="bare is a model of architecture None, which is not known"):
+        with pytest.raises(InputError, match="bare is a model of architecture None, which is not supported"):
             load_preview(replace(config, model=ModelConfig(model=str(tmp_path / "bare"))))
 
 
