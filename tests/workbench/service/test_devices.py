@@ -1,7 +1,5 @@
 """Runs on several accelerators, which a function of the tests pretends to find."""
 
-import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,7 +14,7 @@ from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.settings import DEVICE_VARIABLE
 from jola.training.resume import settings_to_resume
-from tests.workbench.service.test_jobs import TRAINS, wait_for
+from tests.workbench.service.test_jobs import TRAINS, end_all, wait_for
 from workbench.service.bench import Workbench
 from workbench.service.follow import Follower
 from workbench.service.jobs import Jobs
@@ -36,11 +34,7 @@ def jobs(tmp_path: Path) -> Iterator[Make]:
 
     yield make
     for one in made:
-        for run in one.store.list():
-            if run.state == "queued":
-                one.cancel(run.id)
-        for run in one.running():
-            os.kill(run.status()["pid"], signal.SIGKILL)
+        end_all(one)
 
 
 def on(device: str, device_map: str | None = None) -> RunConfig:

@@ -27,9 +27,9 @@ stopped = []
 signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 run = Run.create(Path(sys.argv[sys.argv.index("--output") + 1]), RunConfig(), resume="--resume" in sys.argv)
 print("flags", *sys.argv[1:], f"on {os.environ.get('JOLA_DEVICE')}", flush=True)
-run.write_status(state="training", total_steps=1000)
+run.write_status(state="training", total_steps=20_000)
 begin, pause = run.status()["step"], run.path / "pause"
-for step in range(begin + 1, 1001):
+for step in range(begin + 1, 20_001):
     if stopped or pause.exists():
         break
     run.write_status(step=step)
@@ -39,7 +39,7 @@ pause.unlink(missing_ok=True)
 """
 REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
 CRASHES = "raise RuntimeError('out of memory')"
-SLEEPS = "import time; time.sleep(60)"
+SLEEPS = "import time; time.sleep(600)"
 
 MakeJobs = Callable[[str], Jobs]
 
@@ -54,10 +54,17 @@ def jobs(tmp_path: Path) -> Iterator[MakeJobs]:
 
     yield make
     for one in made:
-        for run in one.store.list():
-            pid = run.status()["pid"]
-            if run.alive and pid != os.getpid():
-                os.kill(pid, signal.SIGKILL)
+        end_all(one)
+
+
+def end_all(jobs: Jobs) -> None:
+    """Take all waiting runs out of the queue, and kill the processes of the others."""
+    for run in jobs.store.list():
+        if run.state == "queued":
+            jobs.cancel(run.id)
+    with jobs.turns.locked():  # no process is being started
+        for run in jobs.running():
+            os.kill(run.status()["pid"], signal.SIGKILL)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
@@ -170,7 +177,7 @@ def test_a_paused_run_goes_on_from_its_step(jobs: MakeJobs) -> None:
     one.pause(run.id)
     assert one.wait(run.id, 300)
     step = run.status()["step"]
-    assert run.state == "paused" and not run.alive and step < 1000
+    assert run.state == "paused" and not run.alive and step < 20_000
     one.start(RunConfig())  # takes the free place
     assert one.resume(run.id).state == "queued"
     with pytest.raises(InputError, match="queued; only interrupted runs can be resumed"):
