@@ -31,7 +31,7 @@ from workbench.settings import Settings
 from workbench.train import tab as train
 from workbench.ui import form, work_list
 
-SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 HOSTILE = "<img src=x onerror=alert(1)>"
 PLAN = Plan(("jola", "gradient", "random"), ("dsp",), ("auto", "3"), (1, 2))
 
@@ -76,10 +76,10 @@ def test_start_stop_resume_and_what_is_told(bench: Workbench) -> None:
     train.cancel(bench, run)
     assert "stop it" in work_list.remove(bench.comparisons, id)[1]
     bench.comparisons.stop(id)
-    assert bench.comparisons.wait(id, 30)
+    assert bench.comparisons.wait(id, 300)
     bench.comparisons.resume(id)
     bench.comparisons.stop(id)
-    assert bench.comparisons.wait(id, 30)
+    assert bench.comparisons.wait(id, 300)
     assert work_list.remove(bench.comparisons, id) == ("", "")
     assert work_list.restore(bench.comparisons, id) == (id, "")
     assert "comparison no longer exists" in work_list.refusal(lambda: bench.comparisons.resume("none"))
@@ -99,14 +99,14 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
     assert compare.start(bench, wider, "one") == ("one", "")
     bench.comparisons.stop("one")
-    assert bench.comparisons.wait("one", 30)
+    assert bench.comparisons.wait("one", 300)
     # Other settings start another comparison.
     other = wider | {"epochs": 3}
     assert "Continues" not in compare.cost(bench, other, "one")
     id, _ = compare.start(bench, other, "one")
     assert id not in (None, "one")
     bench.comparisons.stop(str(id))
-    assert bench.comparisons.wait(str(id), 30)
+    assert bench.comparisons.wait(str(id), 300)
 
 
 def test_the_cost_is_told_before_the_start(bench: Workbench) -> None:

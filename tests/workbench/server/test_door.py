@@ -173,7 +173,7 @@ class TestBodies:
     def test_announced(self, app: Served) -> None:
         host = app.address.removeprefix("http://")
         name, _, port = host.partition(":")
-        with socket.create_connection((name, int(port)), timeout=30) as connection:
+        with socket.create_connection((name, int(port)), timeout=120) as connection:
             head = f"POST /gradio_api/queue/join HTTP/1.1\r\nHost: {host}\r\nContent-Length: {10**8}\r\n\r\n"
             connection.sendall(head.encode())
             assert b" 413 " in connection.recv(100)

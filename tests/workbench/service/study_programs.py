@@ -34,7 +34,7 @@ while not (folder / "end").exists():
     time.sleep(0.01)
 (folder / "count").write_text(str(len(signals)))
 """
-SLEEPS = "import time; time.sleep(60)"
+SLEEPS = "import time; time.sleep(600)"
 
 Make = Callable[..., Studies]
 
@@ -51,7 +51,7 @@ def begin(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end, "nothing happened"
         time.sleep(0.05)

@@ -54,7 +54,7 @@ for number, name in enumerate(names, 1):
     (cell / "result.json").write_text("{}")
 """
 REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
-SLEEPS = "import time; time.sleep(60)"
+SLEEPS = "import time; time.sleep(600)"
 PLAN = Plan(("gradient", "offset"), (), ("2",), (42,))
 
 Make = Callable[[str], Comparisons]
@@ -85,7 +85,7 @@ def program(hold: Path) -> str:
     return COMPARES.replace("HOLD", str(hold))
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -164,7 +164,7 @@ def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(compa
     with pytest.raises(InputError, match="Another comparison is running"):
         other.start(config, PLAN)
     hold.unlink()
-    assert one.wait(found.id, 60)
+    assert one.wait(found.id, 300)
     wait_for(lambda: found.status().get("code") is not None)
     assert found.state == again.state == "finished" and found.message == ""
     expected = f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --train-size 16 --epochs 3"
@@ -182,12 +182,12 @@ def test_a_stopped_one_goes_on_with_what_is_missing(comparisons: Make, hold: Pat
     with pytest.raises(InputError, match="running; stop it"):
         one.remove(found.id)
     one.stop(found.id)
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
     assert found.state == "stopped" and "Resume" in found.message
     first = found.ended_cells()
     assert one.resume(found.id).state == "working"
     hold.unlink()
-    assert one.wait(found.id, 60)
+    assert one.wait(found.id, 300)
     assert found.state == "finished"
     assert found.ended_cells()["jola-seed42"] == first["jola-seed42"]
     one.stop(found.id)  # has no effect after the end
@@ -208,7 +208,7 @@ def test_one_goes_on_with_another_plan(comparisons: Make, hold: Path) -> None:
     with pytest.raises(InputError, match="K halves needs the edits that JoLA trained with seed 42"):
         one.extend("mine", Plan(("gradient",), (), ("halves",), (42,)))
     assert one.extend("mine", PLAN).id == "mine"
-    assert one.wait("mine", 60)
+    assert one.wait("mine", 300)
     assert f"--output {found.folder} --selectors gradient,offset --k 2 --seeds 42 --epochs 3" in log_tail(found)
 
 
@@ -217,7 +217,7 @@ def test_one_that_goes_on_and_fails_at_once_is_not_finished(comparisons: Make) -
     make_comparison(one.root / "mine", Plan(("gradient",), (), ("2",), (42,)))
     assert one.get("mine").state == "finished"
     found = one.extend("mine", PLAN)
-    assert one.wait("mine", 30)
+    assert one.wait("mine", 300)
     assert (found.state, found.message) == ("failed", "There is no task x.")
     assert found.plan() == PLAN
 
@@ -240,7 +240,7 @@ def test_a_start_that_fails_blocks_nothing(comparisons: Make, monkeypatch: pytes
     found = one.start(RunConfig(), PLAN)
     assert found.working
     one.stop(found.id)
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
 
 
 def test_a_run_that_cannot_be_started_blocks_no_other(tmp_path: Path) -> None:
@@ -250,12 +250,12 @@ def test_a_run_that_cannot_be_started_blocks_no_other(tmp_path: Path) -> None:
     run = jobs.start(RunConfig())
     assert run.state == "starting"
     jobs.cancel(run.id)
-    assert jobs.wait(run.id, 30)
+    assert jobs.wait(run.id, 300)
 
 
 def test_what_is_deleted_for_good_leaves_nothing(comparisons: Make) -> None:
     one = comparisons(REFUSES)
-    old, new = one.start(RunConfig(), PLAN), one.start(RunConfig(), PLAN) if one.wait(one.list()[0].id, 30) else None
+    old, new = one.start(RunConfig(), PLAN), one.start(RunConfig(), PLAN) if one.wait(one.list()[0].id, 300) else None
     assert new is not None
     wait_for(lambda: old.status()["code"] == new.status()["code"] == 2)  # nothing is written about them any more
     one.remove(old.id)
@@ -279,7 +279,7 @@ def test_what_is_done_costs_nothing() -> None:
 def test_a_failure_is_told_with_its_last_sentence(comparisons: Make) -> None:
     one = comparisons(REFUSES)
     found = one.start(RunConfig(), PLAN)
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
     # An app that is not the parent process reads it from the log.
     assert (found.state, found.message) == ("failed", "There is no task x.")
     wait_for(lambda: found.status().get("code") == 2)
@@ -304,10 +304,10 @@ def test_runs_and_comparisons_wait_for_each_other(comparisons: Make, tmp_path: P
         one.start(RunConfig(), PLAN)
     second = jobs.start(RunConfig())
     jobs.cancel(run.id)
-    jobs.wait(run.id, 30)
+    jobs.wait(run.id, 300)
     wait_for(lambda: second.state == "starting")
     jobs.cancel(second.id)
-    jobs.wait(second.id, 30)
+    jobs.wait(second.id, 300)
     wait_for(lambda: jobs._attending is None)  # otherwise the queue could start the run again
     with jobs.turns.locked():
         jobs.waiting.add(second)
@@ -343,7 +343,7 @@ def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_p
     found = one.get("mine")
     assert found.state == "stopped" and not one.working()
     shells = "import sys, time; from pathlib import Path; from jola.system.processes import at_work\n"
-    shells += "with at_work(Path(sys.argv[1])): print('here', flush=True); time.sleep(60)"
+    shells += "with at_work(Path(sys.argv[1])): print('here', flush=True); time.sleep(600)"
     # Two processes, as with one process per seed.
     processes = [subprocess.Popen([sys.executable, "-c", shells, found.folder], env=environment()) for _ in range(2)]
     try:
@@ -357,7 +357,7 @@ def test_one_at_which_a_shell_works_is_seen_and_stopped(comparisons: Make, tmp_p
         with pytest.raises(InputError, match="stop it before you delete it"):
             one.remove("mine")
         one.stop("mine")
-        assert one.wait("mine", 30)
+        assert one.wait("mine", 300)
         assert found.state == "stopped" and not one.working()
     finally:
         for process in processes:

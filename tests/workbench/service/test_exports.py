@@ -28,7 +28,7 @@ IDS = torch.tensor([[5, 17, 250, 9, 44, 3]])
 SLEEPER = (
     sys.executable,
     "-c",
-    "import sys, time; sys.stderr.write('Measuring …\\n'); sys.stderr.flush(); time.sleep(60)",
+    "import sys, time; sys.stderr.write('Measuring …\\n'); sys.stderr.flush(); time.sleep(600)",
 )
 
 

@@ -103,7 +103,7 @@ def test_a_run_that_cannot_go_on_says_so_when_there_is_room(tmp_path: Path, disk
         jobs.resume("one")
     assert jobs.active() is None
     disk.room = 10**9
-    assert wait_until(lambda: run.state == "failed", 60)
+    assert wait_until(lambda: run.state == "failed", 300)
     # A run that is still waiting starts again.
     assert ("no space left" if room == 3 else "ended with exit code 0") in run.status()["message"]
     jobs.resume("one")
@@ -174,7 +174,7 @@ begun, compared = jobs.store.list()[0], comparisons.list()[0]
 report["at work"] = [begun.alive, compared.working, len(at_work())]
 for process in at_work():
     process.kill()
-assert jobs.wait(begun.id, 60) and comparisons.wait(compared.id, 60)
+assert jobs.wait(begun.id, 200) and comparisons.wait(compared.id, 200)
 jobs.store.remove(begun.id)
 comparisons.remove(compared.id)
 report["removed"] = [len(jobs.store.list()), len(comparisons.list())]

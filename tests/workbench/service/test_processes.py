@@ -13,7 +13,7 @@ from jola.errors import InputError
 from jola.system.files import json_bytes, read_json, replace_file
 from workbench.service.processes import End, Kind, Processes, Turns, at_work, last_sentence, wait_until
 
-SLEEPS = "import time; time.sleep(60)"
+SLEEPS = "import time; time.sleep(600)"
 
 
 class Study:
@@ -58,7 +58,7 @@ def launch(processes: Processes[Study], study: Study, **status: Any) -> None:
 
 
 def ended(study: Study) -> bool:
-    return wait_until(lambda: "code" in study.status(), 60)
+    return wait_until(lambda: "code" in study.status(), 300)
 
 
 def test_the_exit_code_and_the_log_of_a_process_are_written_down(tmp_path: Path, study: Study) -> None:

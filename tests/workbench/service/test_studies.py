@@ -32,13 +32,13 @@ def test_a_study_works_in_its_own_process_and_another_app_sees_it(studies: Make,
     run = jobs.start(RunConfig())
     assert run.state == "queued"
     hold.unlink()
-    assert one.wait(found.id, 60)
+    assert one.wait(found.id, 300)
     until(lambda: found.status().get("code") is not None)
     assert found.state() == again.state() == ("finished", "")
     assert (found.progress().done, found.progress().total) == (4, 4)
     jobs.wait(run.id, 0)
     jobs.cancel(run.id)
-    assert jobs.wait(run.id, 30)
+    assert jobs.wait(run.id, 300)
     with pytest.raises(InputError, match="All cells of this study are done"):
         one.resume(found.id)
 
@@ -52,7 +52,7 @@ def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: P
     with pytest.raises(InputError, match="running; stop it"):
         one.remove(found.id)
     one.stop(found.id)
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
     # A grid that a shell runs later was not asked to stop.
     with at_work(found.folder):
         assert found.state() == ("working", "")
@@ -60,7 +60,7 @@ def test_a_stopped_study_goes_on_with_what_is_missing(studies: Make, tmp_path: P
     assert state == "stopped" and "Continue" in message and found.progress().done < 4
     hold.unlink()
     one.resume(found.id)
-    assert one.wait(found.id, 60)
+    assert one.wait(found.id, 300)
     assert found.state()[0] == "finished"
 
 
@@ -73,7 +73,7 @@ def test_a_second_stop_sends_no_second_signal(studies: Make, tmp_path: Path) -> 
         one.stop(found.id)
         assert found.row()["stopping"]
     (found.folder / "end").touch()
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
     assert (found.folder / "count").read_text() == "1" and not found.stopping
 
 
@@ -89,7 +89,7 @@ def test_a_crash_is_no_stop(studies: Make, tmp_path: Path) -> None:
 def test_a_process_that_refuses_says_why(studies: Make, tmp_path: Path) -> None:
     one = studies(REFUSES)
     found = begin(one, make_task(tmp_path / "task"))
-    assert one.wait(found.id, 30)
+    assert one.wait(found.id, 300)
     until(lambda: found.status().get("code") is not None)
     assert found.state() == ("failed", "There is no task x.")
 
@@ -133,7 +133,7 @@ def test_cells_are_added_to_a_study(studies: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was planned with test_size 6, not 7"):
         one.extend("mine", axes, arms, {**SETTINGS, "data": {"validation_size": 4, "test_size": 7}})
     one.extend("mine", axes, arms, SETTINGS)
-    assert one.wait("mine", 60)
+    assert one.wait("mine", 300)
     assert one.get("mine").progress().done == 4
 
 
@@ -152,7 +152,7 @@ def test_a_failed_cell_is_made_again(studies: Make, tmp_path: Path) -> None:
     assert found.state()[0] == "stopped"
     grid.cell(bad).write_failure("Again.")
     assert one.retry("mine")
-    assert one.wait("mine", 60)
+    assert one.wait("mine", 300)
     assert found.state() == ("finished", "")
 
 

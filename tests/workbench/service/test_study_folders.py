@@ -33,7 +33,7 @@ def test_a_grid_of_the_command_line_is_opened_and_stays_where_it_is(studies: Mak
     assert one.list() == [] and (grid.folder / "grid.json").exists()
     assert one.restore(found.id).folder == grid.folder
     one.resume(found.id)
-    assert one.wait(found.id, 60)
+    assert one.wait(found.id, 300)
     assert found.state()[0] == "finished"
     grid.folder.rename(tmp_path / "moved")
     state, message = found.state()
@@ -79,7 +79,7 @@ def test_an_opened_grid_reports_to_no_tracker(studies: Make, tmp_path: Path) -> 
     (config,) = (found.grid().config(name) for name in found.grid().planned)
     assert config.training.report_to == "none"
     one.resume(found.id)
-    assert one.wait(found.id, 60) and found.state()[0] == "finished"
+    assert one.wait(found.id, 300) and found.state()[0] == "finished"
 
 
 def test_an_opened_study_is_not_removed_while_the_app_works_on_it(studies: Make, tmp_path: Path) -> None:

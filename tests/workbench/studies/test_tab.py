@@ -27,7 +27,7 @@ from workbench.ui import form, work_list
 from workbench.ui.events import said, text_of
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-SLEEPS = ("python", "-c", "import time; time.sleep(60)")
+SLEEPS = ("python", "-c", "import time; time.sleep(600)")
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_study_goes_on_with_its_own_settings(bench: Workbench, grid: Grid) -> 
     assert study_form.start(bench, more, "mine") == ("mine", "")
     assert work_list.first(bench.studies) == "mine" and work_list.first(bench.studies, "gone") == "mine"
     bench.studies.stop("mine")
-    assert bench.studies.wait("mine", 30)
+    assert bench.studies.wait("mine", 300)
 
 
 def test_cells_are_added_to_a_grid_that_a_shell_planned(bench: Workbench) -> None:
@@ -113,7 +113,7 @@ def test_cells_are_added_to_a_grid_that_a_shell_planned(bench: Workbench) -> Non
     assert [grid.config(name).training.learning_rate for name in grid.planned] == [2e-3, 2e-3]
     assert grid.content["neutral"] == {"report_to": "wandb", "record_every": 7}
     bench.studies.stop("mine")
-    assert bench.studies.wait("mine", 30)
+    assert bench.studies.wait("mine", 300)
 
 
 @pytest.mark.parametrize("name", ["tasks", "models"])

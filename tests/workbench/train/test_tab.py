@@ -21,7 +21,7 @@ from workbench.settings import Settings
 from workbench.train import tab as train
 from workbench.ui import form
 
-SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 ROWS = '{"prompt": "Good or bad? Fine.", "completion": "good"}\n' * 3
 
 
@@ -42,7 +42,7 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
         assert train.waiting_words(bench, second).startswith("Queued: it starts after the running study")
     assert train.cancel(bench, third) == train.cancel(bench, second) == "The run was removed from the queue."
     assert "stops" in train.cancel(bench, id)
-    assert bench.jobs.wait(id, 30)
+    assert bench.jobs.wait(id, 300)
 
 
 def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench: Workbench) -> None:
@@ -58,7 +58,7 @@ def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench:
     assert len(bench.store.list()) == 3
     for run in runs[::-1]:
         train.cancel(bench, run.id)
-    assert bench.jobs.wait(id, 30)
+    assert bench.jobs.wait(id, 300)
 
 
 def test_restarts_that_cannot_all_start_are_told_and_kept(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,7 @@ def test_restarts_that_cannot_all_start_are_told_and_kept(bench: Workbench, monk
     assert id is not None and id == runs[0].id and words == "Only 2 of 4 trainings were started. The disk is full."
     for run in runs[::-1]:
         train.cancel(bench, run.id)
-    assert bench.jobs.wait(id, 30)
+    assert bench.jobs.wait(id, 300)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_restarts_are_chosen_by_what_they_have(bench: Workbench, changes: dict[s
     assert id is not None and words in found and ("validation" in words) == ("validation" in found)
     for run in bench.store.list():
         train.cancel(bench, run.id)
-    assert bench.jobs.wait(id, 30)
+    assert bench.jobs.wait(id, 300)
 
 
 def test_pause_and_resume_say_what_happens(bench: Workbench) -> None:
@@ -104,7 +104,7 @@ def test_pause_and_resume_say_what_happens(bench: Workbench) -> None:
     assert train.resume(bench, "one") == ""
     assert run.state == "starting" and not (run.path / "pause").exists()
     bench.jobs.cancel("one")
-    assert bench.jobs.wait("one", 30)
+    assert bench.jobs.wait("one", 300)
     assert "no run" in train.pause(bench, "none").lower()
 
 
@@ -227,7 +227,7 @@ def test_a_run_of_another_method_is_started_with_its_settings(
     config = bench.store.get(id).raw_config()
     assert (config["method"], config["edits"]) == (values["method"], edits)
     train.cancel(bench, id)
-    assert bench.jobs.wait(id, 30)
+    assert bench.jobs.wait(id, 300)
 
 
 def test_what_a_form_shows_follows_the_method(bench: Workbench) -> None:
