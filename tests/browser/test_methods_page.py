@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jola.methods.lora import LoRAConfig
 from jola.methods.red import REDConfig
@@ -42,14 +43,14 @@ def test_the_form_follows_the_method(app: App, open_page: OpenPage) -> None:
     page.wait_for_selector("#setting-l0-weight", state="visible")
     choose_method(page, "LoRA")
     page.wait_for_selector("#setting-lora-rank", state="visible")
-    assert "low-rank" in page.inner_text("#method-summary")
+    expect(page.locator("#method-summary")).to_contain_text("low-rank")
     for hidden in ("l0-weight", "gate-learning-rate", "sites", "red-layers"):
         page.wait_for_selector(f"#setting-{hidden}", state="hidden")
-    assert page.input_value("#setting-learning-rate input") == "0.001"
+    expect(page.locator("#setting-learning-rate input")).to_have_value("0.001")
     choose_method(page, "JoLA")
     page.wait_for_selector("#setting-l0-weight", state="visible")
     page.wait_for_selector("#setting-lora-rank", state="hidden")
-    assert page.input_value("#setting-learning-rate input") == "0.005"
+    expect(page.locator("#setting-learning-rate input")).to_have_value("0.005")
 
 
 @pytest.mark.parametrize("title", SITES)
@@ -91,11 +92,11 @@ def test_from_the_choice_of_a_method_to_a_switched_unit(
     page.mouse.click(*place)
     page.wait_for_selector(f"#tokens [data-masks^='{site}:']", state="attached")
     assert page.text_content("#tokens .jw-picture") != before
-    assert f"1 {channels[0]} is off" in page.inner_text("#mask-summary")
+    expect(page.locator("#mask-summary")).to_contain_text(f"1 {channels[0]} is off")
     page.keyboard.press("i")
     page.wait_for_selector("#head-missing .jw-note")
     assert "no attention pattern" in page.inner_text("#head-missing")
-    assert f"Strength of its {channels[0]}" in page.inner_text("#head-offset")
+    expect(page.locator("#head-offset")).to_contain_text(f"Strength of its {channels[0]}")
     page.click("#mask-all")
     page.wait_for_selector("#tokens [data-masks='']", state="attached")
     assert page.text_content("#tokens .jw-picture") == before

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jola.data.records import Example, Message
 from jola.data.tasks import load_task
@@ -103,16 +104,17 @@ def test_quick_clicks_all_count(run: Run, open_playground: Callable[..., Any]) -
 
 def test_the_address_keeps_the_mask_over_a_reload(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
-    before = table(page)
+    before, summary_before = table(page), page.inner_text("#mask-summary")
     click_cell(page, "offset", open_cells(run)[0])
     after = changed(page, before)
     page.wait_for_url(re.compile("mask="))
+    expect(page.locator("#mask-summary")).not_to_have_text(summary_before, use_inner_text=True)
     summary = page.inner_text("#mask-summary")
     page.reload()
     ready(page)
     page.wait_for_selector("#tokens table")
     page.wait_for_function("(after) => document.querySelector('#tokens .jw-picture').innerText === after", arg=after)
-    assert page.inner_text("#mask-summary") == summary
+    expect(page.locator("#mask-summary")).to_have_text(summary, use_inner_text=True)
 
 
 def test_a_mask_is_saved_with_the_run_and_chosen_again(run: Run, open_playground: Callable[..., Any]) -> None:
@@ -198,7 +200,7 @@ def test_effects_are_measured_shown_and_put_on_the_map(run: Run, open_playground
     page.click("#effects")
     page.wait_for_selector("#effects-table table")
     page.wait_for_selector("#effects-plot .js-plotly-plot .plot-container")
-    assert "one by one would take" in page.inner_text("#effects-words")
+    expect(page.locator("#effects-words")).to_contain_text("one by one would take")
     page.get_by_label("Logit difference").check()
     page.fill("#effect-wrong input, #effect-wrong textarea", "bad")
     page.click("#effects")
@@ -284,8 +286,8 @@ def test_a_test_answer_of_a_run_opens_in_the_playground(run: Run, app: App, open
     page.click("#answers-examples tr[data-number='1'] td:nth-child(3)")
     page.wait_for_selector("#right-answer :text('Right answer: bad')")
     page.wait_for_selector("#tokens table")
-    assert page.input_value("#prompt textarea") == f"Good or bad? {tag}"
-    assert page.input_value("#given-answers textarea") == "bad\ngood"
+    expect(page.locator("#prompt textarea")).to_have_value(f"Good or bad? {tag}")
+    expect(page.locator("#given-answers textarea")).to_have_value("bad\ngood")
 
 
 def test_edits_are_tested_on_the_test_examples(
@@ -307,11 +309,11 @@ def test_edits_are_tested_on_the_test_examples(
     assert "100.0 %" in edited and f"n = {len(examples)}" in edited
     assert base.partition("\t")[2] == chosen.partition("\t")[2]
     flipped = page.locator("#mask-test-flips tbody tr")
-    assert flipped.count() > 0
+    flipped.first.wait_for()
     number = int(flipped.first.get_attribute("data-number"))
     flipped.first.locator("button").click()
     page.wait_for_selector(f"#right-answer :text('Right answer: {examples[number].completion}')")
-    assert page.input_value("#prompt textarea") == examples[number].prompt[-1].content
+    expect(page.locator("#prompt textarea")).to_have_value(examples[number].prompt[-1].content)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
