@@ -109,7 +109,8 @@ def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, st
     place = len(app.address)
     page.on("response", lambda answer: answer.url.startswith(app.address) and answers.update(
         {f"{answer.request.method} {answer.url[place:].partition('=')[0]}": answer.status}))  # fmt: skip
-    page.goto(address)
+    with page.expect_response(lambda answer: answer.url == f"{app.address}/gradio_api/upload"):  # to the form
+        page.goto(address)
     page.wait_for_function("() => document.title !== 'waiting' && document.readyState === 'complete'")
     assert set(page.title().split()) == {"refused"}
     # A link to the page may be followed from anywhere; in a frame, Chromium shows an error instead of the page.
