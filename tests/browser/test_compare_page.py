@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
@@ -106,9 +107,9 @@ def test_a_set_is_taken_along_and_trained_on(app: App, stored: Comparison, open_
     page.click("#compare-train")
     page.wait_for_selector("#start-message [role=status]")
     assert "9 heads of DSP (K auto, seed 1)" in page.inner_text("#start-message")
-    assert page.input_value("#setting-gates input") == "none"
+    expect(page.locator("#setting-gates input")).to_have_value("none")
     page.get_by_text("More settings").first.click()
-    assert page.input_value("#setting-heads :is(input, textarea)") == heads.to_text()
+    expect(page.locator("#setting-heads :is(input, textarea)")).to_have_value(heads.to_text())
 
 
 def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison, open_page: OpenPage) -> None:
@@ -117,8 +118,8 @@ def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison
     page.click(".cv-more")
     page.wait_for_selector("#compare-message [role=status]")
     assert "tick more selectors" in page.inner_text("#compare-message")
-    assert page.input_value("#compare-k :is(input, textarea)") == "auto,3"
-    assert page.input_value("#compare-seeds :is(input, textarea)") == "1,2"
+    expect(page.locator("#compare-k :is(input, textarea)")).to_have_value("auto,3")
+    expect(page.locator("#compare-seeds :is(input, textarea)")).to_have_value("1,2")
     says = "(words) => document.querySelector('#compare-cost').innerText.includes(words)"
     page.wait_for_function(says, arg="All of this is done already")
     page.locator("#compare-selectors").get_by_label("Offset saliency").check()
