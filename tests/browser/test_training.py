@@ -50,10 +50,16 @@ def answer(page: Any, length: int) -> None:
     page.fill("#answer-length input", str(length))
     page.click("#answer")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#answers .jw-answer')].every("
-        "answer => answer.getAttribute('aria-busy') === 'false' && answer.textContent.trim())"
+        "() => { const answers = [...document.querySelectorAll('#answers .jw-answer')]; return answers.length === 2 && "
+        "answers.every(a => a.getAttribute('aria-busy') === 'false' && !a.matches('.jw-empty')); }"
     )
     page.wait_for_selector("#answer")
+
+
+def picture(page: Any) -> str:
+    """Return the map as drawn."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return str(gate_map(page, "map.canvas.toDataURL()"))
 
 
 def fill_tiny(page: Any, model: Path, task: Path, epochs: int) -> None:
@@ -78,9 +84,8 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     page.click("#example")
     page.wait_for_selector("#right-answer [role=status]")
     assert page.inner_text("#right-answer") in ("Right answer: good", "Right answer: bad")
-    assert "<b>bold</b>" in page.input_value("#prompt textarea")
-    page.wait_for_selector("#tokens tbody tr")
-    assert page.locator("#tokens tbody tr").count() == 10
+    expect(page.locator("#prompt textarea")).to_have_value(re.compile("<b>bold</b>"))
+    expect(page.locator("#tokens tbody tr")).to_have_count(10)
     answer(page, 6)
 
     page.fill("#prompt textarea", " ")
@@ -181,9 +186,12 @@ def test_one_click_on_the_default_model(default_app: App, open_page: OpenPage) -
     id = run_of(page)
     recorded(page, 2)
     assert gate_map(page, "[map.frame.layers, map.frame.units]") == [30, 9]
-    looks = {gate_map(page, "map.canvas.toDataURL()")}
     shown(page, run=id, state="finished")
-    looks.add(gate_map(page, "map.canvas.toDataURL()"))
+    looks = {picture(page)}
+    page.focus(".rv-slider")
+    page.keyboard.press("Home")
+    shown(page, step=0)
+    looks.add(picture(page))
     assert len(looks) == 2
     assert "n = 8" in page.inner_text(".rv-result")
 
