@@ -44,7 +44,7 @@ BUILT_IN = {"sentiment": "short_text"}
 ACCURACIES = ("commonsense", "mmlu_pro", "short_text")
 TITLES = {"bleu": "BLEU", "rouge_l": "ROUGE-L"}
 """Titles of the metrics that are not accuracies."""
-STUDIES = ("main", "components", "sizes")
+STUDIES = ("main", "components", "sizes", "recipes")
 BASELINE = "jola"
 RESAMPLES = 2000
 """Resamples of the test examples, for BLEU."""

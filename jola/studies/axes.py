@@ -1,7 +1,7 @@
 """The axes of a grid and the cells that they span: arm × task × train size × seed × model; needs no PyTorch.
 
 An *arm* is a method with its settings, written ``method`` or ``method:setting=value:…``. Several values separated by
-slashes define one arm each: ``lora:learning_rate=1e-4/5e-4``.
+slashes define one arm each: ``lora:learning_rate=1e-4/5e-4``. ``jola:recipe=paper`` has all settings of a recipe.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
+from jola.recipes import RECIPES, recipe
 from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
@@ -28,6 +29,8 @@ NEUTRAL = ("output", "report_to", "record_every", "gradient_checkpointing")
 """Settings of the training that do not change results."""
 OF_A_LAUNCH = ("shard_base",)
 """Settings that need several processes; a cell is run by one."""
+RECIPE = "recipe"
+"""Stands for the settings of a recipe in an arm."""
 _SLUG_LENGTH = 40
 _DIGITS = 6
 
@@ -175,7 +178,13 @@ def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:
 def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     values: dict[str, Any] = {**{group: dict(settings) for group, settings in base.items()}, "edits": {}}
     groups = {**GROUPS, "edits": method_named(method).settings}
+    if RECIPE in changes:
+        recipe(changes[RECIPE], method)  # raises if there is none
+        for group, kind in groups.items():
+            values[group] |= {name: v for name, v in RECIPES[changes[RECIPE]].items() if name in _names(kind)}
     for name, text in changes.items():
+        if name == RECIPE:
+            continue
         owner = next((group for group, kind in groups.items() if name in _names(kind)), None)
         if owner is None or name in (*AXES, *NEUTRAL, *OF_A_LAUNCH):
             reason = "is an axis of the grid" if name in AXES else f"is not a setting of {method}"

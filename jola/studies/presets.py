@@ -60,6 +60,11 @@ PRESETS: dict[str, Preset] = {
         models=(_LLAMA, "Qwen/Qwen2.5-7B-Instruct"),
     ),
     "schedules": Preset("Table 8: schedules of λ", ("jola:l0_schedule=linear/cyclic/performance/exponential",), SIX),
+    "recipes": Preset(
+        "Section 4.3: the default settings, those of the paper, and those of its code",
+        ("jola", "jola:recipe=paper/reference"),
+        SIX,
+    ),
     "data-size": Preset("Figure 8: numbers of training examples", ("jola", "lora"), ("siqa", "winogrande"), SIZES),
     "model-size": Preset(
         "Figure 9: sizes of the model",

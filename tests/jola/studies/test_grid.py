@@ -18,6 +18,7 @@ from jola.config import RunConfig
 from jola.data.tasks.registry import GROUPS, REGISTRY
 from jola.errors import InputError
 from jola.methods import METHODS
+from jola.recipes import RECIPES, recipe
 from jola.runs.run import Run
 from jola.studies.axes import NEUTRAL, changed_setting, expand_arms, short_names
 from jola.studies.cells import Locked, is_locked, locked
@@ -98,6 +99,22 @@ def test_settings_of_an_arm_reach_its_run(tmp_path: Path, task: str) -> None:
     assert jola.training.output == str(grid.cell(next(iter(grid.planned))).run.path)
 
 
+def test_an_arm_can_be_a_recipe(tmp_path: Path, task: str) -> None:
+    arms = ["jola:recipe=default/paper/reference", "jola:epochs=4:recipe=paper"]
+    grid = plan(tmp_path / "g", [task], arms, [5])
+    ours, *published, changed = (grid.config(name) for name in grid.planned)
+    assert ours.training.epochs == SETTINGS["training"]["epochs"]
+    for config, name in zip(published, ("paper", "reference"), strict=True):
+        wanted = recipe(name)
+        for group in ("training", "data", "edits"):
+            here, there = vars(getattr(config, group)), vars(getattr(wanted, group))
+            assert {key: here[key] for key in RECIPES[name] if key in here} == {
+                key: there[key] for key in RECIPES[name] if key in there
+            }
+        assert config.data.test_size == SETTINGS["data"]["test_size"]
+    assert (changed.training.epochs, changed.edits.gate_start) == (4, 0.0)
+
+
 def test_other_settings_are_other_cells(tmp_path: Path, task: str) -> None:
     longer = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 4}}
     first = plan(tmp_path / "a", [task], ["jola"], [1])
@@ -115,6 +132,8 @@ def test_other_settings_are_other_cells(tmp_path: Path, task: str) -> None:
         ("jola:shard_base=true", "is not a setting of jola"),
         ("jola:gates=three", "--gates is 'three'"),
         ("jola:epochs=many", "--epochs is 'many'"),
+        ("jola:recipe=none", "--recipe is 'none'"),
+        ("lora:recipe=paper", "only for jola"),
         ("lora:rank=0", "--rank is 0"),
     ],
 )
