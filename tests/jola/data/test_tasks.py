@@ -78,7 +78,7 @@ class TestCarving:
         parts = [set(prompts(part)) for part in (task.train, task.validation, task.test)]
         assert [len(part) for part in parts] == [45, 5, 10]
         assert len(set.union(*parts)) == 60
-        assert "10 of the training examples" in task.notes[0] and "5 of the training" in task.notes[1]
+        assert "10 training examples" in task.notes[0] and "5 training examples" in task.notes[1]
         assert load(tmp_path, 43, train=0).test == task.test
 
     def test_one_file_is_split_and_small_data_keep_most_for_training(self, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ class TestNotes:
 
     def test_texts_that_are_too_long_are_refused_and_nothing_changes(self, run: Run) -> None:
         run.annotate(label="x" * LABEL_LENGTH, note="y" * NOTE_LENGTH)
-        with pytest.raises(InputError, match="label has 81 characters and at most 80"):
+        with pytest.raises(InputError, match="label has 81 characters, but the limit is 80"):
             run.annotate(label="x" * (LABEL_LENGTH + 1))
         with pytest.raises(InputError, match="note has 4,001 characters"):
             run.annotate(note="y" * (NOTE_LENGTH + 1))

@@ -46,7 +46,7 @@ def test_the_last_deleted_run_of_a_name_comes_back_first(store: RunStore) -> Non
         finished(store, "a").annotate(note=note)
         store.remove("a")
     assert store.restore("a").notes().note == "second"
-    with pytest.raises(InputError, match="There is a run 'a' again"):
+    with pytest.raises(InputError, match="Another run 'a' exists"):
         store.restore("a")
     store.remove("a")
     assert len(store.trash.runs()) == 2
