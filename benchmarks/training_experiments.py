@@ -1,8 +1,8 @@
 """Repeat trainings with one change at a time: the results of docs/results/training.md and training-tables.md.
 
     python -m benchmarks.training_experiments plan [--experiments steady] [--arms baseline] [--seeds 1 2]
-    python -m benchmarks.training_experiments run DATA [--minutes 60] [the same choices]
-    python -m benchmarks.training_experiments run DATA --test POLICY … [the same choices]
+    python -m benchmarks.training_experiments run DATA [--minutes 60] [the same options]
+    python -m benchmarks.training_experiments run DATA --test POLICY … [the same options]
     python -m benchmarks.training_experiments show [--markdown]
 
 DATA contains one folder for each task, with train, validation and test files. A cell of the plan is one training. Its
@@ -10,9 +10,9 @@ result is written to docs/results/training/EXPERIMENT when it ends. Cells with a
 runs, are skipped.
 
 Every training runs to its last step. Where early stopping would have ended it, and which epoch each policy would have
-kept, is computed afterwards (`benchmarks/training_results.py`), because neither changes the steps before. The 100
-validation examples are those that `jola train` draws; what a policy keeps is scored on other, held-out examples. Only
-``--test`` reads the test part: run it once, for the arms and policies that were chosen on held-out examples.
+kept, is computed afterwards (`benchmarks/training_results.py`), because neither changes the preceding steps. The 100
+validation examples are those that `jola train` draws; the parameters that a policy keeps are scored on other, held-out
+examples. Only ``--test`` reads the test part: run it once, for the arms and policies chosen on held-out examples.
 """
 
 import argparse
@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FOLDER = ROOT / "docs" / "results" / "training"
 PAGE, TABLES = (ROOT / "docs" / "results" / name for name in ("training.md", "training-tables.md"))
+DEFAULTS = ROOT / "docs" / "defaults.md"
 STATES = ROOT / "build" / "training"
 BEGIN, END = "<!-- results: written by benchmarks/training_experiments.py -->", "<!-- end of results -->"
 
@@ -44,15 +45,15 @@ BASELINE: Mapping[str, Any] = {
     "warmup_ratio": 0.1,
     "max_grad_norm": 1.0,
 }
-"""Settings of the arm ``baseline``, which other arms change. All others are the defaults of `jola train`."""
+"""Settings of the arm ``baseline``, which other arms change. All other settings are the defaults of `jola train`."""
 
 
 @dataclass(frozen=True)
 class Arm:
     """One change to the baseline.
 
-    `settings` are settings of `jola train`. `clip` is 'together', one norm over all gradients, or 'apart', one for
-    the edits and one for the gates, each clipped to ``max_grad_norm``. λ is 0 before the share `l0_starts` of the
+    `settings` are settings of `jola train`. `clip` is 'together' (one norm over all gradients) or 'apart' (one norm for
+    the edits and one for the gates, each clipped to ``max_grad_norm``). λ is 0 before the share `l0_starts` of the
     steps. After the share `gates_settle` of the steps, gates keep their evaluation values, and only the edits train.
     `adam` is (β₁, β₂, ε).
     """
@@ -65,7 +66,7 @@ class Arm:
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
 
     def levers(self) -> dict[str, Any]:
-        """The changes that are not settings of `jola train`."""
+        """Return the changes that are not settings of `jola train`."""
         default = Arm("")
         names = ("clip", "l0_starts", "gates_settle", "adam")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
@@ -103,12 +104,12 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Name of the result file without its extension."""
+        """The name of the result file without its extension."""
         return f"{self.task}-{self.data_seed}-{self.dtype}-{self.arm}-seed{self.seed}"
 
 
 def plan() -> list[Cell]:
-    """All cells, the most informative first; seeds come in rounds, so that an interrupted plan is still balanced."""
+    """Return all cells, the most informative first; seeds come in rounds, so that an interrupted plan is balanced."""
     pair, others = ("baseline", "no-gates"), ("sst2", "snips", "subj", "vader_tweets")
     levers = [arm for arm in ARMS if arm not in pair]
     cells = [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in pair]
@@ -163,7 +164,7 @@ def main() -> None:
     from jola.studies.cells import Locked, locked
 
     results, states = options.results.resolve(), options.states.resolve()
-    # Settings name a task by its folder, and are the same on every machine.
+    # Tasks are named by their folders relative to DATA, so that stored settings are the same on every machine.
     os.chdir(options.data)
     end = time.monotonic() + 60 * options.minutes
     for cell in cells:
@@ -178,7 +179,7 @@ def main() -> None:
 
 
 def path_of(cell: Cell, results: Path) -> Path:
-    """Path of the result of a cell."""
+    """Return the path of the result of a cell."""
     return results / cell.experiment / f"{cell.name}.json"
 
 
@@ -193,7 +194,7 @@ def run(cell: Cell, path: Path, states: Path) -> None:
 
 
 def score_kept(cell: Cell, path: Path, states: Path, part: str, policies: Sequence[str]) -> None:
-    """Score what policies keep of one training, unless that is done, and add it to the stored result.
+    """Score the parameters of one training that policies keep, and add missing scores to the stored result.
 
     Args:
         part: Examples to score: 'held_out' or 'test'.
@@ -212,7 +213,7 @@ def score_kept(cell: Cell, path: Path, states: Path, part: str, policies: Sequen
 
 
 def store(path: Path, result: Mapping[str, Any]) -> None:
-    """Write the result of a training, with one line for each epoch."""
+    """Write the result of a training, with one line per epoch."""
     from jola.system.files import replace_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -232,12 +233,16 @@ def show(results: Path, *, page: bool) -> None:
 
 
 def bodies(results: Path) -> dict[Path, str]:
-    """The generated part of each page."""
+    """Return the generated part of each page."""
     from benchmarks.training_results import read
-    from benchmarks.training_tables import overview, tables
+    from benchmarks.training_tables import of_defaults, overview, tables
 
     trainings = read(results)
-    return {PAGE: overview(trainings), TABLES: tables(trainings, {name: arm.about for name, arm in ARMS.items()})}
+    return {
+        PAGE: overview(trainings),
+        TABLES: tables(trainings, {name: arm.about for name, arm in ARMS.items()}),
+        DEFAULTS: of_defaults(trainings),
+    }
 
 
 if __name__ == "__main__":

@@ -21,13 +21,31 @@ from benchmarks.training_results import (
 
 
 def overview(trainings: Iterable[Training]) -> str:
-    """The tables over all tasks and number formats as Markdown."""
+    """Return the tables over all tasks and number formats as Markdown."""
     groups = _grouped(trainings)
     return "\n\n".join([*_tests(groups), *_cost_of_gates(groups)])
 
 
+def of_defaults(trainings: Iterable[Training]) -> str:
+    """Return the test accuracy of trainings with the default settings, by task and number format, as Markdown."""
+    policy = POLICIES[DEFAULT]
+    rows, sizes = [], set()
+    for (task, _, dtype), members in sorted(_grouped(trainings).items()):
+        tested = _tested(members, "baseline")
+        if tested:
+            found = summarise([accuracy for _, accuracy in tested])
+            sizes |= {t.data["test"][policy.kept(t).name]["n"] for t, _ in tested}
+            seeds, accuracy, deviation, _ = _cells(found)
+            closed = _closed([t for t, _ in tested], policy)
+            rows.append([task, dtype, seeds, accuracy, deviation, f"{found.worst:.3f}", closed])
+    if not rows:
+        return "No training has been tested."
+    heads = ["task", "format", "seeds", "accuracy (95 % interval)", "SD", "worst seed", "closed offset / scale gates"]
+    return f"n = {_list(sizes)} test examples for each training seed:\n\n{markdown([heads, *rows])}"
+
+
 def tables(trainings: Iterable[Training], arms: dict[str, str]) -> str:
-    """The tables of each task and number format as Markdown; `arms` has the arms in their order, with descriptions."""
+    """Return the tables of each task and number format as Markdown; `arms` maps arms, in order, to descriptions."""
     parts = []
     for (task, data_seed, dtype), members in sorted(_grouped(trainings).items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
@@ -52,16 +70,16 @@ def _grouped(trainings: Iterable[Training]) -> dict[Group, list[Training]]:
 
 
 def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
-    """Test accuracies of what the default policy keeps."""
+    """Yield the table of test accuracies of the parameters that the default policy keeps."""
     policy = POLICIES[DEFAULT]
     rows, sizes = [], set()
     for (task, _, dtype), members in sorted(groups.items()):
         for arm in ("baseline", "no-gates"):
-            tested = {t.seed: t for t in members if t.arm == arm and t.tested(policy) is not None}
+            tested = _tested(members, arm)
             if tested:
-                values = [value for _, t in sorted(tested.items()) if (value := t.tested(policy)) is not None]
+                values = [accuracy for _, accuracy in tested]
                 found = summarise(values)
-                sizes |= {t.data["test"][policy.kept(t).name]["n"] for t in tested.values()}
+                sizes |= {t.data["test"][policy.kept(t).name]["n"] for t, _ in tested}
                 rows.append(
                     [
                         task,
@@ -69,7 +87,7 @@ def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
                         f"`{arm}`",
                         *_cells(found),
                         f"{found.mean - found.worst:.3f}",
-                        _closed(tested.values(), policy),
+                        _closed([t for t, _ in tested], policy),
                         ", ".join(f"{value:.3f}" for value in values),
                     ]
                 )
@@ -80,8 +98,14 @@ def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
         yield markdown([heads, *rows])
 
 
+def _tested(trainings: Iterable[Training], arm: str) -> list[tuple[Training, float]]:
+    """Return the tested trainings of an arm, by seed, each with the test accuracy of the default policy."""
+    found = {t.seed: (t, t.tested(POLICIES[DEFAULT])) for t in trainings if t.arm == arm}
+    return [(t, accuracy) for _, (t, accuracy) in sorted(found.items()) if accuracy is not None]
+
+
 def _closed(trainings: Iterable[Training], policy: Policy) -> str:
-    """Mean share of the gates that are exactly 0 in what a policy keeps, by half."""
+    """Format the mean share of gates that are exactly 0 in the parameters that a policy keeps, by half."""
     shares = []
     for half in ("offset", "scale"):
         gated = [t for t in trainings if half in t.data["phi"]]
@@ -91,7 +115,7 @@ def _closed(trainings: Iterable[Training], policy: Policy) -> str:
 
 
 def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
-    """Accuracy with gates minus without, on held-out and test examples, for each task and for their mean."""
+    """Yield the table of accuracy with minus without gates, on held-out and test examples, by task and on average."""
     policy = POLICIES[DEFAULT]
     rows = []
     scores: dict[str, Callable[[Training], float | None]] = {
@@ -122,9 +146,9 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
-    """Policies on the baseline, on edits without gates, and on all arms.
+    """Yield the tables of policies for the baseline, for edits without gates, and for all arms.
 
-    Trainings with one seed share the order of the examples and the initial edits, so the unit is the seed.
+    Trainings with the same seed share the order of the examples and the initial edits, so the unit is the seed.
     """
     for title, chosen in (
         ("arm `baseline`", [t for t in members if t.arm == "baseline"]),
@@ -169,7 +193,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
 
 
 def _better(trainings: Sequence[Training], policy: Policy) -> str:
-    """Number of trainings that end better and worse with a policy than with `EARLY`."""
+    """Format the numbers of trainings that end better and worse with a policy than with `EARLY`."""
     change = [t.held_out(policy)[0] - t.held_out(POLICIES[EARLY])[0] for t in trainings]
     return f"{sum(c > 0 for c in change)} / {sum(c < 0 for c in change)}"
 
@@ -206,7 +230,7 @@ def _arms(by_arm: dict[str, dict[int, Training]], arms: dict[str, str]) -> Itera
 
 
 def _open(trainings: Iterable[Training]) -> str:
-    """Mean share of the gates that are open after the last step."""
+    """Format the mean share of gates that are open after the last step, by half."""
     shares = []
     for half in ("offset", "scale"):
         phi = [t.data["phi"][half] for t in trainings if half in t.data["phi"]]
