@@ -197,6 +197,7 @@ def test_one_click_on_the_default_model(default_app: App, open_page: OpenPage) -
 
     page.set_default_timeout(PATIENCE)
     page.get_by_role("tab", name="Playground").click()
+    page.wait_for_selector("#tokens tbody tr")  # the tab has opened the run
     page.click("#example")
     page.wait_for_selector("#right-answer [role=status]")
     page.wait_for_selector("#tokens tbody tr")

@@ -72,6 +72,12 @@ class Demo:
         """The events in the order in which their gestures were made."""
         return sorted(self.events, key=lambda event: event["gesture"])
 
+    def all_arrived(self) -> bool:
+        """Whether every gesture that an event has with it also arrived as an event of its own."""
+        events = list(self.events)
+        brought = {gesture["gesture"] for event in events for gesture in event["earlier"]}
+        return brought <= {event["gesture"] for event in events}
+
     def open(self, half: str, layer: int, unit: int) -> bool:
         return bool(self.fields[f"{half}_gate"][layer, unit] > 0)
 
@@ -161,9 +167,13 @@ class Shown:
         self.page.mouse.up()
 
     def settle(self, **facts: Any) -> None:
-        """Wait until every gesture has its answer and the map shows ``facts``."""
+        """Wait until every gesture has its answer, the map shows ``facts``, and no request is under way.
+
+        A request also has the gestures of requests that it overtook, so these can be answered before they arrive.
+        """
         wanted = "".join(f'[data-{name}="{value}"]' for name, value in {"pending": 0, **facts}.items())
         self.page.wait_for_selector(f".em{wanted}", state="attached")
+        self.wait(self.demo.all_arrived)
 
     def wait(self, done: Callable[[], Any]) -> None:
         """Wait until ``done()`` is true in Python."""
