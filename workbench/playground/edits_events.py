@@ -105,7 +105,11 @@ class EditsEvents:
         connect(listener, asking, outputs, **{**_QUICK, **options})
 
     def changed(self, request: gr.Request, change: Change, text: str, kind: str, answers: str) -> Values:
-        """Change the state, then update the mask and the views that depend on it."""
+        """Change the state, then update the mask and the views that depend on it.
+
+        After quick gestures, the answer to an earlier one can reach the page last. The mask is therefore shown again at
+        the end, as it is then.
+        """
         page = page_of(request)
         try:
             state = self.wiring.pages.change(page, lambda state: change(_chosen(state)))
@@ -114,6 +118,9 @@ class EditsEvents:
             yield *skipped, markup.note(str(error), "error"), *_KEEP_VIEWS
             return
         yield from self._with_views(mask_updates(self.wiring, state), state, page, text, kind, answers)
+        latest = self.wiring.pages.get(page)
+        if latest.run == state.run:
+            yield *mask_updates(self.wiring, latest), gr.skip(), *_KEEP_VIEWS
 
     def _with_views(
         self, shown: tuple[Any, ...], state: PageState, page: str, text: str, kind: str, answers: str

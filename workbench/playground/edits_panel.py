@@ -142,7 +142,7 @@ def build_map() -> gr.HTML:
 
 def mask_updates(wiring: Wiring, state: PageState) -> tuple[Any, ...]:
     """Return values for `EditsPanel.mask_outputs` after a change of the mask."""
-    return gr.HTML(mask=edit_map_mask(state.mask, key=state.key, seen=state.seen)), *_about_mask(wiring, state)
+    return gr.HTML(mask=edit_map_mask(state.mask, **map_state(state))), *_about_mask(wiring, state)
 
 
 def _about_mask(wiring: Wiring, state: PageState) -> tuple[Any, ...]:
@@ -159,7 +159,12 @@ def _about_mask(wiring: Wiring, state: PageState) -> tuple[Any, ...]:
 def map_value(wiring: Wiring, state: PageState) -> dict[str, Any]:
     """Return everything that the map shows."""
     edits = edits_of(chosen_run(wiring.bench, state.run))[state.site]
-    return edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=state.effects)
+    return edit_map_value(edits, state.mask, site=state.site, effects=state.effects, **map_state(state))
+
+
+def map_state(state: PageState) -> dict[str, Any]:
+    """Return what the map needs to order the masks of a page: key, seen and revision."""
+    return {"key": state.key, "seen": state.seen, "revision": state.revision}
 
 
 def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from workbench import figures
 from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.edit_map import edit_map_value
+from workbench.playground.edits_panel import map_state
 from workbench.playground.snippet import snippet
 from workbench.playground.wiring import (
     EXPECTED,
@@ -226,7 +227,7 @@ class EffectsEvents:
         state = self.wiring.pages.change(page_of(request), lambda s: replace(s, effects=effects))
         by_site = edits_of(chosen_run(self.wiring.bench, state.run))
         edits, names = by_site[state.site], {site: own.unit_names for site, own in by_site.items()}
-        value = edit_map_value(edits, state.mask, key=state.key, site=state.site, seen=state.seen, effects=effects)
+        value = edit_map_value(edits, state.mask, site=state.site, effects=effects, **map_state(state))
         figure = gr.Plot(figures.edit_effects(effects, names=names, dark=dark), visible=bool(effects.edits))
         return (
             "",

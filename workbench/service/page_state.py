@@ -45,6 +45,8 @@ class PageState:
     """The mask of each site with its undo history."""
     seen: int = 0
     """Number of the last gesture on the map that the masks include."""
+    revision: int = 0
+    """Grows with every change, so that the page can ignore a mask that a later one has overtaken."""
     strength: float = 1.0
     remote: bool = False
     """Whether NDIF runs the model."""

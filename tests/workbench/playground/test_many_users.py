@@ -4,14 +4,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
 import pytest
 from gradio_client import Client
 
+from jola.edits.masks import HeadMask
 from tests.workbench.served import Served, serve
 from workbench.playground import live
+from workbench.playground.edit_map import edit_map_mask
+from workbench.playground.edits_events import EditsEvents
+from workbench.playground.edits_panel import map_state
 from workbench.playground.pages import Pages
 from workbench.playground.wiring import CHAT, Wiring
 from workbench.service.page_state import PageState, open_run
@@ -138,3 +143,36 @@ def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> Non
         assert waiting.result(60) == before
     busy.result(), other.result()
     assert wiring.pages.get("page 0").mask == state.mask
+
+
+def test_an_overtaken_answer_does_not_stay_on_the_page(wiring: Wiring) -> None:
+    unused: Any = None
+    request: Any = SimpleNamespace(session_hash="page 0")
+    page_state(wiring, 0)
+    events = EditsEvents(wiring, unused, unused, unused)
+
+    def switch(unit: int) -> Iterator[tuple[Any, ...]]:
+        def change(state: PageState) -> PageState:
+            return state.with_mask(state.mask.switched([(0, unit)], "both", False))
+
+        return events.changed(request, change, PROMPTS[0], CHAT, "")
+
+    overtaken = switch(0)
+    first = next(overtaken)
+    later = list(switch(1))
+    rest = list(overtaken)
+    # The page applies the answers in the order of their arrival: the first answer arrives after all later ones.
+    maps = [values[0].props["mask"] for values in (*later, first, *rest) if isinstance(values[0], gr.HTML)]
+    latest = max(maps, key=lambda mask: mask["revision"])
+    assert latest["on"] == edit_map_mask(wiring.pages.get("page 0").mask)["on"] != first[0].props["mask"]["on"]
+    summaries = [values[1] for values in (*later, first, *rest) if isinstance(values[1], str)]
+    assert summaries[-1] == later[0][1] != first[1]
+
+
+def test_masks_of_a_page_are_ordered_by_their_changes() -> None:
+    pages = Pages()
+    states = [pages.change("a", lambda state: replace(state, strength=2.0)) for _ in range(3)]
+    shown = [edit_map_mask(HeadMask.all(2, 3), **map_state(state))["revision"] for state in reversed(states)]
+    assert shown == sorted(shown, reverse=True) and len(set(shown)) == 3
+    assert Pages().change("a", lambda state: state).revision > shown[0], "after a restart of the app"
+    assert shown[0] < 2**53, "exact in JavaScript"

@@ -16,7 +16,7 @@ from workbench.service.run_frames import encode_gates
 if TYPE_CHECKING:
     from jola.edits.intervention import Intervention
 
-# Grows with every answer, also across restarts of the app.
+# Microseconds, so that revisions also grow across restarts of the app.
 _revisions = itertools.count(time.time_ns() // 1000)
 
 
@@ -49,6 +49,7 @@ def edit_map_value(
     key: str = "",
     site: str | None = None,
     seen: int = 0,
+    revision: int | None = None,
     effects: Effects | None = None,
 ) -> dict[str, Any]:
     """Return the value of the component.
@@ -56,7 +57,8 @@ def edit_map_value(
     ``edits`` are the edits of a model, or the last record of a run's gates (``offset_gate``, ``scale_gate``,
     ``offset_norm``, ``scale_norm``, each (layers, units)); NaN means not trained. ``key`` identifies these edits: if it
     changes, the page resets the cursor and drops unanswered gestures. ``seen`` is the number of the last gesture in the
-    mask, from `apply_edits`. Raises `ValueError` if edits and mask differ in shape.
+    mask, from `apply_edits`. The page ignores a mask whose ``revision`` is not larger than the last one; by default, it
+    is a new one. Raises `ValueError` if edits and mask differ in shape.
     """
     from jola.edits.intervention import Intervention  # imports PyTorch, which is not needed before a map is shown
 
@@ -84,17 +86,17 @@ def edit_map_value(
         "norm": [_floats(values) for values in norms],
         "effect": None if effects is None else _effects(effects, site, mask),
         "effect_has_sign": effects is None or effects.measure != "kl",
-        **edit_map_mask(mask, key=key, seen=seen),
+        **edit_map_mask(mask, key=key, seen=seen, revision=revision),
     }
 
 
-def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0) -> dict[str, Any]:
-    """Return the part of the value that a gesture changes; ``key`` and ``seen`` as in `edit_map_value`."""
+def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0, revision: int | None = None) -> dict[str, Any]:
+    """Return the part of the value that a gesture changes; ``key``, ``seen``, ``revision`` as in `edit_map_value`."""
     on = np.stack(list(mask.on.values()))
     strength = np.stack(list(mask.strength.values()))
     return {
         "key": key,
-        "revision": next(_revisions),
+        "revision": next(_revisions) if revision is None else revision,
         "seen": seen,
         "on": _bytes(np.packbits(on)),
         "strength": None if (strength == 1).all() else _floats(strength),
