@@ -80,6 +80,9 @@ ARMS = {
     "settled-75": Arm("gates fixed at their evaluation values after three quarters of the steps", gates_settle=0.75),
     "lower-l0": Arm("λ = 5e-4", {"l0_weight": 5e-4}),
     "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
+    "late-settled": Arm(
+        "λ = 0 for the first quarter of the steps, gates fixed after three quarters", l0_starts=0.25, gates_settle=0.75
+    ),
     "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
     "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),
     "warmup-25": Arm("warm-up over a quarter of the steps", {"warmup_ratio": 0.25}),
@@ -117,6 +120,7 @@ def plan() -> list[Cell]:
     cells += [Cell("tasks", task, 44, arm, seed) for seed in (1, 2) for task in others for arm in pair]
     cells += [Cell("steady", "trec", 44, arm, seed) for seed in range(1, 9) for arm in ARMS]
     cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in pair]
+    cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in levers]
     cells += [Cell("steady", "trec", 44, arm, seed, "float32") for seed in range(1, 9) for arm in pair]
     cells += [Cell("tasks", task, 44, "baseline", seed, "float32") for seed in range(1, 9) for task in others]
     return list(dict.fromkeys(cells))
