@@ -21,7 +21,6 @@ from jola.data.tasks import load_task
 from jola.edits.gates import HardConcrete
 from jola.evaluation import exact_match
 from jola.training import make_trainer
-from jola.training.objective import L0Schedule
 
 VALIDATION = 100
 """Number of validation examples, as in `jola train` by default; they are scored after every epoch."""
@@ -53,8 +52,6 @@ def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[st
     trainer.args.adam_beta1, trainer.args.adam_beta2, trainer.args.adam_epsilon = arm.adam
     weight = trainer.schedule.unit
     observer.penalty = lambda: float(trainer.penalty(edited.gated_edits(), weight).detach())
-    if arm.l0_starts:
-        trainer.schedule = LateL0(weight, trainer.schedule.total_steps, arm.l0_starts)
     trainer.train()
     return {
         **asdict(cell),
@@ -135,18 +132,6 @@ def examples_of(data: DataConfig, seed: int) -> tuple[Sequence[Example], Sequenc
     drawn = load_task(replace(data, validation_size=VALIDATION), seed)
     every = load_task(replace(data, validation_size=0), seed).validation
     return drawn.train, [*drawn.validation, *(example for example in every if example not in drawn.validation)]
-
-
-class LateL0(L0Schedule):
-    """λ that is 0 before the share `start` of the steps and constant afterwards."""
-
-    def __init__(self, unit: float, total_steps: int, start: float) -> None:
-        super().__init__("constant", unit, total_steps)
-        self.start = start
-
-    def value(self, step: int) -> float:
-        """Return λ for a training step, counted from 0."""
-        return super().value(step) if step >= self.start * self.total_steps else 0.0
 
 
 class Observer(TrainerCallback):

@@ -42,6 +42,7 @@ BASELINE: Mapping[str, Any] = {
     "learning_rate": 5e-3,
     "gate_learning_rate": 0.15,
     "l0_weight": 2e-3,
+    "l0_schedule": "constant",
     "warmup_ratio": 0.1,
     "max_grad_norm": 1.0,
 }
@@ -53,35 +54,37 @@ class Arm:
     """One change to the baseline.
 
     `settings` are settings of `jola train`. `clip` is 'together' (one norm over all gradients) or 'apart' (one norm for
-    the edits and one for the gates, each clipped to ``max_grad_norm``). λ is 0 before the share `l0_starts` of the
-    steps. After the share `gates_settle` of the steps, gates keep their evaluation values, and only the edits train.
-    `adam` is (β₁, β₂, ε).
+    the edits and one for the gates, each clipped to ``max_grad_norm``). After the share `gates_settle` of the steps,
+    gates keep their evaluation values, and only the edits train. `adam` is (β₁, β₂, ε).
     """
 
     about: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "together"
-    l0_starts: float = 0.0
     gates_settle: float = 1.0
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
 
     def levers(self) -> dict[str, Any]:
         """Return the changes that are not settings of `jola train`."""
         default = Arm("")
-        names = ("clip", "l0_starts", "gates_settle", "adam")
+        names = ("clip", "gates_settle", "adam")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
 
 
+DEFAULT_ARM = "baseline"
+"""The arm with the default settings of `jola train`."""
 ARMS = {
     "baseline": Arm("baseline"),
     "no-gates": Arm("edits without gates", {"gates": "none"}),
+    "late-l0": Arm("λ = 0 for the first quarter of the steps", {"l0_schedule": "late"}),
     "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
     "settled-50": Arm("gates fixed at their evaluation values after half of the steps", gates_settle=0.5),
     "settled-75": Arm("gates fixed at their evaluation values after three quarters of the steps", gates_settle=0.75),
     "lower-l0": Arm("λ = 5e-4", {"l0_weight": 5e-4}),
-    "late-l0": Arm("λ = 0 for the first quarter of the steps", l0_starts=0.25),
     "late-settled": Arm(
-        "λ = 0 for the first quarter of the steps, gates fixed after three quarters", l0_starts=0.25, gates_settle=0.75
+        "λ = 0 for the first quarter of the steps, gates fixed after three quarters",
+        {"l0_schedule": "late"},
+        gates_settle=0.75,
     ),
     "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
     "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),
@@ -113,16 +116,12 @@ class Cell:
 
 def plan() -> list[Cell]:
     """Return all cells, the most informative first; seeds come in rounds, so that an interrupted plan is balanced."""
-    pair, others = ("baseline", "no-gates"), ("sst2", "snips", "subj", "vader_tweets")
-    levers = [arm for arm in ARMS if arm not in pair]
-    cells = [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2, 3, 4) for arm in pair]
-    cells += [Cell("steady", "trec", 44, arm, seed) for seed in (1, 2) for arm in levers]
-    cells += [Cell("tasks", task, 44, arm, seed) for seed in (1, 2) for task in others for arm in pair]
-    cells += [Cell("steady", "trec", 44, arm, seed) for seed in range(1, 9) for arm in ARMS]
-    cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in pair]
-    cells += [Cell("tasks", task, 44, arm, seed) for seed in range(1, 9) for task in others for arm in levers]
-    cells += [Cell("steady", "trec", 44, arm, seed, "float32") for seed in range(1, 9) for arm in pair]
-    cells += [Cell("tasks", task, 44, "baseline", seed, "float32") for seed in range(1, 9) for task in others]
+    first, others = (DEFAULT_ARM, "no-gates", "late-l0"), ("sst2", "snips", "subj", "vader_tweets")
+    cells = []
+    for dtype, arms in (("bfloat16", first), ("bfloat16", ARMS), ("float32", first)):
+        for seed in range(1, 9):
+            cells += [Cell("steady", "trec", 44, arm, seed, dtype) for arm in arms]
+            cells += [Cell("tasks", task, 44, arm, seed, dtype) for task in others for arm in arms]
     return list(dict.fromkeys(cells))
 
 

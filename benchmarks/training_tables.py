@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from benchmarks.pages import markdown
+from benchmarks.training_experiments import DEFAULT_ARM
 from benchmarks.training_results import (
     DEFAULT,
     EARLY,
@@ -31,7 +32,7 @@ def of_defaults(trainings: Iterable[Training]) -> str:
     policy = POLICIES[DEFAULT]
     rows, sizes = [], set()
     for (task, _, dtype), members in sorted(_grouped(trainings).items()):
-        tested = _tested(members, "baseline")
+        tested = _tested(members, DEFAULT_ARM)
         if tested:
             found = summarise([accuracy for _, accuracy in tested])
             sizes |= {t.data["test"][policy.kept(t).name]["n"] for t, _ in tested}
@@ -74,7 +75,7 @@ def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
     policy = POLICIES[DEFAULT]
     rows, sizes = [], set()
     for (task, _, dtype), members in sorted(groups.items()):
-        for arm in ("baseline", "no-gates"):
+        for arm in (DEFAULT_ARM, "no-gates", "late-l0"):
             tested = _tested(members, arm)
             if tested:
                 values = [accuracy for _, accuracy in tested]
@@ -125,7 +126,7 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
     for part, score in scores.items():
         by_format: dict[str, list[dict[int, float]]] = defaultdict(list)
         for (task, _, dtype), members in sorted(groups.items()):
-            found: dict[str, dict[int, float]] = {"baseline": {}, "no-gates": {}}
+            found: dict[str, dict[int, float]] = {DEFAULT_ARM: {}, "no-gates": {}}
             for training in members:
                 if training.arm in found and (value := score(training)) is not None:
                     found[training.arm][training.seed] = value
@@ -141,18 +142,17 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
                 rows.append([f"mean of {len(tasks)} tasks", dtype, part, str(len(seeds)), _difference(means)])
     if rows:
         yield "## What gates cost"
-        yield f"Accuracy of `baseline` minus that of `no-gates`, paired by seed; {policy.about}:"
+        yield f"Accuracy of `{DEFAULT_ARM}` minus that of `no-gates`, paired by seed; {policy.about}:"
         yield markdown([["task", "format", "examples", "seeds", "difference (95 % interval)"], *rows])
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
-    """Yield the tables of policies for the baseline, for edits without gates, and for all arms.
+    """Yield the tables of policies for the defaults, for edits without gates, for a late λ, and for all arms.
 
     Trainings with the same seed share the order of the examples and the initial edits, so the unit is the seed.
     """
     for title, chosen in (
-        ("arm `baseline`", [t for t in members if t.arm == "baseline"]),
-        ("arm `no-gates`", [t for t in members if t.arm == "no-gates"]),
+        *((f"arm `{arm}`", [t for t in members if t.arm == arm]) for arm in (DEFAULT_ARM, "no-gates", "late-l0")),
         ("all arms, the mean over a seed's trainings being its value", list(members)),
     ):
         by_seed: dict[int, list[Training]] = defaultdict(list)

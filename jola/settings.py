@@ -181,8 +181,10 @@ class TrainingConfig:
         bounds=(0, 1e6),
         gates=True,
     )
-    l0_schedule: Literal["constant", "linear", "cyclic", "performance", "exponential"] = setting(
-        "constant", "How λ changes during training.", gates=True
+    l0_schedule: Literal["constant", "late", "linear", "cyclic", "performance", "exponential"] = setting(
+        "constant",
+        "How λ changes during training; 'late' is 0 for the first quarter of the steps, then constant.",
+        gates=True,
     )
     objective: Literal["paper", "reference"] = setting(
         "paper", "Loss: as published (one λ, sum over gates), or weighted as in the reference code.", gates=True

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformers import get_cosine_schedule_with_warmup
 
 from benchmarks import training_cell
 from benchmarks.pages import with_body
-from benchmarks.training_experiments import BEGIN, END, FOLDER, Arm, Cell, bodies, plan
+from benchmarks.training_experiments import ARMS, BEGIN, DEFAULT_ARM, END, FOLDER, Arm, Cell, bodies, plan
 from benchmarks.training_results import Policy, Training, agreement, summarise
 from benchmarks.training_tables import overview
 from jola import JoLAModel
@@ -119,7 +120,7 @@ def test_agreement_counts_open_gates_and_ranks() -> None:
 def scored(arm: str, seed: int, task: str, held_out: int, test: int) -> Training:
     """Return a training of one epoch with a quarter of the offset gates open, 10 held-out and 20 test examples."""
     run = training([(1.0, "1")])
-    changes = {"arm": arm, "seed": seed, "task": task, "phi": {"offset": [0.0] * 4} if arm == "baseline" else {}}
+    changes = {"arm": arm, "seed": seed, "task": task, "phi": {} if arm == "no-gates" else {"offset": [0.0] * 4}}
     changes["epochs"] = [{**run.data["epochs"][0], "open": {"offset": 1}}]
     changes["n"] = {"train": 5, "validation": 1}
     for part, correct, n in (("held_out", held_out, 10), ("test", test, 20)):
@@ -129,11 +130,11 @@ def scored(arm: str, seed: int, task: str, held_out: int, test: int) -> Training
 
 
 def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
-    runs = [scored("baseline", seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
+    runs = [scored(DEFAULT_ARM, seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
     runs += [scored("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
-    runs += [scored(arm, seed, "b", 8, 20) for arm in ("baseline", "no-gates") for seed in (1, 2)]
+    runs += [scored(arm, seed, "b", 8, 20) for arm in (DEFAULT_ARM, "no-gates") for seed in (1, 2)]
     rows = [line.strip("| ").split(" | ") for line in overview(runs).splitlines()]
-    test = [row for row in rows if row[:3] == ["a", "float32", "`baseline`"]]
+    test = [row for row in rows if row[:3] == ["a", "float32", f"`{DEFAULT_ARM}`"]]
     # Accuracies 0.55, 0.6 and 0.65.
     assert test[0][3:] == ["3", "0.600 (0.476 to 0.724)", "0.050", "0.55", "0.050", "75 % / –", "0.550, 0.600, 0.650"]
     costs = {(row[0], row[2]): row[3:] for row in rows if len(row) == 5 and row[1] == "float32"}
@@ -161,7 +162,7 @@ def task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    arm = Arm("", {"epochs": 3, "train_size": 16}, clip="apart", l0_starts=0.5, adam=(0.9, 0.99, 1e-6))
+    arm = Arm("", {"epochs": 3, "train_size": 16}, clip="apart", adam=(0.9, 0.99, 1e-6))
     cell = Cell("e", str(task), 3, "baseline", 4, "float32")
     result = training_cell.train(cell, arm, tmp_path / "states", str(tiny_folder))
     assert result["n"] == {"train": 16, "validation": 5}
@@ -172,7 +173,7 @@ def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp
     states = {path.stem for path in (tmp_path / "states").iterdir()}
     assert states >= {"epoch-1", "epoch-3", "mean"}
     assert {half: len(phi) for half, phi in result["phi"].items()} == {"offset": 12, "scale": 12}
-    assert result["levers"] == {"clip": "apart", "l0_starts": 0.5, "adam": (0.9, 0.99, 1e-6)}
+    assert result["levers"] == {"clip": "apart", "adam": (0.9, 0.99, 1e-6)}
     names = ["epoch-2", "mean"]
     tested = training_cell.score_test(cell, arm, tmp_path / "states", names, str(tiny_folder))
     assert {name: found["n"] for name, found in tested.items()} == dict.fromkeys(names, 4)
@@ -181,9 +182,10 @@ def test_a_training_stores_what_policies_need(task: Path, tiny_folder: Path, tmp
     assert {name: found["n"] for name, found in held_out.items()} == dict.fromkeys(names, 7 + 4)
 
 
-def test_with_one_seed_the_baseline_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    cell = Cell("e", str(task), 4, "baseline", 4, "float32")
-    training_cell.train(cell, Arm("", {"epochs": 2, "train_size": 16}), tmp_path / "states", str(tiny_folder))
+def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    cell = Cell("e", str(task), 4, DEFAULT_ARM, 4, "float32")
+    arm = replace(ARMS[DEFAULT_ARM], settings={**ARMS[DEFAULT_ARM].settings, "epochs": 2, "train_size": 16})
+    training_cell.train(cell, arm, tmp_path / "states", str(tiny_folder))
     run = run_training(
         RunConfig(
             model=ModelConfig(str(tiny_folder), dtype="float32"),
@@ -197,11 +199,6 @@ def test_with_one_seed_the_baseline_is_what_jola_train_does(task: Path, tiny_fol
         assert {f"{site}.{name}" for name in trained} == set(stored)
         for name, values in trained.items():
             torch.testing.assert_close(values, stored[f"{site}.{name}"])
-
-
-def test_λ_starts_late() -> None:
-    schedule = training_cell.LateL0(0.002, 400, 0.25)
-    assert [schedule.value(step) for step in (0, 99, 100, 399)] == [0.0, 0.0, 0.002, 0.002]
 
 
 def test_settled_gates_keep_their_evaluation_values(task: Path, tiny_folder: Path, tmp_path: Path) -> None:

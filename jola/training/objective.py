@@ -24,6 +24,9 @@ from jola.errors import InputError
 REFERENCE_UNIT = 0.1
 """λ at the start of the reference code's schedules."""
 
+LATE_START = 0.25
+"""Share of the steps after which the schedule 'late' begins to penalize open gates."""
+
 CYCLE_STEPS = 20
 DECAY_RATE = 0.01
 
@@ -31,21 +34,23 @@ DECAY_RATE = 0.01
 class L0Schedule(TrainerCallback, ExportableState):
     """Schedule of λ over the training steps.
 
-    With the published objective, `unit` is the weight λ of the settings: the start of the exponential decay
-    ``unit·e^(−0.01·n)``, the mean of the linear rise ``2·unit·n/total`` and of the cycle ``unit·(1 + sin(2πn/20))``,
+    With the published objective, `unit` is the weight λ of the settings: the weight of the constant schedule, and of
+    the late one after the first quarter of the steps, in which it is 0; the start of the exponential decay
+    ``unit·e^(−0.01·n)``; the mean of the linear rise ``2·unit·n/total`` and of the cycle ``unit·(1 + sin(2πn/20))``;
     and the start of the performance rule. This rule adds a tenth of the unit if the training loss has fallen, else
-    subtracts it, and stays within [0, 10·unit]. With ``reference=True``, the units are those of the reference code, and
-    `unit` is used only for the constant schedule.
+    subtracts it, and stays within [0, 10·unit]. With ``reference=True``, the units are those of the reference code,
+    `unit` is used only for the constant schedule, and the late schedule is the constant one: λ and 1 − λ weight the two
+    kinds of gates, so that λ = 0 would not start the penalty late.
     """
 
     def __init__(self, kind: str, unit: float, total_steps: int, *, reference: bool = False) -> None:
-        self.kind = kind
+        self.kind = "constant" if reference and kind == "late" else kind
         self.reference = reference
         self.total_steps = max(total_steps, 1)
         self.first: float | None = None
-        if reference and kind != "constant":
+        if reference and self.kind != "constant":
             unit = REFERENCE_UNIT
-            if kind == "cyclic":
+            if self.kind == "cyclic":
                 # The cycle oscillates between 0 and 1, but the first step has the initial value of all schedules.
                 unit, self.first = 0.5, REFERENCE_UNIT
         self.unit = unit
@@ -60,6 +65,8 @@ class L0Schedule(TrainerCallback, ExportableState):
         match self.kind:
             case "constant":
                 return self.unit
+            case "late":
+                return self.unit if step >= LATE_START * self.total_steps else 0.0
             case "linear":
                 return 2 * self.unit * step / self.total_steps
             case "cyclic":

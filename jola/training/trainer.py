@@ -56,7 +56,7 @@ class JoLATrainer(Trainer):
         data_collator: None for `Encoded` examples; the result of `make_data_collator` for a ``text`` column.
         gate_learning_rate: Peak learning rate of the gates; None is ten times ``args.learning_rate``.
         l0_weight: λ.
-        l0_schedule: Schedule of λ: 'constant', 'linear', 'cyclic', 'performance', 'exponential'.
+        l0_schedule: Schedule of λ: 'constant', 'late', 'linear', 'cyclic', 'performance', 'exponential'.
         objective: 'paper' or 'reference', see `jola.training.objective`.
         loss_reduction: 'token' or 'answer', see `EditedModel.forward`.
         penalty: Added to the cross-entropy; None uses that of `objective`.
@@ -79,7 +79,7 @@ class JoLATrainer(Trainer):
         *,
         gate_learning_rate: float | None = None,
         l0_weight: float = TrainingConfig.l0_weight,
-        l0_schedule: str = "constant",
+        l0_schedule: str = TrainingConfig.l0_schedule,
         objective: str = "paper",
         loss_reduction: str = TrainingConfig.loss_reduction,
         penalty: Penalty | None = None,

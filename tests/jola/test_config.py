@@ -148,7 +148,7 @@ REFUSED = [
     ("sites", ["heads"], "--sites is ['heads']; choose one of heads, mlp, both."),
     ("gates", None, "--gates is None; choose one of two, shared, none."),
     ("operation", "Both", "--operation is 'Both'; choose one of both, offset, scale."),
-    ("l0_schedule", "cosine", "choose one of constant, linear, cyclic, performance, exponential."),
+    ("l0_schedule", "cosine", "choose one of constant, late, linear, cyclic, performance, exponential."),
     ("layers", "x", "--layers is 'x'; write 'all' or ranges such as '0-5,8'."),
     ("heads", "3", "--heads is '3'; write 'all' or layer:head pairs such as '3:0,3:7'."),
 ]

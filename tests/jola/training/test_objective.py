@@ -148,6 +148,11 @@ class TestSchedule:
         assert values[20:40] == pytest.approx(values[:20], abs=1e-12)
         assert sum(values) / 100 == pytest.approx(0.01)
 
+    def test_late_is_constant_after_a_quarter_of_the_steps(self) -> None:
+        assert run("late", 0.01, 100) == [0.0] * 25 + [0.01] * 75
+        assert run("late", 0.01, 1) == [0.0]
+        assert run("late", 0.01, 6) == [0.0] * 2 + [0.01] * 4
+
     def test_exponential_falls_from_its_start(self) -> None:
         values = run("exponential")
         assert values[0] == 0.01
@@ -180,7 +185,7 @@ class TestSchedule:
             schedule.observe(1.0)
         assert schedule.value(0) == 0
 
-    @pytest.mark.parametrize("kind", ["constant", "linear", "cyclic", "exponential", "performance"])
+    @pytest.mark.parametrize("kind", ["constant", "late", "linear", "cyclic", "exponential", "performance"])
     @pytest.mark.parametrize("reference", [True, False])
     def test_no_weight_is_negative_and_none_of_the_paper_s_is_more_than_twice_the_unit(
         self, kind: str, reference: bool
@@ -188,7 +193,7 @@ class TestSchedule:
         values = run(kind, 0.3, 60, reference=reference)
         assert min(values) >= 0
         assert max(values) <= (1.0 if reference else 0.6) + 1e-12
-        if kind != "constant":
+        if kind not in ("constant", "late"):
             # A weight of 0 means no penalty; the reference code ignores it and starts at its own weight.
             assert any(run(kind, 0.0, 60, reference=reference)) is reference
         else:
@@ -201,6 +206,7 @@ class TestSchedule:
             ("cyclic", 0.1, lambda n: 0.5 + 0.5 * math.sin(2 * math.pi * n / 20)),
             ("exponential", 0.1, lambda n: 0.1 * math.exp(-0.01 * n)),
             ("constant", 0.7, lambda n: 0.7),
+            ("late", 0.7, lambda n: 0.7),
         ],
     )
     def test_of_the_reference_code(self, kind: str, first: float, later: Any) -> None:
@@ -238,7 +244,7 @@ class TestCheckpoint:
             setattr(again, name, value)
         return again
 
-    @pytest.mark.parametrize("kind", ["constant", "linear", "cyclic", "exponential", "performance"])
+    @pytest.mark.parametrize("kind", ["constant", "late", "linear", "cyclic", "exponential", "performance"])
     @pytest.mark.parametrize("reference", [True, False])
     def test_every_schedule_goes_on(self, kind: str, reference: bool) -> None:
         schedule = L0Schedule(kind, 0.03, 40, reference=reference)

@@ -309,6 +309,7 @@ class TestSchedules:
         ("schedule", "expected"),
         [
             ("constant", lambda n: 0.01),
+            ("late", lambda n: 0.0 if n < 2 else 0.01),
             ("linear", lambda n: 0.02 * n / 5),
             ("cyclic", lambda n: 0.01 * (1 + math.sin(2 * math.pi * n / 20))),
             ("exponential", lambda n: 0.01 * math.exp(-0.01 * n)),
