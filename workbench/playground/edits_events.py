@@ -4,6 +4,7 @@ Each listener changes the state of the page, shows the mask, and updates the vie
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -120,7 +121,8 @@ class EditsEvents:
         yield from self._with_views(mask_updates(self.wiring, state), state, page, text, kind, answers)
         latest = self.wiring.pages.get(page)
         if latest.run == state.run:
-            yield *mask_updates(self.wiring, latest), gr.skip(), *_KEEP_VIEWS
+            with suppress(InputError):  # the run was deleted meanwhile
+                yield *mask_updates(self.wiring, latest), gr.skip(), *_KEEP_VIEWS
 
     def _with_views(
         self, shown: tuple[Any, ...], state: PageState, page: str, text: str, kind: str, answers: str

@@ -1,12 +1,11 @@
 """The states of the open pages, on the server, so that gestures in quick succession all see the latest state."""
 
-import itertools
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 
+from workbench.playground.edit_map.value import new_revision
 from workbench.service.page_state import PageState
 
 _KEPT_PAGES = 512
@@ -18,8 +17,6 @@ class Pages:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._states: OrderedDict[str, PageState] = OrderedDict()
-        # Microseconds, so that revisions also grow across restarts of the app.
-        self._revisions = itertools.count(time.time_ns() // 1000)
 
     def get(self, page: str) -> PageState:
         """Return the current state of a page; a new state if the page is unknown."""
@@ -29,7 +26,7 @@ class Pages:
     def change(self, page: str, change: Callable[[PageState], PageState]) -> PageState:
         """Replace the state of a page atomically, and return the new one; if ``change`` raises, nothing changes."""
         with self._lock:
-            state = replace(change(self._states.get(page, PageState())), revision=next(self._revisions))
+            state = replace(change(self._states.get(page, PageState())), revision=new_revision())
             self._states[page] = state
             self._states.move_to_end(page)
             while len(self._states) > _KEPT_PAGES:

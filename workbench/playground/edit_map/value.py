@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 _revisions = itertools.count(time.time_ns() // 1000)
 
 
+def new_revision() -> int:
+    """Return a number larger than all earlier ones, for the ``revision`` of a mask."""
+    return next(_revisions)
+
+
 class Effects(Protocol):
     """Effects of switching off single halves, such as `jola.insight.EditEffects`: one entry per measured edit.
 
@@ -96,7 +101,7 @@ def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0, revision: int
     strength = np.stack(list(mask.strength.values()))
     return {
         "key": key,
-        "revision": next(_revisions) if revision is None else revision,
+        "revision": new_revision() if revision is None else revision,
         "seen": seen,
         "on": _bytes(np.packbits(on)),
         "strength": None if (strength == 1).all() else _floats(strength),
