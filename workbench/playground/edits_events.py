@@ -240,7 +240,10 @@ class EditsEvents:
         panel.site.input(self.on_site, panel.site, panel.run_outputs(), **PRIVATE)
 
     def on_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
-        """Open another run."""
+        """Open another run.
+
+        If another one is chosen meanwhile, its answer may have overtaken this one, so it is shown again at the end.
+        """
         page = page_of(request)
         try:
             state = self.wiring.pages.change(
@@ -252,6 +255,10 @@ class EditsEvents:
             return
         shown = run_updates(self.wiring, state, self.about(id))
         yield from self._with_views(shown, state, page, text, kind, answers)
+        latest = self.wiring.pages.get(page)
+        if latest.run != state.run:
+            with suppress(InputError):  # the run was deleted meanwhile
+                yield *run_updates(self.wiring, latest, self.about(latest.run)), gr.skip(), *_KEEP_VIEWS
 
     def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the edits of another site."""

@@ -53,6 +53,9 @@ class EditsPanel:
     of_gates: gr.Row
     """Shown only for edits with gates."""
     name: gr.Textbox
+    answer: gr.Button
+    example: gr.Button
+    """With ``answer``, the buttons of the prompt, which are enabled while a run is open."""
     taking: import_panel.ImportPanel
 
     def mask_outputs(self) -> list[Any]:
@@ -61,11 +64,12 @@ class EditsPanel:
 
     def run_outputs(self) -> list[Any]:
         """The components that show the run; filled by `run_updates`."""
-        return [self.about, self.site, self.saved, self.strength, self.where, self.of_gates, *self.mask_outputs()]
+        settings = [self.about, self.site, self.saved, self.strength, self.where, self.of_gates]
+        return [self.answer, self.example, *settings, *self.mask_outputs()]
 
 
 def build_settings() -> dict[str, Any]:
-    """Build the left column; return the arguments of `EditsPanel` except ``map``."""
+    """Build the left column; return the arguments of `EditsPanel` except the map and the buttons of the prompt."""
     parts: dict[str, Any] = {}
     gr.HTML(markup.section("Edits"), apply_default_css=False)
     parts["run"] = gr.Dropdown(
@@ -169,10 +173,13 @@ def map_state(state: PageState) -> dict[str, Any]:
 
 def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
     """Return values for `EditsPanel.run_outputs` after another run or site was chosen."""
+    buttons = [gr.Button(interactive=bool(state.run))] * 2
     if not state.run:
-        return about, gr.skip(), gr.Dropdown(choices=[], value=None), *[gr.skip()] * 3, None, "", *[gr.skip()] * 2, ""
+        no_masks = gr.Dropdown(choices=[], value=None)
+        return *buttons, about, gr.skip(), no_masks, *[gr.skip()] * 3, None, "", *[gr.skip()] * 2, ""
     sites = list(state.histories)
     return (
+        *buttons,
         about,
         gr.Radio(choices=sites, value=state.site, visible=len(sites) > 1),
         saved_choices(wiring, state),

@@ -164,13 +164,14 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 elem_id="prompt",
             )  # fmt: skip
             with gr.Row(elem_classes="jw-actions"):
-                go = gr.Button("Answer", variant="primary", scale=0, elem_id="answer")
+                go = gr.Button("Answer", variant="primary", interactive=False, scale=0, elem_id="answer")
                 stop = gr.Button("Stop", scale=0, visible=False, elem_id="stop")
-                draw = gr.Button("Example from the test data", scale=0, elem_id="example")
+                draw = gr.Button("Example from the test data", interactive=False, scale=0, elem_id="example")
                 kind = gr.Radio(
                     [CHAT, PLAIN], value=CHAT, show_label=False, label="The prompt is", container=False,
                     elem_id="prompt-kind", elem_classes="jw-radio",
                 )  # fmt: skip
+            parts |= {"answer": go, "example": draw}
             right = gr.HTML("", apply_default_css=False, elem_id="right-answer")
             message = gr.HTML("", apply_default_css=False, elem_id="playground-message")
             dark = gr.Checkbox(visible=False, label="Dark")

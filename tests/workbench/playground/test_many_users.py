@@ -169,6 +169,26 @@ def test_an_overtaken_answer_does_not_stay_on_the_page(wiring: Wiring) -> None:
     assert summaries[-1] == later[0][1] != first[1]
 
 
+def test_an_overtaken_run_does_not_stay_on_the_page(app: Served, wiring: Wiring) -> None:
+    app.run("two")
+    unused: Any = None
+    request: Any = SimpleNamespace(session_hash="page 0")
+    events = EditsEvents(wiring, unused, unused, lambda id: f"About {id}.")
+    overtaken = events.on_run(PROMPTS[0], CHAT, "", "one", request)
+    first = next(overtaken)
+    later = list(events.on_run(PROMPTS[0], CHAT, "", "two", request))
+    rest = list(overtaken)
+    about = [value for values in (*later, first, *rest) for value in values if str(value).startswith("About")]
+    assert about == ["About two.", "About one.", "About two."]
+    keys = [
+        component.value["key"]
+        for values in (*later, first, *rest)
+        for component in values
+        if isinstance(component, gr.HTML) and isinstance(component.value, dict)
+    ]
+    assert keys == ["two/heads", "one/heads", "two/heads"]
+
+
 def test_masks_of_a_page_are_ordered_by_their_changes() -> None:
     pages = Pages()
     states = [pages.change("a", lambda state: replace(state, strength=2.0)) for _ in range(3)]
