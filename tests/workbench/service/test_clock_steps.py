@@ -15,6 +15,7 @@ import pytest
 from gradio_client import Client
 
 from jola.runs.run import Run
+from jola.system.files import replace_file
 from tests import ROOT
 from tests.namespaces import needs_mounts, with_mounts
 from tests.workbench.served import write_task
@@ -59,18 +60,28 @@ class Clock:
         folder.mkdir()
         (folder / "sitecustomize.py").write_text(SITE)
         self._step, self._stat = folder / "step", folder / "stat"
+        self._boot_time, self._lines = _boot_time_and_lines()
+        self._stat.touch()
         self.variables = {"PYTHONPATH": str(folder), "TESTED_STEP": str(self._step)}
         self.prefix = with_mounts(("--bind", str(self._stat), "/proc/stat"))
         self.set(0)
 
     def set(self, seconds: int) -> None:
-        """Set the clock ``seconds`` ahead of the right time."""
-        lines = Path("/proc/stat").read_text().splitlines()
-        (boot,) = (int(line.split()[1]) for line in lines if line.startswith("btime "))
-        self._stat.write_text(
-            "".join(f"btime {boot + seconds}\n" if line.startswith("btime ") else f"{line}\n" for line in lines)
-        )
-        self._step.write_text(str(seconds))
+        """Set the clock ``seconds`` ahead of the right time.
+
+        Processes may read at any moment. A file that is mounted cannot be replaced, so a single write changes it.
+        """
+        stat = f"btime {self._boot_time + seconds}\n{self._lines}"
+        with open(self._stat, "r+b", buffering=0) as file:
+            file.write(stat.encode())
+        replace_file(self._step, str(seconds).encode())
+
+
+def _boot_time_and_lines() -> tuple[int, str]:
+    """Return the boot time of the machine, and the other lines of ``/proc/stat``."""
+    lines = Path("/proc/stat").read_text().splitlines(keepends=True)
+    (boot_time,) = (int(line.split()[1]) for line in lines if line.startswith("btime "))
+    return boot_time, "".join(line for line in lines if not line.startswith("btime "))
 
 
 @needs_mounts
