@@ -13,6 +13,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import httpx
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import EditConfig
@@ -23,6 +24,10 @@ from tests.tiny import make_model, make_tokenizer
 
 # By default httpx, and gradio_client with it, wait 5 seconds for an answer, which a busy machine may exceed.
 vars(httpx._config.DEFAULT_TIMEOUT_CONFIG).update(vars(httpx.Timeout(120)))
+
+# Other load on the machine must not make a test of random examples fail.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 SHARED_CACHE = cache_home()
 """The user's cache of downloaded assets, the only place outside their own folders where tests may write."""

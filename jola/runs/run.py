@@ -1,6 +1,7 @@
 """One training run as a directory.
 
-One process writes a run; any number of others may read it at any time, also after the writer was killed::
+One process writes a run, and the app that starts it writes its status too. Any number of others may read it at any
+time, also after the writer was killed::
 
     config.json     settings, and facts recorded at the start: versions, task, model geometry
     status.json     state, process, step, message; replaced atomically
@@ -11,8 +12,8 @@ One process writes a run; any number of others may read it at any time, also aft
     notes.json      the user's label and note, see `jola.runs.notes`
     adapter/  checkpoints/  log.txt
 
-There is no database and no lock: the files are the interface, and every number in them is in plain units (seconds since
-the epoch, steps, fractions). Numbers that are not finite are written as null.
+There is no database: the files are the interface, and every number in them is in plain units (seconds since the epoch,
+steps, fractions). Numbers that are not finite are written as null. Readers need no lock.
 """
 
 import json
@@ -42,7 +43,7 @@ from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, Stat
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
 from jola.runs.summary import RunSummary, method_in, summarise_run
 from jola.runs.trash import folder_size
-from jola.system.files import append_whole, disk_errors, json_bytes, read_json, replace_file
+from jola.system.files import append_whole, disk_errors, folder_locked, json_bytes, read_json, replace_file
 from jola.system.processes import own_identity
 from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
 
@@ -55,6 +56,8 @@ _FILES: dict[str, type[JsonFile]] = {
     "result.json": ResultFile,
     NOTES_NAME: NotesFile,
 }
+
+_WEIGHTS = "adapter/adapter_model.safetensors"
 
 __all__ = ["UNFINISHED", "WAITING", "Run", "RunStore", "RunSummary", "State"]
 
@@ -184,7 +187,7 @@ class Run:
     @property
     def has_adapter(self) -> bool:
         """Whether there are edits to load; a running run saves its best edits so far."""
-        return (self.adapter_dir / "adapter_model.safetensors").is_file()
+        return (self.path / _WEIGHTS).is_file()
 
     @property
     def adapter_dir(self) -> Path:
@@ -265,7 +268,12 @@ class Run:
     @property
     def state(self) -> State:
         """The current state: the one that the run wrote, or ``killed`` if it is unfinished and its process is gone."""
-        return current_state(self.status(), self.path)
+        return self._state_of(self.status())
+
+    def _state_of(self, status: Mapping[str, Any]) -> State:
+        state = current_state(status, self.path)
+        # A process may write its last state and end after its status was read, and before it was looked for.
+        return current_state(self.status(), self.path) if state == "killed" else state
 
     @property
     def alive(self) -> bool:
@@ -325,10 +333,11 @@ class Run:
     def mark(self) -> tuple[Any, ...] | None:
         """Return a value that changes with the files of the run, without reading them; None if it is not a run.
 
-        The run's own writes replace its status, and new files, such as those of an adapter, change the directory.
+        The run's own writes replace its status. The adapter is looked at itself, because on older kernels the time of a
+        directory does not distinguish changes within a few milliseconds.
         """
         marks: list[Any] = []
-        for name in ("status.json", "config.json", "result.json", "notes.json", ""):
+        for name in ("status.json", "config.json", "result.json", "notes.json", _WEIGHTS, ""):
             try:
                 found = os.stat(self.path / name)
                 marks.append((found.st_mtime_ns, found.st_ino))
@@ -360,7 +369,7 @@ class Run:
             result=result,
             notes=notes_from(found[NOTES_NAME][0]),
             gates=gates,
-            state=current_state(status, self.path),
+            state=self._state_of(status),
             created=self._created(config, status),
             size=folder_size(self.path),
             adapter=self.has_adapter,
@@ -394,10 +403,12 @@ class Run:
         state = changes.get("state")
         if state is not None and state not in WRITTEN:
             raise ValueError(f"unknown state {state!r}")
-        status = self.status() | changes
-        status["updated"] = time.time()
-        status["writes"] += 1
-        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
+        # Locked, because the app that starts a run writes its process while that process may write its first state.
+        with folder_locked(self.path):
+            status = self.status() | changes
+            status["updated"] = time.time()
+            status["writes"] += 1
+            replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

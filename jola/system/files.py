@@ -1,6 +1,7 @@
 """Write files that other processes may read at the same time."""
 
 import errno
+import fcntl
 import json
 import math
 import os
@@ -53,6 +54,18 @@ def removed_on_error(folder: Path) -> Iterator[None]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+@contextmanager
+def folder_locked(folder: Path) -> Iterator[None]:
+    """Exclude other processes and threads that lock the same folder, without a lock file; not reentrant."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def draft_of(path: Path) -> Path:

@@ -101,22 +101,26 @@ def run_training(
         return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
 
     run, config = by_first(create, first)
-    try:
-        with stop_on_signal() as stop:
+    with stop_on_signal() as stop:  # a signal must not end the process before it has written how the run ended
+        try:
             if choose and not chosen_heads(run) and (heads := choose(config, progress, stop)):
                 run.write_facts({"chosen_heads": heads})
             _train(run, config, resume, first, progress, stop, measure)
-    except BaseException as error:
-        sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-        if first and new and isinstance(error, InputError) and run.state == "starting":
-            shutil.rmtree(run.path, ignore_errors=True)
-        elif first:
-            run.write_status(state="cancelled" if isinstance(error, KeyboardInterrupt) else "failed", message=sentence)
-        raise
-    finally:
-        if first and run.path.exists():
-            forget_pause(run)
+        except BaseException as error:
+            sentence = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            if first and new and isinstance(error, InputError) and run.state == "starting":
+                shutil.rmtree(run.path, ignore_errors=True)
+            elif first:
+                cancelled = isinstance(error, KeyboardInterrupt)
+                _end(run, "cancelled" if cancelled else "failed", sentence)
+            raise
     return run
+
+
+def _end(run: Run, state: str, message: str = "") -> None:
+    """Write the last state of the process, without a request to pause: later ones are for the next process."""
+    forget_pause(run)
+    run.write_status(state=state, message=message)
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def _train(
     if stages.has_edits:
         publish_adapter(prepared.model, run.adapter_dir, facts)
     if follower.pausing and not answers:
-        run.write_status(state="paused")
+        _end(run, "paused")
         return
     if answers and not run.write_answers(answers):
         progress.note("The test answers are not saved, because they need more than 64 MB.")
@@ -197,7 +201,7 @@ def _train(
     if measure and not follower.ending:
         run.write_result({**result, **measure(prepared, progress)})
     cancelled = stop.is_set()
-    run.write_status(state="cancelled" if cancelled else "finished", message="Stopped on request." if cancelled else "")
+    _end(run, "cancelled" if cancelled else "finished", "Stopped on request." if cancelled else "")
 
 
 def _rewind(run: Run, config: RunConfig, offset: int, trained: int, progress: Progress) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import tyro
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jola.cli.common import run_config, settings_type
@@ -16,8 +16,6 @@ from jola.cli.main import MARKERS
 from jola.config import GROUPS, EditConfig, RunConfig, TrainingConfig, flag, parse_heads, parse_layers
 from jola.errors import InputError
 
-# No deadlines, because other load on the machine must not make a test fail.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 FIELDS = {f.name: (part, f) for part in RunConfig().parts() for f in dataclasses.fields(part)}
 
 # Any text that a shell can pass, except 'None', which the command line reads as a missing value.
@@ -75,13 +73,12 @@ def parse(flags: list[str]) -> RunConfig:
     return run_config(tyro.cli(settings_type(RunConfig()), args=flags, config=MARKERS))
 
 
-@settings(patient, max_examples=15)
+@settings(max_examples=15)
 @given(configs)
 def test_flags_are_what_the_command_line_reads(config: RunConfig) -> None:
     assert parse(config.validate().flags()) == config
 
 
-@patient
 @given(configs)
 def test_a_file_gives_back_what_was_written(config: RunConfig) -> None:
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
@@ -241,7 +238,6 @@ class TestLayers:
     def test_names_layers(self, text: str, layers: list[int]) -> None:
         assert parse_layers(text, 10) == layers
 
-    @patient
     @given(st.sets(st.integers(0, 40), min_size=1))
     def test_reads_any_set(self, layers: set[int]) -> None:
         assert parse_layers(",".join(map(str, layers)), 41) == sorted(layers)
@@ -273,7 +269,6 @@ class TestHeads:
     def test_names_heads(self, text: str, pairs: list[tuple[int, int]] | None) -> None:
         assert parse_heads(text, 4, 8) == pairs
 
-    @patient
     @given(st.sets(st.tuples(st.integers(0, 40), st.integers(0, 40)), min_size=1))
     def test_reads_any_set(self, pairs: set[tuple[int, int]]) -> None:
         assert parse_heads(",".join(f"{layer}:{head}" for layer, head in pairs), 41, 41) == sorted(pairs)

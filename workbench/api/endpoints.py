@@ -69,9 +69,10 @@ class Endpoints:
     def status(self, run: str) -> RunStatus:
         """State and figures of a run."""
         found = self.bench.must_find(run)
-        metrics = found.metrics()
+        summary = found.summary()
+        metrics = found.metrics()  # after the state, so that those of a finished run are complete
         return {
-            **found.summary(),
+            **summary,
             "message": found.status()["message"],
             "before": self.bench.jobs.waiting.place(found.id),
             "metrics": metrics[-1] if metrics else None,

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import gradio as gr
 
 _QUEUE_SECONDS = 0.01
-_START_SECONDS = 60
 _SESSIONS = 200
 """Maximum number of sessions whose state is stored; the least recently used one is dropped first."""
 
@@ -62,8 +61,7 @@ def serve(page: "gr.Blocks", settings: Settings) -> Server:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=_run, args=(server,), name="jola-server", daemon=True)
     thread.start()
-    patience = time.monotonic() + _START_SECONDS
-    while not server.started and thread.is_alive() and time.monotonic() < patience:
+    while not server.started and thread.is_alive():
         time.sleep(0.005)
     if not server.started:
         raise InputError(f"Port {settings.port} on {settings.host} is taken; choose another with --port.")

@@ -4,6 +4,7 @@ Runs share the computer with other work (`Turns`): runs that are requested while
 in the order of request. With several accelerators, one run trains on each (`workbench.service.devices`).
 """
 
+import os
 import shutil
 import sys
 import threading
@@ -147,7 +148,7 @@ class Jobs:
     def wait(self, id: str, seconds: float) -> bool:
         """Wait at most ``seconds`` and return whether the run has ended."""
         run = self.store.get(id)
-        return wait_until(lambda: not run.alive and run.state != "queued", seconds)
+        return wait_until(lambda: run.state not in UNFINISHED | {"queued"}, seconds)
 
     def continue_queue(self) -> None:
         """Continue the queue, including waiting runs that it lacks: those left by an earlier app, or restored ones."""
@@ -167,7 +168,8 @@ class Jobs:
 
     def _started(self, run: Run) -> Run:
         status = run.status()
-        if status["state"] == "failed":
+        # A process that was started has another PID. It may have failed already, which the page shows with the run.
+        if status["state"] == "failed" and status["pid"] in (None, os.getpid()):
             raise InputError(status["message"])
         if status["state"] == "queued":
             self._attend_queue()

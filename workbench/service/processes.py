@@ -200,10 +200,12 @@ class Processes(Generic[WorkT]):
 def at_work(work: Work) -> bool:
     """Whether the process in the status of ``work`` is running; if it is this app, whether it is about to start one."""
     status = work.status()
+    if status.get("pid") == os.getpid():
+        if work.log_path in _CLAIMED:
+            return True
+        status = work.status()  # the process may have been started meanwhile
     pid = status.get("pid")
-    if not isinstance(pid, int):
-        return False
-    return work.log_path in _CLAIMED if pid == os.getpid() else process_alive(pid, status.get("pid_created"))
+    return isinstance(pid, int) and pid != os.getpid() and process_alive(pid, status.get("pid_created"))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:

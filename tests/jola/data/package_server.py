@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -119,8 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def use(monkeypatch: pytest.MonkeyPatch, settings: PipSettings) -> None:
-    """Pretend that pip has these settings."""
-    monkeypatch.setattr(PipSettings, "read", classmethod(lambda cls: settings))
+    """Pretend that pip has these settings, with more time for a busy machine unless they have a time of their own."""
+    patient = replace(settings, timeout=600.0) if settings.timeout == PipSettings.timeout else settings
+    monkeypatch.setattr(PipSettings, "read", classmethod(lambda cls: patient))
 
 
 def home_files() -> set[str]:

@@ -212,7 +212,7 @@ class TestTemplate:
         assert "You are brief.\nuser: Hello\nassistant: Hi\nuser: Is this film good?\n\n### Response:\n" in prompt
 
     @pytest.mark.parametrize("kind", ["chat", "plain"])
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(question=st.text(min_size=1), answer=st.text(min_size=1))
     def test_training_sees_the_tokens_that_generation_sees(self, kind: str, question: str, answer: str) -> None:
         template = TEMPLATES[kind]

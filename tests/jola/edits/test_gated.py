@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,7 +18,6 @@ from tests.jola.model.plain_hooks import Edits, edits_of
 
 LAYERS, UNITS, WIDTH = 3, 4, 5
 VARIANTS = list(itertools.product(("two", "shared", "none"), ("both", "offset", "scale")))
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def make(seed: int = 0, **arguments: Any) -> GatedEdits:
@@ -250,7 +249,6 @@ class TestMasks:
         assert changed.tolist() == [False, False, True, False]
         assert torch.equal(found[0], before[0]) and torch.equal(found[2], before[2])
 
-    @patient
     @given(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
     def test_factors_multiply_the_gates(self, offset: float, scale: float, strength: float) -> None:
         edits, z = make(), z_for()

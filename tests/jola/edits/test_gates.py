@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.integrate import quad
 from torch import Tensor
@@ -28,8 +28,6 @@ TABLE = [
 ]
 EXTREMES = (-1e4, -50.0, -20.0, 0.0, 20.0, 50.0, 1e4)
 
-# No deadlines, because other load on the machine must not make a test fail.
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 phis = st.floats(-12, 12)
 
 
@@ -54,7 +52,6 @@ def test_table_of_the_method(phi: float, closed: float, full: float, at_test_tim
     assert number(gates.expectation(log_alpha)) == pytest.approx(mean, **digits)
 
 
-@patient
 @given(phis)
 def test_probabilities_are_those_of_the_stretched_variable(phi: float) -> None:
     log_alpha = torch.tensor(phi, dtype=torch.float64)
@@ -66,7 +63,6 @@ def test_probabilities_are_those_of_the_stretched_variable(phi: float) -> None:
     assert number(gates.probability_open(log_alpha)) == pytest.approx(1 - closed, abs=1e-12)
 
 
-@patient
 @given(phis)
 def test_expectation_is_the_integral(phi: float) -> None:
     exact, _ = quad(lambda x: 1 - below(x, phi), 0, 1)
@@ -85,7 +81,6 @@ def test_samples_have_that_mean_and_those_masses() -> None:
     assert bool(((drawn >= 0) & (drawn <= 1)).all())
 
 
-@patient
 @given(st.floats(-8, 8), st.floats(0.001, 0.999))
 def test_sample_of_given_noise(phi: float, uniform: float) -> None:
     noise = uniform * (1 - 2e-6) + 1e-6
@@ -97,7 +92,6 @@ def test_sample_of_given_noise(phi: float, uniform: float) -> None:
     assert number(single) == pytest.approx(expected, abs=2e-4)
 
 
-@patient
 @given(st.floats(1e-5, 40))
 def test_evaluation_gate_is_exactly_closed_and_open_beyond_log_11(distance: float) -> None:
     def value(phi: float) -> float:
@@ -110,7 +104,6 @@ def test_evaluation_gate_is_exactly_closed_and_open_beyond_log_11(distance: floa
     assert 0.0 < value(LOG_11 - inside) < 1.0
 
 
-@patient
 @given(st.lists(st.floats(-50, 50), min_size=2, max_size=20))
 def test_everything_grows_with_phi(phi: list[float]) -> None:
     log_alpha = torch.tensor(sorted(phi))
@@ -118,7 +111,7 @@ def test_everything_grows_with_phi(phi: list[float]) -> None:
     functions = (gates.at_test_time, gates.expectation, gates.probability_open, gates.probability_full)
     for values in (*(f(log_alpha) for f in functions), gates.sample(log_alpha, uniform=uniform)):
         assert bool((values.diff() >= -1e-6).all())
-    assert bool((gates.probability_closed(log_alpha).diff() <= 0).all())
+    assert bool((gates.probability_closed(log_alpha).diff() <= 1e-6).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -212,7 +205,6 @@ class TestHardConcrete:
         expected = torch.tensor([row[3 if estimator == "test_time" else 4] for row in TABLE])
         torch.testing.assert_close(gate.value()[0], expected, rtol=0, atol=6e-4)
 
-    @patient
     @given(st.floats(0, 1), st.sampled_from(["test_time", "expectation"]))
     def test_below_the_threshold_a_gate_is_closed(self, threshold: float, estimator: str) -> None:
         plain, gate = HardConcrete(2, 50, estimator), HardConcrete(2, 50, estimator, threshold)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -241,7 +241,6 @@ def test_the_table_holds_every_half() -> None:
 # Text
 
 
-@settings(deadline=None)
 @given(ANY)
 def test_text_brings_the_mask_back(values: np.ndarray) -> None:
     for mask in (HeadMask(*values), HeadMask(*values).inverted(), HeadMask(*values).inverted("scale")):
@@ -250,7 +249,6 @@ def test_text_brings_the_mask_back(values: np.ndarray) -> None:
         assert all(c.isascii() and (c.isalnum() or c in "-_") for c in text)
 
 
-@settings(deadline=None)
 @given(PLAIN, PLAIN)
 def test_text_is_canonical(one: np.ndarray, other: np.ndarray) -> None:
     if one.shape == other.shape:

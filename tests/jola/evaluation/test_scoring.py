@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -111,14 +111,12 @@ class TestAccuracy:
         assert accuracy.low == pytest.approx(0.490162, abs=1e-6)
         assert accuracy.high == pytest.approx(0.943318, abs=1e-6)
 
-    @settings(deadline=None)
     @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
     def test_the_interval_contains_the_point(self, counts: tuple[int, int]) -> None:
         accuracy = Accuracy(*counts)
         assert 0 <= accuracy.low <= accuracy.value <= accuracy.high <= 1
         assert accuracy.high - accuracy.low > 0
 
-    @settings(deadline=None)
     @given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.integers(2, 8))
     def test_the_interval_narrows_with_n(self, counts: tuple[int, int], factor: int) -> None:
         few, many = Accuracy(*counts), Accuracy(counts[0] * factor, counts[1] * factor)

@@ -109,15 +109,15 @@ class TestUsing:
 
         def use(stack: list[GatedEdits]) -> list[Tensor]:
             with torch.no_grad(), model.using(stack):
-                together.wait(60)
+                together.wait(300)
                 return [model(BATCH).logits for _ in range(5)]
 
         with ThreadPoolExecutor(4) as pool:
             answers = [pool.submit(use, stack) for stack in stacks]
-            together.wait(60)
+            together.wait(300)
             assert all(torch.equal(model(BATCH).logits, own) for _ in range(5))
             for answer, right in zip(answers, expected, strict=True):
-                assert all(torch.equal(found, right) for found in answer.result(60))
+                assert all(torch.equal(found, right) for found in answer.result(300))
 
     @torch.no_grad()
     def test_any_intervention_after_the_edits_of_the_last_layer(self, tiny: Make) -> None:

@@ -126,7 +126,7 @@ class TestStreaming:
     def test_a_text_streamer_in_a_thread(self, tiny: Make) -> None:
         model = tiny("llama")
         expected = model.tokenizer.decode(greedy(model, BATCH[:1], 12)[0, BATCH.shape[1] :])
-        streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, timeout=60)
+        streamer = TextIteratorStreamer(model.tokenizer, skip_prompt=True, timeout=300)
         arguments = {"max_new_tokens": 12, "do_sample": False, "streamer": streamer}
         thread = threading.Thread(target=model.generate, args=(BATCH[:1],), kwargs=arguments)
         thread.start()
@@ -221,7 +221,7 @@ class TestThreads:
         together = threading.Barrier(8)
 
         def use(user: int) -> list[Tensor]:
-            together.wait(60)
+            together.wait(300)
             return [ask(user, call) for call in range(6)]
 
         with ThreadPoolExecutor(8) as pool:
@@ -239,17 +239,17 @@ class TestThreads:
         def look() -> Tensor:
             with model.disable_edits():
                 inside.set()
-                outside.wait(60)
+                outside.wait(300)
                 return model(BATCH).logits
 
         with ThreadPoolExecutor(1) as pool:
             other = pool.submit(look)
-            assert inside.wait(60)
+            assert inside.wait(300)
             with model.disable_edits():  # entered second, left first
                 pass
             found = model(BATCH).logits
             outside.set()
-            assert torch.equal(other.result(60), plain)
+            assert torch.equal(other.result(300), plain)
         assert torch.equal(found, edited)
         assert torch.equal(model(BATCH).logits, edited)
 

@@ -15,5 +15,11 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
+def fresh_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new directory stays fresh, however long the test is held up."""
+    monkeypatch.setattr("jola.runs.state.STARTING_GRACE", 1e6)
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "runs")

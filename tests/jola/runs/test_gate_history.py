@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jola.errors import InputError
@@ -44,7 +44,6 @@ class TestGateHistory:
         assert last[0] == 5
         np.testing.assert_array_equal(last[1]["scale_norm"], gates(5)["scale_norm"])
 
-    @settings(deadline=None)
     @given(extra=st.integers(1, RECORD - 1))
     def test_an_unfinished_record_is_ignored_and_then_cut_off(
         self, tmp_path_factory: pytest.TempPathFactory, extra: int

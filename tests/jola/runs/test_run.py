@@ -105,6 +105,7 @@ class TestState:
         assert run.state == "killed"
 
     @pytest.mark.parametrize("content", ["", '{"state": "trai', "[]", '{"state": 3, "pid": "x", "writes": "y"}'])
+    @pytest.mark.usefixtures("fresh_for_long")
     def test_a_damaged_status_is_starting_at_first_and_killed_later(self, run: Run, content: str) -> None:
         (run.path / "status.json").write_text(content)
         assert run.state == "starting"
@@ -114,6 +115,7 @@ class TestState:
         assert run.summary()["state"] == "killed"
         assert run.version() >= 0
 
+    @pytest.mark.usefixtures("fresh_for_long")
     def test_a_missing_status(self, run: Run) -> None:
         (run.path / "status.json").unlink()
         assert Run.open(run.path).state == "starting"
@@ -126,12 +128,40 @@ class TestState:
         status = Run.open(run.path).status()
         assert (status["state"], status["step"], status["total_steps"]) == ("training", 4, 10)
 
+    def test_no_change_is_lost_if_two_write_at_once(self, run: Run) -> None:
+        before = run.status()["writes"]
+
+        def write() -> None:
+            other = Run(run.path)
+            for step in range(50):
+                other.write_status(step=step)
+
+        writers = [threading.Thread(target=write) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert run.status()["writes"] == before + 200
+
+    def test_a_process_that_ends_while_it_is_looked_for_was_not_killed(
+        self, run: Run, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        as_if_killed(run)
+        run.write_status(state="evaluating")
+        assert run.state == "killed"
+        before = run.status()
+        run.write_status(state="finished")
+        after = run.status()
+        read = iter([before, after])
+        monkeypatch.setattr(Run, "status", lambda self: next(read))
+        assert run.state == "finished"
+
     def test_an_unknown_state_is_not_written(self, run: Run) -> None:
         with pytest.raises(ValueError, match="unknown state"):
             run.write_status(state="killed")
 
     def test_a_process_that_waits_to_be_noticed_is_gone(self) -> None:
-        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
         created = psutil.Process(process.pid).create_time()
         assert process_alive(process.pid, created)
         process.kill()

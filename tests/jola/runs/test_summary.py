@@ -81,7 +81,7 @@ class TestNotes:
         assert run.notes() == RunNotes()
         assert run.summary()["label"] == ""
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(label=st.text(max_size=200), note=st.text(max_size=300))
     def test_whatever_was_written_is_read_again(
         self, tmp_path_factory: pytest.TempPathFactory, label: str, note: str

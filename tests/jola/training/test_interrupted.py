@@ -1,6 +1,7 @@
 """Runs that are stopped or killed, and resumed."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from jola.errors import InputError
 from jola.evaluation import answering
 from jola.jola_model import JoLAModel
 from jola.runs.run import Run
+from jola.system.progress import Quiet
 from jola.training.fit import last_checkpoint
 from jola.training.run import run_training
 from tests import ROOT
@@ -94,6 +96,25 @@ class TestInterrupted:
             run_training(place.settings(tmp_path / "run"), progress=Impatient(2))
         assert Run.open(tmp_path / "run").state == "cancelled"
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+    def test_a_signal_does_not_keep_a_failed_run_from_saying_so(
+        self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = Run.write_status
+
+        def interrupted(run: Run, **changes: Any) -> None:
+            if changes.get("state") == "failed":
+                os.kill(os.getpid(), signal.SIGTERM)
+            write(run, **changes)
+
+        class Breaks(Quiet):
+            def advance(self, done: int, **values: float) -> None:
+                raise RuntimeError("broken")
+
+        monkeypatch.setattr(Run, "write_status", interrupted)
+        with pytest.raises(RuntimeError, match="broken"):
+            run_training(place.settings(tmp_path / "run"), progress=Breaks())
+        assert Run(tmp_path / "run").state == "failed"
 
     def test_the_process_of_the_command_line(self, place: Place, tmp_path: Path) -> None:
         settings = place.settings(tmp_path / "run", epochs=2000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from jola.edits.gated import GatedEdits
@@ -15,7 +15,6 @@ from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.training.objective import PENALTIES, L0Schedule, expected_open, paper_penalty, reference_penalty
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SHIFT = 0.33 * math.log(11)
 
 OFFSET = [[-1.0, 0.0, 2.0], [0.5, -3.0, 1.0]]
@@ -107,7 +106,6 @@ class TestPaper:
 class TestReference:
     """λ·Σ P(g_a ≠ 0)/(L·H²) + (1 − λ)·Σ P(g_m ≠ 0)/(L·H²), as in the reference code."""
 
-    @patient
     @given(st.floats(1e-6, 1))
     def test_by_hand(self, weight: float) -> None:
         layers, heads = 2, 3
@@ -166,7 +164,6 @@ class TestSchedule:
         values.append(schedule.value(5))
         assert values == pytest.approx([0.010, 0.011, 0.012, 0.011, 0.010, 0.011])
 
-    @patient
     @given(st.floats(1e-6, 10), st.lists(st.floats(0, 60), max_size=200))
     def test_performance_stays_within_its_bounds(self, unit: float, losses: list[float]) -> None:
         schedule = L0Schedule("performance", unit, 10)

@@ -20,7 +20,7 @@ from tests import ROOT
 TIMES = {"time", "seconds", "peak_memory"}
 STEPS = 18
 """Three epochs of 24 examples in batches of 4."""
-STILL: dict[str, Any] = {"learning_rate": 1e-12, "gate_learning_rate": 1e-12}
+STILL: dict[str, Any] = {"learning_rate": 1e-30, "gate_learning_rate": 1e-30}
 """Rates so small that updates are lost in rounding and the validation cross-entropy does not change."""
 
 

@@ -292,7 +292,7 @@ class TestErrors:
         body = '{"data": ["sample", "A film", [], "", NaN, 10, true]}'
         answer = httpx.post(call, content=body, headers={"Content-Type": "application/json"})
         if answer.status_code == 200:
-            said = httpx.get(f"{call}/{answer.json()['event_id']}", timeout=60).text
+            said = httpx.get(f"{call}/{answer.json()['event_id']}", timeout=300).text
             assert "event: error" in said and "strength is nan" in said
         else:
             assert answer.status_code == 422

@@ -52,7 +52,7 @@ def together(work: Callable[[int], Any]) -> list[Any]:
     gate = threading.Barrier(USERS)
 
     def begin(user: int) -> Any:
-        gate.wait(60)
+        gate.wait(300)
         return work(user)
 
     with ThreadPoolExecutor(USERS) as pool:
@@ -123,12 +123,12 @@ def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> Non
 
     def work(desk: Desk) -> None:
         begun.set()
-        door.wait(60)
+        door.wait(300)
 
     state = page_state(wiring, 0)
     before = look(wiring, 0)
     busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
-    assert begun.wait(60)
+    assert begun.wait(300)
     other = app.bench.session.ask([Use(app.bench.store.get("one"))], lambda desk: None)
     said: list[str] = []
 
@@ -140,7 +140,7 @@ def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> Non
         while not any("In the queue: 2 before you." in words for words in said):
             assert not waiting.done(), said
         door.set()
-        assert waiting.result(60) == before
+        assert waiting.result(300) == before
     busy.result(), other.result()
     assert wiring.pages.get("page 0").mask == state.mask
 

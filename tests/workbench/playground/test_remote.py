@@ -247,7 +247,7 @@ def test_a_remote_request_holds_up_nobody_and_can_be_stopped(
 ) -> None:
     remote, here = ways(bench, run, remote=True), ways(bench, run, remote=False)
     writing = bench.session.generate(remote[0].stack, QUESTION, new_tokens=3, page="one", kind="answer")
-    assert silent.wait(60)
+    assert silent.wait(300)
     assert views.ask_next_tokens(bench.session, here, QUESTION)[0].result().length
     assert not writing.ticket.future.done()
     writing.ticket.give_up()
@@ -255,7 +255,7 @@ def test_a_remote_request_holds_up_nobody_and_can_be_stopped(
         list(writing.texts())
     silent.clear()
     again = views.ask_next_tokens(bench.session, remote, QUESTION)[0]
-    assert silent.wait(60)
+    assert silent.wait(300)
     bench.session.close()
     with pytest.raises(Superseded):
         again.result()
@@ -272,9 +272,9 @@ def test_stop_ends_what_a_page_has_sent(asked: Asked, silent: threading.Event) -
             target=lambda id, values: shown.append(asked.fire(id, "click", *values)), args=(id, values)
         )
         answering.start()
-        assert silent.wait(60)
+        assert silent.wait(300)
         asked.fire("stop", "click")
-        answering.join(60)
+        answering.join(300)
         assert not answering.is_alive()
     assert asked.remote == ["answer", "lens"] and len(shown) == 2
 

@@ -244,7 +244,7 @@ def questions(store: RunStore) -> dict[str, Callable[[], Any]]:
     }
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_no_value_empties_the_page(recorded: Path, tmp_path: Path, data: st.DataObject) -> None:
     store = copied(recorded, tmp_path / "runs")

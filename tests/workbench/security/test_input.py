@@ -180,7 +180,7 @@ class TestData:
     def test_bytes_have_a_limit(self, app: Served) -> None:
         limit = app.bench.settings.limits.upload_bytes
         files = {"files": ("large.jsonl", b" " * (limit + 1))}
-        answer = httpx.post(f"{app.address}/gradio_api/upload", files=files, timeout=60)
+        answer = httpx.post(f"{app.address}/gradio_api/upload", files=files, timeout=300)
         assert answer.status_code == 413
 
     def test_only_utf8_is_read(self, tmp_path: Path) -> None:

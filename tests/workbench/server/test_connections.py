@@ -30,7 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def opened(app: Served, count: int, sent: bytes) -> list[socket.socket]:
     place = urlsplit(app.address)
-    connections = [socket.create_connection((place.hostname, place.port), timeout=60) for _ in range(count)]
+    connections = [socket.create_connection((place.hostname, place.port), timeout=300) for _ in range(count)]
     for connection in connections:
         try:
             connection.sendall(sent)
@@ -57,7 +57,7 @@ def status(app: Served) -> int:
     """Return the status of the page; a busy machine may make the test so slow that the server closes its connection."""
     while True:
         with suppress(httpx.TransportError):
-            return httpx.get(app.address, timeout=60).status_code
+            return httpx.get(app.address, timeout=300).status_code
 
 
 @pytest.mark.usefixtures("quick")

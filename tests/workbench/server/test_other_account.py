@@ -32,7 +32,7 @@ for path in ("", "?run=one", "?token=x", "config", "gradio_api/info", "gradio_ap
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(place + route, data=body if method else None, headers=headers)
     try:
-        found["answers"][path] = urllib.request.urlopen(request, timeout=60).status
+        found["answers"][path] = urllib.request.urlopen(request, timeout=300).status
     except urllib.error.HTTPError as error:
         found["answers"][path] = error.code
 own = f"/proc/{os.getpid()}/"  # this program was told what to look for
@@ -84,7 +84,7 @@ def test_it_reads_and_asks_nothing(home: Path, shared: Path) -> None:
     with started(home, shared, flags=("--open-browser",), variables={"BROWSER": "true"}) as app:
         sent = {"Authorization": f"Bearer {app.token}"}
         files = {"files": ("reviews.csv", SECRET.encode())}
-        assert httpx.post(f"{app.address}/gradio_api/upload", files=files, headers=sent, timeout=60).status_code == 200
+        assert httpx.post(f"{app.address}/gradio_api/upload", files=files, headers=sent, timeout=300).status_code == 200
         found = looks(user=account.pw_uid, group=account.pw_gid, extra_groups=[])
         assert found["account"] == account.pw_uid
         assert set(found["answers"].values()) == {401} and len(found["answers"]) == 12, found["answers"]

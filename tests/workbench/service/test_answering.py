@@ -1,5 +1,6 @@
 """Test answers that are stored, read again, and computed on request."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,14 @@ def test_what_is_stopped_keeps_nothing(bench: Workbench, run: Run) -> None:
             super().begin(page, kind, ticket)
             self.stop(page)
 
+    held = threading.Event()
+    busy = bench.session._local.calls.submit(
+        lambda _: held.wait(300)
+    )  # so that the call still waits when it is stopped
     with pytest.raises(Superseded):
         list(complete(bench, run, page="page", stops=Stopping()))
+    held.set()
+    busy.result()
     assert kept_answers(run) == ()
 
 

@@ -42,7 +42,7 @@ def test_calls_are_made_in_order_and_in_one_thread(calls: Calls) -> None:
 def test_the_place_counts_the_call_at_work_and_those_before(calls: Calls) -> None:
     door = Door()
     first = calls.submit(door)
-    assert door.begun.wait(60)
+    assert door.begun.wait(300)
     others = [calls.submit(lambda _: "quick") for _ in range(3)]
     assert first.place == 0
     assert [ticket.place for ticket in others] == [1, 2, 3]
@@ -65,7 +65,7 @@ def test_waiting_gives_the_place_until_the_call_is_done(calls: Calls) -> None:
             door.open.set()
     assert set(places[:3]) == {1}
     assert ticket.result() == 1
-    assert list(calls.submit(lambda _: 2).waiting(60)) == []
+    assert list(calls.submit(lambda _: 2).waiting(300)) == []
 
 
 def test_a_newer_call_of_a_page_replaces_its_older_one_of_the_kind(calls: Calls) -> None:
@@ -84,7 +84,7 @@ def test_a_newer_call_of_a_page_replaces_its_older_one_of_the_kind(calls: Calls)
 def test_one_that_is_at_work_is_told_to_end(calls: Calls) -> None:
     door = Door()
     older = calls.submit(door, page="a", kind="answer")
-    assert door.begun.wait(60)
+    assert door.begun.wait(300)
     calls.submit(lambda _: "new", page="a", kind="answer").result()
     assert older.result() == "stopped"
 
@@ -101,7 +101,7 @@ def test_errors_reach_the_one_who_asked(calls: Calls) -> None:
 def test_closing_ends_everything() -> None:
     calls, door = Calls("test"), Door()
     first = calls.submit(door)
-    assert door.begun.wait(60)
+    assert door.begun.wait(300)
     second = calls.submit(lambda _: 1)
     calls.close()
     assert first.result() == "stopped"
@@ -117,7 +117,7 @@ def test_a_page_stops_its_own_work_alone(calls: Calls) -> None:
     tickets = [calls.submit(door) for door in doors]
     stops.begin("a", "answer", tickets[0])
     stops.begin("b", "answer", tickets[1])
-    assert doors[0].begun.wait(60)
+    assert doors[0].begun.wait(300)
     stops.stop("a", "effects")
     assert not tickets[0].stop.is_set()
     stops.stop("a")

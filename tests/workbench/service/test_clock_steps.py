@@ -92,7 +92,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
 
     with started(home, tmp_path / "tmp", prefix=clock.prefix) as app:
         client = Client(app.address, verbose=False)
-        settings = {"epochs": 5000, "patience": 0, "dtype": "float32", "device": "cpu"}
+        settings = {"epochs": 50_000, "patience": 0, "dtype": "float32", "device": "cpu"}
         trains, waits = (client.predict(task, str(tiny_folder), settings, api_name="/start")["run"] for _ in range(2))
         run = Run(home / "runs" / trains)
         assert wait_until(lambda: run.status().get("step", 0) > 0, PATIENCE), run.status()
@@ -104,7 +104,7 @@ def test_runs_go_on(home: Path, tmp_path: Path, tiny_folder: Path, monkeypatch: 
             ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
             assert ended.returncode == 0, ended.stderr[-3000:]
             found = json.loads(ended.stdout)
-            assert found["clock"] == pytest.approx([time.time() + seconds, psutil.boot_time() + seconds], abs=60)
+            assert found["clock"] == pytest.approx([time.time() + seconds, psutil.boot_time() + seconds], abs=1000)
             assert (found["states"][trains], found["states"][waits]) == ("training", "queued")
             assert "is training; only interrupted runs can be resumed" in found["resume"]
             assert "cancel it" in found["remove"]

@@ -137,7 +137,7 @@ class TestRefusals:
         next(working)
         process = exports._at_work["page"].process
         working.close()
-        assert process.wait(timeout=60) != 0
+        assert process.wait(timeout=300) != 0
 
 
 class TestExposed:

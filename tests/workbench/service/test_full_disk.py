@@ -28,13 +28,14 @@ from workbench.service.processes import Turns, wait_until
 
 
 class Disk:
-    """A disk with room for ``room`` more files."""
+    """A disk at ``folder`` with room for ``room`` more files."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.room = 10**9
 
     def open(self, path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if "w" in mode:
+        if "w" in mode and self.folder in Path(path).parents:  # not those of a thread of an earlier test
             self.room -= 1
             if self.room < 0:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -42,8 +43,8 @@ class Disk:
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
-    disk = Disk()
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk(tmp_path)
     monkeypatch.setattr(files, "open", disk.open, raising=False)
     faults: list[Any] = []
     monkeypatch.setattr(threading, "excepthook", faults.append)
@@ -102,11 +103,13 @@ def test_a_run_that_cannot_go_on_says_so_when_there_is_room(tmp_path: Path, disk
     with pytest.raises(InputError, match="no space left"):
         jobs.resume("one")
     assert jobs.active() is None
-    disk.room = 10**9
+    with jobs.turns.locked():  # not between two writes of the queue
+        disk.room = 10**9
     assert wait_until(lambda: run.state == "failed", 300)
     # A run that is still waiting starts again.
     assert ("no space left" if room == 3 else "ended with exit code 0") in run.status()["message"]
     jobs.resume("one")
+    assert wait_until(lambda: run.state == "failed", 300), "so that nothing writes here after the test"
 
 
 @pytest.mark.parametrize("room", range(2))

@@ -34,8 +34,9 @@ for step in range(begin + 1, 20_001):
         break
     run.write_status(step=step)
     time.sleep(0.02)
-run.write_status(state="cancelled" if stopped else "paused" if pause.exists() else "finished")
+paused = pause.exists()
 pause.unlink(missing_ok=True)
+run.write_status(state="cancelled" if stopped else "paused" if paused else "finished")
 """
 REFUSES = "import sys; print('Loading'); print('error: There is no task x.', file=sys.stderr); sys.exit(2)"
 CRASHES = "raise RuntimeError('out of memory')"
@@ -256,6 +257,19 @@ def test_a_refusal_becomes_the_message_of_the_failed_run(jobs: MakeJobs) -> None
     wait_for(lambda: run.state == "failed")
     assert run.status()["message"] == "There is no task x."
     assert "Loading" in log_tail(run)
+
+
+def test_a_process_that_fails_at_once_was_started(jobs: MakeJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = jobs(REFUSES)
+    begin = one._next
+
+    def held_up() -> None:
+        begin()
+        wait_for(lambda: all(run.state == "failed" for run in one.store.list()))
+
+    monkeypatch.setattr(one, "_next", held_up)
+    run = one.start(RunConfig())
+    assert (run.state, run.status()["message"]) == ("failed", "There is no task x.")
 
 
 def test_a_crash_shows_its_last_line(jobs: MakeJobs) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from jola.errors import InputError
 from jola.system.files import json_bytes, read_json, replace_file
+from jola.system.processes import identity, own_identity
 from workbench.service.processes import End, Kind, Processes, Turns, at_work, last_sentence, wait_until
 
 SLEEPS = "import time; time.sleep(600)"
@@ -102,6 +103,17 @@ def test_a_process_that_cannot_be_started_leaves_nobody_at_work(tmp_path: Path, 
     with pytest.raises(InputError, match="The study process could not be started"):
         launch(Processes(Turns(tmp_path), kind), study)
     assert study.status()["pid"] == os.getpid() and not at_work(study)
+
+
+def test_a_process_that_is_started_while_it_is_looked_for_is_found(study: Study) -> None:
+    with subprocess.Popen([sys.executable, "-c", SLEEPS]) as process:
+        before, after = own_identity(), identity(process.pid)
+        read = iter([before, after])
+        study.status = lambda: next(read)
+        assert at_work(study)
+        process.kill()
+    study.status = lambda: before
+    assert not at_work(study), "the process of this app is not the work"
 
 
 def test_kinds_of_work_wait_for_each_other(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from workbench.ui import form, work_list
 from workbench.ui.events import said, text_of
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-SLEEPS = ("python", "-c", "import time; time.sleep(600)")
+SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
 @pytest.fixture
