@@ -1,6 +1,7 @@
 """A real app and a real Chromium. A page that reports an error or sends a request outside the app fails its test."""
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +136,25 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
 def ready(page: Any) -> None:
     """Wait until the page has received its first answer from the server."""
     page.wait_for_selector("html[data-ready]", state="attached")
+
+
+def opened(page: Any) -> None:
+    """Wait until a tab or an accordion that is shown for the first time has its initial values.
+
+    Gradio writes them again in the frame after it has built the components, over what was typed meanwhile.
+    """
+    for _ in range(3):
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
+
+
+def press_until(page: Any, button: str, selector: str) -> None:
+    """Press a button until ``selector`` is there: a press is ignored until the previous one has ended completely."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not page.locator(selector).count():
+        assert time.monotonic() < end, f"{selector} did not appear"
+        if page.is_visible(button) and page.is_enabled(button):
+            page.click(button)
+        page.wait_for_timeout(500)
 
 
 def shown(page: Any, **facts: Any) -> None:

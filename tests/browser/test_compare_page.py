@@ -178,6 +178,8 @@ def test_only_what_this_page_deleted_can_be_undone(
                 page.click(f'.cv tr[data-id="{id}"] button')
                 page.wait_for_selector(f'.cv[data-id="{id}"]')
                 page.click(".cv-remove")
+                while asked[-1] != id:  # deletions may run at the same time
+                    page.wait_for_timeout(20)
             gates["one"].set()
             page.wait_for_selector('.cv-toast:not([hidden]) .cv-undo[data-id="one"]')
             gates["two"].set()

@@ -36,7 +36,7 @@ def test_a_run_outlives_its_app(home: Path, open_page: OpenPage, tiny_folder: Pa
         page.set_default_timeout(TRAINING)
         shown(page, run=id, state="training")
         assert int(page.get_attribute("#run-view .rv", "data-step")) > step
-        page.click("#cancel")
+        page.press("#cancel", "Enter")
         shown(page, run=id, state="cancelled")
         # The new app also continues the queue of the old one.
         until(lambda: queued.state == "finished")

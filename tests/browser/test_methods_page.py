@@ -65,7 +65,6 @@ def test_from_the_choice_of_a_method_to_a_switched_unit(
     set_number(page, "learning-rate", 0.05)
     page.click("#start")
     page.set_default_timeout(TRAINING)
-    page.wait_for_selector("#cancel")
     id = run_of(page)
     shown(page, run=id, state="finished", gates="false", shows="size")
     page.set_default_timeout(PATIENCE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import FLAGS, App, ready
+from tests.browser.conftest import FLAGS, PATIENCE, App, ready
 from tools.browser import ensure
 
 WATCH = """
@@ -59,6 +59,7 @@ Promise.allSettled(tries).then((ended) => { document.title = ended.map((one) =>
 )  # fmt: skip
 def test_markup_of_others_would_run_nothing(app: App, browser: Any, script: str, blocked: str) -> None:
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
     context.add_init_script(WATCH)
     page = context.new_page()
     page.goto(app.address)
@@ -101,6 +102,7 @@ def foreign(app: App, browser: Any) -> Iterator[tuple[Any, str, list[str]]]:
 def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, str, list[str]]) -> None:
     browser, address, asked = foreign
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
     own = context.new_page()
     own.goto(app.address)  # so that the browser has cookies of the app, which it could send
     ready(own)
@@ -114,6 +116,8 @@ def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, st
     page.wait_for_function("() => document.title !== 'waiting' && document.readyState === 'complete'")
     assert set(page.title().split()) == {"refused"}
     # A link to the page may be followed from anywhere; in a frame, Chromium shows an error instead of the page.
+    while not {"GET /", "POST /gradio_api/upload"} <= answers.keys():
+        page.wait_for_timeout(20)
     assert answers.pop("GET /") == 200 and not page.frame("frame").url.startswith(app.address)
     # Chromium does not report answers that it hides from the page.
     assert answers["POST /gradio_api/upload"] == 403 and set(answers.values()) == {403}, answers

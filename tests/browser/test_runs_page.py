@@ -242,7 +242,7 @@ def test_export_and_import(page: Any, store: RunStore, tmp_path: Path) -> None:
     page.click(f"{ROWS}[data-id=sample]")
     chosen(page, "sample")
     page.click(".rt-export")
-    page.wait_for_selector("#export-form input:checked")
+    page.wait_for_function("document.activeElement?.closest('#export-form')")  # it does not scroll after that
     with page.expect_download() as download:
         page.click("#export-go")
     file = tmp_path / "gift.zip"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from playwright.sync_api import expect
 from jola.studies.grid import Grid
 from tests.browser.conftest import App, OpenPage, ready
 from tests.jola.studies.grids import fill, make_task, plan
+from tests.workbench.started import started
 
 TRAINING = 600_000
 """Milliseconds within which some tiny trainings should end while other tests run."""
@@ -99,11 +101,11 @@ def test_folders_are_opened_and_what_is_no_grid_is_a_sentence(
     page.get_by_role("button", name="Open folder").click()
     page.wait_for_selector('.sv[data-id^="elsewhere-"][data-work="planned"]')
     page.get_by_role("button", name="Remove from the list").click()
-    page.wait_for_selector('.sv[data-id="stored"]')
+    page.wait_for_selector('.sv:not([data-id^="elsewhere-"])')
     page.click(".sv-undo")
     page.wait_for_selector('.sv[data-id^="elsewhere-"]')
     page.get_by_role("button", name="Remove from the list").click()
-    page.wait_for_selector('.sv[data-id="stored"]')
+    page.wait_for_selector('.sv:not([data-id^="elsewhere-"])')
     assert json.loads((grid.folder / "grid.json").read_text())["format"] == 1
 
 
@@ -136,11 +138,35 @@ def test_ten_thousand_cells_are_drawn_without_an_element_for_each(app: App, open
     page.wait_for_function("() => document.querySelector('.sv-scroll').scrollLeft > 1000")
 
 
+HELD = """
+import os, pathlib, sys, time
+
+arguments = sys.orig_argv
+if "cell" in arguments:
+    cells = pathlib.Path(arguments[arguments.index("cell") + 1]) / "cells"
+    while os.path.exists(os.environ["HOLD"]) and any(cells.glob("*/result.json")):
+        time.sleep(0.05)
+"""
+"""Lets the cells of a study wait after the first one, while a file exists."""
+
+
+@pytest.fixture
+def holding_app(home: Path, tmp_path: Path) -> Iterator[App]:
+    """An app whose studies do only their first cell while the file ``hold`` in its home folder exists."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(HELD)
+    home.mkdir(exist_ok=True)
+    (home / "hold").touch()
+    with started(home, home / "tmp", variables={"PYTHONPATH": str(site), "HOLD": str(home / "hold")}) as app:
+        yield App(app.address, home, app.process)
+
+
 def test_a_tiny_study_is_started_stopped_and_continued(
-    new_app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path
+    holding_app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path
 ) -> None:
     task = make_task(tmp_path / "task")
-    page = open_studies(open_page, new_app)
+    page = open_studies(open_page, holding_app)
     page.set_default_timeout(TRAINING)
     assert "Compare methods over tasks and seeds" in page.inner_text(".sv-first")
     page.click(".sv-small")
@@ -156,14 +182,14 @@ def test_a_tiny_study_is_started_stopped_and_continued(
         "() => document.querySelector('#studies-cost').innerText.includes('4 cells: 2 arms × 2 seeds')"
     )
     page.get_by_role("button", name="Start study").click()
-    page.wait_for_selector('.sv[data-work="working"]')
     # It is stopped while it runs, after its first cell, and continued.
     page.wait_for_selector('.sv[data-work="working"]:not([data-done="0"])')
     page.click(".sv-stop")
     page.wait_for_selector('.sv[data-work="stopped"]')
     assert int(page.get_attribute(".sv", "data-done")) < 4
+    (holding_app.home / "hold").unlink()
     page.click(".sv-resume")
-    page.wait_for_selector('.sv[data-work="working"]')
+    page.wait_for_selector('.sv:not([data-work="stopped"])')
     page.reload()
     ready(page)
     page.wait_for_selector('.sv:is([data-work="finished"], [data-work="failed"])')

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import App, OpenPage, ready, serve
+from tests.browser.conftest import PATIENCE, App, OpenPage, ready, serve
 
 NOTEBOOK = "http://notebook.example/"
 
@@ -32,6 +32,7 @@ def test_the_printed_address_is_opened_once(guarded: App, open_page: OpenPage, b
     again.close()
 
     stranger = browser.new_context()
+    stranger.set_default_timeout(PATIENCE)
     refused = stranger.new_page()
     assert refused.goto(place).status == 401
     assert "Open the address that the app printed" in refused.inner_text("body")

@@ -25,14 +25,21 @@ def record(app: App, name: str, **shape: Any) -> Recorder:
     return Recorder(app.runs / name, **{"steps": 40, "layers": 6, "units": 4, **shape})
 
 
+def drawn(page: Any) -> None:
+    """Wait until the map shows the latest record, which it draws in the next frame."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def cell(page: Any, half: str, layer: int, unit: int) -> tuple[float, float]:
     """Return the position of a cell in the window."""
+    drawn(page)
     x, y = gate_map(page, "map.position(...args)", half, layer, unit)
     return x, y
 
 
 def colour(page: Any, half: str, layer: int, unit: int) -> list[int]:
     """Return red, green and blue of a cell, from the canvas itself."""
+    drawn(page)
     x, y = gate_map(
         page, "(box => [box.x + box.width / 2, box.y + box.height / 2])(map.cell(...args))", half, layer, unit
     )

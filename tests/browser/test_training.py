@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import expect
 
 from jola.runs.store import RunStore
-from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, recorded, serve, shown
+from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, press_until, ready, recorded, serve, shown
 
 TRAINING = 600_000
 """Milliseconds within which a process should start, load its libraries and run its first steps beside other tests."""
@@ -72,7 +72,6 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     page = open_page(new_app)
     fill_tiny(page, tiny_folder, task, 2)
     page.click("#start")
-    page.wait_for_selector("#cancel")
     id = run_of(page)
     page.set_default_timeout(TRAINING)
     shown(page, run=id, state="finished")
@@ -89,8 +88,9 @@ def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder:
     answer(page, 6)
 
     page.fill("#prompt textarea", " ")
-    page.click("#answer")
-    page.wait_for_selector("#playground-message [role=alert]")
+    # The answer to this change would remove the message below.
+    expect(page.locator("#right-answer [role=status]")).to_have_count(0)
+    press_until(page, "#answer", "#playground-message [role=alert]")
     assert "The prompt is empty" in page.inner_text("#playground-message")
 
 
@@ -136,7 +136,7 @@ def test_a_run_outlives_reload_tabs_pauses_and_the_app(
         # After its first epoch, a running training has edits to use.
         assert (run.adapter_dir / "adapter_model.safetensors").is_file()
         page.get_by_role("tab", name="Playground").click()
-        page.wait_for_function("() => document.querySelector('#playground-run input').value.includes('training')")
+        page.wait_for_function("() => document.querySelector('#playground-run input')?.value.includes('training')")
 
         # A second run waits for the first.
         other.wait_for_function("() => !document.querySelector('#start').disabled")

@@ -12,8 +12,8 @@ from jola.errors import InputError
 from workbench import figures
 from workbench.figures.frames import head_history, to_csv
 from workbench.playground import results
-from workbench.playground.edits_panel import EditsPanel, mask_updates, opened_cell
-from workbench.playground.live import LiveViews, look
+from workbench.playground.edits_events import EditsEvents
+from workbench.playground.edits_panel import opened_cell
 from workbench.playground.snippet import snippet
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
 from workbench.service import views
@@ -85,8 +85,9 @@ def build() -> HeadPanel:
     )  # fmt: skip
 
 
-def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews, places: gr.Tabs) -> None:
+def connect(events: EditsEvents, card: HeadPanel, places: gr.Tabs) -> None:
     """Connect the map's ``card`` event, which opens the card, and the sliders for the strength of the head."""
+    wiring, panel = events.wiring, events.panel
 
     def on_card(text: str, kind: str, dark: bool, request: gr.Request, evt: gr.EventData) -> Iterator[tuple[Any, ...]]:
         page = page_of(request)
@@ -102,16 +103,16 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
             return
         yield gr.Tabs(selected="head"), "", *shown
         try:
-            yield from ((gr.skip(), "", *values) for values in _asked(wiring, state, cell, text, kind, dark, page))
+            for values in _asked(wiring, state, cell, text, kind, dark, page):
+                if wiring.pages.get(page).cell != cell:  # another card is open
+                    return
+                yield gr.skip(), "", *values
         except EXPECTED as error:
             yield gr.skip(), failed(error), *keep
 
     def on_strength(
         text: str, kind: str, answers: str, first: float, second: float, request: gr.Request
     ) -> Iterator[tuple[Any, ...]]:
-        page = page_of(request)
-        nothing = (gr.skip(),) * len(panel.mask_outputs())
-
         def change(state: PageState) -> PageState:
             if state.cell is None:
                 raise InputError("Open the card of a head first.")
@@ -120,28 +121,20 @@ def connect(wiring: Wiring, panel: EditsPanel, card: HeadPanel, live: LiveViews,
                 mask = mask.with_strength([state.cell], channel, strength)
             return state.with_mask(mask)
 
-        try:
-            state = wiring.pages.change(page, change)
-        except InputError as error:
-            yield *nothing, markup.note(str(error), "error"), *(gr.skip(),) * 4
-            return
-        shown = mask_updates(wiring, state)
-        for values in look(wiring, state, page, text, kind, answers):
-            yield *shown, *values
-            shown = nothing
+        yield from events.changed(request, change, text, kind, answers)
 
     panel.map.card(
         on_card,
         [*wiring.asking, wiring.dark],
         [places, wiring.message, *card.outputs()],
         js=DARK,
-        **PRIVATE,
+        **{**PRIVATE, "trigger_mode": "multiple"},
     )
     gr.on(
         [card.first.input, card.second.input],
         on_strength,
         [*wiring.asking, wiring.answers, card.first, card.second],
-        [*panel.mask_outputs(), *live.outputs(wiring)],
+        [*panel.mask_outputs(), *events.live.outputs(wiring)],
         **{**PRIVATE, "trigger_mode": "always_last"},
     )
 

@@ -63,10 +63,12 @@ def look(
         looked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
         for words in _waiting(wiring, state, page, looked):
             yield words, *nothing
+        # From here on, only own words are replaced: meanwhile another listener may have said something.
+        said = gr.skip()
         yield "", *_tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in looked]), *nothing[:2]
         given = answers_of(answers)
         if not given:
-            yield "", *nothing[:2], "", None
+            yield said, *nothing[:2], "", None
             return
         scored = [
             views.ask_answer_scores(wiring.bench.session, way.stack, prompt, given, page=page, kind=f"shares {index}")
@@ -74,8 +76,9 @@ def look(
         ]
         for words in _waiting(wiring, state, page, scored):
             yield words, *nothing
+            said = ""
         scores = [ticket.result() for ticket in scored]
-        yield "", *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
+        yield said, *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
     except EXPECTED as error:
         yield failed(error), *nothing
 

@@ -176,6 +176,8 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
             message = gr.HTML("", apply_default_css=False, elem_id="playground-message")
             dark = gr.Checkbox(visible=False, label="Dark")
             with gr.Tabs(elem_id="views", elem_classes="jw-views") as views:
+                # First, because the listeners of a click run one after the other, and the answers take their time.
+                go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
                 with gr.Tab("Next token", id="next"):
                     shown = live.build()
                     answers = gr.Textbox(
@@ -196,11 +198,10 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 with gr.Tab("Layers", id="lens"):
                     lens_panel(wiring, stop)
     panel = EditsPanel(**parts)
-    EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id)).connect()
-    head_panel.connect(wiring, panel, card, shown, views)
+    events = EditsEvents(wiring, panel, shown, lambda id: about_run(bench, id))
+    events.connect()
+    head_panel.connect(events, card, views)
     _connect_prompt(wiring, shown, draw, tested.examples, right)
-    # In the browser, so that it does not wait for the answers.
-    go.click(None, None, views, js=_TO_ANSWERS, **PRIVATE)
 
     def on_unload(request: gr.Request) -> None:
         wiring.pages.forget(page_of(request))

@@ -16,16 +16,28 @@ from workbench.ui.events import PRIVATE
 
 STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 
-_SHOW = """() => setTimeout(() => {
-  document.querySelector("#export")?.scrollIntoView({ block: "end" });
-  document.querySelector("#export-form input:checked")?.focus({ preventScroll: true });
-}, 60)"""
+_SHOW = """() => {
+  let looks = 0;
+  const show = () => {
+    const form = document.querySelector("#export-form input:checked");
+    if (!form && ++looks < 2400) {
+      setTimeout(show, 50);
+      return;
+    }
+    document.querySelector("#export")?.scrollIntoView({ block: "end" });
+    form?.focus({ preventScroll: true });
+  };
+  setTimeout(show, 60);
+}"""
+"""Shows the panel and focuses its first choice, once the page has loaded the scripts of its components."""
 _FETCH = """() => {
   const link = () => document.querySelector("#export-download:not([disabled]), #export-download a");
+  const number = window.exportNumber = (window.exportNumber ?? 0) + 1;
   let looks = 0;
   const fetch = () => {
+    if (number !== window.exportNumber) return;
     if (!link()) {
-      if (++looks < 40) setTimeout(fetch, 50);
+      if (++looks < 2400) setTimeout(fetch, 50);
       return;
     }
     document.querySelector("#export-code")?.scrollIntoView({ block: "end" });
@@ -33,7 +45,9 @@ _FETCH = """() => {
   };
   fetch();
 }"""
-"""Starts the download once the button exists, some time after the event that shows it has ended."""
+"""Starts the download once the button exists, up to two minutes after the event that shows it, unless there is a newer
+export.
+"""
 
 
 @dataclass(frozen=True)

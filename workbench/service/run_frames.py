@@ -24,6 +24,7 @@ _OPEN_LEVELS = 254
 # Reading a long history may take at most this share of the time; reads are at least this many seconds apart.
 _READING_SHARE = 0.05
 _READING_PAUSE = 0.1
+_LONGEST_PAUSE = 5.0
 _MOST_RECORDS = 2048
 """Maximum number of records that are read at once; each contains six numbers per unit."""
 
@@ -103,7 +104,8 @@ class GateFrames:
             self._add(history, skip=1 if self.steps else 0)
             if len(history) < _MOST_RECORDS:
                 break
-        self._next_read = begin + max(_READING_PAUSE, (time.monotonic() - begin) / _READING_SHARE)
+        took = time.monotonic() - begin
+        self._next_read = begin + min(max(_READING_PAUSE, took / _READING_SHARE), _LONGEST_PAUSE)
 
     def _add(self, history: GateHistory, skip: int) -> None:
         self.unit_names = history.unit_names

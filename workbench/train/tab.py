@@ -264,12 +264,15 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
     preview_button.click(on_preview, fields, [message, preview_box, preview_text, cost_box], api_visibility="private")
     close_button.click(lambda: gr.Column(visible=False), None, preview_box, **PRIVATE)
     gr.on(None, lambda *values: cost(bench, given(values)), fields, cost_box, trigger_mode="always_last", **PRIVATE)
-    picker.input(lambda id: show(bench, id), picker, tab.showing(), **PRIVATE).then(**address)
+    picker.input(lambda id: show(bench, id), picker, tab.showing(), trigger_mode="always_last", **PRIVATE).then(
+        **address
+    )
     view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **PRIVATE)
     view.resumerun(on_resume, view, showing, **PRIVATE)
     # The queue has a button for each run; a click also counts while the previous one is being processed.
     view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **PRIVATE)
-    view.openrun(on_open, None, tab.showing(), trigger_mode="always_last", **PRIVATE).then(**address)
+    # All clicks in their order: "always_last" would repeat the first one of them.
+    view.openrun(on_open, None, tab.showing(), trigger_mode="multiple", concurrency_limit=1, **PRIVATE).then(**address)
     view.began(on_began, view, showing, **PRIVATE)
     view.ended(on_ended, view, showing, **PRIVATE)
     return tab

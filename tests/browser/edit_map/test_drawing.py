@@ -87,6 +87,7 @@ def test_a_large_map_is_drawn_with_fewer_calls_than_cells_and_fits(show: Show) -
     shown.settle(on=1)
     assert gesture(demo.made[0]) == ("scale", [[layer, unit]], "on")
     shown.page.set_viewport_size({"width": 1440, "height": 900})
+    shown.page.wait_for_function("innerWidth === 1440")
     shown.colour("offset", 0, 0)
     shown.click("scale", layer, unit)
     shown.settle(on=0)

@@ -41,6 +41,8 @@ _AT_REST_SECONDS = 5.0
 """A study that is not running in the app is read again after this time, because it may be running in a shell."""
 _REST = 4
 """A large study is read again after this multiple of the time that reading it took."""
+_LONGEST_REST = 15.0
+"""Seconds; reading also takes long if the app was held up."""
 _RUNNING = 4
 """Maximum number of running cells that are listed with their steps."""
 
@@ -122,7 +124,7 @@ class StudyViews:
                 row = _row(found)
                 cost = time.monotonic() - began
                 busy = found.id == id or row["state"] == "working"
-                self._rows[found.id] = now + max(_LOOK_SECONDS if busy else _AT_REST_SECONDS, _REST * cost), row
+                self._rows[found.id] = now + max(_LOOK_SECONDS if busy else _AT_REST_SECONDS, _rest(cost)), row
             rows.append(row)
         return rows
 
@@ -142,7 +144,7 @@ class StudyViews:
             except Exception as error:
                 view = _EMPTY | _row(study, error)
             cost = time.monotonic() - began
-            self._views[study.id] = began + max(_LOOK_SECONDS / 2, _REST * cost), view
+            self._views[study.id] = began + max(_LOOK_SECONDS / 2, _rest(cost)), view
         return view
 
     def _read(self, study: StoredStudy) -> dict[str, Any]:
@@ -188,6 +190,10 @@ _EMPTY: dict[str, Any] = {
     "folder": "", "counts": {}, "cells": "", "labels": None, "mark": "", "used": "", "left": "", "now": [], "log": "",
 }  # fmt: skip
 """Values shown for a study that cannot be read, in addition to its row."""
+
+
+def _rest(cost: float) -> float:
+    return min(_REST * cost, _LONGEST_REST)
 
 
 def _row(study: StoredStudy, error: Exception | None = None) -> dict[str, Any]:

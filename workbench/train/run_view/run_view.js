@@ -370,7 +370,7 @@ const showLinked = async (last) => {
   if (step >= last.step) return;
   view.shown = 0;
   const frame = await server.frame_at([run, last.site, step]).catch(() => undefined);
-  if (run !== view.run) return;
+  if (run !== view.run || view.shown === null) return;
   if (!frame) {
     follow();
     return;

@@ -49,7 +49,7 @@ def connect(view: gr.HTML, message: gr.HTML, works: Works) -> None:
         shown, sentence = restore(works, text_of(event, "id"))
         return shown, markup.note(sentence, "error")
 
-    events.choose(on_choose, None, view, **PRIVATE)
+    events.choose(on_choose, None, view, trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
     events.stopwork(on_stop, view, message, **PRIVATE)
     events.resumework(on_resume, view, message, **PRIVATE)
     events.remove(on_remove, None, [view, message], trigger_mode="multiple", **PRIVATE)
