@@ -147,6 +147,14 @@ def opened(page: Any) -> None:
         page.evaluate("() => new Promise((done) => requestAnimationFrame(done))")
 
 
+def wait_for(page: Any, done: Callable[[], Any]) -> None:
+    """Wait until ``done()`` is true in Python, while the page goes on."""
+    end = time.monotonic() + PATIENCE / 1000
+    while not done():
+        assert time.monotonic() < end, "nothing happened"
+        page.wait_for_timeout(20)
+
+
 def press_until(page: Any, button: str, selector: str) -> None:
     """Press a button until ``selector`` is there: a press is ignored until the previous one has ended completely."""
     end = time.monotonic() + PATIENCE / 1000

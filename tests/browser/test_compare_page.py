@@ -13,7 +13,7 @@ from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 from jola.selectors import HeadSet
 from jola.studies.results import Comparison
-from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown
+from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown, wait_for
 from tests.workbench.compare.compared import make_comparison
 from tests.workbench.served import serve
 from workbench.service.comparison_plan import Plan
@@ -178,8 +178,7 @@ def test_only_what_this_page_deleted_can_be_undone(
                 page.click(f'.cv tr[data-id="{id}"] button')
                 page.wait_for_selector(f'.cv[data-id="{id}"]')
                 page.click(".cv-remove")
-                while asked[-1] != id:  # deletions may run at the same time
-                    page.wait_for_timeout(20)
+                wait_for(page, lambda id=id: asked[-1] == id)  # deletions may run at the same time
             gates["one"].set()
             page.wait_for_selector('.cv-toast:not([hidden]) .cv-undo[data-id="one"]')
             gates["two"].set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import FLAGS, PATIENCE, App, ready
+from tests.browser.conftest import FLAGS, PATIENCE, App, ready, wait_for
 from tools.browser import ensure
 
 WATCH = """
@@ -116,8 +116,7 @@ def test_a_page_of_another_site_reaches_nothing(app: App, foreign: tuple[Any, st
     page.wait_for_function("() => document.title !== 'waiting' && document.readyState === 'complete'")
     assert set(page.title().split()) == {"refused"}
     # A link to the page may be followed from anywhere; in a frame, Chromium shows an error instead of the page.
-    while not {"GET /", "POST /gradio_api/upload"} <= answers.keys():
-        page.wait_for_timeout(20)
+    wait_for(page, lambda: {"GET /", "POST /gradio_api/upload"} <= answers.keys())
     assert answers.pop("GET /") == 200 and not page.frame("frame").url.startswith(app.address)
     # Chromium does not report answers that it hides from the page.
     assert answers["POST /gradio_api/upload"] == 403 and set(answers.values()) == {403}, answers

@@ -19,13 +19,13 @@ STYLE = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 _SHOW = """() => {
   let looks = 0;
   const show = () => {
-    const form = document.querySelector("#export-form input:checked");
-    if (!form && ++looks < 2400) {
+    const chosen = document.querySelector("#export-form input:checked");
+    if (!chosen && ++looks < 2400) {
       setTimeout(show, 50);
       return;
     }
     document.querySelector("#export")?.scrollIntoView({ block: "end" });
-    form?.focus({ preventScroll: true });
+    chosen?.focus({ preventScroll: true });
   };
   setTimeout(show, 60);
 }"""

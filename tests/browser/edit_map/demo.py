@@ -12,7 +12,7 @@ import numpy as np
 
 from jola.edits.masks import HeadMask, History
 from jola.edits.names import HALVES
-from tests.browser.conftest import PATIENCE, App
+from tests.browser.conftest import PATIENCE, App, wait_for
 from workbench.playground.edit_map import apply_edits, card_cell, edit_map, edit_map_mask, edit_map_value
 
 KEY = "run/heads"
@@ -177,10 +177,7 @@ class Shown:
 
     def wait(self, done: Callable[[], Any]) -> None:
         """Wait until ``done()`` is true in Python."""
-        end = time.monotonic() + PATIENCE / 1000
-        while not done():
-            assert time.monotonic() < end
-            self.page.wait_for_timeout(20)
+        wait_for(self.page, done)
 
     def said(self) -> str:
         text = self.page.inner_text(".gm-say")

@@ -16,7 +16,7 @@ from tests.jola.model.plain_hooks import Edits, SiteEdit, edits_of, hooked
 from tests.tiny import CONFIGS, VOCABULARY
 
 ARCHITECTURES = sorted(CONFIGS)
-CLOSE: dict[str, float] = {"rtol": 0.0, "atol": 3e-5}
+CLOSE: dict[str, float] = {"rtol": 0.0, "atol": 1e-5}
 LENGTHS = (4, 12, 9)
 BATCH = torch.randint(3, VOCABULARY, (3, 11), generator=torch.Generator().manual_seed(0))
 
