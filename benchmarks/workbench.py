@@ -170,7 +170,7 @@ def _clicks(
             """() => {
               const masks = () => document.querySelector("#tokens .jw-picture")?.dataset.masks;
               // The page withholds frames from callbacks that compute with performance.now() themselves, as
-              // Gradio's loading indicator does (workbench/server/first_script.js).
+              // Gradio's loading indicator does (workbench/server/first_scripts/indicator.js).
               const now = () => performance.now();
               let pressed = 0, before = null;
               window.took = 0;

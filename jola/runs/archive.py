@@ -40,6 +40,7 @@ from jola.runs.contents import (
     whole_records,
 )
 from jola.runs.ids import fresh_id, is_plain_name
+from jola.runs.metrics import METRICS_NAME
 from jola.runs.notes import NOTES_NAME
 from jola.runs.run import Run
 from jola.runs.schema import FORMAT, FORMAT_VERSION
@@ -48,7 +49,7 @@ from jola.system.files import disk_errors, draft_of, json_bytes, read_json
 from jola.system.safe_zip import MAX_RATIO, SafeZip
 
 ADAPTER_FILES = (*CONFIG_NAMES, WEIGHTS_NAME, "README.md", PICTURE_NAME)
-RUN_FILES = (ARCHIVE_NAME, "config.json", "result.json", "metrics.jsonl", NOTES_NAME, MASKS_NAME)
+RUN_FILES = (ARCHIVE_NAME, "config.json", "result.json", METRICS_NAME, NOTES_NAME, MASKS_NAME)
 _GATES = re.compile(r"gates/[a-z][a-z0-9_]{0,31}\.(?:json|f32)")
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the time of every entry, so that equal runs give equal files
 
@@ -120,7 +121,7 @@ def _exported(run: Run, name_of: Callable[[Any], Any]) -> Iterator[tuple[str, by
         if content is not None and any(content.values()):
             yield name, json_bytes(content, indent=2)
     if metrics := run.metrics():
-        yield "metrics.jsonl", b"".join(map(json_bytes, metrics))
+        yield METRICS_NAME, b"".join(map(json_bytes, metrics))
     for site in run.sites():
         header = read_json(run.gates_dir / f"{site}.json") or {}
         yield f"gates/{site}.json", json_bytes(header)

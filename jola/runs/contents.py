@@ -20,6 +20,7 @@ from jola.edits.masks.saved import FILE_NAME as MASKS_NAME
 from jola.edits.masks.saved import SavedMasks
 from jola.errors import InputError
 from jola.runs.history import GateHistory, recorded_sites
+from jola.runs.metrics import METRICS_NAME
 from jola.runs.notes import read_notes
 from jola.runs.schema import (
     FORMAT,
@@ -39,7 +40,7 @@ ARCHIVE_NAME = "archive.json"
 JSON_LIMIT = 1 << 20
 TOTAL_LIMIT = 512 << 20
 """Maximum bytes of all files of an archive, unpacked."""
-_LIMITS = {WEIGHTS_NAME: WEIGHTS_LIMIT, "metrics.jsonl": 64 << 20, MASKS_NAME: 4 << 20}
+_LIMITS = {WEIGHTS_NAME: WEIGHTS_LIMIT, METRICS_NAME: 64 << 20, MASKS_NAME: 4 << 20}
 _GATES_LIMIT = 256 << 20
 _LINE_LIMIT = 1 << 16
 
@@ -100,7 +101,7 @@ def _checked(folder: Path, source: str, name_of: Callable[[Any], Any]) -> Found:
     config = _config(given, adapter, folder / "config.json", name_of)
     result = read_typed(folder / "result.json", ResultFile) or {}
     SavedMasks(folder).list()
-    last = max(_metrics(folder / "metrics.jsonl"), *_gates(folder / "gates", adapter), 0)
+    last = max(_metrics(folder / METRICS_NAME), *_gates(folder / "gates", adapter), 0)
     step = about.get("step") or last
     return Found(
         run=about.get("run", ""),

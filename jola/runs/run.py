@@ -5,7 +5,7 @@ time, also after the writer was killed::
 
     config.json     settings, and facts recorded at the start: versions, task, model geometry
     status.json     state, process, step, message; replaced atomically
-    metrics.jsonl   one JSON object per line; an incomplete last line is ignored
+    metrics.jsonl   the training's metrics, see `jola.runs.metrics`
     gates/          the binary history of each site, see `jola.runs.history`
     result.json     test accuracy, share of closed gates, seconds
     answers.jsonl   the answers to the test examples, see `jola.runs.answers`
@@ -16,7 +16,6 @@ There is no database: the files are the interface, and every number in them is i
 steps, fractions). Numbers that are not finite are written as null. Readers need no lock.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -38,14 +37,15 @@ from jola.runs.history import (
     recorded_sites,
     truncate_history,
 )
+from jola.runs.metrics import METRICS_NAME, append_metrics, read_metrics, truncate_metrics
 from jola.runs.notes import NOTES_NAME, RunNotes, notes_from, read_notes, write_notes
-from jola.runs.schema import ConfigFile, MetricsRow, NotesFile, ResultFile, StatusFile
+from jola.runs.schema import ConfigFile, NotesFile, ResultFile, StatusFile
 from jola.runs.state import ENDED, UNFINISHED, WAITING, WRITTEN, State, current_state
 from jola.runs.summary import RunSummary, method_in, summarise_run
 from jola.runs.trash import folder_size
-from jola.system.files import append_whole, disk_errors, folder_locked, json_bytes, read_json, replace_file
+from jola.system.files import disk_errors, folder_locked, json_bytes, read_json, replace_file
 from jola.system.processes import own_identity
-from jola.system.typed_json import JsonFile, read_typed, read_valid_part, valid_part
+from jola.system.typed_json import JsonFile, read_typed, read_valid_part
 
 if TYPE_CHECKING:
     from jola.runs.store import RunStore
@@ -235,8 +235,8 @@ class Run:
     def _last_records(self) -> tuple[list[dict[str, Array]], str]:
         """Return the last gate record of each site, and what is wrong with the files of the history."""
         records, problem = [], ""
-        if (self.path / "metrics.jsonl").is_dir():
-            problem = "metrics.jsonl must be a file, but is a folder."
+        if (self.path / METRICS_NAME).is_dir():
+            problem = f"{METRICS_NAME} must be a file, but is a folder."
         for site in recorded_sites(self.gates_dir):
             try:
                 last = read_last(self.gates_dir, site)
@@ -282,22 +282,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Return the lines of ``metrics.jsonl``, oldest first, without incomplete and damaged ones."""
-        return [entry for _, entry in self._metrics()]
-
-    def _metrics(self) -> list[tuple[bytes, dict[str, Any]]]:
-        try:
-            data = (self.path / "metrics.jsonl").read_bytes()
-        except OSError:
-            return []
-        entries = []
-        for line in data[: data.rfind(b"\n") + 1].splitlines(keepends=True):
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(entry, dict) and not valid_part(entry, MetricsRow)[1]:
-                entries.append((line, entry))
-        return entries
+        return read_metrics(self.path)
 
     def sites(self) -> list[str]:
         """Return the sites with a readable gate history, such as ``["heads"]``."""
@@ -348,7 +333,7 @@ class Run:
     def _appended(self) -> int:
         """Return the bytes of the files that grow or appear."""
         size = 0
-        for path in (self.path / "metrics.jsonl", self.path / "result.json", *self.gates_dir.glob("*.f32")):
+        for path in (self.path / METRICS_NAME, self.path / "result.json", *self.gates_dir.glob("*.f32")):
             try:
                 size += path.stat().st_size
             except OSError:
@@ -412,13 +397,7 @@ class Run:
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        path = self.path / "metrics.jsonl"
-        with disk_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            append_whole(descriptor, json_bytes(entry), path)
-        finally:
-            os.close(descriptor)
+        append_metrics(self.path, entry)
 
     def write_result(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json`` atomically."""
@@ -446,10 +425,7 @@ class Run:
         would have written by that step, and result and answers are removed.
         """
         before = self._appended()
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line, entry in self._metrics() if (entry.get("step") or 0) <= step]
-            replace_file(path, b"".join(kept))
+        truncate_metrics(self.path, step)
         for site in self.sites():
             truncate_history(self.gates_dir, site, step)
         for name in ("result.json", ANSWERS_NAME):

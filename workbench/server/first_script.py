@@ -1,4 +1,7 @@
-"""Adds a script that runs before gradio's scripts, which gradio's own options do not allow."""
+"""Adds scripts that run before gradio's scripts, which gradio's own options do not allow.
+
+Each of the ``first_scripts`` changes one behavior of gradio's page.
+"""
 
 import re
 from pathlib import Path
@@ -8,13 +11,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from workbench.server.door import NONCE
 
-_SCRIPT = b"<script>" + (Path(__file__).parent / "first_script.js").read_bytes() + b"</script>"
+_FILES = sorted((Path(__file__).parent / "first_scripts").glob("*.js"))
+_SCRIPT = b"<script>%s</script>" % b"\n".join(file.read_bytes() for file in _FILES)
 _HEAD = b"<head>"
 _ANY_SCRIPT = re.compile(rb"<script(?=[\s>])")
 
 
 class FirstScript:
-    """Middleware that inserts ``first_script.js`` at the beginning of the head and adds the nonce to all scripts."""
+    """Middleware that inserts the ``first_scripts`` at the beginning of the head and adds the nonce to all scripts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
