@@ -422,6 +422,25 @@ def test_buttons_of_the_queue_that_are_pressed_at_once_all_count(app: App, open_
     assert [RunStore(app.runs).get(f"leaves-{number}").state for number in range(3)] == ["cancelled"] * 3
 
 
+def test_the_run_chosen_before_the_answer_to_a_button_stays(app: App, open_page: OpenPage) -> None:
+    put_in_line(app, "left", 1)
+    record(app, "chosen-meanwhile").until(7).finish("cancelled")
+    page = open_page(app, "left-0")
+    shown(page, run="left-0", state="queued")
+    held: list[Any] = []
+    page.route("**/queue/join*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/queue/join*"):
+        page.click("#cancel")
+    page.focus("#run-picker input")
+    page.keyboard.press("ArrowUp")  # the list is newest first
+    page.keyboard.press("Enter")
+    shown(page, run="chosen-meanwhile", step=7)
+    held[0].continue_()
+    expect(page.locator("#start-message")).to_contain_text("removed from the queue")
+    assert RunStore(app.runs).get("left-0").state == "cancelled"
+    shown(page, run="chosen-meanwhile")
+
+
 def test_examples_and_cost_before_the_start(app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "reviews.jsonl"
     rows = [{"prompt": f"Film {n}: {HOSTILE}?", "completion": "bad"} for n in range(30)]

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from jola.errors import InputError
 from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.snippet import snippet
-from workbench.playground.wiring import EXPECTED, Wiring, answers_of, failed, prompt_of
+from workbench.playground.wiring import Wiring, answers_of, failed, prompt_of
 from workbench.service import views
-from workbench.service.calls import Ticket
+from workbench.service.calls import Superseded, Ticket
 from workbench.service.page_state import Column, PageState, columns, masks_text
 from workbench.service.session import Prompt
 from workbench.ui.view_tools import tools_value, view_tools
@@ -52,20 +53,24 @@ def look(
     Unless ``asked`` by a button, nothing is sent to NDIF and no large model is downloaded; the page then says so.
     """
     nothing = (gr.skip(),) * 4
+    yield "", *nothing
+    # From here on, only own words are replaced: meanwhile another listener may have said something.
+    said: Any = gr.skip()
     try:
         if not asked and (words := wiring.must_ask(state)):
             yield words, results.token_table(None), None, "", None
             return
         if not text.strip():
-            yield "", results.token_table(None), None, "", None
+            yield said, results.token_table(None), None, "", None
             return
         prompt, ways = prompt_of(state, text, kind), columns(wiring.bench, state)
         looked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
         for words in _waiting(wiring, state, page, looked):
             yield words, *nothing
-        # From here on, only own words are replaced: meanwhile another listener may have said something.
+            said = ""
+        tokens = _tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in looked])
+        yield said, *tokens, *nothing[:2]
         said = gr.skip()
-        yield "", *_tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in looked]), *nothing[:2]
         given = answers_of(answers)
         if not given:
             yield said, *nothing[:2], "", None
@@ -79,7 +84,9 @@ def look(
             said = ""
         scores = [ticket.result() for ticket in scored]
         yield said, *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
-    except EXPECTED as error:
+    except Superseded:
+        yield said, *nothing
+    except InputError as error:
         yield failed(error), *nothing
 
 

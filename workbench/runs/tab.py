@@ -279,7 +279,8 @@ def _connect_table(bench: Workbench, table: gr.HTML, upload: gr.UploadButton) ->
 
     # "multiple": an action is not lost while the response to the previous one is pending.
     events: Any = table
-    events.annotate(on_annotate, None, table, trigger_mode="multiple", **PRIVATE)
+    # One at a time, so that the last note of a run is the one that stays.
+    events.annotate(on_annotate, None, table, trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
     events.remove(on_remove, None, table, trigger_mode="multiple", **PRIVATE)
     events.restore(on_restore, None, table, trigger_mode="multiple", **PRIVATE)
     upload.upload(on_upload, upload, table, **PRIVATE)

@@ -161,6 +161,10 @@ class TrainTab:
         """The outputs of `show`."""
         return [self.view, self.picker, self.start, self.remembered]
 
+    def changing(self) -> list[Any]:
+        """The outputs of `refresh`."""
+        return [self.picker, self.start]
+
     def filling(self) -> list[Any]:
         """The outputs of `fill`."""
         return [self.message, *self.inputs.values()]
@@ -168,12 +172,24 @@ class TrainTab:
 
 def show(bench: Workbench, id: str) -> tuple[Any, ...]:
     """Show a run: return updates for `TrainTab.showing`."""
-    run = bench.find(id)
     choices = bench.run_choices(also=(id,))
-    picker = gr.Dropdown(choices=choices, value=id if run else None, visible=bool(choices))
+    picker = gr.Dropdown(choices=choices, value=id if bench.find(id) else None, visible=bool(choices))
+    return id, picker, _start_button(bench), id
+
+
+def refresh(bench: Workbench, id: str) -> tuple[Any, ...]:
+    """Update what depends on the states of runs, after that of ``id`` changed; return updates for `TrainTab.changing`.
+
+    The run on the page stays, because another one may have been chosen meanwhile.
+    """
+    choices = bench.run_choices(also=(id,))
+    return gr.Dropdown(choices=choices, visible=bool(choices)), _start_button(bench)
+
+
+def _start_button(bench: Workbench) -> gr.Button:
     others = bench.comparisons.working() or bench.studies.working()
     full = bench.jobs.full() or bench.jobs.waiting.ids() or others
-    return id, picker, gr.Button("Add to the queue" if full else "Start training", interactive=True), id
+    return gr.Button("Add to the queue" if full else "Start training", interactive=True)
 
 
 def fill(tab: TrainTab, config: RunConfig, sentence: str) -> tuple[Any, ...]:
@@ -236,16 +252,16 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         return gr.skip(), markup.note(sentence, "busy"), gr.Column(visible=False), *show(bench, id)
 
     def on_ended(id: str) -> tuple[Any, ...]:
-        return "", *show(bench, id)
+        return "", *refresh(bench, id)
 
     def on_began(id: str) -> tuple[Any, ...]:
-        return gr.skip(), *show(bench, id)
+        return gr.skip(), *refresh(bench, id)
 
     def on_resume(id: str) -> tuple[Any, ...]:
-        return markup.note(resume(bench, id), "busy"), *show(bench, id)
+        return markup.note(resume(bench, id), "busy"), *refresh(bench, id)
 
     def on_cancel(id: str, event: gr.EventData) -> tuple[Any, ...]:
-        return markup.note(cancel(bench, text_of(event, "run") or id), "busy"), *show(bench, id)
+        return markup.note(cancel(bench, text_of(event, "run") or id), "busy"), *refresh(bench, id)
 
     def on_open(event: gr.EventData) -> tuple[Any, ...]:
         run = bench.find(text_of(event, "run"))
@@ -257,7 +273,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
             return markup.note(sentence, "error"), gr.skip(), gr.skip(), gr.skip()
         return "", gr.Column(visible=True), text, cost(bench, given(values))
 
-    showing = [message, *tab.showing()]
+    changing = [message, *tab.changing()]
     start_button.click(on_start, [restarts, *fields], [cost_box, message, preview_box, *tab.showing()], **PRIVATE).then(
         **address
     )
@@ -268,13 +284,13 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
         **address
     )
     view.pauserun(lambda id: markup.note(pause(bench, id), "busy"), view, message, **PRIVATE)
-    view.resumerun(on_resume, view, showing, **PRIVATE)
+    view.resumerun(on_resume, view, changing, **PRIVATE)
     # The queue has a button for each run; a click also counts while the previous one is being processed.
-    view.cancelrun(on_cancel, view, showing, trigger_mode="multiple", **PRIVATE)
+    view.cancelrun(on_cancel, view, changing, trigger_mode="multiple", **PRIVATE)
     # All clicks in their order: "always_last" would repeat the first one of them.
     view.openrun(on_open, None, tab.showing(), trigger_mode="multiple", concurrency_limit=1, **PRIVATE).then(**address)
-    view.began(on_began, view, showing, **PRIVATE)
-    view.ended(on_ended, view, showing, **PRIVATE)
+    view.began(on_began, view, changing, **PRIVATE)
+    view.ended(on_ended, view, changing, **PRIVATE)
     return tab
 
 

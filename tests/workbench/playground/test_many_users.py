@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,6 +117,16 @@ def test_every_page_shows_its_own_figures(wiring: Wiring) -> None:
     assert len({tables[0] for tables in alone}) == USERS
     for _ in range(ROUNDS):
         assert together(lambda user: look(wiring, user)) == alone
+
+
+def test_words_of_others_stay(wiring: Wiring) -> None:
+    state = page_state(wiring, 0)
+    nothing = gr.skip()
+    first, *rest = live.look(wiring, state, "page 0", PROMPTS[0], CHAT, "good\nbad")
+    assert first == ("", nothing, nothing, nothing, nothing)  # before anything is computed
+    assert len(rest) >= 2
+    for (before, *_), (words, *_) in pairwise([first, *rest]):
+        assert words != "" or before not in ("", nothing)  # "" only replaces own words
 
 
 def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> None:
