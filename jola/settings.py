@@ -186,6 +186,14 @@ class TrainingConfig:
         "How λ changes during training; 'late' is 0 for the first quarter of the steps, then constant.",
         gates=True,
     )
+    settle_ratio: float = setting(
+        0.0,
+        "Fraction of the steps, at the end of training, in which gates stay at their evaluation values and only the "
+        "edits train.",
+        unit="of all steps",
+        bounds=(0, 1),
+        gates=True,
+    )
     objective: Literal["paper", "reference"] = setting(
         "paper", "Loss: as published (one λ, sum over gates), or weighted as in the reference code.", gates=True
     )

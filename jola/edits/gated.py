@@ -153,8 +153,17 @@ class GatedEdits(Intervention):
         return (values["offset"] > 0).long() + 2 * (values["scale"] > 0).long()
 
     def log_alphas(self) -> dict[str, Tensor]:
-        """φ of each distinct set of gates, by name, restricted to the editable units: shape (editable units,)."""
-        return {name: gate.log_alpha[self.editable] for name, gate in self._gate_modules().items()}
+        """φ of each distinct set of gates, by name, restricted to the editable units: shape (editable units,).
+
+        Detached for gates that are settled.
+        """
+        gates = self._gate_modules().items()
+        return {n: (gate.log_alpha.detach() if gate.settled else gate.log_alpha)[self.editable] for n, gate in gates}
+
+    def settle(self, settled: bool = True) -> None:
+        """Keep gates at their evaluation values in training, without noise and gradient, or let them train again."""
+        for gate in self._gate_modules().values():
+            gate.settled = settled
 
     def edit_parameters(self) -> list[nn.Parameter]:
         """The offsets and scales."""

@@ -85,8 +85,12 @@ ESTIMATORS = {"test_time": at_test_time, "expectation": expectation}
 class HardConcrete(nn.Module):
     """One gate for each unit of each layer, with its parameter ``log_alpha`` (layers, units), float32.
 
-    In training mode, a call draws the gates; in evaluation mode, it returns the chosen estimate.
+    In training mode, a call draws the gates; in evaluation mode, or once they are `settled`, it returns the chosen
+    estimate.
     """
+
+    settled = False
+    """Whether the gates no longer train: they are not drawn, and the gradient of φ is 0."""
 
     def __init__(self, layers: int, units: int, estimator: str = "test_time", threshold: float = 0.0) -> None:
         super().__init__()
@@ -103,7 +107,12 @@ class HardConcrete(nn.Module):
 
     def forward(self, generator: torch.Generator | None = None) -> Tensor:
         """Gates (layers, units) of one forward pass, shared by the batch and all positions."""
-        return sample(self.log_alpha, generator=generator) if self.training else self.value()
+        if not self.training:
+            return self.value()
+        if self.settled:
+            # A gradient of 0 instead of none, because DistributedDataParallel waits for one.
+            return self.value().detach() + 0 * self.log_alpha
+        return sample(self.log_alpha, generator=generator)
 
     def value(self) -> Tensor:
         """The evaluation value of every gate, in [0, 1]; exactly 0 below the threshold (ε in the paper)."""

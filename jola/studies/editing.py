@@ -140,7 +140,12 @@ def gate_swap(
     """
     clip = _ClipGroups(config.training.max_grad_norm)
     training = dataclasses.replace(
-        config.training, keep="last", patience=0, gate_learning_rate=dsp.LEARNING_RATE, max_grad_norm=0.0
+        config.training,
+        keep="last",
+        patience=0,
+        gate_learning_rate=dsp.LEARNING_RATE,
+        settle_ratio=0.0,  # these gates become discrete by schedules of their own
+        max_grad_norm=0.0,
     )
     config = dataclasses.replace(
         config, edits=dataclasses.replace(config.edits, gates="two", gate_estimator="test_time"), training=training

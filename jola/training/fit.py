@@ -183,6 +183,7 @@ def make_trainer(
         l0_schedule=settings.l0_schedule,
         objective=settings.objective,
         loss_reduction=settings.loss_reduction,
+        settle_ratio=settings.settle_ratio,
         penalty=penalty,
         constant_gate_rate=constant_gate_rate,
         callbacks=[*callbacks, *patience],

@@ -61,6 +61,8 @@ class JoLATrainer(Trainer):
         loss_reduction: 'token' or 'answer', see `EditedModel.forward`.
         penalty: Added to the cross-entropy; None uses that of `objective`.
         constant_gate_rate: Keep the learning rate of the gates, the last group of the optimizer, at its peak.
+        settle_ratio: Fraction of the steps, at the end, in which the gates stay at their evaluation values and only the
+            edits train.
         gate_scheduler: Name of a schedule in the reference package: 'expon', 'linear', 'cyclic', 'perform', or '' or
             False to set `gated_lambda` manually. If given, the loss of the reference package and its single learning
             rate are used.
@@ -84,6 +86,7 @@ class JoLATrainer(Trainer):
         loss_reduction: str = TrainingConfig.loss_reduction,
         penalty: Penalty | None = None,
         constant_gate_rate: bool = False,
+        settle_ratio: float = TrainingConfig.settle_ratio,
         gate_scheduler: str | Literal[False] | None = None,
         tokenizer: Any = None,
         max_seq_length: int = 400,
@@ -133,6 +136,8 @@ class JoLATrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self.schedule = L0Schedule(l0_schedule, l0_weight, self.total_steps(), reference=objective == "reference")
         self.add_callback(self.schedule)
+        self.settle_step = round((1 - settle_ratio) * self.total_steps())
+        """First step, from 0, in which the gates no longer train."""
         self._micro_step = (-1, 0)
 
     @property
@@ -165,19 +170,40 @@ class JoLATrainer(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        """The schedule of the settings; with `constant_gate_rate`, it does not apply to the gates."""
+        """The schedule of the settings; with `constant_gate_rate`, it does not apply to the gates.
+
+        The rate of settled gates is 0, because Adam would move them further without a gradient.
+        """
         existed = self.lr_scheduler is not None
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
-        if self.constant_gate_rate and not existed:
+        if existed or not any(edits.gate_parameters() for edits in self.edited.gated_edits()):
+            return schedule
+        gates = schedule.optimizer.param_groups[-1]
+        if self.constant_gate_rate:
             schedule.lr_lambdas[-1] = lambda step: 1.0
-            gates = schedule.optimizer.param_groups[-1]
             gates["lr"] = gates["initial_lr"]
+        if self.settle_step < self.total_steps():
+            rate = schedule.lr_lambdas[-1]
+            schedule.lr_lambdas[-1] = lambda step: rate(step) if step < self.settle_step else 0.0
+            gates["lr"] = gates["initial_lr"] * schedule.lr_lambdas[-1](0)
         return schedule
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train as transformers does; afterwards, the gates of the model are no longer settled."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._settle(False)
+
+    def _settle(self, settled: bool) -> None:
+        for edits in self.edited.gated_edits():
+            edits.settle(settled)
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """Train on one batch. The gate noise depends only on seed and step, so that a resumed run repeats it."""
         step, micro = self._micro_step
         self._micro_step = (self.state.global_step, micro + 1 if step == self.state.global_step else 0)
+        self._settle(self.state.global_step >= self.settle_step)
         position = self.state.global_step * self.args.gradient_accumulation_steps + self._micro_step[1]
         self.edited.seed_gates(
             (self.args.seed * 1_000_003 + position * self.args.world_size + self.args.process_index) * 8 % 2**63

@@ -53,7 +53,7 @@ def together(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Together
     """Runs of two processes, and a test of one of them."""
     folder = tmp_path_factory.mktemp("together")
     (folder / "train.py").write_text(TOGETHER)
-    gated = place.settings(folder / "jola", l0_schedule="performance")
+    gated = place.settings(folder / "jola", l0_schedule="performance", settle_ratio=0.4)
     ungated = place.settings(folder / "ungated", EditConfig(gates="none"), max_grad_norm=0.0)
     commands = [["train", "--json", *config.flags()] for config in (gated, ungated)]
     commands += [

@@ -35,6 +35,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gates are recorded now and then": {"record_every": 4},
     "a rule that remembers": {"l0_schedule": "performance", "gradient_accumulation": 2, "weight_decay": 0.1},
     "patience and the last step": {"patience": 2, "keep": "last", "l0_schedule": "exponential", **STILL, "epochs": 5},
+    "gates that settle": {"settle_ratio": 0.6},
     "two sites and shared gates": {"edits": EditConfig(sites="both", gates="shared"), "objective": "paper"},
 }
 

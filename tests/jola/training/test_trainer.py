@@ -118,9 +118,55 @@ class TestOptimiser:
         trainer = train(steps=1)
         assert logged(trainer, "gate_learning_rate") == pytest.approx([0.1])
 
+    @pytest.mark.parametrize(
+        ("ratio", "moves"), [(0.0, [1, 1, 1, 1, 1]), (0.4, [1, 1, 1, 0, 0]), (0.75, [1, 0, 0, 0, 0]), (1.0, [0] * 5)]
+    )
+    def test_settled_gates_stay_and_edits_train_on(
+        self, train: Callable[..., JoLATrainer], tiny: Make, ratio: float, moves: list[int]
+    ) -> None:
+        model = tiny("llama", EditConfig(gates="two"), trained=False)
+        edits, gates = [edit_vector(model)], [gate_vector(model)]
+
+        class Steps(TrainerCallback):
+            def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                edits.append(edit_vector(model))
+                gates.append(gate_vector(model))
+
+        # A momentum that goes on without a gradient, and gradients that a penalty of the gates would clip.
+        own = {"settle_ratio": ratio, "gate_learning_rate": 0.3, "l0_weight": 10.0}
+        trainer = train(model, steps=5, own=own, callbacks=[Steps()], adam_beta1=0.99)
+        assert [not torch.equal(a, b) for a, b in itertools.pairwise(gates)] == moves
+        assert all(not torch.equal(a, b) for a, b in itertools.pairwise(edits))
+        # The rates that are logged are those of the next step.
+        assert logged(trainer, "gate_learning_rate") == pytest.approx([0.3 * move for move in [*moves[1:], moves[-1]]])
+        assert not any(gate.settled for e in model.gated_edits() for gate in e.gates.values())
+        steady = [step for step, move in enumerate(moves) if not move]
+        norms = [logged(trainer, "grad_norm")[step] for step in steady]
+        assert all(norm < 10 for norm in norms)  # not that of the penalty
+
+    def test_settled_gates_are_without_noise(self, train: Callable[..., JoLATrainer], tiny: Make) -> None:
+        def losses(ratio: float, gates: str) -> list[float]:
+            model = tiny("llama", EditConfig(gates=gates, gate_start=50.0), trained=False)  # each open without a doubt
+            return logged(train(model, steps=3, own={"settle_ratio": ratio, "l0_weight": 0.0}), "loss")
+
+        assert losses(1.0, "two") == losses(0.0, "two")
+        model = tiny("llama", EditConfig(gate_start=0.0), trained=False)
+        for edits in model.gated_edits():
+            edits.settle()
+            model.train()
+            edits.seed(1)
+            first = edits.prepare()
+            edits.seed(2)
+            z = torch.randn(2, edits.units * edits.width)
+            second = edits.prepare()
+            assert all(torch.equal(first[layer](z), second[layer](z)) for layer in first)
+            model.eval()
+            evaluated = edits.prepare()
+            assert all(torch.equal(first[layer](z), edit(z)) for layer, edit in evaluated.items())
+
     @pytest.mark.parametrize("gates", ["shared", "none"])
     def test_all_kinds_of_gates_train(self, train: Callable[..., JoLATrainer], gates: Any) -> None:
-        trainer = train(steps=2, edits=EditConfig(gates=gates))
+        trainer = train(steps=2, edits=EditConfig(gates=gates), own={"settle_ratio": 0.5})
         assert len(trainer.optimizer.param_groups) == (1 if gates == "none" else 2)
         assert np.isfinite(logged(trainer, "loss")).all()
 
