@@ -18,7 +18,6 @@ from jola import JoLAModel
 from jola.config import DataConfig, EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.data.examples import IGNORED, Encoded, Example, Template, collate, encode_examples
 from jola.data.tasks import load_task
-from jola.edits.gates import HardConcrete
 from jola.evaluation import exact_match
 from jola.training import make_trainer
 
@@ -44,7 +43,7 @@ def train(cell: Cell, arm: Arm, states: Path, model: str = "default") -> dict[st
     template = Template(edited.tokenizer, config.data.template)
     rows = encode_examples(examples, template, config.data.max_length)
     validation_rows = encode_examples(validation[:VALIDATION], template, config.data.max_length).rows
-    observer = Observer(edited, validation_rows, states, arm.clip, config.training.max_grad_norm, arm.gates_settle)
+    observer = Observer(edited, validation_rows, states, arm.clip, config.training.max_grad_norm)
     # The observer clips instead of Trainer, because arms clip differently, and it records the norms before clipping.
     unclipped = replace(config, training=replace(config.training, max_grad_norm=0.0))
     trainer = make_trainer(unclipped, edited, rows, None, states, [observer])
@@ -143,13 +142,10 @@ class Observer(TrainerCallback):
         folder: Folder of the saved parameters.
         clip: 'together' or 'apart'.
         max_norm: Norm to clip to; 0 does not clip.
-        settle: Share of the steps after which gates keep their evaluation values.
     """
 
-    def __init__(
-        self, model: JoLAModel, rows: Sequence[Encoded], folder: Path, clip: str, max_norm: float, settle: float = 1.0
-    ) -> None:
-        self.model, self.rows, self.folder, self.settle = model, rows, folder, settle
+    def __init__(self, model: JoLAModel, rows: Sequence[Encoded], folder: Path, clip: str, max_norm: float) -> None:
+        self.model, self.rows, self.folder = model, rows, folder
         edits = [p for e in model.gated_edits() for p in e.edit_parameters()]
         gates = [p for e in model.gated_edits() for p in e.gate_parameters()]
         self.groups = {"edits": edits, "gates": gates}
@@ -160,15 +156,6 @@ class Observer(TrainerCallback):
         self.mean: list[Tensor] = []
         self.count = 0
         self.penalty: Callable[[], float] = float
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Fix the gates after the share `settle` of the steps."""
-        if state.global_step == round(self.settle * state.max_steps):
-            for edits in self.model.gated_edits():
-                for gate in edits.gates.values():
-                    fix(gate)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -227,13 +214,6 @@ class Observer(TrainerCallback):
             "nll": [round(value, 2) for value in nll],
             "correct": "".join("01"[one] for one in correct),
         }
-
-
-def fix(gate: HardConcrete) -> None:
-    """Fix a gate at its evaluation value, also in training."""
-    gate.log_alpha.requires_grad_(False)
-    gate.log_alpha.grad = None
-    gate.forward = lambda generator=None: gate.value()
 
 
 @torch.no_grad()

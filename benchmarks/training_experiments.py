@@ -43,6 +43,7 @@ BASELINE: Mapping[str, Any] = {
     "gate_learning_rate": 0.15,
     "l0_weight": 2e-3,
     "l0_schedule": "constant",
+    "settle_ratio": 0.0,
     "warmup_ratio": 0.1,
     "max_grad_norm": 1.0,
 }
@@ -54,20 +55,18 @@ class Arm:
     """One change to the baseline.
 
     `settings` are settings of `jola train`. `clip` is 'together' (one norm over all gradients) or 'apart' (one norm for
-    the edits and one for the gates, each clipped to ``max_grad_norm``). After the share `gates_settle` of the steps,
-    gates keep their evaluation values, and only the edits train. `adam` is (β₁, β₂, ε).
+    the edits and one for the gates, each clipped to ``max_grad_norm``). `adam` is (β₁, β₂, ε).
     """
 
     about: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     clip: str = "together"
-    gates_settle: float = 1.0
     adam: tuple[float, float, float] = (0.9, 0.999, 1e-8)
 
     def levers(self) -> dict[str, Any]:
         """Return the changes that are not settings of `jola train`."""
         default = Arm("")
-        names = ("clip", "gates_settle", "adam")
+        names = ("clip", "adam")
         return {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
 
 
@@ -78,13 +77,18 @@ ARMS = {
     "no-gates": Arm("edits without gates", {"gates": "none"}),
     "late-l0": Arm("λ = 0 for the first quarter of the steps", {"l0_schedule": "late"}),
     "rate-2e-3": Arm("rate of the edits 2e-3", {"learning_rate": 2e-3}),
-    "settled-50": Arm("gates fixed at their evaluation values after half of the steps", gates_settle=0.5),
-    "settled-75": Arm("gates fixed at their evaluation values after three quarters of the steps", gates_settle=0.75),
+    "settled-50": Arm("gates fixed at their evaluation values after half of the steps", {"settle_ratio": 0.5}),
+    "settled-75": Arm(
+        "gates fixed at their evaluation values after three quarters of the steps", {"settle_ratio": 0.25}
+    ),
     "lower-l0": Arm("λ = 5e-4", {"l0_weight": 5e-4}),
     "late-settled": Arm(
         "λ = 0 for the first quarter of the steps, gates fixed after three quarters",
-        {"l0_schedule": "late"},
-        gates_settle=0.75,
+        {"l0_schedule": "late", "settle_ratio": 0.25},
+    ),
+    "late-settled-4e-3": Arm(
+        "λ = 0 for the first quarter of the steps, then 4e-3, gates fixed after three quarters",
+        {"l0_schedule": "late", "settle_ratio": 0.25, "l0_weight": 4e-3},
     ),
     "batch-8": Arm("batches of 8, 16 epochs", {"batch_size": 8, "epochs": 16}),
     "gate-rate-0.05": Arm("rate of the gates 0.05", {"gate_learning_rate": 0.05}),

@@ -201,31 +201,6 @@ def test_with_one_seed_the_default_arm_is_what_jola_train_does(task: Path, tiny_
             torch.testing.assert_close(values, stored[f"{site}.{name}"])
 
 
-def test_settled_gates_keep_their_evaluation_values(task: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    phi, drawn = {}, []
-    for settle in (0.5, 1.0):
-        arm = Arm("", {"epochs": 4, "train_size": 16, "gate_learning_rate": 0.5}, gates_settle=settle)
-        result = training_cell.train(
-            Cell("e", str(task), 3, "baseline", 4, "float32"), arm, tmp_path / str(settle), str(tiny_folder)
-        )
-        phi[settle] = [load_file(tmp_path / str(settle) / f"epoch-{n}.safetensors") for n in (2, 3, 4)]
-        drawn.append(result["levers"])
-    assert drawn == [{"gates_settle": 0.5}, {}]
-    for name, values in phi[0.5][0].items():
-        moves = not torch.equal(values, phi[0.5][2][name])
-        assert moves == ("log_alpha" not in name), name
-        assert torch.equal(values, phi[1.0][0][name]), "the same until then"
-        assert not torch.equal(phi[1.0][1][name], phi[1.0][2][name])
-
-
-def test_a_fixed_gate_is_not_drawn(tiny: Callable[..., JoLAModel]) -> None:
-    (edits,) = tiny().train().gated_edits()
-    for gate in edits.gates.values():
-        assert not torch.equal(gate(), gate.value())
-        training_cell.fix(gate)
-        assert torch.equal(gate.train()(), gate.value())
-
-
 def test_clipping_apart_clips_each_group_to_the_norm(tiny: Callable[..., JoLAModel], tmp_path: Path) -> None:
     norms = {}
     for clip in ("together", "apart"):

@@ -124,25 +124,29 @@ class TestOptimiser:
     def test_settled_gates_stay_and_edits_train_on(
         self, train: Callable[..., JoLATrainer], tiny: Make, ratio: float, moves: list[int]
     ) -> None:
-        model = tiny("llama", EditConfig(gates="two"), trained=False)
-        edits, gates = [edit_vector(model)], [gate_vector(model)]
+        def run(ratio: float) -> tuple[JoLATrainer, list[Tensor], list[Tensor]]:
+            model = tiny("llama", trained=False)
+            edits, gates = [edit_vector(model)], [gate_vector(model)]
 
-        class Steps(TrainerCallback):
-            def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-                edits.append(edit_vector(model))
-                gates.append(gate_vector(model))
+            class Steps(TrainerCallback):
+                def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+                    edits.append(edit_vector(model))
+                    gates.append(gate_vector(model))
 
-        # A momentum that goes on without a gradient, and gradients that a penalty of the gates would clip.
-        own = {"settle_ratio": ratio, "gate_learning_rate": 0.3, "l0_weight": 10.0}
-        trainer = train(model, steps=5, own=own, callbacks=[Steps()], adam_beta1=0.99)
+            # A momentum that goes on without a gradient, and gradients that a penalty of the gates would clip.
+            own = {"settle_ratio": ratio, "gate_learning_rate": 0.3, "l0_weight": 10.0}
+            return train(model, steps=5, own=own, callbacks=[Steps()], adam_beta1=0.99), edits, gates
+
+        trainer, edits, gates = run(ratio)
         assert [not torch.equal(a, b) for a, b in itertools.pairwise(gates)] == moves
         assert all(not torch.equal(a, b) for a, b in itertools.pairwise(edits))
         # The rates that are logged are those of the next step.
         assert logged(trainer, "gate_learning_rate") == pytest.approx([0.3 * move for move in [*moves[1:], moves[-1]]])
-        assert not any(gate.settled for e in model.gated_edits() for gate in e.gates.values())
-        steady = [step for step, move in enumerate(moves) if not move]
-        norms = [logged(trainer, "grad_norm")[step] for step in steady]
+        norms = [norm for norm, move in zip(logged(trainer, "grad_norm"), moves, strict=True) if not move]
         assert all(norm < 10 for norm in norms)  # not that of the penalty
+        assert not any(gate.settled for e in trainer.edited.gated_edits() for gate in e.gates.values())
+        for steadily, settling in zip(run(0.0)[1:], (edits, gates), strict=True):
+            assert all(map(torch.equal, steadily[: sum(moves) + 1], settling))
 
     def test_settled_gates_are_without_noise(self, train: Callable[..., JoLATrainer], tiny: Make) -> None:
         def losses(ratio: float, gates: str) -> list[float]:
