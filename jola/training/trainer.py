@@ -4,6 +4,7 @@ Everything else is that of transformers: resuming, `accelerate launch`, schedule
 """
 
 import logging
+import math
 from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
@@ -136,7 +137,7 @@ class JoLATrainer(Trainer):
         self.loss_is_scaled_for_ga = False
         self.schedule = L0Schedule(l0_schedule, l0_weight, self.total_steps(), reference=objective == "reference")
         self.add_callback(self.schedule)
-        self.settle_step = round((1 - settle_ratio) * self.total_steps())
+        self.settle_step = round((1 - settle_ratio) * self.total_steps()) if settle_ratio else math.inf
         """First step, from 0, in which the gates no longer train."""
         self._micro_step = (-1, 0)
 
@@ -176,16 +177,13 @@ class JoLATrainer(Trainer):
         """
         existed = self.lr_scheduler is not None
         schedule: Any = super().create_scheduler(num_training_steps, optimizer)
-        if existed or not any(edits.gate_parameters() for edits in self.edited.gated_edits()):
+        has_gates = any(edits.gate_parameters() for edits in self.edited.gated_edits())
+        if existed or not has_gates or not (self.constant_gate_rate or math.isfinite(self.settle_step)):
             return schedule
+        rate = (lambda step: 1.0) if self.constant_gate_rate else schedule.lr_lambdas[-1]
+        schedule.lr_lambdas[-1] = lambda step: rate(step) if step < self.settle_step else 0.0
         gates = schedule.optimizer.param_groups[-1]
-        if self.constant_gate_rate:
-            schedule.lr_lambdas[-1] = lambda step: 1.0
-            gates["lr"] = gates["initial_lr"]
-        if self.settle_step < self.total_steps():
-            rate = schedule.lr_lambdas[-1]
-            schedule.lr_lambdas[-1] = lambda step: rate(step) if step < self.settle_step else 0.0
-            gates["lr"] = gates["initial_lr"] * schedule.lr_lambdas[-1](0)
+        gates["lr"] = gates["initial_lr"] * schedule.lr_lambdas[-1](0)
         return schedule
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
