@@ -71,8 +71,11 @@ def fill_tiny(page: Any, model: Path, task: Path, epochs: int) -> None:
 def test_from_start_to_an_answer(new_app: App, open_page: OpenPage, tiny_folder: Path, task: Path) -> None:
     page = open_page(new_app)
     fill_tiny(page, tiny_folder, task, 2)
+    page.click(".jw-settings .jw-more button")
+    expect(page.locator("#setting-data-seed input")).to_have_value("")
     page.click("#start")
     id = run_of(page)
+    assert RunStore(new_app.runs).get(id).config()["data"]["data_seed"] is None
     page.set_default_timeout(TRAINING)
     shown(page, run=id, state="finished")
     assert "n = 4" in page.inner_text(".rv-result")

@@ -201,7 +201,7 @@ class EditsEvents:
 
     def on_save(self, name: str, request: gr.Request) -> tuple[Any, Any]:
         """Save the current mask."""
-        state = self.wiring.state(request)
+        state = self.wiring.pages.change(page_of(request), lambda state: replace(state, speaker=None))
         try:
             entry = saved_masks(self.wiring, _chosen(state)).save(name, state.mask, replace=True)
         except InputError as error:
@@ -210,7 +210,7 @@ class EditsEvents:
 
     def on_remove(self, name: str | None, request: gr.Request) -> tuple[Any, Any]:
         """Delete a saved mask."""
-        state = self.wiring.state(request)
+        state = self.wiring.pages.change(page_of(request), lambda state: replace(state, speaker=None))
         if not name:
             return gr.skip(), markup.note("Choose a saved mask to remove.", "error")
         try:

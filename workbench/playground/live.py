@@ -54,38 +54,44 @@ def look(
     """
     nothing = (gr.skip(),) * 4
     yield "", *nothing
-    # From here on, only own words are replaced: meanwhile another listener may have said something.
-    said: Any = gr.skip()
+    me = object()
+
+    def said() -> Any:
+        """Remove own words, but not those that another listener has said meanwhile."""
+        return "" if wiring.pages.get(page).speaker is me else gr.skip()
+
+    def waiting(tickets: Sequence[Ticket[Any]]) -> Iterator[str]:
+        for words in _waiting(wiring, state, page, tickets):
+            wiring.pages.change(page, lambda s: replace(s, speaker=me))
+            yield words
+
     try:
         if not asked and (words := wiring.must_ask(state)):
             yield words, results.token_table(None), None, "", None
             return
         if not text.strip():
-            yield said, results.token_table(None), None, "", None
+            yield said(), results.token_table(None), None, "", None
             return
         prompt, ways = prompt_of(state, text, kind), columns(wiring.bench, state)
         looked = views.ask_next_tokens(wiring.bench.session, ways, prompt, page=page)
-        for words in _waiting(wiring, state, page, looked):
+        for words in waiting(looked):
             yield words, *nothing
-            said = ""
         tokens = _tokens(wiring, state, page, ways, prompt, [ticket.result() for ticket in looked])
-        yield said, *tokens, *nothing[:2]
-        said = gr.skip()
+        yield said(), *tokens, *nothing[:2]
         given = answers_of(answers)
         if not given:
-            yield said, *nothing[:2], "", None
+            yield said(), *nothing[:2], "", None
             return
         scored = [
             views.ask_answer_scores(wiring.bench.session, way.stack, prompt, given, page=page, kind=f"shares {index}")
             for index, way in enumerate(ways)
         ]
-        for words in _waiting(wiring, state, page, scored):
+        for words in waiting(scored):
             yield words, *nothing
-            said = ""
         scores = [ticket.result() for ticket in scored]
-        yield said, *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
+        yield said(), *nothing[:2], *_shares(wiring, state, page, text, ways, prompt, given, scores)
     except Superseded:
-        yield said, *nothing
+        yield said(), *nothing
     except InputError as error:
         yield failed(error), *nothing
 

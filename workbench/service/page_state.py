@@ -66,6 +66,8 @@ class PageState:
     """Test examples that were answered with the edits of this page."""
     cell: tuple[int, int] | None = None
     """The head whose card is open."""
+    speaker: object = None
+    """The listener whose words the message of the page shows; None for those that are not replaced."""
 
     @property
     def history(self) -> History:

@@ -94,9 +94,10 @@ def component(setting: Setting, **options: Any) -> gr.components.Component:
         return gr.Dropdown(list(typing.get_args(setting.kind)), value=setting.default, **common)
     if setting.kind is bool:
         return gr.Checkbox(value=setting.default, **common)
-    if setting.kind in (int, float):
+    if setting.kind in (int, float) and not setting.optional:
         step = 1 if setting.kind is int or not setting.default else 10 ** math.floor(math.log10(setting.default))
         return gr.Number(value=setting.default, step=step, **common)
+    # Also for a number that may be missing: gradio makes an empty Number 0.
     return gr.Textbox(value=setting.default or "", max_lines=1, **common)
 
 
@@ -128,13 +129,18 @@ def in_form_words(sentence: str, shown: Iterable[Setting] | None = None) -> str:
 def _read(setting: Setting, value: Any) -> Any:
     """Convert the value of a component to the type of the setting."""
     if setting.kind in (int, float):
+        value = value.strip() if isinstance(value, str) else value
         if value is None or value == "":
             if setting.optional:
                 return None
             raise InputError(f"{setting.title} is empty; give a number.")
+        try:
+            value = float(value)
+        except ValueError:
+            raise InputError(f"{setting.title} is '{value}'; give a number.") from None
         if setting.kind is float:
-            return float(value)
-        if float(value) != int(value):
+            return value
+        if not value.is_integer():
             raise InputError(f"{setting.title} is {value:g}; it must be a whole number.")
         return int(value)
     if isinstance(value, str):

@@ -65,12 +65,19 @@ def test_values_become_settings() -> None:
     assert config.model.revision is None
 
 
+@pytest.mark.parametrize(("typed", "seed"), [("", None), (" ", None), ("7", 7), (7, 7)])
+def test_a_number_that_may_be_missing(typed: Any, seed: int | None) -> None:
+    assert form.read_form(defaults() | {"data_seed": typed}).data.data_seed == seed
+
+
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
         ("epochs", None, "Epochs is empty"),
         ("epochs", 2.5, r"Epochs is 2.5; it must be a whole number"),
         ("epochs", 0, "Epochs is 0; it must be at least 1"),
+        ("data_seed", "7.5", "Data seed is 7.5; it must be a whole number"),
+        ("data_seed", "seven", "Data seed is 'seven'; give a number"),
         ("l0_weight", -1, r"L0 weight is -1(\.0)?; it must be at least 0"),
         ("learning_rate", 0, "Learning rate is 0"),
         ("task", "", "Task is empty"),
