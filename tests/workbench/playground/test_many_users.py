@@ -19,7 +19,7 @@ from workbench.playground.edit_map import edit_map_mask
 from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import map_state
 from workbench.playground.pages import Pages
-from workbench.playground.wiring import CHAT, Wiring
+from workbench.playground.wiring import CHAT, Wiring, waiting_words
 from workbench.service.page_state import PageState, open_run
 from workbench.service.session import Desk, Use
 
@@ -127,6 +127,28 @@ def test_words_of_others_stay(wiring: Wiring) -> None:
     assert len(rest) >= 2
     for (before, *_), (words, *_) in pairwise([first, *rest]):
         assert words != "" or before not in ("", nothing)  # "" only replaces own words
+
+
+def test_the_words_of_a_later_click_stay(app: Served, wiring: Wiring) -> None:
+    begun, door = threading.Event(), threading.Event()
+
+    def work(desk: Desk) -> None:
+        begun.set()
+        door.wait(300)
+
+    state = page_state(wiring, 0)
+    busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
+    assert begun.wait(300)
+    computed = live.look(wiring, state, "page 0", PROMPTS[0], CHAT, "good\nbad")
+    assert [next(computed)[0] for _ in range(2)] == ["", waiting_words(1, False)]
+    unused: Any = None
+    request: Any = SimpleNamespace(session_hash="page 0")
+    _, saved = EditsEvents(wiring, unused, unused, unused).on_save("mine", request)
+    assert "Saved as" in saved
+    door.set()
+    assert next(computed)[0] != ""
+    computed.close()
+    busy.result()
 
 
 def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> None:
