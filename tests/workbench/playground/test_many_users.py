@@ -20,6 +20,7 @@ from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import map_state
 from workbench.playground.pages import Pages
 from workbench.playground.wiring import CHAT, Wiring, waiting_words
+from workbench.service.calls import Ticket
 from workbench.service.page_state import PageState, open_run
 from workbench.service.session import Desk, Use
 
@@ -119,6 +120,19 @@ def test_every_page_shows_its_own_figures(wiring: Wiring) -> None:
         assert together(lambda user: look(wiring, user)) == alone
 
 
+def hold_model(app: Served) -> tuple[threading.Event, Ticket[None]]:
+    """Return an event that ends a call of the loaded model, and the call."""
+    begun, door = threading.Event(), threading.Event()
+
+    def work(desk: Desk) -> None:
+        begun.set()
+        door.wait(300)
+
+    busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
+    assert begun.wait(300)
+    return door, busy
+
+
 def test_words_of_others_stay(wiring: Wiring) -> None:
     state = page_state(wiring, 0)
     nothing = gr.skip()
@@ -130,15 +144,8 @@ def test_words_of_others_stay(wiring: Wiring) -> None:
 
 
 def test_the_words_of_a_later_click_stay(app: Served, wiring: Wiring) -> None:
-    begun, door = threading.Event(), threading.Event()
-
-    def work(desk: Desk) -> None:
-        begun.set()
-        door.wait(300)
-
     state = page_state(wiring, 0)
-    busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
-    assert begun.wait(300)
+    door, busy = hold_model(app)
     computed = live.look(wiring, state, "page 0", PROMPTS[0], CHAT, "good\nbad")
     assert [next(computed)[0] for _ in range(2)] == ["", waiting_words(1, False)]
     unused: Any = None
@@ -147,21 +154,14 @@ def test_the_words_of_a_later_click_stay(app: Served, wiring: Wiring) -> None:
     assert "Saved as" in saved
     door.set()
     assert next(computed)[0] != ""
-    computed.close()
+    list(computed)
     busy.result()
 
 
 def test_who_waits_sees_a_place_in_the_queue(app: Served, wiring: Wiring) -> None:
-    begun, door = threading.Event(), threading.Event()
-
-    def work(desk: Desk) -> None:
-        begun.set()
-        door.wait(300)
-
     state = page_state(wiring, 0)
     before = look(wiring, 0)
-    busy = app.bench.session.ask([Use(app.bench.store.get("one"))], work)
-    assert begun.wait(300)
+    door, busy = hold_model(app)
     other = app.bench.session.ask([Use(app.bench.store.get("one"))], lambda desk: None)
     said: list[str] = []
 
