@@ -33,7 +33,7 @@ def build(bench: "Workbench") -> "gr.Blocks":
     """Build the page, without serving it."""
     from workbench.api import endpoints
     from workbench.page import Page
-    from workbench.server.faults import Blocks
+    from workbench.server.blocks import Blocks
 
     with Blocks(title="JoLA Workbench", fill_width=True, analytics_enabled=False) as blocks:
         Page.lay_out(bench, blocks).connect()

@@ -4,8 +4,11 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
+from jola.edits.masks.head_mask import HeadMask
+from jola.edits.masks.saved import SavedMasks
 from tests.browser.conftest import App, OpenPage, opened, ready
 from tests.workbench.edited import edited_run
+from workbench.service.page_state import edits_of
 
 _HOLD_BACK = """
 const fetchNow = window.fetch.bind(window);
@@ -51,3 +54,45 @@ def test_an_event_between_the_last_result_and_the_end_of_the_stream(
     opened(page)
     page.evaluate("() => kept.release()")
     expect(page.locator("#playground-message .jw-good")).to_contain_text("Saved as “nothing on”.")
+
+
+_HOLD_JOIN = """
+const fetchNow = window.fetch.bind(window);
+window.fetch = async (resource, options) => {
+  const { held } = window, response = await fetchNow(resource, options);
+  if (held && response.url.includes("/queue/join")) {
+    held.joined = true;
+    await held.released;
+  }
+  return response;
+};
+window.hold = () => {
+  const held = window.held = window.kept = {};
+  held.released = new Promise((release) => { held.release = release; });
+};
+"""
+"""The page learns that events between ``hold()`` and ``held = null`` have begun only after ``kept.release()``."""
+
+
+def test_results_that_arrive_at_once_are_all_shown(app: App, open_page: OpenPage, tiny_folder: Path) -> None:
+    run = edited_run(app.runs / "results-at-once", tiny_folder)
+    other = edited_run(app.runs / "results-at-once-other", tiny_folder, seed=2)
+    other.annotate(label="The other run")
+    SavedMasks(other.path, "heads").save("of the other", HeadMask.for_edits(edits_of(other)["heads"]))
+    page = open_page(app, f"{run.id}&tab=playground&prompt=A fine film")
+    page.context.add_init_script(_HOLD_JOIN)
+    page.reload()
+    ready(page)
+    page.wait_for_selector("#answer-shares table")
+    opened(page)
+    page.evaluate("() => hold()")
+    page.click("#playground-run input")
+    page.get_by_role("option", name="The other run").click()
+    page.wait_for_function("kept.joined")
+    opened(page)  # a choice from a list can be two events
+    page.evaluate("() => { held = null; }")
+    page.click("#mask-none")  # opens a stream, which has the results of all events
+    expect(page.locator("#tokens .jw-foot")).to_contain_text("0.000 nats")
+    page.evaluate("() => kept.release()")
+    page.click("#saved-masks input")
+    page.get_by_role("option", name="of the other").click()

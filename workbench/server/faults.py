@@ -8,13 +8,9 @@ raised while Gradio converts the output of our code.
 
 import logging
 from pathlib import Path
-from typing import Any
 
-import gradio as gr
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-
-from jola.errors import InputError
 
 SENTENCE = "The values of this request are not valid."
 
@@ -54,40 +50,3 @@ def record(error: Exception) -> None:
         _log.debug("A request was malformed.", exc_info=error)
     else:
         _log.error("A request was not answered.", exc_info=error)
-
-
-class Blocks(gr.Blocks):
-    """A page whose events answer malformed values with a sentence, where Gradio would list its components."""
-
-    async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Convert the inputs of an event: missing text becomes empty text, and a missing file is refused."""
-        values = await super().preprocess_data(block_fn, *args, **kwargs)
-        for index, (block, value) in enumerate(zip(block_fn.inputs, values, strict=False)):
-            if value is None and isinstance(block, gr.UploadButton):
-                raise gr.Error("Choose a file first.", print_exception=False)
-            if value is None and isinstance(block, gr.Textbox):
-                values[index] = ""
-        return values
-
-    async def postprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Convert the output of a function for the page. Raises `OutputError` if a component refuses it."""
-        try:
-            return await super().postprocess_data(block_fn, *args, **kwargs)
-        except (InputError, gr.Error):
-            raise
-        except Exception as error:
-            raise OutputError(f"The output of {block_fn.name} cannot be shown: {error}") from error
-
-    async def process_api(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Answer an event. Raises `gr.Error` with one sentence for invalid values."""
-        try:
-            return await super().process_api(*args, **kwargs)
-        except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        except gr.Error as error:  # also raised by Gradio's components for a value that is not among the choices
-            error.print_exception = False
-            raise
-        except Exception as error:
-            if not is_of_the_request(error):
-                raise
-            raise gr.Error(SENTENCE, print_exception=False) from error

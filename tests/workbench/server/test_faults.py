@@ -8,11 +8,12 @@ import pytest
 
 from tests.workbench.coroutines import finish
 from workbench.server import faults
+from workbench.server.blocks import Blocks
 
 
 def process(answer: Any) -> None:
     """Answer an event with a function that returns ``answer`` for two components."""
-    with faults.Blocks() as page:
+    with Blocks() as page:
         button = gr.Button()
         button.click(lambda: answer, None, [gr.Number(precision=0), gr.Textbox()])
     finish(page.process_api(next(iter(page.fns.values())), []))
@@ -30,7 +31,7 @@ def test_an_output_that_cannot_be_shown_is_our_fault(answer: Any, caplog: pytest
 
 
 def test_values_of_other_types_are_the_fault_of_the_request(caplog: pytest.LogCaptureFixture) -> None:
-    with faults.Blocks() as page:
+    with Blocks() as page:
         gr.Button().click(lambda number: number, gr.Number(precision=0), gr.Number(precision=0))
     with pytest.raises(gr.Error, match=faults.SENTENCE):
         finish(page.process_api(next(iter(page.fns.values())), [{"no": "number"}]))
