@@ -104,6 +104,48 @@ def test_quick_clicks_all_count(run: Run, open_playground: Callable[..., Any]) -
     )
 
 
+def test_a_list_that_is_left_without_a_choice_changes_nothing(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.fill("#mask-name input, #mask-name textarea", "all on")
+    page.click("#mask-save")
+    page.wait_for_selector("#playground-message .jw-good")
+    click_cell(page, "offset", open_cells(run)[0])
+    after, words = changed(page, before), page.inner_text("#mask-summary")
+    for box in ("#playground-run input", "#saved-masks input"):
+        page.click(box)
+        page.wait_for_selector("[role=option]")
+        page.keyboard.press("Tab")
+    page.click("#mask-undo")
+    assert changed(page, after) == before
+    page.click("#mask-redo")
+    assert changed(page, before) == after
+    assert page.inner_text("#mask-summary") == words
+
+
+def test_lists_work_with_the_keyboard_and_other_runs_stay(
+    run: Run, app: App, tiny_folder: Path, open_playground: Callable[..., Any]
+) -> None:
+    second = edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2)
+    second.annotate(label="The second")
+    edited_run(app.runs / f"{run.id}-third", tiny_folder, seed=3).annotate(label="The third")
+    page = open_playground(run)
+    page.get_by_role("button", name="Compare or combine with other runs").click()
+    opened(page)
+    page.click("#other-runs input")
+    page.get_by_role("option", name="The third").click()
+    page.wait_for_function("document.querySelectorAll('#tokens thead th').length === 5")
+    before = table(page)
+    page.click("#playground-run input")
+    page.wait_for_selector("[role=option]")
+    while "The second" not in page.inner_text("#playground-run [role=option].active"):
+        page.keyboard.press("ArrowUp")
+    page.keyboard.press("Enter")
+    changed(page, before)
+    assert page.locator("#tokens thead th").count() == 5
+    assert "The third" in page.inner_text("#other-runs")
+
+
 def test_the_address_keeps_the_mask_over_a_reload(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     before, summary_before = table(page), page.inner_text("#mask-summary")

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from jola.studies.grid import Grid
-from tests.browser.conftest import App, OpenPage, ready
+from tests.browser.conftest import App, OpenPage, opened, ready
 from tests.jola.studies.grids import fill, make_task, plan
 from tests.workbench.started import started
 
@@ -121,6 +121,15 @@ def test_the_form_counts_cells_and_says_what_is_wrong(app: App, stored: Grid, op
     page.click("#studies-preset input")
     page.get_by_role("option", name=re.compile("Table 2")).click()
     page.wait_for_function("() => /mlp/.test(document.querySelector('#studies-variants :is(input, textarea)').value)")
+    page.fill("#studies-seeds :is(input, textarea)", "1,2,3")
+    page.wait_for_function(says, arg="× 3 seeds")
+    page.click("#studies-preset input")
+    page.wait_for_selector("[role=option]")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.keyboard.press("Tab")
+    opened(page)
+    assert not asked, "the list was left without a choice"
     page.click(".sv-more")
     page.wait_for_function(says, arg="Adds to the study shown: 26 cells: 4 arms × 2 tasks × 2 sizes × 2 seeds")
 

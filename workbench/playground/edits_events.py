@@ -191,21 +191,34 @@ class EditsEvents:
 
     def _connect_saved(self) -> None:
         panel, outputs = self.panel, [self.panel.saved, self.wiring.message]
-        self._on(panel.saved.input, self._changing_to(self.use_saved), panel.saved)
+        self._on(panel.saved.select, self._changing_to(self.use_saved), panel.saved)
+        self._on(panel.saved.input, self.on_another_saved, panel.saved)
         gr.on([panel.buttons["save"].click, panel.name.submit], self.on_save, panel.name, outputs, **PRIVATE)
         panel.buttons["remove"].click(self.on_remove, panel.saved, outputs, **PRIVATE)
 
     def use_saved(self, state: PageState, name: str | None) -> PageState:
         """Replace the current mask with the saved mask of this name."""
-        return state.with_mask(saved_masks(self.wiring, state).get(name)) if name else state
+        return replace(state.with_mask(saved_masks(self.wiring, state).get(name)), saved=name) if name else state
+
+    def on_another_saved(self, text: str, kind: str, answers: str, name: str | None, request: gr.Request) -> Values:
+        """Replace the current mask with a saved mask that was chosen with the keyboard, unless it is the last one used.
+
+        The list also calls this when it is left without a choice.
+        """
+        if not name or name == self.wiring.state(request).saved:
+            yield *(gr.skip(),) * len(self.panel.mask_outputs()), gr.skip(), *_KEEP_VIEWS
+            return
+        yield from self._changing_to(self.use_saved)(text, kind, answers, name, request)
 
     def on_save(self, name: str, request: gr.Request) -> tuple[Any, Any]:
         """Save the current mask."""
-        state = self.wiring.pages.change(page_of(request), lambda state: replace(state, speaker=None))
+        page = page_of(request)
+        state = self.wiring.pages.change(page, lambda state: replace(state, speaker=None))
         try:
             entry = saved_masks(self.wiring, _chosen(state)).save(name, state.mask, replace=True)
         except InputError as error:
             return gr.skip(), markup.note(str(error), "error")
+        self.wiring.pages.change(page, lambda s: replace(s, saved=entry.name) if s.key == state.key else s)
         return saved_choices(self.wiring, state, entry.name), markup.note(f"Saved as “{entry.name}”.", "good")
 
     def on_remove(self, name: str | None, request: gr.Request) -> tuple[Any, Any]:
@@ -236,7 +249,9 @@ class EditsEvents:
     def _connect_run(self) -> None:
         panel, wiring = self.panel, self.wiring
         outputs = [*panel.run_outputs(), *self.live.outputs(wiring)]
-        panel.run.input(self.on_run, [*wiring.asking, wiring.answers, panel.run], outputs, **_QUICK)
+        asking = [*wiring.asking, wiring.answers, panel.run]
+        panel.run.select(self.on_run, asking, outputs, **_QUICK)
+        panel.run.input(self.on_another_run, asking, outputs, **_QUICK)
         panel.site.input(self.on_site, panel.site, panel.run_outputs(), **PRIVATE)
 
     def on_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
@@ -246,11 +261,10 @@ class EditsEvents:
         """
         page = page_of(request)
         try:
-            state = self.wiring.pages.change(
-                page, lambda before: replace(open_run(self.wiring.bench, id), remote=before.remote)
-            )
+            state = self.wiring.pages.change(page, open_run(self.wiring.bench, id).opened_after)
         except InputError as error:
-            closed = run_updates(self.wiring, PageState(), self.about(id))
+            state = self.wiring.pages.change(page, PageState().opened_after)
+            closed = run_updates(self.wiring, state, self.about(id))
             yield *closed, markup.note(str(error), "error"), *_KEEP_VIEWS
             return
         shown = run_updates(self.wiring, state, self.about(id))
@@ -259,6 +273,16 @@ class EditsEvents:
         if latest.run != state.run:
             with suppress(InputError):  # the run was deleted meanwhile
                 yield *run_updates(self.wiring, latest, self.about(latest.run)), gr.skip(), *_KEEP_VIEWS
+
+    def on_another_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
+        """Open a run that was chosen with the keyboard, unless it is open.
+
+        The list also calls this when it is left without a choice.
+        """
+        if id == self.wiring.state(request).run:
+            yield *(gr.skip(),) * len(self.panel.run_outputs()), gr.skip(), *_KEEP_VIEWS
+            return
+        yield from self.on_run(text, kind, answers, id, request)
 
     def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the edits of another site."""

@@ -83,7 +83,7 @@ def offer(
     ids = [id for _, id in choices]
     id = next((id for id in (wanted, before.run, *ids) if id in ids), None)
     run_list = gr.Dropdown(choices=choices, value=id, interactive=bool(ids))
-    others = gr.Dropdown(choices=choices, value=[i for i in before.others if i in ids])
+    others = gr.Dropdown(choices=choices, value=[i for i in before.others if i in ids and i != id])
     skipped = (gr.skip(),) * (len(tab.outputs()) - 2)
     if id is not None and id == before.run and not masks and example is None:
         yield run_list, others, *skipped
@@ -107,7 +107,7 @@ def _opened(
     state, message = _state_of(bench, id, masks)
     if example is not None and state.run:
         state = replace(state, prompt=Prompt.of_example(example), right=example.completion)
-    state = wiring.pages.change(page, lambda before: replace(state, remote=before.remote))
+    state = wiring.pages.change(page, state.opened_after)
     shown = edits_panel.run_updates(wiring, state, about_run(bench, id))
     if not state.run:
         yield gr.skip(), gr.skip(), "", *shown, message, *empty[1:]

@@ -53,6 +53,8 @@ class PageState:
     others: tuple[str, ...] = ()
     on_top: bool = False
     """Whether the other runs are applied on top of this one instead of in separate columns."""
+    saved: str = ""
+    """Name of the saved mask that was last applied or saved."""
     prompt: Prompt | None = None
     """The drawn example, while the text box shows it."""
     right: str = ""
@@ -81,6 +83,11 @@ class PageState:
     def key(self) -> str:
         """Key of the map: run and site."""
         return f"{self.run}/{self.site}" if self.run else ""
+
+    def opened_after(self, before: "PageState") -> "PageState":
+        """Return the state of a run that was just opened with the choices of the page that do not belong to a run."""
+        others = tuple(id for id in before.others if id != self.run)
+        return replace(self, remote=before.remote, others=others, on_top=before.on_top)
 
     def with_history(self, history: History) -> "PageState":
         """Return the state with another history at the current site."""

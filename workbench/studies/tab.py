@@ -122,7 +122,8 @@ def _connect_form(
     costing: dict[str, Any] = {"fn": on_cost, "inputs": [view, *fields], "outputs": cost_box, **PRIVATE}
     gr.on([place.select, *changes], trigger_mode="always_last", **costing)
     events.redraw(trigger_mode="always_last", **costing)  # another study is shown, or it has new results
-    preset.input(on_preset, preset, [message, *fields], **PRIVATE)
+    # Not `input`, which also happens when the list is left without a choice, and would undo what was changed since.
+    gr.on([preset.select, preset.change], on_preset, preset, [message, *fields], **PRIVATE)
     events.more(on_more, view, [message, *fields], **PRIVATE)
     events.small(on_small, None, [message, *fields], **PRIVATE)
 
