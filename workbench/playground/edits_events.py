@@ -115,6 +115,7 @@ class EditsEvents:
         try:
             state = self.wiring.pages.change(page, lambda state: change(_chosen(state)))
         except InputError as error:
+            self.wiring.pages.change(page, PageState.with_answer)
             skipped = (gr.skip(),) * len(self.panel.mask_outputs())
             yield *skipped, markup.note(str(error), "error"), *_KEEP_VIEWS
             return
@@ -213,7 +214,7 @@ class EditsEvents:
     def on_save(self, name: str, request: gr.Request) -> tuple[Any, Any]:
         """Save the current mask."""
         page = page_of(request)
-        state = self.wiring.pages.change(page, lambda state: replace(state, speaker=None))
+        state = self.wiring.pages.change(page, PageState.with_answer)
         try:
             entry = saved_masks(self.wiring, _chosen(state)).save(name, state.mask, replace=True)
         except InputError as error:
@@ -223,7 +224,7 @@ class EditsEvents:
 
     def on_remove(self, name: str | None, request: gr.Request) -> tuple[Any, Any]:
         """Delete a saved mask."""
-        state = self.wiring.pages.change(page_of(request), lambda state: replace(state, speaker=None))
+        state = self.wiring.pages.change(page_of(request), PageState.with_answer)
         if not name:
             return gr.skip(), markup.note("Choose a saved mask to remove.", "error")
         try:

@@ -54,14 +54,18 @@ def look(
     """
     nothing = (gr.skip(),) * 4
     yield "", *nothing
-    me = object()
+    me, answered = object(), wiring.pages.get(page).answered
 
     def said() -> Any:
         """Remove own words, but not those that another listener has said meanwhile."""
         return "" if wiring.pages.get(page).speaker is me else gr.skip()
 
-    def waiting(tickets: Sequence[Ticket[Any]]) -> Iterator[str]:
+    def waiting(tickets: Sequence[Ticket[Any]]) -> Iterator[Any]:
+        """Say what is waited for, but not instead of the answer to a later click."""
         for words in _waiting(wiring, state, page, tickets):
+            if wiring.pages.get(page).answered != answered:
+                yield gr.skip()
+                continue
             wiring.pages.change(page, lambda s: replace(s, speaker=me))
             yield words
 

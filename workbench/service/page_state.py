@@ -69,7 +69,9 @@ class PageState:
     cell: tuple[int, int] | None = None
     """The head whose card is open."""
     speaker: object = None
-    """The listener whose words the message of the page shows; None for those that are not replaced."""
+    """The view whose words the message of the page shows; None for other words."""
+    answered: int = 0
+    """Number of clicks that the message of the page has answered."""
 
     @property
     def history(self) -> History:
@@ -88,6 +90,10 @@ class PageState:
         """Return the state of a run that was just opened with the choices of the page that do not belong to a run."""
         others = tuple(id for id in before.others if id != self.run)
         return replace(self, remote=before.remote, others=others, on_top=before.on_top)
+
+    def with_answer(self) -> "PageState":
+        """Return the state after a click was answered in the message of the page: earlier views leave the answer."""
+        return replace(self, speaker=None, answered=self.answered + 1)
 
     def with_history(self, history: History) -> "PageState":
         """Return the state with another history at the current site."""
