@@ -264,7 +264,7 @@ class EditsEvents:
         try:
             state = self.wiring.pages.change(page, open_run(self.wiring.bench, id).opened_after)
         except InputError as error:
-            state = self.wiring.pages.change(page, PageState().opened_after)
+            state = self.wiring.pages.change(page, lambda before: PageState().opened_after(before).with_answer())
             closed = run_updates(self.wiring, state, self.about(id))
             yield *closed, markup.note(str(error), "error"), *_KEEP_VIEWS
             return
@@ -288,7 +288,7 @@ class EditsEvents:
     def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the edits of another site."""
         page = page_of(request)
-        state = self.wiring.pages.change(page, lambda s: replace(s, site=site) if site in s.histories else s)
+        state = self.wiring.pages.change(page, lambda s: replace(s, site=site, saved="") if site in s.histories else s)
         return run_updates(self.wiring, state, self.about(state.run))
 
 

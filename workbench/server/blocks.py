@@ -64,6 +64,4 @@ class Blocks(gr.Blocks):
         values = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format=True)
         if final or simple_format or not before:
             return values
-        return [
-            [] if new == old else [["replace", [], new]] for old, new in zip_longest(before, values, fillvalue=None)
-        ]
+        return [[] if new == old else [["replace", [], new]] for old, new in zip_longest(before, values)]

@@ -89,7 +89,7 @@ class PageState:
     def opened_after(self, before: "PageState") -> "PageState":
         """Return the state of a run that was just opened with the choices of the page that do not belong to a run."""
         others = tuple(id for id in before.others if id != self.run)
-        return replace(self, remote=before.remote, others=others, on_top=before.on_top)
+        return replace(self, remote=before.remote, others=others, on_top=before.on_top, answered=before.answered)
 
     def with_answer(self) -> "PageState":
         """Return the state after a click was answered in the message of the page: earlier views leave the answer."""
