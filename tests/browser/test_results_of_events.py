@@ -1,11 +1,13 @@
 """The results of events reach the page, in whatever order the server's answers arrive."""
 
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import expect
 
 from jola.edits.masks.head_mask import HeadMask
 from jola.edits.masks.saved import SavedMasks
+from jola.runs.run import Run
 from tests.browser.conftest import App, OpenPage, opened, ready
 from tests.workbench.edited import edited_run
 from workbench.service.page_state import edits_of
@@ -34,16 +36,22 @@ window.hold = () => {
 """After ``hold()``, the next stream of results arrives in one piece, after its end and ``kept.release()``."""
 
 
-def test_an_event_between_the_last_result_and_the_end_of_the_stream(
-    app: App, open_page: OpenPage, tiny_folder: Path
-) -> None:
-    run = edited_run(app.runs / "between-result-and-end", tiny_folder)
+def open_with(script: str, app: App, open_page: OpenPage, run: Run) -> Any:
+    """Open a run in the Playground of a page that runs ``script`` first."""
     page = open_page(app, f"{run.id}&tab=playground&prompt=A fine film")
-    page.context.add_init_script(_HOLD_BACK)
+    page.context.add_init_script(script)
     page.reload()
     ready(page)
     page.wait_for_selector("#answer-shares table")
     opened(page)
+    return page
+
+
+def test_an_event_between_the_last_result_and_the_end_of_the_stream(
+    app: App, open_page: OpenPage, tiny_folder: Path
+) -> None:
+    run = edited_run(app.runs / "between-result-and-end", tiny_folder)
+    page = open_with(_HOLD_BACK, app, open_page, run)
     page.fill("#mask-name input, #mask-name textarea", "nothing on")
     page.wait_for_function("streams === 0")  # an event in an open stream would open none that could be held back
     page.evaluate("() => hold()")
@@ -79,12 +87,7 @@ def test_results_that_arrive_at_once_are_all_shown(app: App, open_page: OpenPage
     other = edited_run(app.runs / "results-at-once-other", tiny_folder, seed=2)
     other.annotate(label="The other run")
     SavedMasks(other.path, "heads").save("of the other", HeadMask.for_edits(edits_of(other)["heads"]))
-    page = open_page(app, f"{run.id}&tab=playground&prompt=A fine film")
-    page.context.add_init_script(_HOLD_JOIN)
-    page.reload()
-    ready(page)
-    page.wait_for_selector("#answer-shares table")
-    opened(page)
+    page = open_with(_HOLD_JOIN, app, open_page, run)
     page.evaluate("() => hold()")
     page.click("#playground-run input")
     page.get_by_role("option", name="The other run").click()
