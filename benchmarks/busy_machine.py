@@ -1,28 +1,33 @@
 """Measure a training step beside other busy processes, with and without control of the number of threads.
 
-    python -m benchmarks.busy_machine [--busy 0 2 3] [--steps 30] [--json]
+    python -m benchmarks.busy_machine [--busy 0 2 3] [--steps 30] [--pairs 5] [--json]
 
-Each round trains the default model in a separate process, beside the given number of busy processes. "fixed" uses as
-many threads as on an idle machine; "control" adjusts their number to the free cores (`jola.system.threads`).
+Each training of the default model has a process of its own, beside the given number of busy processes. "fixed" uses as
+many threads as on an idle machine; "control" adjusts their number to the free cores (`jola.system.threads`). The two
+trainings of a pair take turns at being first, and have the same batches. Ratios are those of their total times.
 """
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from jola.studies.statistics import mean_over_seeds
+
 ROOT = Path(__file__).resolve().parent.parent
 
 _SPIN = "while True: pass"
+WAYS = ("fixed", "control")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -30,37 +35,57 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", nargs="+", type=int, default=[0, 2, 3], help="numbers of busy processes")
-    parser.add_argument("--steps", type=int, default=30, help="training steps of a round")
+    parser.add_argument("--steps", type=int, default=30, help="steps of a training")
+    parser.add_argument("--pairs", type=int, default=1, help="pairs of trainings for each number of busy processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--round", choices=("fixed", "control"), help=argparse.SUPPRESS)
+    parser.add_argument("--training", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.round:
-        print(json.dumps(step_seconds(options.steps, control=options.round == "control")))
+    if options.training:
+        print(json.dumps(step_seconds(options.steps, control=options.training == "control")))
         return
-    rows = [row for busy in options.busy for row in rounds(busy, options.steps)]
+    found = [measure(busy, options.steps, options.pairs) for busy in options.busy]
     if options.json:
-        print(json.dumps({"cores": os.cpu_count(), "rows": rows}))
+        print(json.dumps({"cores": os.cpu_count(), "found": found}))
         return
-    print("| busy processes | threads | seconds a step (quartiles) | n |\n|---|---|---|---|")
-    for row in rows:
-        low, median, high = row["quartiles"]
-        print(f"| {row['busy']} | {row['threads']} | {median:.2f} ({low:.2f}–{high:.2f}) | {row['n']} |")
+    print("| busy processes | threads | seconds a step (quartiles) | n | control ÷ fixed (95 % interval) | pairs |")
+    print("|---|---|---|---|---|---|")
+    for row in found:
+        for way in WAYS:
+            low, median, high = row["quartiles"][way]
+            print(f"| {row['busy']} | {way} | {median:.2f} ({low:.2f}–{high:.2f}) | {row['n']} | ", end="")
+            print(f"{_interval(row['ratio'])} | {options.pairs} |" if way == "control" else "– | – |")
 
 
-def rounds(busy: int, steps: int) -> Iterator[dict[str, Any]]:
-    """Yield the results of both ways beside `busy` processes, without the first third of steps (control settles)."""
+def measure(busy: int, steps: int, pairs: int) -> dict[str, Any]:
+    """Measure pairs of trainings beside `busy` processes, without the first third of their steps (control settles)."""
+    seconds: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    with busy_processes(busy):
+        for pair in range(pairs):
+            for way in WAYS if pair % 2 == 0 else WAYS[::-1]:
+                seconds[way].append(_train(way, steps)[steps // 3 :])
+    return {
+        "busy": busy,
+        "n": len(seconds["fixed"][0]) * pairs,
+        "quartiles": {way: statistics.quantiles([step for one in seconds[way] for step in one], n=4) for way in WAYS},
+        "ratio": paired_ratio(*([sum(one) for one in seconds[way]] for way in ("control", "fixed"))),
+    }
+
+
+def paired_ratio(times: Sequence[float], references: Sequence[float]) -> list[float]:
+    """Return the geometric mean of the ratios of pairs, and the ends of its 95 % t interval (of several pairs)."""
+    logs = mean_over_seeds([math.log(time / reference) for time, reference in zip(times, references, strict=True)])
+    return [math.exp(value) for value in (logs.mean, logs.low, logs.high) if value is not None]
+
+
+def _train(way: str, steps: int) -> list[float]:
     environment = {name: value for name, value in os.environ.items() if name not in _VARIABLES}
-    for way in ("fixed", "control"):
-        with busy_processes(busy):
-            command = [sys.executable, "-m", "benchmarks.busy_machine", "--round", way, "--steps", str(steps)]
-            done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-        seconds = json.loads(done.stdout.splitlines()[-1])[steps // 3 :]
-        yield {
-            "busy": busy,
-            "threads": way,
-            "quartiles": [round(value, 3) for value in statistics.quantiles(seconds, n=4)],
-            "n": len(seconds),
-        }
+    command = [sys.executable, "-m", "benchmarks.busy_machine", "--training", way, "--steps", str(steps)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _interval(ratio: Sequence[float]) -> str:
+    return f"{ratio[0]:.2f}" if len(ratio) == 1 else "{:.2f} ({:.2f}–{:.2f})".format(*ratio)
 
 
 @contextmanager
