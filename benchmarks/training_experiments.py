@@ -245,9 +245,10 @@ def bodies(results: Path) -> dict[Path, str]:
     from benchmarks.training_tables import of_defaults, overview, tables
 
     trainings = read(results)
+    arms = {name: arm.about for name, arm in ARMS.items()}
     return {
-        PAGE: overview(trainings),
-        TABLES: tables(trainings, {name: arm.about for name, arm in ARMS.items()}),
+        PAGE: overview(trainings, arms),
+        TABLES: tables(trainings, arms),
         DEFAULTS: of_defaults(trainings),
     }
 

@@ -21,10 +21,10 @@ from benchmarks.training_results import (
 )
 
 
-def overview(trainings: Iterable[Training]) -> str:
-    """Return the tables over all tasks and number formats as Markdown."""
+def overview(trainings: Iterable[Training], arms: dict[str, str]) -> str:
+    """Return the tables over all tasks and number formats as Markdown; `arms` as for `tables`."""
     groups = _grouped(trainings)
-    return "\n\n".join([*_tests(groups), *_cost_of_gates(groups)])
+    return "\n\n".join([*_tests(groups), *_cost_of_gates(groups), *_other_settings(groups, arms)])
 
 
 def of_defaults(trainings: Iterable[Training]) -> str:
@@ -144,6 +144,47 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
         yield "## What gates cost"
         yield f"Accuracy of `{DEFAULT_ARM}` minus that of `no-gates`, paired by seed; {policy.about}:"
         yield markdown([["task", "format", "examples", "seeds", "difference (95 % interval)"], *rows])
+
+
+def _other_settings(groups: Mapping[Group, Sequence[Training]], arms: dict[str, str]) -> Iterable[str]:
+    """Yield the table of what each arm changes on held-out examples, over tasks.
+
+    The unit is the task: the mean difference over the seeds that an arm shares with the baseline there.
+    """
+    policy = POLICIES[DEFAULT]
+    pairs: dict[tuple[str, str], dict[str, list[tuple[Training, Training]]]] = defaultdict(lambda: defaultdict(list))
+    for (task, _, dtype), members in sorted(groups.items()):
+        baseline = {t.seed: t for t in members if t.arm == DEFAULT_ARM}
+        for training in members:
+            if training.arm != DEFAULT_ARM and training.seed in baseline:
+                pairs[dtype, training.arm][task].append((training, baseline[training.seed]))
+    rows = []
+    for (dtype, arm), tasks in sorted(pairs.items(), key=lambda item: (item[0][0], list(arms).index(item[0][1]))):
+        changes = {
+            task: statistics.fmean(one.held_out(policy)[0] - other.held_out(policy)[0] for one, other in both)
+            for task, both in tasks.items()
+        }
+        both = [pair for found in tasks.values() for pair in found]
+        rows.append(
+            [
+                f"{arms[arm]} (`{arm}`)",
+                dtype,
+                f"{len(changes)} ({len(both)})",
+                _difference(list(changes.values()), "one task"),
+                ", ".join(f"{task} {change:+.3f}" for task, change in changes.items()),
+                _closed([one for one, _ in both], policy),
+                _closed([other for _, other in both], policy),
+            ]
+        )
+    if rows:
+        yield "## What other settings change"
+        yield (
+            "Held-out accuracy minus that of the default settings, paired by seed; mean of tasks, with the interval "
+            f"over tasks; {policy.about}. *closed*: share of the offset / scale gates that are exactly 0, and that of "
+            "the defaults with the same tasks and seeds:"
+        )
+        heads = ["arm", "format", "tasks (trainings)", "difference (95 % interval)", "by task", "closed", "defaults"]
+        yield markdown([heads, *rows])
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
@@ -293,9 +334,9 @@ def _cells(summary: Summary) -> list[str]:
     return [str(summary.n), f"{summary.mean:.3f}{interval}", deviation, f"{summary.worst:.2f}"]
 
 
-def _difference(values: Sequence[float]) -> str:
+def _difference(values: Sequence[float], one: str = "one seed") -> str:
     found = summarise(values)
-    interval = "one seed" if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
+    interval = one if found.low is None else f"{found.low:+.3f} to {found.high:+.3f}"
     return f"{found.mean:+.3f} ({interval})"
 
 

@@ -133,7 +133,8 @@ def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
     runs = [scored(DEFAULT_ARM, seed, "a", 5, 10 + seed) for seed in (1, 2, 3)]
     runs += [scored("no-gates", seed, "a", 5 + seed, 10) for seed in (1, 2)]
     runs += [scored(arm, seed, "b", 8, 20) for arm in (DEFAULT_ARM, "no-gates") for seed in (1, 2)]
-    rows = [line.strip("| ").split(" | ") for line in overview(runs).splitlines()]
+    page = overview(runs, {DEFAULT_ARM: "defaults", "no-gates": "no gates"})
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines()]
     test = [row for row in rows if row[:3] == ["a", "float32", f"`{DEFAULT_ARM}`"]]
     # Accuracies 0.55, 0.6 and 0.65.
     assert test[0][3:] == ["3", "0.600 (0.476 to 0.724)", "0.050", "0.55", "0.050", "75 % / –", "0.550, 0.600, 0.650"]
@@ -143,6 +144,16 @@ def test_what_gates_cost_is_paired_by_seed_and_averaged_over_tasks() -> None:
     assert costs["a", "test"][1].startswith("+0.075 (")
     assert costs["b", "test"] == ["2", "+0.000 (+0.000 to +0.000)"]
     assert costs["mean of 2 tasks", "held out"][1].startswith("-0.075 (")
+    over_tasks = summarise([0.15, 0.0])
+    (changes,) = [row[1:] for row in rows if row[0] == "no gates (`no-gates`)"]
+    assert changes == [
+        "float32",
+        "2 (4)",
+        f"+0.075 ({over_tasks.low:+.3f} to {over_tasks.high:+.3f})",
+        "a +0.150, b +0.000",
+        "– / –",
+        "75 % / –",
+    ]
 
 
 # Training

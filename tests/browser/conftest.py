@@ -16,9 +16,19 @@ from tools.browser import NoBrowser, ensure
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
+FEATURES = [
+    # Pages of the address bar: Chromium builds both for each new window, which costs as much time as a small page.
+    "WebUIOmniboxPopup", "WebUIOmniboxAimPopup",
+    # What Playwright disables itself: Chromium reads only the last list.
+    "AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync",
+    "DestroyProfileOnBrowserClose", "HttpsFirstBalancedModeAutoEnable", "HttpsUpgrades", "LensOverlay", "MediaRouter",
+    "NetworkTimeServiceQuerying", "OptimizationHints", "PaintHolding", "PreconnectToSearch",
+    "ThirdPartyStoragePartitioning",
+]  # fmt: skip
+"""Features of Chromium that are disabled."""
 FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
+    "--disable-component-update", "--disable-sync", f"--disable-features={','.join(FEATURES)}",
 ]  # fmt: skip
 PATIENCE = 180_000
 """Milliseconds that a page may take on a busy machine; only failing tests wait that long."""

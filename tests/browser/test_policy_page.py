@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser.conftest import FLAGS, PATIENCE, App, ready, wait_for
+from tests.browser.conftest import FEATURES, FLAGS, PATIENCE, App, ready, wait_for
 from tools.browser import ensure
 
 WATCH = """
@@ -91,8 +91,9 @@ def foreign(app: App, browser: Any) -> Iterator[tuple[Any, str, list[str]]]:
     site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
     threading.Thread(target=site.serve_forever, daemon=True).start()
     # Chromium's own protection of local networks is off, because other browsers have none.
-    features = "LocalNetworkAccessChecks,PrivateNetworkAccessSendPreflights,BlockInsecurePrivateNetworkRequests"
-    flags = [*FLAGS, f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1", f"--disable-features={features}"]
+    protection = "LocalNetworkAccessChecks,PrivateNetworkAccessSendPreflights,BlockInsecurePrivateNetworkRequests"
+    features = f"--disable-features={','.join(FEATURES)},{protection}"
+    flags = [*FLAGS, f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1", features]
     own = browser.browser_type.launch(executable_path=str(ensure()), args=flags)
     yield own, f"http://{FOREIGN}:{site.server_port}", asked
     own.close()
