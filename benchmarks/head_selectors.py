@@ -164,8 +164,9 @@ def _study(name: str, study: Study) -> Iterator[str]:
     yield f"## {study.title}"
     yield _ran(study, {cell.name for cell in cells})
     yield _accuracies(comparison)
-    if against := _against_random(study, cells):
-        yield against
+    for reference in ("random", "jola"):
+        if against := _paired(study, cells, reference):
+            yield against
     for k in study.ks:
         if k != "halves" and (overlaps := _overlaps(comparison, study.seeds, k)):
             yield overlaps
@@ -245,36 +246,51 @@ def _steps(comparison: Any) -> dict[tuple[str, str, str], str]:
     return {key: f"{statistics.mean(steps):.0f}" for key, steps in found.items()}
 
 
-def _against_random(study: Study, cells: Sequence[Any]) -> str:
-    """Accuracy minus that of edits of random heads with the same K and seed."""
+def _paired(study: Study, cells: Sequence[Any], reference: str) -> str:
+    """Accuracy minus that of edits of the heads that `reference` chooses, with the same K and seed."""
+    accuracy = {(c.protocol, c.method, c.k, c.seed): c.accuracy for c in cells}
+    methods = [name for part in study.parts for name in part.selectors if name not in (reference, "random")]
+    ks = [k for k in study.ks if any(key[1:3] == (reference, k) for key in accuracy)]
+    numbers = tuple(k for k in ks if k.isdigit())
+    columns = {f"K = {k}": (k,) for k in ks}
+    if len(numbers) > 1:
+        columns[f"mean of K = {' and '.join(numbers)}"] = numbers
+    rows = []
+    for name in ("", *methods):
+        row = [_paired_cell(accuracy, study.seeds, name, reference, chosen) for chosen in columns.values()]
+        if any(cell != "–" for cell in row):
+            rows.append([f"`{name}`" if name else "JoLA", *row])
+    if not ks or not rows:
+        return ""
+    heads = "random heads" if reference == "random" else f"the heads that `{reference}` chooses"
+    return (
+        f"Accuracy minus that of edits of {heads} with the same K, paired by seed (95 % interval, number of seeds):\n\n"
+        + markdown([["", *columns], *rows])
+    )
+
+
+def _paired_cell(
+    accuracy: Mapping[tuple[str, str, str, int], float],
+    seeds: Sequence[int],
+    method: str,
+    reference: str,
+    ks: Sequence[str],
+) -> str:
+    """Format the mean difference over seeds, each the mean over `ks`; an empty method is JoLA's own training."""
     from jola.studies.statistics import mean_over_seeds
     from jola.system.formatting import interval_text
 
-    accuracy = {(c.protocol, c.method, c.k, c.seed): c.accuracy for c in cells}
-    methods = [name for part in study.parts for name in part.selectors if name != "random"]
-    ks = [k for k in study.ks if any(key[1:3] == ("random", k) for key in accuracy)]
-
-    def difference(protocol: str, method: str, own: str, k: str) -> str:
-        pairs = [
-            accuracy[protocol, method, own, seed] - accuracy["edit", "random", k, seed]
-            for seed in study.seeds
-            if (protocol, method, own, seed) in accuracy and ("edit", "random", k, seed) in accuracy
-        ]
-        if not pairs:
-            return "–"
-        found = mean_over_seeds(pairs)
-        return f"{interval_text(found.mean, found.low, found.high, sign='+')}, {found.n}"
-
-    rows = [["JoLA", *(difference("jola", "jola", "", k) for k in ks)]]
-    rows += [[f"`{name}`", *(difference("edit", name, k, k) for k in ks)] for name in methods]
-    rows = [row for row in rows if any(cell != "–" for cell in row[1:])]
-    if not ks or not rows:
-        return ""
-    table = markdown([["", *(f"K = {k}" for k in ks)], *rows])
-    return (
-        "Accuracy minus that of edits of random heads with the same K, paired by seed (95 % interval, number of "
-        f"seeds):\n\n{table}"
-    )
+    changes = []
+    for seed in seeds:
+        others = [("edit", reference, k, seed) for k in ks]
+        own = [("edit", method, k, seed) if method else ("jola", "jola", "", seed) for k in ks]
+        if accuracy.keys() >= {*own, *others}:
+            pairs = zip(own, others, strict=True)
+            changes.append(statistics.fmean(accuracy[one] - accuracy[other] for one, other in pairs))
+    if not changes:
+        return "–"
+    found = mean_over_seeds(changes)
+    return f"{interval_text(found.mean, found.low, found.high, sign='+')}, {found.n}"
 
 
 def _overlaps(comparison: Any, seeds: Sequence[int], k: str) -> str:
