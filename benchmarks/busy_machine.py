@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jola.studies.statistics import mean_over_seeds
+from jola.system.formatting import interval_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,7 +54,8 @@ def main() -> None:
         for way in WAYS:
             low, median, high = row["quartiles"][way]
             print(f"| {row['busy']} | {way} | {median:.2f} ({low:.2f}–{high:.2f}) | {row['n']} | ", end="")
-            print(f"{_interval(row['ratio'])} | {options.pairs} |" if way == "control" else "– | – |")
+            ratio = interval_text(*row["ratio"], digits=2)
+            print(f"{ratio} | {options.pairs} |" if way == "control" else "– | – |")
 
 
 def measure(busy: int, steps: int, pairs: int) -> dict[str, Any]:
@@ -71,10 +73,10 @@ def measure(busy: int, steps: int, pairs: int) -> dict[str, Any]:
     }
 
 
-def paired_ratio(times: Sequence[float], references: Sequence[float]) -> list[float]:
-    """Return the geometric mean of the ratios of pairs, and the ends of its 95 % t interval (of several pairs)."""
+def paired_ratio(times: Sequence[float], references: Sequence[float]) -> list[float | None]:
+    """Return the geometric mean of the ratios of pairs, and the ends of its 95 % t interval (None for one pair)."""
     logs = mean_over_seeds([math.log(time / reference) for time, reference in zip(times, references, strict=True)])
-    return [math.exp(value) for value in (logs.mean, logs.low, logs.high) if value is not None]
+    return [None if value is None else math.exp(value) for value in (logs.mean, logs.low, logs.high)]
 
 
 def _train(way: str, steps: int) -> list[float]:
@@ -82,10 +84,6 @@ def _train(way: str, steps: int) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.busy_machine", "--training", way, "--steps", str(steps)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _interval(ratio: Sequence[float]) -> str:
-    return f"{ratio[0]:.2f}" if len(ratio) == 1 else "{:.2f} ({:.2f}–{:.2f})".format(*ratio)
 
 
 @contextmanager

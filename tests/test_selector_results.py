@@ -3,6 +3,7 @@
 import re
 
 from benchmarks import head_selectors
+from jola.studies.statistics import mean_over_seeds
 
 
 def test_the_page_has_the_numbers_of_the_results() -> None:
@@ -13,3 +14,27 @@ def test_the_page_has_the_numbers_of_the_results() -> None:
     named = re.findall(r"(?<![\d.])\d\.\d{3}(?!\d)", words)
     assert len(named) > 10
     assert set(named) <= set(re.findall(r"(?<![\d.])\d\.\d{3}(?!\d)", tables))
+
+
+def test_differences_are_paired_by_seed_and_averaged_over_k() -> None:
+    accuracy = {
+        ("edit", method, k, seed): value
+        for method, values in {"offset": (0.5, 0.9, 0.7), "random": (0.4, 0.6, 0.1)}.items()
+        for k, shift in (("16", 0.0), ("64", 0.1 if method == "offset" else 0.0))
+        for seed, value in enumerate((one + shift for one in values), 1)
+        if (method, k, seed) != ("random", "64", 3)  # so that K = 64 has two seeds
+    }
+    accuracy["jola", "jola", "", 1] = 0.9
+
+    def cell(method: str, *ks: str) -> str:
+        return head_selectors._paired_cell(accuracy, (1, 2, 3), method, "random", ks)
+
+    def expected(*values: float) -> str:
+        found = mean_over_seeds(values)
+        return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}), {len(values)}"
+
+    assert cell("offset", "16") == expected(0.1, 0.3, 0.6)
+    assert cell("offset", "64") == expected(0.2, 0.4)
+    assert cell("offset", "16", "64") == expected(0.15, 0.35)
+    assert cell("", "16").startswith("+0.500") and cell("", "16").endswith(", 1")
+    assert cell("lofit", "16") == "–"
