@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from jola.runs.run import Run
 from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
 from workbench.service.processes import wait_until
@@ -49,7 +50,7 @@ def started(
     """Start the app, by default without a token, with runs in ``home`` and temporary files in ``temporary``.
 
     Python runs ``program``. ``prefix`` is a command that executes the command after it in the same process, and
-    ``variables`` are added to the environment.
+    ``variables`` are added to the environment. If the test fails, its trainings, which outlive the app, are killed.
     """
     for folder in (home, temporary):
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +72,9 @@ def started(
         found = address()
         assert found, printed()[-3000:]
         yield Started(psutil.Process(process.pid), found[1].rstrip("/"), found[2] or "", log)
+    except BaseException:
+        _kill_trainings(home)
+        raise
     finally:
         process.terminate()
         try:
@@ -78,3 +82,12 @@ def started(
         except subprocess.TimeoutExpired:
             process.kill()
             raise
+
+
+def _kill_trainings(home: Path) -> None:
+    for folder in (home / "runs").glob("*/"):
+        run = Run(folder)
+        pid = run.status()["pid"]
+        if pid is not None and run.alive:  # a queued run has no process
+            with suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).kill()
