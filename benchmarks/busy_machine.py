@@ -4,7 +4,7 @@
 
 Each training of the default model has a process of its own, beside the given number of busy processes. "fixed" uses as
 many threads as on an idle machine; "control" adjusts their number to the free cores (`jola.system.threads`). The two
-trainings of a pair take turns at being first, and have the same batches. Ratios are those of their total times.
+training runs of a pair take turns at being first, and have the same batches. Ratios are those of their total times.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--busy", nargs="+", type=int, default=[0, 2, 3], help="numbers of busy processes")
     parser.add_argument("--steps", type=int, default=30, help="steps of a training")
-    parser.add_argument("--pairs", type=int, default=1, help="pairs of trainings for each number of busy processes")
+    parser.add_argument("--pairs", type=int, default=1, help="pairs of training runs for each number of busy processes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--training", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -59,7 +59,10 @@ def main() -> None:
 
 
 def measure(busy: int, steps: int, pairs: int) -> dict[str, Any]:
-    """Measure pairs of trainings beside `busy` processes, without the first third of their steps (control settles)."""
+    """Measure pairs of training runs beside `busy` processes.
+
+    The first third of the steps, in which the control settles, is left out.
+    """
     seconds: dict[str, list[list[float]]] = {way: [] for way in WAYS}
     with busy_processes(busy):
         for pair in range(pairs):

@@ -4,7 +4,7 @@
 
 RUN is the id or directory of a finished run; its task is tested. Three things are measured:
 
-* logits, in float64 (does the algebra hold?) and as `jola.export.export_merged` reports them for each number format;
+* logits, in float64 (does the algebra hold?) and as `jola.export.export_merged` reports them for each data type;
 * accuracy of the folded model on the task, compared with the edited model example by example. The weights of a format
   are tested in float32 arithmetic; --native also tests edited and folded model in the arithmetic of a format;
 * generation time of the folded model ÷ that of the frozen model, in pairs of alternating order. Lengths are fixed, so
@@ -87,7 +87,7 @@ def main() -> None:
         )
     result["time_ratio"] = time_ratio(model, options.pairs, options.new_tokens)
     ratio = result["time_ratio"]
-    for clock, found in (("time", ratio), ("processor time", ratio["processor"])):
+    for clock, found in (("time", ratio), ("CPU time", ratio["processor"])):
         figures = f"{found['median']:.3f} ({found['low']:.3f}–{found['high']:.3f})"
         print(f"{clock} folded ÷ frozen: {figures}, n = {ratio['n']} pairs")
     print(json.dumps(result), flush=True)
@@ -132,7 +132,7 @@ def exactness_in_float64(model: JoLAModel) -> dict[str, float]:
 def time_ratio(model: JoLAModel, pairs: int, new_tokens: int) -> dict[str, Any]:
     """Return the median ratio over pairs of generation times, folded ÷ frozen, with a 95 % bootstrap interval.
 
-    ``processor`` is the same for processor time, which other programs on the machine hardly change.
+    ``processor`` is the same for CPU time, which other programs on the machine hardly change.
     """
     models = {"folded": merge(model), "frozen": model.base}
     ids = encode_prompts(model, None)[0]

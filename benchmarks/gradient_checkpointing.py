@@ -3,7 +3,7 @@
     python -m benchmarks.gradient_checkpointing [--rounds 7] [--lengths 256,1024,2048] [--methods jola,lora]
 
 One row of random tokens, whose last 4 are the answer, on the default model, with one thread. The two sides are forked
-from a process with the frozen model and step in turn (`benchmarks.method_steps`). Time is the processor time of a
+from a process with the frozen model and step in turn (`benchmarks.method_steps`). Time is the CPU time of a
 round; memory is the peak of a process minus its memory when it was forked.
 """
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="measured rounds (default 7)")
     parser.add_argument("--lengths", default="256,1024,2048", help="tokens of the row, comma-separated")
     parser.add_argument("--methods", default="jola,lora", help="comma-separated")
-    parser.add_argument("--dtype", default="auto", help="number format of the frozen model")
+    parser.add_argument("--dtype", default="auto", help="data type of the frozen model")
     options = parser.parse_args()
     import torch
 

@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison of selectors on one task in one number format."""
+    """A comparison of selectors on one task in one data type."""
 
     title: str
     task: str
@@ -174,7 +174,7 @@ def _study(name: str, study: Study) -> Iterator[str]:
 
 
 def _ran(study: Study, done: set[str]) -> str:
-    """The number of stored trainings by part and seed."""
+    """The number of stored training runs by part and seed."""
     from jola.studies.selector_grid import SelectorGrid
 
     head = ["", *(f"seed {seed}" for seed in study.seeds)]
@@ -188,7 +188,7 @@ def _ran(study: Study, done: set[str]) -> str:
             planned = [name for name in grid.cell_names() if not name.startswith("jola-")]
             counts.append(f"{sum(name in done for name in planned)} of {len(planned)}")
         rows.append([f"{words}, K = {', '.join(part.ks)}: {names}", *counts])
-    return f"Trainings that have run, of those planned, in {study.dtype}:\n\n{markdown([head, *rows])}"
+    return f"Training runs that have run, of those planned, in {study.dtype}:\n\n{markdown([head, *rows])}"
 
 
 def _accuracies(comparison: Any) -> str:
@@ -207,7 +207,7 @@ def _accuracies(comparison: Any) -> str:
             "n",
             "minus JoLA (95 % interval)",
             "p (Holm)",
-            "selection ÷ JoLA's training, processor time",
+            "selection ÷ JoLA's training, CPU time",
             "steps of selection",
         ]
     ]

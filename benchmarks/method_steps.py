@@ -5,7 +5,7 @@
 Batches of 8 × 96 tokens, of which the last 4 of each row are the answer, on the default model, with one thread. Each
 method is forked from a process with the frozen model, whose weights all share. In each round, every method runs one
 step (forward with its penalty, backward, clipping, AdamW), one after the other, in changing order. A ratio is the
-median over rounds of the ratio of processor times, which other programs hardly disturb. Memory is the peak of a process
+median over rounds of the ratio of CPU times, which other programs hardly disturb. Memory is the peak of a process
 minus its memory when it was forked.
 
 Goals for the step: RED and BitFit at most 1.1 times JoLA's, LoReFT at most 1.3. LoFiT is measured in its first stage.
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument(
         "--tokens", choices=("task", "random"), default="task", help="examples of the default task, or random tokens"
     )
-    parser.add_argument("--dtype", default="auto", help="number format of the frozen model")
+    parser.add_argument("--dtype", default="auto", help="data type of the frozen model")
     parser.add_argument("--methods", default=",".join(METHODS), help="comma-separated; jola is always included")
     options = parser.parse_args()
     names = list(dict.fromkeys(["jola", *options.methods.split(",")]))
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def measure(names: list[str], rounds: int, tokens: str, dtype: str) -> dict[str, Any]:
-    """Return medians and quartiles of processor time ÷ JoLA's, and memory ÷ JoLA's."""
+    """Return medians and quartiles of CPU time ÷ JoLA's, and memory ÷ JoLA's."""
     import torch
 
     # A process that has used several threads cannot be forked.

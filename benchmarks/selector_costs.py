@@ -3,7 +3,7 @@
     python -m benchmarks.selector_costs TASK [--selectors dsp pass …] [--k 100] [--seed 42] [--epochs 2]
 
 TASK is a value of `jola train --task`. 200 training and 40 validation examples, batches of 4. Each line is printed as
-soon as it is measured; JoLA's training, including its validations, comes first. Times are processor times, which other
+soon as it is measured; JoLA's training, including its validations, comes first. Times are CPU times, which other
 programs hardly change.
 """
 
@@ -39,11 +39,11 @@ def main() -> None:
     task = load_task(config.data, options.seed)
     with tempfile.TemporaryDirectory() as folder:
         training = train_jola(model, task, config, Path(folder), Quiet()).cost
-    print(f"JoLA: {training.processor_seconds:.0f} s of processor time, {training.seconds:.0f} s", flush=True)
+    print(f"JoLA: {training.processor_seconds:.0f} s of CPU time, {training.seconds:.0f} s", flush=True)
     for name in options.selectors:
         cost = SELECTORS[name](budget=budget_of(config))(model, task.train, options.k, options.seed).cost
         share = cost.processor_seconds / training.processor_seconds
-        print(f"{name:10} {share:.2f} of JoLA's processor time", flush=True)
+        print(f"{name:10} {share:.2f} of JoLA's CPU time", flush=True)
 
 
 if __name__ == "__main__":

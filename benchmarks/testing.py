@@ -5,7 +5,7 @@
 The default model, task and settings: 200 training examples in batches of 4 for 8 epochs, 100 validation examples after
 each epoch, 500 test examples. Each round answers its share of the test examples and runs a training step after every
 batch of answers. A ratio is the time for all examples ÷ the time for all steps, as the median over rounds. With one
-thread, times are processor times, which other programs disturb least.
+thread, times are CPU times, which other programs disturb least.
 
 * answers: greedy answers to the test examples ÷ the training
 * options: log-likelihoods of the options of the test examples ÷ the training
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="rounds (default 5)")
     parser.add_argument("--examples", type=int, default=500, help="test examples to answer (default 500)")
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
-    parser.add_argument("--dtype", default="auto", help="number format of the model")
+    parser.add_argument("--dtype", default="auto", help="data type of the model")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter

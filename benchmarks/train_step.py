@@ -8,7 +8,7 @@ training examples of the default task and therefore share a prefix, which `jola.
 each of them runs one step, one after the other. A ratio is the median over rounds of the ratio of two step times, so
 that a noisy machine disturbs both sides alike. The environment of the reference package is created if it is missing.
 
-* plain: forward and backward of the frozen model with logits at all positions, in the same number format
+* plain: forward and backward of the frozen model with logits at all positions, in the same data type
 * hooks: the same JoLA step with hand-written PyTorch hooks instead of nnsight
 * reference: the reference package as it runs (float32); reference_float32: JoLA in float32 against it
 * peft_lora: LoRA of peft, r = 8 on the query and value projections
@@ -49,7 +49,7 @@ def main() -> None:
         "--dtype",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="number format of all but the reference (default: that of `jola train` on this machine)",
+        help="data type of all but the reference (default: that of `jola train` on this machine)",
     )
     parser.add_argument("--batch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Repeat trainings with one change at a time: the results of docs/results/training.md and training-tables.md.
+"""Repeat training runs with one change at a time: the results of docs/results/training.md and training-tables.md.
 
     python -m benchmarks.training_experiments plan [--experiments steady] [--arms baseline] [--seeds 1 2]
     python -m benchmarks.training_experiments run DATA [--minutes 60] [the same options]
@@ -139,7 +139,7 @@ def main() -> None:
     chosen.add_argument("--tasks", nargs="+", help="only these")
     chosen.add_argument("--arms", nargs="+", choices=ARMS, help="only these")
     chosen.add_argument("--seeds", nargs="+", type=int, help="only these training seeds")
-    chosen.add_argument("--dtypes", nargs="+", help="only these number formats")
+    chosen.add_argument("--dtypes", nargs="+", help="only these data types")
     commands.add_parser("plan", parents=[chosen], help="list the cells, done and open")
     running = commands.add_parser("run", parents=[chosen], help="run the open cells")
     running.add_argument("data", type=Path, help="folder of the tasks")

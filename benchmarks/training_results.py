@@ -1,4 +1,4 @@
-"""Apply policies to the trainings of `benchmarks/training_experiments.py`, and compute statistics over seeds.
+"""Apply policies to the training runs of `benchmarks/training_experiments.py`, and compute statistics over seeds.
 
 The validation scores after every epoch are stored, so that every policy of stopping and keeping can be applied to a
 finished training. The parameters that a policy keeps are scored on held-out examples, which did not select them. The
@@ -24,7 +24,7 @@ OPEN_ABOVE = -math.log(11)
 
 
 Group = tuple[str, int, str]
-"""Task, data seed and number format."""
+"""Task, data seed and data type."""
 
 
 # One training
@@ -148,7 +148,7 @@ POLICIES = {
 
 
 def read(folder: Path) -> list[Training]:
-    """Return all stored trainings with held-out scores."""
+    """Return all stored training runs with held-out scores."""
     found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*/*.json"))]
     return [Training(data) for data in found if "held_out" in data]
 
@@ -188,7 +188,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Similarity of the gates of one half after two trainings."""
+    """Similarity of the gates of one half after two training runs."""
 
     spearman: float
     jaccard: float

@@ -1,4 +1,4 @@
-"""Tables of the trainings of `benchmarks/training_experiments.py`, over policies, arms and seeds."""
+"""Tables of the training runs of `benchmarks/training_experiments.py`, over policies, arms and seeds."""
 
 import itertools
 import statistics
@@ -22,13 +22,13 @@ from benchmarks.training_results import (
 
 
 def overview(trainings: Iterable[Training], arms: dict[str, str]) -> str:
-    """Return the tables over all tasks and number formats as Markdown; `arms` as for `tables`."""
+    """Return the tables over all tasks and data types as Markdown; `arms` as for `tables`."""
     groups = _grouped(trainings)
     return "\n\n".join([*_tests(groups), *_cost_of_gates(groups), *_other_settings(groups, arms)])
 
 
 def of_defaults(trainings: Iterable[Training]) -> str:
-    """Return the test accuracy of trainings with the default settings, by task and number format, as Markdown."""
+    """Return the test accuracy of training runs with the default settings, by task and data type, as Markdown."""
     policy = POLICIES[DEFAULT]
     rows, sizes = [], set()
     for (task, _, dtype), members in sorted(_grouped(trainings).items()):
@@ -41,12 +41,12 @@ def of_defaults(trainings: Iterable[Training]) -> str:
             rows.append([task, dtype, seeds, accuracy, deviation, f"{found.worst:.3f}", closed])
     if not rows:
         return "No training has been tested."
-    heads = ["task", "format", "seeds", "accuracy (95 % interval)", "SD", "worst seed", "closed offset / scale gates"]
+    heads = ["task", "dtype", "seeds", "accuracy (95 % interval)", "SD", "worst seed", "closed offset / scale gates"]
     return f"n = {_list(sizes)} test examples for each training seed:\n\n{markdown([heads, *rows])}"
 
 
 def tables(trainings: Iterable[Training], arms: dict[str, str]) -> str:
-    """Return the tables of each task and number format as Markdown; `arms` maps arms, in order, to descriptions."""
+    """Return the tables of each task and data type as Markdown; `arms` maps arms, in order, to descriptions."""
     parts = []
     for (task, data_seed, dtype), members in sorted(_grouped(trainings).items(), key=lambda item: -len(item[1])):
         order = sorted({t.arm for t in members}, key=list(arms).index)
@@ -95,12 +95,12 @@ def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
     if rows:
         yield "## Test examples"
         yield f"{policy.about[0].upper()}{policy.about[1:]}; exact match of generated answers, n = {_list(sizes)}:"
-        heads = ["task", "format", "arm", *_HEADS, "mean minus worst", "closed offset / scale gates", "by seed"]
+        heads = ["task", "dtype", "arm", *_HEADS, "mean minus worst", "closed offset / scale gates", "by seed"]
         yield markdown([heads, *rows])
 
 
 def _tested(trainings: Iterable[Training], arm: str) -> list[tuple[Training, float]]:
-    """Return the tested trainings of an arm, by seed, each with the test accuracy of the default policy."""
+    """Return the tested training runs of an arm, by seed, each with the test accuracy of the default policy."""
     found = {t.seed: (t, t.tested(POLICIES[DEFAULT])) for t in trainings if t.arm == arm}
     return [(t, accuracy) for _, (t, accuracy) in sorted(found.items()) if accuracy is not None]
 
@@ -124,7 +124,7 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
         "test": lambda training: training.tested(policy),
     }
     for part, score in scores.items():
-        by_format: dict[str, list[dict[int, float]]] = defaultdict(list)
+        by_dtype: dict[str, list[dict[int, float]]] = defaultdict(list)
         for (task, _, dtype), members in sorted(groups.items()):
             found: dict[str, dict[int, float]] = {DEFAULT_ARM: {}, "no-gates": {}}
             for training in members:
@@ -133,9 +133,9 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
             with_gates, without = found.values()
             changes = {seed: with_gates[seed] - without[seed] for seed in sorted(with_gates.keys() & without.keys())}
             if changes:
-                by_format[dtype].append(changes)
+                by_dtype[dtype].append(changes)
                 rows.append([task, dtype, part, str(len(changes)), _difference(list(changes.values()))])
-        for dtype, tasks in by_format.items():
+        for dtype, tasks in by_dtype.items():
             seeds = sorted(set[int].intersection(*(set(changes) for changes in tasks)))
             if len(tasks) > 1 and seeds:
                 means = [statistics.fmean(changes[seed] for changes in tasks) for seed in seeds]
@@ -143,7 +143,7 @@ def _cost_of_gates(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
     if rows:
         yield "## What gates cost"
         yield f"Accuracy of `{DEFAULT_ARM}` minus that of `no-gates`, paired by seed; {policy.about}:"
-        yield markdown([["task", "format", "examples", "seeds", "difference (95 % interval)"], *rows])
+        yield markdown([["task", "dtype", "examples", "seeds", "difference (95 % interval)"], *rows])
 
 
 def _other_settings(groups: Mapping[Group, Sequence[Training]], arms: dict[str, str]) -> Iterable[str]:
@@ -183,25 +183,25 @@ def _other_settings(groups: Mapping[Group, Sequence[Training]], arms: dict[str, 
             f"over tasks; {policy.about}. *closed*: share of the offset / scale gates that are exactly 0, and that of "
             "the defaults with the same tasks and seeds:"
         )
-        heads = ["arm", "format", "tasks (trainings)", "difference (95 % interval)", "by task", "closed", "defaults"]
+        heads = ["arm", "dtype", "tasks (runs)", "difference (95 % interval)", "by task", "closed", "defaults"]
         yield markdown([heads, *rows])
 
 
 def _policies(members: Sequence[Training]) -> Iterable[str]:
     """Yield the tables of policies for the defaults, for edits without gates, for a late λ, and for all arms.
 
-    Trainings with the same seed share the order of the examples and the initial edits, so the unit is the seed.
+    Training runs with the same seed share the order of the examples and the initial edits, so the unit is the seed.
     """
     for title, chosen in (
         *((f"arm `{arm}`", [t for t in members if t.arm == arm]) for arm in (DEFAULT_ARM, "no-gates", "late-l0")),
-        ("all arms, the mean over a seed's trainings being its value", list(members)),
+        ("all arms, the mean over a seed's training runs being its value", list(members)),
     ):
         by_seed: dict[int, list[Training]] = defaultdict(list)
         for training in chosen:
             by_seed[training.seed].append(training)
         if not chosen or (len({t.arm for t in members}) == 1 and title.startswith("all")):
             continue
-        yield f"**Policies**, {title}; training seeds {_list(by_seed)}; trainings: {len(chosen)}"
+        yield f"**Policies**, {title}; training seeds {_list(by_seed)}; training runs: {len(chosen)}"
         rows = []
         for policy in POLICIES.values():
             if not all(policy.kept(training).name in training.data["held_out"] for training in members):
@@ -226,7 +226,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
             *_HEADS,
             "worst training",
             "minus the first row",
-            "trainings better / worse",
+            "training runs better / worse",
             "cross-entropy",
             "epochs",
         ]
@@ -234,7 +234,7 @@ def _policies(members: Sequence[Training]) -> Iterable[str]:
 
 
 def _better(trainings: Sequence[Training], policy: Policy) -> str:
-    """Format the numbers of trainings that end better and worse with a policy than with `EARLY`."""
+    """Format the numbers of training runs that end better and worse with a policy than with `EARLY`."""
     change = [t.held_out(policy)[0] - t.held_out(POLICIES[EARLY])[0] for t in trainings]
     return f"{sum(c > 0 for c in change)} / {sum(c < 0 for c in change)}"
 

@@ -9,8 +9,8 @@ Uses the sample run and the default model, in a temporary home folder; needs Chr
   shown_ms without the model's pass
 * effects: all edits at once ÷ one pass for each of them
 * map_ms: time of one update of the live map, 80 layers × 64 heads × 2, in the main thread of the page
-* watched: a training step while a page watches ÷ the same step while none does, in two trainings that are watched in
-  alternating turns; the page runs on the same processor, unlike that of most users
+* watched: a training step while a page watches ÷ the same step while none does, in two training runs that are watched
+  in alternating turns; the page runs on the same processor, unlike that of most users
 """
 
 import argparse

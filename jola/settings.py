@@ -60,7 +60,7 @@ class ModelConfig:
     device_map: str | None = setting(
         None,
         "Spread the layers over several devices, memory and disk, instead of --device: 'auto', 'balanced', "
-        "'sequential', or a JSON file with the device of each module.",
+        "'balanced_low_0', 'sequential', or a JSON file with the device of each module.",
     )
     quantize: Literal["none", "4bit", "8bit", "int8"] = setting(
         "none",

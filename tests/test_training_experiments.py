@@ -1,4 +1,4 @@
-"""The experiments on training: their plan, one of its trainings, the policies, and the pages of results."""
+"""The experiments on training: their plan, one of its training runs, the policies, and the pages of results."""
 
 import json
 import math

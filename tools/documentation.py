@@ -37,7 +37,8 @@ def _settings_lines() -> Iterator[str]:
         "Every setting of a training run and its default. The same names, with underscores, are used in the",
         "dataclasses of the Python API, in the `config.json` of a run and in the Train form of the app, which shows",
         "the settings in bold first. `--method` chooses the method, `jola` by default; each method has its own",
-        "settings. [Defaults](defaults.md) explains how the values were chosen.",
+        "settings. [Defaults](defaults.md) explains how the values were chosen. `jola train` also takes `--recipe` and",
+        "`--restarts`, described there, `--resume` ([Runs](runs.md#stopping-and-resuming)) and `--json`.",
         "",
         "`python -m tools.documentation` generates this page from `jola/settings.py` and `jola/methods/`.",
     )

@@ -1,4 +1,4 @@
-"""``jola grid``: plan, run and show the trainings of many methods, tasks and seeds."""
+"""``jola grid``: plan, run and show the training runs of many methods, tasks and seeds."""
 
 import dataclasses
 import sys

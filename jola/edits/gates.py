@@ -59,7 +59,7 @@ def at_test_time(log_alpha: Tensor) -> Tensor:
 
 def expectation(log_alpha: Tensor) -> Tensor:
     """The exact mean E[g] = ∫₀¹ P(g > x) dx, by quadrature."""
-    # In the number format of φ, because not every device supports float64.
+    # In the data type of φ, because not every device supports float64.
     survival = torch.sigmoid(log_alpha.unsqueeze(-1) - _THRESHOLDS.to(log_alpha))
     return (survival * _WEIGHTS.to(log_alpha)).sum(-1).clamp(max=1)
 

@@ -2,7 +2,7 @@
 
 Logits are compared in float32 arithmetic, at every position of every prompt, so that the result reflects the export
 and not the rounding of a pass. `Deviation.lost` is the deciding measure. Let E be the logits of the edited model, B
-those of the frozen model, and E', B' the same after the export (B' with weights in the exported number format). Then
+those of the frozen model, and E', B' the same after the export (B' with weights in the exported data type). Then
 
     lost = ‖(E' − B') − (E − B)‖ / ‖E − B‖
 

@@ -6,7 +6,7 @@ With y = W z + b the attention output projection and z' = s ⊙ z + c an edit of
 
 so scales are folded into the columns of W and offsets into its bias. An edit of the MLP output is folded into the rows
 and the bias of the last projection of the MLP. A change of a weight is added to the weight. Folding is exact up to the
-number format: in bfloat16, a scale of 1.001 rounds to 1. `export_merged` therefore measures the result (see
+data type: in bfloat16, a scale of 1.001 rounds to 1. `export_merged` therefore measures the result (see
 `jola.export.exactness`) and raises an error if the edits are lost.
 """
 
@@ -68,7 +68,7 @@ class FoldReport:
     after_cast: Deviation
     """The written weights against the edited model."""
     base_rounding: float
-    """Largest |Δlogit| caused by the number format in the frozen model, without edits."""
+    """Largest |Δlogit| caused by the data type in the frozen model, without edits."""
     seconds: float
 
     @property
@@ -104,7 +104,7 @@ def merge(
     Args:
         mask: Switches and strengths of single edits, as for `EditedModel.forward`; they are folded in.
         strength: Factor on every edit.
-        dtype: Number format of the new model; None uses that of the frozen model. A 16-bit format may round scales
+        dtype: Data type of the new model; None uses that of the frozen model. A 16-bit format may round scales
             close to 1 to exactly 1; `export_merged` measures this.
 
     Returns:
@@ -130,11 +130,11 @@ def merge_and_unload(
     """`merge`, with the check of `export_merged` if ``safe``.
 
     Args:
-        safe: Refuse a number format that loses more than `LOST_LIMIT` of the edits' effect; False skips the check.
+        safe: Refuse a data type that loses more than `LOST_LIMIT` of the edits' effect; False skips the check.
         prompts: Prompts for the measurement, each one user turn; None uses `jola.export.exactness.PROMPTS`.
 
     Raises:
-        InputError: As for `merge`, or the number format loses the edits.
+        InputError: As for `merge`, or the data type loses the edits.
     """
     merged = merge(model, mask, strength, dtype=dtype)
     if not safe:
@@ -176,13 +176,13 @@ def export_merged(
 
     Args:
         folder: A new folder.
-        dtype: Number format of the weights; None uses that of the loaded model.
+        dtype: Data type of the weights; None uses that of the loaded model.
         prompts: Prompts for the measurement, each one user turn; None uses `jola.export.exactness.PROMPTS`.
         safe: Refuse a checkpoint that loses more than `LOST_LIMIT` of the edits' effect; False writes it and warns.
         mask, strength: As for `merge`.
 
     Raises:
-        InputError: The edits cannot be folded into this architecture, the number format loses them, or the folder
+        InputError: The edits cannot be folded into this architecture, the data type loses them, or the folder
             already exists or cannot be written.
     """
     began, progress = time.monotonic(), progress or Quiet()
@@ -256,7 +256,7 @@ def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextMan
 
 
 def _rounds(model: "EditedModel", form: torch.dtype) -> bool:
-    """Whether the number format can change the frozen weights."""
+    """Whether the data type can change the frozen weights."""
     return form != torch.float32 and form != model.base.dtype
 
 

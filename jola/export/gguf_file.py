@@ -96,7 +96,7 @@ def export_gguf(
 
     Args:
         file: A new file whose name ends in ``.gguf``.
-        dtype: Number format of the matrices: "float32", "float16" or "bfloat16".
+        dtype: Data type of the matrices: "float32", "float16" or "bfloat16".
         prompts: Prompts for the measurement; None uses `jola.export.exactness.PROMPTS`.
         mask, strength: As for `jola.export.merge`.
 

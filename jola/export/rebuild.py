@@ -29,13 +29,13 @@ def rebuild(
     Folding is computed in float64, layer by layer, and every weight is rounded once.
 
     Args:
-        dtype: Number format of the new model.
-        rounding: Number format to which all weights are rounded first; None uses `dtype`. With `dtype` float32, this
+        dtype: Data type of the new model.
+        rounding: Data type to which all weights are rounded first; None uses `dtype`. With `dtype` float32, this
             isolates the rounding of weights from the rounding of arithmetic.
 
     Raises:
         InputError: The edits cannot be folded into this architecture, the weights are not plain float numbers, or the
-            number format cannot represent a folded weight.
+            data type cannot represent a folded weight.
     """
     refuse_spread(base, "A folded checkpoint")
     refuse_quantized(base, "A folded checkpoint")

@@ -76,7 +76,7 @@ class EditEffects:
 
     `base` and `edited` are the measure without edits and with all edits (means over the examples). For one prompt,
     `low` and `high` are NaN; for `n` examples, they are the bounds of the 95 % interval of the mean (Student's t).
-    `rounding` estimates the standard deviation of the measure due to the number format of the model, for one prompt; an
+    `rounding` estimates the standard deviation of the measure due to the data type of the model, for one prompt; an
     effect of up to twice this value may be a rounding error. It is set to 0 in float32, where it is below 1e-4, and NaN
     for a mean, whose interval already includes rounding. `seconds` and `passes` are totals. `one_by_one_seconds`
     estimates the time of one full pass per edit and example from the timed pass with all edits. `wrong` is the wrong

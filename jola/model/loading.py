@@ -1,4 +1,4 @@
-"""Load the frozen language model: resolve its name, number format and device, and explain errors."""
+"""Load the frozen language model: resolve its name, data type and device, and explain errors."""
 
 import os
 import shutil
@@ -34,7 +34,7 @@ from jola.system.formatting import error_words
 from jola.system.hub import hub_or_cache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""The number formats of a frozen model by their names in settings."""
+"""The data types of a frozen model by their names in settings."""
 
 
 def load_base(

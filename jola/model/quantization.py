@@ -19,7 +19,7 @@ def quantization_config(quantize: str, dtype: torch.dtype) -> Any:
     """The quantization config of transformers.
 
     Args:
-        dtype: Number format in which layers compute; unused by '8bit' and 'int8'.
+        dtype: Data type in which layers compute; unused by '8bit' and 'int8'.
 
     Raises:
         InputError: The quantization does not exist, or its package is not installed.

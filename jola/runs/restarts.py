@@ -1,4 +1,4 @@
-"""Trainings that differ only in the training seed, and the choice of one of them by validation."""
+"""Training runs that differ only in the training seed, and the choice of one of them by validation."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ MOST = 99
 
 
 def attempts(config: RunConfig, restarts: int) -> list[RunConfig]:
-    """Return the settings of ``restarts + 1`` trainings with consecutive training seeds on the same examples.
+    """Return the settings of ``restarts + 1`` training runs with consecutive training seeds on the same examples.
 
     The examples are those of ``data.data_seed``, or of the first training seed. With ``training.output``, the
     directories are OUTPUT, OUTPUT-2, OUTPUT-3 …

@@ -1,1 +1,1 @@
-"""Studies: comparisons of selectors over many trainings, their results and statistics."""
+"""Studies: comparisons of selectors over many training runs, their results and statistics."""

@@ -1,4 +1,4 @@
-"""`Grid`: many trainings with their results in one folder, which can be interrupted at any time; needs no PyTorch.
+"""`Grid`: many training runs with their results in one folder, which can be interrupted at any time; needs no PyTorch.
 
     grid.json                   settings, arms, axes and versions: the plan of `jola grid plan`
     tasks/NAME.json             the test examples of a task, which must be the same in all its cells

@@ -221,7 +221,7 @@ class SelectorRow:
     cost_ratio: float | None
     """Mean time of the selection divided by that of JoLA's training."""
     processor_ratio: float | None
-    """The same ratio of processor times."""
+    """The same ratio of CPU times."""
 
 
 def summarise(cells: Iterable[Cell]) -> list[SelectorRow]:
@@ -279,7 +279,7 @@ def _difference(
     if len(pairs) == 1:
         (mine, theirs) = pairs[0]
         one = paired_bootstrap(mine.correct, theirs.correct)
-        # Two trainings say nothing about the methods in general, so there is no p-value.
+        # Two training runs say nothing about the methods in general, so there is no p-value.
         return one.difference, one.low, one.high, None
     found = mean_over_seeds([mine.accuracy - theirs.accuracy for mine, theirs in pairs])
     return found.mean, found.low, found.high, found.p_value

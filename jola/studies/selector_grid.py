@@ -18,7 +18,7 @@ DEFAULT_SELECTORS = ("jola", "smp", "dsp", "pass", "gradient", "offset", "lofit"
 """All but the ablation effect, which is slow, and the variants on a tuned base, which need another training."""
 
 CELL = re.compile(r"(?P<protocol>jola|edit|swap)(?:-(?P<method>\w+)-k(?P<k>\w+))?-seed(?P<seed>[0-9]{1,10})")
-"""Pattern of the names that `cell_name` gives to trainings."""
+"""Pattern of the names that `cell_name` gives to training runs."""
 
 
 def cell_name(protocol: str, method: str, k: str, seed: int) -> str:

@@ -17,7 +17,7 @@ from tools.browser import NoBrowser, ensure
 sync_api = pytest.importorskip("playwright.sync_api")
 
 FEATURES = [
-    # Pages of the address bar: Chromium builds both for each new window, in 0.2 s of processor time.
+    # Pages of the address bar: Chromium builds both for each new window, in 0.2 s of CPU time.
     "WebUIOmniboxPopup", "WebUIOmniboxAimPopup",
     # What Playwright disables itself: Chromium reads only the last list.
     "AimEnabled", "AvoidCorsURLLoaderRestartOnRedirect", "AvoidUnnecessaryBeforeUnloadCheckSync",
@@ -38,7 +38,7 @@ sync_api.expect.set_options(timeout=PATIENCE)
 WAITING = {
     "test_compare_page.py", "test_killed_app.py", "test_methods_page.py", "test_studies_page.py", "test_training.py",
 }  # fmt: skip
-"""Files whose tests mostly wait for trainings."""
+"""Files whose tests mostly wait for training runs."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("browser")
             waits = item.path.name in WAITING
-            item.add_marker(pytest.mark.xdist_group("browser, trainings" if waits else "browser"))
+            item.add_marker(pytest.mark.xdist_group("browser, training runs" if waits else "browser"))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tests.workbench.served import serve
 from workbench.service.comparison_plan import Plan
 
 COMPARING = 600_000
-"""Milliseconds within which three tiny trainings should end while other tests run."""
+"""Milliseconds within which three tiny training runs should end while other tests run."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 PLAN = Plan(("jola", "dsp", "gradient", "random"), (), ("auto", "3"), (1, 2))
 
@@ -47,7 +47,7 @@ def test_a_stored_comparison_is_looked_at(app: App, stored: Comparison, open_pag
     page = open_compare(open_page, app, "stored")
     drawn(page, "heads")
     assert page.inner_text("#cv-title") == "JoLA's gates, DSP, Gradient importance, Random · K auto, 3 · 2 seeds"
-    assert "18 of 18 trainings done" in page.inner_text(".cv-state")
+    assert "18 of 18 training runs done" in page.inner_text(".cv-state")
     # The legend names the methods and how many heads each selected; the table lists the heads.
     legend = page.text_content("#compare-heads-plot .legend")
     assert "JoLA's gates" in legend and "Random" in legend
@@ -124,9 +124,9 @@ def test_the_form_goes_on_with_the_comparison_shown(app: App, stored: Comparison
     page.wait_for_function(says, arg="All of this is done already")
     page.locator("#compare-selectors").get_by_label("Offset saliency").check()
     # One selection per seed, and one training per K and seed.
-    page.wait_for_function(says, arg="Continues the comparison shown: 4 trainings and 2 selections")
+    page.wait_for_function(says, arg="Continues the comparison shown: 4 training runs and 2 selections")
     page.fill("#compare-seeds :is(input, textarea)", "1")
-    page.wait_for_function(says, arg="Continues the comparison shown: 2 trainings and 1 selection")
+    page.wait_for_function(says, arg="Continues the comparison shown: 2 training runs and 1 selection")
     page.fill("#compare-epochs input", "3")
     page.wait_for_function("() => !document.querySelector('#compare-cost').innerText.includes('Continues')")
 
@@ -135,7 +135,7 @@ def test_the_list_shows_all_and_what_is_deleted_comes_back(app: App, stored: Com
     page = open_compare(open_page, app, "stopped")
     page.wait_for_selector('.cv[data-id="stopped"]')
     assert HOSTILE in page.inner_text(".cv-about")
-    assert "Stopped · 5 of 7 trainings done" in page.inner_text(".cv-state")
+    assert "Stopped · 5 of 7 training runs done" in page.inner_text(".cv-state")
     assert page.is_visible(".cv-resume") and not page.is_visible(".cv-stop")
     page.focus(".cv-remove")
     page.keyboard.press("Enter")
@@ -210,7 +210,7 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     page.fill("#compare-train-size input", "8")
     page.fill("#compare-test-size input", "4")
     page.wait_for_function(
-        "() => document.querySelector('#compare-cost').textContent.includes('3 trainings and 2 selections')"
+        "() => document.querySelector('#compare-cost').textContent.includes('3 training runs and 2 selections')"
     )
     page.click("#compare-start")
     page.set_default_timeout(COMPARING)
@@ -221,7 +221,7 @@ def test_two_quick_selectors_on_the_default_model(default_app: App, open_page: O
     page.reload()
     ready(page)
     page.wait_for_selector('.cv:is([data-work="finished"], [data-work="failed"])')
-    assert "3 of 3 trainings done" in page.inner_text(".cv-state"), page.inner_text(".cv-log")
+    assert "3 of 3 training runs done" in page.inner_text(".cv-state"), page.inner_text(".cv-log")
     page.wait_for_function(
         "() => /JoLA's gates\\s+16.*Gradient importance\\s+16.*Offset saliency\\s+16/"
         ".test(document.querySelector('#compare-heads-plot .legend')?.textContent)"

@@ -15,7 +15,7 @@ from tests.jola.studies.grids import fill, make_task, plan
 from tests.workbench.started import started
 
 TRAINING = 600_000
-"""Milliseconds within which some tiny trainings should end while other tests run."""
+"""Milliseconds within which some tiny training runs should end while other tests run."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 SCORES = {"jola": 0.8, "lora": 0.7, "lora:learning_rate=1e-3": 0.6, "zero-shot": 0.3}
 

@@ -50,7 +50,7 @@ def started(
     """Start the app, by default without a token, with runs in ``home`` and temporary files in ``temporary``.
 
     Python runs ``program``. ``prefix`` is a command that executes the command after it in the same process, and
-    ``variables`` are added to the environment. If the test fails, its trainings, which outlive the app, are killed.
+    ``variables`` are added to the environment. If the test fails, its training runs, which outlive the app, are killed.
     """
     for folder in (home, temporary):
         folder.mkdir(parents=True, exist_ok=True)

@@ -257,7 +257,7 @@ def effects_words(effects: "EditEffects") -> str:
     rounding = ""
     if effects.rounding > 0:
         rounding = (
-            f" The number format of the model moves an effect by {effects.rounding:.3f} nats (standard deviation): "
+            f" The data type of the model moves an effect by {effects.rounding:.3f} nats (standard deviation): "
             f"effects within ± {2 * effects.rounding:.3f} may be rounding errors."
         )
     speed = (

@@ -92,7 +92,7 @@ class Plan(SelectorGrid):
         )
         if len(plan.cells()) > MOST_CELLS:
             raise InputError(
-                f"This requires {len(plan.cells()):,} trainings, but a comparison may have at most {MOST_CELLS}; "
+                f"This requires {len(plan.cells()):,} training runs, but a comparison may have at most {MOST_CELLS}; "
                 "choose fewer selectors, K or seeds."
             )
         return plan
@@ -125,7 +125,7 @@ class Plan(SelectorGrid):
             ) from error
 
     def missing(self, done: Collection[str] = ()) -> list[str]:
-        """Return the names of the trainings that are not in ``done``."""
+        """Return the names of the training runs that are not in ``done``."""
         return [name for name in self.cell_names() if name not in done]
 
     def selections(self, work: str = "", done: Collection[str] = ()) -> int:
@@ -214,7 +214,7 @@ def config_of(settings: Mapping[str, Any]) -> RunConfig:
 
 
 def shared_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that all trainings of a comparison share; results are comparable only if these are equal."""
+    """Return the settings that all training runs of a comparison share, without which results are not comparable."""
     parts = (dataclasses.asdict(part) for part in config.parts())
     return {name: value for part in parts for name, value in part.items() if name not in _OF_A_RUN}
 
@@ -224,14 +224,14 @@ def cost_words(
 ) -> tuple[str, str]:
     """Return (cost of a comparison in one line, source of the estimate).
 
-    ``seconds`` is the range for one training, None if unknown; trainings in ``done`` cost nothing.
+    ``seconds`` is the range for one training, None if unknown; training runs in ``done`` cost nothing.
     """
     trainings = len(plan.missing(done))
-    short = counted(trainings, "training")
+    short = counted(trainings, "training run")
     if selections := plan.selections(done=done):
         short += f" and {counted(selections, 'selection')}"
     if seconds is None:
-        return f"{short}, time known after the first training", (
+        return f"{short}, time known after the first training run", (
             "there is no earlier run of this model on this computer to estimate it from"
         )
     # A selection with one pass over the examples costs about one epoch of a training.

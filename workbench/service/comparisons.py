@@ -83,7 +83,7 @@ class Comparisons(WorkStore[StoredComparison]):
         return found
 
     def resume(self, id: str) -> StoredComparison:
-        """Continue a stopped or failed comparison with its missing trainings. Raises `InputError` like `start`."""
+        """Continue a stopped or failed comparison with its missing training runs. Raises `InputError` like `start`."""
         found = self.get(id)
         return self._go_on(found, found.config(), found.plan())
 

@@ -57,10 +57,10 @@ def start(bench: Workbench, values: Mapping[str, Any], restarts: float | None = 
     if not runs:
         return None, failed
     if failed:
-        return runs[0].id, f"Only {len(runs)} of {len(configs)} trainings were started. {failed}"
+        return runs[0].id, f"Only {len(runs)} of {len(configs)} training runs were started. {failed}"
     if len(runs) == 1:
         return runs[0].id, waiting_words(bench, runs[0].id)
-    found = f"{len(runs)} trainings, one after the other, also if this page is closed."
+    found = f"{len(runs)} training runs, one after the other, also if this page is closed."
     return runs[0].id, f"{found} {_choice_words(configs[0])}".rstrip()
 
 
@@ -211,7 +211,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                 restarts = gr.Number(
                     0,
                     label="Restarts",
-                    info="Train this many more times, with the next training seeds on the same examples. [trainings]",
+                    info="Train this many more times, with the next training seeds on the same examples. [runs]",
                     precision=0,
                     minimum=0,
                     maximum=MOST,

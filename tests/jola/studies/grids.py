@@ -1,4 +1,4 @@
-"""Small grids for tests: a tiny model, tiny tasks, and results without trainings."""
+"""Small grids for tests: a tiny model, tiny tasks, and results without training runs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -250,7 +250,7 @@ def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAMod
 def test_only_the_gates_of_pass_keep_their_rate(
     config: RunConfig, model: JoLAModel, tmp_path: Path, method: SwapMethod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Gates that PASS reopens late have to close again; other gates follow the schedule of all trainings."""
+    """Gates that PASS reopens late have to close again; other gates follow the schedule of all training runs."""
     trainers: list[JoLATrainer] = []
     make = training.make_trainer
 
@@ -399,7 +399,7 @@ def test_rows_pair_with_jola_on_the_same_seeds() -> None:
     assert dsp.difference == pytest.approx(np.mean(gains))
     half = 12.706204736 * np.std(gains, ddof=1) / 2**0.5  # the 97.5 % quantile of t with 1 degree of freedom
     assert (dsp.difference_low, dsp.difference_high) == pytest.approx((np.mean(gains) - half, np.mean(gains) + half))
-    # One seed is compared on its test examples, which say nothing about other trainings.
+    # One seed is compared on its test examples, which say nothing about other training runs.
     smp = rows["smp"]
     assert (smp.difference, smp.pairs, smp.p_value, smp.p_holm) == (0, 1, None, None)
     assert smp.low is not None and smp.low < smp.accuracy

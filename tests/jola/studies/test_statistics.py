@@ -214,7 +214,7 @@ def test_holm() -> None:
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
 def test_the_interval_over_seeds_holds_its_level(seeds: int) -> None:
-    """Accuracies on 500 test examples, of trainings whose true accuracies vary from seed to seed."""
+    """Accuracies on 500 test examples, of training runs whose true accuracies vary from seed to seed."""
     generator = np.random.default_rng(seeds)
     accuracy = 0.8
     trained = accuracy + 0.02 * generator.standard_normal((4000, seeds))

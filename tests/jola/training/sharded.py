@@ -61,7 +61,7 @@ def passes() -> dict[str, list[dict[str, Any]]]:
 
 @contextlib.contextmanager
 def ended_in_step(number: int) -> Any:
-    """End trainings inside the block before this step, as a signal would."""
+    """End training runs inside the block before this step, as a signal would."""
     step = JoLATrainer.training_step
 
     def ending(self: JoLATrainer, *arguments: Any) -> Any:

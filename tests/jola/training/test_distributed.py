@@ -29,7 +29,7 @@ from tests.jola.training.tiny_runs import TOGETHER, Place, environment, tensors
 
 METHODS = {"lora": LoRAConfig(rank=2, dropout=0.0), "houlsby": HoulsbyConfig(reduction_factor=4)}
 RUNS = ("jola", "ungated", *METHODS)
-"""Trainings of the two processes, in order."""
+"""Training runs of the two processes, in order."""
 # In one process, the same examples are in the batches of two accumulated steps.
 COMMON = {"max_grad_norm": 0.0, "epochs": 2}
 

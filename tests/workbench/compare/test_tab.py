@@ -95,8 +95,8 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
     assert "All of this is done already" in compare.cost(bench, values, "one")
     assert compare.start(bench, values, "one")[0] is None
     wider = values | {"selectors": [*values["selectors"], "offset"]}
-    assert "Continues the comparison shown: 4 trainings and 2 selections" in compare.cost(bench, wider, "one")
-    assert "22 trainings" in compare.cost(bench, wider) and "22 trainings" in compare.cost(bench, wider, "none")
+    assert "Continues the comparison shown: 4 training runs and 2 selections" in compare.cost(bench, wider, "one")
+    assert "22 training runs" in compare.cost(bench, wider) and "22 training runs" in compare.cost(bench, wider, "none")
     assert compare.start(bench, wider, "one") == ("one", "")
     bench.comparisons.stop("one")
     assert bench.comparisons.wait("one", 300)
@@ -111,14 +111,14 @@ def test_the_one_shown_goes_on_when_its_settings_are_in_the_form(bench: Workbenc
 
 def test_the_cost_is_told_before_the_start(bench: Workbench) -> None:
     html = compare.cost(bench, compare.SMALL)
-    assert "3 trainings and 2 selections, time known after the first training" in html
+    assert "3 training runs and 2 selections, time known after the first training run" in html
     html = compare.cost(bench, compare.SMALL | {"ks": "<b>"})
     assert "<b>" not in html and "K is &#x27;&lt;b&gt;&#x27;" in html
 
 
 def test_the_home_of_nobody_is_only_a_name(bench: Workbench) -> None:
     for changed in ({"task": "~nobody-here/x.jsonl"}, {"model": "~nobody-here/x"}):
-        assert "3 trainings" in compare.cost(bench, compare.SMALL | changed)
+        assert "3 training runs" in compare.cost(bench, compare.SMALL | changed)
 
 
 def test_a_page_that_others_reach_compares_no_file_of_this_computer(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_plan_asks_for_the_cells_of_the_command() -> None:
         ("", "42", "K is empty"),
         ("auto", "", "Seeds is empty"),
         ("auto", "4.5", "Seeds names '4.5'"),
-        ("auto", ",".join(map(str, range(99))), "trainings, but a comparison may have at most 500"),
+        ("auto", ",".join(map(str, range(99))), "training runs, but a comparison may have at most 500"),
         ("1," * 300, "42", "K is longer than 400 characters"),
     ],
 )
@@ -140,9 +140,9 @@ def test_what_cannot_be_compared_is_refused_before_the_start(comparisons: Make) 
 
 
 def test_the_cost_counts_trainings_and_selections() -> None:
-    assert cost_words(PLAN, None, 8)[0] == "3 trainings and 2 selections, time known after the first training"
-    assert cost_words(PLAN, (60.0, 120.0), 2)[0] == "3 trainings and 2 selections, 4 to 8 min"
-    assert cost_words(Plan(("random",)), (60.0, 60.0), 2)[0] == "2 trainings, about 2 min"
+    assert cost_words(PLAN, None, 8)[0] == "3 training runs and 2 selections, time known after the first training run"
+    assert cost_words(PLAN, (60.0, 120.0), 2)[0] == "3 training runs and 2 selections, 4 to 8 min"
+    assert cost_words(Plan(("random",)), (60.0, 60.0), 2)[0] == "2 training runs, about 2 min"
 
 
 def test_a_comparison_works_in_its_own_process_from_the_command_of_a_shell(comparisons: Make, hold: Path) -> None:
@@ -272,7 +272,7 @@ def test_what_is_done_costs_nothing() -> None:
     # DSP selects again for every K; gradient importance selects once per seed.
     assert (plan.selections(), plan.selections(done=done)) == (6, 4)
     assert (plan.selections("pass", done), plan.selections("training", done)) == (1, 3)
-    assert cost_words(plan, None, 8, done)[0].startswith("11 trainings and 4 selections")
+    assert cost_words(plan, None, 8, done)[0].startswith("11 training runs and 4 selections")
     assert plan.missing(plan.cell_names()) == [] and plan.selections(done=plan.cell_names()) == 0
 
 

@@ -47,7 +47,7 @@ def test_start_gives_the_run_others_wait_and_cancel_ends_them(bench: Workbench) 
 
 def test_restarts_are_runs_with_other_training_seeds_on_the_same_examples(bench: Workbench) -> None:
     id, words = train.start(bench, {"seed": 7}, 2)
-    assert id is not None and words.startswith("3 trainings") and "validation accuracy" in words
+    assert id is not None and words.startswith("3 training runs") and "validation accuracy" in words
     runs = list(reversed(bench.store.list()))
     configs = [run.run_config() for run in runs]
     assert [config.training.seed for config in configs] == [7, 8, 9]
@@ -73,7 +73,7 @@ def test_restarts_that_cannot_all_start_are_told_and_kept(bench: Workbench, monk
     id, words = train.start(bench, {"seed": 7}, 3)
     runs = list(reversed(bench.store.list()))
     assert [run.notes().label for run in runs] == ["1 of 4, seed 7", "2 of 4, seed 8"]
-    assert id is not None and id == runs[0].id and words == "Only 2 of 4 trainings were started. The disk is full."
+    assert id is not None and id == runs[0].id and words == "Only 2 of 4 training runs were started. The disk is full."
     for run in runs[::-1]:
         train.cancel(bench, run.id)
     assert bench.jobs.wait(id, 300)

@@ -42,7 +42,7 @@ const showChosen = (chosen) => {
   // Disabled instead of hidden, so that a second click on Stop does not delete.
   find(".cv-remove").disabled = working;
   find(".cv-remove").title = working ? "Stop the comparison before you delete it." : "";
-  const counts = `${chosen.done} of ${chosen.planned} trainings done`;
+  const counts = `${chosen.done} of ${chosen.planned} training runs done`;
   const parts = [STATE_WORDS[chosen.state], counts, chosen.left].filter(Boolean).join(" · ");
   setText(find(".cv-state"), chosen.message ? `${parts}. ${chosen.message}` : parts);
   find(".cv-chosen").dataset.state = chosen.state;

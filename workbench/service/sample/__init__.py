@@ -1,7 +1,7 @@
 """A run and a comparison included in the app, so that there is something to explore before the first training.
 
 ``sample.zip`` is an exported run of the default model on the default data, with most of its gate records left out.
-``comparison.zip`` is a small comparison of selectors on the same model and data, without the edits of its trainings.
+``comparison.zip`` is a small comparison of selectors on the same model and data, without the edits of its runs.
 Neither contains text of the data. ``tools/sample_run.py`` and ``tools/sample_comparison.py`` train and pack them again.
 """
 
