@@ -181,6 +181,6 @@ class Page:
         opening = [self.places, answers.column, *answers.outputs()]
         events.answers(self.open_answers, None, opening, **PRIVATE).then(None, None, None, js=answers.after)
 
-    def open_answers(self, event: gr.EventData) -> Values:
+    def open_answers(self, event: gr.EventData, request: gr.Request) -> Values:
         """Show the test answers of the chosen run in Runs."""
-        return gr.Tabs(selected="runs"), *self.runs.answers.opened(runs.chosen(event))
+        return gr.Tabs(selected="runs"), *self.runs.answers.opened(runs.chosen(event), request.session_hash or "")

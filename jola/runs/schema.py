@@ -88,7 +88,10 @@ class StatusFile(JsonFile):
     """Device that the app chose for the run; empty if the settings name it."""
     message: Text = ""
     warning: Text = ""
+    queued: Time | None = None
+    """When the run began to wait for its turn."""
     started: Time | None = None
+    """When its process began; None while it waits."""
     updated: Time | None = None
     writes: Count = 0
 

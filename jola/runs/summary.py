@@ -98,7 +98,7 @@ def summarise_run(
         "accuracy": result.get("test"),
         "score": _score(result),
         "closed": result.get("closed"),
-        "open": _open_gates(gates, result.get("closed")) if method_in(config).has_gates else None,
+        "open": _open_gates(gates, result.get("closed")) if gates_in(config) != "none" else None,
         "seconds": seconds,
         "created": created,
         "step": status["step"],
@@ -119,6 +119,14 @@ def method_in(config: Mapping[str, Any]) -> Method:
     """Return the method of a configuration; JoLA if none is named, as by earlier versions, or if it is damaged."""
     name = config.get("method")
     return METHODS[name if isinstance(name, str) and name in METHODS else RunConfig.method]
+
+
+def gates_in(config: Mapping[str, Any]) -> str:
+    """Return the setting ``gates`` of a configuration: ``two``, ``shared`` or ``none``, also for methods without."""
+    if not method_in(config).has_gates:
+        return "none"
+    edits = config.get("edits")
+    return str(edits.get("gates", "two")) if isinstance(edits, dict) else "two"
 
 
 def method_of(config: Mapping[str, Any]) -> str:

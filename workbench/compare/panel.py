@@ -10,6 +10,7 @@ from jola.errors import InputError
 from workbench.service.comparison_plan import title_of
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import markup
+from workbench.ui.details import details_box
 from workbench.ui.view_tools import view_tools
 
 VIEWS = ("heads", "overlap", "accuracy")
@@ -231,7 +232,7 @@ def _view(parts: dict[str, Any], name: str, *, text: bool = False) -> None:
 
 
 def _text(name: str) -> gr.HTML:
-    return gr.HTML("", apply_default_css=False, elem_id=f"compare-{name}-text")
+    return details_box(f"compare-{name}-text")
 
 
 def _build_set(parts: dict[str, Any]) -> None:

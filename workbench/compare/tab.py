@@ -17,6 +17,7 @@ from workbench.service.comparison_plan import LEFT_OUT, METHODS, SWAPS, Plan, Se
 from workbench.service.comparisons import ALL_DONE
 from workbench.service.stored_comparison import StoredComparison
 from workbench.ui import form, markup, work_list
+from workbench.ui.details import details_box
 from workbench.ui.events import DARK, PRIVATE, said
 from workbench.ui.fields import GROUP_TITLES, field, grouped_fields
 
@@ -210,7 +211,7 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
                 inputs |= _more_fields()
             with gr.Column(elem_classes="jw-go"):
-                cost_box = gr.HTML("", apply_default_css=False, elem_id="compare-cost")
+                cost_box = details_box("compare-cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="compare-message")
                 with gr.Row(elem_classes="jw-buttons"):
                     # Disabled until the first response, which would overwrite the result of an earlier click.

@@ -1,12 +1,13 @@
 """Parts of layer × unit maps: cells, axes, signs, and the margin."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from numpy.typing import NDArray
 
-from workbench.figures.style import MONO, Figure, palette, say, unit_name
+from workbench.figures.style import CIVIDIS, MONO, Figure, palette, say, unit_name
 
 _GAPS = 1500
 """Maximum number of cells drawn with lines between them."""
@@ -82,26 +83,66 @@ def empty_panel(figure: Figure, panel: int, sentence: str, *, dark: bool) -> Non
     say(figure, sentence, dark=dark, panel=panel)
 
 
-def signs(figure: Figure, values: NDArray[Any], least: float, row: int, col: int, *, dark: bool) -> None:
-    """Write plus or minus signs into cells at least ``least`` from zero, so that signs are readable without color."""
-    if values.size > LABELLED:
-        return
-    layer, unit = np.nonzero(np.abs(np.nan_to_num(values)) >= least)
-    if not len(layer):
-        return
-    marks = ["+" if values[at] > 0 else "−" for at in zip(layer, unit, strict=True)]
-    figure.add_trace(
-        go.Scatter(
-            x=unit, y=layer, mode="text", text=marks, hoverinfo="skip", showlegend=False,
-            textfont={"size": 11, "color": "#0f1318" if dark else "#ffffff"},
-        ), row=row, col=col,
-    )  # fmt: skip
+INKS = ("#ffffff", "#000000")
+"""The colors of text and signs on colored cells: on any color, one of both has a contrast of at least 4.5."""
 
 
-def write_cells(figure: Figure, values: NDArray[Any], words: list[list[str]], row: int, col: int) -> None:
-    """Write escaped text into cells colored from 0 to 1 in cividis, in the color with the better contrast."""
-    for ink, chosen in (("#ffffff", values < 0.5), ("#0f1318", values >= 0.5)):
-        down, across = np.nonzero(chosen)
+def inks(shares: NDArray[Any], ramp: Sequence[str]) -> NDArray[np.int64]:
+    """Return the index into `INKS` with the better contrast on each cell, colored at its share (0 to 1) of the ramp."""
+    stops = np.array([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in ramp])
+    at = np.linspace(0, 1, len(stops))
+    cells = np.stack([np.interp(np.clip(shares, 0, 1), at, stops[:, channel]) for channel in range(3)], -1)
+    light, dark = (luminance(np.array([int(ink[at : at + 2], 16) / 255 for at in (1, 3, 5)])) for ink in INKS)
+    found = luminance(cells)
+    return np.where((light + 0.05) / (found + 0.05) >= (found + 0.05) / (dark + 0.05), 0, 1)
+
+
+def luminance(rgb: NDArray[Any]) -> NDArray[Any]:
+    """Return the relative luminance (WCAG 2.2) of colors (…, 3) with channels from 0 to 1."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
+def signs(figure: Figure, values: NDArray[Any], limit: float, share: float, row: int, col: int, *, dark: bool) -> None:
+    """Write plus or minus signs into cells of the diverging ramp, so that they are readable without color.
+
+    The ramp ranges from −``limit`` to ``limit``; cells whose distance from zero is a ``share`` of the limit or more
+    have signs.
+    """
+    if values.size > LABELLED or limit <= 0:
+        return
+    shares = np.nan_to_num(values) / limit
+    chosen = inks((1 + shares) / 2, palette(dark).diverging)
+    for index, ink in enumerate(INKS):
+        layer, unit = np.nonzero((np.abs(shares) >= share) & (chosen == index))
+        if not len(layer):
+            continue
+        marks = ["+" if values[at] > 0 else "−" for at in zip(layer, unit, strict=True)]
+        figure.add_trace(
+            go.Scatter(
+                x=unit, y=layer, mode="text", text=marks, hoverinfo="skip", showlegend=False,
+                textfont={"size": 11, "color": ink},
+            ), row=row, col=col,
+        )  # fmt: skip
+
+
+def write_cells(
+    figure: Figure,
+    shares: NDArray[Any],
+    words: list[list[str]],
+    row: int,
+    col: int,
+    *,
+    ramp: Sequence[str] = CIVIDIS,
+    dark: bool,
+) -> None:
+    """Write escaped text into cells in the color with the better contrast.
+
+    Cells are colored at their share (0 to 1) of the ramp, and blank where it is NaN.
+    """
+    chosen = np.where(np.isnan(shares), 0 if dark else 1, inks(np.nan_to_num(shares), ramp))
+    for index, ink in enumerate(INKS):
+        down, across = np.nonzero(chosen == index)
         if len(down):
             figure.add_trace(
                 go.Scatter(
@@ -111,19 +152,23 @@ def write_cells(figure: Figure, values: NDArray[Any], words: list[list[str]], ro
             )  # fmt: skip
 
 
-def margin(figure: Figure, panel: int, opened: NDArray[Any] | None, shape: tuple[int, ...], *, dark: bool) -> None:
-    """Draw the margin of a map: bars with the number of open units per layer, from flags (layers, units)."""
+def margin(figure: Figure, panel: int, gates: NDArray[Any] | None, shape: tuple[int, ...], *, dark: bool) -> None:
+    """Draw the margin of a map: bars with the number of open units per layer, from values (layers, units).
+
+    A unit is open if its value is above 0, and not edited if it is NaN.
+    """
     colours, (layers, units) = palette(dark), shape
     figure.layout[axis_name("x", panel)].update(visible=False, range=[0, 1.9 * units], fixedrange=True)
     figure.layout[axis_name("y", panel)].update(visible=False, range=[layers - 0.5, -0.5])
-    if opened is None:
+    if gates is None:
         return
-    counts = opened.sum(axis=1)
+    counts = (gates > 0).sum(axis=1)
     figure.add_trace(
         go.Bar(
             x=counts, y=np.arange(layers), orientation="h", marker={"color": colours.bar, "line": {"width": 0}},
             text=counts if layers <= 48 else None, textposition="outside", cliponaxis=False, constraintext="none",
             textfont={"size": 10, "color": colours.quiet}, width=0.86, showlegend=False,
-            hovertemplate=f"layer %{{y}}: %{{x}} of {units} open<extra></extra>",
+            customdata=(~np.isnan(gates)).sum(axis=1),
+            hovertemplate="layer %{y}: %{x} of %{customdata} open<extra></extra>",
         ), row=1, col=panel,
     )  # fmt: skip

@@ -190,7 +190,7 @@ def effect_map(
         untrained(figure, column, shape, words="" if known else "none open", dark=dark)
         hover = f"layer %{{y}}, {unit_name(site)} %{{x}}<br>{half}: %{{z:+.4f}} nats"
         figure.add_trace(heat(values, hover), row=1, col=column)
-        signs(figure, values, 0.4 * limit, 1, column, dark=dark)
+        signs(figure, values, limit, 0.4, 1, column, dark=dark)
         map_axes(figure, column, shape, site, first=column == 1)
     words = "KL, nats" if found.measure == "kl" else "on − off, nats"
     colour_key(figure, "coloraxis", palette(dark).diverging, -limit, limit, words, bottom=KEYED, dark=dark)

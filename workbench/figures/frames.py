@@ -82,13 +82,18 @@ def trained(fields: Mapping[str, Values], half: str) -> bool:
 
 
 def states(fields: Mapping[str, Values]) -> NDArray[np.int64] | None:
-    """Return the index into `STATES` of each unit, (layers, units); None without gates."""
+    """Return the index into `STATES` of each unit, (layers, units), −1 if it is not edited; None without gates."""
     values = [field(fields, half, "gate") for half in HALVES]
-    shape = next((array.shape for array in values if array is not None), None)
-    if shape is None:
+    known = [array for array in values if array is not None]
+    if not known:
         return None
-    on = [np.zeros(shape, dtype=np.int64) if array is None else (array > 0).astype(np.int64) for array in values]
-    return on[0] + 2 * on[1]
+    on = [(np.zeros_like(known[0]) if array is None else array) > 0 for array in values]
+    return np.where(edited(*known), on[0] + 2 * on[1], -1)
+
+
+def edited(*gates: Values) -> NDArray[np.bool_]:
+    """Return which units have a gate in one of the halves; other units are NaN in all of them."""
+    return ~np.isnan(gates).all(axis=0)
 
 
 def _cells(layers: int, units: int) -> dict[str, Any]:
@@ -97,7 +102,7 @@ def _cells(layers: int, units: int) -> dict[str, Any]:
 
 
 def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """Return one row per unit: layer, unit, every known field, and the state."""
+    """Return one row per unit: layer, unit, every known field, and the state, empty for a unit that is not edited."""
     step, fields = fields_at(gates, step)
     if not fields:
         return pd.DataFrame(columns=["layer", "unit", "state"])
@@ -105,7 +110,7 @@ def gate_map(gates: Gates, step: int | None = None) -> pd.DataFrame:
     columns = _cells(*shape) | {name: values.ravel() for name, values in fields.items()}
     state = states(fields)
     if state is not None:
-        columns["state"] = np.asarray(STATES)[state].ravel()
+        columns["state"] = np.asarray([*STATES, ""])[state].ravel()
     frame = pd.DataFrame(columns)
     if step is not None:
         frame.insert(0, "step", step)
@@ -140,15 +145,14 @@ def state_counts(history: GateHistory) -> pd.DataFrame:
 
 
 def open_by_layer(gates: Gates, step: int | None = None) -> pd.DataFrame:
-    """Return one row per layer: open offset gates, open scale gates (NaN if a half was not trained), and units."""
+    """Return one row per layer: open offset gates, open scale gates (NaN if a half was not trained), edited units."""
     _, fields = fields_at(gates, step)
+    known = {half: values for half in HALVES if (values := field(fields, half, "gate")) is not None}
     columns: dict[str, Any] = {}
-    for half in HALVES:
-        values = field(fields, half, "gate")
-        if values is not None:
-            known = trained(fields, half)
-            columns |= {"layer": np.arange(len(values)), half: (values > 0).sum(axis=1) if known else math.nan}
-            columns["units"] = values.shape[1]
+    for half, values in known.items():
+        columns["layer"] = np.arange(len(values))
+        columns[half] = (values > 0).sum(axis=1) if trained(fields, half) else math.nan
+        columns["units"] = edited(*known.values()).sum(axis=1)
     return pd.DataFrame(columns).reindex(columns=["layer", *HALVES, "units"])
 
 

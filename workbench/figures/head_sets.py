@@ -121,7 +121,7 @@ def head_agreement(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     hover = [[_who(chosen[:, layer, head], names) for head in range(units)] for layer in range(layers)]
     figure.add_trace(heat(counts, "layer %{y}, head %{x}<br>%{customdata}", customdata=hover))
     if counts.size <= LABELLED:
-        write_cells(figure, counts / methods, [[str(count) for count in row] for row in counts], 1, 1)
+        write_cells(figure, counts / methods, [[str(count) for count in row] for row in counts], 1, 1, dark=dark)
     map_axes(figure, 1, (layers, units), "heads")
     words = f"methods of {methods} that chose the head"
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, float(methods), words, bottom=KEYED, dark=dark)

@@ -113,7 +113,7 @@ def logit_lens(found: "LogitLens", position: int | None = None, *, dark: bool = 
         values = np.array([[entry.probability for entry in row] for row in entries])
         figure.add_trace(heat(values, "%{customdata}", customdata=np.array(hover, dtype=object)), row=1, col=panel)
         if layers <= _LENS_ROWS and columns <= _LENS_COLUMNS:
-            write_cells(figure, values, _lens_words(entries, other, columns), 1, panel)
+            write_cells(figure, values, _lens_words(entries, other, columns), 1, panel, dark=dark)
         heading(figure, panel, side.capitalize(), dark=dark)
         _lens_axes(figure, panel, found, None if ranked else columns, columns, dark=dark)
     heading(figure, 3, "KL", dark=dark)

@@ -77,16 +77,18 @@ def gate_map(
         panel, words = 1 + 2 * index, f"{half.capitalize()}s" if colour == "norm" else f"{half.capitalize()} gates"
         values = frames.field(fields, half, colour) if frames.trained(fields, half) else None
         gate = frames.field(fields, half, "gate") if f"{half}_gate" in fields or colour == "gate" else None
+        if values is not None and gate is not None:
+            values = np.where(frames.edited(gate), values, np.nan)
         if values is None:
             untrained(figure, panel, shape, dark=dark)
         else:
             hover = f"layer %{{y}}, {unit_name(site)} %{{x}}<br>{half} {COLOURS[colour].lower()}: %{{z:.3f}}"
             figure.add_trace(heat(values, hover), row=1, col=panel)
-        opened = gate > 0 if gate is not None and values is not None else None
-        aside = f"{opened.sum():,} of {opened.size:,} open" if opened is not None else ""
+        shown = gate if values is not None else None
+        aside = "" if shown is None else f"{(shown > 0).sum():,} of {frames.edited(shown).sum():,} open"
         heading(figure, panel, words, aside, dark=dark)
         map_axes(figure, panel, shape, site, first=index == 0)
-        margin(figure, panel + 1, opened, shape, dark=dark)
+        margin(figure, panel + 1, shown, shape, dark=dark)
     limit = _norm_limit(gates, fields, top) if colour == "norm" else 1.0
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, limit, _KEYS[colour], bottom=KEYED, dark=dark)
     note = f"{counted(shape[0], 'layer')} × {counted(shape[1], unit_name(site))}; bars: open gates per layer"
@@ -110,17 +112,17 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
     blocks = [[(index + end) / 4, colour] for index, colour in enumerate(colours.states) for end in (0, 1)]
     figure.add_trace(
         heat(
-            state, f"layer %{{y}}, {unit} %{{x}}: %{{customdata}}", coloraxis=None, zmin=-0.5, zmax=3.5,
-            colorscale=blocks, showscale=False, customdata=np.asarray(list(STATE_WORDS.values()))[state],
+            np.where(state < 0, np.nan, state), f"layer %{{y}}, {unit} %{{x}}: %{{customdata}}", coloraxis=None,
+            zmin=-0.5, zmax=3.5, colorscale=blocks, showscale=False,
+            customdata=np.asarray([*STATE_WORDS.values(), ""])[state],
         ), row=1, col=1,
     )  # fmt: skip
     for index, (word, colour) in enumerate(zip(STATE_WORDS.values(), colours.states, strict=True)):
         layer, head = np.nonzero(state == index)
         if labelled and _SIGNS[index] and len(layer):
-            ink = colours.surface if index == 3 or dark else "#ffffff"
             marks = go.Scatter(
                 x=head, y=layer, mode="text", text=[_SIGNS[index]] * len(layer), hoverinfo="skip", showlegend=False,
-                textfont={"size": 11, "color": ink},
+                textfont={"size": 11, "color": colours.surface},
             )  # fmt: skip
             figure.add_trace(marks, row=1, col=1)
         sign = f" {_SIGNS[index]}" if labelled else ""
@@ -131,7 +133,7 @@ def _state_map(fields: Mapping[str, Values], title: str, site: str, *, dark: boo
             ), row=1, col=1,
         )  # fmt: skip
     map_axes(figure, 1, state.shape, site)
-    margin(figure, 2, state > 0, state.shape, dark=dark)
+    margin(figure, 2, np.where(state < 0, np.nan, state), state.shape, dark=dark)
     figure.update_layout(showlegend=True)
     note = f"{counted(len(state), 'layer')} × {counted(state.shape[1], unit)}; bars: edited units per layer"
     missing = [half for half in HALVES if not frames.trained(fields, half)]
@@ -170,8 +172,9 @@ def closed_map(history: GateHistory, steps: Sequence[int] | None = None, *, dark
     colour_key(figure, "coloraxis", CIVIDIS[::-1], 0.0, 1.0, "P(closed)", bottom=KEYED, dark=dark)
     at, closed = records[-1][0], history.closed(records[-1][0])
     shares = [f"{100 * closed[half]:.0f} % of {half} gates" for half in HALVES if frames.trained(records[-1][1], half)]
+    last = [values for half in HALVES if (values := frames.field(records[-1][1], half, "gate")) is not None]
     note = (
-        f"{counted(shape[0] * shape[1], 'gate')} in each half; the mean is next to each step; "
+        f"{counted(int(frames.edited(*last).sum()), 'gate')} in each half; the mean is next to each step; "
         f"exactly 0 in evaluation at step {at:,}: {', '.join(shares) or 'none was trained'}"
     )
     return finish(figure, title, note, dark=dark, height=2 * side + 52 + 74 + KEYED, bottom=KEYED, left=60)
@@ -199,7 +202,7 @@ def compare_gates(
     shapes = [next(iter(fields.values())).shape for fields in found]
     alike, side = shapes[0] == shapes[1], map_height(max(shapes)[0], 12, 480)
     figure = panels(2, 3, horizontal_spacing=0.05 if alike else 0.1, vertical_spacing=56 / (2 * side + 56))
-    changes, flips, order = [], 0, ("first run", "second run")
+    flips, total, order = 0, 0, ("first run", "second run")
     for row, half in enumerate(HALVES):
         values = [frames.field(fields, half, quantity) if frames.trained(fields, half) else None for fields in found]
         for column, (array, shape, name, which) in enumerate(zip(values, shapes, names, order, strict=True)):
@@ -221,19 +224,18 @@ def compare_gates(
             empty_panel(figure, panel, why, dark=dark)
             continue
         change = values[1] - values[0]
-        changes.append(change)
         flips += int(((values[0] > 0) != (values[1] > 0)).sum())
+        total += int(frames.edited(values[0], values[1]).sum())
         hover = f"layer %{{y}}, {unit_name(site)} %{{x}}<br>second − first: %{{z:+.3f}}"
         figure.add_trace(heat(change, hover, coloraxis="coloraxis2"), row=row + 1, col=3)
-        signs(figure, change, 0.5, row + 1, 3, dark=dark)
+        signs(figure, change, 1.0, 0.5, row + 1, 3, dark=dark)
         map_axes(figure, panel, change.shape, site, first=False, last=row == 1)
     words = COLOURS[quantity].lower() if quantity == "gate" else COLOURS[quantity]
     colour_key(figure, "coloraxis", CIVIDIS, 0.0, 1.0, words, bottom=KEYED, dark=dark, at="left")
     note = f"first: {text(names[0], 60)} · second: {text(names[1], 60)}"
-    if changes:
+    if total:
         signed = palette(dark).diverging
         colour_key(figure, "coloraxis2", signed, -1.0, 1.0, "second − first", bottom=KEYED, dark=dark)
-        total = sum(change.size for change in changes)
         note += f" · {flips:,} of {total:,} gates are open in only one run" if quantity == "gate" else ""
     return finish(figure, title, note, dark=dark, height=2 * side + 56 + 76 + KEYED, bottom=KEYED)
 
@@ -246,19 +248,21 @@ def open_by_layer(gates: Gates, step: int | None = None, *, dark: bool = False) 
     if not len(frame):
         return blank(title, _NOTHING, dark=dark)
     colours, figure = palette(dark), panels()
-    units, parts = int(frame["units"].to_numpy()[0]), []
+    layer_units = frame["units"].to_numpy()
+    units, parts = int(layer_units.max()), []
     for half in HALVES:
         counts = frame[half].to_numpy(dtype=float)
         if np.isnan(counts).all():
             parts.append(f"the {half} half was not trained")
             continue
-        parts.append(f"{int(counts.sum()):,} of {units * len(frame):,} {half} gates open")
+        parts.append(f"{int(counts.sum()):,} of {layer_units.sum():,} {half} gates open")
         figure.add_trace(
             go.Scatter(
                 x=frame["layer"], y=counts, name=half, mode="lines+markers",
                 line={"color": colours.half(half), "width": 1.25, "shape": "hvh", "dash": HALF_DASH[half]},
                 marker={"symbol": HALF_SYMBOL[half], "size": 7, "color": colours.half(half)},
-                hovertemplate=f"layer %{{x}}: %{{y}} of {units} {half} gates open<extra></extra>",
+                customdata=layer_units,
+                hovertemplate=f"layer %{{x}}: %{{y}} of %{{customdata}} {half} gates open<extra></extra>",
             )
         )  # fmt: skip
     figure.update_xaxes(title_text="layer", range=[-0.6, len(frame) - 0.4])

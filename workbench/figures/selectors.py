@@ -119,7 +119,9 @@ def heads_by_layer(sets: Mapping[str, HeadSet], *, dark: bool = False) -> Figure
     hover = [[f"{name}, layer {layer}" for layer in range(first.layers)] for name in names]
     figure.add_trace(heat(values, "%{customdata}: %{z} heads", customdata=hover))
     if first.layers <= _NUMBERED:
-        write_cells(figure, values / first.heads, [[f"{value:.0f}" for value in row] for row in values], 1, 1)
+        write_cells(
+            figure, values / first.heads, [[f"{value:.0f}" for value in row] for row in values], 1, 1, dark=dark
+        )
     labels = [f"{name}  {len(heads)}" for name, heads in zip(names, sets.values(), strict=True)]
     figure.update_yaxes(
         showgrid=False, range=[len(names) - 0.5, -0.5], **word_ticks(labels, palette(dark).text, size=11)
@@ -318,11 +320,8 @@ def _matrix(
     words = [[f"{value:.2f}".replace("-", "−").replace("nan", "–") for value in row] for row in values]
     figure.add_trace(heat(values, "%{customdata}", customdata=hover))
     low, high = span
-    ramp, filled = CIVIDIS, np.nan_to_num(values)
-    if low < 0:
-        # Signed values fade into the background at 0; far from 0, text has the color of the background.
-        ramp, filled = list(colours.diverging), np.abs(filled) if dark else 1 - np.abs(filled)
-    write_cells(figure, filled, words, 1, 1)
+    ramp = CIVIDIS if low >= 0 else list(colours.diverging)
+    write_cells(figure, (values - low) / (high - low), words, 1, 1, ramp=ramp, dark=dark)
     labels = [method_name(method) for method in methods]
     figure.update_xaxes(showgrid=False, range=[-0.5, side - 0.5], **word_ticks(labels, colours.text, size=11))
     figure.update_yaxes(showgrid=False, range=[side - 0.5, -0.5], **word_ticks(labels, colours.text, size=11))

@@ -1,6 +1,7 @@
 """Studies: scores against the number of training examples, and against what a method costs, with the Pareto front."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from jola.studies.pareto import pareto_front
 from jola.studies.rows import Row
 from jola.studies.tables import size_text
 from jola.system.formatting import counted, duration_text
-from workbench.figures.style import SYMBOLS, Figure, blank, finish, palette, panels, text
+from workbench.figures.style import DASHES, SYMBOLS, Figure, Palette, blank, finish, palette, panels, text
 
 _ALL_APART = 2.0
 """On the axis of examples, "all" is at this multiple of the largest number."""
@@ -71,20 +72,23 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     curves: dict[str, list[Row]] = {_curve(row): [] for row in rows}
     for row in sorted(known, key=lambda row: row.train_size or math.inf):
         curves[_curve(row)].append(row)
-    for index, (curve, own) in enumerate(curves.items()):
+    marks, drawn = _marks(rows, colours), Counter[str]()
+    for curve, own in curves.items():
         if not own:
             continue
-        colour = colours.categories[index % len(colours.categories)]
+        method = own[0].method
+        colour, symbol = marks[method]
+        dash, drawn[method] = DASHES[drawn[method] % len(DASHES)], drawn[method] + 1
         name = arm_name(curve, max(row.best_of for row in own))
-        trains = METHODS[own[0].method].trains if own[0].method in METHODS else True
+        trains = METHODS[method].trains if method in METHODS else True
         figure.add_trace(
             go.Scatter(
                 x=[row.train_size or largest * _ALL_APART or 1 for row in own],
                 y=[row.value for row in own],
                 mode="lines+markers" if trains or len(own) == 1 else "lines",
                 name=name,
-                line={"color": colour, "width": 1.5, "dash": "solid" if trains else "dash"},
-                marker={"symbol": SYMBOLS[index % len(SYMBOLS)], "size": 8},
+                line={"color": colour, "width": 1.5, "dash": dash if trains else "dash"},
+                marker={"symbol": symbol, "size": 8},
                 error_y=_error_bars(own, colour) if trains else None,
                 customdata=[
                     [
@@ -105,6 +109,16 @@ def data_size_curves(rows: Sequence[Row], *, dark: bool = False) -> Figure:
     )  # fmt: skip
     figure.update_yaxes(title=text((known[0].metric or "score").replace("_", " "), 40))
     return _with_legend(figure, title, _note(known), dark=dark)
+
+
+def _marks(rows: Sequence[Row], colours: Palette) -> dict[str, tuple[str, str]]:
+    """Return color and symbol of each method of the rows, which are the same in every figure."""
+    known = [*METHODS]
+    found = {}
+    for method in dict.fromkeys(row.method for row in rows):
+        index = known.index(method) if method in known else len(known)
+        found[method] = colours.categories[index % len(colours.categories)], SYMBOLS[index % len(SYMBOLS)]
+    return found
 
 
 def _curve(row: Row) -> str:
@@ -139,14 +153,10 @@ def pareto(rows: Sequence[Row], cost: str = "trainable", *, dark: bool = False) 
                 line={"color": colours.edge, "width": 1.5, "dash": "dot", "shape": "hv"},
             )
         )  # fmt: skip
-    methods = list(dict.fromkeys(row.method for row in rows))
-    for method in methods:
+    for method, (colour, symbol) in _marks(rows, colours).items():
         own = [index for index, row in enumerate(known) if row.method == method]
         if not own:
             continue
-        index = methods.index(method)
-        colour = colours.categories[index % len(colours.categories)]
-        symbol = SYMBOLS[index % len(SYMBOLS)]
         title_of_method = arm_name(method)
         figure.add_trace(
             go.Scatter(

@@ -15,6 +15,7 @@ from jola.system.formatting import score_text, score_title
 from workbench.service.answering import Judged, complete, judged_answers, kept_answers
 from workbench.service.bench import Workbench, short_name
 from workbench.service.calls import Stops, Superseded
+from workbench.service.opened import OpenedRuns
 from workbench.ui import markup
 from workbench.ui.events import PRIVATE
 from workbench.ui.example_table import PAGE, Row, example_table, matrix, table
@@ -150,6 +151,7 @@ class AnswersPanel:
     compute: gr.Button
     stop: gr.Button
     message: gr.HTML
+    runs: OpenedRuns = field(default_factory=OpenedRuns)
 
     def outputs(self) -> list[Any]:
         """The outputs of `updates`."""
@@ -162,11 +164,12 @@ class AnswersPanel:
         """A script to run after opening the panel, which scrolls it into view."""
         return _SHOW
 
-    def opened(self, id: str) -> tuple[Any, ...]:
+    def opened(self, id: str, page: str) -> tuple[Any, ...]:
         """Return values for the column and `outputs` that open the panel for a run."""
         run = self.bench.find(id)
         if run is None:
             return gr.Column(visible=False), *[gr.skip()] * len(self.outputs())
+        self.runs.open(page, run.id)
         return gr.Column(visible=True), *self.updates(Shown(run.id))
 
     def updates(self, shown: Shown, message: str = "") -> tuple[Any, ...]:
@@ -263,13 +266,18 @@ class AnswersEvents:
         return self.panel.updates(replace(shown, page=shown.page + 1))
 
     def on_compute(self, shown: Shown, request: gr.Request) -> Iterator[tuple[Any, ...]]:
-        """Compute and store missing answers."""
+        """Compute and store missing answers, also while the panel shows another run."""
+        for outputs in self._computed(shown, request.session_hash or ""):
+            if self.panel.runs.shows(request.session_hash or "", shown.run):
+                yield outputs
+
+    def _computed(self, shown: Shown, page: str) -> Iterator[tuple[Any, ...]]:
         kept = (gr.skip(),) * (len(self.panel.outputs()) - 3)
         working = gr.Button(visible=False), gr.Button(visible=True)
         try:
             run = self.panel.bench.must_find(shown.run)
             yield *kept, *working, markup.note("Reading the test examples …", "busy")
-            for step in complete(self.panel.bench, run, page=request.session_hash or "", stops=self.stops):
+            for step in complete(self.panel.bench, run, page=page, stops=self.stops):
                 yield *kept, *working, markup.note(step.words(), "busy")
             yield self.panel.updates(shown)
         except Superseded:

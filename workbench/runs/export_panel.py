@@ -11,6 +11,7 @@ from jola.errors import InputError
 from jola.runs.summary import method_in
 from workbench.service.bench import Workbench, short_name
 from workbench.service.exports import FORMS, Exported, Exports, Form
+from workbench.service.opened import OpenedRuns
 from workbench.ui import markup
 from workbench.ui.events import PRIVATE
 
@@ -52,8 +53,10 @@ export.
 
 @dataclass(frozen=True)
 class ExportPanel:
-    """The panel; `shown` fills `outputs` for a run."""
+    """The panel; `opened` fills `outputs` for a run."""
 
+    exports: Exports
+    runs: OpenedRuns
     column: gr.Column
     run: gr.State
     title: gr.HTML
@@ -62,13 +65,19 @@ class ExportPanel:
     code: gr.Code
 
     def outputs(self) -> list[Any]:
-        """Outputs of `shown`."""
+        """Outputs of `opened`."""
         return [self.column, self.run, self.title, self.status, self.download, self.code]
 
     @property
     def after(self) -> str:
-        """Script to run after `shown`: scrolls the panel into view."""
+        """Script to run after `opened`: scrolls the panel into view."""
         return _SHOW
+
+    def opened(self, bench: Workbench, id: str, page: str) -> tuple[Any, ...]:
+        """Return values for `outputs` that open the panel for a run; the export of another run is stopped."""
+        if self.runs.open(page, id):
+            self.exports.stop(page)
+        return shown(bench, id)
 
 
 def shown(bench: Workbench, id: str) -> tuple[Any, ...]:
@@ -165,14 +174,16 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
             close = gr.Button("Close", elem_id="export-close")
         status = gr.HTML("", apply_default_css=False, elem_id="export-status")
         code = gr.Code(language="python", visible=False, interactive=False, elem_id="export-code", show_label=False)
-    panel = ExportPanel(column, run, title, status, download, code)
+    runs = OpenedRuns()
+    panel = ExportPanel(exports, runs, column, run, title, status, download, code)
     private: dict[str, Any] = {**PRIVATE, "concurrency_limit": None}
 
-    def on_form(chosen: str, id: str) -> tuple[Any, ...]:
+    def on_form(chosen: str, id: str, request: gr.Request) -> tuple[Any, ...]:
         picked = FORMS.get(chosen, first)
         refusal = refusal_of(bench, id, picked)
-        gone = gr.DownloadButton(visible=False), gr.Code(visible=False), gr.Button(interactive=refusal is None)
-        return *choices(picked, refusal), "", *gone
+        working = exports.working(request.session_hash or "")
+        buttons = gr.Button(interactive=refusal is None and not working), gr.Button(visible=working)
+        return *choices(picked, refusal), "", gr.DownloadButton(visible=False), gr.Code(visible=False), *buttons
 
     def working(words: str) -> tuple[Any, ...]:
         busy = gr.Button(interactive=False), gr.Button(visible=True)
@@ -180,13 +191,14 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
 
     def on_go(id: str, chosen: str, wanted: str | None, into: str, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         idle = gr.Button(interactive=True), gr.Button(visible=False)
+        page = request.session_hash or ""
         try:
             yield working("Starting …")
             picked = FORMS.get(chosen, first)
-            found = exports.export(
-                request.session_hash or "", bench.must_find(id), picked, wanted if picked.formats else None, into or ""
-            )
+            found = exports.export(page, bench.must_find(id), picked, wanted if picked.formats else None, into or "")
             for said in found:
+                if not runs.shows(page, id):
+                    return
                 if isinstance(said, str):
                     yield working(said)
                     continue
@@ -196,12 +208,14 @@ def build(bench: Workbench, exports: Exports | None = None) -> ExportPanel:
                 language: Any = "shell" if picked.kind == "gguf" else "python"
                 yield *idle, measured(said), button, gr.Code(said.code, language=language, visible=True)
         except InputError as error:
+            if not runs.shows(page, id):
+                return
             yield *idle, markup.note(str(error), "error"), gr.DownloadButton(visible=False), gr.Code(visible=False)
 
     def on_stop(request: gr.Request) -> None:
         exports.stop(request.session_hash or "")
 
-    gr.on([form.change, run.change], on_form, [form, run], [formats, help, status, download, code, go], **private)
+    gr.on([form.change, run.change], on_form, [form, run], [formats, help, status, download, code, go, stop], **private)
     go.click(on_go, [run, form, formats, folder], [go, stop, status, download, code], **private).then(
         None, None, None, js=_FETCH
     )

@@ -13,7 +13,7 @@ from jola.errors import InputError
 from jola.runs.compare import ComparedValues, RunComparison, compare_runs
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from jola.runs.summary import method_in
+from jola.runs.summary import gates_in
 from jola.system.formatting import accuracy_text, score_text, score_title
 from workbench import figures
 from workbench.runs import answers_panel, export_panel
@@ -47,8 +47,8 @@ def annotate(bench: Workbench, id: str, label: str, note: str) -> dict[str, Any]
     try:
         bench.must_find(id).annotate(label=label, note=note)
     except InputError as error:
-        return saved(str(error))
-    return saved("Saved.")
+        return saved(id, str(error), "error")
+    return saved(id, "Saved.")
 
 
 def remove(bench: Workbench, id: str) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class ComparedRuns:
     validation: figures.Figure
     training: figures.Figure
     gates: figures.Figure | None
-    """Maps of the gates of both; None if a method has no gates."""
+    """Maps of the gates of both; None if one has no gates, or if they edit different sites."""
 
 
 def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> ComparedRuns | None:
@@ -109,10 +109,10 @@ def compare(bench: Workbench, ids: Sequence[str], *, dark: bool = False) -> Comp
         return None
     names = _names(runs)
     metrics = {name: run.metrics() for name, run in zip(names, runs, strict=True)}
-    comparison, gates = compare_runs(runs), None
-    if all(method_in(run.raw_config()).has_gates for run in runs):
-        first, second = (_kept_gates(run) for run in runs)
-        gates = figures.compare_gates(first, second, (names[0], names[1]), dark=dark)
+    comparison, gates, site = compare_runs(runs), None, _shared_site(runs)
+    if site and all(gates_in(run.raw_config()) != "none" for run in runs):
+        first, second = (_kept_gates(run, site) for run in runs)
+        gates = figures.compare_gates(first, second, (names[0], names[1]), site=site, dark=dark)
     return ComparedRuns(
         tables=comparison_tables(comparison, names),
         validation=figures.compare_curves(metrics, "validation_cross_entropy", dark=dark),
@@ -127,9 +127,18 @@ def _names(runs: Sequence[Run]) -> list[str]:
     return [f"{name} ({run.id})" if names.count(name) > 1 else name for name, run in zip(names, runs, strict=True)]
 
 
-def _kept_gates(run: Run) -> Mapping[str, Any]:
+def _shared_site(runs: Sequence[Run]) -> str:
+    """Return the site whose gates are compared; empty if the runs recorded none in common.
+
+    A run without records may still record any site.
+    """
+    recorded = [set(sites) for run in runs if (sites := run.sites())]
+    shared = set.intersection(*recorded) if recorded else {"heads"}
+    return min(shared, key=lambda name: (name != "heads", name), default="")
+
+
+def _kept_gates(run: Run, site: str) -> Mapping[str, Any]:
     """Return the gates of the kept edits of a run, or of its last record; empty before the first record."""
-    site = next(iter(sorted(run.sites(), key=lambda name: name != "heads")), "")
     try:
         history = run.gates(site)
         kept = (run.result() or {}).get("kept_step")
@@ -295,11 +304,11 @@ def _connect_panels(
 ) -> None:
     """Connect the panels that open below the table."""
 
-    def on_export(event: gr.EventData) -> tuple[Any, ...]:
-        return export_panel.shown(bench, chosen(event))
+    def on_export(event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
+        return exporting.opened(bench, chosen(event), request.session_hash or "")
 
-    def on_answers(event: gr.EventData) -> tuple[Any, ...]:
-        return answers.opened(chosen(event))
+    def on_answers(event: gr.EventData, request: gr.Request) -> tuple[Any, ...]:
+        return answers.opened(chosen(event), request.session_hash or "")
 
     def on_compare(event: gr.EventData) -> tuple[Any, ...]:
         told = said(event)

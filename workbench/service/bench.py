@@ -3,7 +3,8 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -59,7 +60,8 @@ class Workbench:
         def busy() -> bool:
             return jobs.active() is not None or comparisons.working() or studies.working()
 
-        session = Session(settings.limits, Loader(settings.check_model), training=busy)
+        # Asked before every call of the model; with many runs, the answer takes as long as a small call.
+        session = Session(settings.limits, Loader(settings.check_model), training=_remembered(busy, 1.0))
         followers = Followers(store, studies.find_run)
         return cls(settings, store, jobs, followers, session, comparisons, studies)
 
@@ -166,3 +168,16 @@ def _check_unpacked_size(source: Path, limits: Limits) -> None:
                     break
     if size > most:
         raise InputError(f"{source} unpacks to more than {most >> 20:,} MB; give fewer examples.")
+
+
+def _remembered(ask: Callable[[], bool], seconds: float) -> Callable[[], bool]:
+    """Return a function that repeats the last answer of `ask` for some seconds."""
+    last: list[tuple[float, bool]] = []
+
+    def answer() -> bool:
+        now = time.monotonic()
+        if not last or now - last[0][0] >= seconds:
+            last[:] = [(now, ask())]
+        return last[0][1]
+
+    return answer

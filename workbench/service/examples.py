@@ -2,6 +2,7 @@
 
 import random
 from functools import lru_cache
+from pathlib import Path
 
 from jola.data.records import Example
 from jola.data.tasks import REGISTRY, load_task
@@ -25,13 +26,22 @@ def test_examples(bench: Workbench, run: Run) -> tuple[Example, ...]:
             f"This run was imported and its examples are those of {task[:200]!r} on the Hub. Nothing is downloaded for "
             "an imported run; type a prompt instead."
         )
-    return _test_examples(run, str(run.run_config().data))
+    config = run.run_config()
+    return _test_examples(run.path, repr(config.data), config.training.seed, _changes(Path(task)))
 
 
 @lru_cache(maxsize=4)
-def _test_examples(run: Run, _data: str) -> tuple[Example, ...]:
-    config = run.run_config()
-    return load_task(config.data, config.training.seed).test
+def _test_examples(path: Path, _data: str, seed: int, _changed: tuple[int, ...]) -> tuple[Example, ...]:
+    """Load the test examples of the run in `path`; the other arguments are what they depend on."""
+    return load_task(Run(path).run_config().data, seed).test
+
+
+def _changes(place: Path) -> tuple[int, ...]:
+    """Return the times of the last changes of a file or of the files in a folder; empty if it is neither."""
+    try:
+        return tuple(path.stat().st_mtime_ns for path in (sorted(place.iterdir()) if place.is_dir() else [place]))
+    except OSError:
+        return ()
 
 
 def draw_example(bench: Workbench, run: Run) -> tuple[Prompt, str]:

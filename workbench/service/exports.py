@@ -7,6 +7,7 @@ from pipes, and it is not continued after a restart of the app.
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -99,7 +100,7 @@ FORMS: dict[str, Form] = {
             "gguf",
             "GGUF file",
             "The folded model for llama.cpp and what is built on it; for Llama, Qwen2 and Mistral.",
-            "llama-cli --model {place}",
+            "llama-cli --model {quoted}",
             ".gguf",
             formats=("float16", "float32", "bfloat16"),
             model=True,
@@ -175,6 +176,11 @@ class Exports:
         """Whether a page may choose a folder of this computer to write to."""
         return self._settings.loopback or bool(self._settings.folders)
 
+    def working(self, page: str) -> bool:
+        """Whether an export of a page is running that was not asked to stop."""
+        work = self._at_work.get(page)
+        return work is not None and not work.stopped
+
     def stop(self, page: str) -> None:
         """Stop the export of a page."""
         if work := self._at_work.get(page):
@@ -243,7 +249,7 @@ class Exports:
             place = _packed(place)
             code = f"# after unpacking {place.name}\n{code}"
         name = str(place) if into else place.name.removesuffix(".zip") if not form.ending else place.name
-        yield Exported(place, size, report, code.format(place=name), into is None)
+        yield Exported(place, size, report, code.format(place=name, quoted=shlex.quote(name)), into is None)
 
     def _start(self, run: Run, form: Form, chosen: str | None, place: Path) -> "subprocess.Popen[str]":
         flags = ["--dtype", chosen] if chosen and form.model else []

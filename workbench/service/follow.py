@@ -17,7 +17,7 @@ from jola.runs.run import Run
 from jola.runs.scores import scores_in
 from jola.runs.state import UNFINISHED, pause_requested
 from jola.runs.store import RunStore
-from jola.runs.summary import method_in
+from jola.runs.summary import gates_in, method_in
 from jola.system.formatting import accuracy_text, score_label, score_text
 from workbench.service.jobs import RESUMABLE
 from workbench.service.processes import last_sentence, log_tail
@@ -85,7 +85,7 @@ class Follower:
                 "queue": [{"id": id, "about": self._about(id)} for id in queue],
                 "about": describe_config(config),
                 "facts": facts(status, state, metrics, config),
-                "gates": gates_of(config),
+                "gates": gates_in(config),
                 "method": method_in(config).title,
                 "trains": method_in(config).trains,
                 "has_gates": method_in(config).has_gates,
@@ -108,7 +108,7 @@ class Follower:
     def _about(self, id: str) -> str:
         """Describe a waiting run in a few words."""
         run = Run(self._waiting.store.root / id)
-        since = run.status()["started"]
+        since = run.status()["queued"]
         at = f"since {datetime.fromtimestamp(since):%H:%M:%S}" if since else ""
         label = run.notes().label
         return " · ".join(part for part in (label, describe_config(run.raw_config()), at) if part)
@@ -143,7 +143,7 @@ class Follower:
             if site not in self.run.sites():
                 raise InputError(f"The run {self.run.id} recorded no site '{site}'.")
             config = self.run.raw_config()
-            gated, has_gates = gates_of(config) != "none", method_in(config).has_gates
+            gated, has_gates = gates_in(config) != "none", method_in(config).has_gates
             self._histories[site] = GateFrames(self.run, site, gated=gated, only_norms=not has_gates)
         return self._histories[site]
 
@@ -255,14 +255,6 @@ def describe_config(config: Mapping[str, Any]) -> str:
     return " · ".join(str(piece) for piece in pieces if piece)
 
 
-def gates_of(config: Mapping[str, Any]) -> str:
-    """Return the setting ``gates`` of a run: ``two``, ``shared`` or ``none``."""
-    if not method_in(config).has_gates:
-        return "none"
-    edits = config.get("edits")
-    return str(edits.get("gates", "two")) if isinstance(edits, dict) else "two"
-
-
 def actions(state: str, pausing: bool) -> list[str]:
     """Return the actions that are possible in this state: ``pause``, ``resume``, ``cancel``."""
     if state in UNFINISHED:
@@ -318,8 +310,6 @@ def facts(
     """Return the figures of the run next to the map, by the name of their field on the page."""
     active = state in UNFINISHED
     started, end = status["started"], time.time() if active else status["updated"]
-    if state == "queued":
-        started = None  # time when it began to wait
     left = seconds_left(metrics, status["total_steps"], started) if state == "training" else None
     epochs, epoch = (config.get("training") or {}).get("epochs"), _last(metrics, "epoch")
     return {
@@ -366,7 +356,7 @@ def result_of(run: Run, config: Mapping[str, Any]) -> list[tuple[str, str]]:
         values = [fields[f"{half}_gate"] for _, fields in records if f"{half}_gate" in fields]
         return sum(int((~np.isnan(gates)).sum()) for gates in values)
 
-    return result_facts(run.result(), gates, gated=gates_of(config) != "none")
+    return result_facts(run.result(), gates, gated=gates_in(config) != "none")
 
 
 # Curves

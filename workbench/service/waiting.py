@@ -43,7 +43,7 @@ class Waiting:
 
     def add(self, run: Run) -> None:
         """Append a run to the queue. Its status is written first, so that every run in the queue is waiting."""
-        run.write_status(state="queued", message="", pid=None, pid_created=None, started=time.time())
+        run.write_status(state="queued", message="", pid=None, pid_created=None, queued=time.time(), started=None)
         self._write([*self.ids(), run.id])
 
     def take(self, id: str) -> None:

@@ -11,6 +11,7 @@ from workbench.studies import study_form
 from workbench.studies.panel import Panel, build_results
 from workbench.studies.study_view import study_view
 from workbench.ui import markup, work_list
+from workbench.ui.details import details_box
 from workbench.ui.events import DARK, PRIVATE, said, text_of
 
 # Actions of the buttons
@@ -57,7 +58,7 @@ def build(bench: Workbench, place: gr.Tab) -> StudiesTab:
             with gr.Accordion("More settings", open=False, elem_classes="jw-more"):
                 inputs |= study_form.more_fields()
             with gr.Column(elem_classes="jw-go"):
-                cost_box = gr.HTML("", apply_default_css=False, elem_id="studies-cost")
+                cost_box = details_box("studies-cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="studies-message")
                 with gr.Row(elem_classes="jw-buttons"):
                     # Disabled until the first response, which would overwrite the result of an earlier click.

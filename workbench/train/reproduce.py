@@ -45,12 +45,16 @@ def python_lines(config: RunConfig) -> str:
 
 
 def reading_lines(run: Run) -> str:
-    """Return Python code that reads the gates and the metrics of a run as tables."""
+    """Return Python code that reads the recorded edits of each site and the metrics of a run as tables."""
+    sites = run.sites()
+    gates = "".join(
+        f"gates{'' if len(sites) == 1 else f'_{site}'} = run.gates({site!r}).to_frame()\n" for site in sites
+    )
     return (
         "import pandas as pd\n"
         "from jola import Run\n\n"
         f"run = Run.open({str(run.path)!r})\n"
-        "gates = run.gates().to_frame()\n"
+        f"{gates}"
         "metrics = pd.DataFrame(run.metrics())\n"
     )
 

@@ -20,6 +20,7 @@ from workbench.service.devices import AUTO, CPU
 from workbench.train.preview import load_preview, preview_html
 from workbench.train.run_view import run_view
 from workbench.ui import form, markup
+from workbench.ui.details import details_box
 from workbench.ui.events import PRIVATE, text_of
 from workbench.ui.fields import accept_upload, field
 
@@ -219,7 +220,7 @@ def build(bench: Workbench, remembered: gr.BrowserState) -> TrainTab:
                     elem_classes=["setting"],
                 )
             with gr.Column(elem_classes="jw-go"):
-                cost_box = gr.HTML("", apply_default_css=False, elem_id="cost")
+                cost_box = details_box("cost")
                 message = gr.HTML("", apply_default_css=False, elem_id="start-message")
                 with gr.Row(elem_classes="jw-buttons"):
                     # Disabled until the first response, which would overwrite the result of an earlier click.

@@ -60,11 +60,21 @@ def test_the_front_of_a_pareto_figure_is_filled_and_joined(grid: Grid) -> None:
     line = trace(figure, "Pareto front")
     assert list(line.y) == pytest.approx([0.31, 0.82, 0.87])
     lora = trace(figure, "LoRA")
-    assert list(lora.marker.symbol) == ["diamond", "diamond-open"]
+    assert list(lora.marker.symbol) == ["square", "square-open"]
     assert list(lora.text) == ["", "1e-3"]
     # Zero trained parameters have a position and a label on the logarithmic axis.
     assert trace(figure, "Zero-shot").x[0] < 5000 and figure.layout.xaxis.ticktext[0] == "0"
     assert figure.layout.xaxis.type == "log"
+
+
+def test_a_method_has_one_colour_and_symbol_in_every_figure(grid: Grid) -> None:
+    rows = fill(grid)
+    curves = draw.data_size_curves(rows)
+    of_lora = [one for one in curves.data if one.name.startswith("LoRA")]
+    found = trace(draw.pareto([row for row in rows if row.train_size == 100], "trainable"), "LoRA")
+    assert {one.line.color for one in of_lora} == {found.marker.color}
+    assert {one.marker.symbol for one in of_lora} == {found.marker.symbol[0].removesuffix("-open")}
+    assert len({one.line.dash for one in of_lora}) == len(of_lora) == 2
 
 
 def test_equal_costs_are_on_a_linear_axis(grid: Grid) -> None:

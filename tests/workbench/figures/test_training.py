@@ -28,6 +28,23 @@ def test_the_map_shows_the_gates_of_the_step_and_counts_the_open_ones() -> None:
     assert f"{(record['scale_gate'] > 0).sum()} of 24 open" in words(figure)
 
 
+def test_units_that_are_not_edited_are_blank_and_not_counted() -> None:
+    gates = np.full((3, 4), np.nan)
+    gates[0, :2], gates[2, 0] = [0.5, 0.0], 0.9
+    fields = {"offset_gate": gates, "scale_gate": gates, "offset_open": np.nan_to_num(gates)}
+    assert words(figures.gate_map(fields)).count("2 of 3 open") == 2
+    np.testing.assert_array_equal(heatmaps(figures.gate_map(fields, colour="open"))[0], gates)
+    states = figures.gate_map(fields, colour="state")
+    counts = {trace.name.rsplit(maxsplit=1)[0]: trace.name.split()[-1] for trace in states.data if trace.name}
+    assert counts == {"no edit": "1", "offset only +": "0", "scale only ×": "0", "both +×": "2"}
+    assert np.isnan(heatmaps(states)[0]).sum() == 9
+    assert list(frames.gate_map(fields)["state"]).count("") == 9
+    assert "2 of 3 offset gates open" in words(figures.open_by_layer(fields))
+    assert "2 of 6 gates are open in only one run" in words(
+        figures.compare_gates(fields, fields | {"offset_gate": gates * 0})
+    )
+
+
 @pytest.mark.parametrize("colour", ["gate", "open"])
 def test_colours_have_the_same_range_at_every_step(colour: Any) -> None:
     for step in (0, 25, STEPS):

@@ -183,6 +183,9 @@ def test_examples_and_labels_come_from_the_run_s_task(bench: Workbench, tiny_fol
     run = edited_run(bench.store.root / "own", tiny_folder, task=str(data))
     prompt, right = examples.draw_example(bench, run)
     assert (prompt.text, right) == ("Good or bad? test 0", "good")
+    assert examples.test_examples(bench, run) is examples.test_examples(bench, Run(run.path)), "read once"
+    (data / "test.jsonl").write_text(json.dumps({"prompt": "Good or bad? new", "completion": "bad"}))
+    assert examples.draw_example(bench, run)[1] == "bad"
     assert examples.first_prompt(run) == ""
     config = json.loads((run.path / "config.json").read_text())
     config["task"]["labels"] = ["good", "bad"]

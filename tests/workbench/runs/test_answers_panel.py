@@ -128,10 +128,10 @@ def test_thousands_of_answers_come_in_pages(bench: Workbench, run: Run, panel: A
 def test_a_run_without_answers_says_so(bench: Workbench, run: Run, panel: AnswersPanel) -> None:
     assert lacking(run, ANSWERS) == "" and lacking(run, [kept(0, "a", "a", None)]) == "Also answer with the base model"
     (run.path / "answers.jsonl").unlink()
-    column, *values = panel.opened("one")
+    column, *values = panel.opened("one", "page")
     assert column.visible and "has no stored answers" in values[-1] and values[2] == ""
     assert values[6].visible and values[6].value == "Answer the test examples"
-    assert panel.opened("absent")[0].visible is False
+    assert panel.opened("absent", "page")[0].visible is False
 
 
 def test_a_damaged_file_is_a_sentence(run: Run, panel: AnswersPanel) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from jola.config import ModelConfig, RunConfig, TrainingConfig
+from jola.config import EditConfig, ModelConfig, RunConfig, TrainingConfig
 from jola.runs.compare import compare_runs
 from jola.runs.run import Run
 from tests.workbench.recorded import ACCURACY, Recorder
@@ -30,12 +30,14 @@ def recorded(bench: Workbench, id: str, **settings: Any) -> Run:
 
 class TestActions:
     def test_a_name_and_a_note_are_kept(self, bench: Workbench, run: Run) -> None:
-        assert runs.annotate(bench, "one", TAG, "Good.")["saved"] == "Saved."
+        answer = runs.annotate(bench, "one", TAG, "Good.")
+        assert (answer["saved"], answer["run"], answer["kind"]) == ("Saved.", "one", "good")
         assert (run.notes().label, run.notes().note) == (TAG, "Good.")
         refused = runs.annotate(bench, "one", "x" * 81, "Lost?")
         assert "81 characters" in refused["saved"]
         assert run.notes().label == TAG
-        assert "no run" in runs.annotate(bench, "absent", "a", "")["saved"]
+        refused = runs.annotate(bench, "absent", "a", "")
+        assert "no run" in refused["saved"] and refused["kind"] == "error"
 
     def test_delete_offers_to_undo_and_undo_brings_it_back(self, bench: Workbench, run: Run) -> None:
         run.annotate(label="First")
@@ -107,6 +109,27 @@ class TestCompare:
     def test_fewer_than_two_are_not_compared(self, bench: Workbench, run: Run, ids: list[str]) -> None:
         assert runs.compare(bench, ids) is None
 
+    def test_the_maps_are_of_a_site_that_both_edit(self, bench: Workbench, run: Run) -> None:
+        other = recorded(bench, "two")
+        for path in sorted(other.gates_dir.glob("heads.*")):
+            path.rename(path.with_stem("mlp"))
+        for ids in (["one", "two"], ["two", "one"]):
+            found = runs.compare(bench, ids)
+            assert found is not None and found.gates is None
+        for path in sorted(run.gates_dir.glob("heads.*")):
+            path.rename(path.with_stem("mlp"))
+        found = runs.compare(bench, ["one", "two"])
+        assert (
+            found is not None and "MLP" in found.gates.to_json() and "head" not in found.gates.layout.to_plotly_json()
+        )
+
+    def test_edits_without_gates_have_no_open_gates(self, bench: Workbench, run: Run) -> None:
+        config = RunConfig(edits=EditConfig(gates="none"))
+        Recorder(bench.store.root / "two", steps=8, layers=3, units=4, config=config).until(8).finish()
+        assert {row["id"]: row["open"] is None for row in bench.store.summaries()} == {"one": False, "two": True}
+        found = runs.compare(bench, ["one", "two"])
+        assert found is not None and found.gates is None
+
     def test_runs_that_have_nothing_yet(self, bench: Workbench) -> None:
         for name in ("a", "b"):
             Run.create(bench.store.root / name, RunConfig(ModelConfig(model=TAG)))
@@ -149,7 +172,7 @@ class TestListing:
         third = listing.news(second["token"])
         assert [row["label"] for row in third["runs"]] == ["Named"]
         assert third["gone"] == ["two"]
-        assert [found["id"] for found in third["deleted"]] == ["two"]
+        assert [found["id"] for found in third["deleted"]] == ["two"] and third["deleted_count"] == 1
         bench.store.restore("two")
         fourth = listing.news(third["token"])
         assert ([row["id"] for row in fourth["runs"]], fourth["deleted"]) == (["two"], [])

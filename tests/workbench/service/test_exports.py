@@ -6,8 +6,10 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -185,6 +187,22 @@ class TestThePanel:
         title = export_panel.shown(bench, "one")[2]
         assert "<img" not in title and "&lt;img" in title
         assert export_panel.shown(bench, "../one")[1] == ""
+
+    def test_a_result_never_appears_under_the_name_of_another_run(
+        self, bench: Workbench, run: Run, tiny_folder: Path
+    ) -> None:
+        exports = Exports(bench.settings, SLEEPER)
+        with gr.Blocks() as page:
+            panel = export_panel.build(bench, exports)
+        (on_go,) = (listener.fn for listener in page.fns.values() if listener.name == "on_go")
+        request = SimpleNamespace(session_hash="page")
+        panel.opened(bench, "one", "page")
+        steps = on_go("one", "Table", "CSV", "", request)
+        assert "Starting" in next(steps)[2] and "Measuring" in next(steps)[2]
+        assert exports.working("page")
+        edited_run(bench.store.root / "two", tiny_folder)
+        panel.opened(bench, "two", "page")
+        assert list(steps) == [] and not exports.working("page")
 
     def test_every_form_has_a_line_of_help(self) -> None:
         for form in FORMS.values():

@@ -102,6 +102,8 @@ def test_others_wait_in_line_and_each_starts_when_the_one_before_has_ended(jobs:
     assert one.waiting.ids() == [second.id, third.id]
     assert (one.waiting.place(third.id), one.waiting.place(first.id)) == (1, None)
     assert second.run_config().training.seed == 1
+    status, row = second.status(), second.summary()
+    assert status["queued"] is not None and status["started"] is None and row["seconds"] is None
     wait_for(lambda: first.status()["step"] > 2)
     assert [run.id for run in one.running()] == [first.id]
     one.cancel(first.id)

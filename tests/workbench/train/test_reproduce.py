@@ -57,6 +57,16 @@ def test_only_what_was_changed_is_named() -> None:
     assert "'training': {'epochs': 3}" in python_lines(config) and "model" not in python_lines(config)
 
 
+def test_the_records_of_every_site_are_read(tmp_path: Path) -> None:
+    run = Recorder(tmp_path / "run", steps=2, layers=2, units=3).until(2).finish()
+    for path in sorted(run.gates_dir.glob("heads.*")):
+        (path.with_stem("mlp")).write_bytes(path.read_bytes())
+        path.rename(path.with_stem("attention"))
+    names: dict[str, Any] = {}
+    exec(reproduce(run)["read"], names)
+    assert len(names["gates_attention"]) == len(names["gates_mlp"]) == 3 * 2 * 3
+
+
 def test_a_run_is_read_back_as_tables(tmp_path: Path) -> None:
     config = RunConfig(training=TrainingConfig(output=str(tmp_path / "it's")))
     run = Recorder(tmp_path / "it's", steps=4, layers=2, units=3, config=config).until(4).finish()

@@ -1,10 +1,14 @@
 """The colors of the page have the contrast that WCAG requires, in light and dark mode."""
 
 import re
+from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
+from workbench.figures.cells import INKS, inks
+from workbench.figures.style import CIVIDIS, palette
 from workbench.theme import STYLE
 from workbench.ui.maps import SCRIPT
 
@@ -63,3 +67,16 @@ def test_the_colour_scale_is_whole_and_rises_in_lightness() -> None:
     lightness = [luminance(colour) for colour in scale]
     rises = [after - before for before, after in pairwise(lightness)]
     assert min(rises) > -1e-4  # one step of an 8-bit colour
+
+
+@pytest.mark.parametrize("ramp", [CIVIDIS, palette(False).diverging, palette(True).diverging])
+def test_text_in_colored_cells_has_the_contrast(ramp: Sequence[str]) -> None:
+    shares = np.linspace(0, 1, len(ramp))
+    for colour, chosen in zip(ramp, inks(shares, ramp), strict=True):
+        assert contrast(colour, INKS[chosen]) >= 4.5
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_signs_of_states_have_the_contrast(dark: bool) -> None:
+    colours = palette(dark)
+    assert all(contrast(state, colours.surface) >= 3 for state in colours.states[1:])

@@ -38,21 +38,27 @@ class Listing:
     def __init__(self, store: RunStore) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._told: OrderedDict[str, tuple[dict[str, RunSummary], list[dict[str, Any]]]] = OrderedDict()
+        self._told: OrderedDict[str, tuple[dict[str, RunSummary], list[dict[str, Any]], int]] = OrderedDict()
         self._last = ""
 
     def news(self, token: str) -> dict[str, Any]:
         """Return the changes since the answer with this token.
 
         Only ``{"token"}`` if nothing changed; otherwise also ``runs``, the new or changed rows, ``gone``, the ids that
-        no longer exist, ``whole``, whether ``runs`` has all rows, and ``deleted``, the runs that can be restored.
+        no longer exist, ``whole``, whether ``runs`` has all rows, ``deleted``, the last deleted runs that can be
+        restored, and ``deleted_count``, the number of all of them.
         """
         with self._lock:
             rows = {row["id"]: row for row in self._store.summaries()}
-            deleted = self._deleted()
-            if self._last not in self._told or self._told[self._last] != (rows, deleted):
+            trashed = self._store.trash.runs()
+            deleted = [
+                {"id": run.id, "label": read_notes(run.path).label, "removed": run.removed}
+                for run in trashed[:_DELETED]
+            ]
+            state = rows, deleted, len(trashed)
+            if self._last not in self._told or self._told[self._last] != state:
                 self._last = secrets.token_hex(8)
-                self._told[self._last] = (rows, deleted)
+                self._told[self._last] = state
                 while len(self._told) > _REMEMBERED:
                     self._told.popitem(last=False)
             if token == self._last:
@@ -64,11 +70,8 @@ class Listing:
                 "gone": [id for id in before if id not in rows],
                 "whole": token not in self._told,
                 "deleted": deleted,
+                "deleted_count": len(trashed),
             }
-
-    def _deleted(self) -> list[dict[str, Any]]:
-        found = self._store.trash.runs()[:_DELETED]
-        return [{"id": run.id, "label": read_notes(run.path).label, "removed": run.removed} for run in found]
 
 
 def _shown(row: RunSummary) -> dict[str, Any]:
@@ -99,6 +102,6 @@ def answer(words: str, kind: str = "good", *, undo: str = "", chosen: str = "") 
     return {"serial": secrets.token_hex(8), "words": words, "kind": kind, "undo": undo, "chosen": chosen}
 
 
-def saved(words: str) -> dict[str, Any]:
-    """Return a value that shows a sentence below the name and the note."""
-    return {"serial": secrets.token_hex(8), "saved": words}
+def saved(run: str, words: str, kind: str = "good") -> dict[str, Any]:
+    """Return a value that shows a sentence below the name and the note of a run, while it is selected."""
+    return {"serial": secrets.token_hex(8), "run": run, "saved": words, "kind": kind}

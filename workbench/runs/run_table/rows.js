@@ -9,7 +9,7 @@ const HALVES = ["offset", "scale"];
 const grouped = (number) => number.toLocaleString("en");
 /* An id begins with the time of the run, which has its own column. */
 const nameOf = (run) => run.label || run.id.replace(/^\d{8}-\d{6}-(?=.)/, "");
-const lastPart = (name) => (name || "").split("/").pop();
+const lastPart = (name) => (name || "").replace(/\/+$/, "").split("/").pop();
 
 const stateWords = (run) => {
   if (run.problem) return "Damaged";

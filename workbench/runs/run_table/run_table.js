@@ -267,14 +267,22 @@ const toast = ({ words, undo = "", kind = "plain" }) => {
   find(".rt-undo").dataset.id = undo;
 };
 
-const showDeleted = () => {
+const showDeleted = (count) => {
   const box = find(".rt-deleted");
   box.hidden = !view.deleted.length;
-  setText(box.firstElementChild, `Deleted in the last week (${grouped(view.deleted.length)})`);
+  const rest = count > view.deleted.length ? `, the last ${grouped(view.deleted.length)} are shown` : "";
+  setText(box.firstElementChild, `Deleted runs (${grouped(count)}${rest})`);
+  // The buttons stay the same elements while the list does, so that they keep the focus.
+  const key = JSON.stringify(view.deleted.map((found) => [found.id, found.label]));
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
   box.lastElementChild.replaceChildren(...view.deleted.map((found) => {
     const button = make("button", { type: "button", textContent: "Restore" });
     button.setAttribute("aria-label", `Restore ${found.label || found.id}`);
-    button.addEventListener("click", () => act("restore", { id: found.id }));
+    button.addEventListener("click", () => {
+      act("restore", { id: found.id });
+      scroller.focus({ preventScroll: true });
+    });
     return make("li", {}, make("span", { textContent: found.label || found.id, title: found.id }), button);
   }));
 };
@@ -283,8 +291,13 @@ watch("value", () => {
   const answer = props.value;
   if (!answer || answer.serial === view.serial) return;
   view.serial = answer.serial;
-  if (answer.saved !== undefined) setText(find(".rt-saved"), answer.saved);
-  else toast(answer);
+  // A refused action changed nothing, unlike the table, which showed its result at once.
+  if (answer.kind === "error") view.token = "";
+  if (answer.saved === undefined) toast(answer);
+  else if (answer.run === view.chosen) {
+    setText(find(".rt-saved"), answer.saved);
+    if (answer.kind === "error") view.edited = true;  // the fields keep what was not saved
+  }
   if (answer.chosen) view.wanted = answer.chosen;
   look();
 });
@@ -321,7 +334,7 @@ const take = (news) => {
     arrange();
     showChosen(!view.edited && document.activeElement?.closest?.(".rt-chosen") === null);
   }
-  showDeleted();
+  showDeleted(news.deleted_count);
   if (lost) compare();
 };
 
@@ -419,8 +432,14 @@ find(".rt-clear").addEventListener("click", () => {
   compare();
   scroller.focus({ preventScroll: true });
 });
-find(".rt-undo").addEventListener("click", (event) => act("restore", { id: event.target.dataset.id }));
-find(".rt-dismiss").addEventListener("click", () => toast({ words: "" }));
+find(".rt-undo").addEventListener("click", (event) => {
+  act("restore", { id: event.target.dataset.id });
+  scroller.focus({ preventScroll: true });
+});
+find(".rt-dismiss").addEventListener("click", () => {
+  toast({ words: "" });
+  scroller.focus({ preventScroll: true });
+});
 let height = 0;
 new ResizeObserver(() => {
   if (scroller.clientHeight && scroller.clientHeight < height) reveal();

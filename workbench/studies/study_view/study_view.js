@@ -125,7 +125,10 @@ const chooseCell = (name) => {
   if (!name) showCell(null);
   putIntoAddress();
 };
-find(".sv-close").addEventListener("click", () => chooseCell(""));
+find(".sv-close").addEventListener("click", () => {
+  chooseCell("");
+  find(".sv-scroll").focus({ preventScroll: true });
+});
 for (const name of ["playground", "answers", "train"]) {
   find(`.sv-${name}`).addEventListener("click", () => { if (view.cellFacts) act(name, { id: view.cellFacts.run }); });
 }

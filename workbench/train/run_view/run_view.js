@@ -159,14 +159,19 @@ const showResult = (rows) => {
 const showSites = (sites, chosen) => {
   const box = find(".rv-sites");
   box.hidden = sites.length < 2;
-  const key = `${sites.join()} ${chosen}`;
-  if (box.hidden || box.dataset.key === key) return;
+  const key = sites.join();
+  if (box.hidden) return;
+  // The buttons stay the same elements while the sites do, so that they keep the focus.
+  if (box.dataset.key !== key) makeSites(box, sites);
   box.dataset.key = key;
+  sites.forEach((site, at) => box.children[at].setAttribute("aria-pressed", String(site === chosen)));
+};
+
+const makeSites = (box, sites) => {
   box.replaceChildren(...sites.map((site) => {
     const button = document.createElement("button");
     button.type = "button";
     button.textContent = site === "heads" ? "Attention heads" : site === "mlp" ? "MLP outputs" : site;
-    button.setAttribute("aria-pressed", String(site === chosen));
     button.addEventListener("click", () => {
       view.site = site;
       view.token = "";

@@ -233,7 +233,7 @@ class GateMap extends MapAxes {
   /* Draw + for an offset, × for a scale, or both. */
   drawSign(code, x, y) {
     const { context, theme } = this, reach = 3;
-    context.strokeStyle = code === 3 ? theme.surface : "#ffffff";
+    context.strokeStyle = theme.surface;
     context.lineWidth = 1.25;
     context.beginPath();
     const strokes = [...(code & 1 ? [[1, 0], [0, 1]] : []), ...(code & 2 ? [[0.7, 0.7], [0.7, -0.7]] : [])];

@@ -46,11 +46,16 @@ const connectRemoval = (prefix, view, tell) => {
     act("remove", { id: chosen.id });
   });
   watch("refused", () => { if (props.refused) leaving.delete(props.refused.id); });
-  find(`.${prefix}-undo`).addEventListener("click", () => {
+  // The button that has the focus disappears with the message.
+  const dismiss = () => {
     find(`.${prefix}-toast`).hidden = true;
+    find(`.${prefix}-list button`)?.focus({ preventScroll: true });
+  };
+  find(`.${prefix}-undo`).addEventListener("click", () => {
+    dismiss();
     act("restore", { id: find(`.${prefix}-undo`).dataset.id });
   });
-  find(`.${prefix}-dismiss`).addEventListener("click", () => { find(`.${prefix}-toast`).hidden = true; });
+  find(`.${prefix}-dismiss`).addEventListener("click", dismiss);
   return (list) => {
     for (const [id, gone] of leaving) {
       if (list.some((found) => found.id === id)) continue;
