@@ -21,6 +21,7 @@ from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
 from jola.recipes import RECIPES, recipe
+from jola.settings import DataConfig, TrainingConfig, check_settings
 from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
@@ -107,7 +108,7 @@ def checked_axes(
     """Return axes without repetitions, with absolute paths of files and folders.
 
     Raises:
-        InputError: An axis is empty, or names something that does not exist.
+        InputError: An axis is empty, or has a number out of bounds or a name of something that does not exist.
     """
     axes = Axes(
         tuple(dict.fromkeys(arms)),
@@ -119,6 +120,10 @@ def checked_axes(
     for field in dataclasses.fields(axes):
         if not getattr(axes, field.name):
             raise InputError(f"The grid has no {field.name.replace('_', ' ')}; name at least one.")
+    for size in axes.train_sizes:
+        check_settings(DataConfig(train_size=size))
+    for seed in axes.seeds:
+        check_settings(TrainingConfig(seed=seed))
     return axes
 
 

@@ -25,8 +25,12 @@ def planned(jola: Jola, place: Path, tmp_path: Path) -> Path:
     return folder
 
 
+SAME = ["--tasks", "TASK", "--methods", "jola,red", "--models", "MODEL", "--train-sizes", "8", *QUICK]
+"""Arguments of the planned grid."""
+
+
 def flags(place: Path) -> list[Any]:
-    return ["--tasks", place / "task", "--methods", "jola,red", "--models", place / "tiny", "--train-sizes", 8, *QUICK]
+    return [{"TASK": place / "task", "MODEL": place / "tiny"}.get(argument, argument) for argument in SAME]
 
 
 def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Path) -> None:
@@ -95,6 +99,12 @@ def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], mo
         (["plan", "GRID", "--preset", "nonsense"], "--preset is 'nonsense'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola", "--seeds", "x"], "--seeds names 'x'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola"], "was planned with"),
+        (["plan", "GRID", *SAME, "--seeds", "42,4294967296"], "--seed is 4294967296; it must be at most 4294967295"),
+        (["plan", "GRID", *SAME, "--record-every", "0"], "error: --record-every is 0; it must be at least 1"),
+        (
+            ["plan", "GRID", *SAME, "--methods", f"lora:device={'x' * 5000}"],
+            "The plan for .*grid.json is not valid: plans.1.arms.0",
+        ),
         (["plan", "PLACE", "--tasks", "sentiment", "--methods", "jola"], "contains other files"),
         (["run", "PLACE"], "contains no grid"),
         (["run", "GRID", "--shard", "2/2"], "--shard is '2/2'"),
@@ -111,7 +121,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     arguments: list[str], sentence: str, jola: Jola, place: Path, planned: Path
 ) -> None:
     before = (planned / "grid.json").read_bytes()
-    names = {"GRID": str(planned), "PLACE": str(place)}
+    names = {"GRID": str(planned), "PLACE": str(place), "TASK": str(place / "task"), "MODEL": str(place / "tiny")}
     assert_refused(jola("grid", *(names.get(argument, argument) for argument in arguments)), sentence)
     assert (planned / "grid.json").read_bytes() == before
     assert not (place / "grid.json").exists()
