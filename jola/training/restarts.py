@@ -15,7 +15,7 @@ from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
 from jola.system.processes import launched
 from jola.system.progress import Progress
-from jola.training.resume import settings_to_resume
+from jola.training.resume import check_restart, settings_to_resume
 from jola.training.run import run_training
 
 _FINAL = ("finished", "diverged")
@@ -42,7 +42,8 @@ def train_with_restarts(
         The runs, in the order of their seeds. A run that is stopped or paused is the last one.
 
     Raises:
-        InputError: The number of restarts or a setting cannot be used, or every training diverged.
+        InputError: The number of restarts or a setting cannot be used, a directory contains another run, or every
+            training diverged.
     """
     if not attempts(config, restarts)[1:]:
         return [run_training(config, resume=resume, progress=progress, choose=choose)]
@@ -99,6 +100,8 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
     planned = [settings.validate() for settings in attempts(config, restarts)]
     for settings in planned:
         place = Path(settings.training.output)
+        if resume and (place / "config.json").is_file():
+            check_restart(place, settings)
         if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
             raise InputError(
                 f"{place} already contains a run or other files; choose another --output, or add --resume to continue."

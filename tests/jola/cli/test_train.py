@@ -273,6 +273,27 @@ class TestRestarts:
         assert not Path(f"{output}-2").exists()
         assert jola("train", "--resume", "--output", output, "--restarts", 1).code == 0
 
+    @pytest.mark.parametrize(
+        ("other", "words"),
+        [
+            (["--seed", 9, "--data-seed", 3], "its --seed is 9, not 4"),
+            (["--seed", 4], "its --data-seed is None, not 3"),
+            (["--seed", 4, "--data-seed", 3, "--epochs", 2], "its --epochs is 2, not 1"),
+            (["--seed", 4, "--data-seed", 3, "--task", "TRAIN"], "its --task is .*train.jsonl, not .*task"),
+            (["--seed", 4, "--data-seed", 3, "--method", "red"], "its --method is red, not jola"),
+        ],
+    )
+    def test_another_run_is_not_counted_as_a_restart(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path, other: list[Any], words: str
+    ) -> None:
+        output = tmp_path / "run"
+        other = [place / "task" / "train.jsonl" if word == "TRAIN" else word for word in other]
+        assert jola(*train(place, "--output", output, "--seed", 3)).code == 0
+        assert jola(*train(place, "--output", f"{output}-2", *other)).code == 0
+        before = Run(f"{output}-2").status()
+        assert_refused(jola("train", "--resume", "--output", output, "--restarts", 2), f"run-2 is not .*: {words};")
+        assert Run(f"{output}-2").status() == before and not Path(f"{output}-3").exists()
+
     def test_directories_are_checked_before_the_first_training(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path
     ) -> None:
