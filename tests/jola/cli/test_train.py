@@ -218,9 +218,9 @@ class TestRestarts:
         assert [run["seed"] for run in runs] == [3, 4, 5]
         configs = [Run.open(run["run"]).run_config() for run in runs]
         assert [config.data.data_seed for config in configs] == [None, 3, 3]
-        accuracies = [run["validation"]["accuracy"] for run in runs]
-        best = accuracies.index(max(accuracies))
-        assert result.json["run"] == runs[best]["run"]
+        results = [Run.open(run["run"]).result() or {} for run in runs]
+        found = [(each["validation"]["accuracy"], -each["validation_cross_entropy"]) for each in results]
+        assert result.json["run"] == runs[found.index(max(found))]["run"]
         assert "Training 2 of 3, with seed 4." in result.err
 
     def test_resuming_trains_what_is_missing(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
