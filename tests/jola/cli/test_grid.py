@@ -44,6 +44,19 @@ def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Pat
     assert "4 cells, 3 to run" in out and "about 3 min one after the other, estimated from earlier cells" in out
 
 
+def test_plan_says_what_a_recipe_overrides(jola: Jola, place: Path, tmp_path: Path) -> None:
+    arms = "jola,jola:recipe=paper:learning-rate=1e-4/1e-3,jola:recipe=reference:epochs=3,jola:recipe=default"
+    given = [*flags(place), "--methods", arms, "--epochs", 3, "--batch-size", 8, "--learning-rate", "0.01"]
+    planned = jola("grid", "plan", tmp_path / "grid", *given)
+    assert planned.err.splitlines() == [
+        "note: --epochs is 20, not 3, with recipe=paper; to change it, write recipe=paper:epochs=3.",
+        "note: --learning-rate is 0.005, not 0.01, with recipe=reference; to change it, write "
+        "recipe=reference:learning_rate=0.01.",
+    ]
+    epochs = [arm.settings["training"]["epochs"] for arm in Grid.open(tmp_path / "grid").arms.values()]
+    assert epochs == [3, 20, 20, 3, 3]
+
+
 def test_run_makes_each_cell_in_a_process_and_show_prints_them(jola: Jola, planned: Path) -> None:
     made = jola("grid", "run", planned, "--workers", 2)
     assert made.code == 0, made.err + "".join(path.read_text() for path in planned.glob("cells/*/log.txt"))
