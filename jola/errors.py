@@ -1,5 +1,8 @@
 """The exception for mistakes of the user."""
 
+DIVERGED = "The training diverged"
+"""Beginning of the message of a training whose loss or edits are not finite."""
+
 
 class InputError(ValueError):
     """An input of the user cannot be used.

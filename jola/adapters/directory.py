@@ -20,7 +20,7 @@ from jola.adapters.tensors import compacted, read_tensors
 from jola.config import RunConfig
 from jola.edits.intervention import Intervention
 from jola.edits.sites import Geometry, Site
-from jola.errors import InputError
+from jola.errors import DIVERGED, InputError
 from jola.methods import METHODS, Method
 from jola.settings import check_revision
 from jola.system.files import disk_errors, replace_file
@@ -112,8 +112,7 @@ def save_adapter(
     tensors = {name: tensor.detach().float().cpu().contiguous() for name, tensor in method.tensors(own).items()}
     if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
         raise InputError(
-            f"The training diverged: {broken[0]} contains values that are not finite; train again with a lower "
-            "--learning-rate."
+            f"{DIVERGED}: {broken[0]} contains values that are not finite; train again with a lower --learning-rate."
         )
     if compact:
         tensors = compacted(own, tensors)

@@ -54,7 +54,7 @@ def show_changes(place: Place, files: Sequence[str] | None, layers: bool, json: 
         test, template = (), place.template
         if layers:
             data = place.data(run, LAYER_PROMPTS if place.test_size is None else place.test_size)
-            test, template = load_tested(data, 0, progress).test, data.template
+            test, template = load_tested(data, 0, progress, run).test, data.template
         model = place.load(progress)
         result: dict[str, Any] = {"adapter": str(folder)}
         effects = changes = None
@@ -96,7 +96,7 @@ def show_reading(place: Place, json: bool) -> None:
         own = run.config().get("data", {}) if run and place.task is None else {}
         used = {name: own[name] for name in ("validation_size", "data_seed") if name in own}
         data = dataclasses.replace(place.data(run, place.test_size), **used)
-        task = load_tested(data, seed, progress)
+        task = load_tested(data, seed, progress, run)
         if not task.validation:
             raise InputError(f"The task {task.name} has no validation examples, which choose the layers to read.")
         for part in (task.validation, task.test):

@@ -186,17 +186,46 @@ def test_data(run: "Run | None", task: str | None, test_size: int | None, templa
     return data
 
 
-def load_tested(data: DataConfig, seed: int, progress: "Progress") -> "Task":
-    """Load the task of the data and show its notes. Raises `InputError` if it has no test examples."""
+def load_tested(data: DataConfig, seed: int, progress: "Progress", run: "Run | None") -> "Task":
+    """Load the task of the data and show its notes.
+
+    A task without a test part carves it from the training examples. A larger test part then includes examples that
+    remained for the training of `run`; those that it was trained or validated on are left out.
+
+    Args:
+        run: The run of the adapter, if any.
+
+    Raises:
+        InputError: There are no test examples, or the settings of the run are damaged.
+    """
     from jola import load_task
 
     progress.phase("load")
     task = load_task(data, seed=seed)
+    if run and task.has_carved_test and _is_same_task(data.task, run.config().get("data", {}).get("task")):
+        task = _unseen(task, run.run_config())
     if not task.test:
         raise InputError(f"The task {task.name} has no test examples.")
     for sentence in task.notes:
         progress.note(sentence)
     return task
+
+
+def _is_same_task(name: str, other: str | None) -> bool:
+    return other is not None and Path(name).expanduser().resolve() == Path(other).expanduser().resolve()
+
+
+def _unseen(task: "Task", config: RunConfig) -> "Task":
+    """Return a task with the validation part of a run, and without test examples that the run has seen."""
+    from jola import load_task
+
+    own = load_task(config.data, config.training.seed)
+    seen = {example.prompt for example in (*own.train, *own.validation)}
+    test = tuple(example for example in task.test if example.prompt not in seen)
+    left_out = len(task.test) - len(test)
+    note = f"{left_out} of these test examples are left out, because the run was trained or validated on them."
+    notes = (*task.notes, note) if left_out else task.notes
+    return dataclasses.replace(task, validation=own.validation, test=test, notes=notes)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from jola.cli.common import Json, settings_type
 from jola.cli.grid import OMITTED, make_cells, refuse_launcher, shared_settings, state_text
 from jola.errors import InputError
 from jola.methods import METHODS
-from jola.studies.axes import NEUTRAL, numbers, words_of
+from jola.studies.axes import NEUTRAL, numbers, recipe_notes, words_of
 from jola.studies.methods import (
     SPACING,
     TRIES,
@@ -43,7 +43,11 @@ def compare_methods(
     ] = "sentiment",
     seeds: Annotated[str, arg(help="Comma-separated seeds.")] = "42",
     tries: Annotated[
-        int, arg(help="Learning rates tried for each method, around its default; validation chooses. [rates]")
+        int,
+        arg(
+            help="Learning rates tried for each method, around its default, or that of its recipe; validation chooses. "
+            "[rates]"
+        ),
     ] = TRIES,
     spacing: Annotated[float, arg(help="Factor between two learning rates.")] = SPACING,
     train_size: Annotated[int, arg(help="Training examples; 0 uses all. [examples]")] = 200,
@@ -77,6 +81,8 @@ def compare_methods(
         settings=shared,
         neutral=neutral,
     )
+    for sentence in recipe_notes(planned.arms.values(), shared):
+        console.print_error(f"note: {sentence}")
     check_metric(planned, metric)
     complete, failed = make_cells(planned, list(planned.planned), LocalExecutor(planned.folder, workers))
     try:

@@ -133,7 +133,7 @@ def evaluate(
         own_template = settings.get("template", "auto")
         data = test_data(run, task, test_size, template)
         template = data.template
-        loaded = load_tested(data, 0, progress)
+        loaded = load_tested(data, 0, progress, run)
         check_installed(loaded.metrics)
         edited = loading.load(folder, progress)
         prompts = Template(edited.tokenizer, template)

@@ -15,7 +15,7 @@ from jola.cli import console
 from jola.cli.common import Json, importing_libraries, settings_type
 from jola.config import EditConfig, RunConfig
 from jola.errors import InputError
-from jola.studies.axes import AXES, NEUTRAL, OF_A_LAUNCH, checked_axes, expand_arms, numbers, words_of
+from jola.studies.axes import AXES, NEUTRAL, OF_A_LAUNCH, checked_axes, expand_arms, numbers, recipe_notes, words_of
 from jola.studies.presets import PRESETS, preset_named
 from jola.system.formatting import duration_text, score_text
 
@@ -87,6 +87,8 @@ def plan(
             words_of(models) or (usual.models if usual else ("default",)),
         )
         planned = Grid.plan(folder, axes, made, shared, neutral)
+        for sentence in recipe_notes(made.values(), shared):
+            console.print_error(f"note: {sentence}")
     _show_plan(planned, json)
 
 

@@ -29,6 +29,7 @@ from jola.training.fit import thread_control
 
 Progress = Callable[[int, int], None]
 """Called with (done, total), in units of the selector."""
+_OTHER_DTYPE = "use another --dtype, such as float32"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Selector(Protocol):
             progress: Called with (done, total).
 
         Raises:
-            InputError: There are no examples, or fewer heads than `k`.
+            InputError: There are no examples, fewer heads than `k`, or the model gives numbers that are not finite.
         """
         ...
 
@@ -118,10 +119,16 @@ class Selection:
         return count
 
     def loss(self, rows: Sequence[Encoded], intervention: Intervention) -> Tensor:
-        """Mean negative log-likelihood of the answers, in nats, with `intervention` after the edits of `base`."""
+        """Mean negative log-likelihood of the answers, in nats, with `intervention` after the edits of `base`.
+
+        Raises:
+            InputError: It is not finite, as in float16 if activations overflow.
+        """
         with self.model.using([*self.base, intervention]):
             loss = self.model(**self.batch(rows), reduction="answer").loss
         assert loss is not None
+        if not bool(loss.isfinite()):
+            raise InputError(f"The loss of the model on the training examples is not finite; {_OTHER_DTYPE}.")
         return loss
 
     def tell(self, done: int, total: int) -> None:
@@ -172,7 +179,10 @@ class BaseSelector:
             values, cost = self.score(Selection(model, rows, k, seed, self.budget, progress))
         spent = {"seconds": time.perf_counter() - started, "processor_seconds": time.process_time() - busy}
         cost = dataclasses.replace(cost, **spent)
-        return HeadScores(torch.as_tensor(values).detach().cpu().double().numpy(), provenance, cost)
+        scores = torch.as_tensor(values).detach().cpu().double()
+        if not bool(scores.isfinite().all()):
+            raise InputError(f"The scores of {self.title} are not finite; {_OTHER_DTYPE}.")
+        return HeadScores(scores.numpy(), provenance, cost)
 
 
 class HeadFactors(Intervention):

@@ -21,6 +21,7 @@ from jola.config import GROUPS, RunConfig
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
 from jola.recipes import RECIPES, recipe
+from jola.settings import DataConfig, TrainingConfig, check_settings, flag
 from jola.system.paths import is_there
 
 AXES = {"task": "data", "train_size": "data", "seed": "training", "model": "model"}
@@ -31,6 +32,8 @@ OF_A_LAUNCH = ("shard_base",)
 """Settings that need several processes; a cell is run by one."""
 RECIPE = "recipe"
 """Stands for the settings of a recipe in an arm."""
+RATE, GATE_RATE = "learning_rate", "gate_learning_rate"
+"""The learning rates of the edits and of the gates. Of a recipe in which they are equal, a rate in an arm sets both."""
 _SLUG_LENGTH = 40
 _DIGITS = 6
 
@@ -107,7 +110,7 @@ def checked_axes(
     """Return axes without repetitions, with absolute paths of files and folders.
 
     Raises:
-        InputError: An axis is empty, or names something that does not exist.
+        InputError: An axis is empty, or has a number out of bounds or a name of something that does not exist.
     """
     axes = Axes(
         tuple(dict.fromkeys(arms)),
@@ -119,6 +122,10 @@ def checked_axes(
     for field in dataclasses.fields(axes):
         if not getattr(axes, field.name):
             raise InputError(f"The grid has no {field.name.replace('_', ' ')}; name at least one.")
+    for size in axes.train_sizes:
+        check_settings(DataConfig(train_size=size))
+    for seed in axes.seeds:
+        check_settings(TrainingConfig(seed=seed))
     return axes
 
 
@@ -156,6 +163,34 @@ def expand_arms(texts: Iterable[str], base: Mapping[str, Mapping[str, Any]]) -> 
     return {arm.label: arm for text in texts for arm in _arms_of(text.strip(), base)}
 
 
+def changes_of(label: str) -> dict[str, str]:
+    """Return the settings in the label of an arm, or in a text that stands for several arms, by name."""
+    parts = (change.partition("=") for change in label.split(":")[1:])
+    return {name.replace("-", "_"): values for name, _, values in parts}
+
+
+def recipe_notes(arms: Iterable[Arm], base: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a sentence for each setting that is not the default in `base`, and that a recipe overrides in an arm."""
+    given = {
+        (group, name): value
+        for group, settings in base.items()
+        for name, value in settings.items()
+        if value != getattr(GROUPS[group](), name)
+    }
+    notes: dict[str, None] = {}
+    for arm in arms:
+        changes = changes_of(arm.label)
+        chosen = changes.get(RECIPE, "")
+        for (group, name), value in given.items():
+            own = arm.settings[group].get(name)
+            if name in RECIPES.get(chosen, {}) and name not in changes and own != value:
+                change = f"{RECIPE}={chosen}:{name}={value}"
+                notes[f"{flag(name)} is {own}, not {value}, with {RECIPE}={chosen}; to change it, write {change}."] = (
+                    None
+                )
+    return list(notes)
+
+
 def arm_count(text: str) -> int:
     """Return the number of arms in a text, including repeated values, without creating them."""
     return math.prod(len(change.split("/")) for change in text.split(":")[1:])
@@ -176,12 +211,15 @@ def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:
 
 
 def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[str, Any]]) -> RunConfig:
-    values: dict[str, Any] = {**{group: dict(settings) for group, settings in base.items()}, "edits": {}}
     groups = {**GROUPS, "edits": method_named(method).settings}
+    values: dict[str, Any] = {group: dict(base.get(group, {})) for group in {**groups, **base}} | {"edits": {}}
     if RECIPE in changes:
         recipe(changes[RECIPE], method)  # raises if there is none
+        own = RECIPES[changes[RECIPE]]
         for group, kind in groups.items():
-            values[group] |= {name: v for name, v in RECIPES[changes[RECIPE]].items() if name in _names(kind)}
+            values[group] |= {name: value for name, value in own.items() if name in _names(kind)}
+        if RATE in changes and RATE in own and own[RATE] == own.get(GATE_RATE):
+            changes = {GATE_RATE: changes[RATE], **changes}
     for name, text in changes.items():
         if name == RECIPE:
             continue

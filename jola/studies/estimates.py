@@ -35,10 +35,13 @@ class Pace:
         self._grid = grid
         results = grid.results()
         here = {name: result for name, result in results.items() if result.get("machine") == machine()}
-        self._numbers: dict[tuple[str, int], tuple[int, int]] = {}
+        self._n_train: dict[tuple[str, int], int] = {}
+        self._n_test: dict[str, int] = {}
         for name, result in results.items():
-            cell, n_test = grid.planned[name], max((score["n"] for score in result["scores"]), default=0)
-            self._numbers[cell.task, cell.train_size] = result["n_train"], n_test
+            cell = grid.planned[name]
+            self._n_test[cell.task] = max((score["n"] for score in result["scores"]), default=0)
+            if grid.arms[cell.arm].trains:
+                self._n_train[cell.task, cell.train_size] = result["n_train"]
         self._known: dict[tuple[Any, ...], list[float]] = {}
         for name, result in (here or results).items():
             cell = grid.planned[name]
@@ -68,7 +71,7 @@ class Pace:
 
     def _examples(self, cell: PlannedCell) -> float:
         """Return the number of examples that a cell trains on, with repetition, and tests; as planned if unknown."""
-        settings = self._grid.arms[cell.arm].settings
-        asked = cell.train_size, settings["data"]["test_size"]
-        n_train, n_test = self._numbers.get((cell.task, cell.train_size), asked)
-        return max(1.0, n_train * settings["training"]["epochs"] + n_test)
+        arm = self._grid.arms[cell.arm]
+        n_train = self._n_train.get((cell.task, cell.train_size), cell.train_size) if arm.trains else 0
+        n_test = self._n_test.get(cell.task, arm.settings["data"]["test_size"])
+        return max(1.0, n_train * arm.settings["training"]["epochs"] + n_test)

@@ -25,7 +25,7 @@ from jola.studies.axes import NEUTRAL, Arm, Axes, PlannedCell, changed_setting, 
 from jola.studies.cells import STATES, CellFolder, CellState, is_locked
 from jola.studies.schema import GRID_FILE, GridFile, TestExamplesFile
 from jola.system.files import disk_errors, json_bytes, make_folder, read_json, replace_file
-from jola.system.typed_json import read_typed
+from jola.system.typed_json import parse_typed, read_typed
 from jola.system.versions import installed_versions
 
 if TYPE_CHECKING:
@@ -91,9 +91,11 @@ class Grid:
             neutral: Settings of the training that do not change results.
 
         Raises:
-            InputError: The folder contains something else, or a grid with other settings.
+            InputError: A setting cannot be used, or the folder contains something else or a grid with other settings.
         """
         path = Path(folder)
+        training = {**settings.get("training", {}), **(neutral or {})}
+        RunConfig.from_dict({**settings, "training": training})
         make_folder(path)
         with disk_errors(path):
             if _read(path) is None and any(not item.name.startswith(".") for item in path.iterdir()):
@@ -106,7 +108,9 @@ class Grid:
                 plans = there["plans"] if plan in there["plans"] else [*there["plans"], plan]
                 stored = {label: {"settings": arm.settings} for label, arm in arms.items()} | there["arms"]
                 content = {**there, "format": FORMAT, "neutral": dict(neutral or {}), "arms": stored, "plans": plans}
-                replace_file(path / GRID_FILE, json_bytes(content, indent=2), durable=True)
+                data, what = json_bytes(content, indent=2), f"The plan for {path / GRID_FILE}"
+                _check_arms(what, parse_typed(data, GridFile, what))
+                replace_file(path / GRID_FILE, data, durable=True)
         return cls.open(path)
 
     @cached_property
@@ -241,34 +245,34 @@ def _read(folder: Path) -> dict[str, Any] | None:
         raise InputError(f"{path} is of a newer version of jola-workbench (format {version}); update to read it.")
     content = read_typed(path, GridFile) or None
     if content is not None:
-        _check_arms(path, content)
+        _check_arms(str(path), content)
     return content
 
 
-def _check_arms(path: Path, content: Mapping[str, Any]) -> None:
+def _check_arms(what: str, content: Mapping[str, Any]) -> None:
     """Refuse settings that no run can have, methods unknown to this version, and plans of missing arms."""
     for label, arm in content["arms"].items():
         method = arm["settings"].get("method")
         if not isinstance(method, str) or method not in METHODS:
-            raise InputError(f"{path} has an arm {label!r} of the method {method!r}, which this version does not have.")
+            raise InputError(f"{what} has an arm {label!r} of the method {method!r}, which this version does not have.")
         if missing := [group for group in GROUPS if not isinstance(arm["settings"].get(group), dict)]:
-            raise InputError(f"{path} is not valid: the arm {label!r} has no settings of {missing[0]}.")
-        _check_settings(path, f"in the arm {label!r}", arm["settings"])
-    _check_settings(path, "in settings", content["settings"])
-    _check_settings(path, "in neutral", {"training": content.get("neutral", {})})
+            raise InputError(f"{what} is not valid: the arm {label!r} has no settings of {missing[0]}.")
+        _check_settings(what, f"in the arm {label!r}", arm["settings"])
+    _check_settings(what, "in settings", content["settings"])
+    _check_settings(what, "in neutral", {"training": content.get("neutral", {})})
     if changing := sorted(content.get("neutral", {}).keys() - set(NEUTRAL)):
-        raise InputError(f"{path} is not valid: {changing[0]} is in neutral, and changes results.")
+        raise InputError(f"{what} is not valid: {changing[0]} is in neutral, and changes results.")
     for plan in content["plans"]:
         if unknown := [label for label in plan["arms"] if label not in content["arms"]]:
-            raise InputError(f"{path} is not valid: it plans the arm {unknown[0]!r}, which it does not have.")
+            raise InputError(f"{what} is not valid: it plans the arm {unknown[0]!r}, which it does not have.")
 
 
-def _check_settings(path: Path, where: str, settings: Mapping[str, Any]) -> None:
+def _check_settings(what: str, where: str, settings: Mapping[str, Any]) -> None:
     """Refuse settings of a run that do not exist, have another type or are out of bounds."""
     try:
         RunConfig.from_dict(dict(settings))
     except InputError as error:
-        raise InputError(f"{path} is not valid: {where}, {error}") from error
+        raise InputError(f"{what} is not valid: {where}, {error}") from error
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:

@@ -1,7 +1,7 @@
 """Compare methods with equally many tries, as grids, and compute Pareto fronts of their results; needs no PyTorch.
 
 Published learning rates do not suit every model, and a method that was tuned more than another looks better than it is.
-Here each method is tried with the same number of rates around its own default η,
+Here each method is tried with the same number of rates around its own default η, or around that of its recipe,
 
     η · s^k    with k = −⌊n/2⌋, …, n − 1 − ⌊n/2⌋, for n tries with the spacing s
 
@@ -11,7 +11,7 @@ to choose.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy as np
 
 from jola.errors import InputError
 from jola.methods import METHODS, method_named
-from jola.studies.axes import Arm, PlannedCell, checked_axes, expand_arms, short_names
+from jola.recipes import RECIPES
+from jola.studies.axes import RATE, RECIPE, Arm, PlannedCell, changes_of, checked_axes, expand_arms, short_names
 from jola.studies.grid import Grid, Settings
 from jola.studies.pareto import pareto_front
 from jola.studies.rows import Row
@@ -40,7 +41,6 @@ TRIES, SPACING = 3, 3.0
 MOST_TRIES = 9
 COSTS = ("trainable", "adapter_bytes", "seconds", "peak_memory", "text_kl")
 """Fields of a `Row` whose Pareto fronts against the score are computed; lower is better."""
-_RATE = "learning_rate"
 
 
 def tried_rates(default: float, tries: int = TRIES, spacing: float = SPACING) -> tuple[float, ...]:
@@ -62,19 +62,23 @@ def arms_with_tries(methods: Iterable[str], tries: int = TRIES, spacing: float =
     Raises:
         InputError: There is no such method, or its settings include a learning rate.
     """
-    return tuple(_with_tries(text, tries, spacing) for text in methods)
+    return tuple(arm for text in methods for arm in _with_tries(text, tries, spacing))
 
 
-def _with_tries(text: str, tries: int, spacing: float) -> str:
-    method, *changes = text.split(":")
-    default = method_named(method).learning_rate
-    if any(change.partition("=")[0].replace("-", "_") == _RATE for change in changes):
+def _with_tries(text: str, tries: int, spacing: float) -> Iterator[str]:
+    default = method_named(text.partition(":")[0]).learning_rate
+    changes = changes_of(text)
+    if RATE in changes:
         raise InputError(
             f"--methods has {text!r}, but the comparison tries learning rates around the default of each method; leave "
             "the rate out, or plan a grid of your own with `jola grid plan`."
         )
-    rates = tried_rates(default or 1.0, tries, spacing)
-    return f"{text}:{_RATE}={'/'.join(f'{rate:g}' for rate in rates)}" if default else text
+    # Each recipe has its own rate.
+    given = changes.get(RECIPE, "")
+    for name in given.split("/"):
+        own = text.replace(f"{RECIPE}={given}", f"{RECIPE}={name}")
+        rates = tried_rates(RECIPES.get(name, {}).get(RATE, default) or 1.0, tries, spacing)
+        yield f"{own}:{RATE}={'/'.join(f'{rate:g}' for rate in rates)}" if default else own
 
 
 def plan_comparison(
@@ -104,14 +108,14 @@ def plan_comparison(
         InputError: A method, task or setting is not valid, or the folder contains something else.
     """
     given = settings or {}
-    shared = {**given, "training": {**given.get("training", {}), _RATE: None}}
+    shared = {**given, "training": {**given.get("training", {}), RATE: None}}
     arms = expand_arms(arms_with_tries(methods, tries, spacing), shared)
     return Grid.plan(folder, checked_axes(arms, tasks, train_sizes, seeds, models), arms, shared, neutral or {})
 
 
 def variant(arm: Arm) -> str:
     """Return the label of an arm without its learning rate; arms of the same variant are tries of one method."""
-    return ":".join(part for part in arm.label.split(":") if not part.startswith(f"{_RATE}="))
+    return ":".join(part for part in arm.label.split(":") if not part.startswith(f"{RATE}="))
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,7 @@ def compared(grid: Grid, metric: str = "") -> list[Compared]:
 
 
 def _rate(arm: Arm) -> float:
-    return float(arm.settings["training"].get(_RATE) or METHODS[arm.method].learning_rate or 0.0)
+    return float(arm.settings["training"].get(RATE) or METHODS[arm.method].learning_rate or 0.0)
 
 
 def _fronts(rows: Sequence[Row]) -> dict[str, list[bool]]:

@@ -49,10 +49,16 @@ def read_typed(path: Path, model: type[JsonFile]) -> dict[str, Any] | None:
         InputError: The file cannot be read, is not valid JSON, or contains a value that ``model`` does not allow.
     """
     content = _load(path)
-    if content:
-        for sentence in _faults(content, model).values():
-            raise InputError(f"{path} is not valid: {sentence}.")
-    return content
+    return _checked(content, model, path) if content else content
+
+
+def parse_typed(data: bytes, model: type[JsonFile], name: str) -> dict[str, Any]:
+    """Return the object that `read_typed` would read from a file with this content; errors call it ``name``.
+
+    Raises:
+        InputError: As for `read_typed`.
+    """
+    return _checked(_parsed(data, name) or {}, model, name)
 
 
 def read_valid_part(path: Path, model: type[JsonFile]) -> tuple[dict[str, Any], str]:
@@ -75,19 +81,30 @@ def _load(path: Path) -> dict[str, Any] | None:
     try:
         with open(path, "rb") as file:
             data = file.read(LIMIT + 1)
-        if len(data) > LIMIT:
-            raise InputError(f"{path} is larger than {LIMIT >> 20} MB, the limit for this file.")
-        content = json.loads(data) if data.strip() else None
     except FileNotFoundError:
         return None
     except IsADirectoryError as error:
         raise InputError(f"{path} must be a file, but is a folder.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+    return _parsed(data, path)
+
+
+def _parsed(data: bytes, name: Path | str) -> dict[str, Any] | None:
+    if len(data) > LIMIT:
+        raise InputError(f"{name} is larger than {LIMIT >> 20} MB, the limit for this file.")
+    try:
+        content = json.loads(data) if data.strip() else None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not valid JSON.") from error
+        raise InputError(f"{name} is not valid JSON.") from error
     if content is not None and not isinstance(content, dict):
-        raise InputError(f"{path} does not contain a JSON object.")
+        raise InputError(f"{name} does not contain a JSON object.")
+    return content
+
+
+def _checked(content: dict[str, Any], model: type[JsonFile], name: Path | str) -> dict[str, Any]:
+    for sentence in _faults(content, model).values():
+        raise InputError(f"{name} is not valid: {sentence}.")
     return content
 
 

@@ -61,3 +61,23 @@ def settings_to_resume(path: Path, config: RunConfig) -> RunConfig:
         if (value := getattr(config.model, name)) != getattr(usual.model, name):
             setattr(stored.model, name, value)
     return stored
+
+
+def check_restart(path: Path, config: RunConfig) -> None:
+    """Check that the run in `path` has the settings of a restart, except those that may differ when it is resumed.
+
+    Raises:
+        InputError: Another setting differs, such as the seed or the task, or the settings of the run are damaged.
+    """
+    stored = Run.open(path).run_config()
+    pairs = [("method", config.method, stored.method)]
+    if config.method == stored.method:
+        parts = zip(config.parts(), stored.parts(), strict=True)
+        names = ((part, other, field.name) for part, other in parts for field in fields(part))
+        pairs = [(name, getattr(part, name), getattr(other, name)) for part, other, name in names]
+    for name, value, before in pairs:
+        if name not in _OF_A_LAUNCH and value != before:
+            raise InputError(
+                f"The run in {path} is not a restart of this training: its {flag(name)} is {before}, not {value}; move "
+                "it to another place, or choose another --output."
+            )

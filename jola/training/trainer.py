@@ -18,7 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from jola.config import TrainingConfig
 from jola.data.examples import IGNORED, Encoded, collate, pad_token_of
-from jola.errors import InputError
+from jola.errors import DIVERGED, InputError
 from jola.model.edited import EditedModel
 from jola.reference.data import TextDataset, encode_texts, hold_out
 from jola.training.callbacks import AdapterKeeper, CrossEntropyPatience, GateRecorder, publish_adapter
@@ -209,7 +209,7 @@ class JoLATrainer(Trainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not bool(torch.isfinite(loss)):
             raise InputError(
-                f"The training diverged: the loss of step {self.state.global_step + 1} is not finite; train again with "
+                f"{DIVERGED}: the loss of step {self.state.global_step + 1} is not finite; train again with "
                 "a lower --learning-rate."
             )
         if self.schedule.kind == "performance":

@@ -35,7 +35,8 @@ class Task:
     user what differs from the request. ``fingerprint`` is a hash of all chosen examples: equal fingerprints mean equal
     data in the same order. ``revision`` is the commit of a dataset on the Hub. ``metrics`` are keys of
     `jola.evaluation.metrics.METRICS`, the main metric first. ``max_new_tokens`` is the maximum length of an answer in a
-    test; None allows the longest right answer.
+    test; None allows the longest right answer. ``has_carved_test`` says whether the test part is carved from the
+    training examples, so that it depends on its size which examples remain for training.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     revision: str | None = None
     metrics: tuple[str, ...] = DEFAULT_METRICS
     max_new_tokens: int | None = None
+    has_carved_test: bool = False
 
 
 def load_task(data: DataConfig, seed: int) -> Task:
@@ -100,6 +102,7 @@ def load_task(data: DataConfig, seed: int) -> Task:
         revision=parts.revision,
         metrics=info.metrics if info else DEFAULT_METRICS,
         max_new_tokens=info.max_new_tokens if info else None,
+        has_carved_test=parts.test is None,
     )
 
 

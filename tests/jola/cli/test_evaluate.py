@@ -15,9 +15,12 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from jola.config import RunConfig
+from jola.data.records import Example
+from jola.data.tasks import load_task
+from jola.insight import layer_changes
 from jola.remote import RemoteModel
 from jola.runs.run import Run
-from tests.jola.cli.commands import Result, assert_refused
+from tests.jola.cli.commands import Result, assert_refused, lines, train
 from tests.tiny import make_model
 
 
@@ -55,6 +58,27 @@ class TestEvaluate:
         assert set(result.json["edited"]) == {"exact_match", "first_label"}
         assert result.json["edited"]["exact_match"]["n"] == 2
         assert "base" not in result.json
+
+    @pytest.mark.parametrize("size", [0, 20])
+    def test_a_larger_test_part_has_no_examples_of_the_training(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "one.jsonl").write_text(lines(0, 80))
+        sizes = ["--test-size", 5, "--validation-size", 5, "--train-size", 60, "--output", tmp_path / "run"]
+        assert jola(*train(place, "--task", tmp_path / "one.jsonl", *sizes)).code == 0
+        own = load_task(Run.open(tmp_path / "run").run_config().data, 42)
+        monkeypatch.chdir(tmp_path)
+        tested: list[Example] = []
+        monkeypatch.setattr(
+            "jola.insight.layer_changes", lambda model, test, **more: tested.extend(test) or layer_changes(model, test)
+        )
+        # The same task under another name.
+        layers = jola("evaluate", tmp_path / "run", "--task", "one.jsonl", "--test-size", size, "--layers")
+        assert layers.code == 0, layers.err
+        assert set(own.test) < set(tested) and not set(tested) & {*own.train, *own.validation}
+        result = jola("evaluate", tmp_path / "run", "--test-size", size, "--json")
+        assert result.json["edited"]["exact_match"]["n"] == len(tested)
+        assert f"note: {20 - len(tested)} of these test examples are left out" in result.err
 
     def test_the_id_of_a_run(self, jola: Callable[..., Result], run: Run, home: Path) -> None:
         shutil.copytree(run.path, home / "runs" / "my-run")

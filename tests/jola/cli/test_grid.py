@@ -25,8 +25,12 @@ def planned(jola: Jola, place: Path, tmp_path: Path) -> Path:
     return folder
 
 
+SAME = ["--tasks", "TASK", "--methods", "jola,red", "--models", "MODEL", "--train-sizes", "8", *QUICK]
+"""Arguments of the planned grid."""
+
+
 def flags(place: Path) -> list[Any]:
-    return ["--tasks", place / "task", "--methods", "jola,red", "--models", place / "tiny", "--train-sizes", 8, *QUICK]
+    return [{"TASK": place / "task", "MODEL": place / "tiny"}.get(argument, argument) for argument in SAME]
 
 
 def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Path) -> None:
@@ -38,6 +42,19 @@ def test_plan_lists_cells_and_adds_to_them(jola: Jola, place: Path, planned: Pat
     fill(Grid.open(planned), lambda cell: 0.5 if cell.arm == "red" and cell.seed == 42 else None)
     out = jola("grid", "plan", planned).out
     assert "4 cells, 3 to run" in out and "about 3 min one after the other, estimated from earlier cells" in out
+
+
+def test_plan_says_what_a_recipe_overrides(jola: Jola, place: Path, tmp_path: Path) -> None:
+    arms = "jola,jola:recipe=paper:learning-rate=1e-4/1e-3,jola:recipe=reference:epochs=3,jola:recipe=default"
+    given = [*flags(place), "--methods", arms, "--epochs", 3, "--batch-size", 8, "--learning-rate", "0.01"]
+    planned = jola("grid", "plan", tmp_path / "grid", *given)
+    assert planned.err.splitlines() == [
+        "note: --epochs is 20, not 3, with recipe=paper; to change it, write recipe=paper:epochs=3.",
+        "note: --learning-rate is 0.005, not 0.01, with recipe=reference; to change it, write "
+        "recipe=reference:learning_rate=0.01.",
+    ]
+    epochs = [arm.settings["training"]["epochs"] for arm in Grid.open(tmp_path / "grid").arms.values()]
+    assert epochs == [3, 20, 20, 3, 3]
 
 
 def test_run_makes_each_cell_in_a_process_and_show_prints_them(jola: Jola, planned: Path) -> None:
@@ -95,6 +112,12 @@ def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], mo
         (["plan", "GRID", "--preset", "nonsense"], "--preset is 'nonsense'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola", "--seeds", "x"], "--seeds names 'x'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola"], "was planned with"),
+        (["plan", "GRID", *SAME, "--seeds", "42,4294967296"], "--seed is 4294967296; it must be at most 4294967295"),
+        (["plan", "GRID", *SAME, "--record-every", "0"], "error: --record-every is 0; it must be at least 1"),
+        (
+            ["plan", "GRID", *SAME, "--methods", f"lora:device={'x' * 5000}"],
+            "The plan for .*grid.json is not valid: plans.1.arms.0",
+        ),
         (["plan", "PLACE", "--tasks", "sentiment", "--methods", "jola"], "contains other files"),
         (["run", "PLACE"], "contains no grid"),
         (["run", "GRID", "--shard", "2/2"], "--shard is '2/2'"),
@@ -111,7 +134,7 @@ def test_bad_input_is_one_sentence_and_loses_nothing(
     arguments: list[str], sentence: str, jola: Jola, place: Path, planned: Path
 ) -> None:
     before = (planned / "grid.json").read_bytes()
-    names = {"GRID": str(planned), "PLACE": str(place)}
+    names = {"GRID": str(planned), "PLACE": str(place), "TASK": str(place / "task"), "MODEL": str(place / "tiny")}
     assert_refused(jola("grid", *(names.get(argument, argument) for argument in arguments)), sentence)
     assert (planned / "grid.json").read_bytes() == before
     assert not (place / "grid.json").exists()

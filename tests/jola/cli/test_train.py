@@ -15,8 +15,10 @@ import pytest
 from transformers import BloomConfig
 
 from jola.config import RunConfig, flag
+from jola.errors import InputError
 from jola.runs.run import Run
 from jola.runs.store import RunStore
+from jola.training.trainer import JoLATrainer
 from tests import ROOT
 from tests.jola.cli.commands import Result, assert_refused, lines, train
 
@@ -216,9 +218,9 @@ class TestRestarts:
         assert [run["seed"] for run in runs] == [3, 4, 5]
         configs = [Run.open(run["run"]).run_config() for run in runs]
         assert [config.data.data_seed for config in configs] == [None, 3, 3]
-        accuracies = [run["validation"]["accuracy"] for run in runs]
-        best = accuracies.index(max(accuracies))
-        assert result.json["run"] == runs[best]["run"]
+        results = [Run.open(run["run"]).result() or {} for run in runs]
+        found = [(each["validation"]["accuracy"], -each["validation_cross_entropy"]) for each in results]
+        assert result.json["run"] == runs[found.index(max(found))]["run"]
         assert "Training 2 of 3, with seed 4." in result.err
 
     def test_resuming_trains_what_is_missing(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
@@ -230,6 +232,67 @@ class TestRestarts:
         assert (output / "result.json").read_bytes() == first
         assert Run.open(f"{output}-2").run_config().training.seed == 4
         assert re.search(r"^seed 3 .*\n^seed 4 ", result.out, re.MULTILINE)
+
+    def test_the_others_are_trained_if_one_diverges(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        diverging = {4}
+        compute = JoLATrainer.compute_loss
+
+        def loss(self: JoLATrainer, model: Any, inputs: Any, return_outputs: bool = False, **named: Any) -> Any:
+            found = compute(self, model, inputs, return_outputs, **named)
+            return found * float("nan") if self.args.seed in diverging and model.training else found
+
+        monkeypatch.setattr(JoLATrainer, "compute_loss", loss)
+        output = tmp_path / "run"
+        made = jola(*train(place, "--output", output, "--seed", 3, "--restarts", 2, "--json"))
+        assert made.code == 0
+        assert "note: Training 2 of 3, with seed 4, diverged." in made.err
+        runs = [Run.open(run["run"]) for run in made.json["runs"]]
+        assert [run.state for run in runs] == ["finished", "failed", "finished"]
+        assert made.json["run"] != str(runs[1].path)
+        # With the same seed it would diverge again.
+        before = [run.status() for run in runs]
+        resumed = jola("train", "--resume", "--output", output, "--restarts", 2, "--json")
+        assert (resumed.code, resumed.json["run"]) == (0, made.json["run"])
+        assert [run.status() for run in runs] == before
+        diverging |= {3, 5}
+        refused = jola(*train(place, "--output", tmp_path / "other", "--seed", 3, "--restarts", 2))
+        assert_refused(refused, "All 3 trainings diverged; train again with a lower --learning-rate.")
+
+    def test_a_failure_of_another_kind_ends_the_restarts(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*arguments: Any, **options: Any) -> None:
+            raise InputError("There is no space left on the disk.")
+
+        output = tmp_path / "run"
+        with monkeypatch.context() as patch:
+            patch.setattr(JoLATrainer, "compute_loss", full)
+            assert_refused(jola(*train(place, "--output", output, "--restarts", 1)), "no space left")
+        assert not Path(f"{output}-2").exists()
+        assert jola("train", "--resume", "--output", output, "--restarts", 1).code == 0
+
+    @pytest.mark.parametrize(
+        ("other", "words"),
+        [
+            (["--seed", 9, "--data-seed", 3], "its --seed is 9, not 4"),
+            (["--seed", 4], "its --data-seed is None, not 3"),
+            (["--seed", 4, "--data-seed", 3, "--epochs", 2], "its --epochs is 2, not 1"),
+            (["--seed", 4, "--data-seed", 3, "--task", "TRAIN"], "its --task is .*train.jsonl, not .*task"),
+            (["--seed", 4, "--data-seed", 3, "--method", "red"], "its --method is red, not jola"),
+        ],
+    )
+    def test_another_run_is_not_counted_as_a_restart(
+        self, jola: Callable[..., Result], place: Path, tmp_path: Path, other: list[Any], words: str
+    ) -> None:
+        output = tmp_path / "run"
+        other = [place / "task" / "train.jsonl" if word == "TRAIN" else word for word in other]
+        assert jola(*train(place, "--output", output, "--seed", 3)).code == 0
+        assert jola(*train(place, "--output", f"{output}-2", *other)).code == 0
+        before = Run(f"{output}-2").status()
+        assert_refused(jola("train", "--resume", "--output", output, "--restarts", 2), f"run-2 is not .*: {words};")
+        assert Run(f"{output}-2").status() == before and not Path(f"{output}-3").exists()
 
     def test_directories_are_checked_before_the_first_training(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path

@@ -77,6 +77,15 @@ def test_selectors_refuse_what_they_cannot_use(tiny: Callable[..., JoLAModel]) -
         Random()(tiny("llama"), [], 1, 0)
 
 
+@pytest.mark.parametrize("name", [name for name in SELECTORS if name not in ("random", "jola")])
+def test_a_model_whose_numbers_are_not_finite_is_one_sentence(tiny: Callable[..., JoLAModel], name: str) -> None:
+    model = tiny("llama")
+    with torch.no_grad():
+        model.base.get_submodule("model.layers.0.mlp.down_proj").get_parameter("weight").mul_(torch.inf)
+    with pytest.raises(InputError, match="not finite; use another --dtype, such as float32"):
+        SELECTORS[name](budget=SHORT)(model, EXAMPLES, 3, 7)
+
+
 def test_provenance_tells_model_data_and_k(tiny: Callable[..., JoLAModel]) -> None:
     one = Random()(tiny("llama"), EXAMPLES, 3, 0).provenance
     assert Random()(tiny("llama", trained=False), EXAMPLES, 4, 0).provenance == one

@@ -464,6 +464,21 @@ def test_the_pace_is_that_of_the_nearest_cells(tmp_path: Path, task: str) -> Non
     assert (round(estimate.seconds), estimate.known, estimate.cells, estimate.memory) == (100, 4, 4, 10**9)
 
 
+@pytest.mark.parametrize("arms", [["zero-shot", "jola"], ["jola", "zero-shot"]])
+def test_the_pace_counts_no_training_examples_of_a_method_that_does_not_train(
+    tmp_path: Path, task: str, arms: list[str]
+) -> None:
+    grid = plan(tmp_path / "g", [task], arms, [1], sizes=(200, 2000))
+    names = {(cell.arm, cell.train_size): name for name, cell in grid.planned.items()}
+    assert len(names) == 3
+    # A tenth of a second for each example: 100 are tested, and 200 trained on in each of three epochs.
+    grid.cell(names["zero-shot", 200]).write_result(result(0.5, seconds=10.0, n_train=0))
+    assert Pace(grid).seconds(names["jola", 200]) == pytest.approx(70)
+    grid.cell(names["jola", 200]).write_result(result(0.5, seconds=70.0, n_train=200))
+    assert Pace(grid).seconds(names["jola", 2000]) == pytest.approx(610)
+    assert Pace(grid).seconds(names["zero-shot", 200]) == pytest.approx(10)
+
+
 def test_names_in_tables_are_short_where_that_is_enough() -> None:
     names = ["/a/films", "/b/books", "/c/books", "owner/model", "sentiment"]
     assert list(short_names(names).values()) == ["films", "/b/books", "/c/books", "model", "sentiment"]

@@ -17,6 +17,7 @@ from jola.studies.methods import (
     methods_table,
     plan_comparison,
     tried_rates,
+    variant,
 )
 from tests.jola.studies.grids import SETTINGS, make_task, result
 
@@ -47,6 +48,33 @@ def test_every_method_has_the_same_number_of_tries(method: str) -> None:
     rates = [float(rate) for rate in text.removeprefix(f"{method}:learning_rate=").split("/")]
     assert len(rates) == 3 and rates[1] == pytest.approx(default)
     assert rates[1] / rates[0] == pytest.approx(3, rel=0.01) and rates[2] / rates[1] == pytest.approx(3, rel=0.01)
+
+
+def test_tries_of_a_recipe_are_around_its_rate(tmp_path: Path) -> None:
+    task = make_task(tmp_path / "films")
+    methods = [
+        "jola:recipe=paper/reference:epochs=2",
+        "jola:recipe=paper:gate_learning_rate=0.1",
+        "jola:recipe=default",
+    ]
+    grid = plan_comparison(tmp_path / "g", methods, [task], tries=3, spacing=2.0, train_sizes=(8,))
+    found: dict[str, list[tuple[float, float]]] = {}
+    for arm in grid.arms.values():
+        training = arm.settings["training"]
+        found.setdefault(variant(arm), []).append((training["learning_rate"], training["gate_learning_rate"]))
+    assert found == {
+        "jola:recipe=paper:epochs=2": [(2.5e-4, 2.5e-4), (5e-4, 5e-4), (1e-3, 1e-3)],
+        "jola:recipe=reference:epochs=2": [(2.5e-3, 2.5e-3), (5e-3, 5e-3), (1e-2, 1e-2)],
+        "jola:recipe=paper:gate_learning_rate=0.1": [(2.5e-4, 0.1), (5e-4, 0.1), (1e-3, 0.1)],
+        "jola:recipe=default": [(2.5e-3, 0.15), (5e-3, 0.15), (1e-2, 0.15)],
+    }
+
+
+def test_settings_of_a_method_may_be_of_a_group_that_is_not_shared(tmp_path: Path) -> None:
+    task = make_task(tmp_path / "films")
+    grid = plan_comparison(tmp_path / "g", ["jola:template=plain"], [task], settings={"training": {"epochs": 4}})
+    found = [(arm.settings["data"]["template"], arm.settings["training"]["epochs"]) for arm in grid.arms.values()]
+    assert found == [("plain", 4)] * 3
 
 
 @pytest.mark.parametrize(
