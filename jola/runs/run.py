@@ -108,23 +108,25 @@ class Run:
                 raise InputError(
                     f"{path} cannot be created: a file is in the way; move it or choose another directory."
                 ) from None
-            new = run._claim(resume)
-        created = time.time() if new else run.created
-        content = {**config.to_dict(), **(extra or {}), "created": created}
-        try:
-            replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
-            run.write_status(
-                state="starting",
-                message="",
-                warning="",
-                started=time.time(),
-                **own_identity(),
-                **({"step": 0, "total_steps": 0} if new else {}),
-            )
-        except BaseException:
-            if new:
-                run._give_back(folder=ours)
-            raise
+            # One lock for checking the state and writing this process: two processes may resume a run at the same time.
+            with folder_locked(run.path):
+                new = run._claim(resume)
+                created = time.time() if new else run.created
+                content = {**config.to_dict(), **(extra or {}), "created": created}
+                try:
+                    replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
+                    run._change_status(
+                        state="starting",
+                        message="",
+                        warning="",
+                        started=time.time(),
+                        **own_identity(),
+                        **({"step": 0, "total_steps": 0} if new else {}),
+                    )
+                except BaseException:
+                    if new:
+                        run._give_back(folder=ours)
+                    raise
         return run
 
     def _give_back(self, folder: bool) -> None:
@@ -136,7 +138,7 @@ class Run:
                 self.path.rmdir()
 
     def _claim(self, resume: bool) -> bool:
-        """Claim the directory for this process, which two processes cannot both do; return whether the run is new."""
+        """Claim the directory, which is locked, for this process; return whether the run is new."""
         config = self.path / "config.json"
         if not config.exists():
             # `RunStore.new_id` writes a status, and a starting process may write its log before this call.
@@ -390,10 +392,14 @@ class Run:
             raise ValueError(f"unknown state {state!r}")
         # Locked, because the app that starts a run writes its process while that process may write its first state.
         with folder_locked(self.path):
-            status = self.status() | changes
-            status["updated"] = time.time()
-            status["writes"] += 1
-            replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
+            self._change_status(**changes)
+
+    def _change_status(self, **changes: Any) -> None:
+        """Change ``status.json`` while the folder is locked."""
+        status = self.status() | changes
+        status["updated"] = time.time()
+        status["writes"] += 1
+        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
