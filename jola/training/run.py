@@ -168,8 +168,7 @@ def _train(
     started = time.time()
     prepared = prepare(with_heads(config, **chosen_heads(run)), progress)
     if first:
-        facts = facts_of(prepared.task, prepared.model, len(prepared.train.rows))
-        Run.create(run.path, config, facts | chosen_heads(run), resume=True)
+        run.write_facts(facts_of(prepared.task, prepared.model, len(prepared.train.rows)))
     stages = Stages(run.checkpoints_dir, config, resume)
     checkpoint = last_checkpoint(stages.folder) if resume else None
     if first and resume:

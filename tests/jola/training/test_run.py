@@ -125,6 +125,17 @@ class TestRun:
         other = tensors(run_training(place.settings(tmp_path / "other", seed=8, epochs=1)))
         assert not any(torch.equal(tensor, other[name]) for name, tensor in tensors(unbroken).items())
 
+    def test_its_start_is_that_of_its_process(self, place: Place, tmp_path: Path) -> None:
+        began: list[float] = []
+
+        def choose(*_: Any) -> str:
+            began.append(Run(tmp_path / "run").status()["started"])
+            return "1:0,2:3"
+
+        run = run_training(place.settings(tmp_path / "run", EditConfig(heads="random@2"), epochs=1), choose=choose)
+        assert [run.status()["started"]] == began  # grids count the time of loading and choosing
+        assert run.config()["chosen_heads"] == "1:0,2:3" and run.config()["task"]["n_train"] == 24
+
     def test_what_is_refused_before_training_leaves_no_run(self, place: Place, tmp_path: Path) -> None:
         settings = place.settings(tmp_path / "run")
         settings.data.max_length = 8
