@@ -64,7 +64,7 @@ def run_training(
         config: All settings. ``training.output`` is the run directory; if empty, a directory in the run store is
             created.
         resume: Resume from the last checkpoint in ``training.output`` with the settings of that run; settings in
-            `config` must be the same or the defaults, see `settings_to_resume`.
+            `config` must be the same or the defaults, see `settings_to_resume`. A finished run stays as it is.
         progress: Receives progress and notes.
         choose: Called before the model is loaded, with an event that is set to stop the run; returns the heads to edit,
             or None for those of `config`. See `jola.selectors.choose.chosen_heads`.
@@ -89,18 +89,24 @@ def run_training(
 
     new = False
 
-    def create() -> tuple[Run, RunConfig]:
+    def create() -> tuple[Run, RunConfig, bool]:
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
         nonlocal new
         new = not output or not path.exists()
         used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
         check_processes(used)
-        if not Run(path).alive:  # a run that is alive may have received a request to pause
-            forget_pause(Run(path))
-        return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
+        run = Run(path)
+        if resume and run.state == "finished" and run.result():
+            return run, used, True
+        if not run.alive:  # a run that is alive may have received a request to pause
+            forget_pause(run)
+        return Run.create(path, used, chosen_heads(run) if resume else None, resume=resume), used, False
 
-    run, config = by_first(create, first)
+    run, config, finished = by_first(create, first)
+    if finished:
+        progress.note(f"The run in {run.path} is finished and stays as it is.")
+        return run
     with stop_on_signal() as stop:  # a signal must not end the process before it has written how the run ended
         try:
             if choose and not chosen_heads(run) and (heads := choose(config, progress, stop)):

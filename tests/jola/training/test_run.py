@@ -158,6 +158,7 @@ class TestRun:
         config = json.loads((path / "config.json").read_text())
         config["data"]["task"] = str(tmp_path / "nowhere.jsonl")
         (path / "config.json").write_text(json.dumps(config))
+        Run(path).write_status(state="cancelled")
         settings.data.task = config["data"]["task"]
         with pytest.raises(InputError):
             run_training(settings, resume=True)
