@@ -97,11 +97,11 @@ class Run:
         ``extra`` is added to the configuration in ``config.json``: ``versions``, ``task``, ``geometry``. ``resume``
         takes over a run that ended and keeps its history; call `truncate_after` with the step of the checkpoint. Raises
         `InputError` if the directory contains a run and ``resume`` is false, if another process is writing that run, if
-        it contains other files, or if the disk is full.
+        it contains other files, or if it cannot be created.
         """
         run = cls(path)
-        ours = not run.path.exists() or (run.path / "status.json").exists()
         with disk_errors(run.path):
+            ours = not run.path.exists() or (run.path / "status.json").exists()
             try:
                 run.path.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):

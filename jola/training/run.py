@@ -34,6 +34,7 @@ from jola.runs.run import Run
 from jola.runs.state import forget_pause
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
+from jola.system.files import disk_errors
 from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet, Stopped
 from jola.system.signals import stop_on_signal
@@ -93,15 +94,16 @@ def run_training(
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
         nonlocal new
-        new = not output or not path.exists()
-        used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
-        check_processes(used)
-        run = Run(path)
-        if resume and run.state == "finished" and run.result():
-            return run, used, True
-        if not run.alive:  # a run that is alive may have received a request to pause
-            forget_pause(run)
-        return Run.create(path, used, chosen_heads(run) if resume else None, resume=resume), used, False
+        with disk_errors(path):
+            new = not output or not path.exists()
+            used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
+            check_processes(used)
+            run = Run(path)
+            if resume and run.state == "finished" and run.result():
+                return run, used, True
+            if run.is_run() and not run.alive:  # a run that is alive may have received a request to pause
+                forget_pause(run)
+            return Run.create(path, used, chosen_heads(run) if resume else None, resume=resume), used, False
 
     run, config, finished = by_first(create, first)
     if finished:

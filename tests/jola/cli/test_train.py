@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -164,9 +165,21 @@ class TestBadInput:
         self, jola: Callable[..., Result], place: Path, run: Run, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_text("x")
-        assert_refused(jola(*train(place, "--output", tmp_path / "file")), "a file is in the way")
+        for age in (time.time(), 1):
+            os.utime(tmp_path / "file", (age, age))
+            for taken in (tmp_path / "file", tmp_path / "file" / "run"):
+                assert_refused(jola(*train(place, "--output", taken)), "a file is in the way")
         assert_refused(jola(*train(place, "--output", tmp_path)), r"contains other files \(file\)")
         assert_refused(jola(*train(place, "--output", run.path)), r"already contains a run \(finished\)")
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "pause").write_text("x")
+        os.utime(tmp_path / "songs", (1, 1))
+        assert_refused(jola(*train(place, "--output", tmp_path / "songs")), r"contains other files \(pause\)")
+        assert (tmp_path / "songs" / "pause").exists()
+
+    def test_a_name_that_is_too_long(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        result = jola(*train(place, "--output", tmp_path / ("a" * 300)))
+        assert_refused(result, "a{300} is too long for the file system; choose a shorter name")
 
     def test_a_full_disk(self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write

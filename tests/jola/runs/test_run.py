@@ -362,6 +362,8 @@ class TestRun:
             Run.create(tmp_path / "thesis.tex", RunConfig())
         with pytest.raises(InputError, match="a file is in the way"):
             Run.create(tmp_path / "thesis.tex" / "run", RunConfig())
+        with pytest.raises(InputError, match="too long for the file system"):
+            Run.create(tmp_path / ("a" * 300), RunConfig())
 
     def test_a_damaged_configuration_is_named(self, run: Run) -> None:
         (run.path / "config.json").write_text('{"model": ')
