@@ -68,9 +68,12 @@ def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         with importing_libraries():
             from jola.runs.restarts import best_by_validation
+            from jola.runs.run import Run
             from jola.selectors.choose import chosen_heads
             from jola.training.restarts import train_with_restarts
 
+        if resume and config.training.output:
+            Run.open(config.training.output)  # a mistyped folder must not start another run
         runs = train_with_restarts(config, restarts, resume=resume, progress=progress, choose=chosen_heads)
     if int(os.environ.get("RANK", "0")):
         return

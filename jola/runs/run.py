@@ -77,7 +77,7 @@ class Run:
     def open(cls, path: Path | str) -> "Run":
         """Return the run in ``path``. Raises `InputError` if there is none."""
         run = cls(path)
-        if not run.path.is_dir():
+        if not os.path.isdir(path):
             raise InputError(f"There is no run directory {path}; `jola runs` lists all runs.")
         if not run.is_run():
             raise InputError(f"{path} is not a run directory: it has neither config.json nor status.json.")

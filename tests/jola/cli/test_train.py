@@ -244,6 +244,17 @@ class TestRestarts:
         assert Run.open(f"{output}-2").run_config().training.seed == 4
         assert re.search(r"^seed 3 .*\n^seed 4 ", result.out, re.MULTILINE)
 
+    def test_resuming_needs_a_run(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        (tmp_path / "folder").mkdir()
+        for more in ([], ["--restarts", 1]):
+            for name in ("typo", "file", "a" * 300):
+                result = jola(*train(place, "--resume", "--output", tmp_path / name, *more))
+                assert_refused(result, f"There is no run directory .*{name}; `jola runs` lists all runs")
+            result = jola(*train(place, "--resume", "--output", tmp_path / "folder", *more))
+            assert_refused(result, "folder is not a run directory")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
     def test_directories_are_checked_before_the_first_training(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path
     ) -> None:
