@@ -20,11 +20,12 @@ from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
 from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.evaluation.answering import answer_together
+from jola.evaluation.answering import answer_together, check_fits
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
 from jola.evaluation.metrics import Score
 from jola.evaluation.scoring import Accuracy
 from jola.jola_model import JoLAModel
+from jola.model.architectures import length_limit
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
 from jola.model.sharding import passes_together
@@ -146,17 +147,22 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
     """Load the task and the model, and encode the examples.
 
     Raises:
-        InputError: The task or the model cannot be used, or all examples are too long.
+        InputError: The task or the model cannot be used, all examples are too long, or a test prompt is.
     """
     progress.phase("load")
     task = load_task(config.data, config.training.seed)
     check_installed(task.metrics)
     model = JoLAModel.from_pretrained(edits=config.edits, seed=config.training.seed, **asdict(config.model))
     template = Template(model.tokenizer, config.data.template)
+    options = "options" in task.metrics
+    check_fits(model, task.test, template, task.labels, options=options, max_new_tokens=task.max_new_tokens)
     train, validation = EncodedSet([], [], 0), None
     if config.tuning.trains:
-        train = _encode(task.train, template, config, "training", progress)
-        validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
+        limit = length_limit(model.base, config.data.max_length)
+        if limit != config.data.max_length:
+            progress.note(f"Examples may have up to {limit:,} tokens, because the model has no more positions.")
+        train = _encode(task.train, template, limit, "training", progress)
+        validation = _encode(task.validation, template, limit, "validation", progress) if task.validation else None
     prompts = max((row.completion_start for row in train.rows), default=0)
     note = config.tuning.prompt_note(config.edits, prompts) if prompts else None
     for sentence in (*task.notes, *([note] if note else [])):
@@ -422,13 +428,10 @@ def _seeds(config: RunConfig) -> str:
     return f"seed {training}" if data in (None, training) else f"training seed {training}, data seed {data}"
 
 
-def _encode(
-    examples: Sequence[Example], template: Template, config: RunConfig, part: str, progress: Progress
-) -> EncodedSet:
-    encoded = encode_examples(examples, template, config.data.max_length)
+def _encode(examples: Sequence[Example], template: Template, limit: int, part: str, progress: Progress) -> EncodedSet:
+    encoded = encode_examples(examples, template, limit)
     if encoded.dropped:
         progress.note(
-            f"{encoded.dropped} of {len(examples)} {part} examples are longer than {config.data.max_length} tokens and "
-            "are left out."
+            f"{encoded.dropped} of {len(examples)} {part} examples are longer than {limit} tokens and are left out."
         )
     return encoded
