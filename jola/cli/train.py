@@ -14,7 +14,7 @@ from jola.config import RunConfig
 from jola.methods import METHODS, method_named
 from jola.recipes import RECIPES
 from jola.recipes import recipe as recipe_named
-from jola.system.formatting import accuracy_text, score_text, score_title
+from jola.system.formatting import score_text, score_title
 
 if TYPE_CHECKING:
     from jola.runs.run import Run
@@ -60,7 +60,7 @@ _RECIPE_HELP = (
 )
 _RESTARTS_HELP = (
     "Train this many more times, with the next training seeds on the same examples, and choose the run with the "
-    "highest validation accuracy."
+    "highest validation accuracy, or for generation tasks the lowest validation cross-entropy."
 )
 
 
@@ -68,9 +68,12 @@ def _train(config: RunConfig, restarts: int, resume: bool, json: bool) -> None:
     with console.ConsoleProgress() as progress:
         with importing_libraries():
             from jola.runs.restarts import best_by_validation
+            from jola.runs.run import Run
             from jola.selectors.choose import chosen_heads
             from jola.training.restarts import train_with_restarts
 
+        if resume and config.training.output:
+            Run.open(config.training.output)  # a mistyped folder must not start another run
         runs = train_with_restarts(config, restarts, resume=resume, progress=progress, choose=chosen_heads)
     if int(os.environ.get("RANK", "0")):
         return
@@ -107,10 +110,12 @@ def _summary(run: "Run") -> dict[str, Any]:
 
 
 def _print_attempt(run: "Run", chosen: "Run") -> None:
-    summary = _summary(run)
-    found = f"validation accuracy {accuracy_text(summary['validation'])}" if summary["validation"] else run.state
-    mark = "  (highest)" if run.path == chosen.path and summary["validation"] else ""
-    console.print_text(f"seed {summary['seed']:<5}{found}{mark}")
+    from jola.runs.restarts import validation_text
+
+    found = validation_text(run.result() or {})
+    mark = "  (chosen)" if run.path == chosen.path and found else ""
+    seed = run.run_config().training.seed
+    console.print_text(f"seed {seed:<5}{f'validation {found}' if found else run.state}{mark}")
 
 
 def _print_run(run: "Run") -> None:

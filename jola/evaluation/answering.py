@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from jola.data.examples import Template
 from jola.data.records import Example
+from jola.errors import InputError
 from jola.evaluation.scoring import Progress, answer_tokens, exact_match, option_likelihood
+from jola.model.architectures import learned_positions
 from jola.model.sharding import passes_together
 from jola.runs.answers import LogLikelihoods, TestAnswer
 from jola.system.distributed import joined, share
@@ -60,6 +62,40 @@ def answer_together(
     except Stopped:
         answers = None
     return joined(answers)
+
+
+def check_fits(
+    model: "EditedModel",
+    examples: Sequence[Example],
+    template: Template,
+    labels: Sequence[str] | None = None,
+    *,
+    options: bool = False,
+    max_new_tokens: int | None = None,
+) -> None:
+    """Check, before anything is trained, that no prompt is too long for `answer_examples` with the same arguments.
+
+    Raises:
+        InputError: A prompt with its answer or an option exceeds the learned positions of the model.
+    """
+    most = learned_positions(model.base)
+    if most is None or not examples:
+        return
+    new = answer_tokens(examples, template) if max_new_tokens is None else max_new_tokens
+
+    def length(example: Example) -> int:
+        texts = (example.options or labels or ()) if options else ()
+        scored = [len(template.encode(replace(example, completion=text)).input_ids) for text in texts]
+        # No pass reads the last token of a generated answer.
+        return max([len(template.encode_prompt(example)) + new - 1, *scored])
+
+    lengths = [length(example) for example in examples]
+    if max(lengths) > most:
+        raise InputError(
+            f"{sum(each > most for each in lengths):,} of {len(lengths):,} test prompts are too long: with their "
+            f"answers they have up to {max(lengths):,} tokens, but this {model.geometry.architecture} model has "
+            f"positions for {most:,}; remove or shorten them, or choose another model."
+        )
 
 
 def answer_examples(

@@ -1,14 +1,15 @@
 """The module paths of the intervention sites in each supported architecture, and the activation shapes there.
 
 To add an architecture, add one row to `ARCHITECTURES`: the module paths of its layers, of the attention output
-projection and of the MLP within a layer. The row is checked whenever such a model is loaded.
+projection and of the MLP within a layer, and whether its positions are learned. The paths are checked whenever such a
+model is loaded.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
@@ -24,6 +25,8 @@ class Architecture:
     layers: str
     heads: str
     mlp: str
+    learned_positions: bool = False
+    """Whether each position has a learned embedding, so that there are no positions beyond the last of them."""
 
 
 _LLAMA_LIKE = Architecture("model.layers", "self_attn.o_proj", "mlp")
@@ -39,9 +42,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3_text": _LLAMA_LIKE,
     "olmo2": _LLAMA_LIKE,
     "phi": Architecture("model.layers", "self_attn.dense", "mlp"),
-    "gpt2": Architecture("transformer.h", "attn.c_proj", "mlp"),
+    "gpt2": Architecture("transformer.h", "attn.c_proj", "mlp", learned_positions=True),
     "gpt_neox": Architecture("gpt_neox.layers", "attention.dense", "mlp"),
-    "opt": Architecture("model.decoder.layers", "self_attn.out_proj", "fc2"),
+    "opt": Architecture("model.decoder.layers", "self_attn.out_proj", "fc2", learned_positions=True),
 }
 """Keyed by ``config.model_type`` of transformers."""
 
@@ -92,6 +95,35 @@ def geometry_of(model: "PreTrainedModel") -> Geometry:
         head_dim=head_dim,
         hidden_size=model.config.hidden_size,
     )
+
+
+def learned_positions(model: "PreTrainedModel") -> int | None:
+    """Number of learned positions of a model; None for other encodings of positions, which have no such limit."""
+    return model.config.max_position_embeddings if architecture_of(model).learned_positions else None
+
+
+def length_limit(model: "PreTrainedModel", max_length: int) -> int:
+    """`max_length` in tokens (0: no limit), or the number of learned positions of the model if that is less."""
+    most = learned_positions(model)
+    return max_length if most is None or 0 < max_length <= most else most
+
+
+def check_length(model: "PreTrainedModel", inputs: Mapping[str, Tensor], new_tokens: int = 1) -> None:
+    """Raise `InputError` if a row of `inputs` and `new_tokens` after it exceed the learned positions of a model.
+
+    The last new token needs no position, because no pass reads it.
+    """
+    most, mask = learned_positions(model), inputs.get("attention_mask")
+    width = (inputs["input_ids"] if mask is None else mask).shape[-1]
+    if most is None or width + new_tokens - 1 <= most:
+        return
+    longest = width if mask is None else int(mask.sum(1).max())  # without padding
+    if longest + new_tokens - 1 > most:
+        answer = f" with an answer of up to {new_tokens:,}" if new_tokens > 1 else ""
+        raise InputError(
+            f"A text of {longest:,} tokens{answer} is too long for this {model.config.model_type} model, which has "
+            f"positions for {most:,}; shorten the text{' or the answer' if answer else ''}."
+        )
 
 
 def module_path(model: "PreTrainedModel", site: Site, layer: int) -> str:

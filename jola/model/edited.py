@@ -228,7 +228,7 @@ class EditedModel(nn.Module):
         """Run one edited pass.
 
         Args:
-            input_ids: (batch, tokens).
+            input_ids: (batch, tokens). `InputError` if a row is too long for the learned positions of the model.
             attention_mask: (batch, tokens), 1 on real tokens; padding may be left or right.
             labels: (batch, tokens), −100 where there is no loss. With labels, the language-model head runs only at the
                 positions whose next token has a label.
@@ -280,7 +280,7 @@ class EditedModel(nn.Module):
         For methods that edit positions of the prompt, all given tokens are the prompt.
 
         Args:
-            input_ids: (batch, tokens); pad on the left.
+            input_ids: (batch, tokens); pad on the left. `InputError` if a row, with its answer, is too long.
             attention_mask: (batch, tokens).
             arguments: Arguments of ``generate`` in transformers: max_new_tokens, do_sample, streamer, eos_token_id, …
 

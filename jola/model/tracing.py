@@ -22,7 +22,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from jola.edits.intervention import Edit, Intervention
 from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
-from jola.model.architectures import check_widths, geometry_of, head_path, module_path
+from jola.model.architectures import check_length, check_widths, geometry_of, head_path, module_path
 from jola.model.checkpointing import Reapply, checkpointed
 from jola.model.packing import (
     Beginning,
@@ -60,6 +60,8 @@ class _Model(nnsight.TransformersModel):
 
 class TracedModel:
     """A frozen decoder whose activations can be read and edited.
+
+    Passes raise `InputError` for texts that are too long for the learned positions of the model, see `check_length`.
 
     Args:
         base: A loaded decoder of transformers, in evaluation mode.
@@ -117,6 +119,7 @@ class TracedModel:
         Returns:
             (batch, tokens, vocabulary), or with `rows` (chosen positions, vocabulary) in row-major order.
         """
+        check_length(self.base, inputs)
         with self.lock, checkpointed(self.base, plan, reapply_weights, self.lock):
             if rows is not None and packing is not None:
                 return self._run_packed(inputs["input_ids"], plan, rows, packing)
@@ -177,6 +180,7 @@ class TracedModel:
             uniform: Whether all positions of all rows are edited in the same way. If so, greedy generation runs a
                 common beginning of the prompts once, where that saves time.
         """
+        check_length(self.base, inputs, arguments.get("max_new_tokens") or 1)
         with self.lock:
             if uniform and is_greedy(arguments) and can_share(self.base):
                 beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])
@@ -271,6 +275,7 @@ class TracedModel:
     def _extend(self, cache: DynamicCache, ids: Tensor, mask: Tensor, plan: Plan, rows: Tensor) -> Tensor:
         """Logits at `rows` of a pass over `ids` that extends the cache; `mask` covers the cache and `ids`."""
         inputs = {"input_ids": ids, "attention_mask": mask}
+        check_length(self.base, inputs)
         if "position_ids" in self._forward_arguments:
             inputs["position_ids"] = (mask.long().cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
         return self._run(inputs, plan, rows, **{self._cache_name: cache}, use_cache=True)
@@ -298,6 +303,7 @@ class TracedModel:
                 tokens, and `rows` and `plan` are for all rows of the pass.
         """
         wanted = wanted or Wanted()
+        check_length(self.base, inputs)
         with self.lock:
             if rows is not None and uniform and not start and (packing := self.packing(inputs, rows)):
                 return self._record_packed(inputs["input_ids"], plan, wanted, rows, packing)

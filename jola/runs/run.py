@@ -77,7 +77,7 @@ class Run:
     def open(cls, path: Path | str) -> "Run":
         """Return the run in ``path``. Raises `InputError` if there is none."""
         run = cls(path)
-        if not run.path.is_dir():
+        if not os.path.isdir(path):
             raise InputError(f"There is no run directory {path}; `jola runs` lists all runs.")
         if not run.is_run():
             raise InputError(f"{path} is not a run directory: it has neither config.json nor status.json.")
@@ -97,34 +97,36 @@ class Run:
         ``extra`` is added to the configuration in ``config.json``: ``versions``, ``task``, ``geometry``. ``resume``
         takes over a run that ended and keeps its history; call `truncate_after` with the step of the checkpoint. Raises
         `InputError` if the directory contains a run and ``resume`` is false, if another process is writing that run, if
-        it contains other files, or if the disk is full.
+        it contains other files, or if it cannot be created.
         """
         run = cls(path)
-        ours = not run.path.exists() or (run.path / "status.json").exists()
         with disk_errors(run.path):
+            ours = not run.path.exists() or (run.path / "status.json").exists()
             try:
                 run.path.mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise InputError(
                     f"{path} cannot be created: a file is in the way; move it or choose another directory."
                 ) from None
-            new = run._claim(resume)
-        created = time.time() if new else run.created
-        content = {**config.to_dict(), **(extra or {}), "created": created}
-        try:
-            replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
-            run.write_status(
-                state="starting",
-                message="",
-                warning="",
-                started=time.time(),
-                **own_identity(),
-                **({"step": 0, "total_steps": 0} if new else {}),
-            )
-        except BaseException:
-            if new:
-                run._give_back(folder=ours)
-            raise
+            # One lock for checking the state and writing this process: two processes may resume a run at the same time.
+            with folder_locked(run.path):
+                new = run._claim(resume)
+                created = time.time() if new else run.created
+                content = {**config.to_dict(), **(extra or {}), "created": created}
+                try:
+                    replace_file(run.path / "config.json", json_bytes(content, indent=2), durable=True)
+                    run._change_status(
+                        state="starting",
+                        message="",
+                        warning="",
+                        started=time.time(),
+                        **own_identity(),
+                        **({"step": 0, "total_steps": 0} if new else {}),
+                    )
+                except BaseException:
+                    if new:
+                        run._give_back(folder=ours)
+                    raise
         return run
 
     def _give_back(self, folder: bool) -> None:
@@ -136,7 +138,7 @@ class Run:
                 self.path.rmdir()
 
     def _claim(self, resume: bool) -> bool:
-        """Claim the directory for this process, which two processes cannot both do; return whether the run is new."""
+        """Claim the directory, which is locked, for this process; return whether the run is new."""
         config = self.path / "config.json"
         if not config.exists():
             # `RunStore.new_id` writes a status, and a starting process may write its log before this call.
@@ -390,10 +392,14 @@ class Run:
             raise ValueError(f"unknown state {state!r}")
         # Locked, because the app that starts a run writes its process while that process may write its first state.
         with folder_locked(self.path):
-            status = self.status() | changes
-            status["updated"] = time.time()
-            status["writes"] += 1
-            replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
+            self._change_status(**changes)
+
+    def _change_status(self, **changes: Any) -> None:
+        """Change ``status.json`` while the folder is locked."""
+        status = self.status() | changes
+        status["updated"] = time.time()
+        status["writes"] += 1
+        replace_file(self.path / "status.json", json_bytes(status), durable=status["state"] in ENDED | WAITING)
 
     def append_metrics(self, entry: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""

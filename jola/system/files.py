@@ -20,7 +20,7 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, a missing permission and a folder in place of a file into an `InputError` about ``path``."""
+    """Turn a full disk, a missing permission, a long name and a folder in place of a file into an `InputError`."""
     try:
         yield
     except OSError as error:
@@ -32,6 +32,8 @@ def disk_errors(path: Path) -> Iterator[None]:
             raise InputError(f"{path} is not writable; choose another location or change its permissions.") from error
         if error.errno == errno.EISDIR:
             raise InputError(f"{path} cannot be written because it is a folder; move or rename it.") from error
+        if error.errno == errno.ENAMETOOLONG:
+            raise InputError(f"{path} is too long for the file system; choose a shorter name.") from error
         raise
 
 

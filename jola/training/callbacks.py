@@ -97,8 +97,11 @@ class GateRecorder(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Record the start of a training, or a resumed step that an uninterrupted run would also record."""
-        if state.global_step % self.every == 0:
+        """Record the start of a training, or a resumed step that an uninterrupted run would also record.
+
+        Such a step is also the last one, of which no step follows before the best checkpoint is restored.
+        """
+        if state.global_step % self.every == 0 or state.global_step >= state.max_steps:
             self.record(kwargs["model"], state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -20,11 +20,12 @@ from jola.data.examples import EncodedSet, Example, Template, encode_examples
 from jola.data.tasks import Task, load_task
 from jola.edits.names import HALVES
 from jola.errors import InputError
-from jola.evaluation.answering import answer_together
+from jola.evaluation.answering import answer_together, check_fits
 from jola.evaluation.answers import check_installed, default_metrics, score_answers
 from jola.evaluation.metrics import Score
 from jola.evaluation.scoring import Accuracy
 from jola.jola_model import JoLAModel
+from jola.model.architectures import length_limit
 from jola.model.edited import EditedModel
 from jola.model.loading import pick_device
 from jola.model.sharding import passes_together
@@ -34,6 +35,7 @@ from jola.runs.run import Run
 from jola.runs.state import forget_pause
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
+from jola.system.files import disk_errors
 from jola.system.formatting import is_share, score_fact
 from jola.system.progress import Progress, Quiet, Stopped
 from jola.system.signals import stop_on_signal
@@ -64,7 +66,7 @@ def run_training(
         config: All settings. ``training.output`` is the run directory; if empty, a directory in the run store is
             created.
         resume: Resume from the last checkpoint in ``training.output`` with the settings of that run; settings in
-            `config` must be the same or the defaults, see `settings_to_resume`.
+            `config` must be the same or the defaults, see `settings_to_resume`. A finished run stays as it is.
         progress: Receives progress and notes.
         choose: Called before the model is loaded, with an event that is set to stop the run; returns the heads to edit,
             or None for those of `config`. See `jola.selectors.choose.chosen_heads`.
@@ -89,18 +91,25 @@ def run_training(
 
     new = False
 
-    def create() -> tuple[Run, RunConfig]:
+    def create() -> tuple[Run, RunConfig, bool]:
         store, output = RunStore(), config.training.output
         path = Path(output) if output else store.root / store.new_id(config.data.task)
         nonlocal new
-        new = not output or not path.exists()
-        used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
-        check_processes(used)
-        if not Run(path).alive:  # a run that is alive may have received a request to pause
-            forget_pause(Run(path))
-        return Run.create(path, used, chosen_heads(Run(path)) if resume else None, resume=resume), used
+        with disk_errors(path):
+            new = not output or not path.exists()
+            used = settings_to_resume(path, config) if resume and (path / "config.json").is_file() else config
+            check_processes(used)
+            run = Run(path)
+            if resume and run.state == "finished" and run.result():
+                return run, used, True
+            if run.is_run() and not run.alive:  # a run that is alive may have received a request to pause
+                forget_pause(run)
+            return Run.create(path, used, chosen_heads(run) if resume else None, resume=resume), used, False
 
-    run, config = by_first(create, first)
+    run, config, finished = by_first(create, first)
+    if finished:
+        progress.note(f"The run in {run.path} is finished and stays as it is.")
+        return run
     with stop_on_signal() as stop:  # a signal must not end the process before it has written how the run ended
         try:
             if choose and not chosen_heads(run) and (heads := choose(config, progress, stop)):
@@ -138,17 +147,22 @@ def prepare(config: RunConfig, progress: Progress) -> Prepared:
     """Load the task and the model, and encode the examples.
 
     Raises:
-        InputError: The task or the model cannot be used, or all examples are too long.
+        InputError: The task or the model cannot be used, all examples are too long, or a test prompt is.
     """
     progress.phase("load")
     task = load_task(config.data, config.training.seed)
     check_installed(task.metrics)
     model = JoLAModel.from_pretrained(edits=config.edits, seed=config.training.seed, **asdict(config.model))
     template = Template(model.tokenizer, config.data.template)
+    options = "options" in task.metrics
+    check_fits(model, task.test, template, task.labels, options=options, max_new_tokens=task.max_new_tokens)
     train, validation = EncodedSet([], [], 0), None
     if config.tuning.trains:
-        train = _encode(task.train, template, config, "training", progress)
-        validation = _encode(task.validation, template, config, "validation", progress) if task.validation else None
+        limit = length_limit(model.base, config.data.max_length)
+        if limit != config.data.max_length:
+            progress.note(f"Examples may have up to {limit:,} tokens, because the model has no more positions.")
+        train = _encode(task.train, template, limit, "training", progress)
+        validation = _encode(task.validation, template, limit, "validation", progress) if task.validation else None
     prompts = max((row.completion_start for row in train.rows), default=0)
     note = config.tuning.prompt_note(config.edits, prompts) if prompts else None
     for sentence in (*task.notes, *([note] if note else [])):
@@ -168,8 +182,7 @@ def _train(
     started = time.time()
     prepared = prepare(with_heads(config, **chosen_heads(run)), progress)
     if first:
-        facts = facts_of(prepared.task, prepared.model, len(prepared.train.rows))
-        Run.create(run.path, config, facts | chosen_heads(run), resume=True)
+        run.write_facts(facts_of(prepared.task, prepared.model, len(prepared.train.rows)))
     stages = Stages(run.checkpoints_dir, config, resume)
     checkpoint = last_checkpoint(stages.folder) if resume else None
     if first and resume:
@@ -415,13 +428,10 @@ def _seeds(config: RunConfig) -> str:
     return f"seed {training}" if data in (None, training) else f"training seed {training}, data seed {data}"
 
 
-def _encode(
-    examples: Sequence[Example], template: Template, config: RunConfig, part: str, progress: Progress
-) -> EncodedSet:
-    encoded = encode_examples(examples, template, config.data.max_length)
+def _encode(examples: Sequence[Example], template: Template, limit: int, part: str, progress: Progress) -> EncodedSet:
+    encoded = encode_examples(examples, template, limit)
     if encoded.dropped:
         progress.note(
-            f"{encoded.dropped} of {len(examples)} {part} examples are longer than {config.data.max_length} tokens and "
-            "are left out."
+            f"{encoded.dropped} of {len(examples)} {part} examples are longer than {limit} tokens and are left out."
         )
     return encoded

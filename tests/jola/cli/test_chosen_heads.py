@@ -58,8 +58,9 @@ def test_a_run_edits_the_heads_that_the_selector_chose(
     assert int(JoLAModel.from_adapter(run.adapter_dir).edits.editable.sum()) == 3
     # Resuming keeps the chosen heads, with and without the flags.
     for more in ([], [*flags, "--heads", "gradient@3"]):
+        run.write_status(state="cancelled")
         again = jola("train", "--resume", "--output", tmp_path / "run", *more)
-        assert again.code == 0, again.err
+        assert again.code == 0 and run.state == "finished", again.err
         assert "gradient chose" not in again.err and run.raw_config()["chosen_heads"] == printed
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,9 +167,21 @@ class TestBadInput:
         self, jola: Callable[..., Result], place: Path, run: Run, tmp_path: Path
     ) -> None:
         (tmp_path / "file").write_text("x")
-        assert_refused(jola(*train(place, "--output", tmp_path / "file")), "a file is in the way")
+        for age in (time.time(), 1):
+            os.utime(tmp_path / "file", (age, age))
+            for taken in (tmp_path / "file", tmp_path / "file" / "run"):
+                assert_refused(jola(*train(place, "--output", taken)), "a file is in the way")
         assert_refused(jola(*train(place, "--output", tmp_path)), r"contains other files \(file\)")
         assert_refused(jola(*train(place, "--output", run.path)), r"already contains a run \(finished\)")
+        (tmp_path / "songs").mkdir()
+        (tmp_path / "songs" / "pause").write_text("x")
+        os.utime(tmp_path / "songs", (1, 1))
+        assert_refused(jola(*train(place, "--output", tmp_path / "songs")), r"contains other files \(pause\)")
+        assert (tmp_path / "songs" / "pause").exists()
+
+    def test_a_name_that_is_too_long(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        result = jola(*train(place, "--output", tmp_path / ("a" * 300)))
+        assert_refused(result, "a{300} is too long for the file system; choose a shorter name")
 
     def test_a_full_disk(self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
@@ -293,6 +306,17 @@ class TestRestarts:
         before = Run(f"{output}-2").status()
         assert_refused(jola("train", "--resume", "--output", output, "--restarts", 2), f"run-2 is not .*: {words};")
         assert Run(f"{output}-2").status() == before and not Path(f"{output}-3").exists()
+
+    def test_resuming_needs_a_run(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        (tmp_path / "folder").mkdir()
+        for more in ([], ["--restarts", 1]):
+            for name in ("typo", "file", "a" * 300):
+                result = jola(*train(place, "--resume", "--output", tmp_path / name, *more))
+                assert_refused(result, f"There is no run directory .*{name}; `jola runs` lists all runs")
+            result = jola(*train(place, "--resume", "--output", tmp_path / "folder", *more))
+            assert_refused(result, "folder is not a run directory")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
 
     def test_directories_are_checked_before_the_first_training(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path

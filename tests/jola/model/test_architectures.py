@@ -22,7 +22,15 @@ from jola.edits.sites import Geometry, Site
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from jola.model import architectures as sites
-from jola.model.architectures import ARCHITECTURES, Architecture, geometry_of, head_path, module_path
+from jola.model.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    geometry_of,
+    head_path,
+    learned_positions,
+    length_limit,
+    module_path,
+)
 from tests.jola.model.plain_hooks import PATHS
 from tests.tiny import CONFIGS, LAYERS, VOCABULARY, make_model
 
@@ -68,6 +76,39 @@ def test_paths_lead_to_the_modules(architecture: str) -> None:
             assert model.get_submodule(module_path(model, site, layer)) is module
     head = model.get_submodule(head_path(model))
     assert head is model.get_output_embeddings() and isinstance(head, nn.Linear)
+
+
+@pytest.mark.parametrize("architecture", sorted(ARCHITECTURES))
+def test_only_learned_positions_have_an_end(architecture: str, tiny: Make) -> None:
+    model, text = tiny(architecture), torch.arange(257)[None] + 3
+    try:
+        model.base(text)
+    except IndexError:
+        assert learned_positions(model.base) == 256
+        assert [length_limit(model.base, given) for given in (0, 100, 256, 512)] == [256, 100, 256, 256]
+        with pytest.raises(InputError, match=f"A text of 257 tokens is too long for this {architecture} model, which"):
+            model(text)
+    else:
+        assert learned_positions(model.base) is None and length_limit(model.base, 512) == 512
+        assert model(text).logits.shape == (1, 257, VOCABULARY)
+    assert model(text[:, 1:]).logits.shape == (1, 256, VOCABULARY)
+    # Padding has no positions.
+    padded = model(text, torch.arange(257)[None] > 0, positions="last").logits
+    torch.testing.assert_close(padded, model(text[:, 1:], positions="last").logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+def test_answers_need_positions_but_for_their_last_token(architecture: str, tiny: Make) -> None:
+    model, prompt = tiny(architecture), torch.arange(250)[None] + 3
+    assert model.generate(prompt, max_new_tokens=7, do_sample=False, eos_token_id=[]).shape == (1, 257)
+    with pytest.raises(InputError, match=r"of 250 tokens with an answer of up to 8 is too long .* positions for 256;"):
+        model.generate(prompt, max_new_tokens=8, do_sample=False)
+    ids = prompt[0].tolist()
+    assert len(model.answer_log_likelihoods([ids, ids[:9]], [(0, [3] * 6), (1, [3] * 9)])) == 2
+    with pytest.raises(InputError, match="A text of 257 tokens is too long"):
+        model.answer_log_likelihoods([ids, ids[:9]], [(0, [3] * 7), (1, [3] * 9)])
+    with pytest.raises(InputError, match="A text of 257 tokens is too long"):
+        model.traced.record(model.inputs(torch.ones(1, 257, dtype=torch.long)), {})
 
 
 def test_every_architecture_has_a_tiny_model() -> None:

@@ -266,6 +266,37 @@ class TestResume:
         assert again.created == created
         assert again.config()["geometry"] == {"num_layers": 3}
 
+    def test_one_of_two_processes_resumes_it(self, run: Run) -> None:
+        script = f"""
+import sys, time
+import jola.runs.run as runs
+from jola.config import RunConfig
+from jola.errors import InputError
+write = runs.replace_file
+runs.replace_file = lambda *data, **options: (time.sleep(0.5), write(*data, **options))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    runs.Run.create({str(run.path)!r}, RunConfig(), resume=True)
+    print("resumed", flush=True)
+except InputError as error:
+    print(error, flush=True)
+sys.stdin.readline()  # the first one still works on the run when the second one looks at it
+"""
+        as_if_killed(run)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        both = [subprocess.Popen([sys.executable, "-c", script], **pipes) for _ in range(2)]
+        assert [process.stdout.readline() for process in both] == ["ready\n"] * 2
+        for process in both:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        said = {process.pid: process.stdout.readline() for process in both}
+        for process in both:
+            process.communicate("\n")
+        writer = run.status()["pid"]
+        assert said.pop(writer) == "resumed\n"
+        assert f"is being written by process {writer}" in "".join(said.values())
+
     def test_resuming_nothing_begins(self, tmp_path: Path) -> None:
         assert Run.create(tmp_path / "new", RunConfig(), resume=True).state == "starting"
 
@@ -331,6 +362,8 @@ class TestRun:
             Run.create(tmp_path / "thesis.tex", RunConfig())
         with pytest.raises(InputError, match="a file is in the way"):
             Run.create(tmp_path / "thesis.tex" / "run", RunConfig())
+        with pytest.raises(InputError, match="too long for the file system"):
+            Run.create(tmp_path / ("a" * 300), RunConfig())
 
     def test_a_damaged_configuration_is_named(self, run: Run) -> None:
         (run.path / "config.json").write_text('{"model": ')

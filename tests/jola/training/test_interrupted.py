@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "gates that settle": {"settle_ratio": 0.6},
     "two sites and shared gates": {"edits": EditConfig(sites="both", gates="shared"), "objective": "paper"},
 }
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 class TestInterrupted:
@@ -195,8 +200,26 @@ class TestKilled:
 
 
 class TestResume:
-    def test_a_finished_run_stays_what_it_is(self, unbroken: Run, place: Place, tmp_path: Path) -> None:
+    # Imported runs have no checkpoints.
+    @pytest.mark.parametrize("checkpoints", [True, False])
+    def test_a_finished_run_stays_what_it_is(
+        self, unbroken: Run, place: Place, tmp_path: Path, checkpoints: bool
+    ) -> None:
+        run = Run(shutil.copytree(unbroken.path, tmp_path / "copy"))
+        if not checkpoints:
+            shutil.rmtree(run.checkpoints_dir)
+        # As after `jola evaluate --base` and `--metrics`.
+        run.write_answers([replace(answer, base_answer="bad") for answer in run.answers()])
+        run.write_result({**(run.result() or {}), "scores": []})
+        before = contents(run.path)
+        progress = StopAt(-1)
+        again = run_training(place.settings(run.path), resume=True, progress=progress)
+        assert (again.path, contents(run.path)) == (run.path, before)
+        assert progress.notes == [f"The run in {run.path} is finished and stays as it is."]
+
+    def test_a_run_without_its_result_is_tested_again(self, unbroken: Run, place: Place, tmp_path: Path) -> None:
         path = Path(shutil.copytree(unbroken.path, tmp_path / "copy"))
+        (path / "result.json").unlink()
         assert_equal_runs(run_training(place.settings(path), resume=True), unbroken)
 
     def test_without_resume_a_run_is_not_overwritten(self, unbroken: Run, place: Place) -> None:

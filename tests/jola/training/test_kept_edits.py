@@ -117,6 +117,21 @@ class TestKeep:
         assert (again.result() or {})["validation"]["accuracy"] == 5 / 8
         assert all(torch.equal(tensor, kept[name]) for name, tensor in tensors(again).items())
 
+    @pytest.mark.parametrize("training", [{}, {"patience": 1, "epochs": 9}])
+    def test_the_history_ends_with_the_last_step_when_a_test_is_resumed(
+        self, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: dict[str, Any]
+    ) -> None:
+        self.validations(monkeypatch, (2, 5, 3), losses=(2.0, 1.0, 3.0))
+        settings = place.settings(tmp_path / "run", learning_rate=0.05, record_every=4, **training)
+        run = run_training(settings)
+        assert (run.result() or {})["kept_step"] == 12
+        whole = Run(shutil.copytree(run.path, tmp_path / "whole"))
+        assert whole.gates().steps.tolist() == [0, 4, 8, 12, 16, STEPS]
+        # As if the process had been killed while testing.
+        (run.path / "result.json").unlink()
+        run.write_status(state="evaluating", pid=os.getpid(), pid_created=1.0)
+        assert_equal_runs(run_training(settings, resume=True), whole)
+
     def test_a_killed_run_keeps_its_best_edits(self, killed: dict[str, Path]) -> None:
         assert not Run(killed["early"]).adapter_dir.exists()
         run = Run(killed["middle"])

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from jola.cli.main import main
 from jola.config import EditConfig
@@ -21,6 +22,7 @@ from jola.runs.run import Run
 from jola.training.run import run_training
 from jola.training.trainer import JoLATrainer
 from tests.jola.training.tiny_runs import STEPS, Place, StopAt, assert_equal_runs, tensors
+from tests.tiny import make_model
 
 # The fixtures that most of these tests use are created once, in one worker.
 pytestmark = pytest.mark.xdist_group("training")
@@ -125,6 +127,17 @@ class TestRun:
         other = tensors(run_training(place.settings(tmp_path / "other", seed=8, epochs=1)))
         assert not any(torch.equal(tensor, other[name]) for name, tensor in tensors(unbroken).items())
 
+    def test_its_start_is_that_of_its_process(self, place: Place, tmp_path: Path) -> None:
+        began: list[float] = []
+
+        def choose(*_: Any) -> str:
+            began.append(Run(tmp_path / "run").status()["started"])
+            return "1:0,2:3"
+
+        run = run_training(place.settings(tmp_path / "run", EditConfig(heads="random@2"), epochs=1), choose=choose)
+        assert [run.status()["started"]] == began  # grids count the time of loading and choosing
+        assert run.config()["chosen_heads"] == "1:0,2:3" and run.config()["task"]["n_train"] == 24
+
     def test_what_is_refused_before_training_leaves_no_run(self, place: Place, tmp_path: Path) -> None:
         settings = place.settings(tmp_path / "run")
         settings.data.max_length = 8
@@ -147,6 +160,7 @@ class TestRun:
         config = json.loads((path / "config.json").read_text())
         config["data"]["task"] = str(tmp_path / "nowhere.jsonl")
         (path / "config.json").write_text(json.dumps(config))
+        Run(path).write_status(state="cancelled")
         settings.data.task = config["data"]["task"]
         with pytest.raises(InputError):
             run_training(settings, resume=True)
@@ -165,6 +179,41 @@ class TestRun:
         result = run.result()
         assert result is not None
         assert result["n_train"] == run.config()["task"]["n_train"] == 24
+
+    def test_texts_beyond_the_positions_of_the_model(
+        self, place: Place, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        make_model("gpt2").save_pretrained(tmp_path / "gpt2")
+        tokenizer.save_pretrained(tmp_path / "gpt2")
+        task = Path(shutil.copytree(place.task, tmp_path / "task"))
+        settings = place.settings(tmp_path / "run", epochs=1)
+        settings.model = replace(settings.model, model=str(tmp_path / "gpt2"))
+        settings.data = replace(settings.data, task=str(task), max_length=4000)
+        long = json.dumps({"prompt": "long " * 200, "completion": "good"}) + "\n"
+
+        for part in ("train", "validation"):
+            with open(task / f"{part}.jsonl", "a") as file:
+                file.write(long)
+        progress = StopAt(step=-1)
+        assert run_training(settings, progress=progress).state == "finished"
+        notes = " ".join(progress.notes)
+        assert "Examples may have up to 256 tokens, because the model has no more positions." in notes
+        assert "1 of 25 training examples are longer than 256 tokens and are left out." in notes
+        assert "1 of 9 validation examples are longer than 256 tokens and are left out." in notes
+
+        # Test prompts are not left out, and are refused before the training.
+        with open(task / "test.jsonl", "a") as file:
+            file.write(long)
+        settings.training.output = str(tmp_path / "other")
+        with pytest.raises(
+            InputError, match=r"^1 of 7 test prompts are too long: .* this gpt2 model has positions for"
+        ):
+            run_training(settings, progress=StopAt(step=-1))
+        assert not (tmp_path / "other").exists()
+        settings.model = replace(settings.model, model=place.model)
+        progress = StopAt(step=-1)
+        run = run_training(settings, progress=progress)
+        assert run.config()["task"]["n_train"] == 25 and not [note for note in progress.notes if "tokens" in note]
 
     # PyTorch's message if the disk is full while it writes a checkpoint; None: while the run appends a line.
     @pytest.mark.parametrize("message", ["[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534", None])
