@@ -75,7 +75,7 @@ def train_with_restarts(
         if state not in _FINAL:
             break
     if diverged == len(planned):
-        raise InputError(f"All {diverged} trainings diverged; train again with a lower --learning-rate.")
+        raise InputError(f"All {diverged} training runs diverged; train again with a lower --learning-rate.")
     return runs
 
 

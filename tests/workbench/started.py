@@ -73,7 +73,7 @@ def started(
         assert found, printed()[-3000:]
         yield Started(psutil.Process(process.pid), found[1].rstrip("/"), found[2] or "", log)
     except BaseException:
-        _kill_trainings(home)
+        _kill_training_runs(home)
         raise
     finally:
         process.terminate()
@@ -84,7 +84,7 @@ def started(
             raise
 
 
-def _kill_trainings(home: Path) -> None:
+def _kill_training_runs(home: Path) -> None:
     for folder in (home / "runs").glob("*/"):
         run = Run(folder)
         pid = run.status()["pid"]

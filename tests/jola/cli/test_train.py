@@ -271,7 +271,7 @@ class TestRestarts:
         assert [run.status() for run in runs] == before
         diverging |= {3, 5}
         refused = jola(*train(place, "--output", tmp_path / "other", "--seed", 3, "--restarts", 2))
-        assert_refused(refused, "All 3 trainings diverged; train again with a lower --learning-rate.")
+        assert_refused(refused, "All 3 training runs diverged; train again with a lower --learning-rate.")
 
     def test_a_failure_of_another_kind_ends_the_restarts(
         self, jola: Callable[..., Result], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
