@@ -6,6 +6,7 @@ Each command is a function: its parameters are the flags, its docstring is the h
 progress and errors to standard error; bad input is one sentence and exit code 2.
 """
 
+import errno
 import sys
 
 import tyro
@@ -48,6 +49,12 @@ def main(arguments: list[str] | None = None) -> None:
         )
     except InputError as error:
         console.print_error(f"error: {error}")
+        sys.exit(2)
+    except OSError as error:
+        # Any argument may be looked up as a path.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        console.print_error(f"error: {error.filename} is too long for the file system; choose a shorter name.")
         sys.exit(2)
     except KeyboardInterrupt:
         console.print_error("interrupted")

@@ -23,6 +23,7 @@ from jola.edits.gated import GatedEdits
 from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
 from jola.errors import InputError
+from jola.model.architectures import length_limit
 from jola.model.edited import EditedModel
 from jola.selectors.heads import Cost, HeadScores, Provenance
 from jola.training.fit import thread_control
@@ -170,7 +171,8 @@ class BaseSelector:
         total = model.geometry.num_layers * model.geometry.num_heads
         if not 0 < k <= total:
             raise InputError(f"k is {k}, but the model has {total} heads; choose a k from 1 to {total}.")
-        rows = encode_examples(examples, template or Template(model.tokenizer), self.budget.max_length).rows
+        longest = length_limit(model.base, self.budget.max_length)
+        rows = encode_examples(examples, template or Template(model.tokenizer), longest).rows
         settings: Mapping[str, Any] = dataclasses.asdict(self) | ({"k": k} if self.depends_on_k else {})
         provenance = Provenance.of(self.name, model, examples, seed, settings)
         started, busy = time.perf_counter(), time.process_time()

@@ -27,6 +27,7 @@ from jola.edits.names import HALVES
 from jola.evaluation.metrics import METRICS
 from jola.evaluation.scoring import exact_match
 from jola.jola_model import JoLAModel
+from jola.model.architectures import length_limit
 from jola.selectors import dsp, pass_
 from jola.selectors.heads import Cost, HeadSet
 from jola.selectors.protocol import gumbel
@@ -250,7 +251,8 @@ def _all(functions: Iterable[Callable[[int, int], None]]) -> Callable[[int, int]
 
 def _pass_schedules(model: JoLAModel, k: int, task: Task, config: RunConfig) -> list[pass_.PassSchedule]:
     """Return a schedule for each half, which keeps K offsets or K scales."""
-    rows = encode_examples(task.train, Template(model.tokenizer, config.data.template), config.data.max_length).rows
+    longest = length_limit(model.base, config.data.max_length)
+    rows = encode_examples(task.train, Template(model.tokenizer, config.data.template), longest).rows
     rows = rows[: pass_.CONFIDENCE_EXAMPLES]
 
     def confidence() -> Tensor:
@@ -292,8 +294,9 @@ def _train_and_test(
 ) -> Outcome:
     """Train with `fit`, called with the arguments `swapped`, and test."""
     template = Template(model.tokenizer, config.data.template)
-    train = encode_examples(task.train, template, config.data.max_length)
-    validation = encode_examples(task.validation, template, config.data.max_length) if task.validation else None
+    longest = length_limit(model.base, config.data.max_length)
+    train = encode_examples(task.train, template, longest)
+    validation = encode_examples(task.validation, template, longest) if task.validation else None
     checkpoints = folder / "checkpoints"
     shutil.rmtree(checkpoints, ignore_errors=True)  # of an interrupted attempt
     fitted = fit(config, model, train, validation, checkpoints, [_Follow(progress), *callbacks], **swapped)

@@ -13,6 +13,7 @@ from jola.runs.restarts import attempts
 from jola.runs.run import Run
 from jola.runs.store import RunStore
 from jola.system.distributed import by_first, meet
+from jola.system.files import disk_errors
 from jola.system.processes import launched
 from jola.system.progress import Progress
 from jola.training.resume import check_restart, settings_to_resume
@@ -102,7 +103,9 @@ def _plan(config: RunConfig, restarts: int, resume: bool) -> list[RunConfig]:
         place = Path(settings.training.output)
         if resume and (place / "config.json").is_file():
             check_restart(place, settings)
-        if not resume and place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        with disk_errors(place):
+            taken = place.exists() and not (place.is_dir() and not any(place.iterdir()))
+        if taken and not resume:
             raise InputError(
                 f"{place} already contains a run or other files; choose another --output, or add --resume to continue."
             )

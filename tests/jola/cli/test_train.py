@@ -180,8 +180,10 @@ class TestBadInput:
         assert (tmp_path / "songs" / "pause").exists()
 
     def test_a_name_that_is_too_long(self, jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
-        result = jola(*train(place, "--output", tmp_path / ("a" * 300)))
-        assert_refused(result, "a{300} is too long for the file system; choose a shorter name")
+        long, sentence = tmp_path / ("a" * 300), "a{300} is too long for the file system; choose a shorter name"
+        assert_refused(jola(*train(place, "--output", long)), sentence)
+        assert_refused(jola(*train(place, "--output", long, "--restarts", 1)), sentence)
+        assert_refused(jola("export", "adapter", long, tmp_path / "adapter"), sentence)
 
     def test_a_full_disk(self, jola: Callable[..., Result], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
