@@ -11,7 +11,7 @@ from jola.data.assets import ASSETS, DEFAULT_MODEL
 from jola.data.tasks.registry import GROUPS, REGISTRY
 from jola.errors import InputError
 from jola.methods import METHODS
-from jola.studies.axes import AXES, Arm, Axes
+from jola.studies.axes import AXES, Arm, Axes, recipe_notes
 from jola.studies.estimates import Pace
 from jola.studies.grid import Grid
 from jola.studies.tables import size_text
@@ -89,7 +89,7 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
     """Return the number of cells of the form and their time, or what is wrong with the form, as HTML."""
     try:
         found = into(bench, values, shown)
-        axes, arms, _, _ = _expanded(bench, values, found)
+        axes, arms, settings, _ = _expanded(bench, values, found)
         names = [cell.name for cell in axes.cells(arms)]
         time = _time_words(found.grid(), names) if found is not None else ", time known once a cell is done"
     except InputError as error:
@@ -98,7 +98,8 @@ def cost(bench: Workbench, values: Mapping[str, Any], shown: str = "") -> str:
     if found is not None:
         short = f"Adds to the study shown: {short}"
     rows = [("Arms", ", ".join(axes.arms)), ("Tasks", ", ".join(axes.tasks)), *_sizes_and_seeds(axes)]
-    return markup.costs(short, rows)
+    notes = [form.in_form_words(sentence) for sentence in recipe_notes(arms.values(), settings)]
+    return markup.costs(short, rows) + "".join(map(markup.note, notes))
 
 
 def _time_words(grid: Grid, names: list[str]) -> str:

@@ -80,6 +80,8 @@ def test_the_form_has_the_settings_of_the_command_line() -> None:
 def test_the_size_is_shown_before_the_start(bench: Workbench, grid: Grid) -> None:
     assert "6 cells: 2 arms × 3 seeds, time known once a cell is done" in study_form.cost(bench, values())
     assert "No method is chosen" in study_form.cost(bench, values(methods=[]))
+    overridden = study_form.cost(bench, values(variants="jola:recipe=paper", epochs=4))
+    assert "Epochs is 20, not 4, with recipe=paper" in overridden
     assert "Test size is -1" in study_form.cost(bench, values(test_size=-1))
     assert HOSTILE not in study_form.cost(bench, values(tasks=[HOSTILE]))
 
