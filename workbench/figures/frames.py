@@ -93,7 +93,7 @@ def states(fields: Mapping[str, Values]) -> NDArray[np.int64] | None:
 
 def edited(*gates: Values) -> NDArray[np.bool_]:
     """Return which units have a gate in one of the halves; other units are NaN in all of them."""
-    return ~np.isnan(gates).all(axis=0)
+    return np.asarray(~np.isnan(gates).all(axis=0))
 
 
 def _cells(layers: int, units: int) -> dict[str, Any]:
