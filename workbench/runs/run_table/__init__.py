@@ -26,7 +26,8 @@ EVENTS = ("annotate", "answers", "compare", "export", "playground", "remove", "r
 
 STYLE = (_HERE / "run_table.css").read_text(encoding="utf-8")
 _MARKUP = (_HERE / "run_table.html").read_text(encoding="utf-8")
-_SCRIPT = BASICS + "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("rows.js", "run_table.js"))
+_SCRIPTS = ("rows.js", "messages.js", "run_table.js")
+_SCRIPT = BASICS + "\n".join((_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS)
 
 _REMEMBERED = 8
 _DELETED = 50

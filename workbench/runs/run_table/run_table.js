@@ -1,6 +1,7 @@
 /* The page of runs: a table that draws only the visible rows, and next to it the selected run.
  *
- * Body of js_on_load of a gr.HTML, after basics.js and rows.js: element, trigger, props, server and watch are defined.
+ * Body of js_on_load of a gr.HTML, after basics.js, rows.js and messages.js: element, trigger, props, server and watch
+ * are defined.
  * Actions on a run are sent to the server as events, and the answer comes back as the value. All text from files or
  * people is written with textContent.
  */
@@ -254,37 +255,6 @@ const remove = () => {
   arrange();
   choose(next ? next.id : "");
   scroller.focus({ preventScroll: true });
-};
-
-// Messages and undo
-
-const toast = ({ words, undo = "", kind = "plain" }) => {
-  const box = find(".rt-toast");
-  box.hidden = !words;
-  box.dataset.kind = kind;
-  setText(find(".rt-toast-words"), words);
-  find(".rt-undo").hidden = !undo;
-  find(".rt-undo").dataset.id = undo;
-};
-
-const showDeleted = (count) => {
-  const box = find(".rt-deleted");
-  box.hidden = !view.deleted.length;
-  const rest = count > view.deleted.length ? `, the last ${grouped(view.deleted.length)} are shown` : "";
-  setText(box.firstElementChild, `Deleted runs (${grouped(count)}${rest})`);
-  // The buttons stay the same elements while the list does, so that they keep the focus.
-  const key = JSON.stringify(view.deleted.map((found) => [found.id, found.label]));
-  if (box.dataset.key === key) return;
-  box.dataset.key = key;
-  box.lastElementChild.replaceChildren(...view.deleted.map((found) => {
-    const button = make("button", { type: "button", textContent: "Restore" });
-    button.setAttribute("aria-label", `Restore ${found.label || found.id}`);
-    button.addEventListener("click", () => {
-      act("restore", { id: found.id });
-      scroller.focus({ preventScroll: true });
-    });
-    return make("li", {}, make("span", { textContent: found.label || found.id, title: found.id }), button);
-  }));
 };
 
 watch("value", () => {
