@@ -6,6 +6,7 @@ of models on NDIF have a separate worker, because they mostly wait. The choices 
 adapters, masks and strengths are passed with each call.
 """
 
+import gc
 import threading
 import time
 from collections import OrderedDict
@@ -183,12 +184,16 @@ class _Worker:
         self.edits: OrderedDict[tuple[int, Path, int], tuple[Intervention, ...]] = OrderedDict()
         self.prompts: OrderedDict[tuple[int, tuple[int, ...]], torch.Tensor] = OrderedDict()
 
-    def forget(self, model: int) -> None:
-        """Drop the edits and prompts of a model that was unloaded."""
+    def unload(self) -> None:
+        """Release the memory of the model that was used longest ago."""
+        _, old = self.bases.popitem(last=False)
+        model = id(old.model)
+        del old
         for key in [key for key in self.edits if key[0] == model]:
             del self.edits[key]
         for key in [key for key in self.prompts if key[0] == model]:
             del self.prompts[key]
+        gc.collect()  # the parts of a model refer to each other
 
 
 class Session:
@@ -351,8 +356,7 @@ class Session:
         key = self._loader.base_name(run, remote)
         if key not in worker.bases:
             while len(worker.bases) >= self.limits.loaded_models:
-                _, old = worker.bases.popitem(last=False)
-                worker.forget(id(old.model))
+                worker.unload()
             worker.bases[key] = self._loader.base(run, remote)
         worker.bases.move_to_end(key)
         return worker.bases[key]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -197,6 +198,26 @@ def test_the_base_model_that_was_used_longest_ago_goes(loader: CountingLoader, r
         session.prepare(run).result()
     assert loader.bases == ["one", "two", "three", "two"]
     assert not session.is_loaded(runs[2])
+    session.close()
+
+
+def test_a_model_that_goes_is_released_before_another_is_loaded(
+    tiny_folder: Path, loader: CountingLoader, runs: list[Run]
+) -> None:
+    models: list[weakref.ref[torch.nn.Module]] = []
+    alive: list[int] = []
+
+    def base(run: Run, remote: bool = False) -> Loaded:
+        alive.append(sum(model() is not None for model in models))
+        loaded = Loaded(JoLAModel.from_pretrained(str(tiny_folder), dtype="float32"), {"auto": loader.template})
+        models.append(weakref.ref(loaded.model.base))
+        return loaded
+
+    loader.base, loader.base_name = base, lambda run, remote=False: run.id
+    session = Session(Limits(loaded_models=1, new_tokens=4), loader)
+    for run in runs:
+        written(session, [Use(run)], 4)
+    assert alive == [0, 0, 0]
     session.close()
 
 
