@@ -9,17 +9,35 @@ from jola.errors import InputError
 from workbench.server.faults import SENTENCE, OutputError, is_of_the_request
 
 
+def _may_have(block: Any, value: Any) -> bool:
+    """Whether a component may have a value of this type; only some types are checked."""
+    if isinstance(block, gr.HTML):
+        return isinstance(value, str)
+    if isinstance(block, gr.BrowserState):
+        return isinstance(value, type(block.default_value))
+    if isinstance(block, gr.Dropdown) and block.multiselect:
+        return isinstance(value, list)
+    if isinstance(block, (gr.Checkbox, gr.Dropdown, gr.Number, gr.Radio, gr.Slider)):
+        return not isinstance(value, (dict, list))
+    return True
+
+
 class Blocks(gr.Blocks):
     """A page that answers malformed values with a sentence and shows every result of a generator."""
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
-        """Convert the inputs of an event: missing text becomes empty text, and a missing file is refused."""
+        """Convert the inputs of an event: missing text becomes empty text, and a missing file is refused.
+
+        So is a value of a type that the component never has, because Gradio does not check the types of most values.
+        """
         values = await super().preprocess_data(block_fn, *args, **kwargs)
         for index, (block, value) in enumerate(zip(block_fn.inputs, values, strict=False)):
             if value is None and isinstance(block, gr.UploadButton):
                 raise gr.Error("Choose a file first.", print_exception=False)
             if value is None and isinstance(block, gr.Textbox):
                 values[index] = ""
+            if value is not None and not _may_have(block, value):
+                raise gr.Error(SENTENCE, print_exception=False)
         return values
 
     async def postprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:

@@ -1,10 +1,58 @@
-"""What the page of the app sends for the results of a generator."""
+"""Which values the page of the app accepts, and what it sends for the results of a generator."""
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+import pytest
+from gradio.state_holder import SessionState
 
+from tests.workbench.coroutines import finish
 from workbench.server.blocks import Blocks
+from workbench.server.faults import SENTENCE
+
+
+def taken(make: Callable[[], gr.components.Component], value: Any) -> Any:
+    """Return what a listener gets for a value of its input."""
+    with Blocks() as page:
+        gr.Button().click(lambda value: value, make())
+    (listener,) = page.fns.values()
+    return finish(page.preprocess_data(listener, [value], SessionState(page)))[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (gr.HTML, 5),
+        (gr.HTML, {"id": "one"}),
+        (lambda: gr.BrowserState(""), {}),
+        (gr.Checkbox, [True]),
+        (gr.Number, [1]),
+        (lambda: gr.Dropdown(["one"]), ["one"]),
+        (lambda: gr.Dropdown(["one"], allow_custom_value=True), {"one": 1}),
+        (lambda: gr.Dropdown(["one"], multiselect=True), "one"),
+    ],
+)
+def test_a_value_of_a_type_that_a_component_never_has_is_a_sentence(make: Any, value: Any) -> None:
+    with pytest.raises(gr.Error, match=SENTENCE):
+        taken(make, value)
+
+
+@pytest.mark.parametrize(
+    ("make", "value"),
+    [
+        (gr.HTML, "one"),
+        (lambda: gr.BrowserState(""), "one"),
+        (gr.Checkbox, True),
+        (gr.Number, 1.5),
+        (lambda: gr.Dropdown(["one"]), "one"),
+        (lambda: gr.Dropdown(["one"], multiselect=True), ["one"]),
+        (lambda: gr.Dropdown(["one"]), None),
+        (lambda: gr.CheckboxGroup(["one"]), ["one"]),
+    ],
+)
+def test_values_of_components_are_accepted(make: Any, value: Any) -> None:
+    assert taken(make, value) == value
 
 
 def sent(*results: list[Any], **options: Any) -> list[list[Any]]:
