@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from playwright.sync_api import expect
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from tests.browser.conftest import App, OpenPage, gate_map, ready, shown
+from tests.browser.conftest import App, OpenPage, gate_map, ready, shown, wait_for
 from tests.workbench.recorded import Recorder, gate_values
 from workbench.service.processes import Turns
 from workbench.service.waiting import Waiting
@@ -439,6 +440,34 @@ def test_the_run_chosen_before_the_answer_to_a_button_stays(app: App, open_page:
     expect(page.locator("#start-message")).to_contain_text("removed from the queue")
     assert RunStore(app.runs).get("left-0").state == "cancelled"
     shown(page, run="chosen-meanwhile")
+
+
+def test_the_site_chosen_while_news_of_another_arrive_is_shown(app: App, open_page: OpenPage) -> None:
+    recorder = record(app, "two-sites").until(3)
+    with recorder.run.gate_writer("mlp", 6, 1) as writer:
+        for step in range(4):
+            writer.append(step, gate_values(step, 40, 6, 1))
+    recorder.finish()
+    page = open_page(app, "two-sites")
+    shown(page, run="two-sites", state="finished", step=3)
+    held: list[Any] = []
+
+    def hold_news(route: Any) -> None:
+        response = route.fetch()
+        if "snapshot" in response.text() and not held:
+            held.append((route, response))
+        else:
+            route.fulfill(response=response)
+
+    page.route("**/component_server**", hold_news)
+    page.wait_for_timeout(100)
+    wait_for(
+        page, lambda: held or recorder.run.write_status(warning=f"At {time.time()}.") or page.wait_for_timeout(3000)
+    )
+    page.get_by_role("button", name="MLP outputs").click()
+    route, response = held[0]
+    route.fulfill(response=response)
+    page.wait_for_function("document.querySelector('#run-view .rv').parentElement.gateMap.frame.site === 'mlp'")
 
 
 def test_examples_and_cost_before_the_start(app: App, open_page: OpenPage, tiny_folder: Path, tmp_path: Path) -> None:

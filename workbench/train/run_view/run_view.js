@@ -426,14 +426,14 @@ const generation = (window.jolaRunView = (window.jolaRunView || 0) + 1);
 const poll = async () => {
   let wait = 250;
   while (element.isConnected && generation === window.jolaRunView) {
-    const id = view.run;
+    const { run: id, site } = view;
     if (!id || document.hidden) {
       await sleep(150);
       continue;
     }
     // A failed call returns undefined instead of raising an exception.
-    const answer = await server.follow([id, view.token, view.site, wantsCurves()]).catch(() => undefined);
-    if (id !== view.run) continue;
+    const answer = await server.follow([id, view.token, site, wantsCurves()]).catch(() => undefined);
+    if (id !== view.run || site !== view.site) continue;
     if (!answer) {
       setConnection("lost");
       await sleep(wait);
