@@ -165,6 +165,37 @@ def test_the_address_keeps_the_mask_over_a_reload(run: Run, open_playground: Cal
     expect(page.locator("#mask-summary")).to_have_text(summary, use_inner_text=True)
 
 
+def test_a_mask_in_the_address_is_that_of_the_run_in_it(
+    run: Run, app: App, tiny_folder: Path, open_playground: Callable[..., Any]
+) -> None:
+    second = edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2)
+    second.annotate(label="Of the address")
+    page = open_playground(run)
+    before = table(page)
+    page.click("#playground-run input")
+    page.get_by_role("option", name="Of the address").click()
+    first = changed(page, before)
+    click_cell(page, "offset", open_cells(second)[0])
+    after = changed(page, first)
+    page.wait_for_url(re.compile("mask="))
+    page.reload()
+    ready(page)
+    page.wait_for_function("(after) => document.querySelector('#tokens .jw-picture')?.innerText === after", arg=after)
+    expect(page.locator("#playground-run input")).to_have_value(re.compile("Of the address"))
+    page.get_by_role("tab", name="Train").click()
+    page.click("#run-picker input")
+    page.get_by_role("option").nth(1).click()
+    page.wait_for_url(re.compile(r"^(?!.*mask=)"))
+
+
+def test_a_link_that_cannot_be_copied_is_shown(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    page.click("#mask-link")
+    expect(page.locator("#playground-message")).to_contain_text(f"run={run.id}&tab=playground")
+    expect(page.locator("#playground-message")).to_contain_text("does not allow copying")
+
+
 def test_a_mask_is_saved_with_the_run_and_chosen_again(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     before = table(page)

@@ -28,17 +28,28 @@ from workbench.playground.wiring import PRIVATE, Wiring, page_of
 from workbench.service.page_state import PageState, chosen_run, edits_of, gates_of_edits, open_gates, open_run
 from workbench.ui import markup
 
-_COPY_LINK = """(run, mask) => {
+# Returns the link in place of the mask if it cannot be copied, as on a page of another computer without TLS.
+_COPY_LINK = """async (mask, run) => {
   const address = new URL(location);
   address.searchParams.set("run", run || "");
   address.searchParams.set("tab", "playground");
   if (mask) address.searchParams.set("mask", mask); else address.searchParams.delete("mask");
-  navigator.clipboard?.writeText(address.href);
+  try {
+    await navigator.clipboard.writeText(address.href);
+    return ["", run];
+  } catch {
+    return [address.href, run];
+  }
 }"""
 
-_PUT_MASK_IN_ADDRESS = """(mask) => {
-  const address = new URL(location);
-  if (mask) address.searchParams.set("mask", mask); else address.searchParams.delete("mask");
+# Only an address that opens this tab has a mask, which must be that of the run in it.
+_PUT_MASK_IN_ADDRESS = """(mask, run) => {
+  const address = new URL(location), parts = address.searchParams;
+  if (mask && run && parts.get("tab") === "playground") {
+    if (parts.get("run") !== run) parts.delete("step");
+    parts.set("run", run);
+    parts.set("mask", mask);
+  } else parts.delete("mask");
   history.replaceState(null, "", address);
 }"""
 
@@ -237,13 +248,9 @@ class EditsEvents:
 
     def _connect_link(self) -> None:
         panel = self.panel
-        panel.buttons["link"].click(None, [panel.run, panel.shared], None, js=_COPY_LINK).then(
-            lambda: markup.note("Copied the link to this run with this mask.", "good"),
-            None,
-            self.wiring.message,
-            **PRIVATE,
-        )
-        panel.shared.change(None, panel.shared, None, js=_PUT_MASK_IN_ADDRESS)
+        given = [panel.shared, panel.run]
+        panel.buttons["link"].click(_link_words, given, self.wiring.message, js=_COPY_LINK, **PRIVATE)
+        panel.shared.change(None, given, None, js=_PUT_MASK_IN_ADDRESS)
 
     # Changing the run or the site
 
@@ -290,6 +297,13 @@ class EditsEvents:
         page = page_of(request)
         state = self.wiring.pages.change(page, lambda s: replace(s, site=site, saved="") if site in s.histories else s)
         return run_updates(self.wiring, state, self.about(state.run))
+
+
+def _link_words(link: str, _: str | None) -> str:
+    """Return the message after the link was copied, or with the link if it could not be copied."""
+    if link:
+        return markup.note(f"The browser does not allow copying; the link to this run with this mask is {link}")
+    return markup.note("Copied the link to this run with this mask.", "good")
 
 
 def with_others(state: PageState, others: list[str] | None, arrangement: str) -> PageState:

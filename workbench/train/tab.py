@@ -31,7 +31,7 @@ _GROUPS = {"edits": "Method", "model": "Model", "data": "Data", "training": "Tra
 
 _PUT_RUN_IN_ADDRESS = """(run) => {
   const address = new URL(location);
-  if (address.searchParams.get("run") !== run) address.searchParams.delete("step");
+  if (address.searchParams.get("run") !== run) for (const name of ["step", "mask"]) address.searchParams.delete(name);
   if (run) address.searchParams.set("run", run); else address.searchParams.delete("run");
   history.replaceState(null, "", address);
 }"""
