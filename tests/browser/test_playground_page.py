@@ -188,6 +188,58 @@ def test_a_mask_in_the_address_is_that_of_the_run_in_it(
     page.wait_for_url(re.compile(r"^(?!.*mask=)"))
 
 
+def test_results_go_with_their_run(run: Run, app: App, tiny_folder: Path, open_playground: Callable[..., Any]) -> None:
+    edited_run(app.runs / f"{run.id}-second", tiny_folder, seed=2).annotate(label="Without results")
+    page = open_playground(run)
+    before, cell = table(page), open_cells(run)[0]
+    page.click("#answer")
+    page.wait_for_selector("#answer")
+    page.wait_for_function("document.querySelectorAll('#answers .jw-answer:not(.jw-empty)').length === 2")
+    page.get_by_role("tab", name="Effects").click()
+    opened(page)
+    page.fill("#effect-answer input, #effect-answer textarea", "good")
+    page.click("#effects")
+    page.wait_for_selector("#effects-plot .js-plotly-plot .plot-container")
+    page.keyboard.down("Alt")
+    click_cell(page, "offset", cell)
+    page.keyboard.up("Alt")
+    page.wait_for_selector("#history-plot .js-plotly-plot .plot-container")
+    page.click("#playground-run input")
+    page.get_by_role("option", name="Without results").click()
+    expect(page.locator("#head-title")).to_contain_text("to open its card")
+    page.wait_for_selector("#history-plot", state="hidden")
+    page.get_by_role("tab", name="Effects").click()
+    expect(page.locator("#effects-table table")).to_have_count(0)
+    page.wait_for_selector("#effects-plot", state="hidden")
+    page.wait_for_selector("#effects-tools .vt", state="hidden")
+    page.get_by_role("tab", name="Answers").click()
+    expect(page.locator("#answers .jw-answer:not(.jw-empty)")).to_have_count(0)
+    page.get_by_role("tab", name="Next token").click()
+    changed(page, before)
+
+
+def test_the_sliders_of_a_card_follow_the_map(run: Run, open_playground: Callable[..., Any]) -> None:
+    page = open_playground(run)
+    scales = open_cells(run, "scale")
+    cell = next(cell for cell in open_cells(run) if cell in scales)
+    page.keyboard.down("Alt")
+    click_cell(page, "offset", cell)
+    page.keyboard.up("Alt")
+    offset, scale = (page.locator(f"#head-{half} input[type=number]") for half in ("offset", "scale"))
+    expect(offset).to_have_value("1")
+    click_cell(page, "offset", cell)
+    expect(offset).to_have_value("0")
+    scale.fill("0.5")
+    scale.blur()
+    expect(page.locator("#mask-summary")).to_contain_text("1 at another strength")
+    settled(page)
+    expect(page.locator("#mask-summary")).to_contain_text("1 offset is off")
+    expect(offset).to_have_value("0")
+    page.click("#mask-all")
+    expect(offset).to_have_value("1")
+    expect(scale).to_have_value("1")
+
+
 def test_a_link_that_cannot_be_copied_is_shown(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")

@@ -10,8 +10,9 @@ from workbench.figures.frames import to_csv
 from workbench.playground import results
 from workbench.playground.live import LiveViews, look
 from workbench.playground.snippet import snippet
-from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
+from workbench.playground.wiring import EXPECTED, HIDDEN, PRIVATE, Wiring, failed, page_of, prompt_of, waiting_words
 from workbench.service import views
+from workbench.service.calls import Superseded
 from workbench.ui import markup
 from workbench.ui.events import DARK
 from workbench.ui.view_tools import tools_value, view_tools
@@ -35,6 +36,7 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
         elem_classes=["setting", "jw-short"],
         elem_id="answer-length",
     )
+    wiring.empty.update({answers: results.answers(None), tools: None})
 
     def on_answer(
         text: str, kind: str, length: float | None, given: str, request: gr.Request
@@ -47,13 +49,16 @@ def answer_panel(wiring: Wiring, page: gr.Blocks, go: gr.Button, stop: gr.Button
         view = None
         try:
             prompt = prompt_of(state, text, kind)
-            ways = wiring.columns(request)
+            ways = wiring.columns_of(state)
             asked = bool(wiring.must_ask(state))
             loading = not wiring.bench.session.is_loaded(ways[0].stack[0].run, state.remote)
             yield waiting_words(0, loading, state.remote), results.answers(None), None, *working, *unseen
             for view in views.write_answers(
                 wiring.bench.session, ways, prompt, int(length or 1), page=name, stops=stops
             ):
+                if not wiring.shows(request, state):
+                    view = None
+                    raise Superseded
                 words = waiting_words(view.place, False) if view.place else ""
                 yield words, results.answers(view), gr.skip(), *working, *unseen
             assert view is not None
@@ -107,16 +112,17 @@ def text_panel(wiring: Wiring) -> None:
         strip = gr.HTML("", apply_default_css=False, elem_id="text-strip")
         plot = gr.Plot(show_label=False, visible=False, elem_id="text-plot")
         tools = view_tools("text-tools")
+    wiring.empty.update({strip: "", plot: HIDDEN, tools: None})
 
     def on_score(text: str, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         state = wiring.state(request)
         nothing = (gr.skip(),) * 3
         try:
-            way = wiring.columns(request)[0]
+            way = wiring.columns_of(state)[0]
             ticket = views.ask_token_scores(wiring.bench.session, way.stack, text, page=page_of(request))
             for words in wiring.wait(ticket, state):
                 yield words, *nothing
-            scores = ticket.result()
+            scores = wiring.result(ticket, state, request)
             few = len(scores.tokens) <= 400
             figure = gr.Plot(figures.token_scores(scores, dark=dark), visible=True) if few else gr.Plot(visible=False)
             call = "print(insight.token_scores(model, model.tokenizer(text)['input_ids'], mask=mask).to_frame())"
@@ -148,18 +154,19 @@ def lens_panel(wiring: Wiring, stop: gr.Button) -> None:
     with gr.Column(elem_classes="jw-view"):
         plot = gr.Plot(show_label=False, visible=False, elem_id="lens-plot")
         tools = view_tools("lens-tools")
+    wiring.empty.update({plot: HIDDEN, tools: None})
 
     def on_lens(text: str, kind: str, dark: bool, request: gr.Request) -> Iterator[tuple[Any, ...]]:
         page, state = page_of(request), wiring.state(request)
         running, ended = (gr.Button(visible=True), gr.Button(visible=False)) if state.remote else (gr.skip(),) * 2
         try:
-            way, prompt = wiring.columns(request)[0], prompt_of(state, text, kind)
+            way, prompt = wiring.columns_of(state)[0], prompt_of(state, text, kind)
             ticket = views.ask_logit_lens(wiring.bench.session, way.stack, prompt, page=page)
             if state.remote:
                 wiring.stops.begin(page, "lens", ticket)
             for words in wiring.wait(ticket, state):
                 yield words, gr.skip(), gr.skip(), running
-            lens = ticket.result()
+            lens = wiring.result(ticket, state, request)
             code = snippet([way], "print(insight.logit_lens(model, prompt, mask=mask).to_frame())", prompt)
             figure = gr.Plot(figures.logit_lens(lens, dark=dark), visible=True)
             yield "", figure, tools_value("logit-lens", to_csv(lens.to_frame()), code), ended

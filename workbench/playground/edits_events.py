@@ -256,11 +256,11 @@ class EditsEvents:
 
     def _connect_run(self) -> None:
         panel, wiring = self.panel, self.wiring
-        outputs = [*panel.run_outputs(), *self.live.outputs(wiring)]
+        outputs = [*panel.run_outputs(wiring), *self.live.outputs(wiring)]
         asking = [*wiring.asking, wiring.answers, panel.run]
         panel.run.select(self.on_run, asking, outputs, **_QUICK)
         panel.run.input(self.on_another_run, asking, outputs, **_QUICK)
-        panel.site.input(self.on_site, panel.site, panel.run_outputs(), **PRIVATE)
+        panel.site.input(self.on_site, panel.site, panel.run_outputs(wiring), **PRIVATE)
 
     def on_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
         """Open another run.
@@ -280,7 +280,8 @@ class EditsEvents:
         latest = self.wiring.pages.get(page)
         if latest.run != state.run:
             with suppress(InputError):  # the run was deleted meanwhile
-                yield *run_updates(self.wiring, latest, self.about(latest.run)), gr.skip(), *_KEEP_VIEWS
+                shown = run_updates(self.wiring, latest, self.about(latest.run), opened=False)
+                yield *shown, gr.skip(), *_KEEP_VIEWS
 
     def on_another_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
         """Open a run that was chosen with the keyboard, unless it is open.
@@ -288,15 +289,19 @@ class EditsEvents:
         The list also calls this when it is left without a choice.
         """
         if id == self.wiring.state(request).run:
-            yield *(gr.skip(),) * len(self.panel.run_outputs()), gr.skip(), *_KEEP_VIEWS
+            yield *(gr.skip(),) * len(self.panel.run_outputs(self.wiring)), gr.skip(), *_KEEP_VIEWS
             return
         yield from self.on_run(text, kind, answers, id, request)
 
     def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the edits of another site."""
         page = page_of(request)
-        state = self.wiring.pages.change(page, lambda s: replace(s, site=site, saved="") if site in s.histories else s)
-        return run_updates(self.wiring, state, self.about(state.run))
+
+        def change(state: PageState) -> PageState:
+            return replace(state, site=site, saved="", cell=None) if site in state.histories else state
+
+        state = self.wiring.pages.change(page, change)
+        return run_updates(self.wiring, state, self.about(state.run), opened=False)
 
 
 def _link_words(link: str, _: str | None) -> str:

@@ -62,10 +62,10 @@ class EditsPanel:
         """The components that show the mask; filled by `mask_updates`."""
         return [self.map, self.summary, self.undo, self.redo, self.shared]
 
-    def run_outputs(self) -> list[Any]:
-        """The components that show the run; filled by `run_updates`."""
+    def run_outputs(self, wiring: Wiring) -> list[Any]:
+        """The components that show the run or results for it; filled by `run_updates`."""
         settings = [self.about, self.site, self.saved, self.strength, self.where, self.of_gates]
-        return [self.answer, self.example, *settings, *self.mask_outputs()]
+        return [self.answer, self.example, *settings, *self.mask_outputs(), *wiring.empty]
 
 
 def build_settings() -> dict[str, Any]:
@@ -171,8 +171,16 @@ def map_state(state: PageState) -> dict[str, Any]:
     return {"key": state.key, "seen": state.seen, "revision": state.revision}
 
 
-def run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
-    """Return values for `EditsPanel.run_outputs` after another run or site was chosen."""
+def run_updates(wiring: Wiring, state: PageState, about: str, *, opened: bool = True) -> tuple[Any, ...]:
+    """Return values for `EditsPanel.run_outputs` after a run was opened or, if not ``opened``, only shown again.
+
+    If it was opened, results for the run before are removed, because they do not name their run.
+    """
+    results_for_run = wiring.empty.values() if opened else [gr.skip()] * len(wiring.empty)
+    return *_run_updates(wiring, state, about), *results_for_run
+
+
+def _run_updates(wiring: Wiring, state: PageState, about: str) -> tuple[Any, ...]:
     buttons = [gr.Button(interactive=bool(state.run))] * 2
     if not state.run:
         no_masks = gr.Dropdown(choices=[], value=None)

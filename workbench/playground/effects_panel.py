@@ -15,6 +15,7 @@ from workbench.playground.edits_panel import map_state
 from workbench.playground.snippet import snippet
 from workbench.playground.wiring import (
     EXPECTED,
+    HIDDEN,
     PRIVATE,
     Wiring,
     answers_of,
@@ -70,10 +71,17 @@ class EffectsView:
     direct: gr.Plot
     direct_tools: gr.HTML
 
+    def empty(self) -> dict[Any, Any]:
+        """Return the results by component before anything is measured."""
+        no_plots = {plot: HIDDEN for plot in (self.ranked, self.direct)}
+        return {self.words: "", self.table: "", self.tools: None, self.direct_tools: None, **no_plots}
+
 
 def effects_panel(wiring: Wiring, edit_map: gr.HTML, page: gr.Blocks) -> None:
     """Lay out the view and connect its events."""
-    EffectsEvents(wiring, edit_map, page, _build()).connect()
+    view = _build()
+    wiring.empty.update(view.empty())
+    EffectsEvents(wiring, edit_map, page, view).connect()
 
 
 def _build() -> EffectsView:
@@ -163,7 +171,7 @@ class EffectsEvents:
         """Measure effects on the prompt."""
 
         def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
-            way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
+            way, prompt = self.wiring.columns_of(state)[0], prompt_of(state, text, kind)
             wanted = wanted_answer(state, text, answers, answer) if measure != KL else ""
             others = wrong_answers(answers, wanted, wrong) if measure == DIFFERENCE else []
             ticket = views.ask_edit_effects(
@@ -187,7 +195,7 @@ class EffectsEvents:
         yield "", markup.note("Reading the test examples …", "busy"), *(gr.skip(),) * 4, gr.Button(visible=False)
 
         def begin(state: PageState, progress: views.Progress) -> "tuple[Ticket[EditEffects], str, str]":
-            way, run = self.wiring.columns(request)[0], chosen_run(self.wiring.bench, state.run)
+            way, run = self.wiring.columns_of(state)[0], chosen_run(self.wiring.bench, state.run)
             number = max(2, min(int(count or 2), MOST_EXAMPLES))
             examples = test_examples(self.wiring.bench, run)[:number]
             others = []
@@ -210,16 +218,18 @@ class EffectsEvents:
         dark: bool,
     ) -> Values:
         """Begin a call, show its progress, then its result; ``begin`` also returns a name of the answer and code."""
-        skipped, progress = (gr.skip(),) * 4, views.Progress()
+        skipped, progress, state = (gr.skip(),) * 4, views.Progress(), self.wiring.state(request)
         try:
-            ticket, name, code = begin(self.wiring.state(request), progress)
+            ticket, name, code = begin(state, progress)
             self.stops.begin(page_of(request), "effects", ticket)
             for place in ticket.waiting():
+                if not self.wiring.shows(request, state):
+                    ticket.give_up()
                 words = waiting_words(place, False)
                 if not place and progress.total:
                     words = markup.note(f"{progress.done:,} of {progress.total:,} edits measured", "busy")
                 yield "", words, *skipped, gr.Button(visible=True)
-            yield self._shown(request, ticket.result(), name, code, dark)
+            yield self._shown(request, self.wiring.result(ticket, state, request), name, code, dark)
         except EXPECTED as error:
             yield failed(error), "", *skipped, gr.Button(visible=False)
 
@@ -245,13 +255,13 @@ class EffectsEvents:
         """Compute what each edit adds to the logit of the answer's first token."""
         state = self.wiring.state(request)
         try:
-            way, prompt = self.wiring.columns(request)[0], prompt_of(state, text, kind)
+            way, prompt = self.wiring.columns_of(state)[0], prompt_of(state, text, kind)
             wanted = wanted_answer(state, text, answers, answer)
             session = self.wiring.bench.session
             ticket = views.ask_direct_effects(session, way.stack, prompt, wanted, page=page_of(request))
             for said in self.wiring.wait(ticket, state):
                 yield said, gr.skip(), gr.skip()
-            effects = ticket.result()
+            effects = self.wiring.result(ticket, state, request)
             call = "print(insight.direct_effects(model, prompt, answer, mask=mask).to_frame())"
             code = snippet([way], call, prompt, answer=wanted)
             figure = gr.Plot(figures.direct_effects(effects, dark=dark), visible=True)

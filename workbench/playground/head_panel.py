@@ -1,7 +1,7 @@
 """The card of one unit: its gates over training, its strength, the tokens its offset promotes, and its attention."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from workbench.playground import results
 from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import opened_cell
 from workbench.playground.snippet import snippet
-from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of, prompt_of
+from workbench.playground.wiring import EXPECTED, HIDDEN, PRIVATE, Wiring, failed, page_of, prompt_of
 from workbench.service import views
 from workbench.service.calls import Superseded
 from workbench.service.page_state import (
@@ -59,8 +59,12 @@ class HeadPanel:
             self.attention_tools, self.history, self.history_tools,
         ]  # fmt: skip
 
+    def closed(self) -> tuple[Any, ...]:
+        """Return values for `outputs` while no card is open."""
+        return EMPTY, HIDDEN, HIDDEN, "", "", None, HIDDEN, None, HIDDEN, None
 
-def build() -> HeadPanel:
+
+def build(wiring: Wiring) -> HeadPanel:
     """Lay out the card."""
     title = gr.HTML(EMPTY, apply_default_css=False, elem_id="head-title")
     first, second = (
@@ -80,9 +84,11 @@ def build() -> HeadPanel:
     with gr.Column(elem_classes="jw-view"):
         history = gr.Plot(show_label=False, visible=False, elem_id="history-plot")
         history_tools = view_tools("history-tools")
-    return HeadPanel(
+    card = HeadPanel(
         title, first, second, missing, promoted, promoted_tools, attention, attention_tools, history, history_tools
     )  # fmt: skip
+    wiring.empty.update(zip(card.outputs(), card.closed(), strict=True))
+    return card
 
 
 def connect(events: EditsEvents, card: HeadPanel, places: gr.Tabs) -> None:
@@ -104,24 +110,27 @@ def connect(events: EditsEvents, card: HeadPanel, places: gr.Tabs) -> None:
         yield gr.Tabs(selected="head"), "", *shown
         try:
             for values in _asked(wiring, state, cell, text, kind, dark, page):
-                if wiring.pages.get(page).cell != cell:  # another card is open
+                latest = wiring.pages.get(page)
+                if (latest.key, latest.cell) != (state.key, cell):  # another card is open
                     return
                 yield gr.skip(), "", *values
         except EXPECTED as error:
             yield gr.skip(), failed(error), *keep
 
-    def on_strength(
-        text: str, kind: str, answers: str, first: float, second: float, request: gr.Request
-    ) -> Iterator[tuple[Any, ...]]:
-        def change(state: PageState) -> PageState:
-            if state.cell is None:
-                raise InputError("Open the card of a head first.")
-            mask = state.mask
-            for channel, strength in zip(mask.channels, (first, second), strict=False):
-                mask = mask.with_strength([state.cell], channel, strength)
-            return state.with_mask(mask)
+    def strength_listener(number: int) -> Callable[..., Iterator[tuple[Any, ...]]]:
+        """Return the listener of the slider with this number; it leaves the other channel as it is in the mask."""
 
-        yield from events.changed(request, change, text, kind, answers)
+        def on_strength(
+            text: str, kind: str, answers: str, strength: float, request: gr.Request
+        ) -> Iterator[tuple[Any, ...]]:
+            yield from events.changed(
+                request, lambda state: with_strength(state, number, strength), text, kind, answers
+            )
+
+        return on_strength
+
+    def on_mask(request: gr.Request) -> list[Any]:
+        return followed(wiring.state(request))
 
     panel.map.card(
         on_card,
@@ -130,13 +139,15 @@ def connect(events: EditsEvents, card: HeadPanel, places: gr.Tabs) -> None:
         js=DARK,
         **{**PRIVATE, "trigger_mode": "multiple"},
     )
-    gr.on(
-        [card.first.input, card.second.input],
-        on_strength,
-        [*wiring.asking, wiring.answers, card.first, card.second],
-        [*panel.mask_outputs(), *events.live.outputs(wiring)],
-        **{**PRIVATE, "trigger_mode": "always_last"},
-    )
+    for number, slider in enumerate((card.first, card.second)):
+        slider.input(
+            strength_listener(number),
+            [*wiring.asking, wiring.answers, slider],
+            [*panel.mask_outputs(), *events.live.outputs(wiring)],
+            **{**PRIVATE, "trigger_mode": "always_last"},
+        )
+    panel.shared.change(on_mask, None, [card.first, card.second], **PRIVATE)
+    panel.site.input(card.closed, None, card.outputs(), **PRIVATE)
 
 
 def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) -> tuple[Any, ...]:
@@ -161,10 +172,8 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
         f'<dl class="jw-figures jw-card-figures">{"".join(rows)}</dl>'
     )
     sliders = [
-        gr.Slider(
-            value=round(float(factors[cell]), 2), label=f"Strength of its {channel}", visible=bool(on[channel][cell])
-        )
-        for channel, factors in state.mask.factors.items()
+        gr.Slider(value=strength, label=f"Strength of its {channel}", visible=bool(on[channel][cell]))
+        for channel, strength in _strengths(state, cell).items()
     ]
     sliders += [gr.Slider(visible=False)] * (2 - len(sliders))
     recorded = run.gates(state.site) if gates and state.site in run.sites() else None
@@ -183,6 +192,25 @@ def _known(wiring: Wiring, state: PageState, cell: tuple[int, int], dark: bool) 
             tools_value(f"{name}-history", to_csv(frame), code),
         )
     return title, *sliders, _missing(edits), "", None, gr.Plot(visible=False), None, *history
+
+
+def with_strength(state: PageState, number: int, strength: float) -> PageState:
+    """Return the state after the slider with this number was moved, which belongs to one channel of the open card."""
+    if state.cell is None or number >= len(state.mask.channels):
+        raise InputError("Open the card of a head first.")
+    mask = state.mask.with_strength([state.cell], state.mask.channels[number], strength)
+    return replace(state.with_mask(mask), slid=True)
+
+
+def followed(state: PageState) -> list[Any]:
+    """Return updates of both sliders after a change of the mask, unless they made it: one may still be moving."""
+    strengths = [] if state.cell is None or state.slid else list(_strengths(state, state.cell).values())
+    return [*strengths, gr.skip(), gr.skip()][:2]
+
+
+def _strengths(state: PageState, cell: tuple[int, int]) -> dict[str, float]:
+    """Return the strength of each channel of a cell, 0 for one that is off."""
+    return {channel: round(float(factors[cell]), 2) for channel, factors in state.mask.factors.items()}
 
 
 def _missing(edits: "Intervention") -> str:

@@ -12,7 +12,7 @@ from jola.runs.answers import TestAnswer
 from jola.system.formatting import sample_text, score_title, short_score_text
 from workbench.playground.wiring import EXPECTED, PRIVATE, Wiring, failed, page_of
 from workbench.service.answering import MaskTest, Step, compare_stack, judged
-from workbench.service.calls import Stops
+from workbench.service.calls import Stops, Superseded
 from workbench.service.page_state import chosen_run, open_gates
 from workbench.ui import markup
 from workbench.ui.example_table import Row, example_table, table
@@ -51,6 +51,7 @@ def build(wiring: Wiring, page: gr.Blocks) -> MaskTestPanel:
     words = gr.HTML("", apply_default_css=False, elem_id="mask-test-words")
     examples = example_table("mask-test-flips")
     panel = MaskTestPanel(go, count, stop, words, examples)
+    wiring.empty.update({words: "", examples: ""})
     MaskTestEvents(wiring, panel).connect(page)
     return panel
 
@@ -81,6 +82,9 @@ class MaskTestEvents:
             run, way = chosen_run(wiring.bench, state.run), wiring.columns_of(state)[0]
             number = max(1, min(int(count or 1), MOST_EXAMPLES))
             for found in compare_stack(wiring.bench, run, way.stack, number, page=page, stops=self.stops):
+                if not wiring.shows(request, state):
+                    self.stops.stop(page)
+                    raise Superseded
                 if isinstance(found, Step):
                     yield markup.note(found.words(), "busy"), gr.skip(), *working
                     continue

@@ -46,7 +46,7 @@ class PlaygroundTab:
         """The outputs of `offer`."""
         return [
             self.panel.run, self.panel.others, self.wiring.prompt, self.wiring.answers, self.right,
-            *self.panel.run_outputs(), *self.live.outputs(self.wiring),
+            *self.panel.run_outputs(self.wiring), *self.live.outputs(self.wiring),
         ]  # fmt: skip
 
 
@@ -194,7 +194,7 @@ def build(bench: Workbench, page: gr.Blocks) -> PlaygroundTab:
                 with gr.Tab("Test", id="test"):
                     tested = mask_test_panel.build(wiring, page)
                 with gr.Tab("Head", id="head"):
-                    card = head_panel.build()
+                    card = head_panel.build(wiring)
                 with gr.Tab("Layers", id="lens"):
                     lens_panel(wiring, stop)
     panel = EditsPanel(**parts)

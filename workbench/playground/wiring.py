@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
@@ -15,8 +15,13 @@ from workbench.service.page_state import Column, PageState, columns
 from workbench.service.session import Prompt
 from workbench.ui import events, markup
 
+Answer = TypeVar("Answer")
+
 PRIVATE: dict[str, Any] = {**events.PRIVATE, "concurrency_limit": None}
 """Like `workbench.ui.events.PRIVATE`, for listeners that wait for the model and may run concurrently."""
+
+HIDDEN: dict[str, Any] = gr.update(visible=False)
+"""Update that hides a component; can also be made while the page is laid out."""
 
 PLAIN = "Plain text"
 CHAT = "Chat turn"
@@ -35,6 +40,8 @@ class Wiring:
     dark: gr.Checkbox
     stops: Stops = field(default_factory=Stops)
     """The calls that the Stop button of a page ends."""
+    empty: dict[Any, Any] = field(default_factory=dict)
+    """The components that show results for a run, with their values before there are any."""
 
     @property
     def asking(self) -> list[Any]:
@@ -45,13 +52,20 @@ class Wiring:
         """Return the state of the requesting page."""
         return self.pages.get(page_of(request))
 
-    def columns(self, request: gr.Request) -> list[Column]:
-        """Return the columns that the requesting page compares."""
-        return self.columns_of(self.state(request))
-
     def columns_of(self, state: PageState) -> list[Column]:
         """Return the columns that a state compares."""
         return columns(self.bench, state)
+
+    def shows(self, request: gr.Request, state: PageState) -> bool:
+        """Whether the requesting page still shows the run of a state."""
+        return self.state(request).run == state.run
+
+    def result(self, ticket: Ticket[Answer], state: PageState, request: gr.Request) -> Answer:
+        """Wait for a result, and return it. Raises `Superseded` if the page shows another run by then."""
+        found = ticket.result()
+        if not self.shows(request, state):
+            raise Superseded
+        return found
 
     def wait(self, ticket: Ticket[Any], state: PageState) -> Iterator[str]:
         """Yield why there is no result yet, as HTML, repeatedly until the call is done."""

@@ -68,6 +68,8 @@ class PageState:
     """Test examples that were answered with the edits of this page."""
     cell: tuple[int, int] | None = None
     """The head whose card is open."""
+    slid: bool = False
+    """Whether the sliders of the card made the last change of the mask."""
     speaker: object = None
     """The view whose words the message of the page shows; None for other words."""
     answered: int = 0
@@ -97,7 +99,7 @@ class PageState:
 
     def with_history(self, history: History) -> "PageState":
         """Return the state with another history at the current site."""
-        return replace(self, histories={**self.histories, self.site: history})
+        return replace(self, histories={**self.histories, self.site: history}, slid=False)
 
     def with_mask(self, mask: HeadMask) -> "PageState":
         """Return the state with another mask, which can be undone."""
