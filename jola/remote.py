@@ -33,7 +33,7 @@ from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.export.affine import combined, is_affine
 from jola.insight.lens import LogitLens, lens_of
-from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask, token_texts
+from jola.insight.prompts import Prompt, batch_of, prompt_ids, shared_mask, token_texts
 from jola.methods.base import ActivationMethod
 from jola.model.architectures import head_path, module_path
 from jola.model.edited import SITE_ORDER, EditedModel, Masks
@@ -41,6 +41,7 @@ from jola.model.loading import empty_model, load_tokenizer, pick_attention
 from jola.model.ndif import REQUEST_SECONDS, NdifBackend, RequestStopped
 from jola.model.packing import Packing
 from jola.model.placement import FrozenWeights
+from jola.model.resting import at_rest
 from jola.model.tracing import Plan, Record, TracedModel
 from jola.runs.adapter_source import local_adapter
 from jola.system.formatting import error_words

@@ -33,6 +33,7 @@ from jola.export.rebuild import rebuild
 from jola.export.source import refuse_export
 from jola.model.loading import DTYPES
 from jola.model.packing import attention_in_float32
+from jola.model.resting import at_rest
 from jola.system.files import disk_errors
 from jola.system.progress import Progress, Quiet
 
@@ -237,11 +238,12 @@ def references(
     model: "EditedModel", rows: Sequence[Tensor], mask: "Masks", strength: float, steps: exactness.Steps
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Logits of the edited model and of the frozen model, in float32."""
-    wide, used = _in_float32(model)
-    with used:
-        edited = steps.through(exactness.edited_logits(wide, mask, strength), rows)
-    with wide.disable_edits():
-        return edited, steps.through(exactness.edited_logits(wide), rows)
+    with at_rest(model):
+        wide, used = _in_float32(model)
+        with used:
+            edited = steps.through(exactness.edited_logits(wide, mask, strength), rows)
+        with wide.disable_edits():
+            return edited, steps.through(exactness.edited_logits(wide), rows)
 
 
 def _in_float32(model: "EditedModel") -> tuple["EditedModel", AbstractContextManager[Any]]:

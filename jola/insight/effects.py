@@ -37,8 +37,9 @@ from jola.insight.measures import (
     mean_interval,
 )
 from jola.insight.predictions import answer_scores
-from jola.insight.prompts import Prompt, answer_ids, answer_of, at_rest, prompt_ids, shared_mask
+from jola.insight.prompts import Prompt, answer_ids, answer_of, prompt_ids, shared_mask
 from jola.model.edited import EditedModel, Masks
+from jola.model.resting import at_rest
 from jola.model.tracing import Plan, Wanted
 
 Progress = Callable[[int, int], None]

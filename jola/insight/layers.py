@@ -21,8 +21,9 @@ from jola.data.examples import Template
 from jola.edits.intervention import EditMask
 from jola.errors import InputError
 from jola.insight.measures import mean_interval
-from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask
+from jola.insight.prompts import Prompt, batch_of, prompt_ids, shared_mask
 from jola.model.edited import EditedModel, Masks
+from jola.model.resting import at_rest
 from jola.model.tracing import Wanted
 
 

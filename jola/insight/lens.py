@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from jola.data.examples import Template
 from jola.edits.intervention import EditMask
 from jola.errors import InputError
-from jola.insight.prompts import Prompt, at_rest, batch_of, prompt_ids, shared_mask, token_text, token_texts
+from jola.insight.prompts import Prompt, batch_of, prompt_ids, shared_mask, token_text, token_texts
 from jola.model.edited import EditedModel, Masks
+from jola.model.resting import at_rest
 from jola.model.tracing import Wanted
 
 ATTENTION_TOKENS = 256

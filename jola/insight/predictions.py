@@ -17,7 +17,6 @@ from jola.errors import InputError
 from jola.insight.prompts import (
     Prompt,
     answer_ids,
-    at_rest,
     batch_of,
     checked_ids,
     prompt_ids,
@@ -26,6 +25,7 @@ from jola.insight.prompts import (
     token_texts,
 )
 from jola.model.edited import EditedModel, Masks
+from jola.model.resting import at_rest
 
 _ROWS = 32
 """Maximum number of answers per pass, and of positions of a text whose distributions are computed at once."""

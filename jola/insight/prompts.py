@@ -1,7 +1,6 @@
 """Inputs of `jola.insight`: prompts and answers as tokens, and tokens as text."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,24 +88,6 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def batch_of(ids: Sequence[int]) -> Tensor:
     """(1, tokens)."""
     return torch.tensor([list(ids)])
-
-
-@contextmanager
-def at_rest(model: EditedModel) -> Iterator[None]:
-    """Disable gradients and gate noise inside the block, even if the edits are in training mode."""
-    training = [i for i in model.in_use if i.training]
-    with torch.no_grad():
-        if not training:
-            yield
-            return
-        with model.lock:
-            for intervention in training:
-                intervention.eval()
-            try:
-                yield
-            finally:
-                for intervention in training:
-                    intervention.train()
 
 
 def shared_mask(model: EditedModel, mask: Masks) -> list[EditMask | None]:

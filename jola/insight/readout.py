@@ -29,7 +29,6 @@ from jola.insight.prompts import (
     Prompt,
     answer_ids,
     answer_of,
-    at_rest,
     batch_of,
     prompt_ids,
     shared_mask,
@@ -39,6 +38,7 @@ from jola.model.architectures import architecture_of, module_path
 from jola.model.edited import EditedModel, Masks
 from jola.model.placement import refuse_spread
 from jola.model.quantization import refuse_quantized
+from jola.model.resting import at_rest
 from jola.model.tracing import Plan, Wanted
 
 _VOCABULARY_ROWS = 16384

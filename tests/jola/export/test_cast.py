@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from jola.config import EditConfig
-from jola.export import PROMPTS, export_merged
+from jola.export import PROMPTS, export_gguf, export_merged
 from jola.export.exactness import deviation
 from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
 from tests.conftest import spread_edits
 from tests.jola.export.edited_models import BATCH, edited, largest, plain, refusal, rounded
 
@@ -110,6 +111,31 @@ class TestMergeAndUnload:
         with torch.no_grad():
             low.edits.get_parameter("scale").fill_(0.25)
         assert low.merge_and_unload(prompts=SHORT).dtype == torch.bfloat16
+
+
+class TestTrainingMode:
+    """In training mode, edits are noisy; exports contain their evaluation values and are compared with these."""
+
+    def test_does_not_matter(self, tokenizer: Any, tmp_path: Path) -> None:
+        model = edited("llama", tokenizer).train()
+        expected = export_merged(model.eval(), tmp_path / "a", prompts=SHORT)
+        found = export_merged(model.train(), tmp_path / "b", prompts=SHORT)
+        assert found.after_cast == expected.after_cast and found.effect == expected.effect
+        model.merge_and_unload(prompts=SHORT)
+        export_gguf(model, tmp_path / "c.gguf", "float32", SHORT)
+        assert model.training and all(module.training for module in model.modules())
+
+    def test_of_a_model_in_bfloat16(self, tokenizer: Any) -> None:
+        model = edited(plain("llama").to(torch.bfloat16), tokenizer).train()
+        model.merge_and_unload(prompts=SHORT)
+        assert all(module.training for module in model.modules())
+
+    def test_with_dropout(self, tokenizer: Any) -> None:
+        model = JoLAModel(plain("llama"), tokenizer, LoRAConfig(dropout=0.5))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.normal_(0, 0.3)
+        model.train().merge_and_unload(prompts=SHORT)
 
 
 class TestTheReport:
