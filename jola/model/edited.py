@@ -277,7 +277,7 @@ class EditedModel(nn.Module):
     ) -> Tensor:
         """Generate with a key-value cache and with the edits at every token of the prompt and the answer.
 
-        For methods that edit positions of the prompt, all given tokens are the prompt.
+        For methods that edit positions of the prompt, all given tokens are the prompt, and the cache is needed.
 
         Args:
             input_ids: (batch, tokens); pad on the left. `InputError` if a row, with its answer, is too long.
@@ -287,16 +287,16 @@ class EditedModel(nn.Module):
         Returns:
             (batch, tokens + new tokens), as in transformers.
         """
-        inputs = {"input_ids": input_ids.to(self.device)}
-        inputs["attention_mask"] = (
-            torch.ones_like(inputs["input_ids"]) if attention_mask is None else attention_mask.to(self.device)
-        )
-        arguments.setdefault("pad_token_id", self.tokenizer.pad_token_id)
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        inputs = {"input_ids": input_ids.to(self.device), "attention_mask": real.to(self.device)}
+        # The configuration of a model may switch the cache off.
+        arguments = {"pad_token_id": self.tokenizer.pad_token_id, "use_cache": True} | arguments
+        uniform = all(i.uniform for i in self.in_use)
+        if not uniform and not arguments["use_cache"]:
+            raise ValueError("These edits depend on positions of the prompt and need the cache; leave use_cache out.")
         prompt = self.prompt_tokens(inputs)
         with self.editing(mask, strength, len(input_ids), prompt) as plan:
-            later = plan
-            if not all(i.uniform for i in self.in_use):
-                later = self.plan(mask, strength, len(input_ids), torch.zeros_like(prompt[:, :1]))
+            later = plan if uniform else self.plan(mask, strength, len(input_ids), torch.zeros_like(prompt[:, :1]))
             return self.traced.generate(inputs, plan, arguments, later=later, uniform=self._uniform(mask))
 
     @torch.no_grad()

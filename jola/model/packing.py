@@ -371,7 +371,7 @@ def spread(values: Tensor, rows: Tensor, shape: torch.Size) -> Tensor:
 def is_greedy(arguments: Mapping[str, Any]) -> bool:
     """Whether these arguments of ``generate`` select the most likely token, regardless of token order in the prompt."""
     plain = {"do_sample": (False,), "num_beams": (1,), "repetition_penalty": (1.0,), "temperature": (None,)}
-    plain |= {"top_k": (None,), "top_p": (None,)}
+    plain |= {"top_k": (None,), "top_p": (None,), "use_cache": (True,)}
     free = {"max_new_tokens", "eos_token_id", "pad_token_id"}
     return all(name in free or value in plain.get(name, ()) for name, value in arguments.items()) and all(
         name in arguments for name in ("do_sample", "num_beams", "repetition_penalty")

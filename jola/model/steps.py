@@ -29,6 +29,19 @@ def hidden_of(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def new_tokens(arguments: Mapping[str, Any], width: int) -> int:
+    """Maximum number of new tokens of a generation, at least 1.
+
+    Args:
+        arguments: Arguments of ``generate`` of transformers.
+        width: Number of tokens of the prompts, with padding.
+    """
+    most, length = arguments.get("max_new_tokens"), arguments.get("max_length")
+    if most is None and length is not None:
+        most = length - width
+    return max(most or 1, 1)
+
+
 def last_column(ids: Tensor) -> Tensor:
     """(batch, tokens) of bool: true in the last column."""
     return torch.arange(ids.shape[1], device=ids.device).eq(ids.shape[1] - 1).expand_as(ids)

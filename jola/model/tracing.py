@@ -40,7 +40,7 @@ from jola.model.packing import (
 )
 from jola.model.placement import main_device
 from jola.model.recording import Record, Wanted
-from jola.model.steps import Step, apply_steps, contiguous, hidden_of, last_column, on_hidden
+from jola.model.steps import Step, apply_steps, contiguous, hidden_of, last_column, new_tokens, on_hidden
 
 __all__ = ["Plan", "Record", "TracedModel", "Wanted"]
 
@@ -180,7 +180,7 @@ class TracedModel:
             uniform: Whether all positions of all rows are edited in the same way. If so, greedy generation runs a
                 common beginning of the prompts once, where that saves time.
         """
-        check_length(self.base, inputs, arguments.get("max_new_tokens") or 1)
+        check_length(self.base, inputs, new_tokens(arguments, inputs["input_ids"].shape[-1]))
         with self.lock:
             if uniform and is_greedy(arguments) and can_share(self.base):
                 beginning = beginning_of(inputs["input_ids"], inputs["attention_mask"])

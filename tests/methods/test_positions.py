@@ -252,6 +252,17 @@ def test_prompt_edits_beside_others() -> None:
             assert logits.argmax(-1).tolist() == answer[:, end].tolist()
 
 
+def test_generation_needs_the_cache() -> None:
+    """Without a cache, decoding steps would pass the prompt again without its edits."""
+    model = loreft(positions="f2+l2")
+    arguments = {"max_new_tokens": 6, "do_sample": False}
+    expected = model.generate(IDS[:, :6], **arguments)
+    model.base.generation_config.use_cache = False
+    assert torch.equal(model.generate(IDS[:, :6], **arguments), expected)
+    with pytest.raises(ValueError, match="need the cache"):
+        model.generate(IDS[:, :6], use_cache=False, **arguments)
+
+
 def test_positions_have_to_be_known() -> None:
     model = loreft()
     with pytest.raises(ValueError, match="pass a mask of the tokens of the prompt"):

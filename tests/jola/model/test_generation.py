@@ -12,6 +12,7 @@ from transformers import TextIteratorStreamer
 from transformers.generation.streamers import BaseStreamer
 
 from jola.config import EditConfig
+from jola.errors import InputError
 from jola.jola_model import JoLAModel
 from tests.jola.model.passes import (
     ARCHITECTURES,
@@ -110,6 +111,23 @@ class TestGeneration:
                 greedy(model, BATCH, 3)
         assert len(BATCH) > 1 and seen == [True] * 6
         assert not head._forward_pre_hooks
+
+    def test_the_cache_is_used_even_if_the_configuration_switches_it_off(self, tiny: Make) -> None:
+        model, widths = tiny("llama"), []
+        expected = greedy(model, BATCH, 4)
+        model.base.generation_config.use_cache = False
+        hook = model.base.get_input_embeddings().register_forward_hook(
+            lambda module, inputs, output: widths.append(inputs[0].shape[1])
+        )
+        with hook:
+            assert torch.equal(greedy(model, BATCH, 4), expected)
+        assert widths == [BATCH.shape[1], 1, 1, 1]
+
+    @pytest.mark.parametrize("most", [{"max_new_tokens": 300}, {"max_length": 300}])
+    def test_more_tokens_than_positions_are_refused(self, tiny: Make, most: dict[str, int]) -> None:
+        model = tiny("gpt2")
+        with pytest.raises(InputError, match=r"with an answer of up to .* is too long for this gpt2 model"):
+            model.generate(BATCH, do_sample=False, **most)
 
     def test_sampling_is_as_random_as_transformers(self, tiny: Make) -> None:
         model = tiny("llama")
