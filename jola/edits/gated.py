@@ -197,7 +197,7 @@ class GatedEdits(Intervention):
         name = self._gate_name(half)
         factor = self.editable.float() if name is None else drawn[name] * self.editable
         if mask is not None:
-            given = mask[half].to(factor)
+            given = mask.factor(half).to(factor)
             if given.dim() > 3 or given.shape[-2:] != factor.shape:
                 raise ValueError(
                     f"The mask has shape {tuple(given.shape)}; the edits at {self.site} need (…, {self.layers}, "

@@ -85,7 +85,7 @@ class HiddenEdits(Intervention):
         """
         if mask is None:
             return torch.full((self.layers, 1), float(strength))
-        given = mask[CHANNEL].float()
+        given = mask.factor(CHANNEL).float()
         if given.dim() > 3 or given.shape[-2:] != (self.layers, 1):
             raise ValueError(
                 f"The mask has shape {tuple(given.shape)}; the edits at {self.site} need (…, {self.layers}, 1)."

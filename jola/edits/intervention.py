@@ -46,6 +46,12 @@ class EditMask(Mapping[str, Tensor]):
     def __repr__(self) -> str:
         return f"EditMask({', '.join(self._factors)}: {tuple(self._any.shape)})"
 
+    def factor(self, channel: str) -> Tensor:
+        """Factors of a channel. `ValueError` if the mask has none."""
+        if channel not in self._factors:
+            raise ValueError(f"The mask has factors of {', '.join(self)}, but the edits also need those of {channel}.")
+        return self._factors[channel]
+
     @property
     def offset(self) -> Tensor:
         """Factors of the offsets."""

@@ -23,7 +23,7 @@ _REACHED = (
 )
 """Names of linear modules in the order in which a pass reaches them."""
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)+", re.ASCII)
-_NUMBER = re.compile(r"[0-9]{1,5}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,4}")
 _numbers = itertools.count()
 
 Place = tuple[int, int]
@@ -148,7 +148,7 @@ class WeightEdits(Intervention):
     def _factors(self, mask: EditMask | None) -> Tensor:
         if mask is None:
             return torch.ones(self.layers, self.units)
-        given = mask[self.channels[0]].float().cpu()
+        given = mask.factor(self.channels[0]).float().cpu()
         if given.dim() == 3 and len(given) == 1:
             given = given[0]
         if given.dim() == 3:
@@ -192,7 +192,7 @@ class WeightEdits(Intervention):
                 warnings.filterwarnings("ignore", message=".*cannot merge the BEFT adapter.*")
                 inject_adapter_in_model(config, base, adapter)
             modules = cls._layers_in(base, adapter)
-            if outside := [name for name in modules if _layer_of(name) is None]:
+            if outside := [name for name in modules if _inside(name) is None]:
                 raise InputError(
                     f"--target-modules names {outside[0]}, which is outside the layers; name modules of layers."
                 )
@@ -237,17 +237,18 @@ class WeightEdits(Intervention):
         """Create edits from the tensors of a file, without a model, for inspection.
 
         Raises:
-            InputError: A tensor is missing, or does not belong to a module of these layers.
+            InputError: A tensor is missing, does not belong to a module of these layers, or two belong to the same one.
         """
         first = next(iter(cls.parts.values()))
         paths = [n.removeprefix(_PREFIX).removesuffix(first) for n in tensors if n.endswith(first)]
-        paths.sort(key=lambda path: (_layer_of(path) or 0, _column_order(path)))
+        places = {path: _inside(path) or (layers, "") for path in paths}
+        paths.sort(key=lambda path: (places[path][0], _column_order(path)))
+        at = {place: path for path, place in places.items()}
         names = {f"{_PREFIX}{path}{suffix}": (path, part) for path in paths for part, suffix in cls.parts.items()}
         unknown = [n for n in names if n not in tensors] + [
             n for n in tensors if n not in names or tensors[n].dim() != 2
         ]
-        unknown += [p for p in paths if not _MODULE_PATH.fullmatch(p) or not 0 <= (_layer_of(p) or 0) < layers]
-        unknown += [p for p in paths if _layer_of(p) is None]
+        unknown += [p for p in paths if not _MODULE_PATH.fullmatch(p) or places[p][0] >= layers or at[places[p]] != p]
         if unknown or not paths:
             raise InputError(
                 f"The tensors of this adapter do not belong to modules in {layers} layers "
@@ -333,17 +334,17 @@ def _column_order(name: str) -> tuple[bool, int, str]:
     return parent.endswith(("mlp", "feed_forward")) or leaf in _IN_MLP, known, name
 
 
-def _layer_of(path: str) -> int | None:
-    return next((int(part) for part in path.split(".") if _NUMBER.fullmatch(part)), None)
+def _inside(path: str) -> tuple[int, str] | None:
+    """Layer of a module and its path in the layer; None if it is outside the layers."""
+    parts = path.split(".")
+    found = (position for position, part in enumerate(parts[:-1]) if _NUMBER.fullmatch(part))
+    position = next(found, None)
+    return None if position is None else (int(parts[position]), ".".join(parts[position + 1 :]))
 
 
 def _places(paths: Sequence[str]) -> tuple[dict[str, Place], tuple[str, ...]]:
     """Place of each module on the map, and the names of the columns: the shortest unique ones."""
-    inside = {}
-    for path in paths:
-        layer = _layer_of(path)
-        if layer is not None:
-            inside[path] = layer, path.split(f".{layer}.", 1)[1]
+    inside = {path: place for path in paths if (place := _inside(path))}
     names = sorted({name for _, name in inside.values()}, key=_column_order)
     short = [name.rpartition(".")[2] for name in names]
     columns = tuple(short if len(set(short)) == len(short) else names)

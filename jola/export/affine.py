@@ -112,7 +112,7 @@ def factors(edits: GatedEdits, half: str, mask: EditMask | None = None, strength
     ones = torch.ones(edits.layers, edits.units, device=edits.editable.device)
     if mask is None:
         return ones * strength
-    given = mask[half].to(ones)
+    given = mask.factor(half).to(ones)
     if given.dim() == 3:
         raise InputError("A mask with a batch dimension cannot be exported; give one mask of shape (layers, units).")
     if given.shape != ones.shape:

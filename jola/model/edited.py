@@ -86,8 +86,8 @@ class EditedModel(nn.Module):
         self._attach(method, settings, seed)
 
     def _attach(self, method: Method, settings: Any, seed: int) -> None:
-        self.method, self.edit_config = method, settings
-        self.interventions = nn.ModuleList(method.attach(self.traced, settings))
+        interventions = nn.ModuleList(method.attach(self.traced, settings))
+        self.method, self.edit_config, self.interventions = method, settings, interventions
         self.reset_edits(seed)
         for intervention in self.own_interventions():
             self.traced.place(intervention)
@@ -95,10 +95,11 @@ class EditedModel(nn.Module):
         self.eval()
 
     def replace_edits(self, edits: Any, seed: int = 0) -> None:
-        """Replace the model's own edits with new ones; arguments as for the class."""
+        """Replace the model's own edits with new ones, or raise and keep them; arguments as for the class."""
         method, settings = method_of_settings(edits)
-        self.detach(self.own_interventions())
+        replaced = self.own_interventions()
         self._attach(method, settings, seed)
+        self.detach(replaced)
 
     def resize_token_embeddings(self, size: int) -> Any:
         """Resize the embeddings of the frozen model, as in transformers. `InputError` if it is spread or divided."""

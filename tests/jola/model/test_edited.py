@@ -17,6 +17,8 @@ from jola.edits.intervention import Edit, EditMask, Intervention
 from jola.edits.sites import Site
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
+from jola.methods.loreft import LoReFTConfig
 from tests.conftest import spread_edits
 from tests.jola.model.passes import (
     BATCH,
@@ -32,6 +34,34 @@ from tests.jola.model.plain_hooks import SiteEdit, edits_of
 from tests.tiny import LAYERS, VOCABULARY, make_model
 
 Make = Callable[..., JoLAModel]
+
+
+@pytest.mark.parametrize(
+    ("edits", "missing"), [(EditConfig(), "scale"), (LoRAConfig(), "update"), (LoReFTConfig(), "update")]
+)
+def test_a_mask_without_a_channel_is_refused(tiny: Make, edits: Any, missing: str) -> None:
+    model = tiny("llama", edits)
+    mask = EditMask(offset=torch.ones(LAYERS, model.in_use[0].units))
+    with pytest.raises(ValueError, match=f"mask has factors of offset, but the edits also need those of {missing}"):
+        model(BATCH, mask=mask)
+
+
+@pytest.mark.parametrize("edits", [EditConfig(), LoRAConfig()])
+def test_edits_that_cannot_be_attached_replace_nothing(tiny: Make, edits: Any) -> None:
+    model = tiny("llama", edits)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.3)
+    expected = model(BATCH).logits
+    for impossible in (EditConfig(layers="99"), LoRAConfig(target_modules="absent")):
+        with pytest.raises(InputError):
+            model.replace_edits(impossible)
+        assert model.edit_config == edits
+        assert torch.equal(model(BATCH).logits, expected)
+    for new, layers in ((LoRAConfig(rank=2), {1}), (LoRAConfig(rank=4), {1}), (EditConfig(), set())):
+        model.replace_edits(new)
+        assert model.edit_config == new
+        assert {len(module.lora_A) for module in model.base.modules() if hasattr(module, "lora_A")} == layers
 
 
 def others(model: JoLAModel, seed: int, sites: str = "both") -> list[GatedEdits]:
