@@ -85,7 +85,8 @@ class JoLAModel(EditedModel):
         """Load the edits of an adapter together with the model they were trained on.
 
         Args:
-            adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
+            adapter: A directory written by `save_pretrained` or one of a run, a zip file of either, or "owner/name" on
+                the Hub.
             revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model, if it is not in the location saved in the adapter.
             dtype, device, device_map, shard_base: As for `from_pretrained`.

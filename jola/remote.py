@@ -72,7 +72,7 @@ class RemoteModel(EditedModel):
         """Create a remote model with the edits of an adapter.
 
         Args:
-            adapter: A directory written by `save_pretrained`, a zip file of one, or "owner/name" on the Hub.
+            adapter: As for `JoLAModel.from_adapter`.
             revision: Branch, tag or commit of the adapter on the Hub.
             model: The base model on the Hub, if it is not the one saved in the adapter.
             simulate: Send nothing, but serialize each request and run it in this process, like ``remote="local"`` of

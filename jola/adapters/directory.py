@@ -23,7 +23,7 @@ from jola.edits.sites import Geometry, Site
 from jola.errors import DIVERGED, InputError
 from jola.methods import METHODS, Method
 from jola.settings import check_revision
-from jola.system.files import disk_errors, replace_file
+from jola.system.files import disk_errors, make_folder, replace_file
 from jola.system.formatting import short
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ HOOK_POINTS = {
     Site.HEADS: "input of the attention output projection, split into query heads, at every position",
     Site.WEIGHTS: "weights of linear modules",
     Site.ATTENTION: "output of the attention output projection, at every position",
-    Site.BLOCK: "residual stream after the layer",
     Site.MLP: "output of the MLP sub-layer before the residual is added, at every position",
     Site.BLOCK: "residual stream after the layer",
 }
@@ -136,15 +135,12 @@ def save_adapter(
     }
     card = adapter_card(own, model.name, model.revision, facts, method=method)
     foreign = method.foreign_config(model.edit_config, own, model.name)
+    make_folder(folder)
     with disk_errors(folder):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise InputError(
-                f"{folder} cannot be created: a file is in the way; move it or choose another folder."
-            ) from error
         replace_file(folder / WEIGHTS_NAME, save(tensors, metadata={"format": "pt"}))
         if foreign is None:
+            # The description of an adapter of another method in this folder would be read instead.
+            (folder / DESCRIPTION_NAME).unlink(missing_ok=True)
             replace_file(folder / CONFIG_NAME, _json(config))
         else:
             replace_file(folder / DESCRIPTION_NAME, _json(config))
@@ -342,6 +338,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _checked_geometry(values: dict[str, Any]) -> Geometry:
     geometry = Geometry(**values)
+    if not isinstance(geometry.architecture, str):
+        raise ValueError(f"architecture is {short(geometry.architecture)}; it must be text")
     for name, value in asdict(geometry).items():
         if name != "architecture" and (type(value) is not int or value < 1):
             raise ValueError(f"{name} is {short(value)}; it must be a whole number above 0")
@@ -351,8 +349,10 @@ def _checked_geometry(values: dict[str, Any]) -> Geometry:
 def _sample(model: "EditedModel") -> dict[str, float]:
     weights = model.frozen_parameters()
     names = [name for name in weights if weights.is_exact(name)]
-    step = max(1, len(names) // SAMPLES)
-    return {name: weights.middle(name) for name in names[::step][:SAMPLES]}
+    count = min(SAMPLES, len(names))
+    # From the first to the last, because models that were trained further may differ only in their last layers.
+    chosen = [names[i * (len(names) - 1) // max(1, count - 1)] for i in range(count)]
+    return {name: weights.middle(name) for name in chosen}
 
 
 def _near(value: float, expected: float) -> bool:

@@ -70,7 +70,7 @@ class EditedModel(nn.Module):
             tokenizer.pad_token = tokenizer.eos_token
         self.tokenizer = tokenizer
         self.config = base.config
-        self.name = name or base.config.name_or_path or ""
+        self.name = name or base.config.name_or_path or "unnamed"
         self.revision = revision
         self.quantize = quantize
         """How the frozen model is quantized: 'none' or one of `jola.model.quantization.PACKAGES`."""

@@ -1,4 +1,4 @@
-"""Open an adapter from a directory, a zip file of an adapter or of a run, or a repository on the Hub."""
+"""Open an adapter from a directory or a zip file of an adapter or of a run, or from a repository on the Hub."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
+from jola.adapters.directory import CONFIG_NAME
 from jola.adapters.hub import HUB_NAME, fetch
 from jola.runs.archive import import_archive
 from jola.runs.store import RunStore
@@ -17,7 +18,7 @@ def local_adapter(source: Path | str, revision: str | None = None, *, api: HfApi
     """Yield the directory of an adapter; that of a zip file exists only inside the block.
 
     Args:
-        source: A directory, a zip file of an adapter or of a run, or "owner/name" on the Hub.
+        source: A directory or a zip file of an adapter or of a run, or "owner/name" on the Hub.
         revision: Branch, tag or commit of a repository on the Hub.
         api: Client of the Hub; of the public one by default.
 
@@ -32,4 +33,5 @@ def local_adapter(source: Path | str, revision: str | None = None, *, api: HfApi
     elif not path.exists() and isinstance(source, str) and HUB_NAME.fullmatch(source):
         yield fetch(source, revision, api=api)
     else:
-        yield path
+        of_run = path / "adapter"
+        yield of_run if (of_run / CONFIG_NAME).is_file() and not (path / CONFIG_NAME).is_file() else path

@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from jola.adapters.directory import read_adapter
+from jola.adapters.directory import load_edits, read_adapter
 from jola.config import EditConfig
 from jola.edits.intervention import EditMask
 from jola.errors import InputError
 from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
 from tests import ROOT
 from tests.conftest import spread_edits
 from tests.tiny import CONFIGS, make_model
@@ -124,6 +125,12 @@ class TestRoundTrip:
             model.save_pretrained(tmp_path / "a")
         assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["README.md", CONFIG, WEIGHTS, "heads.png"]
         assert torch.equal(JoLAModel.from_adapter(tmp_path / "a").edits.offset, model.edits.offset)
+
+    def test_the_folder_of_a_run_is_enough(self, tiny_folder: Path, tmp_path: Path) -> None:
+        model = on(tiny_folder)
+        model.save_pretrained(tmp_path / "run" / "adapter")
+        loaded = JoLAModel.from_adapter(tmp_path / "run", dtype="float32")
+        assert torch.equal(loaded.edits.offset, model.edits.offset)
 
     def test_on_a_base_model_in_another_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
         folder = on(tiny_folder).save_pretrained(tmp_path / "a")
@@ -233,6 +240,16 @@ class TestWrongModel:
         with pytest.raises(InputError, match=r"other weights \(in model\.layers\.2\.mlp\.down_proj\.weight\)"):
             JoLAModel.from_adapter(adapter, model=self.saved(tmp_path, tokenizer, base))
 
+    @pytest.mark.parametrize("layers", [3, 8, 15])  # 30, 75 and 138 tensors
+    def test_of_the_last_layer_trained_on(self, tmp_path: Path, tokenizer: Any, layers: int) -> None:
+        base = LlamaForCausalLM(LlamaConfig.from_dict(CONFIGS["llama"].to_dict() | {"num_hidden_layers": layers}))
+        adapter = JoLAModel(base, tokenizer, name="tiny").save_pretrained(tmp_path / "adapter")
+        with torch.no_grad():
+            for parameter in base.get_submodule(f"model.layers.{layers - 1}").parameters():
+                parameter.add_(0.05)
+        with pytest.raises(InputError, match=rf"other weights \(in model\.layers\.{layers - 1}\."):
+            JoLAModel.from_adapter(adapter, model=self.saved(tmp_path, tokenizer, base))
+
 
 # Damage to an adapter directory, and the error message that it must cause.
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -257,6 +274,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no geometry": (lambda a: edit_config(a, geometry=None), "is not a complete JoLA configuration"),
     "odd geometry": (lambda a: edit_group(a, "geometry", experts=3), "complete JoLA configuration .*experts"),
+    "an architecture that is no text": (lambda a: edit_group(a, "geometry", architecture=[]), r"architecture is \[\]"),
     "layers in words": (lambda a: edit_group(a, "geometry", num_layers="3"), "num_layers is '3'"),
     "no layers": (lambda a: edit_group(a, "geometry", num_layers=0), "num_layers is 0"),
     "fewer than no heads": (lambda a: edit_group(a, "geometry", num_heads=-1), "num_heads is -1"),
@@ -432,6 +450,19 @@ class TestSaving:
         assert "no space left on the disk" in message
         assert (adapter / WEIGHTS).read_bytes() == before
         assert sorted(p.name for p in adapter.iterdir()) == ["README.md", CONFIG, WEIGHTS, "heads.png"]
+
+    def test_of_a_model_without_a_name(self, tokenizer: Any, tmp_path: Path) -> None:
+        model = JoLAModel(make_model("llama"), tokenizer)
+        assert not model.base.config.name_or_path
+        folder = model.save_pretrained(tmp_path / "a")
+        assert load_edits(folder, model)
+        assert "if it has moved, give its new location" in refusal(lambda: JoLAModel.from_adapter(folder))
+
+    def test_over_an_adapter_of_another_method(self, tiny: Make, tmp_path: Path) -> None:
+        for edits in (EditConfig(), LoRAConfig(), EditConfig()):
+            model = tiny("llama", edits)
+            read = read_adapter(model.save_pretrained(tmp_path / "a"))
+            assert read.method is model.method and read.edits == edits
 
     def test_of_a_masked_call_saves_everything(self, tiny: Make, tmp_path: Path) -> None:
         model = tiny("llama")
