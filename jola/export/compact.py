@@ -18,12 +18,13 @@ from jola.adapters.tensors import compacted
 from jola.edits.gated import GatedEdits
 from jola.edits.hidden import CHANNEL, HiddenEdits
 from jola.edits.weights import WeightEdits
+from jola.errors import InputError
 from jola.export.affine import factors
 from jola.export.folders import new_file, new_folder, size_of
 from jola.export.source import Source, source_of
 from jola.methods import METHODS
 from jola.runs.adapter_source import local_adapter
-from jola.system.files import disk_errors
+from jola.system.files import disk_errors, read_json
 from jola.system.safe_zip import MAX_RATIO
 
 if TYPE_CHECKING:
@@ -81,19 +82,12 @@ def export_adapter(
         source, read = source_of(folder, mask, strength), read_adapter(folder)
         method, (tensors, kept, total) = read.method, _tensors(read.tensors, source)
         before = size_of(folder)
-        configs = {
-            name: json.loads((folder / name).read_text(encoding="utf-8"))
-            for name in CONFIG_NAMES
-            if (folder / name).is_file()
-        }
+        configs = {name: _config(folder / name) for name in CONFIG_NAMES if (folder / name).is_file()}
         own = folder / "README.md"
         changed = mask is not None or strength != 1.0
         card = own.read_text(encoding="utf-8", errors="replace") if own.is_file() and not (changed or facts) else None
     edits = list(source.interventions)
     method.load(edits, tensors)
-    for config in configs.values():
-        config["base_model_name_or_path"] = portable_name(config["base_model_name_or_path"])
-        config.pop("compact", None)
     if compact and method.own_config:
         tensors, configs[CONFIG_NAME]["compact"] = compacted(edits, tensors), True
     if changed:
@@ -110,6 +104,15 @@ def export_adapter(
         PICTURE_NAME: heads_picture(edits),
     }
     return AdapterReport(str(output), _written(files, output), before, kept, total, method.name)
+
+
+def _config(path: Path) -> dict[str, Any]:
+    """Read one of `CONFIG_NAMES`, for a whole file and without local folders in the name of the base model."""
+    config = read_json(path)
+    if config is None or not isinstance(config.get("base_model_name_or_path"), str):
+        raise InputError(f"{path} is not the configuration of an adapter; it is damaged, so save the adapter again.")
+    config.pop("compact", None)
+    return config | {"base_model_name_or_path": portable_name(config["base_model_name_or_path"])}
 
 
 def _written(files: Mapping[str, bytes], output: Path) -> int:

@@ -20,6 +20,8 @@ def new_folder(folder: Path | str) -> Iterator[Path]:
         InputError: The folder already exists, or it cannot be written.
     """
     folder = Path(folder)
+    if not folder.name:
+        raise InputError(f"{folder} has no name of its own; give the name of a new folder.")
     taken = InputError(f"{folder} already exists; choose another name, or remove it first.")
     if os.path.lexists(folder) and not _is_empty(folder):
         raise taken

@@ -63,6 +63,8 @@ class GGUFReport:
     """The file, read by transformers with a configuration that includes its biases, against the edited model."""
     without_biases: Deviation
     """The file, read by transformers with the default configuration, against the edited model."""
+    switches: tuple[str, ...]
+    """Fields of the configuration that must be true for transformers to read the biases."""
     seconds: float
 
     def describe(self) -> str:
@@ -77,7 +79,8 @@ class GGUFReport:
         if self.biases:
             lines.append(
                 f"note             by default transformers ignores the biases of GGUF files and loses "
-                f"{percent(self.without_biases.lost)} of the effect; pass a config with attention_bias=True"
+                f"{percent(self.without_biases.lost)} of the effect; pass a config with "
+                + " and ".join(f"{name}=True" for name in self.switches)
             )
         return "\n".join(lines)
 
@@ -140,6 +143,7 @@ def export_gguf(
         effect=exactness.largest_difference(edited, base),
         exact=exact,
         without_biases=plain,
+        switches=tuple(name for name, on in switches.items() if on),
         seconds=time.monotonic() - began,
     )
 

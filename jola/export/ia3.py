@@ -21,7 +21,7 @@ from jola.export.folders import new_folder, size_of
 from jola.export.projections import LLAMA_LIKE_MLP, MLP_PROJECTIONS
 from jola.export.source import refuse_export, source_of
 from jola.methods import Method
-from jola.model.architectures import ARCHITECTURES
+from jola.model.architectures import architecture_named
 from jola.system.files import disk_errors
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def export_ia3(
     source = source_of(what, mask, strength)
     edits = source.affines()
     kind = source.geometry.architecture
-    paths = {Site.HEADS: ARCHITECTURES[kind].heads, Site.MLP: MLP_PROJECTIONS.get(kind, LLAMA_LIKE_MLP)}
+    architecture = architecture_named(kind)
+    paths = {Site.HEADS: architecture.heads, Site.MLP: MLP_PROJECTIONS.get(kind, LLAMA_LIKE_MLP)}
     scaled = {place: affine for place, affine in edits.items() if affine.scales}
     if not scaled:
         raise InputError(f"No scale of these edits is open, and IA3 cannot represent anything else; {_LOSES}.")
@@ -72,7 +73,7 @@ def export_ia3(
     tensors = {}
     for site in sites:
         for layer in range(source.geometry.num_layers):  # peft matches modules by suffix: in all layers or in none
-            path = f"base_model.model.{ARCHITECTURES[kind].layers}.{layer}.{paths[site]}.ia3_l"
+            path = f"base_model.model.{architecture.layers}.{layer}.{paths[site]}.ia3_l"
             tensors[path] = _vector(scaled.get((site, layer)), source.geometry.units(site), site)
     config = {
         "peft_type": "IA3",
@@ -103,12 +104,12 @@ def _vector(affine: Affine | None, shape: tuple[int, int], site: Site) -> torch.
 
 def _card(base: str, edits: dict[Place, Affine], method: Method) -> str:
     left_out = sum(affine.offsets for affine in edits.values())
+    offsets = f" The edits also have offsets at {left_out} sites of layers, which are not included." if left_out else ""
     tags = "\n".join(f"- {tag}" for tag in method.tags)
     return (
         f"---\nlibrary_name: peft\ntags:\n{tags}\n---\n\n"
         f"# Scales of {method.title} edits for {base}\n\n"
-        f"The scales of learned edits ({method.full_name}) as an IA3 adapter. The edits also have offsets at "
-        f"{left_out} sites of layers, which are not included.\n\n"
+        f"The scales of learned edits ({method.full_name}) as an IA3 adapter.{offsets}\n\n"
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
         'base = AutoModelForCausalLM.from_pretrained("path/to/the/base/model")\n'
         'model = PeftModel.from_pretrained(base, "path/to/this/folder")\n```\n'

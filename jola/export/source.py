@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jola.adapters.directory import method_of, read_adapter, read_edits
+from jola.adapters.directory import method_of, read_adapter
 from jola.edits.intervention import EditMask, Intervention
 from jola.edits.sites import Geometry
 from jola.errors import InputError
@@ -68,7 +68,8 @@ def source_of(what: "EditedModel | Path | str", mask: "Masks" = None, strength: 
         raise InputError(f"The strength is {strength}; it must be a finite number.")
     if isinstance(what, str | Path):
         with local_adapter(what) as folder:
-            adapter, edits = read_adapter(folder), tuple(read_edits(folder))
+            adapter = read_adapter(folder)
+        edits = tuple(adapter.rebuild())
         masks = _masks(mask, edits)
         return Source(edits, masks, strength, adapter.geometry, adapter.base_model, adapter.revision, adapter.method)
     return Source(what.in_use, tuple(what.masks(mask)), strength, what.geometry, what.name, what.revision, what.method)

@@ -17,7 +17,7 @@ from jola.export.foldable import Foldable
 from jola.export.folders import new_folder, quiet_transformers, size_of
 from jola.export.rebuild import rebuild
 from jola.export.source import Source, refuse_export, source_of
-from jola.model.architectures import ARCHITECTURES
+from jola.model.architectures import architecture_named
 from jola.system.files import disk_errors
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def export_standalone(
     edits = source.affines()
     if not edits:
         raise InputError("No edit is open; there is nothing to export.")
+    if others := [site for site, _ in edits if site not in (Site.HEADS, Site.MLP)]:
+        raise InputError(f"The Python script edits heads and MLPs, not '{others[0]}'; export the adapter, or merge it.")
     if include_model is None:
         include_model = source.base_model in ASSETS
     if include_model and isinstance(what, str | Path):
@@ -93,7 +95,7 @@ def export_standalone(
 
 
 def _script(source: Source, include_model: bool) -> str:
-    architecture = ARCHITECTURES[source.geometry.architecture]
+    architecture = architecture_named(source.geometry.architecture)
     places = {
         site: f"{architecture.layers}.{{}}.{path}"
         for site, path in ((Site.HEADS, architecture.heads), (Site.MLP, architecture.mlp))

@@ -96,7 +96,8 @@ class WeightMethod(Method):
     def foreign_config(self, settings: Any, interventions: "Sequence[Intervention]", base: str) -> dict[str, Any]:
         """The ``adapter_config.json`` for peft."""
         edits = [i for i in interventions if isinstance(i, self.edits_class())]
-        names = sorted({path.rpartition(".")[2] for i in edits for path in i.path_of.values()})
+        found = {path.rpartition(".")[2] for i in edits for path in i.path_of.values()}
+        names = self.targets(settings) or sorted(found)
         config = self.peft_config(dataclasses.replace(settings, target_modules=",".join(names)))
         config.base_model_name_or_path, config.inference_mode = base, True
         return {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}

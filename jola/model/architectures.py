@@ -51,7 +51,11 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 def architecture_of(model: "PreTrainedModel") -> Architecture:
     """The row of `ARCHITECTURES` for a model; `InputError` if its architecture has no row."""
-    kind = model.config.model_type
+    return architecture_named(model.config.model_type)
+
+
+def architecture_named(kind: str) -> Architecture:
+    """The row of `ARCHITECTURES` for a ``model_type``; `InputError` if there is none."""
     if kind not in ARCHITECTURES:
         raise InputError(
             f"Models of architecture {kind!r} are not supported; supported architectures are "

@@ -1,6 +1,7 @@
 """Exports of every method: supported forms compute what the edited model does, and others are refused."""
 
 import importlib.util
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +30,7 @@ from jola.export import (
 )
 from jola.jola_model import JoLAModel
 from jola.methods.bitfit import BitFitConfig
+from jola.methods.lora import LoRAConfig
 from jola.runs.archive import export_archive, import_archive
 from jola.runs.run import Run
 from jola.runs.store import RunStore
@@ -185,6 +187,28 @@ def test_a_shared_adapter_is_the_edited_model(case: Case, name: str, tmp_path: P
     assert apart(read(tmp_path / f"masked-{name}"), model(IDS, mask=mask, strength=0.5).logits) < 1e-4
     text = "".join(p.read_text() for p in tmp_path.glob("out/*.json"))
     assert str(tmp_path) not in text
+
+
+@pytest.mark.parametrize("content", ["[", "[]", "{}"])
+def test_a_damaged_configuration_for_peft_is_refused(content: str, tmp_path: Path) -> None:
+    adapter = JoLAModel(make_model("llama"), make_tokenizer(), LoRAConfig()).save_pretrained(tmp_path / "a")
+    (adapter / "adapter_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"adapter_config\.json is not the configuration of an adapter"):
+        export_adapter(adapter, tmp_path / "out")
+
+
+def test_peft_adapts_the_same_modules(tmp_path: Path) -> None:
+    """`c_proj` alone would also name the last projection of the MLP."""
+    from peft import PeftModel
+
+    settings = LoRAConfig(target_modules="attn.c_proj")
+    JoLAModel(make_model("gpt2"), make_tokenizer(), settings).save_pretrained(tmp_path / "a")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        loaded = PeftModel.from_pretrained(make_model("gpt2"), str(tmp_path / "a"))
+    assert not [w for w in caught if "missing adapter keys" in str(w.message)]
+    adapted = {name.partition(".lora_A")[0] for name, _ in loaded.named_parameters() if ".lora_A" in name}
+    assert {name.partition(".h.")[2] for name in adapted} == {f"{layer}.attn.c_proj" for layer in range(3)}
 
 
 @methods_with("standalone")

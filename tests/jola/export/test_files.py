@@ -15,9 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from jola.config import EditConfig
 from jola.data.catalogue import DEFAULT_MODEL
+from jola.edits.directions import ComputedOffsets
 from jola.edits.intervention import EditMask
 from jola.edits.masks import HeadMask
-from jola.export import export_adapter, export_edits, export_gguf, export_standalone
+from jola.export import export_adapter, export_edits, export_gguf, export_ia3, export_standalone
 from jola.export.standalone import _TEMPLATE
 from jola.jola_model import JoLAModel
 from tests.conftest import spread_edits
@@ -152,6 +153,26 @@ class TestStandalone:
         assert f"The base model {DEFAULT_MODEL} cannot be included, because it is not loaded; load it" in message
         export_standalone(adapter, tmp_path / "a", include_model=False)
 
+    def test_refuses_edits_after_blocks(self, tokenizer: Any, tmp_path: Path) -> None:
+        model, offsets = edited("llama", tokenizer), ComputedOffsets(3, 32, [1])
+        offsets.fill(torch.ones(3, 32))
+        with model.using([offsets]):
+            message = refusal(lambda: export_standalone(model, tmp_path / "a"))
+        assert message.startswith("The Python script edits heads and MLPs, not 'block'")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("export", [export_standalone, export_ia3])
+    def test_an_adapter_of_an_unknown_architecture_is_refused(
+        self, tokenizer: Any, tmp_path: Path, export: Any
+    ) -> None:
+        adapter = edited("llama", tokenizer).save_pretrained(tmp_path / "adapter")
+        config = json.loads((adapter / "adapter_config.json").read_text())
+        config["geometry"]["architecture"] = "another"
+        (adapter / "adapter_config.json").write_text(json.dumps(config))
+        message = refusal(lambda: export(adapter, tmp_path / "a"))
+        assert message.startswith("Models of architecture 'another' are not supported")
+        assert [p.name for p in tmp_path.iterdir()] == ["adapter"]
+
 
 class TestGGUF:
     @pytest.mark.parametrize(
@@ -188,6 +209,16 @@ class TestGGUF:
         assert words["tokenizer.chat_template"] == tokenizer.chat_template
         kinds = words["tokenizer.ggml.token_type"]
         assert kinds[:3] == [gguf.TokenType.CONTROL] * 3 and kinds[3] == gguf.TokenType.NORMAL
+
+    @pytest.mark.parametrize(
+        ("sites", "needs"),
+        [("heads", "attention_bias=True"), ("mlp", "mlp_bias=True"), ("both", "attention_bias=True and mlp_bias=True")],
+    )
+    def test_names_the_fields_that_its_biases_need(
+        self, tokenizer: Any, tmp_path: Path, sites: Any, needs: str
+    ) -> None:
+        report = export_gguf(edited("llama", tokenizer, EditConfig(sites=sites)), tmp_path / "a.gguf", "float32", SHORT)
+        assert report.describe().endswith(f"pass a config with {needs}")
 
     def test_scales_alone_need_no_biases(self, tokenizer: Any, tmp_path: Path) -> None:
         model = edited("llama", tokenizer, EditConfig(operation="scale"))

@@ -335,8 +335,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"shape \(4, 3\); it must be \(3, 4\) for the edits at heads"):
             merge(model, EditMask(torch.ones(4, 3), torch.ones(4, 3)))
 
-    def test_folders_that_are_taken(self, tokenizer: Any, tmp_path: Path) -> None:
+    def test_folders_that_are_taken(self, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         model = edited("llama", tokenizer)
+        monkeypatch.chdir(tmp_path)
+        assert "give the name of a new folder" in refusal(lambda: export_merged(model, ".", prompts=SHORT))
         (tmp_path / "full").mkdir()
         (tmp_path / "full" / "a").touch()
         for folder in (tmp_path / "full", tmp_path / "full" / "a"):

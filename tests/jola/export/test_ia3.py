@@ -125,3 +125,8 @@ class TestIA3:
         model = edited("llama", tokenizer, EditConfig(operation="offset"))
         assert "No scale of these edits is open" in refusal(lambda: export_ia3(model, tmp_path / "a"))
         assert not list(tmp_path.iterdir())
+
+    def test_the_card_speaks_of_offsets_only_if_some_are_left_out(self, tokenizer: Any, tmp_path: Path) -> None:
+        for operation, left_out in (("both", True), ("scale", False)):
+            export_ia3(edited("llama", tokenizer, EditConfig(operation=operation)), tmp_path / operation)
+            assert ("offsets" in (tmp_path / operation / "README.md").read_text()) is left_out
