@@ -55,10 +55,14 @@ class _MovedModules(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self) if _home(fullname) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return import_module(_home(spec.name) or spec.name)
+        module = import_module(_home(spec.name) or spec.name)
+        spec.loader_state = module.__spec__
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: the module was executed under its current name."""
+        """Restore the specification; the module was executed under its current name."""
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 def _home(name: str) -> str | None:

@@ -129,7 +129,9 @@ def test_a_comparison_gives_the_same_table() -> None:
 
 @pytest.mark.parametrize(("old", "new"), MOVED.items())
 def test_an_earlier_import_path_is_the_module_itself(old: str, new: str) -> None:
-    assert import_module(old) is import_module(new)
+    module = import_module(old)
+    assert module is import_module(new)
+    assert module.__spec__ is not None and module.__spec__.name == module.__name__ == new
 
 
 @pytest.mark.parametrize("name", EXPECTED["names"])
