@@ -223,6 +223,8 @@ def test_the_script_computes_the_edits(case: Case, tmp_path: Path) -> None:
     plain = make_model("llama")
     script.attach(plain)
     assert apart(plain(IDS).logits, model(IDS).logits) < 1e-5
+    # Layers may be on several devices, and may be moved later.
+    assert plain.to("meta")(IDS.to("meta")).logits.is_meta
 
 
 @every_method
