@@ -7,6 +7,7 @@ their estimator. Loading raises an error that names what does not match.
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -188,7 +189,7 @@ def read_adapter(folder: Path | str) -> Adapter:
         if not isinstance(quantization, str):
             raise ValueError(f"base_quantization is {short(quantization)}; it must be text")
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise InputError(f"{folder / CONFIG_NAME} is not a complete JoLA configuration ({error}).") from error
+        raise InputError(f"{_config_path(folder)} is not a complete JoLA configuration ({error}).") from error
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise InputError(f"{folder} is not a complete adapter directory: it has no {WEIGHTS_NAME}.")
@@ -294,23 +295,28 @@ def _expected_shapes(
     if size is not None and max(units, width) > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
     if units > UNITS_LIMIT or geometry.num_layers * width > NUMBERS_LIMIT:
-        raise InputError(f"{folder / CONFIG_NAME} describes {units:,} units, more than any model has.")
+        raise InputError(f"{_config_path(folder)} describes {units:,} units, more than any model has.")
     try:
         shapes = method.shapes(edits, geometry)
     except InputError as error:
         raise InputError(
-            f"{folder / CONFIG_NAME} describes edits that are impossible for its model ({error})."
+            f"{_config_path(folder)} describes edits that are impossible for its model ({error})."
         ) from error
     if size is not None and shapes is not None and sum(map(math.prod, shapes.values())) > size:
         raise InputError(f"{folder / WEIGHTS_NAME} is smaller than its configuration says; the adapter is incomplete.")
     return shapes
 
 
+def _config_path(folder: Path) -> Path:
+    """The file with the configuration; there may be none."""
+    # os.path returns False for strings that cannot be paths, where pathlib raises.
+    description = folder / DESCRIPTION_NAME
+    return description if os.path.isfile(description) else folder / CONFIG_NAME
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION_NAME
-    if not path.is_file():
-        path = folder / CONFIG_NAME
-    if not path.is_file():
+    path = _config_path(folder)
+    if not os.path.isfile(path):
         raise InputError(f"{folder} is not an adapter directory: it has no {CONFIG_NAME}.")
     if path.stat().st_size > CONFIG_LIMIT:
         raise InputError(f"{path} is larger than {CONFIG_LIMIT >> 20} MB, the limit for an adapter configuration.")

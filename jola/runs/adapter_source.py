@@ -1,5 +1,6 @@
 """Open an adapter from a directory or a zip file of an adapter or of a run, or from a repository on the Hub."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,12 +27,13 @@ def local_adapter(source: Path | str, revision: str | None = None, *, api: HfApi
         InputError: The source does not exist, cannot be fetched, or is a zip file that is damaged, unsafe or of another
             kind (see `jola.runs.archive`).
     """
-    path = Path(source)
-    if path.is_file():
+    # os.path returns False for strings that cannot be paths, where pathlib raises.
+    path = Path(os.path.expanduser(source))
+    if os.path.isfile(path):
         with tempfile.TemporaryDirectory(prefix="jola-adapter-") as folder:
             yield import_archive(path, RunStore(Path(folder))).adapter_dir
-    elif not path.exists() and isinstance(source, str) and HUB_NAME.fullmatch(source):
+    elif not os.path.exists(path) and isinstance(source, str) and HUB_NAME.fullmatch(source):
         yield fetch(source, revision, api=api)
     else:
         of_run = path / "adapter"
-        yield of_run if (of_run / CONFIG_NAME).is_file() and not (path / CONFIG_NAME).is_file() else path
+        yield of_run if os.path.isfile(of_run / CONFIG_NAME) and not os.path.isfile(path / CONFIG_NAME) else path

@@ -132,6 +132,11 @@ class TestRoundTrip:
         loaded = JoLAModel.from_adapter(tmp_path / "run", dtype="float32")
         assert torch.equal(loaded.edits.offset, model.edits.offset)
 
+    def test_from_the_home_folder(self, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        on(tiny_folder).save_pretrained(tmp_path / "a")
+        assert JoLAModel.from_adapter("~/a").name == str(tiny_folder)
+
     def test_on_a_base_model_in_another_precision(self, tiny_folder: Path, tmp_path: Path) -> None:
         folder = on(tiny_folder).save_pretrained(tmp_path / "a")
         for dtype in ("bfloat16", "float16"):
@@ -417,6 +422,16 @@ class TestDamage:
         assert str(adapter) in message
         with pytest.raises(InputError, match=says):
             JoLAModel.from_adapter(adapter)
+
+    def test_of_a_description_beside_a_configuration_of_peft(self, tiny: Make, tmp_path: Path) -> None:
+        adapter = tiny("llama", LoRAConfig()).save_pretrained(tmp_path / "adapter")
+        content = json.loads((adapter / "jola_adapter.json").read_text())
+        (adapter / "jola_adapter.json").write_text(json.dumps(content | {"geometry": None}))
+        message = refusal(lambda: read_adapter(adapter))
+        assert message.startswith(f"{adapter / 'jola_adapter.json'} is not a complete JoLA configuration")
+
+    def test_a_name_that_is_too_long_for_a_path(self) -> None:
+        assert "is not an adapter directory" in refusal(lambda: JoLAModel.from_adapter("a" * 5000))
 
     def test_a_model_folder_is_no_adapter(self, tiny_folder: Path) -> None:
         assert "is not an adapter directory" in refusal(lambda: JoLAModel.from_adapter(tiny_folder))
