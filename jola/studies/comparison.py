@@ -159,7 +159,9 @@ class _Worker:
         self.phase("testing the model without edits", len(task.test))
         template = Template(self.model.tokenizer, self.config.data.template)
         with self.model.disable_edits():
-            right = right_answers(self.model, task, template, lambda done, total: self.advance(done))
+            right = right_answers(
+                self.model, task, template, lambda done, total: self.advance(done), beams=self.config.data.beams
+            )
         self.comparison.write_cell(Cell("base", "base", "", 0, None, right, Cost(), Cost()))
 
     def _keep_gates(self, outcome: Outcome, task: Task, seed: int, folder: Path) -> None:
@@ -189,7 +191,9 @@ class _Worker:
         """Return the heads of each half for a selector: as many of its best as JoLA leaves open, or JoLA's own."""
         opened = self._open_halves(seed)
         if not any(map(len, opened.values())):
-            return {half: scores.top(int(half == "offset")) for half in opened}  # edits need one unit
+            # Edits need one unit of a half that is trained.
+            first = "scale" if self.config.edits.operation == "scale" else "offset"
+            return {half: scores.top(int(half == first)) for half in opened}
         return opened if method == "jola" else {half: scores.top(len(heads)) for half, heads in opened.items()}
 
     def _scores(self, method: str, k: str, number: int, task: Task, seed: int) -> HeadScores:

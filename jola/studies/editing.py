@@ -303,7 +303,8 @@ def _train_and_test(
     shutil.rmtree(checkpoints, ignore_errors=True)
     _settle(model.edits)
     progress.phase("evaluate", len(task.test))
-    right = right_answers(model, task, template, lambda done, total: progress.advance(done))
+    beams = config.data.beams
+    right = right_answers(model, task, template, lambda done, total: progress.advance(done), beams=beams)
     model.save_pretrained(folder / "adapter")
     values = model.edits.gate_values()
     return Outcome(
@@ -315,8 +316,8 @@ def _train_and_test(
 
 
 def right_answers(
-    model: JoLAModel, task: Task, template: Template, progress: Callable[[int, int], None]
+    model: JoLAModel, task: Task, template: Template, progress: Callable[[int, int], None], *, beams: int = 1
 ) -> tuple[bool, ...]:
     """Return whether the model answers each test example right, by the task's metric, which must be a share."""
-    answers = exact_match(model, task.test, template, max_new_tokens=task.max_new_tokens, progress=progress).answers
-    return tuple(value == 1 for value in METRICS[task.metrics[0]].values(answers, task.test, task.labels))
+    tested = exact_match(model, task.test, template, max_new_tokens=task.max_new_tokens, beams=beams, progress=progress)
+    return tuple(value == 1 for value in METRICS[task.metrics[0]].values(tested.answers, task.test, task.labels))

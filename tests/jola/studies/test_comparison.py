@@ -214,6 +214,21 @@ def test_results_of_other_examples_are_not_mixed(
         compare(config, SelectorGrid(("random",), (), ("2", "3"), (1,)), tmp_path / "c", model=model)
 
 
+def test_every_cell_is_tested_with_the_beams_of_the_settings(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.data.beams, config.training.epochs = 3, 1
+    beams: list[int] = []
+
+    def answer(*given: Any, **named: Any) -> Any:
+        beams.append(named["beams"])
+        return exact_match(*given, **named)
+
+    monkeypatch.setattr(editing, "exact_match", answer)
+    compare(config, SelectorGrid(("random",), ("dsp",), ("2",), (1,)), tmp_path / "c", model=model)
+    assert beams == [3] * 4, "base, JoLA, select-then-edit and gate swap"
+
+
 def test_jola_that_closes_every_head_is_a_result(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
     closed = dataclasses.replace(config.edits, gate_start=-5.0)
     training = dataclasses.replace(config.training, epochs=1, gate_learning_rate=1e-6)
@@ -223,6 +238,17 @@ def test_jola_that_closes_every_head_is_a_result(config: RunConfig, model: JoLAM
     assert jola is not None and jola.heads == HeadSet(3, 4, []) == Cell.from_dict(jola.to_dict()).heads
     assert random is not None and random.heads is not None and len(random.heads) == 1
     assert {row.method: row.heads for row in comparison.rows()}["jola"] == 0
+
+
+def test_scales_are_edited_where_jola_closes_all_of_them(
+    config: RunConfig, model: JoLAModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves have at least one head of the half that is trained."""
+    config.edits.operation = "scale"
+    config.training.l0_weight, config.training.gate_learning_rate = 100.0, 5.0
+    comparison = compare(config, SelectorGrid(("random",), (), ("halves",), (1,)), tmp_path / "c", model=model)
+    found = {cell.protocol: cell.open for cell in comparison.cells() if cell.protocol != "base"}
+    assert found == {"jola": {"offset": 0, "scale": 0}, "edit": {"offset": 0, "scale": 1}}
 
 
 def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
