@@ -11,8 +11,9 @@ columns                       meaning
 ============================  ==========================================================================
 
 Two more columns are optional: ``references``, a string or a list of strings, and ``options``, a list of strings that
-includes the answer. All other columns are ignored, and so is a column ``options`` with other content. Surrounding white
-space of an answer is removed: it is usually left over from another template, and chat templates remove it too.
+includes the answer. All other columns are ignored, and so are empty references and a column ``options`` with other
+content. Surrounding white space of an answer is removed: it is usually left over from another template, and chat
+templates remove it too.
 """
 
 import csv
@@ -181,10 +182,11 @@ def _messages(value: list[Any], name: str, where: str) -> tuple[Message, ...]:
 
 
 def _references(value: Any, where: str) -> tuple[str, ...]:
-    if value is None or value == "":
+    if value is None:
         return ()
     texts = value if isinstance(value, list) else [value]
-    return tuple(_text(text, "references", where) for text in texts)
+    # An empty one pads the columns of a table; as a right answer, it would reward saying nothing.
+    return tuple(text for each in texts if (text := _text(each, "references", where)).strip())
 
 
 def _options(row: Mapping[Any, Any], completion: str) -> tuple[str, ...]:

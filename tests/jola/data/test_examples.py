@@ -39,6 +39,7 @@ DIALOGUE = Example(
     "yes",
 )
 
+GIVEN = ((Message("user", "a"),), "b")
 GOOD = {"prompt": "a", "completion": "b"}
 
 # Not fixtures, because hypothesis requires them to be the same for every example.
@@ -67,6 +68,8 @@ class TestReading:
                 {"instruction": "a", "answer": "b", "references": ["b", "c"], "id": 7},
                 Example((Message("user", "a"),), "b", ("b", "c")),
             ),
+            ({"prompt": "a", "completion": "b", "references": ["", " ", "c"]}, Example(*GIVEN, ("c",))),
+            ({"prompt": "a", "completion": "b", "references": " "}, Example(*GIVEN)),
             (
                 {
                     "messages": [
