@@ -1,8 +1,8 @@
 r"""RePE: directions that are computed, not trained, and added to the residual stream (Zou et al., 2023).
 
 Each training example is read twice: with its right answer, and with a wrong one, which is another option or, without
-options, the answer of another example. Let r and w be the residual stream after layer l at the last token of the right
-and the wrong answer. The direction of layer l is
+options, the answer of another example that is not one of its references. Let r and w be the residual stream after layer
+l at the last token of the right and the wrong answer. The direction of layer l is
 
     v_l = first principal component of the differences r − w, in both orders, with ‖v_l‖ = 1 and mean (r − w)·v_l ≥ 0,
 
@@ -159,18 +159,20 @@ class RePE(ActivationMethod):
 def wrong_answers(examples: "Sequence[Example]", labels: Sequence[str] | None, random: Random) -> list[str]:
     """Draw a wrong answer for each example from its options, the labels, or the answers of other examples.
 
+    The references of an example are right answers as well.
+
     Raises:
-        InputError: An example has no other answer.
+        InputError: An example has no wrong answer.
     """
     everything = list(dict.fromkeys(example.completion for example in examples))
     wrong = []
     for example in examples:
         options = [*dict.fromkeys(example.options or labels or everything)]
-        others = [option for option in options if option != example.completion]
+        others = [option for option in options if option not in (example.completion, *example.references)]
         if not others:
             raise InputError(
-                "RePE compares right answers with wrong ones, but all answers of this task are the same; choose a task "
-                "with at least two answers."
+                "RePE compares right answers with wrong ones, but all answers of this task are the same, or right for "
+                "one of its examples; choose a task with at least two answers."
             )
         wrong.append(random.choice(others))
     return wrong

@@ -63,8 +63,11 @@ def test_wrong_answers_are_other_options_labels_or_answers() -> None:
     assert set(wrong_answers([example("a")] * 20, ["a", "b", "c"], random)) == {"b", "c"}
     texts = [example("one"), example("two"), example("two")]
     assert wrong_answers(texts, None, random) == ["two", "one", "one"]
-    with pytest.raises(InputError, match="all answers of this task are the same"):
-        wrong_answers([example("a")] * 3, None, random)
+    either = Example((Message("user", "?"),), "one", references=("two",))
+    assert set(wrong_answers([either, example("two"), example("three")] * 9, None, random)[::3]) == {"three"}
+    for alike in ([example("a")] * 3, [either, example("two")]):
+        with pytest.raises(InputError, match="all answers of this task are the same, or right for one of its"):
+            wrong_answers(alike, None, random)
 
 
 @pytest.mark.parametrize(
