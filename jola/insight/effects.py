@@ -315,7 +315,7 @@ def _measure(
     base = scorer.logits({})
     watch.check()
     if any(i.site is Site.WEIGHTS for i in model.in_use):
-        return _measure_one_by_one(model, scorer, edits, masks, strength, watch, base)
+        return _measure_one_by_one(model, scorer, edits, masks, strength, watch, base, rounding)
     plan, places = model.plan(masks, strength, 1, scorer.prompt), sorted({e.layer for e in edits})
     # Timed after the base pass, so that the one-time cost of a first pass is excluded.
     started = time.perf_counter()
@@ -353,15 +353,19 @@ def _measure_one_by_one(
     strength: float,
     watch: _Watch,
     base: Tensor,
+    rounding: bool,
 ) -> _One:
     """Run one pass for each edit, because all rows of a batch share the weights."""
+    first = [edits[0].layer] if edits else []
+    without, passes, noise = [], 2 + len(edits), 0.0
     started = time.perf_counter()
     with model.editing(masks, strength, prompt=scorer.prompt) as plan:
-        logits = scorer.logits(plan)
-    scorer.refer_to(logits)
-    edited = float(scorer.values(logits))
-    pass_seconds = time.perf_counter() - started
-    without = []
+        record = model.traced.record(scorer.inputs, plan, Wanted(entering=first), rows=scorer.rows(1))
+        scorer.refer_to(record.logits)
+        edited = float(scorer.values(record.logits))
+        pass_seconds = time.perf_counter() - started
+        if rounding and edits and model.base.dtype is not torch.float32:
+            noise, passes = _rounding(scorer, plan, first[0], record.entering[first[0]]), passes + 1
     for edit in edits:
         watch.check()
         alone = [
@@ -372,7 +376,7 @@ def _measure_one_by_one(
             without.append(scorer.values(scorer.logits(plan)))
         watch.add(1, len(edits))
     effects = _effects(scorer, edited, without)
-    return _One(effects, float(scorer.values(base)), edited, 0.0, 2 + len(edits), pass_seconds)
+    return _One(effects, float(scorer.values(base)), edited, noise, passes, pass_seconds)
 
 
 def _rounding(scorer: Scorer, plan: Plan, layer: int, hidden: Tensor) -> float:

@@ -16,6 +16,7 @@ from jola.edits.intervention import EditMask
 from jola.errors import InputError
 from jola.insight import EditRef, effects
 from jola.jola_model import JoLAModel
+from jola.methods.lora import LoRAConfig
 from tests.conftest import spread_edits
 from tests.jola.insight.by_hand import ANSWER, IDS, Make, all_open, answer_tokens, parts_of, score
 from tests.jola.model.passes import close_all_gates, every_architecture, random_masks
@@ -163,6 +164,23 @@ class TestEditEffects:
         found, right = (insight.edit_effects(m, IDS, ANSWER) for m in (coarse, exact))
         error = float(np.sqrt(((found.effect - right.effect) ** 2).mean()))
         assert found.rounding > 0 and error / 8 < found.rounding < 8 * error
+
+    def test_rounding_is_told_for_changed_weights_too(self, tokenizer: Any) -> None:
+        exact, coarse = (
+            JoLAModel(make_model("llama").to(dtype), tokenizer, LoRAConfig(rank=2, target_modules="v_proj"))
+            for dtype in (torch.float32, torch.bfloat16)
+        )
+        generator = torch.Generator().manual_seed(0)
+        values = {name: torch.randn(p.shape, generator=generator) * 0.1 for name, p in exact.named_parameters()}
+        for model in (exact, coarse):
+            for own, value in zip(model.parameters(), values.values(), strict=True):
+                own.data.copy_(value)
+            model.eval()
+        found, right = (insight.edit_effects(m, IDS, ANSWER) for m in (coarse, exact))
+        error = float(np.sqrt(((found.effect - right.effect) ** 2).mean()))
+        assert len(right.edits) == 3 and right.rounding == 0
+        assert found.rounding > 0 and error / 8 < found.rounding < 8 * error
+        assert (right.passes, found.passes) == (5, 6)
 
     def test_the_answer_and_the_prompt_of_an_example(self, tiny: Make) -> None:
         model = tiny("llama")
