@@ -99,7 +99,7 @@ def _sizes(parts: Any) -> dict[str, list[Any]]:
 
 def _texts(examples: "Sequence[Example]", model: str | None, template: PromptFormat) -> list[tuple[str, str]]:
     """Return prompt and answer of each example as the model sees them in training."""
-    from jola.data.examples import PLAIN_PROMPT, Template
+    from jola.data.examples import Template, plain_prompt
     from jola.model.loading import load_tokenizer
 
     if model is not None:
@@ -107,9 +107,7 @@ def _texts(examples: "Sequence[Example]", model: str | None, template: PromptFor
         return [made.render(example) for example in examples]
     if template == "chat":
         raise InputError("The chat template depends on the model; name one with --model.")
-    return [
-        (PLAIN_PROMPT.replace("{instruction}", example.prompt[-1].content), example.completion) for example in examples
-    ]
+    return [(plain_prompt(example.prompt), example.completion) for example in examples]
 
 
 def _facts(info: "TaskInfo") -> dict[str, Any]:

@@ -28,6 +28,7 @@ __all__ = [
     "describe_tokens",
     "encode_examples",
     "parse_rows",
+    "plain_prompt",
     "read_examples",
 ]
 
@@ -131,7 +132,7 @@ class Template:
     def _render_prompt(self, prompt: Sequence[Message]) -> str:
         if self.kind == "chat":
             return self._apply_chat_template(prompt, add_generation_prompt=True) + self._prompt_suffix
-        return PLAIN_PROMPT.replace("{instruction}", _plain_instruction(prompt))
+        return plain_prompt(prompt)
 
     def _apply_chat_template(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
         turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -269,15 +270,18 @@ def _decode(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return text
 
 
-def _plain_instruction(prompt: Sequence[Message]) -> str:
-    """Return the conversation as one instruction: the system text, then the turns, with roles if there are several."""
+def plain_prompt(prompt: Sequence[Message]) -> str:
+    """Return a prompt in the plain format.
+
+    Its instruction is the system text, then the turns, with roles if there are several.
+    """
     parts = [message.content for message in prompt if message.role == "system"]
     turns = [message for message in prompt if message.role != "system"]
     if len(turns) == 1:
         parts.append(turns[0].content)
     else:
         parts.extend(f"{turn.role}: {turn.content}" for turn in turns)
-    return "\n".join(parts)
+    return PLAIN_PROMPT.replace("{instruction}", "\n".join(parts))
 
 
 def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:

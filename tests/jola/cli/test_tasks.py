@@ -1,5 +1,6 @@
 """``jola tasks``: the list, examples as a model sees them, and fetching."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from jola.data.records import Example, Message
 from jola.data.tasks import REGISTRY
 from jola.data.tasks.info import Parts
 from tests.jola.cli.commands import Result, assert_refused
+
+PLAIN = ["--template", "plain"]
 
 
 @pytest.fixture
@@ -53,6 +56,17 @@ def test_examples_as_the_model_sees_them(jola: Callable[..., Result], arc: list[
         assert shown["text"] in plain.out
     chat = jola("tasks", "show", "arc_easy", "--count", 1, "--model", place / "tiny", "--json").json["examples"][0]
     assert chat["text"].endswith("answer1<|im_end|>") and "### Instruction" not in chat["text"]
+
+
+def test_all_turns_of_a_conversation_are_shown(jola: Callable[..., Result], place: Path, tmp_path: Path) -> None:
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "Yes."), ("user", "Two?"), ("assistant", "No.")]
+    row = json.dumps({"messages": [{"role": role, "content": text} for role, text in turns]})
+    other = json.dumps({"prompt": "Three?", "completion": "No."})
+    (tmp_path / "talk.jsonl").write_text("\n".join([row, *(other.replace("Three", f"{n}") for n in range(9))]))
+    plain = jola("tasks", "show", tmp_path / "talk.jsonl", "--count", 10)
+    shown = jola("tasks", "show", tmp_path / "talk.jsonl", "--count", 10, "--model", place / "tiny", *PLAIN)
+    talk = PLAIN_PROMPT.replace("{instruction}", "Be brief.\nuser: One?\nassistant: Yes.\nuser: Two?") + "No."
+    assert talk in plain.out and f"{talk}<|im_end|>" in shown.out
 
 
 def test_what_cannot_be_shown(jola: Callable[..., Result], arc: list[Example], tmp_path: Path) -> None:
