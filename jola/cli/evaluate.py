@@ -13,6 +13,7 @@ from jola.cli.common import (
     BY_DEFAULT,
     AdapterName,
     Json,
+    Loading,
     LoadingFlags,
     PromptFormat,
     Strength,
@@ -166,8 +167,11 @@ def evaluate(
             with edited.disable_edits():
                 measure("base")
             as_tested = task is None and loading.model is None and template == own_template
-            if first and run and as_tested and _keep_base(run, answers):
-                progress.note("The answers without edits are now stored with the run.")
+            if first and run and as_tested:
+                if others := _other_computation(run, loading):
+                    progress.note(f"The answers without edits are not stored with the run, {others}.")
+                elif _keep_base(run, answers):
+                    progress.note("The answers without edits are now stored with the run.")
     if first:
         _show(result, found, json)
 
@@ -192,6 +196,20 @@ def _score_kept(run: "Run", metrics: Sequence[str], base: bool, first_reference:
     run.write_result(before | {"scores": list(scores.values())})
     result: dict[str, Any] = {"run": run.id, "adapter": str(run.adapter_dir)}
     _show(result | {name: {s.metric: _plain(s) for s in scored} for name, scored in found.items()}, found, json)
+
+
+def _other_computation(run: "Run", loading: Loading) -> str:
+    """Return why a model loaded in this way answers otherwise than the model of a run did; empty if it does not."""
+    from jola.model.loading import pick_device, pick_dtype
+
+    own = run.config().get("model", {})
+    dtype, quantize = own.get("dtype", "auto"), own.get("quantize", "none")
+    if loading.remote:
+        return "because its own answers were computed on this machine"
+    device = pick_device(loading.device)
+    if pick_dtype(loading.dtype, device) != pick_dtype(dtype, device) or loading.quantize not in (None, quantize):
+        return f"whose own answers were computed with --dtype {dtype} --quantize {quantize}"
+    return ""
 
 
 def _keep_base(run: "Run", answers: Mapping[str, Sequence["TestAnswer"]]) -> bool:

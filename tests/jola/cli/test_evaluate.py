@@ -1,6 +1,7 @@
 """``jola evaluate`` and ``jola generate``."""
 
 import io
+import json
 import re
 import shutil
 import sys
@@ -118,14 +119,31 @@ class TestEvaluate:
     ) -> None:
         own = with_own_answers(run, tmp_path)
         assert_refused(jola("evaluate", own.path, "--metrics", "exact_match", "--base"), "needs answers without edits")
-        tested = jola("evaluate", own.path, "--base", "--json")
-        assert "stored with the run" in tested.err
+        tested = jola("evaluate", own.path, "--base", "--dtype", "float32", "--json")
+        assert "now stored with the run" in tested.err
         kept = own.answers()
         assert [answer.answer for answer in kept] == [answer.answer for answer in run.answers()]
         assert all(len(answer.base_log_likelihoods or ()) == len(answer.log_likelihoods or ()) == 2 for answer in kept)
         again = jola("evaluate", own.path, "--metrics", "exact_match", "options", "--base", "--json").json
         for name in ("edited", "base"):
             assert again[name] == {metric: tested.json[name][metric] for metric in ("exact_match", "options")}
+
+    @pytest.mark.parametrize(
+        ("flags", "dtype"), [(["--dtype", "bfloat16"], "float32"), (["--dtype", "float32"], "bfloat16")]
+    )
+    def test_answers_of_another_computation_are_not_kept(
+        self, jola: Callable[..., Result], run: Run, tmp_path: Path, flags: list[str], dtype: str
+    ) -> None:
+        """Otherwise, the answers with and without edits of a run would differ by more than the edits."""
+        own = with_own_answers(run, tmp_path)
+        settings = own.raw_config()
+        settings["model"]["dtype"] = dtype
+        (own.path / "config.json").write_text(json.dumps(settings))
+        tested = jola("evaluate", own.path, "--base", *flags)
+        assert tested.code == 0 and f"own answers were computed with --dtype {dtype} --quantize none" in " ".join(
+            tested.err.split()
+        )
+        assert all(answer.base_answer is None for answer in own.answers())
 
     def test_metrics_that_cannot_be_computed(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
         own = with_own_answers(run, tmp_path)
@@ -265,7 +283,7 @@ class TestRemote:
         load = RemoteModel.from_adapter.__func__
 
         def from_adapter(cls: Any, adapter: Path, *, model: str | None) -> RemoteModel:
-            assert model == "owner/name"
+            assert model in (None, "owner/name")
             return load(cls, adapter, model=str(place / "tiny"), simulate=True)
 
         monkeypatch.setenv("NDIF_API_KEY", "a key")
@@ -283,6 +301,13 @@ class TestRemote:
         found = jola(*tested, *remote)
         assert found.json == jola(*tested, *here).json
         assert "note: Prompts and edits leave this machine" in " ".join(found.err.split())
+
+    @pytest.mark.usefixtures("simulated")
+    def test_answers_are_not_kept(self, jola: Callable[..., Result], run: Run, tmp_path: Path) -> None:
+        own = with_own_answers(run, tmp_path)
+        tested = jola("evaluate", own.path, "--base", "--remote")
+        assert tested.code == 0 and "its own answers were computed on this machine" in " ".join(tested.err.split())
+        assert all(answer.base_answer is None for answer in own.answers())
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
