@@ -158,13 +158,15 @@ def run(
             executor = stack.enter_context(RayExecutor(planned.folder, "".join(ray), workers, locks=not shard))
         if retry:
             planned.retry(names)
+        end = time.monotonic() + 60 * minutes
         complete, failed = make_cells(planned, names, executor, minutes=minutes)
+    out_of_time = time.monotonic() >= end
     state = planned.state()
     if json:
         console.print_json({"folder": str(planned.folder), **dataclasses.asdict(state)})
     else:
         console.print_text(state_text(state))
-    if not complete and minutes == float("inf"):
+    if not complete and not out_of_time:
         console.print_error(f"stopped; to continue: `jola grid run {folder}`")
         sys.exit(130)
     if failed:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jola.studies.executors import LocalExecutor
+from jola.studies.executors import INTERRUPTED, LocalExecutor
 from jola.studies.grid import Grid
 from tests.jola.cli.commands import QUICK, Result, assert_refused
 from tests.jola.studies.grids import fill
@@ -93,6 +93,15 @@ def test_run_reports_failures_and_makes_them_again_when_asked(
     state = Grid.open(planned).state()
     # Failures of other shards are left to the processes that run those shards.
     assert (state.counts["done"], state.counts["failed"]) == (1, 1)
+
+
+@pytest.mark.parametrize(("minutes", "code"), [(60, 130), (0, 0)])
+def test_a_run_with_a_time_says_when_it_was_stopped_before(
+    jola: Jola, planned: Path, monkeypatch: pytest.MonkeyPatch, minutes: int, code: int
+) -> None:
+    monkeypatch.setattr(LocalExecutor, "run", lambda self, name, slot: INTERRUPTED)
+    result = jola("grid", "run", planned, "--minutes", minutes)
+    assert result.code == code and ("stopped; to continue" in result.err) == bool(code)
 
 
 @pytest.mark.parametrize("command", [["grid", "run", "GRID"], ["compare", "--methods", "jola", "--output", "GRID"]])
