@@ -75,11 +75,18 @@ def _public_names(names: list[str]) -> dict[str, str]:
 
 
 def _plan(grid: Grid, names: dict[str, str]) -> dict[str, Any]:
-    """Return the content of ``grid.json`` with public names."""
+    """Return the content of ``grid.json`` with public names and without paths."""
     plans = [
         {**plan, **{axis: [names[name] for name in plan[axis]] for axis in ("tasks", "models")}} for plan in grid.plans
     ]
-    return {**grid.content, "plans": plans}
+    return {**_without_folders(grid.content), "plans": plans}
+
+
+def _without_folders(value: Any) -> Any:
+    """Return JSON values in which absolute paths, such as that of a device map, are reduced to their last parts."""
+    if isinstance(value, dict):
+        return {name: _without_folders(each) for name, each in value.items()}
+    return Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
 
 
 def _cells(grid: Grid, names: dict[str, str]) -> list[list[Any]]:

@@ -21,7 +21,7 @@ from jola.studies.grid import Grid
 from jola.studies.paper import paper_value
 from jola.studies.statistics import holm
 from jola.studies.tables import TABLES, Table, cells_table, pivot, score_text, seeds_text
-from tests.jola.studies.grids import fill, make_task, plan, result
+from tests.jola.studies.grids import SETTINGS, fill, make_task, plan, result
 
 SCORES = {
     "jola": (0.80, 0.84, 0.85),
@@ -255,6 +255,11 @@ def test_an_export_has_every_score_and_no_path(grid: Grid, tmp_path: Path) -> No
     with zipfile.ZipFile(file) as archive:
         content = {name: archive.read(name).decode() for name in archive.namelist()}
     assert not [name for name, text in content.items() if str(tmp_path) in text]
+    placed = {**SETTINGS, "model": {**SETTINGS["model"], "device_map": str(tmp_path / "map.json")}}
+    spread = export_grid(plan(tmp_path / "spread", ["sentiment"], ["jola"], [1], settings=placed), tmp_path / "s.zip")
+    with zipfile.ZipFile(spread) as archive:
+        settings = archive.read("grid.json").decode()
+    assert str(tmp_path) not in settings and json.loads(settings)["settings"]["model"]["device_map"] == "map.json"
     cells = list(csv.DictReader(io.StringIO(content["cells.csv"])))
     assert len(cells) == len(grid.planned) == 18
     assert [float(row["value"]) for row in cells[:3]] == [SCORES[arm][0] for arm in SCORES]
