@@ -199,15 +199,20 @@ def arm_count(text: str) -> int:
 def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:
     method, *changes = text.split(":")
     method_named(method)
-    named: list[list[tuple[str, str]]] = []
+    named: dict[str, list[str]] = {}
     for change in changes:
-        name, equals, values = change.partition("=")
+        written, equals, values = change.partition("=")
+        name = written.replace("-", "_")
         if not (equals and name and values):
             raise InputError(f"{text!r} is not a method with settings; write it as jola:gates=none.")
-        named.append([(name.replace("-", "_"), value) for value in values.split("/")])
-    for chosen in itertools.product(*named):
-        label = ":".join([method, *(f"{name}={value}" for name, value in chosen)])
-        yield Arm(label, _without_axes(_config(method, dict(chosen), base)))
+        if name in named:
+            both = "/".join([*named[name], values])
+            raise InputError(f"{text!r} sets {name} twice; for an arm with each value, write {name}={both}.")
+        named[name] = values.split("/")
+    for values_chosen in itertools.product(*named.values()):
+        chosen = dict(zip(named, values_chosen, strict=True))
+        label = ":".join([method, *(f"{name}={value}" for name, value in chosen.items())])
+        yield Arm(label, _without_axes(_config(method, chosen, base)))
 
 
 def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[str, Any]]) -> RunConfig:

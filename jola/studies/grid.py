@@ -9,8 +9,9 @@ state: any number of processes, also on several machines that share the folder, 
 """
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -122,9 +123,15 @@ class Grid:
     def planned(self) -> dict[str, PlannedCell]:
         """All cells by name, in the order in which they are run and in which shards count them."""
         found: dict[str, PlannedCell] = {}
+        known: set[tuple[Any, ...]] = set()
         for plan in self.plans:
             for cell in Axes(**{name: tuple(values) for name, values in plan.items()}).cells(self.arms):
-                found.setdefault(cell.name, cell)
+                drawn = (cell.train_size, cell.seed) if self.arms[cell.arm].trains else ()
+                place = cell.arm, cell.task, cell.model, *drawn
+                if place not in known:
+                    known.add(place)
+                    name = _free(cell.name, found)
+                    found[name] = cell._replace(name=name)
         return found
 
     @property
@@ -238,6 +245,12 @@ class Grid:
             return set()
 
 
+def _free(name: str, taken: Collection[str]) -> str:
+    """Return a name, with a number if it is taken: long labels are shortened, and digits of hashes can be equal."""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(each for each in names if each not in taken)
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
     path = folder / GRID_FILE
     version = (read_json(path) or {}).get("format")
@@ -276,10 +289,10 @@ def _check_settings(what: str, where: str, settings: Mapping[str, Any]) -> None:
 
 
 def _check(folder: Path, there: Mapping[str, Any], settings: Settings, arms: Mapping[str, Arm]) -> None:
-    """Refuse settings that differ from those of the grid in a folder."""
-    for group, values in settings.items():
-        for name, value in values.items():
-            before = there["settings"].get(group, {}).get(name, value)
+    """Refuse settings that differ from those of the grid in a folder; those that are not given have their defaults."""
+    for group, kind in GROUPS.items():
+        for name, default in ((field.name, field.default) for field in dataclasses.fields(kind)):
+            before, value = (given.get(group, {}).get(name, default) for given in (there["settings"], settings))
             if before != value:
                 raise InputError(
                     f"The grid in {folder} was planned with {name} {before!r}, not {value!r}; use its settings, or "

@@ -115,6 +115,34 @@ def test_an_arm_can_be_a_recipe(tmp_path: Path, task: str) -> None:
     assert (changed.training.epochs, changed.edits.gate_start) == (4, 0.0)
 
 
+def test_settings_that_are_left_out_are_the_defaults(tmp_path: Path, task: str) -> None:
+    """Cells of one grid have the same settings also if a program gives only those that differ."""
+    shorter: dict[str, dict[str, Any]] = {"training": {"learning_rate": None, "epochs": 4}}
+    usual: dict[str, dict[str, Any]] = {"training": {"learning_rate": None}}
+    plan(tmp_path / "short", [task], ["jola"], [1], settings=shorter)
+    with pytest.raises(InputError, match="was planned with epochs 4, not 8"):
+        plan(tmp_path / "short", [task], ["red"], [1], settings=usual)
+    plan(tmp_path / "usual", [task], ["jola"], [1], settings=usual)
+    with pytest.raises(InputError, match="was planned with epochs 8, not 4"):
+        plan(tmp_path / "usual", [task], ["red"], [1], settings=shorter)
+    assert set(Grid.open(tmp_path / "usual").arms) == {"jola"}
+
+
+def test_cells_whose_names_are_equal_are_all_planned(
+    tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Long labels are shortened in a name, and a few digits of a hash may not tell them apart."""
+    monkeypatch.setattr("jola.studies.axes.short_hash", lambda text: "c0ffee")
+    long = "jola:gates=none:weight_decay=0.125:warmup_ratio=0.1/0.2/0.3"
+    grid = plan(tmp_path / "g", [task], [long, "zero-shot"], [1, 2])
+    first, *_ = names = list(grid.planned)
+    assert len(names) == 7 and names[1:3] == [f"{first}-2", f"{first}-3"]
+    assert len({(cell.arm, cell.seed) for cell in grid.planned.values()}) == 7
+    assert grid.config(names[1]).training.warmup_ratio == 0.2
+    again = plan(tmp_path / "g", [task], [long, "zero-shot"], [3, 2])
+    assert list(again.planned)[:7] == names and len(again.planned) == 10
+
+
 def test_other_settings_are_other_cells(tmp_path: Path, task: str) -> None:
     longer = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 4}}
     first = plan(tmp_path / "a", [task], ["jola"], [1])
@@ -127,6 +155,7 @@ def test_other_settings_are_other_cells(tmp_path: Path, task: str) -> None:
     [
         ("nonsense", "no method 'nonsense'"),
         ("jola:gates", "not a method with settings"),
+        ("lora:rank=4:dropout=0:rank=8", "sets rank twice; for an arm with each value, write rank=4/8"),
         ("jola:rank=2", "is not a setting of jola"),
         ("jola:seed=1", "is an axis"),
         ("jola:shard_base=true", "is not a setting of jola"),
@@ -147,7 +176,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path: Path, ta
     grid = plan(tmp_path / "g", [task], ["jola"], [1])
     content = (grid.folder / "grid.json").read_bytes()
     with pytest.raises(InputError, match="was planned with test_size 6, not 5"):
-        plan(grid.folder, [task], ["jola"], [1], settings={**SETTINGS, "data": {"test_size": 5}})
+        plan(grid.folder, [task], ["jola"], [1], settings={**SETTINGS, "data": {"validation_size": 4, "test_size": 5}})
     with pytest.raises(InputError, match="contains other files"):
         plan(Path(task), [task], ["jola"], [1])
     with pytest.raises(InputError, match="There is no task, group"):
