@@ -115,10 +115,18 @@ class _Worker:
     def work(self, protocol: str, method: str, k: str, seed: int) -> None:
         """Run a cell unless it has a result."""
         name = cell_name(protocol, method, k, seed)
-        if self.comparison.cell(name) is None:
+        if not self._is_done(name):
             with self._alone(name):
-                if self.comparison.cell(name) is None:
+                if not self._is_done(name):
                     self._make(name, protocol, method, k, seed)
+
+    def _is_done(self, name: str) -> bool:
+        """Whether a cell has a result; one with a damaged result is run again."""
+        try:
+            return self.comparison.cell(name) is not None
+        except InputError as error:
+            self.note(f"{error} The cell is run again.")
+            return False
 
     @contextmanager
     def _alone(self, name: str) -> Iterator[None]:
@@ -132,7 +140,7 @@ class _Worker:
     def _make(self, name: str, protocol: str, method: str, k: str, seed: int) -> None:
         task, config, folder = self.task(seed), self._config(seed), self.comparison.cell_folder(name)
         if protocol == "jola":
-            if self.comparison.cell(cell_name("base", "base", "", 0)) is None:
+            if not self._is_done(cell_name("base", "base", "", 0)):
                 self._base(task)
             outcome = train_jola(self.model, task, config, folder, self)
             self._keep_gates(outcome, task, seed, folder)

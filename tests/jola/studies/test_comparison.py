@@ -37,6 +37,16 @@ from jola.training.trainer import JoLATrainer
 CHOSEN = HeadSet(3, 4, [(0, 1), (2, 2), (2, 3)])
 
 
+class Notes(Quiet):
+    """Progress that keeps the notes."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def note(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
 @pytest.fixture
 def config(tmp_path: Path, tiny_folder: Path) -> RunConfig:
     """A tiny model and a tiny task, trained for a few steps."""
@@ -249,6 +259,21 @@ def test_scales_are_edited_where_jola_closes_all_of_them(
     comparison = compare(config, SelectorGrid(("random",), (), ("halves",), (1,)), tmp_path / "c", model=model)
     found = {cell.protocol: cell.open for cell in comparison.cells() if cell.protocol != "base"}
     assert found == {"jola": {"offset": 0, "scale": 0}, "edit": {"offset": 0, "scale": 1}}
+
+
+def test_a_cell_with_a_damaged_result_is_run_again(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
+    config.training.epochs = 1
+    grid, notes = SelectorGrid(("random",), (), ("2",), (1,)), Notes()
+    before = compare(config, grid, tmp_path / "c", model=model).cells()
+    files = sorted((tmp_path / "c").glob("cells/*/result.json"))
+    for path in files:
+        path.write_text(path.read_text()[:-9])
+    again = compare(config, grid, tmp_path / "c", model=model, progress=notes).cells()
+    assert [(cell.name, cell.correct, cell.heads) for cell in again] == [
+        (cell.name, cell.correct, cell.heads) for cell in before
+    ]
+    assert len(files) == 3
+    assert set(notes.said) >= {f"{path} is not valid JSON. The cell is run again." for path in files}
 
 
 def test_two_processes_do_not_work_on_one_cell(config: RunConfig, model: JoLAModel, tmp_path: Path) -> None:
