@@ -141,7 +141,10 @@ class HeadScores:
         """Create scores from the result of `to_dict`. Raises `InputError` for anything else."""
         try:
             _check_format(content)
-            return cls(content["scores"], Provenance(**content["provenance"]), Cost(**content["cost"]))
+            cost = Cost(**content["cost"])
+            if any(isinstance(number, bool) or not isinstance(number, int | float) for number in vars(cost).values()):
+                raise ValueError("the cost is not in numbers")
+            return cls(content["scores"], _provenance(content["provenance"]), cost)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"This is not a valid file of head scores ({error}).") from error
 
@@ -272,7 +275,7 @@ class HeadSet(Collection[tuple[int, int]]):
                 raise ValueError(f"{layers} layers of {heads} heads")
             given = content["provenance"]
             pairs = [(layer, head) for layer, head in content["chosen"]]
-            return cls(layers, heads, pairs, Provenance(**given) if given is not None else None)
+            return cls(layers, heads, pairs, _provenance(given) if given is not None else None)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"This is not a valid set of heads ({error}).") from error
 
@@ -288,6 +291,16 @@ class HeadSet(Collection[tuple[int, int]]):
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"Cannot read the heads in {path} ({error}).") from error
         return cls.from_dict(content)
+
+
+def _provenance(content: Mapping[str, Any]) -> Provenance:
+    """Create a provenance from JSON values. Raises `TypeError` or `ValueError` for anything else."""
+    found = Provenance(**content)
+    if any(type(value) is not str for name, value in vars(found).items() if name != "seed"):
+        raise ValueError("the provenance is not in texts")
+    if found.seed is not None and type(found.seed) is not int:
+        raise ValueError(f"{found.seed!r} is not a seed")
+    return found
 
 
 def _check_format(content: Any) -> None:

@@ -106,8 +106,17 @@ def test_scores_survive_json_and_are_finite_and_fixed() -> None:
     for bad in ([[1.0, float("nan")]], [1.0], [[]]):
         with pytest.raises(ValueError, match="finite"):
             HeadScores(bad, BY)
-    with pytest.raises(InputError, match="not a valid file of head scores"):
-        HeadScores.from_dict({"format": 1})
+    content = scores.to_dict()
+    for change in (
+        {"scores": None},
+        {"cost": {"seconds": "long"}},
+        {"provenance": {"method": ["x"]}},
+        {"provenance": {"method": "x", "seed": "1"}},
+    ):
+        with pytest.raises(InputError, match="not a valid file of head scores"):
+            HeadScores.from_dict(content | change)
+    with pytest.raises(InputError, match="not a valid set of heads"):
+        HeadSet.from_dict(chosen({(1, 1)}).to_dict() | {"provenance": {"method": 1}})
 
 
 @pytest.mark.parametrize(("total", "first", "second"), [(6, 2, 3), (5, 5, 2), (6, 4, 4), (4, 0, 2)])
