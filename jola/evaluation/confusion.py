@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 OTHER = "other"
-"""Column of the answers that are not a label."""
+"""Column of the answers that are not a label, unless a label has this name."""
 
 Change = Literal["gained", "lost"]
 
@@ -43,11 +43,16 @@ class Confusion:
         """The number of examples."""
         return int(self.counts.sum())
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The labels, and a name for the answers that are no label."""
+        return *self.labels, OTHER if OTHER not in self.labels else "no label"
+
     def to_frame(self) -> "pd.DataFrame":
         """One row per expected label, one column per answered label, and a last column of other answers."""
         import pandas as pd
 
-        columns = pd.Index([*self.labels, OTHER], name="answered")
+        columns = pd.Index(self.columns, name="answered")
         return pd.DataFrame(self.counts, index=pd.Index(self.labels, name="expected"), columns=columns)
 
 

@@ -33,6 +33,13 @@ def test_expected_by_answered_with_other_answers_in_the_last_column() -> None:
     assert (frame.index.name, frame.columns.name) == ("expected", "answered")
 
 
+def test_a_label_may_be_called_other() -> None:
+    labels = ("good", "other")
+    found = confusion([kept("other", "other", options=labels), kept("other", "?", options=labels)])
+    assert found is not None and found.columns == ("good", "other", "no label")
+    assert found.to_frame().loc["other"].to_dict() == {"good": 0, "other": 1, "no label": 1}
+
+
 def test_the_base_model_is_counted_where_it_was_asked() -> None:
     found = confusion(ANSWERS, base=True)
     assert found is not None and found.n == 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from jola.evaluation.confusion import OTHER, Confusion
+from jola.evaluation.confusion import Confusion
 from workbench.ui import markup
 
 _HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ def shortened(text: str, length: int) -> str:
 
 def matrix(found: Confusion, title: str, chosen: tuple[int, int] | None = None, *, clicks: bool = True) -> str:
     """Return a confusion matrix, expected × answered, as HTML; ``chosen`` is the cell whose examples are shown."""
-    heads = "".join(f'<th scope="col">{_short(name)}</th>' for name in (*found.labels, OTHER))
+    heads = "".join(f'<th scope="col">{_short(name)}</th>' for name in found.columns)
     most = max(1, int(found.counts.max()))
     rows = "".join(
         f'<tr><th scope="row">{_short(label)}</th>{_cells(found, row, most, chosen, clicks)}</tr>'
@@ -133,8 +133,7 @@ def _cells(found: Confusion, row: int, most: int, chosen: tuple[int, int] | None
         if not clicks or not count:
             cells.append(f'<td class="{kind}" style="{depth}">{count:,}</td>')
             continue
-        name = found.labels[column] if column < len(found.labels) else OTHER
-        label = f"{count:,} examples: expected {found.labels[row]}, answered {name}"
+        label = f"{count:,} examples: expected {found.labels[row]}, answered {found.columns[column]}"
         cells.append(
             f'<td class="{kind}" style="{depth}"><button type="button" data-row="{row}" data-column="{column}" '
             f'aria-pressed="{str((row, column) == chosen).lower()}" aria-label="{markup.escape(label)}">{count:,}'
