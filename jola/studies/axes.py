@@ -217,6 +217,11 @@ def _arms_of(text: str, base: Mapping[str, Mapping[str, Any]]) -> Iterator[Arm]:
 
 def _config(method: str, changes: Mapping[str, str], base: Mapping[str, Mapping[str, Any]]) -> RunConfig:
     groups = {**GROUPS, "edits": method_named(method).settings}
+    if given := base.get("edits"):
+        raise InputError(
+            f"{next(iter(given))} is a setting of a method, which arms do not share; write it in an arm, as in "
+            "jola:gates=none."
+        )
     values: dict[str, Any] = {group: dict(base.get(group, {})) for group in {**groups, **base}} | {"edits": {}}
     if RECIPE in changes:
         recipe(changes[RECIPE], method)  # raises if there is none

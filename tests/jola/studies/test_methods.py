@@ -126,6 +126,12 @@ def finish(grid: Grid, cell: PlannedCell, name: str) -> None:
     grid.cell(name).write_result(result(score, **own))
 
 
+def test_settings_of_edits_belong_to_an_arm(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gates is a setting of a method, which arms do not share; write it in an arm"):
+        plan_comparison(tmp_path / "g", ["jola"], ["sentiment"], settings={"edits": {"gates": "none"}})
+    assert not (tmp_path / "g").exists()
+
+
 def test_validation_chooses_the_rates_and_the_front_is_of_the_chosen(grid: Grid) -> None:
     assert len(grid.planned) == 3 * 3 * 2 + 1
     for name, cell in grid.planned.items():
