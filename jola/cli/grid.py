@@ -69,6 +69,8 @@ def plan(
     from jola.studies.grid import Grid
 
     if not any((preset, tasks, methods, train_sizes, models)) and seeds == "42" and (folder / "grid.json").is_file():
+        if settings != type(settings)():
+            raise InputError("Settings belong to a plan; give --methods and --tasks, or --preset, with them.")
         planned = Grid.open(folder)
     else:
         usual = preset_named(preset) if preset else None
@@ -290,6 +292,10 @@ def show(
     ]
     if len(chosen) + json > 1:
         raise InputError("Choose one of --json, --csv, --markdown, --latex and --html.")
+    if best and table in ("methods", "cells"):
+        raise InputError(f"--best does not apply to --table {table}; leave one of them out.")
+    if metric and table == "cells":
+        raise InputError("--metric does not apply to --table cells, which shows the first metric of each task.")
     opened = Grid.open(folder)
     if json and table == "methods":
         console.print_json(comparison_dict(opened, compared(opened, metric)))

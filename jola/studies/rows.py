@@ -70,6 +70,8 @@ class Row:
     """The paper's number for the same task, test part, metric and model."""
     best_of: int = 1
     """Number of arms of the method among which validation chose this one."""
+    baseline: str | None = None
+    """Arm whose scores `difference` subtracts."""
     text_kl: float | None = None
     """Mean over seeds of KL(base ‖ edited) on plain text, nats per token, with its 95 % interval."""
     text_kl_low: float | None = None
@@ -140,12 +142,11 @@ def rows_of(grid: "Grid", metric: str = "", *, best: "bool | Callable[[Arm], str
                 metrics[task] = result["scores"][0]["metric"]
     of = best if callable(best) else lambda arm: arm.method
     kept = _best(groups, grid.arms, of) if best else dict.fromkeys(groups, 1)
-    rows = [
-        dataclasses.replace(
-            _row(grid, key, groups[key], _baseline(groups, kept, key, grid.arms), metrics[key[0]]), best_of=number
-        )
-        for key, number in kept.items()
-    ]
+    rows = []
+    for key, number in kept.items():
+        baseline = _baseline(kept, key, grid.arms)
+        row = _row(grid, key, groups[key], groups[baseline] if baseline else None, metrics[key[0]])
+        rows.append(dataclasses.replace(row, best_of=number, baseline=baseline[3] if baseline else None))
     adjusted = holm_of_known([row.p_value for row in rows])
     return [dataclasses.replace(row, p_holm=p) for row, p in zip(rows, adjusted, strict=True)]
 
@@ -196,13 +197,11 @@ def _best(groups: Mapping[_Key, _Group], arms: Mapping[str, Arm], of: Callable[[
     return {chosen(keys): len(keys) for keys in tried.values()}
 
 
-def _baseline(
-    groups: Mapping[_Key, _Group], kept: Collection[_Key], key: _Key, arms: Mapping[str, Arm]
-) -> _Group | None:
-    """Return the group with which another one is compared: JoLA, or its first arm, on the same task, size and model."""
+def _baseline(kept: Collection[_Key], key: _Key, arms: Mapping[str, Arm]) -> _Key | None:
+    """Return the key with which another one is compared: JoLA, or its first arm, on the same task, size and model."""
     found = [other for other in kept if other[:3] == key[:3] and arms[other[3]].method == BASELINE]
     chosen = min(found, key=lambda other: other[3] != BASELINE, default=key)
-    return groups[chosen] if chosen != key else None
+    return chosen if chosen != key else None
 
 
 def _row(grid: "Grid", key: _Key, group: _Group, baseline: _Group | None, metric: str | None) -> Row:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from jola.studies.axes import short_names
-from jola.studies.rows import Row
+from jola.studies.rows import BASELINE, Row
 from jola.system.formatting import interval_text
 
 if TYPE_CHECKING:
@@ -50,8 +50,14 @@ def results_table(rows: Sequence[Row]) -> Table:
         values += side_effect_texts(row) if with_text else ()
         return (*values, *([number_text(row.paper, "{:.4f}")] if with_paper else []))
 
-    notes = (SEEDS_NOTE, *([text_note(rows)] if with_text else []))
+    notes = (SEEDS_NOTE, *_baseline_notes(rows), *([text_note(rows)] if with_text else []))
     return Table(tuple(columns), tuple(map(texts, rows)), notes)
+
+
+def _baseline_notes(rows: Sequence[Row]) -> list[str]:
+    """Name the arms with which others are compared, unless that is JoLA with the shared settings."""
+    names = list(dict.fromkeys(row.baseline for row in rows if row.baseline))
+    return [f"minus JoLA: the difference to {' or '.join(names)}."] if set(names) - {BASELINE} else []
 
 
 def text_note(rows: Sequence[Row]) -> str:

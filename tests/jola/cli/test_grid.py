@@ -118,6 +118,7 @@ def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], mo
         (["plan", "GRID", "--tasks", "nowhere", "--methods", "jola"], "There is no task"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "nonsense"], "no method 'nonsense'"),
         (["plan", "GRID", "--tasks", "sentiment"], "Give --methods and --tasks"),
+        (["plan", "GRID", "--epochs", "4"], "Settings belong to a plan"),
         (["plan", "GRID", "--preset", "nonsense"], "--preset is 'nonsense'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola", "--seeds", "x"], "--seeds names 'x'"),
         (["plan", "GRID", "--tasks", "sentiment", "--methods", "jola"], "was planned with"),
@@ -136,6 +137,8 @@ def test_a_launcher_is_refused(jola: Jola, planned: Path, command: list[str], mo
         (["show", "PLACE"], "contains no grid"),
         (["show", "GRID", "--metric", "nonsense"], "has the metric 'nonsense'"),
         (["show", "GRID", "--csv", "--json"], "Choose one"),
+        (["show", "GRID", "--best", "--table", "methods"], "--best does not apply to --table methods"),
+        (["show", "GRID", "--metric", "exact_match", "--table", "cells"], "--metric does not apply to --table cells"),
         (["cell", "GRID", "nonsense"], "There is no cell 'nonsense'"),
     ],
 )

@@ -58,6 +58,8 @@ def test_rows_are_means_over_seeds_with_t_intervals_and_paired_tests(grid: Grid)
     assert red.p_value == pytest.approx(paired.pvalue)
     assert (red.difference_low, red.difference_high) == pytest.approx(tuple(paired.confidence_interval()))
     assert jola.difference is None and jola.p_holm is None
+    assert (jola.baseline, red.baseline) == (None, "jola")
+    assert not any("minus JoLA" in note for note in TABLES["results"](rows).notes)
     p_values = [row.p_value for row in rows if row.p_value is not None]
     assert [row.p_holm for row in rows if row.p_value is not None] == pytest.approx(holm(p_values))
     assert len(p_values) == 4 and lora.pairs == 3
@@ -157,6 +159,8 @@ def test_the_best_arm_of_a_method_is_chosen_by_validation(tmp_path: Path) -> Non
         "jola:epochs=1 (best of 2)", "red:epochs=2 (best of 3)",
     ]  # fmt: skip
     assert {row.best_of for row in grid.rows()} == {1}
+    assert [row.baseline for row in rows] == [None, "jola:epochs=1", None, "jola:epochs=2"]
+    assert "minus JoLA: the difference to jola:epochs=1 or jola:epochs=2." in TABLES["results"](rows).notes
 
 
 def test_side_effects_are_means_over_seeds(grid: Grid) -> None:
