@@ -24,7 +24,7 @@ from benchmarks.training_results import (
 def overview(trainings: Iterable[Training], arms: dict[str, str]) -> str:
     """Return the tables over all tasks and data types as Markdown; `arms` as for `tables`."""
     groups = _grouped(trainings)
-    return "\n\n".join([*_tests(groups), *_cost_of_gates(groups), *_other_settings(groups, arms)])
+    return "\n\n".join([*_tests(groups, arms), *_cost_of_gates(groups), *_other_settings(groups, arms)])
 
 
 def of_defaults(trainings: Iterable[Training]) -> str:
@@ -70,12 +70,12 @@ def _grouped(trainings: Iterable[Training]) -> dict[Group, list[Training]]:
     return groups
 
 
-def _tests(groups: Mapping[Group, Sequence[Training]]) -> Iterable[str]:
+def _tests(groups: Mapping[Group, Sequence[Training]], arms: Iterable[str]) -> Iterable[str]:
     """Yield the table of test accuracies of the parameters that the default policy keeps."""
     policy = POLICIES[DEFAULT]
     rows, sizes = [], set()
     for (task, _, dtype), members in sorted(groups.items()):
-        for arm in (DEFAULT_ARM, "no-gates", "late-l0"):
+        for arm in arms:
             tested = _tested(members, arm)
             if tested:
                 values = [accuracy for _, accuracy in tested]
