@@ -193,7 +193,6 @@ def test_results_go_with_their_run(run: Run, app: App, tiny_folder: Path, open_p
     page = open_playground(run)
     before, cell = table(page), open_cells(run)[0]
     page.click("#answer")
-    page.wait_for_selector("#answer")
     page.wait_for_function("document.querySelectorAll('#answers .jw-answer:not(.jw-empty)').length === 2")
     page.get_by_role("tab", name="Effects").click()
     opened(page)
