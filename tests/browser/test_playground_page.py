@@ -104,6 +104,41 @@ def test_quick_clicks_all_count(run: Run, open_playground: Callable[..., Any]) -
     )
 
 
+HOLD_AN_ANSWER = """() => {
+  const real = window.fetch;
+  window.fetch = async (...request) => {
+    const answer = await real(...request);
+    if (String(request[0]).includes("queue/join") && !window.release) {
+      await new Promise((go) => { window.release = go; });
+    }
+    return answer;
+  };
+  window.summaries = [];
+  new MutationObserver(() => window.summaries.push(document.querySelector("#mask-summary").innerText))
+    .observe(document.querySelector("#mask-summary"), { subtree: true, childList: true, characterData: true });
+}"""
+"""Hold the answers to the next event until `window.release` is called, and record what the page says about the mask."""
+
+
+def test_the_answer_to_an_earlier_click_does_not_stay_on_the_page(
+    run: Run, open_playground: Callable[..., Any]
+) -> None:
+    page = open_playground(run)
+    before = table(page)
+    page.evaluate(HOLD_AN_ANSWER)
+    one, other = open_cells(run)[:2]
+    click_cell(page, "offset", one)
+    page.wait_for_function("() => window.release")
+    click_cell(page, "offset", other)
+    expect(page.locator("#mask-summary")).to_contain_text("2 offsets are off")
+    after, address = changed(page, before), page.url
+    page.evaluate("() => window.release()")
+    page.wait_for_function("() => window.summaries.at(-1).includes('1 offset is off')")
+    expect(page.locator("#mask-summary")).to_contain_text("2 offsets are off")
+    expect(page.locator("#tokens .jw-picture")).to_have_text(after, use_inner_text=True)
+    expect(page).to_have_url(address)
+
+
 def test_a_list_that_is_left_without_a_choice_changes_nothing(run: Run, open_playground: Callable[..., Any]) -> None:
     page = open_playground(run)
     before = table(page)

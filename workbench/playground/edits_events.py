@@ -51,6 +51,8 @@ _PUT_MASK_IN_ADDRESS = """(mask, run) => {
     parts.set("mask", mask);
   } else parts.delete("mask");
   history.replaceState(null, "", address);
+  const shown = () => document.querySelector("#shared-mask :is(input, textarea)").value;
+  document.querySelector("#edit-map .em")?.parentElement.editMap?.compare(shown);
 }"""
 
 _QUICK: dict[str, Any] = {**PRIVATE, "trigger_mode": "multiple"}
@@ -91,6 +93,7 @@ class EditsEvents:
     def _connect_mask(self) -> None:
         panel = self.panel
         self._on(panel.map.edit, self.on_edit)
+        self._on(panel.map.differs, self.on_differs)
         for name, change in SIMPLE_CHANGES.items():
             button = {"undo": panel.undo, "redo": panel.redo}.get(name) or panel.buttons[name]
             self._on(button.click, self._changing(change))
@@ -170,6 +173,13 @@ class EditsEvents:
             return replace(state.with_mask(mask), seen=seen)
 
         yield from self.changed(request, change, text, kind, answers)
+
+    def on_differs(self, text: str, kind: str, answers: str, request: gr.Request) -> Values:
+        """Show the mask and the views again, after the answer to an earlier gesture has replaced a later one."""
+        if self.wiring.state(request).run:
+            yield from self.changed(request, lambda state: state, text, kind, answers)
+            return
+        yield *(gr.skip(),) * len(self.panel.mask_outputs()), gr.skip(), *_KEEP_VIEWS
 
     def on_where(self, text: str, kind: str, answers: str, request: gr.Request, where: str) -> Values:
         """Choose where the model runs, which is possible before choosing a run."""

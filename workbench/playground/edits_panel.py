@@ -167,8 +167,8 @@ def map_value(wiring: Wiring, state: PageState) -> dict[str, Any]:
 
 
 def map_state(state: PageState) -> dict[str, Any]:
-    """Return what the map needs to order the masks of a page: key, seen and revision."""
-    return {"key": state.key, "seen": state.seen, "revision": state.revision}
+    """Return what the map needs to order the masks of a page, and the text of the masks that the page must show."""
+    return {"key": state.key, "seen": state.seen, "revision": state.revision, "text": masks_text(state)}
 
 
 def run_updates(wiring: Wiring, state: PageState, about: str, *, opened: bool = True) -> tuple[Any, ...]:

@@ -94,3 +94,13 @@ def test_the_card_of_another_site_changes_nothing(wiring: Wiring, tiny_folder: P
     with pytest.raises(InputError, match="Open the card"):
         with_strength(state, 0, 0.5)
     assert state.mask == HeadMask.all(*state.mask.shape, state.mask.channels)
+
+
+def test_a_page_without_a_run_has_no_mask_to_show_again(wiring: Wiring, run: Run) -> None:
+    panel: Any = SimpleNamespace(mask_outputs=lambda: [object()] * 5)
+    events = EditsEvents(wiring, panel, UNUSED, UNUSED)
+    wiring.pages.change("page", lambda _: PageState())
+    assert list(events.on_differs("A film", CHAT, "", REQUEST)) == [(gr.skip(),) * 10]
+    opened(wiring, run.id)
+    first = next(events.on_differs("A film", CHAT, "", REQUEST))
+    assert first[0].props["mask"]["text"] == "" and "are on" in first[1]

@@ -10,6 +10,7 @@ const map = new EditMap(find(".gm"), {
   card: (payload) => trigger("card", payload),
   undo: (payload) => trigger("undo", payload),
   redo: (payload) => trigger("redo", payload),
+  differs: (payload) => trigger("differs", payload),
 });
 const table = new EditTable(find(".em-rows"), map);
 element.editMap = map;

@@ -1,8 +1,9 @@
 /* The map of edits: the state of the server, gestures that it has not answered yet, pointer and keys.
  *
- * `tell` is {edit, card, undo, redo}: functions that send the payload of an event.
+ * `tell` is {edit, card, undo, redo, differs}: functions that send the payload of an event.
  */
 const RESENDS = 3;
+const MILLISECONDS_TO_SETTLE = 500;
 const MOST_EARLIER = 500;
 
 class EditMap extends EditDrawing {
@@ -46,7 +47,7 @@ class EditMap extends EditDrawing {
     if (!this.frame || mask.key !== this.edits || (this.base && mask.revision <= this.base.revision)) return;
     const packed = decodeGates(mask.on), cells = this.frame.layers * this.frame.units;
     const on = Uint8Array.from({ length: this.channels.length * cells }, (_, index) => (packed[index >> 3] >> (7 - (index & 7))) & 1);
-    this.base = { revision: mask.revision, on, strength: mask.strength && floats(mask.strength) };
+    this.base = { revision: mask.revision, text: mask.text, on, strength: mask.strength && floats(mask.strength) };
     this.unanswered = this.unanswered.filter((gesture) => gesture.gesture > mask.seen);
     this.refresh();
   }
@@ -123,6 +124,18 @@ class EditMap extends EditDrawing {
         this.report("The app did not answer; the last changes are not in effect.");
       }
     }, this.patience);
+  }
+
+  /* Report it if the page still shows the text of another mask a moment later; `shown` returns the text on the page.
+   *
+   * The server sends a mask and its text together, but the page can apply the answers to quick gestures in any order,
+   * and only the map compares their revisions.
+   */
+  compare(shown) {
+    clearTimeout(this.comparing);
+    this.comparing = setTimeout(() => {
+      if (this.canvas.isConnected && this.base && shown() !== this.base.text) this.tell.differs({ key: this.edits });
+    }, MILLISECONDS_TO_SETTLE);
   }
 
   openCard({ half, layer, unit }) {

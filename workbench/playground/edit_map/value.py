@@ -55,6 +55,7 @@ def edit_map_value(
     site: str | None = None,
     seen: int = 0,
     revision: int | None = None,
+    text: str = "",
     effects: Effects | None = None,
 ) -> dict[str, Any]:
     """Return the value of the component.
@@ -63,7 +64,8 @@ def edit_map_value(
     ``offset_norm``, ``scale_norm``, each (layers, units)); NaN means not trained. ``key`` identifies these edits: if it
     changes, the page resets the cursor and drops unanswered gestures. ``seen`` is the number of the last gesture in the
     mask, from `apply_edits`. The page ignores a mask whose ``revision`` is not larger than the last one; by default, it
-    is a new one. Raises `ValueError` if edits and mask differ in shape.
+    is a new one. ``text`` describes the mask to a page that compares it with what it shows elsewhere. Raises
+    `ValueError` if edits and mask differ in shape.
     """
     from jola.edits.intervention import Intervention  # imports PyTorch, which is not needed before a map is shown
 
@@ -91,18 +93,21 @@ def edit_map_value(
         "norm": [_floats(values) for values in norms],
         "effect": None if effects is None else _effects(effects, site, mask),
         "effect_has_sign": effects is None or effects.measure != "kl",
-        **edit_map_mask(mask, key=key, seen=seen, revision=revision),
+        **edit_map_mask(mask, key=key, seen=seen, revision=revision, text=text),
     }
 
 
-def edit_map_mask(mask: HeadMask, *, key: str = "", seen: int = 0, revision: int | None = None) -> dict[str, Any]:
-    """Return the part of the value that a gesture changes; ``key``, ``seen``, ``revision`` as in `edit_map_value`."""
+def edit_map_mask(
+    mask: HeadMask, *, key: str = "", seen: int = 0, revision: int | None = None, text: str = ""
+) -> dict[str, Any]:
+    """Return the part of the value that a gesture changes; arguments as those of `edit_map_value`."""
     on = np.stack(list(mask.on.values()))
     strength = np.stack(list(mask.strength.values()))
     return {
         "key": key,
         "revision": new_revision() if revision is None else revision,
         "seen": seen,
+        "text": text,
         "on": _bytes(np.packbits(on)),
         "strength": None if (strength == 1).all() else _floats(strength),
     }
