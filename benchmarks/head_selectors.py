@@ -56,14 +56,12 @@ class Study:
 
 FEW = ("16", "64", "halves")
 EIGHT = tuple(range(42, 50))
-FEW_PARTS = tuple(
-    Part(selectors, (), FEW)
-    for selectors in (
-        ("jola", "random", "offset"),
-        ("gradient", "lofit", "dsp"),
-        ("pass", "smp", "ablation"),
-        ("dsp_tuned", "pass_tuned"),
-    )
+FEW_PARTS = (
+    Part(("jola", "random", "offset"), (), FEW),
+    Part(("gradient", "lofit", "dsp"), (), FEW),
+    Part(("pass", "smp", "ablation"), (), FEW),
+    Part(("dsp_tuned", "pass_tuned"), (), FEW),
+    Part((), SWAPS, ("auto",)),
 )
 STUDIES: Mapping[str, Study] = {
     "trec-few": Study("TREC, few heads and equal halves", "trec", "bfloat16", EIGHT, FEW_PARTS),

@@ -1,6 +1,6 @@
 """The page: its tabs, and the events that lead from one tab to another."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,21 @@ document.addEventListener("jola-run", ({ detail: run }) => {
 });
 """
 
+# For reloads and links, the address names the visible tab and its run. Compare and Studies name themselves, and Train is
+# the tab of an address without one. While the page opens, the address still says what to open.
+_PUT_TAB_IN_ADDRESS = """(run, mask) => {{
+  if (!document.documentElement.dataset.ready) return;
+  const address = new URL(location), parts = address.searchParams, place = "{place}";
+  if (["playground", "runs"].includes(place)) parts.set("tab", place);
+  else if (["playground", "runs"].includes(parts.get("tab"))) parts.delete("tab");
+  if (run && parts.get("run") !== run) {{
+    parts.set("run", run);
+    parts.delete("step");
+  }}
+  if (mask) parts.set("mask", mask); else parts.delete("mask");
+  history.replaceState(null, "", address);
+}}"""
+
 Values = tuple[Any, ...]
 
 
@@ -45,7 +60,8 @@ class Page:
     remembered: gr.BrowserState
     """The id of the run that this browser showed last."""
     places: gr.Tabs
-    playground_place: gr.Tab
+    tabs: Mapping[str, gr.Tab]
+    """By their names in `PLACES`."""
     train: train.TrainTab
     playground: playground.PlaygroundTab
     runs: runs.RunsTab
@@ -59,25 +75,24 @@ class Page:
         remembered = gr.BrowserState("", storage_key="jola-workbench-run", secret="jola-workbench")
         icon = ICON.read_text(encoding="utf-8").replace("<svg", '<svg aria-hidden="true"', 1)
         gr.HTML(_BAR.format(icon=icon), js_on_load=_BAR_SCRIPT, apply_default_css=False, elem_id="bar")
+        tabs = {}
         with gr.Tabs(elem_id="places") as places:
-            with gr.Tab("Train", id="train"):
+            with gr.Tab("Train", id="train") as tabs["train"]:
                 train_tab = train.build(bench, remembered)
-            with gr.Tab("Playground", id="playground") as playground_place:
+            with gr.Tab("Playground", id="playground") as tabs["playground"]:
                 playground_tab = playground.build(bench, blocks)
-            with gr.Tab("Runs", id="runs"):
+            with gr.Tab("Runs", id="runs") as tabs["runs"]:
                 runs_tab = runs.build(bench, blocks)
-            with gr.Tab("Compare", id="compare") as compare_place:
-                compare_tab = compare.build(bench, compare_place)
-            with gr.Tab("Studies", id="studies") as studies_place:
-                studies_tab = studies.build(bench, studies_place)
-        return cls(
-            bench, blocks, remembered, places, playground_place, train_tab, playground_tab, runs_tab, compare_tab,
-            studies_tab,
-        )  # fmt: skip
+            with gr.Tab("Compare", id="compare") as tabs["compare"]:
+                compare_tab = compare.build(bench, tabs["compare"])
+            with gr.Tab("Studies", id="studies") as tabs["studies"]:
+                studies_tab = studies.build(bench, tabs["studies"])
+        return cls(bench, blocks, remembered, places, tabs, train_tab, playground_tab, runs_tab, compare_tab, studies_tab)
 
     def connect(self) -> None:
         """Connect the load event of the page, and the events of one tab that open another."""
         self._connect_load()
+        self._connect_address()
         self._connect_runs()
         self._connect_compare()
         self._connect_studies()
@@ -89,7 +104,7 @@ class Page:
         self.blocks.load(self.on_load, self.remembered, outputs, **PRIVATE).then(
             None, None, None, js="() => { document.documentElement.dataset.ready = '1'; }"
         ).then(self.bench.session.warm_up, None, None, **PRIVATE)
-        self.playground_place.select(self.on_offer, [self.train.view], self.playground.outputs(), **PRIVATE)
+        self.tabs["playground"].select(self.on_offer, [self.train.view], self.playground.outputs(), **PRIVATE)
 
     def on_load(self, last: str | None, request: gr.Request) -> Values:
         """Show the tab, the run, the comparison and the study that the address names."""
@@ -110,6 +125,12 @@ class Page:
         masks, text = asked.get("mask", ""), asked.get("prompt", "")
         run = asked.get("run") or current
         yield from playground.offer(self.playground, self.bench, request, run, masks, text)
+
+    def _connect_address(self) -> None:
+        panel = self.playground.panel
+        for place, tab in self.tabs.items():
+            shown = [panel.run, panel.shared] if place == "playground" else [self.remembered]
+            tab.select(None, shown, None, js=_PUT_TAB_IN_ADDRESS.format(place=place))
 
     # From Runs to a tab that shows the run
 

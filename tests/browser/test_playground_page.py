@@ -129,11 +129,12 @@ def test_the_answer_to_an_earlier_click_does_not_stay_on_the_page(
     one, other = open_cells(run)[:2]
     click_cell(page, "offset", one)
     page.wait_for_function("() => window.release")
+    page.wait_for_timeout(2000)  # so that the app has switched it off before the next click
     click_cell(page, "offset", other)
     expect(page.locator("#mask-summary")).to_contain_text("2 offsets are off")
     after, address = changed(page, before), page.url
     page.evaluate("() => window.release()")
-    page.wait_for_function("() => window.summaries.at(-1).includes('1 offset is off')")
+    page.wait_for_function("() => window.summaries.some((text) => text.includes('1 offset is off'))")
     expect(page.locator("#mask-summary")).to_contain_text("2 offsets are off")
     expect(page.locator("#tokens .jw-picture")).to_have_text(after, use_inner_text=True)
     expect(page).to_have_url(address)
@@ -198,6 +199,28 @@ def test_the_address_keeps_the_mask_over_a_reload(run: Run, open_playground: Cal
     page.wait_for_selector("#tokens table")
     page.wait_for_function("(after) => document.querySelector('#tokens .jw-picture').innerText === after", arg=after)
     expect(page.locator("#mask-summary")).to_have_text(summary, use_inner_text=True)
+
+
+def test_a_reload_opens_the_visible_tab(run: Run, app: App, open_page: OpenPage) -> None:
+    page = open_page(app, run.id)
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_url(re.compile("tab=playground"))
+    page.wait_for_selector("#tokens table")
+    click_cell(page, "offset", open_cells(run)[0])
+    page.wait_for_url(re.compile("mask="))
+    summary = page.inner_text("#mask-summary")
+    page.reload()
+    ready(page)
+    expect(page.locator("#mask-summary")).to_have_text(summary, use_inner_text=True)
+    page.get_by_role("tab", name="Runs").click()
+    page.wait_for_url(re.compile(r"^(?!.*mask=).*tab=runs"))
+    page.reload()
+    ready(page)
+    expect(page.get_by_role("tab", name="Runs")).to_have_attribute("aria-selected", "true")
+    page.get_by_role("tab", name="Playground").click()
+    page.wait_for_url(re.compile("tab=playground"))
+    page.get_by_role("tab", name="Train").click()
+    page.wait_for_url(re.compile(rf"run={run.id}$"))
 
 
 def test_a_mask_in_the_address_is_that_of_the_run_in_it(

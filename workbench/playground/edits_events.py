@@ -25,7 +25,15 @@ from workbench.playground.edits_panel import (
 )
 from workbench.playground.live import LiveViews, look
 from workbench.playground.wiring import PRIVATE, Wiring, page_of
-from workbench.service.page_state import PageState, chosen_run, edits_of, gates_of_edits, open_gates, open_run
+from workbench.service.page_state import (
+    PageState,
+    chosen_run,
+    edits_of,
+    gates_of_edits,
+    masks_text,
+    open_gates,
+    open_run,
+)
 from workbench.ui import markup
 
 # Returns the link in place of the mask if it cannot be copied, as on a page of another computer without TLS.
@@ -44,12 +52,12 @@ _COPY_LINK = """async (mask, run) => {
 
 # Only an address that opens this tab has a mask, which must be that of the run in it.
 _PUT_MASK_IN_ADDRESS = """(mask, run) => {
-  const address = new URL(location), parts = address.searchParams;
-  if (mask && run && parts.get("tab") === "playground") {
-    if (parts.get("run") !== run) parts.delete("step");
+  const address = new URL(location), parts = address.searchParams, names = run && parts.get("tab") === "playground";
+  if (names && parts.get("run") !== run) {
     parts.set("run", run);
-    parts.set("mask", mask);
-  } else parts.delete("mask");
+    parts.delete("step");
+  }
+  if (names && mask) parts.set("mask", mask); else parts.delete("mask");
   history.replaceState(null, "", address);
   const shown = () => document.querySelector("#shared-mask :is(input, textarea)").value;
   document.querySelector("#edit-map .em")?.parentElement.editMap?.compare(shown);
@@ -123,7 +131,7 @@ class EditsEvents:
         """Change the state, then update the mask and the views that depend on it.
 
         After quick gestures, the answer to an earlier one can reach the page last. The mask is therefore shown again at
-        the end, as it is then.
+        the end, as it is then, and so are the views if this listener has filled them for an earlier state.
         """
         page = page_of(request)
         try:
@@ -133,11 +141,22 @@ class EditsEvents:
             skipped = (gr.skip(),) * len(self.panel.mask_outputs())
             yield *skipped, markup.note(str(error), "error"), *_KEEP_VIEWS
             return
-        yield from self._with_views(mask_updates(self.wiring, state), state, page, text, kind, answers)
-        latest = self.wiring.pages.get(page)
-        if latest.run == state.run:
-            with suppress(InputError):  # the run was deleted meanwhile
-                yield *mask_updates(self.wiring, latest), gr.skip(), *_KEEP_VIEWS
+        shown, is_latest = mask_updates(self.wiring, state), False
+        while not is_latest:
+            has_filled = False
+            for values in self._with_views(shown, state, page, text, kind, answers):
+                has_filled = has_filled or values[-len(_KEEP_VIEWS) :] != _KEEP_VIEWS
+                yield values
+            latest = self.wiring.pages.get(page)
+            if latest.run != state.run:
+                return
+            try:
+                shown = mask_updates(self.wiring, latest)
+            except InputError:  # the run was deleted meanwhile
+                return
+            is_latest = not has_filled or _views_of(latest) == _views_of(state)
+            state = latest
+        yield *shown, gr.skip(), *_KEEP_VIEWS
 
     def _with_views(
         self, shown: tuple[Any, ...], state: PageState, page: str, text: str, kind: str, answers: str
@@ -260,7 +279,8 @@ class EditsEvents:
         panel = self.panel
         given = [panel.shared, panel.run]
         panel.buttons["link"].click(_link_words, given, self.wiring.message, js=_COPY_LINK, **PRIVATE)
-        panel.shared.change(None, given, None, js=_PUT_MASK_IN_ADDRESS)
+        for box in (panel.shared, panel.run):
+            box.change(None, given, None, js=_PUT_MASK_IN_ADDRESS)
 
     # Changing the run or the site
 
@@ -331,6 +351,11 @@ def _chosen(state: PageState) -> PageState:
     if not state.run:
         raise InputError("Choose a run first.")
     return state
+
+
+def _views_of(state: PageState) -> tuple[Any, ...]:
+    """Return what the views of a prompt depend on."""
+    return masks_text(state), state.strength, state.others, state.on_top, state.remote
 
 
 def _cells(state: PageState) -> list[tuple[int, int]]:

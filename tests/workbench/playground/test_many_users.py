@@ -1,7 +1,8 @@
 """Eight simultaneous users of one model: each gets their own answers, and a waiting user sees a place in the queue."""
 
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +22,7 @@ from workbench.playground.edits_panel import map_state
 from workbench.playground.pages import Pages
 from workbench.playground.wiring import CHAT, Wiring, waiting_words
 from workbench.service.calls import Ticket
-from workbench.service.page_state import PageState, open_run
+from workbench.service.page_state import PageState, masks_text, open_run
 from workbench.service.session import Desk, Use
 
 USERS = 8
@@ -200,6 +201,30 @@ def test_an_overtaken_answer_does_not_stay_on_the_page(wiring: Wiring) -> None:
     assert latest["on"] == edit_map_mask(wiring.pages.get("page 0").mask)["on"] != first[0].props["mask"]["on"]
     summaries = [values[1] for values in (*later, first, *rest) if isinstance(values[1], str)]
     assert summaries[-1] == later[0][1] != first[1]
+
+
+def test_views_that_were_filled_for_an_earlier_mask_do_not_stay_on_the_page(wiring: Wiring) -> None:
+    unused: Any = None
+    request: Any = SimpleNamespace(session_hash="page 0")
+    page_state(wiring, 0)
+    events = EditsEvents(wiring, unused, unused, unused)
+
+    def switch(unit: int) -> Iterator[tuple[Any, ...]]:
+        return events.changed(
+            request, lambda s: s.with_mask(s.mask.switched([(0, unit)], "both", False)), PROMPTS[0], CHAT, ""
+        )
+
+    def tables(answers: Iterable[tuple[Any, ...]]) -> list[str]:
+        found = [re.search(r'data-masks="([^"]*)"', str(values[6])) for values in answers]
+        return [match[1] for match in found if match]
+
+    overtaken = switch(0)
+    first = next(values for values in overtaken if "data-masks" in str(values[6]))
+    later = list(switch(1))
+    latest = masks_text(wiring.pages.get("page 0"))
+    assert tables([first]) != tables(later) == [latest]
+    assert tables(overtaken) == [latest], "the page may show it after all later answers"
+    assert tables(switch(2)) == [masks_text(wiring.pages.get("page 0"))], "shown once if nothing has changed meanwhile"
 
 
 def test_an_overtaken_run_does_not_stay_on_the_page(app: Served, wiring: Wiring) -> None:
