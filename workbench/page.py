@@ -33,18 +33,23 @@ document.addEventListener("jola-run", ({ detail: run }) => {
 });
 """
 
-# For reloads and links, the address names the visible tab and its run. Compare and Studies name themselves, and Train is
-# the tab of an address without one. While the page opens, the address still says what to open.
+# For reloads and links, the address names the visible tab and what it shows. An address without a tab opens Train.
+# Compare and Studies put their own parts into it. While the page opens, the address still says what to open. The
+# listeners of an event run one after the other, so the tab may have been left meanwhile.
 _PUT_TAB_IN_ADDRESS = """(run, mask) => {{
-  if (!document.documentElement.dataset.ready) return;
-  const address = new URL(location), parts = address.searchParams, place = "{place}";
+  const place = "{place}", visible = document.querySelector("#places [role=tab][aria-selected=true]");
+  if (!document.documentElement.dataset.ready || visible?.textContent.trim() !== "{label}") return;
+  const address = new URL(location), parts = address.searchParams;
   if (["playground", "runs"].includes(place)) parts.set("tab", place);
-  else if (["playground", "runs"].includes(parts.get("tab"))) parts.delete("tab");
-  if (run && parts.get("run") !== run) {{
+  else if (parts.get("tab") !== place) parts.delete("tab");
+  if (place !== "compare") parts.delete("comparison");
+  if (place !== "studies") for (const name of ["study", "cell"]) parts.delete(name);
+  if (run && parts.get("run") !== run && (place === "playground" || parts.get("run"))) {{
     parts.set("run", run);
     parts.delete("step");
   }}
-  if (mask) parts.set("mask", mask); else parts.delete("mask");
+  // Before the Playground has opened a run, the address says which one, and with which mask.
+  if (mask) parts.set("mask", mask); else if (place !== "playground" || run) parts.delete("mask");
   history.replaceState(null, "", address);
 }}"""
 
@@ -87,12 +92,14 @@ class Page:
                 compare_tab = compare.build(bench, tabs["compare"])
             with gr.Tab("Studies", id="studies") as tabs["studies"]:
                 studies_tab = studies.build(bench, tabs["studies"])
-        return cls(bench, blocks, remembered, places, tabs, train_tab, playground_tab, runs_tab, compare_tab, studies_tab)
+        return cls(
+            bench, blocks, remembered, places, tabs, train_tab, playground_tab, runs_tab, compare_tab, studies_tab
+        )
 
     def connect(self) -> None:
         """Connect the load event of the page, and the events of one tab that open another."""
-        self._connect_load()
         self._connect_address()
+        self._connect_load()
         self._connect_runs()
         self._connect_compare()
         self._connect_studies()
@@ -130,7 +137,7 @@ class Page:
         panel = self.playground.panel
         for place, tab in self.tabs.items():
             shown = [panel.run, panel.shared] if place == "playground" else [self.remembered]
-            tab.select(None, shown, None, js=_PUT_TAB_IN_ADDRESS.format(place=place))
+            tab.select(None, shown, None, js=_PUT_TAB_IN_ADDRESS.format(place=place, label=tab.label))
 
     # From Runs to a tab that shows the run
 
@@ -149,8 +156,7 @@ class Page:
 
     def open_in_playground(self, event: gr.EventData, request: gr.Request) -> Iterator[Values]:
         """Show the chosen run in the Playground."""
-        for values in playground.offer(self.playground, self.bench, request, runs.chosen(event)):
-            yield gr.Tabs(selected="playground"), *values
+        yield from _in_playground(playground.offer(self.playground, self.bench, request, runs.chosen(event)))
 
     def open_example(self, shown: answers_panel.Shown, event: gr.EventData, request: gr.Request) -> Iterator[Values]:
         """Show a test example with the edits of its run in the Playground."""
@@ -160,8 +166,8 @@ class Page:
             yield markup.note(str(error), "error"), gr.skip(), *[gr.skip()] * len(self.playground.outputs())
             return
         offered = playground.offer(self.playground, self.bench, request, shown.run, example=answer.example)
-        for values in offered:
-            yield "", gr.Tabs(selected="playground"), *values
+        for values in _in_playground(offered):
+            yield "", *values
 
     # From Compare, with a set of heads
 
@@ -188,8 +194,8 @@ class Page:
         except InputError as error:
             yield gr.skip(), markup.note(str(error), "error"), *[gr.skip()] * len(self.playground.outputs())
             return
-        for values in playground.offer(self.playground, self.bench, request, run, masks):
-            yield gr.Tabs(selected="playground"), "", *values
+        for tabs, *values in _in_playground(playground.offer(self.playground, self.bench, request, run, masks)):
+            yield tabs, "", *values
 
     # From Studies, with the run of a cell
 
@@ -205,3 +211,12 @@ class Page:
     def open_answers(self, event: gr.EventData, request: gr.Request) -> Values:
         """Show the test answers of the chosen run in Runs."""
         return gr.Tabs(selected="runs"), *self.runs.answers.opened(runs.chosen(event), request.session_hash or "")
+
+
+def _in_playground(offered: Iterator[Values]) -> Iterator[Values]:
+    """Yield values of `playground.offer` after a value for the tabs that opens the Playground once.
+
+    The page can then leave it while the model loads.
+    """
+    for number, values in enumerate(offered):
+        yield gr.Tabs(selected="playground") if number == 0 else gr.skip(), *values

@@ -101,7 +101,7 @@ def browser() -> Iterator[Any]:
     except NoBrowser as error:
         pytest.fail(str(error))
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=str(chromium), args=FLAGS, timeout=PATIENCE)
         yield browser
         browser.close()
 

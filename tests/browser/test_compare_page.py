@@ -13,7 +13,7 @@ from jola.config import DataConfig, RunConfig
 from jola.errors import InputError
 from jola.selectors import HeadSet
 from jola.studies.results import Comparison
-from tests.browser.conftest import PATIENCE, App, OpenPage, ready, shown, wait_for
+from tests.browser.conftest import PATIENCE, App, OpenPage, opened, ready, shown, wait_for
 from tests.workbench.compare.compared import make_comparison
 from tests.workbench.served import serve
 from workbench.service.comparison_plan import Plan
@@ -192,6 +192,8 @@ def test_only_what_this_page_deleted_can_be_undone(
 
 def test_what_cannot_be_compared_is_a_sentence(app: App, stored: Comparison, open_page: OpenPage) -> None:
     page = open_compare(open_page, app)
+    page.wait_for_function("() => document.querySelector('#compare-cost').textContent")
+    opened(page)
     page.fill("#compare-k :is(input, textarea)", "0")
     page.wait_for_function("() => document.querySelector('#compare-cost').textContent.includes(\"K is '0'\")")
     page.wait_for_selector("#compare-start:not([disabled])")

@@ -536,7 +536,7 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
     """Open the app, find the sample run, switch an edit off, see the next tokens without it, read an answer."""
     page = open_page(new_app)
     page.get_by_role("tab", name="Playground").click()
-    page.wait_for_selector("#answer-shares table", timeout=120_000)
+    page.wait_for_selector("#answer-shares table")
     assert "Sample" in page.input_value("#playground-run input")
     assert "movie review" in page.input_value("#prompt textarea")
     sample = Run.open(new_app.runs / "sample")
@@ -548,8 +548,7 @@ def test_the_first_minute_of_a_newcomer(default_assets: Path, new_app: App, open
     page.click("#answer")
     page.wait_for_function(
         "() => { const answers = [...document.querySelectorAll('#answers .jw-answer')]; return answers.length === 2 && "
-        "answers.every(a => a.getAttribute('aria-busy') === 'false' && !a.matches('.jw-empty')); }",
-        timeout=120_000,
+        "answers.every(a => a.getAttribute('aria-busy') === 'false' && !a.matches('.jw-empty')); }"
     )
     assert page.locator("#answers .jw-answer").nth(1).inner_text().strip() in ("positive", "negative")
 

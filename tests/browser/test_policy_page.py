@@ -94,7 +94,7 @@ def foreign(app: App, browser: Any) -> Iterator[tuple[Any, str, list[str]]]:
     protection = "LocalNetworkAccessChecks,PrivateNetworkAccessSendPreflights,BlockInsecurePrivateNetworkRequests"
     features = f"--disable-features={','.join(FEATURES)},{protection}"
     flags = [*FLAGS, f"--host-resolver-rules=MAP {FOREIGN} 127.0.0.1", features]
-    own = browser.browser_type.launch(executable_path=str(ensure()), args=flags)
+    own = browser.browser_type.launch(executable_path=str(ensure()), args=flags, timeout=PATIENCE)
     yield own, f"http://{FOREIGN}:{site.server_port}", asked
     own.close()
     site.shutdown()

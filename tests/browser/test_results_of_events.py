@@ -93,6 +93,7 @@ def test_results_that_arrive_at_once_are_all_shown(app: App, open_page: OpenPage
     page.get_by_role("option", name="The other run").click()
     page.wait_for_function("kept.joined")
     opened(page)  # a choice from a list can be two events
+    page.wait_for_timeout(2000)  # so that the app has opened the run, whose mask has all edits on
     page.evaluate("() => { held = null; }")
     page.click("#mask-none")  # opens a stream, which has the results of all events
     expect(page.locator("#tokens .jw-foot")).to_contain_text("0.000 nats")

@@ -14,7 +14,7 @@ from playwright.sync_api import expect
 from jola.config import EditConfig, RunConfig, TrainingConfig
 from jola.runs.run import Run
 from jola.runs.store import RunStore
-from tests.browser.conftest import App, OpenPage, gate_map, ready, shown, wait_for
+from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, ready, shown, wait_for
 from tests.workbench.recorded import Recorder, gate_values
 from workbench.service.processes import Turns
 from workbench.service.waiting import Waiting
@@ -453,7 +453,7 @@ def test_the_site_chosen_while_news_of_another_arrive_is_shown(app: App, open_pa
     held: list[Any] = []
 
     def hold_news(route: Any) -> None:
-        response = route.fetch()
+        response = route.fetch(timeout=PATIENCE)
         if "snapshot" in response.text() and not held:
             held.append((route, response))
         else:

@@ -9,7 +9,18 @@ import pytest
 from playwright.sync_api import expect
 
 from jola.runs.store import RunStore
-from tests.browser.conftest import PATIENCE, App, OpenPage, gate_map, press_until, ready, recorded, serve, shown
+from tests.browser.conftest import (
+    PATIENCE,
+    App,
+    OpenPage,
+    gate_map,
+    opened,
+    press_until,
+    ready,
+    recorded,
+    serve,
+    shown,
+)
 
 TRAINING = 600_000
 """Milliseconds within which a process should start, load its libraries and run its first steps beside other tests."""
@@ -47,6 +58,7 @@ def task(tmp_path: Path) -> Path:
 def answer(page: Any, length: int) -> None:
     """Let both models generate an answer of ``length`` tokens, and wait for its end."""
     page.get_by_role("tab", name="Answers").click()
+    opened(page)
     page.fill("#answer-length input", str(length))
     page.click("#answer")
     page.wait_for_function(

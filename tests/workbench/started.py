@@ -16,7 +16,7 @@ from jola.system.paths import HOME_VARIABLE
 from tests import ROOT
 from workbench.service.processes import wait_until
 
-START_SECONDS = 120
+START_SECONDS = 180
 """Seconds within which an app prints its address, even on a busy machine."""
 
 

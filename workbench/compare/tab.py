@@ -261,7 +261,9 @@ def build(bench: Workbench, place: gr.Tab) -> CompareTab:
 
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     """Redraw for new results, and when another view, method, K, seed or set is chosen."""
-    always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
+    # One at a time, so that the figure of an earlier choice does not arrive last.
+    drawing = {"concurrency_limit": 1, "concurrency_id": "draw compare"}
+    always = {**PRIVATE, "trigger_mode": "always_last", **drawing}
     chosen = [view, panel.view, panel.methods, panel.known, panel.k, panel.seed, panel.pick, panel.reading]
 
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:

@@ -101,7 +101,6 @@ class EditsEvents:
     def _connect_mask(self) -> None:
         panel = self.panel
         self._on(panel.map.edit, self.on_edit)
-        self._on(panel.map.differs, self.on_differs)
         for name, change in SIMPLE_CHANGES.items():
             button = {"undo": panel.undo, "redo": panel.redo}.get(name) or panel.buttons[name]
             self._on(button.click, self._changing(change))
@@ -154,8 +153,8 @@ class EditsEvents:
                 shown = mask_updates(self.wiring, latest)
             except InputError:  # the run was deleted meanwhile
                 return
-            is_latest = not has_filled or _views_of(latest) == _views_of(state)
-            state = latest
+            is_latest = not has_filled or _views_of(latest) == _views_of(replace(state, asked=(text, kind, answers)))
+            state, (text, kind, answers) = latest, latest.asked
         yield *shown, gr.skip(), *_KEEP_VIEWS
 
     def _with_views(
@@ -192,13 +191,6 @@ class EditsEvents:
             return replace(state.with_mask(mask), seen=seen)
 
         yield from self.changed(request, change, text, kind, answers)
-
-    def on_differs(self, text: str, kind: str, answers: str, request: gr.Request) -> Values:
-        """Show the mask and the views again, after the answer to an earlier gesture has replaced a later one."""
-        if self.wiring.state(request).run:
-            yield from self.changed(request, lambda state: state, text, kind, answers)
-            return
-        yield *(gr.skip(),) * len(self.panel.mask_outputs()), gr.skip(), *_KEEP_VIEWS
 
     def on_where(self, text: str, kind: str, answers: str, request: gr.Request, where: str) -> Values:
         """Choose where the model runs, which is possible before choosing a run."""
@@ -290,6 +282,7 @@ class EditsEvents:
         asking = [*wiring.asking, wiring.answers, panel.run]
         panel.run.select(self.on_run, asking, outputs, **_QUICK)
         panel.run.input(self.on_another_run, asking, outputs, **_QUICK)
+        panel.map.differs(self.on_differs, [*wiring.asking, wiring.answers], outputs, **_QUICK)
         panel.site.input(self.on_site, panel.site, panel.run_outputs(wiring), **PRIVATE)
 
     def on_run(self, text: str, kind: str, answers: str, id: str | None, request: gr.Request) -> Values:
@@ -323,6 +316,16 @@ class EditsEvents:
             return
         yield from self.on_run(text, kind, answers, id, request)
 
+    def on_differs(self, text: str, kind: str, answers: str, request: gr.Request) -> Values:
+        """Show the run, the mask and the views again, after an answer to an earlier event has replaced them."""
+        page = page_of(request)
+        state = self.wiring.pages.change(page, lambda state: state)
+        if not state.run:
+            yield *(gr.skip(),) * len(self.panel.run_outputs(self.wiring)), gr.skip(), *_KEEP_VIEWS
+            return
+        shown = run_updates(self.wiring, state, self.about(state.run), opened=False)
+        yield from self._with_views(shown, state, page, text, kind, answers)
+
     def on_site(self, site: str, request: gr.Request) -> tuple[Any, ...]:
         """Show the edits of another site."""
         page = page_of(request)
@@ -354,8 +357,8 @@ def _chosen(state: PageState) -> PageState:
 
 
 def _views_of(state: PageState) -> tuple[Any, ...]:
-    """Return what the views of a prompt depend on."""
-    return masks_text(state), state.strength, state.others, state.on_top, state.remote
+    """Return what the views depend on."""
+    return state.asked, masks_text(state), state.strength, state.others, state.on_top, state.remote
 
 
 def _cells(state: PageState) -> list[tuple[int, int]]:

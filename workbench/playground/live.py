@@ -54,7 +54,7 @@ def look(
     """
     nothing = (gr.skip(),) * 4
     yield "", *nothing
-    me, answered = object(), wiring.pages.get(page).answered
+    me, answered = object(), wiring.pages.change(page, lambda s: replace(s, asked=(text, kind, answers))).answered
 
     def said() -> Any:
         """Remove own words, but not those that another listener has said meanwhile."""

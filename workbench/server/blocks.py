@@ -23,7 +23,7 @@ def _may_have(block: Any, value: Any) -> bool:
 
 
 class Blocks(gr.Blocks):
-    """A page that answers malformed values with a sentence and shows every result of a generator."""
+    """A page that answers malformed values with a sentence and shows every result of a generator once."""
 
     async def preprocess_data(self, block_fn: Any, *args: Any, **kwargs: Any) -> list[Any]:
         """Convert the inputs of an event: missing text becomes empty text, and a missing file is refused.
@@ -75,11 +75,14 @@ class Blocks(gr.Blocks):
         """Return what is sent for one result of a generator: edits that replace whole values, after its first result.
 
         The page applies edits in place. An edit inside a value would also change the previous result if the page has
-        not shown it yet, and what only that result contains would be lost.
+        not shown it yet, and what only that result contains would be lost. At the end, Gradio sends the last result
+        again; on the page, it would replace the results of later events.
         """
         streams = self.pending_diff_streams[session_hash] if session_hash else {}
         before = list(streams.get(run, ()))
         values = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format=True)
+        if final and block_fn.api_visibility == "private":
+            return [gr.skip() for _ in values]
         if final or simple_format or not before:
             return values
         return [[] if new == old else [["replace", [], new]] for old, new in zip_longest(before, values)]

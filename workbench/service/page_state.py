@@ -59,6 +59,8 @@ class PageState:
     """The drawn example, while the text box shows it."""
     right: str = ""
     """Its right answer."""
+    asked: tuple[str, str, str] = ("", "", "")
+    """Prompt, its kind and the given answers that the views were last updated for."""
     likeliest: tuple[str, str] = ("", "")
     """Text of a prompt, and the one of the given answers that is most likely after it with the edits."""
     last: "tuple[tuple[str, Prompt], str, Likeliest] | None" = None

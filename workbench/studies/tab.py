@@ -155,7 +155,9 @@ def _connect_view(bench: Workbench, view: gr.HTML, message: gr.HTML) -> None:
 
 def _connect_results(bench: Workbench, view: gr.HTML, panel: Panel) -> None:
     """Redraw for new results, and when another view, table, task, metric or cost is chosen."""
-    always = {**PRIVATE, "trigger_mode": "always_last", "concurrency_limit": None}
+    # One at a time, so that the figure of an earlier choice does not arrive last.
+    drawing = {"concurrency_limit": 1, "concurrency_id": "draw studies"}
+    always = {**PRIVATE, "trigger_mode": "always_last", **drawing}
     chosen = [view, *panel.choices()]
 
     def draw(id: str, *choice: Any, dark: bool) -> dict[Any, Any]:

@@ -2,7 +2,8 @@
 
 from jola.edits.masks import HeadMask
 from tests.browser.conftest import PATIENCE
-from tests.browser.edit_map.demo import Demo, Show, gates
+from tests.browser.edit_map.demo import KEY, Demo, Show, gates
+from workbench.playground.edit_map import edit_map_value
 
 
 def test_quick_gestures_all_count_in_their_order(show: Show) -> None:
@@ -96,3 +97,25 @@ def test_other_edits_take_the_place_of_these(show: Show) -> None:
     shown.page.wait_for_selector('.em[data-pending="1"]', state="attached")
     shown.wait(lambda: len(demo.events) == 2)
     assert demo.made[1]["key"] == "other" and demo.made[1]["earlier"] == []
+
+
+def test_an_earlier_value_does_not_bring_other_edits_back(show: Show) -> None:
+    shown = show()
+    shown.map("map.tell.differs = (told) => { map.told = told; }, null")
+    earlier = edit_map_value(gates(5, 3), HeadMask.all(5, 3), key="earlier", revision=1)
+    shown.map("map.setValue(args[0]), null", earlier)
+    assert shown.map("[map.edits, map.frame.layers, map.told]") == [KEY, 8, {"key": KEY}]
+    later = edit_map_value(gates(5, 3), HeadMask.all(5, 3), key="later")
+    shown.map("map.setValue(args[0]), null", later)
+    assert shown.map("[map.edits, map.frame.layers]") == ["later", 5]
+
+
+def test_another_text_on_the_page_is_reported_once_it_has_settled(show: Show) -> None:
+    shown = show()
+    shown.map("map.told = 0, map.tell.differs = () => { map.told += 1; }, null")
+    shown.map("map.base.text = 'all', null")
+    shown.map("map.compare(() => 'all'), null")
+    shown.page.wait_for_timeout(700)
+    assert shown.map("map.told") == 0
+    shown.map("map.compare(() => 'earlier'), map.compare(() => 'earlier'), null")
+    shown.page.wait_for_function("() => document.querySelector('.em').parentElement.editMap.told === 1")

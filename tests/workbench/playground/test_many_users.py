@@ -21,6 +21,7 @@ from workbench.playground.edits_events import EditsEvents
 from workbench.playground.edits_panel import map_state
 from workbench.playground.pages import Pages
 from workbench.playground.wiring import CHAT, Wiring, waiting_words
+from workbench.service import views
 from workbench.service.calls import Ticket
 from workbench.service.page_state import PageState, masks_text, open_run
 from workbench.service.session import Desk, Use
@@ -225,6 +226,32 @@ def test_views_that_were_filled_for_an_earlier_mask_do_not_stay_on_the_page(wiri
     assert tables([first]) != tables(later) == [latest]
     assert tables(overtaken) == [latest], "the page may show it after all later answers"
     assert tables(switch(2)) == [masks_text(wiring.pages.get("page 0"))], "shown once if nothing has changed meanwhile"
+
+
+def test_views_are_shown_again_for_the_latest_prompt(wiring: Wiring) -> None:
+    unused: Any = None
+    request: Any = SimpleNamespace(session_hash="page 0")
+    page_state(wiring, 0)
+    events = EditsEvents(wiring, unused, unused, unused)
+    seen: list[str] = []
+    ask = views.ask_next_tokens
+
+    def recorded(session: Any, ways: Any, prompt: Any, **options: Any) -> Any:
+        seen.append(prompt.text)
+        return ask(session, ways, prompt, **options)
+
+    def switch(text: str, unit: int) -> Iterator[tuple[Any, ...]]:
+        return events.changed(
+            request, lambda s: s.with_mask(s.mask.switched([(0, unit)], "both", False)), text, CHAT, ""
+        )
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "ask_next_tokens", recorded)
+        overtaken = switch(PROMPTS[0], 0)
+        next(values for values in overtaken if "data-masks" in str(values[6]))
+        list(switch(PROMPTS[1], 1))
+        list(overtaken)
+    assert seen == [PROMPTS[0], PROMPTS[1], PROMPTS[1]]
 
 
 def test_an_overtaken_run_does_not_stay_on_the_page(app: Served, wiring: Wiring) -> None:

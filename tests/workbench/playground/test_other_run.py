@@ -96,11 +96,12 @@ def test_the_card_of_another_site_changes_nothing(wiring: Wiring, tiny_folder: P
     assert state.mask == HeadMask.all(*state.mask.shape, state.mask.channels)
 
 
-def test_a_page_without_a_run_has_no_mask_to_show_again(wiring: Wiring, run: Run) -> None:
-    panel: Any = SimpleNamespace(mask_outputs=lambda: [object()] * 5)
-    events = EditsEvents(wiring, panel, UNUSED, UNUSED)
+def test_a_page_without_a_run_has_nothing_to_show_again(wiring: Wiring, run: Run) -> None:
+    panel: Any = SimpleNamespace(run_outputs=lambda _: [object()] * 13)
+    events = EditsEvents(wiring, panel, UNUSED, lambda id: f"About {id}.")
     wiring.pages.change("page", lambda _: PageState())
-    assert list(events.on_differs("A film", CHAT, "", REQUEST)) == [(gr.skip(),) * 10]
-    opened(wiring, run.id)
+    assert list(events.on_differs("A film", CHAT, "", REQUEST)) == [(gr.skip(),) * 18]
+    state = opened(wiring, run.id)
     first = next(events.on_differs("A film", CHAT, "", REQUEST))
-    assert first[0].props["mask"]["text"] == "" and "are on" in first[1]
+    assert len(first) == 18 and first[2] == f"About {run.id}."
+    assert first[8].value["key"] == state.key and first[8].value["revision"] > state.revision

@@ -73,9 +73,10 @@ def test_calls_without_edits_get_whole_values() -> None:
     assert sent(["a", "b"], ["c", "b"], simple_format=True) == [["a", "b"], ["c", "b"]]
 
 
-def test_the_end_repeats_the_last_result() -> None:
+@pytest.mark.parametrize(("visibility", "last"), [("public", "a"), ("private", gr.skip())])
+def test_only_programs_get_the_last_result_again_at_the_end(visibility: Any, last: Any) -> None:
     with Blocks() as page:
-        gr.Button().click(lambda: None, None, gr.Textbox())
+        gr.Button().click(lambda: None, None, gr.Textbox(), api_visibility=visibility)
     listener = next(iter(page.fns.values()))
     page.handle_streaming_diffs(listener, ["a"], "page", "run", False)
-    assert page.handle_streaming_diffs(listener, [None], "page", "run", True) == ["a"]
+    assert page.handle_streaming_diffs(listener, [None], "page", "run", True) == [last]

@@ -53,7 +53,8 @@ def edit_map(value: dict[str, Any] | None = None, *, elem_id: str = "edit-map", 
     ``edit``         ``{key, gesture, half, cells, action, earlier}``, for `apply_edits`
     ``card``         ``{key, layer, unit, half}``, for `card_cell`: open the card of a head
     ``undo, redo``   ``{key}``: Ctrl+Z and Ctrl+Shift+Z on the map
-    ``differs``      ``{key}``: the page shows another ``text`` than that of the mask, after ``editMap.compare``
+    ``differs``      ``{key}``: the page shows another ``text`` than that of the mask (after ``editMap.compare``), or
+                     received an earlier value with another key
 
     Listeners of ``edit`` need ``trigger_mode="multiple"`` and ``concurrency_limit=1``, so that none is dropped and each
     sees the result of the previous one. Requests can still overtake each other, which `apply_edits` corrects.

@@ -23,6 +23,11 @@ class EditMap extends EditDrawing {
   // State of the server
 
   setValue(value) {
+    // Revisions also grow from run to run: these are the edits of a run that was shown before.
+    if (this.base && value.key !== this.edits && value.revision < this.base.revision) {
+      this.tell.differs({ key: this.edits });
+      return;
+    }
     const { layers, units, site, channels, unit_names, has_gates } = value;
     const pairs = (texts) => texts.map(floats);
     const effect = value.effect && Object.fromEntries(Object.entries(value.effect).map(([k, v]) => [k, pairs(v)]));
