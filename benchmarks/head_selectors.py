@@ -165,6 +165,8 @@ def _study(name: str, study: Study) -> Iterator[str]:
     for reference in ("random", "jola"):
         if against := _paired(study, cells, reference):
             yield against
+    if trained := _on_a_trained_base(study, cells):
+        yield trained
     for k in study.ks:
         if k != "halves" and (overlaps := _overlaps(comparison, study.seeds, k)):
             yield overlaps
@@ -264,6 +266,24 @@ def _paired(study: Study, cells: Sequence[Any], reference: str) -> str:
     return (
         f"Accuracy minus that of edits of {heads} with the same K, paired by seed (95 % interval, number of seeds):\n\n"
         + markdown([["", *columns], *rows])
+    )
+
+
+def _on_a_trained_base(study: Study, cells: Sequence[Any]) -> str:
+    """Accuracy with the scores of a base that was trained first, minus that with scores of the base as it is."""
+    accuracy = {(c.protocol, c.method, c.k, c.seed): c.accuracy for c in cells}
+    trained = [name for part in study.parts for name in part.selectors if name.endswith("_tuned")]
+    ks = [k for k in study.ks if any(key[1] in trained and key[2] == k for key in accuracy)]
+    if not ks:
+        return ""
+    rows = [["", *(f"K = {k}" for k in ks)]]
+    rows += [
+        [f"`{name}`", *(_paired_cell(accuracy, study.seeds, name, name.removesuffix("_tuned"), (k,)) for k in ks)]
+        for name in trained
+    ]
+    return (
+        "Accuracy with heads chosen on a base that was trained first, minus that with heads that the same selector "
+        f"chooses on the base as it is, paired by seed (95 % interval, number of seeds):\n\n{markdown(rows)}"
     )
 
 

@@ -1,6 +1,7 @@
 """The page about the results of selectors agrees with the stored results."""
 
 import re
+from types import SimpleNamespace
 
 from benchmarks import head_selectors
 from jola.studies.statistics import mean_over_seeds
@@ -38,3 +39,17 @@ def test_differences_are_paired_by_seed_and_averaged_over_k() -> None:
     assert cell("offset", "16", "64") == expected(0.15, 0.35)
     assert cell("", "16").startswith("+0.500") and cell("", "16").endswith(", 1")
     assert cell("lofit", "16") == "–"
+
+
+def test_scores_of_a_trained_base_are_compared_with_those_of_the_base_as_it_is() -> None:
+    study = head_selectors.STUDIES["trec-few"]
+    values = {("dsp", 42): 0.5, ("dsp", 43): 0.4, ("dsp_tuned", 42): 0.6, ("dsp_tuned", 43): 0.8, ("pass", 42): 0.3}
+    cells = [
+        SimpleNamespace(protocol="edit", method=method, k="16", seed=seed, accuracy=value)
+        for (method, seed), value in values.items()
+    ]
+    found = mean_over_seeds([0.1, 0.4])
+    *_, dsp, trained_pass = head_selectors._on_a_trained_base(study, cells).splitlines()
+    assert dsp == f"| `dsp_tuned` | +0.250 ({found.low:+.3f} to {found.high:+.3f}), 2 |"
+    assert trained_pass == "| `pass_tuned` | – |"
+    assert not head_selectors._on_a_trained_base(study, cells[:2])

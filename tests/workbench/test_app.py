@@ -9,11 +9,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import pytest
 
 from tests import ROOT
 from workbench.api.endpoints import ENDPOINTS
+from workbench.page import _in_playground
 
 APP = [sys.executable, str(ROOT / "app.py")]
 
@@ -123,3 +125,9 @@ def test_the_page_is_built_without_pytorch(home: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert ended.stdout.split() == ["built"], ended.stderr
+
+
+def test_opening_the_playground_chooses_its_tab_once() -> None:
+    first, *later = _in_playground(iter([("loading",), ("loading",), ("tokens",)]))
+    assert isinstance(first[0], gr.Tabs) and first[1:] == ("loading",)
+    assert later == [(gr.skip(), "loading"), (gr.skip(), "tokens")], "another tab may have been chosen meanwhile"
